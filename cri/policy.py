@@ -48,10 +48,18 @@ copies in its memory that are kept current, or `host`. Without it as `volumes.fi
 TEMPLATE = "clearpod.io/template"
 """`none`: the pod's VM boots, and is not begun as a copy of a guest that has booted."""
 
+SUSPEND = "clearpod.io/suspend"
+"""Lets the pod be suspended, by `clearpod suspend`: `manual`, and `clearpod resume` resumes it, or `on-demand`, and the
+next exec or attach does so too. QEMU only.
+"""
+
 DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""
 
-KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, TEMPLATE)
+KNOWN = (
+    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, TEMPLATE,
+    SUSPEND,
+)  # fmt: skip
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24

@@ -117,10 +117,10 @@ def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
     """The VM with its ids, cgroups and disks, and the note of `quarters.add`."""
     vm, note = quarters.add(vm, pod, host=host, directory=vm.run_dir)
     disks.add(vm, pod, host=host)
-    if vm.dax and vm.dax.window_bytes:
+    if size := vm.window_bytes or (vm.dax.window_bytes if vm.dax else 0):
         from stage1.vm import mapping  # rkt has no window, and waits for each import
 
-        mapping.create(vm.run_dir, vm.dax.window_bytes)
+        mapping.create(vm.run_dir, size, is_disk=not vm.dax)
     return vm, note
 
 

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from stage1.vm.host import HostPod
 
 MIB = 1 << 20
+DISK_WINDOW_BYTES = 1 << 40
+"""Of the disk by which images come to a pod that can be suspended. It takes nothing as long as it is empty."""
 GUEST_HZ = 100
 """Ticks of our kernels in a second, CONFIG_HZ."""
 JAILER = "jailer"
+SUSPEND = "clearpod.io/suspend"
 LASTING_DISK = "clearpod/disk.img"
 """Of a pod with volumes on its disk, below its `kubelet_dir`."""
 
@@ -63,6 +66,9 @@ def check_size(pod: Pod) -> None:
         raise BadRequest(
             f"{pod.memory_mib} MiB of memory is less than a guest needs; give the pod at least {LEAST_MEMORY_MIB} MiB"
         )
+    if pod.suspend and (pod.host or pod.profile):
+        what = "namespaces of the host" if pod.host else "systemd"
+        raise BadRequest(f"a pod with {what} can't be suspended; leave out the annotation {SUSPEND}")
     if pod.vcpus < 1:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
 
@@ -108,10 +114,8 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         memory_mib=pod.memory_mib,
         vcpus=pod.vcpus,
         link=_link(pod, host, directory=directory),
-        shares=(
-            Share("layers", f"{directory}/share/layers", read_only=True),
-            Share("volumes", f"{directory}/share/volumes", read_only=False),
-        ),
+        shares=_shares(pod, directory),
+        window_bytes=DISK_WINDOW_BYTES if pod.suspend else 0,
         scratch=_scratch(pod, host),
         is_scratch_kept=host.allocates_scratch,
         is_scratch_lasting=bool(pod.disk_volumes),
@@ -126,6 +130,12 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         jailer=f"{host.guest_dir}/{JAILER}",
         filter=f"{host.guest_dir}/{hypervisor.filter}",
     )
+
+
+def _shares(pod: Pod, directory: str) -> tuple[Share, ...]:
+    """A VM can't be saved while one is mounted: images come by a disk to a pod that can be suspended."""
+    volumes = Share("volumes", f"{directory}/share/volumes", read_only=False)
+    return (volumes,) if pod.suspend else (Share("layers", f"{directory}/share/layers", read_only=True), volumes)
 
 
 def _scratch(pod: Pod, host: Host) -> str:

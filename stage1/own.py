@@ -24,7 +24,7 @@ from stage1.rootfs import export, scratch
 from stage1.vm import record
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.own_machine import OwnMachine
-from stage1.vm.spec import SerialLink, Share, VmSpec
+from stage1.vm.spec import QMP, SerialLink, Share, VmSpec
 from stage1.vm.usage import usage
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SERIAL, MONITOR = "serial.log", "monitor.sock"
 """In the pod's directory: what the kernel's serial port says, and where its QEMU listens."""
-_OF_GUEST = ("window.json", "dax.sock", "agent.sock")
+_OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP)
 _OWNERS = "kernel-owners"
 """In the pod's directory: a user namespace that maps as those of its VMMs, of which each has its own."""
 MIB = 1 << 20

@@ -86,6 +86,8 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return "its pod brings its own kernel"
     if pod.boots or pod.disk_volumes:
         return "its pod asks for a boot"
+    if pod.suspend:
+        return "its pod can be suspended"
     if pod.profile:
         return f"a guest with {pod.profile} has run programs before its pod is known"
     if pod.ids.length:

@@ -24,7 +24,7 @@ from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine, own
 from stage1.errors import NoCommand, PodError, Unsupported, WrongState
 from stage1.guest import messages
-from stage1.pod import oci, states
+from stage1.pod import guest_volumes, oci, states
 from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs.share import ImageFiles
 
@@ -65,6 +65,9 @@ async def create(pod: LivePod, planned: ContainerRecord, *, root: Root, policy: 
     async with pod.tools.hooks.creating(pod, planned) as adjusted:
         window_image = root.lower if root.in_window else ""
         record = _with_streams(adjusted, pod)._replace(window_image=window_image, image_way=root.source)
+        if pod.record.pod.suspend:
+            container = guest_volumes.with_pod_files(record.container, pod.directory)
+            record = record._replace(container=container)
         return await _create(pod, record, root=root, policy=policy)
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cri.threads import UNDO_S, is_done_within, run_uncancellable
 from stage1 import engine, own
-from stage1.errors import NotFound, PodError, WrongState
+from stage1.errors import NotFound, PodError, Unsupported, WrongState
 from stage1.guest import messages
+from stage1.machine import SUSPEND
 from stage1.rootfs import export
 from stage1.rootfs.flat import flatten
 from stage1.vm import mapping
@@ -87,7 +88,12 @@ class PodImages:
             await is_done_within(UNDO_S, self.settle())
 
     async def export(self, image: "ImageFiles") -> None:
-        """Bring an image into the guest by 9p, for those who mount a part of it."""
+        """Bring an image into the guest by 9p, for those who mount a part of it. Raises Unsupported."""
+        if self._pod.suspend:
+            raise Unsupported(
+                f"the image {image.id} can't be a volume of a pod that can be suspended, which has it by 9p; leave out "
+                f"the annotation {SUSPEND}"
+            )
         async with self._lock:
             await run_uncancellable(engine.add_image, self._directory, self._pod, image=image)
 
@@ -117,11 +123,14 @@ class PodImages:
         try:
             offset = await self._put_in(image, name, placed=window.find(name))
         except PodError as error:
+            if window.is_disk:  # such a guest has no layers export
+                await run_uncancellable(export.remove_image, self._directory, image)
+                raise
             self._say_once(image.id, str(error))
             return Root(lower, False, f"layers export: {error}", accounts)
         if not was_exported:
             await run_uncancellable(export.remove_image, self._directory, image)
-        return Root(name, True, f"dax window at {offset}", accounts)
+        return Root(name, True, f"{'disk' if window.is_disk else 'dax'} window at {offset}", accounts)
 
     def _export(self, image: "ImageFiles") -> tuple[bool, str, Accounts, Window | None]:
         """Whether it was in the export, which it is now, its name there, its accounts, and the pod's window. Blocks."""

@@ -17,7 +17,7 @@ from cri.translate.guest_volumes import Found
 from cri.translate.sizes import Facts
 from stage1.errors import BadRequest, NotFound
 from stage1.pod import sysctls
-from stage1.pod.model import Pod
+from stage1.pod.model import SUSPEND, Pod
 
 WINDOW_PER_MEMORY = 2
 MIB = 1 << 20
@@ -101,6 +101,7 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         hosts=extras.hosts(sandbox.annotations),
         boots=annotations.choice(sandbox, policy.TEMPLATE, values=("none",)) == "none"
         or not config.policy.of(names.namespace).bounds.templates,
+        suspend=annotations.choice(sandbox, policy.SUSPEND, values=SUSPEND),
     )
     host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod

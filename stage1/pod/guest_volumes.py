@@ -4,18 +4,47 @@
 Called by `oci` and the engine. Pure.
 """
 
-from stage1.pod.model import Container, IdMap, Mount
+from stage1.errors import BadRequest
+from stage1.pod.model import Container, IdMap, InMemory, Mount
 
 FILE = "guest_volumes"
 """In the container's bundle."""
 MOST = 64
 """In one container; images/agent/helpers/rootfs.c counts on it."""
+_POD_FILE_BYTES = 1 << 20
 
 
 def places(container: Container) -> dict[int, int]:
     """Where each is bound in the container's directory, behind the volumes of its image, by its number as a mount."""
     numbers = [number for number, mount in enumerate(container.mounts) if mount.is_in_guest]
     return {number: len(container.volumes) + index for index, number in enumerate(numbers)}
+
+
+def with_pod_files(container: Container, directory: str) -> Container:
+    """For a pod that can be suspended, in the host's `directory`: the pod's own files are copies, too, since a VM can't
+    be saved while a container has one by 9p. Raises BadRequest for too many volumes.
+    """
+    taken = {mount.target for mount in container.mounts}
+    more = tuple(
+        Mount(f"{directory}/tree/volumes/pod/{name}", f"/etc/{name}", memory=InMemory(_POD_FILE_BYTES, is_file=True))
+        for name in container.pod_files
+        if f"/etc/{name}" not in taken
+    )
+    mounts = (*container.mounts, *more)
+    if sum(mount.is_in_guest for mount in mounts) > MOST:
+        raise BadRequest(f"a container of a pod that can be suspended can have {MOST - len(more)} volumes in its guest")
+    return container._replace(mounts=mounts)
+
+
+def blocker(container: Container) -> str:
+    """Why a VM with this container can't be saved; empty when it can."""
+    for mount in container.mounts:
+        if not (mount.is_in_guest or mount.inside):
+            return (
+                f"container {container.name} has {mount.source} of the host at {mount.target}, which its guest reads "
+                "by 9p; have the guest keep such volumes by clearpod.io/files and clearpod.io/emptydir, or leave it out"
+            )
+    return ""
 
 
 def listing(container: Container, ids: IdMap) -> bytes:

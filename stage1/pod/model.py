@@ -17,6 +17,9 @@ KERNEL_OF_IMAGE = "image"
 
 POD_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
 
+SUSPEND = MANUAL, ON_DEMAND = "manual", "on-demand"
+"""A suspended pod is resumed when somebody asks for that, or by the next exec or attach as well."""
+
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
 
@@ -244,6 +247,7 @@ class Pod(NamedTuple):
     `kubelet_dir` is the kubelet's directory of the pod, empty when nobody needs to know. The volumes `disk_volumes` of
     that are on the pod's own disk, which lies in that directory then and outlives the pod: the next one of the same uid
     has it. With `copies_files` the guest has copies of its config maps and the like.
+    `suspend` is how the pod can be resumed that can be suspended, one of SUSPEND; empty: it can't be.
     """
 
     id: str
@@ -282,3 +286,4 @@ class Pod(NamedTuple):
     kubelet_dir: str = ""
     disk_volumes: tuple[str, ...] = ()
     copies_files: bool = False
+    suspend: str = ""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts images into a running kvmtool VM, and takes them out: the record `window.json` and the shim's socket `dax.sock`.
+"""Puts images into a running VM, and takes them out: the record `window.json`, and kvmtool's shim's socket `dax.sock`
+or, where the window is a disk, QEMU's monitor (medium.py).
 
 Called by the engine and by who owns the pod, one call at a time for each pod. What the guest does with an image is not
 known here: it must have unmounted what is taken out. The record is written before an image is mapped and after it was
@@ -13,6 +14,7 @@ import os
 from stage1.errors import KernelError, NoSpace, PodError, VmFailed
 from stage1.linux import beneath
 from stage1.linux.libc import Guard
+from stage1.vm import medium
 from stage1.vm.window import Placed, Window
 
 TYPE_CHECKING = False
@@ -29,9 +31,9 @@ _ANSWER_BYTES = 512
 _MOST_BYTES = 1 << 48
 
 
-def create(directory: str, size: int) -> None:
-    """Record that the pod's VM has an empty window of `size` bytes."""
-    _write(directory, Window(size))
+def create(directory: str, size: int, *, is_disk: bool = False) -> None:
+    """Record that the pod's VM has an empty window of `size` bytes, in its memory or as a disk."""
+    _write(directory, Window(size, is_disk=is_disk))
 
 
 def find(directory: str) -> Window | None:
@@ -39,7 +41,8 @@ def find(directory: str) -> Window | None:
     try:
         with beneath.Root(directory) as own:
             record = json.loads(own.read(_RECORD, ours=True))
-        return _checked(Window(record["size"], tuple(Placed(*image) for image in record["images"])))
+        images = tuple(Placed(*image) for image in record["images"])
+        return _checked(Window(record["size"], images, record.get("disk") is True))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -66,12 +69,12 @@ def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:
     if place is None:
         free = max((gap for _, gap in window.gaps()), default=0)
         raise NoSpace(
-            f"the image needs {-(-size // MIB)} MiB in one piece, and the pod's DAX window of {window.size // MIB} MiB "
+            f"the image needs {-(-size // MIB)} MiB in one piece, and the pod's window of {window.size // MIB} MiB "
             f"has {free // MIB} MiB"
         )
     _write(directory, window.plus(place))
     try:
-        _map(directory, place, pieces=pieces)
+        _map(directory, place, pieces=pieces, window=window)
     except BaseException as error:
         _take_out_after(error, directory, name=name)
         raise
@@ -84,12 +87,22 @@ def take_out(directory: str, name: str) -> None:
     place = window and window.find(name)
     if window is None or place is None:
         return
-    with _Shim(directory) as shim:
-        shim.ask(f"unmap {place.offset} {place.size}")
+    if window.is_disk:
+        with medium.connected(directory) as monitor:
+            medium.remove(monitor, place.offset, size=place.size, disk_bytes=window.size)
+    else:
+        with _Shim(directory) as shim:
+            shim.ask(f"unmap {place.offset} {place.size}")
     _write(directory, window.minus(name))
 
 
-def _map(directory: str, place: Placed, *, pieces: "Pieces") -> None:
+def _map(directory: str, place: Placed, *, pieces: "Pieces", window: Window) -> None:
+    if window.is_disk:
+        with medium.connected(directory) as monitor:
+            medium.remove(monitor, place.offset, size=place.size, disk_bytes=window.size)
+            there = [(path, place.offset + offset, size) for path, offset, size in pieces]
+            medium.add(monitor, there, disk_bytes=window.size)
+        return
     with _Shim(directory) as shim:
         # What a process that was killed in the middle of this has left.
         shim.ask(f"unmap {place.offset} {place.size}")
@@ -145,5 +158,7 @@ class _Shim:
 
 def _write(directory: str, window: Window) -> None:
     record = {"v": VERSION, "size": window.size, "images": [list(image) for image in window.images]}
+    if window.is_disk:
+        record["disk"] = True
     with beneath.Root(directory) as own:
         own.write(_RECORD, json.dumps(record).encode())

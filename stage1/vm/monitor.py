@@ -24,6 +24,10 @@ _MOST_BYTES = 1 << 20
 _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
 
 
+class Refused(VmFailed):
+    """QEMU has not done one command, and takes others."""
+
+
 class Monitor:
     """A context manager, which closes the socket. All methods raise VmFailed when QEMU refuses, ends or is late."""
 
@@ -52,6 +56,16 @@ class Monitor:
         self._ask([("add-fd", {"fdset-id": STATE_SET})], [state])
         self._ask([("migrate", {"uri": _STATE})])
         self._answered(len(_BEGIN) + 2, or_migrated=True)
+
+    def run(self, name: str, arguments: "dict[str, Any] | None" = None, *, descriptor: int = -1) -> "Any":
+        """What QEMU returns for this command, which may take a descriptor of ours. Raises Refused too."""
+        self._ask([(name, arguments or {})], [descriptor] if descriptor >= 0 else [])
+        while True:
+            reply = self._read()
+            if "error" in reply:
+                raise Refused(f"the VMM's monitor refused {name}: {_text(reply['error'])}")
+            if "return" in reply:
+                return reply["return"]
 
     def quit(self) -> None:
         """End the VM, which has written all that it has by then."""

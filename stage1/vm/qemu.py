@@ -18,6 +18,8 @@ from stage1.vm.spec import (
     CONSOLE_FD,
     HOME,
     LISTENER_FD,
+    QMP,
+    QMP_FD,
     TAP_FD,
     Nic,
     SerialLink,
@@ -87,6 +89,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("-display", "none"),
         *_console(vm),
         *devices,
+        *_monitor(vm),
     ]
 
 
@@ -103,6 +106,8 @@ def kernel_command_line(vm: VmSpec, devices: int) -> str:
         # TCG has no TSC-deadline timer, and to calibrate the other one takes 200 ms.
         line.append("nolapic_timer")
     line += kernel_line.for_agent(vm, system="/dev/vda", scratch="/dev/vdb")
+    if vm.window_bytes:
+        line.append(f"clearpod.window={'/dev/vdc' if vm.scratch else '/dev/vdb'}")
     return kernel_line.join([*line, *vm.kernel_arguments], added_bytes=devices * _MMIO_ARGUMENT_BYTES)
 
 
@@ -113,6 +118,8 @@ def _devices(vm: VmSpec) -> list[str]:
         freed = "" if vm.is_scratch_kept else ",discard=unmap,detect-zeroes=unmap"
         cache = "writeback" if vm.is_scratch_lasting else "unsafe"
         argv += _disk("scratch", f"{vm.scratch},cache={cache}{freed}")
+    if vm.window_bytes:
+        argv += _window(vm.window_bytes)
     for share in vm.shares:
         argv += _share(share)
     argv += _link(vm)
@@ -170,6 +177,26 @@ def _disk(name: str, file: str) -> list[str]:
     return [
         *("-drive", f"id={name},if=none,format=raw,{_ERRORS},file={file}"),
         *("-device", f"virtio-blk-device,drive={name}"),
+    ]
+
+
+def _window(size: int) -> list[str]:
+    """A disk of zeros until it has another medium (medium.py), which has the same size."""
+    return [
+        *("-blockdev", f"driver=null-co,node-name=empty,size={size},read-zeroes=on,read-only=on"),
+        *("-device", f"virtio-blk-device,drive=empty,id=window,{_ERRORS}"),
+    ]
+
+
+def _monitor(vm: VmSpec) -> list[str]:
+    """For as long as the VM lives: in its jail it has the socket, and no path to it."""
+    if not vm.window_bytes:
+        return []
+    where = f"fd={QMP_FD}" if vm.jailer else f"path={vm.run_dir}/{QMP}"
+    return [
+        *("-chardev", f"socket,id=qmp,{where},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *(("-incoming", "defer", "-S") if vm.is_resumed else ()),
     ]
 
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 HOME = "/vmm"
 """In the jail: a small file system of the VMM's own."""
-LISTENER_FD, CONSOLE_FD, TAP_FD = 10, 11, 16
-"""Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, its first tap."""
+LISTENER_FD, CONSOLE_FD, QMP_FD, TAP_FD = 10, 11, 14, 16
+"""Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, the socket of its
+monitor if that stays open, its first tap."""
+QMP = "qmp.sock"
+"""That socket, in the pod's directory."""
 
 
 class Share(NamedTuple):
@@ -119,6 +122,10 @@ class VmSpec(NamedTuple):
     """For a kernel that an image brings."""
     template: "Template | None" = None
     """What it is made, or is a copy of; None: it boots."""
+    window_bytes: int = 0
+    """It has a disk of this size for images, which are put there while it runs (medium.py), and a monitor at QMP."""
+    is_resumed: bool = False
+    """It begins stopped and empty, for a guest that was suspended (suspended.py)."""
 
 
 def check(vm: VmSpec) -> None:

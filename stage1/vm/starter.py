@@ -9,6 +9,7 @@ noticed here.
 import errno
 import os
 import stat
+from contextlib import contextmanager
 
 from stage1.errors import DiskFailed, Exhausted, NoSpace, NotFound, PodError, VmFailed
 from stage1.linux import namespace, process
@@ -18,11 +19,13 @@ from stage1.vm import dax, host, jail, launch, sigsys, startup
 from stage1.vm.host import HostPod
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.jail import Launch
-from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, VmSpec
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, QMP, QMP_FD, VmSpec
 from stage1.vm.vmm import VmProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stage1.vm.template import Template
 
 _USAGE_LINES = 100
@@ -60,23 +63,16 @@ class ProcessVmm:
 
     def _in_jail(self, vm: VmSpec, log: int, *, console: str) -> VmProcess:
         _check_files(vm)
-        place = vm.hypervisor.listener(vm)
-        listener = _listen(*place) if place else -1
-        output = _append(vm.own.serial) if vm.own else os.dup(log)
-        try:
-            console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
-            fixed = {1: output, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})}
-            if vm.template:
-                return self._start_with(vm.template, vm, fixed=fixed, console=console)
-            return self._survive_start(self._launch(vm, fixed), vm, console=console)
-        except BaseException:
-            if place:
-                os.unlink(place[0])
-            raise
-        finally:
-            os.close(output)
-            if place:
-                os.close(listener)
+        with _listening(_sockets(vm)) as listeners:
+            output = _append(vm.own.serial) if vm.own else os.dup(log)
+            try:
+                console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
+                fixed = {1: output, 2: log, **console_fd, **listeners}
+                if vm.template:
+                    return self._start_with(vm.template, vm, fixed=fixed, console=console)
+                return self._survive_start(self._launch(vm, fixed), vm, console=console)
+            finally:
+                os.close(output)
 
     def _start_with(self, template: "Template", vm: VmSpec, *, fixed: dict[int, int], console: str) -> VmProcess:
         from stage1.vm import copying  # rkt has none, and waits for each import
@@ -161,6 +157,30 @@ def _on_host(pod: HostPod, log: int, *, console: str) -> VmProcess:
         if handle.wait(0):
             raise _failure(Hypervisor(), pod.agent, vmm=started, code=handle.exit_code)
     return started
+
+
+def _sockets(vm: VmSpec) -> dict[int, tuple[str, bool]]:
+    """Where the VMM is reached, as `Hypervisor.listener` says it, by the numbers of its descriptors."""
+    place = vm.hypervisor.listener(vm)
+    monitor = {QMP_FD: (f"{vm.run_dir}/{QMP}", False)} if vm.window_bytes else {}
+    return monitor | ({LISTENER_FD: place} if place else {})
+
+
+@contextmanager
+def _listening(places: dict[int, tuple[str, bool]]) -> "Iterator[dict[int, int]]":
+    """Sockets there, under the same numbers. If the block raises, they are gone afterwards."""
+    made: dict[int, int] = {}
+    try:
+        for number, place in places.items():
+            made[number] = _listen(*place)
+        yield made
+    except BaseException:
+        for number in made:
+            os.unlink(places[number][0])
+        raise
+    finally:
+        for fd in made.values():
+            os.close(fd)
 
 
 def _listen(path: str, is_packets: bool) -> int:

@@ -24,10 +24,11 @@ class Placed(NamedTuple):
 
 
 class Window(NamedTuple):
-    """`size` bytes, and what lies in them, in the order of the offsets."""
+    """`size` bytes, and what lies in them, in the order of the offsets. `is_disk`: of a disk, not of memory."""
 
     size: int
     images: tuple[Placed, ...] = ()
+    is_disk: bool = False
 
     def find(self, name: str) -> Placed | None:
         """The image of that name, or None."""

@@ -84,6 +84,8 @@ CASES = {
     "qemu-attended-jailed": QEMU._replace(console_attached=True, shares=SHARES, jailer="/g/jailer"),
     "qemu-template-made": QEMU._replace(**ALL, jailer="/g/jailer", template=Template("/t/1", monitor=9)),
     "qemu-template-copy": QEMU._replace(**ALL, jailer="/g/jailer", template=Template("/t/1")),
+    "qemu-suspends": QEMU._replace(**{**ALL, "shares": SHARES[1:]}, jailer="/g/jailer", window_bytes=1 << 40),
+    "qemu-resumed": QEMU._replace(shares=SHARES[1:], window_bytes=1 << 40, is_resumed=True),
     "kvmtool-jailed": LKVM._replace(**ALL, dax=WINDOW, jailer="/g/jailer"),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }

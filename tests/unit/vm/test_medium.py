@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The medium of a disk for images: what is joined, and what QEMU is asked, whose answers may be anybody's."""
+
+from typing import Any
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.vm import medium
+from stage1.vm.medium import Extent
+
+DISK = 1 << 20
+ROWS = [
+    ((), [f"RW {DISK // 512} FLAT 7"]),
+    ((Extent(0, 4096, 3),), ["RW 8 FLAT 3", f"RW {DISK // 512 - 8} FLAT 7"]),
+    ((Extent(8192, 4096, 3), Extent(4096, 4096, 9)), ["RW 8 FLAT 7", "RW 8 FLAT 9", "RW 8 FLAT 3", "RW 2024 FLAT 7"]),
+    ((Extent(DISK - 4096, 4096, 3),), ["RW 2040 FLAT 7", "RW 8 FLAT 3"]),
+]
+
+
+@pytest.mark.parametrize(("extents", "expected"), ROWS)
+def test_what_lies_on_the_disk_is_joined_with_zeros(extents: tuple[Extent, ...], expected: list[str]) -> None:
+    text = medium.described(extents, fill=7, disk_bytes=DISK)
+    lines = [line for line in text.splitlines() if line.startswith("RW")]
+    assert lines == [f'{" ".join(line.split()[:3])} "/dev/fdset/{line.split()[3]}" 0' for line in expected]
+    assert sum(int(line.split()[1]) for line in lines) * 512 == DISK
+
+
+@pytest.mark.parametrize(
+    "extents",
+    [
+        (Extent(0, 8192, 3), Extent(4096, 4096, 4)),
+        (Extent(DISK - 512, 1024, 3),),
+        (Extent(100, 512, 3),),
+        (Extent(0, 0, 3),),
+        (Extent(0, 700, 3),),
+    ],
+)
+def test_what_can_not_be_on_it_is_refused(extents: tuple[Extent, ...]) -> None:
+    with pytest.raises(VmFailed, match="disk"):
+        medium.described(extents, fill=7, disk_bytes=DISK)
+
+
+class Qemu:
+    """Has sets of descriptors, and keeps what else it is asked."""
+
+    def __init__(self, sets: Any) -> None:
+        self.sets, self.asked = sets, []
+
+    def run(self, name: str, arguments: dict[str, Any] | None = None, *, descriptor: int = -1) -> Any:
+        """As `Monitor.run`."""
+        if name == "query-fdsets":
+            return self.sets
+        if name == "qom-get":
+            return "window-a"
+        self.asked.append((name, arguments or {}))
+        if name == "add-fd":
+            self.sets.append({"fdset-id": 40 + len(self.sets), "fds": [{"fd": 9, **(arguments or {})}]})
+            return {"fdset-id": 39 + len(self.sets)}
+        return {}
+
+
+def test_only_what_lies_in_the_range_is_taken_away() -> None:
+    words = ("0 4096", "8192 4096", "12288 4096", "zeros", "guest")
+    qemu = Qemu([{"fdset-id": number, "fds": [{"fd": 5, "opaque": word}]} for number, word in enumerate(words)])
+    medium.remove(qemu, 8192, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
+    assert [arguments["fdset-id"] for name, arguments in qemu.asked if name == "remove-fd"] == [45, 1]
+    assert [arguments["value"] for name, arguments in qemu.asked if name == "qom-set"] == ["window-b"]
+    qemu.asked.clear()
+    medium.remove(qemu, 1 << 19, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
+    assert qemu.asked == []
+
+
+@pytest.mark.parametrize("sets", [{"a": 1}, [{"fds": [{}]}], [7], [{"fdset-id": "x", "fds": [{}]}], None, [{"fds": 3}]])
+def test_descriptors_that_are_none_are_a_failure(sets: Any) -> None:
+    with pytest.raises(VmFailed, match="descriptors"):
+        medium.remove(Qemu(sets), 0, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
