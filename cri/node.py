@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cri import __version__
 from cri.config import Config
 from cri.events import Bus
+from cri.live import suspension
 from cri.live.consoles import Consoles
 from cri.live.hooks import Hooks
 from cri.live.tools import Tools
@@ -83,6 +84,10 @@ class Streams(Protocol):
 
     def offer(self, kind: str, request: Any) -> str:
         """The URL for the client of `request`. Raises NoSpace."""
+
+
+WAKING = tuple(f"{name}Request" for name in "ExecSync Exec Attach PortForward StopContainer RemoveContainer".split())
+"""Requests for which a suspended pod may be resumed."""
 
 
 class Node:
@@ -285,7 +290,10 @@ class Node:
         """Wait until the pod that `request` names, if any, has been taken over. Raises Unavailable, BadRequest."""
         pod_id, container_id = (getattr(request, name, "") for name in ("pod_sandbox_id", "container_id"))
         if pod_id or container_id:
-            await self.pods.adopted(pod_id, container_id, ends=type(request).__name__.startswith(("Stop", "Remove")))
+            kind = type(request).__name__
+            await self.pods.adopted(pod_id, container_id, ends=kind.startswith(("Stop", "Remove")))
+            if kind in WAKING and (pod := self.pods.about(request)):
+                await suspension.wake(pod, is_end=kind.startswith(("Stop", "Remove")))
 
     def note_failed(self, name: str, request: Any, *, error: Exception) -> None:
         """An RPC failed: remember that in the history of the pod that it was about, if there is one."""

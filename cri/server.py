@@ -44,6 +44,8 @@ RPCS = {
     ("ImageService", "cri.image"): "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo",
 }
 """Service and package -> what is done. Every other RPC of the CRI answers UNIMPLEMENTED."""
+OURS = {"SuspendPod": "StopPodSandbox", "ResumePod": "StopPodSandbox"}
+"""RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI has the same messages."""
 NOT_OFFERED = {"CheckpointPod", "RestorePod", "CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
@@ -86,7 +88,11 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
     for (service, package), names in RPCS.items():
         methods = {name: _method(node, service, package=package, name=name) for name in names.split()}
         services.append(grpc.method_handlers_generic_handler(f"runtime.v1.{service}", methods))
-    return services
+    ours = {
+        name: _method(node, "RuntimeService", package="cri.runtime", name=name, like=like)
+        for name, like in OURS.items()
+    }
+    return [*services, grpc.method_handlers_generic_handler("clearpod.v1.Pods", ours)]
 
 
 def implementation(package: str, name: str) -> Any:
@@ -94,9 +100,9 @@ def implementation(package: str, name: str) -> Any:
     return getattr(importlib.import_module(f"{package}.{_module(name)}"), snake(name))
 
 
-def _method(node: Node, service: str, *, package: str, name: str) -> Any:
+def _method(node: Node, service: str, *, package: str, name: str, like: str = "") -> Any:
     function = implementation(package, name)
-    method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[name]
+    method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[like or name]
     message = getattr(runtime_pb2, method.input_type.name)
     writes = getattr(runtime_pb2, method.output_type.name).SerializeToString
 

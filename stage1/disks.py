@@ -50,7 +50,7 @@ def remove(directory: str) -> list[str]:
     """
     from stage1.rootfs import journal, scratch
 
-    return list(filter(None, (_try(one, directory) for one in (scratch.remove, journal.remove))))
+    return list(filter(None, (_try(one, directory) for one in (scratch.remove, scratch.forget_guest, journal.remove))))
 
 
 def _try(remove: "Callable[[str], None]", directory: str) -> str:

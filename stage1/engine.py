@@ -55,8 +55,7 @@ if TYPE_CHECKING:
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
-CONSOLE = "console.log"
-_MOST_PODS = 65536
+CONSOLE, _MOST_PODS = "console.log", 65536
 FOREGROUND = "run"
 """Below a daemon's run directory, that of pods that no daemon has."""
 
@@ -161,7 +160,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         own.make_directory(place, 0o700)
         try:
             own.make_directory(f"{place}/mounts", 0o755)
-            _attach_volumes(directory, pod, container=container)
+            attach_volumes(directory, pod, container=container)
             document = _document(pod, container, directory=directory, target_pid=target_pid)
             own.write(f"{place}/config.json", oci.written(document))
             if container.has_guest_volumes:
@@ -176,7 +175,8 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     return f"{directory}/{place}"
 
 
-def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
+def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
+    """Mount the container's volumes into its bundle, in the VMM's mounts. Raises as `add_container`."""
     pid, entry = living_pid(directory), record.read(directory)
     with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):

@@ -66,8 +66,8 @@ def check_size(pod: Pod) -> None:
         raise BadRequest(
             f"{pod.memory_mib} MiB of memory is less than a guest needs; give the pod at least {LEAST_MEMORY_MIB} MiB"
         )
-    if pod.suspend and (pod.host or pod.profile):
-        what = "namespaces of the host" if pod.host else "systemd"
+    if pod.suspend and (pod.host or pod.profile or pod.ids.length):
+        what = "namespaces of the host" if pod.host else "systemd" if pod.profile else "a user namespace"
         raise BadRequest(f"a pod with {what} can't be suspended; leave out the annotation {SUSPEND}")
     if pod.vcpus < 1:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")

@@ -22,6 +22,8 @@ COMMANDS = {
     "events": "show what happens to pods and containers, as it happens",
     "console": "show what a pod's guest wrote to its console",
     "debug": "open a shell in a pod's guest, where the policy allows it",
+    "suspend": "save a pod's virtual machine to the disk and end it",
+    "resume": "let a suspended pod go on",
     "inspect": "show all that is known of a pod or a container, as JSON",
     "init": "write a configuration, check this machine and start the daemon",
     "check": "say whether this machine can run pods, and what to fix",

@@ -18,6 +18,8 @@ from cri.pb import runtime_pb2 as pb
 from stage1 import errors
 from stage1.errors import ERROR_KIND, PodError, Unavailable
 
+OURS = {"SuspendPod": "StopPodSandbox", "ResumePod": "StopPodSandbox"}
+"""As in `cri.server`: RPCs of clearpod's own, and which of the CRI has the same messages."""
 ANSWER_S = 60.0
 """For a call that nothing has to be waited for."""
 _LIMIT_BYTES = 16 << 20
@@ -62,12 +64,12 @@ class Daemon:
 
 
 def _path(name: str) -> str:
-    return f"/runtime.v1.RuntimeService/{name}"
+    return f"/clearpod.v1.Pods/{name}" if name in OURS else f"/runtime.v1.RuntimeService/{name}"
 
 
 def _kind(name: str, side: str) -> Any:
     """The class of the messages that the RPC takes (`input`) or gives (`output`)."""
-    return getattr(pb, getattr(_METHODS[name], f"{side}_type").name)
+    return getattr(pb, getattr(_METHODS[OURS.get(name, name)], f"{side}_type").name)
 
 
 def _to_bytes(message: Any) -> bytes:

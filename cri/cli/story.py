@@ -157,6 +157,8 @@ LINES: dict[str, Callable[[Event], str]] = {
     h.FULL: lambda one: one.text,
     h.ROOM: lambda one: one.text,
     h.GOES_ON: lambda _: "it goes on, since there is room on the disk again",
+    h.SUSPENDED: lambda _: "it was suspended: its virtual machine was saved and ended",
+    h.RESUMED: lambda _: "it was resumed",
     h.ADOPTED: lambda _: "the daemon was restarted and took the pod over",
     h.LOST: lambda one: one.text,
     h.STOPPING: lambda _: "its end was asked for",

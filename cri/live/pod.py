@@ -53,9 +53,9 @@ DRAIN_S = 1.0
 
 class LivePod:
     """`gone` is set once the VM has ended and all who wait were told; `adopted` is not set while a restarted daemon is
-    adopting the pod. `held` is why its VM is stopped, empty when it runs. `console_tail` is the console of a VM
-    whose pod could not be started. `lock` serializes stops, `removal` removals,
-    during which `is_going` is true.
+    adopting the pod. `held` is why its VM is stopped, or saved and gone (`is_suspended`); empty when it runs.
+    `console_tail` is the console of a VM whose pod could not be started. `lock` serializes stops and suspensions,
+    `removal` removals, during which `is_going` is true.
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
@@ -71,6 +71,7 @@ class LivePod:
         self.adopting: asyncio.Timeout | None = None
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
         self.boot_ms, self.held, self.console_tail = 0, "", ""
+        self.is_suspended = False
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
@@ -83,7 +84,7 @@ class LivePod:
         self._saver = StateSaver(self.save, self.title)
         self._unknown_ends = 0
         self.unused_id = 1
-        self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
+        self.epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -151,7 +152,7 @@ class LivePod:
     async def call(self, op: messages.Op, timeout_s: float = 0) -> messages.Reply:
         """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
         if self._agent is None:
-            raise WrongState(f"{self.title} has no running VM")
+            raise WrongState(self.held or f"{self.title} has no running VM")
         return await self._agent.call(op, timeout_s=timeout_s or self.tools.call_timeout_s)
 
     @property
@@ -163,8 +164,21 @@ class LivePod:
 
     async def part_from_guest(self, successor: OwnKernel) -> None:
         """The guest is about to be ended and the pod stays: `successor` answers from now on."""
+        await self.part()
+        self._agent, self.vm = successor, None
+
+    def begin_suspension(self, why: str) -> None:
+        """Nothing may be done in the pod from now on. Undo: `end_suspension`."""
+        self.is_suspended, self.held = True, why
+
+    def end_suspension(self) -> None:
+        """It is about to run again."""
+        self.is_suspended, self.held = False, ""
+
+    async def part(self) -> None:
+        """Neither talk to the guest nor wait for its end from now on."""
         former, watching = self._agent, self._task
-        self._agent, self._task, self.vm = successor, None, None
+        self._agent, self._task = None, None
         if watching is not None:
             watching.cancel()
             await asyncio.wait({watching})
@@ -218,6 +232,8 @@ class LivePod:
         if not self.is_ready:
             why = f": {self.status.why}" if self.status.why else ""
             raise WrongState(f"{self.title} is not ready ({self.status.state}){why}; make a new sandbox")
+        if self.is_suspended:
+            raise WrongState(self.held)
 
     async def bind_cpus(self, *more: store.ContainerRecord, anew: bool = False) -> None:
         """Bind the VM to the processors of its containers, with `more` that are about to be made or changed. Raises as
@@ -346,7 +362,7 @@ class LivePod:
     async def meet(self, limit_s: float) -> None:
         """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
         link = await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
-        who = Identity(self.title, link, self.status.link_key, self._epoch)
+        who = Identity(self.title, link, self.status.link_key, self.epoch)
         loop_budget = self.tools.loop_budget
         agent = self._agent = Agent(who, self._exited, port=self._port, loop_budget=loop_budget, broken=self._cut_off)
         for container in self.containers.values():

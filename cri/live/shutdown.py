@@ -66,6 +66,9 @@ async def remove(pod: LivePod) -> None:
 
 async def end(pod: LivePod) -> None:
     """Return when `pod.gone` is set. Raises VmFailed when the VM can't be killed."""
+    if pod.is_suspended:
+        pod.mark_dead(f"{pod.title} was stopped while it was suspended")
+        return
     half_s = pod.tools.react_s / 2  # for all containers, and for the guest itself
     if await is_done_within(half_s, _kill_containers(pod)):
         await is_done_within(half_s, _shut_down(pod))

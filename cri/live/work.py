@@ -28,6 +28,11 @@ class Work:
         # The caller gets a PodError; a defect of ours is logged in any case.
         self._background = Tasks(log, "pod.work", expected=PodError)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether an operation uses the pod's files."""
+        return self._users > 0
+
     @contextmanager
     def using_files(self) -> Iterator[None]:
         """The pod's files are not removed while the block runs."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from cri.live import suspension
 from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
@@ -100,6 +101,9 @@ async def adopt(pod: LivePod) -> Orphans:
 async def _take_over(pod: LivePod) -> Orphans:
     if pod.status.is_own:
         return await _take_over_own(pod)
+    if await suspension.adopt(pod):
+        pod.note(Fact(history.ADOPTED))
+        return Orphans()
     vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
@@ -107,6 +111,7 @@ async def _take_over(pod: LivePod) -> Orphans:
         await asyncio.to_thread(hold.go_on, vm, pod.directory)  # the disk guard holds it again if it must
     pod.watch(vm)
     await pod.meet(pod.tools.adopt_timeout_s)
+    await suspension.mount_again(pod)
     reply = await pod.call(messages.List())
     unknown = _reconcile(pod, reply.containers)
     bundles = set(await retry_while_exhausted(engine.bundles, pod.directory))
@@ -141,7 +146,7 @@ async def _follow_processors(pod: LivePod) -> None:
 
 async def remove_orphans(pod: LivePod, orphans: Orphans) -> None:
     """Remove them. What can't be removed stays until the pod is removed, and is logged."""
-    if not pod.is_ready:
+    if not pod.is_ready or pod.is_suspended:
         return
     try:
         async with asyncio.timeout(ORPHANS_S):

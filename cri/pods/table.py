@@ -70,7 +70,7 @@ class PodTable:
 
     def count_vms(self) -> int:
         """Virtual machines that run: of pods, and those that wait for one."""
-        return self.pool.waiting + sum(pod.is_ready and not pod.record.pod.host for pod in self._pods.values())
+        return self.pool.waiting + sum(_has_vm(pod) for pod in self._pods.values())
 
     @property
     def booting(self) -> int:
@@ -283,6 +283,10 @@ class PodTable:
         await self.pool.close()
         await asyncio.gather(*(pod.detach() for pod in self._pods.values()))
         self._port.close()
+
+
+def _has_vm(pod: LivePod) -> bool:
+    return pod.is_ready and not pod.is_suspended and not pod.record.pod.host
 
 
 def _pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:

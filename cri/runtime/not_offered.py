@@ -21,10 +21,10 @@ async def checkpoint_container(node: Node, request: pb.CheckpointContainerReques
 
 
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoReturn:
-    """UNIMPLEMENTED: no hypervisor saves a VM with shared volumes."""
+    """UNIMPLEMENTED: what is saved of a pod belongs to its node and its sandbox."""
     raise Unsupported(
-        "a pod can't be written to a file: no hypervisor here saves a running virtual machine while the pod's "
-        "volumes are shared with the host; stop the pod and run a new one instead"
+        "a pod can't be written to a file that makes another pod: its guest has the addresses, the disk and the "
+        "secrets of this one; `clearpod suspend` saves a pod with the annotation clearpod.io/suspend, for itself"
     )
 
 

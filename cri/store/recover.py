@@ -32,15 +32,15 @@ from google.protobuf.message import DecodeError
 
 from cri.pb import runtime_pb2 as pb
 from cri.store import pods
-from stage1 import engine
+from stage1 import engine, suspended
 from stage1.errors import VmFailed
 from stage1.pod import states
 
 log = logging.getLogger("clearpod.recover")
 
 ADOPT, MARK_DEAD, CLEAN_UP = "adopt", "mark_dead", "clean_up"
-"""The VM lives and is taken over, or the pod boots kernels of its own and may have no VM now; the VM is gone or has to
-go, the pod stays listed; nothing is worth keeping."""
+"""The VM lives and is taken over, or the pod boots kernels of its own or is suspended, and may have no VM now; the VM
+is gone or has to go, the pod stays listed; nothing is worth keeping."""
 
 ENDED = "the pod's virtual machine had ended when clearpod started again"
 _POD_STATES = (states.NEW, states.BOOTING, states.READY, states.STOPPING, states.DEAD)
@@ -75,7 +75,8 @@ def _classify(directory: str) -> Plan:
         vm = engine.recorded_vm(directory)
     except VmFailed as error:
         return Plan(directory, MARK_DEAD, stored, str(error))
-    lives = stored.status.is_own or (vm is not None and vm.alive())
+    can_have_none = stored.status.is_own or suspended.is_there(directory)
+    lives = can_have_none or (vm is not None and vm.alive())
     if lives and stored.status.state == states.READY and not stored.status.why:
         return Plan(directory, ADOPT, stored)
     return Plan(directory, MARK_DEAD, stored, ENDED)

@@ -3,6 +3,7 @@
 
 import json
 
+from cri.live import suspension
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
@@ -58,6 +59,8 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str], console: str
         "pid": pod.vm.pid if pod.vm else 0,
         "state": pod.status.state,
         "why": pod.status.why or pod.held,
+        "suspended": pod.is_suspended,
+        "suspendBlocker": "" if pod.is_suspended else suspension.blocker(pod),
         "directory": pod.directory,
         "runtimeHandler": pod.record.handler,
         "kernel": pod.hello.kernel,

@@ -18,7 +18,8 @@ from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.rootfs import orphans
 
-LINK = "scratch.img"
+LINK, GUEST_LINK = "scratch.img", "suspended.state"
+"""In the pod's directory: to its disk, and to the file with its guest while it is suspended (stage1/suspended.py)."""
 _SMALLEST_BYTES = 1 << 20
 _FICLONE = 0x40049409
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
@@ -69,6 +70,12 @@ def remove(directory: str) -> None:
     kubelet's directory of the pod.
     """
     if path := orphans.of_pod(directory, LINK, place="scratch"):
+        files.remove_tree(path)
+
+
+def forget_guest(directory: str) -> None:
+    """Remove the file with the guest of a pod that was suspended; gone already is fine. Raises KernelError."""
+    if path := orphans.of_pod(directory, GUEST_LINK, place="scratch"):
         files.remove_tree(path)
 
 

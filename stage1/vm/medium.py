@@ -30,6 +30,8 @@ _DEVICE = "/machine/peripheral/window"
 _NAMES = ("window-a", "window-b")
 _FILL = "zeros"
 _MOST_SETS = 65536
+_MOST_BYTES = 1 << 24
+"""Of answers: one about descriptors has a hundred bytes for each layer of each image."""
 _HEAD = """# Disk DescriptorFile
 version=1
 CID=fffffffe
@@ -63,7 +65,7 @@ def connected(directory: str, *, limit_s: float = LIMIT_S) -> Monitor:
     except (OSError, KernelError) as error:
         peer.close()
         raise VmFailed(f"the VMM does not answer at {directory}/{QMP}: {error}") from None
-    monitor = Monitor(peer.detach(), limit_s=limit_s)
+    monitor = Monitor(peer.detach(), limit_s=limit_s, most_bytes=_MOST_BYTES)
     try:
         monitor.run("qmp_capabilities")
     except BaseException:

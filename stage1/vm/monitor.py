@@ -31,8 +31,9 @@ class Refused(VmFailed):
 class Monitor:
     """A context manager, which closes the socket. All methods raise VmFailed when QEMU refuses, ends or is late."""
 
-    def __init__(self, connected: int, *, limit_s: float = LIMIT_S) -> None:
-        """Takes the descriptor `connected` over. The time runs from now on."""
+    def __init__(self, connected: int, *, limit_s: float = LIMIT_S, most_bytes: int = _MOST_BYTES) -> None:
+        """Takes the descriptor `connected` over. The time runs from now on; QEMU may say so many bytes in all."""
+        self._most_bytes = most_bytes
         self._socket = socket.socket(fileno=connected)
         self._until, self._bytes, self._buffer = time.monotonic() + limit_s, 0, bytearray()
 
@@ -103,7 +104,7 @@ class Monitor:
             except OSError as error:
                 raise VmFailed(f"the VMM's monitor can't be read: {error.strerror}") from None
             self._bytes += len(data)
-            if not data or self._bytes > _MOST_BYTES:
+            if not data or self._bytes > self._most_bytes:
                 raise VmFailed("the VMM's monitor was closed" if not data else "the VMM's monitor said too much")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")

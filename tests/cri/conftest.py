@@ -157,6 +157,11 @@ class Client:
             await self(name, **fields)
         return caught.value.code().name, str(caught.value.details())
 
+    async def ours(self, name: str, pod: str) -> None:
+        """An RPC of clearpod's own about a pod. Raises grpc.RpcError."""
+        call: Any = self._channel.unary_unary(f"/clearpod.v1.Pods/{name}")
+        await call(pb.StopPodSandboxRequest(pod_sandbox_id=pod).SerializeToString(), timeout=180)
+
     def sandbox(self, name: str = "web", **fields: Any) -> pb.PodSandboxConfig:
         """A PodSandboxConfig."""
         names = pb.PodSandboxMetadata(name=name, namespace="default", uid=f"uid-{name}")

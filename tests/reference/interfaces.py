@@ -43,6 +43,8 @@ def rpcs() -> str:
     for service, package in server.RPCS:
         rows = _cri_rows(service, package)
         parts += [f"## runtime.v1.{service}", table(("RPC", "what it does", ""), rows)]
+    ours = [(f"`{name}`", _what("cri.runtime", name), f"those of {like}") for name, like in server.OURS.items()]
+    parts += ["## clearpod.v1.Pods", table(("RPC", "what it does", "messages"), ours)]
     for name, who in (("Runtime", "plugins call the daemon"), ("Plugin", "the daemon calls plugins")):
         methods = nri_pb2.DESCRIPTOR.services_by_name[name].methods
         rows_ = ((f"`{one.name}`", f"`{one.input_type.name}`", f"`{one.output_type.name}`") for one in methods)

@@ -265,6 +265,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/launch.py": {"os.access": GUEST},
     "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),
     "stage1/vm/sigsys.py": {"os.open": HOST},
+    "stage1/suspended.py": dict.fromkeys(("files.make_dirs", "files.unlink", "os.open"), STATE),
+    "stage1/vm/medium.py": {"os.open": IMAGES},
     "stage1/templates.py": {"files.read": HOST, "os.open": STATE},
     "stage1/vm/copying.py": {"os.open": STATE},
     "stage1/vm/template_key.py": dict.fromkeys(("os.path.realpath", "os.stat"), GUEST),

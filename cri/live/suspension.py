@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suspends a pod and resumes it: its guest goes into a file, its VMM ends, and the pod stays listed as it is.
+
+Called by the RPCs, and before calls that want a suspended pod to run. What is done on the host is `stage1.suspended`,
+which says in what moment a pod becomes suspended; a daemon that was killed in the middle finds that out (`adopt`).
+"""
+
+import asyncio
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from cri.store import history
+from cri.store.history import Fact
+from cri.threads import run_uncancellable, run_uncancellable_in
+from stage1 import suspended
+from stage1.errors import PodError, VmFailed, WrongState
+from stage1.guest import messages
+from stage1.machine import SUSPEND
+from stage1.pod import guest_volumes, states
+from stage1.pod.model import ON_DEMAND
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+    from cri.store.images import ImageStore
+    from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.pod")
+
+SHARES = "shares"
+"""What Tune is told to unmount, and with a text to mount again."""
+ANSWER_S = 20.0
+
+
+def blocker(pod: "LivePod") -> str:
+    """Why the pod can't be suspended now, as a sentence; empty when it can."""
+    if not pod.record.pod.suspend:
+        return f"{pod.title} can't be suspended: it was not made with the annotation {SUSPEND}"
+    if pod.status.is_own:
+        return f"{pod.title} can't be suspended: it runs a kernel of its own"
+    if not pod.tools.host.choice.hypervisor.has_templates:
+        return f"{pod.title} can't be suspended: {pod.tools.host.choice.hypervisor.title} can't save a guest"
+    for container in pod.containers.values():
+        if container.status.state != states.EXITED and (why := guest_volumes.blocker(container.record.container)):
+            return f"{pod.title} can't be suspended: {why}"
+    if pod.execs or pod.work.is_used or any(one.is_starting or one.lock.locked() for one in pod.containers.values()):
+        return f"{pod.title} can't be suspended while something is done in it; end execs and try again"
+    return ""
+
+
+async def suspend(pod: "LivePod", images: "ImageStore") -> None:
+    """Save the guest and end the VMM; idempotent. Raises WrongState with the blocker, and then or for another error the
+    pod runs on.
+    """
+    async with pod.lock:
+        if pod.is_suspended:
+            return
+        pod.require_ready()
+        if why := blocker(pod):
+            raise WrongState(why)
+        await pod.images.settle()
+        pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
+        try:
+            await pod.call(messages.Tune(SHARES, ""), ANSWER_S)
+        except BaseException:
+            pod.end_suspension()
+            raise
+        await pod.part()
+        try:
+            await _save(pod, images)
+        except BaseException:
+            pod.end_suspension()
+            await _go_on(pod)
+            raise
+        pod.vm = None
+        pod.note(Fact(history.SUSPENDED))
+        pod.save_soon()
+    log.info("pod.suspended", extra=pod.log_fields())
+
+
+async def resume(pod: "LivePod") -> None:
+    """Let the guest go on in a new VM; fine when it runs. Raises as `suspended.load`; it stays suspended then."""
+    async with pod.lock:
+        if not pod.is_suspended:
+            return
+        where = pod.tools.pool_of(pod.record.pod)
+        tools = pod.tools
+        living = [one.record.container for one in pod.containers.values() if one.status.state != states.EXITED]
+        vm = await run_uncancellable_in(
+            where, suspended.load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living
+        )
+        pod.end_suspension()
+        pod.vm = vm
+        await _meet(pod)
+        pod.note(Fact(history.RESUMED))
+        pod.save_soon()
+        try:
+            await pod.bind_cpus(anew=True)
+        except PodError as error:
+            log.warning("pod.cpus", extra={**pod.log_fields(), "error": str(error)})
+    log.info("pod.resumed", extra=pod.log_fields())
+
+
+async def wake(pod: "LivePod", *, is_end: bool) -> None:
+    """Somebody wants to do something in the pod, which runs when this returns. Raises WrongState for one that is
+    suspended and is to be resumed by hand, unless a container is to be ended.
+    """
+    if pod.is_suspended:
+        if not is_end and pod.record.pod.suspend != ON_DEMAND:
+            raise WrongState(pod.held)
+        await resume(pod)
+
+
+async def adopt(pod: "LivePod") -> bool:
+    """Of the daemon before: whether the pod is suspended. If not, its guest runs in any case. Raises VmFailed."""
+    if not pod.record.pod.suspend:
+        return False
+    if not await asyncio.to_thread(suspended.is_there, pod.directory):
+        await asyncio.to_thread(suspended.go_on, pod.directory)
+        return False
+    await asyncio.to_thread(suspended.settle, pod.directory)
+    pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
+    return True
+
+
+async def mount_again(pod: "LivePod") -> None:
+    """What a suspension unmounts. Raises PodError."""
+    if pod.record.pod.suspend:
+        await pod.call(messages.Tune(SHARES, "mount"), ANSWER_S)
+
+
+async def _go_on(pod: "LivePod") -> None:
+    """Its guest was not saved, and runs: meet it again. What can't be is a pod that is lost, and ends."""
+    try:
+        await _meet(pod)
+    except (PodError, TimeoutError) as error:
+        pod.expect_end(f"{pod.title} did not go on after it could not be suspended: {error}")
+        if pod.vm is not None:
+            await asyncio.to_thread(pod.vm.kill)
+
+
+async def _meet(pod: "LivePod") -> None:
+    if pod.vm is None:
+        raise VmFailed(f"{pod.title} has no VM")
+    pod.watch(pod.vm)
+    pod.epoch = secrets.randbits(63) | 1  # request ids begin anew
+    await pod.meet(pod.tools.adopt_timeout_s)
+    await mount_again(pod)
+
+
+async def _save(pod: "LivePod", images: "ImageStore") -> None:
+    """What is only left over of the VM can wait: whoever resumes the pod, or removes it, ends that."""
+    files = await asyncio.to_thread(_files, pod, images)
+    try:
+        await run_uncancellable(suspended.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files)
+    except (PodError, OSError) as error:
+        if not await asyncio.to_thread(suspended.is_there, pod.directory):
+            raise
+        log.warning("pod.suspended", extra={**pod.log_fields(), "error": str(error)})
+
+
+def _files(pod: "LivePod", images: "ImageStore") -> "dict[str, ImageFiles]":
+    found = {}
+    for container in pod.containers.values():
+        name = container.record.window_image
+        if name and name not in found and (image := images.find(container.record.image_id)):
+            found[name] = images.files(image)
+    return found

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResumePod: a suspended pod goes on in a new VM."""
+
+from cri.live import suspension
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+
+async def resume_pod(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+    """Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION says why it can't be."""
+    await suspension.resume(node.pods.get(request.pod_sandbox_id))
+    return pb.StopPodSandboxResponse()

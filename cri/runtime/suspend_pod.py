@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SuspendPod: the guest is saved to a file and its VMM ends; the pod stays listed."""
+
+from cri.live import suspension
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+
+async def suspend_pod(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+    """Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION says why it can't be."""
+    await suspension.suspend(node.pods.get(request.pod_sandbox_id), node.images)
+    return pb.StopPodSandboxResponse()

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod whose guest is in a file: saved and its VMM ended, or loaded into a new VMM. Called by the daemon in worker
+threads; what is asked of the guest before and after is not here.
+
+In one moment the pod is suspended, when `suspended.json` is there in its directory: before, the guest goes on in the
+VMM that it has (`go_on`), afterwards that is killed wherever it is found (`settle`), since the guest is in the file. It
+is resumed when `suspended.json` is gone again, and only then the new VMM lets the guest run. So a kill at any time
+leaves one guest. The file is root's, beside the pod's disk, and QEMU gets it as a descriptor.
+"""
+
+import errno
+import json
+import os
+import time
+
+from stage1 import engine, machine, quarters
+from stage1.engine import Host, Prepared
+from stage1.errors import KernelError, VmFailed, WrongState
+from stage1.linux import beneath, files
+from stage1.linux.libc import Guard
+from stage1.pod.model import Container, Pod
+from stage1.rootfs import scratch
+from stage1.rootfs.flat import flatten
+from stage1.vm import mapping, medium
+from stage1.vm.spec import QMP, VmSpec
+from stage1.vm.template_key import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from stage1.rootfs.share import ImageFiles
+    from stage1.vm.monitor import Monitor
+    from stage1.vm.vmm import Vmm, VmProcess
+
+FILE = "suspended.json"
+"""In the pod's directory, with what the guest needs to be loaded."""
+ENDING = ".suspended"
+"""Of the file with the guest, beside the disks of pods."""
+LIMIT_S = 120.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.004, 0.25
+"""Between questions how far it is, the answers to which are bounded together."""
+_VERSION = 1
+_MOST_BYTES = 1 << 22
+_BANDWIDTH = 1 << 40
+_OF_VMM = ("agent.sock", QMP)
+
+
+def is_there(directory: str) -> bool:
+    """Whether the pod is suspended."""
+    with beneath.Root(directory) as own:
+        return own.exists(FILE)
+
+
+def save(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> None:
+    """Save the guest, with what is in its window by its names, and end its VMM; then `is_there`. When it raises, the
+    guest goes on. Raises VmFailed, NoSpace, KernelError.
+    """
+    vm = engine.recorded_vm(directory)
+    if vm is None:
+        raise VmFailed(f"the VM in {directory} is not known, so it can't be suspended")
+    document = _document(directory, pod, host=host, images=images)
+    path = _make(directory, pod, host=host)
+    try:
+        with medium.connected(directory, limit_s=LIMIT_S) as monitor:
+            monitor.run("stop")
+            medium.take_out(monitor)
+            monitor.run("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
+            _migrate(monitor, "migrate", path=path)
+        with beneath.Root(directory) as own:
+            own.write(FILE, json.dumps(document).encode())
+    except BaseException:
+        go_on(directory)
+        raise
+    vm.kill()
+    engine.end_rest(directory)
+
+
+def go_on(directory: str) -> None:
+    """Let a guest run that `save` may have stopped, and forget what was saved of it. Idempotent. Raises VmFailed."""
+    with medium.connected(directory) as monitor:
+        monitor.run("migrate_cancel")
+        _wait(monitor)
+        medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
+        monitor.run("cont")
+    scratch.forget_guest(directory)
+
+
+def settle(directory: str) -> None:
+    """After a kill in the middle of `save` or `load`: the pod is suspended, and has no VMM. Raises VmFailed."""
+    vm = engine.find_vm(directory)
+    if vm is not None:
+        vm.kill()
+    engine.end_rest(directory)
+
+
+def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Iterable[Container]" = ()) -> "VmProcess":
+    """Begin a VM and load the guest, which runs when this returns; the volumes of `containers` are there again. When it
+    raises, the pod is still suspended. Raises WrongState when this host would make another machine of the pod now,
+    VmFailed, KernelError, and as `engine.add_container`.
+    """
+    document = _read(directory)
+    network = engine.network(directory)
+    spec = machine.with_network(machine.vm_spec(pod, host, directory=directory), pod, host=host, network=network)
+    assert isinstance(spec, VmSpec)
+    _check(document, spec)
+    settle(directory)
+    with beneath.Root(directory) as own:
+        for name in _OF_VMM:
+            own.unlink(name)
+    vm, note = quarters.add(spec._replace(is_resumed=True), pod, host=host, directory=directory)
+    try:
+        started = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
+        with medium.connected(directory, limit_s=LIMIT_S) as monitor:
+            _migrate(monitor, "migrate-incoming", path=f"{host.state_dir}/scratch/{pod.id}{ENDING}")
+            pieces = [(path, offset, size) for path, offset, size, _ in document["pieces"]]
+            medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
+            _attach(directory, pod, containers=containers)
+            with beneath.Root(directory) as own:
+                own.unlink(FILE)
+            monitor.run("cont")
+    except BaseException:
+        if is_there(directory):
+            settle(directory)
+        raise
+    scratch.forget_guest(directory)
+    return started
+
+
+def _make(directory: str, pod: Pod, *, host: Host) -> str:
+    path = f"{host.state_dir}/scratch/{pod.id}{ENDING}"
+    files.make_dirs(os.path.dirname(path), 0o700)
+    with beneath.Root(directory) as own:
+        try:
+            own.link(scratch.GUEST_LINK, path)
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+    files.unlink(path)
+    with Guard("make", path):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    return path
+
+
+def _attach(directory: str, pod: Pod, *, containers: "Iterable[Container]") -> None:
+    """Their volumes were mounted in the former VMM's mounts, and are gone."""
+    for container in containers:
+        place = f"{engine.bundle(container.id)}/mounts"
+        with beneath.Root(directory, one_mount=True) as own:
+            own.remove_tree(place)
+            own.make_directory(place, 0o755)
+        engine.attach_volumes(directory, pod, container=container)
+
+
+def _migrate(monitor: "Monitor", command: str, *, path: str) -> None:
+    flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
+    with Guard("open", path):
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        number = monitor.run("add-fd", {"opaque": "guest"}, descriptor=fd)["fdset-id"]
+    finally:
+        os.close(fd)
+    monitor.run(command, {"uri": f"file:/dev/fdset/{int(number)}"})
+    if (status := _wait(monitor)) != "completed":
+        raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
+    monitor.run("remove-fd", {"fdset-id": int(number)})
+
+
+def _wait(monitor: "Monitor") -> str:
+    """How it ended. The monitor has a limit of its own."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        reply = monitor.run("query-migrate")
+        status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
+        if status in ("", "completed", "failed", "cancelled"):
+            return f"{status} {reply.get('error-desc', '')}".strip()[:400] if status else ""
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+
+def _document(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> "dict[str, Any]":
+    window = mapping.find(directory)
+    pieces = []
+    for place in window.images if window else ():
+        if place.name in images:
+            for path, offset, size in flatten(images[place.name]):
+                pieces.append((path, place.offset + offset, size, identity(path)))
+    spec = machine.vm_spec(pod, host, directory=directory)
+    return {"v": _VERSION, "made_of": _made_of(spec), "pieces": pieces}
+
+
+def _made_of(vm: VmSpec) -> dict[str, str]:
+    """What a new VMM must have as the old one had it."""
+    booted = {"kernel": vm.kernel, "initramfs": vm.initramfs, "system image": vm.system_image}
+    return {name: identity(path) for name, path in (*booted.items(), (vm.hypervisor.title, vm.binary))}
+
+
+def _check(document: "dict[str, Any]", vm: VmSpec) -> None:
+    for name, value in _made_of(vm).items():
+        if document["made_of"].get(name) != value:
+            raise WrongState(
+                f"the pod was suspended with another {name} than this host has now, so it can't be resumed; delete the "
+                "pod, so that it is made anew"
+            )
+    for path, _, _, was in document["pieces"]:
+        if identity(path) != was:
+            raise WrongState(f"{path}, of an image of the pod, was replaced, so it can't be resumed; delete the pod")
+
+
+def _read(directory: str) -> "dict[str, Any]":
+    try:
+        with beneath.Root(directory) as own:
+            document: dict[str, Any] = json.loads(own.read(FILE, most=_MOST_BYTES, ours=True))
+        if document["v"] != _VERSION or not isinstance(document["made_of"], dict):
+            raise ValueError
+        document["pieces"] = [(str(a), int(b), int(c), str(d)) for a, b, c, d in document["pieces"]]
+    except FileNotFoundError:
+        raise WrongState("the pod is not suspended") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise VmFailed(f"{directory}/{FILE} is damaged; delete the pod, so that it is made anew") from None
+    return document

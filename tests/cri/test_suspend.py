@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What blocks the suspension of a pod is told, at the call and beforehand. That it is done: test_suspend_vms.py."""
+
+import json
+
+import grpc
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.policy import SUSPEND
+from stage1.guest.messages import Tune
+
+from .command_rig import command
+from .conftest import Client, World
+
+
+async def refused(cri: Client, name: str, pod: str) -> tuple[str, str]:
+    """Code and sentence of an RPC of clearpod's own."""
+    with pytest.raises(grpc.RpcError) as raised:
+        await cri.ours(name, pod)
+    return raised.value.code().name, str(raised.value.details())
+
+
+async def blocker(cri: Client, pod: str) -> str:
+    """As `inspectp` shows it."""
+    info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"])
+    assert info["suspended"] is False
+    return str(info["suspendBlocker"])
+
+
+async def test_a_pod_that_did_not_ask_for_it_is_not_suspended(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        code, text = await refused(cri, "SuspendPod", pod)
+        assert code == "FAILED_PRECONDITION" and SUSPEND in text and text == await blocker(cri, pod)
+        await cri.ours("ResumePod", pod)
+        assert (await refused(cri, "SuspendPod", "unknown"))[0] == "NOT_FOUND"
+        code, text = await refused(cri, "SuspendPod", "")
+        assert code in ("NOT_FOUND", "INVALID_ARGUMENT")
+
+
+async def test_a_pod_that_asked_for_it_has_no_blocker_and_goes_on_when_it_fails(world: World) -> None:
+    """Its VM has no monitor, so nothing can be saved."""
+    async with world.daemon() as cri:
+        pod = await cri.pod(annotations={SUSPEND: "manual"})
+        assert await blocker(cri, pod) == ""
+        assert "qmp" in (await refused(cri, "SuspendPod", pod))[1]
+        assert await blocker(cri, pod) == ""
+        asked = [op.text for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
+        assert asked == ["", "mount"]
+
+
+async def test_the_commands_say_what_blocks_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    async with world.daemon() as cri:
+        await cri.pod("plain")
+        clearpod = command(world, capfd)
+        ended = await clearpod("suspend", "default/plain")
+        assert ended.code != 0 and SUSPEND in ended.err
+        assert (await clearpod("resume", "default/plain")).code == 0
+        ended = await clearpod("suspend", "nobody")
+        assert ended.code != 0 and "nobody" in ended.err
+
+
+@pytest.mark.parametrize("value", ["yes", "true", "On-Demand"])
+async def test_another_value_is_refused(world: World, value: str) -> None:
+    async with world.daemon() as cri:
+        code, text = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={SUSPEND: value}))
+        assert code == "INVALID_ARGUMENT" and value in text
+
+
+async def test_what_a_pod_with_it_can_not_be(world: World) -> None:
+    node = pb.NamespaceOption(pid=pb.NODE)
+    linux = pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(namespace_options=node))
+    async with world.daemon() as cri:
+        code, _ = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={SUSPEND: "manual"}, linux=linux))
+        assert code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION")

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that can be suspended, with real VMs: their images come by a disk whose medium changes while they run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.policy import SUSPEND
+from cri.store import pods as store
+from stage1 import engine, suspended
+from stage1.guest import messages
+from stage1.vm import medium
+
+from .conftest import Registered, VmWorld, vm_world
+from .test_pool_vms import output_of
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+LOOK = "cat /proc/mounts; cat /etc/hostname; ls -l /bin/busybox"
+
+
+@pytest.fixture
+def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    with vm_world(sample, guest_dir) as made:
+        yield made
+
+
+async def test_its_containers_see_no_directory_of_the_host_and_it_is_resumed_on_demand(machine: VmWorld) -> None:
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod("quiet", hostname="quiet-0", annotations={SUSPEND: "on-demand"})
+        for number in range(2):  # the image leaves the guest and comes back
+            container = await cri.container(pod, "sleep", "1000", name=f"c{number}")
+            await cri("StartContainer", container_id=container)
+            seen = await output_of(cri, container, LOOK)
+            assert "quiet-0" in seen and " 9p " not in seen and "overlay" in seen
+            assert "disk window" in cri.node.pods.get(pod).containers[container].record.image_way
+            await cri.ours("SuspendPod", pod)  # and what is next resumes it
+            if number:
+                assert "quiet-0" in await output_of(cri, container, LOOK)
+            await cri("RemoveContainer", container_id=container)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+COUNTER = "i=0; while true; do echo $i; i=$((i+1)); echo $i >/at; sleep 0.05; done"
+
+
+async def test_it_goes_on_where_it_was_whoever_is_killed(machine: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod("quiet", hostname="quiet-0", annotations={SUSPEND: "manual"})
+        container = await cri.container(pod, "sh", "-c", COUNTER)
+        await cri("StartContainer", container_id=container)
+        before = int(await output_of(cri, container, "cat /at"))
+        vm = cri.node.pods.get(pod).vm
+        await cri.ours("SuspendPod", pod)
+        await cri.ours("SuspendPod", pod)
+        assert not vm.alive() and (await cri.status(container)).state == pb.CONTAINER_RUNNING
+        code, text = await cri.refused("ExecSync", container_id=container, cmd=["true"], timeout=60)
+        assert code == "FAILED_PRECONDITION" and "suspended" in text
+    directory = engine.pod_directory(machine.host, pod)
+    _is_killed_while_it_loads(machine, directory, monkeypatch)
+    async with machine.daemon() as cri:
+        assert cri.node.pods.get(pod).is_suspended and engine.recorded_vm(directory).alive() is False
+        await cri.ours("ResumePod", pod)
+        await cri.node.pods.get(pod).call(messages.Update(container))  # its copies are compared with the host's files
+        assert "quiet-0" in await output_of(cri, container, LOOK)
+        after = int(await output_of(cri, container, "cat /at"))
+        assert before <= after < before + 400
+    with medium.connected(directory) as monitor:  # as a daemon leaves it that is killed while it saves
+        monitor.run("stop")
+        medium.take_out(monitor)
+    async with machine.daemon() as cri:
+        assert "quiet-0" in await output_of(cri, container, LOOK)
+        await cri.ours("SuspendPod", pod)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == [] and not list(Path(machine.config.state_dir, "scratch").iterdir())
+
+
+def _is_killed_while_it_loads(machine: VmWorld, directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VMM has begun, and the pod is suspended still."""
+    pod = store.load(directory).record.pod
+    with monkeypatch.context() as patch:
+        patch.setattr(suspended, "_migrate", lambda *_, **__: 1 // 0)
+        patch.setattr(suspended, "settle", lambda _: None)
+        with pytest.raises(ZeroDivisionError):
+            suspended.load(directory, pod, host=machine.host, vmm=machine.vmm)
+    vm = engine.recorded_vm(directory)
+    assert vm is not None and vm.alive() and suspended.is_there(directory)
