@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from stage1.pod.network import PodNetwork
     from stage1.rootfs.share import ImageFiles
+    from stage1.vm.spec import Nic
 
 SERIAL, MONITOR = "serial.log", "monitor.sock"
 """In the pod's directory: what the kernel's serial port says, and where its QEMU listens."""
@@ -171,6 +172,7 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
     disk = f"{host.state_dir}/scratch/{pod.id}.img" if found.block else ""
     spec = machine.with_network(vm(pod, host, boot=boot, found=found, network=network), pod, host=host, network=network)
     assert isinstance(spec, VmSpec)
+    spec = spec._replace(nics=devices(boot.kernel, spec.nics))
     with beneath.Root(directory) as own:
         own.unlink(SERIAL)
         own.unlink(MONITOR)
@@ -209,6 +211,11 @@ def vm(pod: Pod, host: Host, *, boot: Boot, found: Found, network: "PodNetwork |
             has_debug_exit=kernel.exit != own_kernel.POWEROFF,
         ),
     )
+
+
+def devices(kernel: OwnKernel, nics: "tuple[Nic, ...]") -> "tuple[Nic, ...]":
+    """Those network devices of the pod's that the kernel gets: some, as Solo5's, do not boot with one too many."""
+    return () if kernel.network == own_kernel.ABSENT else nics
 
 
 def copy_block(source: str, target: str, *, directory: str) -> None:

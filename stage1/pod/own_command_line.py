@@ -161,6 +161,7 @@ def _rumprun(kernel: OwnKernel, told: Told) -> "Parts":
 
 _FORMS: "dict[str, Callable[[OwnKernel, Told], Parts]]" = {
     own_kernel.NONE: _none,
+    own_kernel.ABSENT: _none,
     own_kernel.LINUX: _linux,
     own_kernel.LINUX_INIT: _linux_init,
     own_kernel.SOLO5: _solo5,

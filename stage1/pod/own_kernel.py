@@ -20,11 +20,11 @@ OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
 MOST_TEXT = 4096
 """Characters of one value."""
 
-NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = (
-    "none", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
+NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = (
+    "none", "absent", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
 )  # fmt: skip
-FORMS = (NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT)
-"""How the kernel is told its address (own_command_line)."""
+FORMS = (NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT)
+"""How the kernel is told its address (own_command_line); with ABSENT it has no network device."""
 MICROVM, MICROVM_PCI, Q35, PC = "microvm", "microvm-pci", "q35", "pc"
 MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
 """What the kernel knows: virtio-mmio, or virtio over PCI."""

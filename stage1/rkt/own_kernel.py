@@ -49,7 +49,7 @@ def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns:
         assert isinstance(prepared.vm, VmSpec)
         _show(pod, prepared.vm, pod_dir=pod_dir)
         vm = _vm(pod, host, boot=boot, network=network)._replace(
-            ids=prepared.vm.ids, cgroups=prepared.vm.cgroups, netns=netns, nics=nics(network)
+            ids=prepared.vm.ids, cgroups=prepared.vm.cgroups, netns=netns, nics=own.devices(kernel, nics(network))
         )
         status = f"{directory.writable_status_dir(pod_dir)}/{entry.name}"
         return launch_spec.of(vm, interactive=False, kernel=f"{_CODES[kernel.exit]}{status}")

@@ -14,6 +14,7 @@ from stage1.pod.own_kernel import OwnKernel
 from stage1.vm import kvmtool, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import Nic
 
 MULTIBOOT = struct.pack("<III", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF)
 BZIMAGE = bytearray(1024)
@@ -72,3 +73,9 @@ def test_what_can_not_be_booted_here_is_refused(
 )
 def test_the_containers_code_is_what_the_kernel_said(way: str, status: int, code: int) -> None:
     assert own.exit_code(OwnKernel("/k", exit=way), status) == code
+
+
+def test_a_kernel_gets_the_pods_network_devices_unless_it_says_absent() -> None:
+    nics = (Nic("tap0", "m"),)
+    assert own.devices(OwnKernel("/k"), nics) == nics
+    assert own.devices(OwnKernel("/k", network="absent"), nics) == ()

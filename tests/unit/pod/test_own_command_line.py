@@ -18,6 +18,7 @@ NET = "--ip=eth0,10.88.0.5,255.255.0.0 --defaultgw=10.88.0.1 --nameserver=10.96.
     ("form", "with_network", "without"),
     [
         ("none", "app -x y", "app -x y"),
+        ("absent", "app -x y", "app -x y"),
         (
             "linux",
             "console=ttyS0 panic=-1 ip=10.88.0.5::10.88.0.1:255.255.0.0:web:eth0:off app -x y",
