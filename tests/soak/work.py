@@ -16,7 +16,7 @@ from tests.soak.node import Node
 LEAST_LINES, MOST_LINES = 200, 4000
 KILLED = 128 + signal.SIGKILL
 PAUSE_S = 7.0
-"""Between two kills, on average."""
+"""Between two kills, on average; in a short soak it is a sixth of the time, so that there are some."""
 
 
 class Count:
@@ -93,8 +93,9 @@ class Work:
 
     async def kill(self, until_s: float, begun_s: float) -> None:
         """The daemon mostly, and each tenth time a VM; a daemon is ended in order now and then."""
+        pause_s = min(PAUSE_S, (until_s - time.monotonic()) / 6)
         while (left_s := until_s - time.monotonic()) > 0:
-            await asyncio.sleep(min(self.random.uniform(1, 2 * PAUSE_S - 1), left_s))
+            await asyncio.sleep(min(self.random.uniform(1, 2 * pause_s - 1), left_s))
             if time.monotonic() >= until_s:
                 return
             what = self.random.random()

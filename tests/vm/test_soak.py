@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A minute of `scripts/soak`: a node whose daemon and VMs are killed loses no line and leaves nothing."""
+"""Half a minute of `scripts/soak`: a node whose daemon and VMs are killed loses no line and leaves nothing."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from tests.soak.watch import Sample, growth_mib
 @pytest.mark.vm
 @pytest.mark.only_on("qemu", "what is killed is the daemon and processes, whatever they are")
 @pytest.mark.timeout(400)
-def test_a_minute_of_kills_loses_and_leaves_nothing(hypervisor: str, guest_dir: Path) -> None:
-    report = main.run(1, seed=int.from_bytes(hypervisor.encode()[:3]), guest_dir=guest_dir)
+def test_half_a_minute_of_kills_loses_and_leaves_nothing(hypervisor: str, guest_dir: Path) -> None:
+    report = main.run(0.5, seed=int.from_bytes(hypervisor.encode()[:3]), guest_dir=guest_dir)
     assert report["lines_lost"] == 0 and report["leaked"] == 0, report["wrong"]
     assert report["wrong"] == []
     assert report["kills"] >= 1 and report["pods"] >= 3 and report["execs"] >= 3 and report["lines"] > 0
