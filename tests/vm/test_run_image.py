@@ -37,40 +37,30 @@ def layers(guest_dir: Path) -> list[Layer]:
     return [sample.busybox(guest_dir), Layer(tar([directory("etc/"), *ACCOUNTS]))]
 
 
-@pytest.mark.parametrize(
-    "user, identity",
-    [
-        ("33", "uid=33(web) gid=34(web) groups=34(web),77(more)"),
-        ("web", "uid=33(web) gid=34(web) groups=34(web),77(more)"),
-        ("4000:5000", "uid=4000 gid=5000 groups=5000"),
-        ("web:root", "uid=33(web) gid=0(root) groups=0(root)"),
-    ],
-)
-def test_the_images_user_runs_it(
-    clearpod: Command, tmp_path: Path, layers: list[Layer], user: str, identity: str
-) -> None:
-    image = sample.image(tmp_path / "image", layers, Cmd=["id"], User=user)
-    assert clearpod.run(image) == (0, f"{identity}\n".encode(), "")
+ROOT, WEB = "uid=0(root) gid=0(root) groups=0(root)", "uid=33(web) gid=34(web) groups=34(web),77(more)"
+SHOW = ["sh", "-c", 'id; pwd; echo "$A:$*"', "sh"]
 
 
 @pytest.mark.parametrize(
     "config, argv, printed",
     [
-        ({"Cmd": ["echo", "cmd"]}, (), "cmd"),
-        ({"Cmd": ["echo", "cmd"]}, ("echo", "own"), "own"),
-        ({"Entrypoint": ["echo", "entry"], "Cmd": ["cmd"]}, (), "entry cmd"),
-        ({"Entrypoint": ["echo", "entry"], "Cmd": ["cmd"]}, ("own", "two"), "entry own two"),
-        ({"Entrypoint": ["pwd"], "WorkingDir": "/srv/new"}, (), "/srv/new"),
-        ({"Cmd": ["sh", "-c", "echo $A"], "Env": ["A=of the image", "PATH=/bin"]}, (), "of the image"),
+        ({"Cmd": [*SHOW, "cmd"]}, (), (ROOT, "/", ":cmd")),
+        ({"Cmd": ["echo", "cmd"], "User": "33"}, (*SHOW, "own"), (WEB, "/", ":own")),
+        ({"Entrypoint": [*SHOW, "entry"], "Cmd": ["cmd"], "User": "web"}, (), (WEB, "/", ":entry cmd")),
+        ({"Entrypoint": [*SHOW, "entry"], "Cmd": ["cmd"], "User": "4000:5000"}, ("own", "two"),
+         ("uid=4000 gid=5000 groups=5000", "/", ":entry own two")),
+        ({"Entrypoint": SHOW, "WorkingDir": "/srv/new"}, (), (ROOT, "/srv/new", ":")),
+        ({"Cmd": SHOW, "Env": ["A=of the image", "PATH=/bin"], "User": "web:root"}, (),
+         ("uid=33(web) gid=0(root) groups=0(root)", "/", "of the image:")),
     ],
-)
-def test_entrypoint_command_directory_and_variables(
+)  # fmt: skip
+def test_entrypoint_command_user_directory_and_variables(
     clearpod: Command, tmp_path: Path, layers: list[Layer], config: dict[str, object], argv: tuple[str, ...],
-    printed: str,
+    printed: tuple[str, ...],
 ) -> None:  # fmt: skip
     image = sample.image(tmp_path / "image", layers, **config)
     ended = clearpod.run(image, *(["--", *argv] if argv else []))
-    assert (ended.code, ended.out.decode(), ended.err) == (0, f"{printed}\n", "")
+    assert (ended.code, ended.out.decode().splitlines(), ended.err) == (0, list(printed), "")
 
 
 def test_an_image_comes_from_an_archive_and_from_a_registry(
