@@ -3,9 +3,6 @@
 
 from typing import NamedTuple
 
-ANSWER_S = 4.0
-"""For everything that one question needs."""
-
 
 class Asked(NamedTuple):
     """`user` is USER:PASSWORD or empty; `reference` a tag or a digest."""

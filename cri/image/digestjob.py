@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks a registry for which manifest a reference stands: the part of `digests` that runs in the confined process.
 
-Each question is answered by a child that ends with it: what a registry has taken over by its answer sees no other
-question and no other's password. Whatever is not plain (a redirect, another way to log in) has no answer here.
+Whatever is not plain (a redirect, another way to log in) has no answer here.
 """
 
 import base64
+import contextlib
 import http.client
 import json
-import os
 import re
-import select
-import signal
 import ssl
-import time
 import urllib.parse
-from typing import Any
+from typing import Any, NamedTuple
 
-from cri.image.asked import ANSWER_S, Asked
+from cri.image.asked import Asked
 
 _CALL_S = 2.0
 _TOKEN_BYTES = 64 << 10
@@ -40,36 +36,11 @@ longer than an answer.
 
 def job(arguments: tuple[str, ...], data: bytes) -> str:
     """The digest that the registry names for `data`, which is an `Asked` as JSON; empty without one."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.dup2(writer, 1)
-            os.close(0)
-            os.write(1, digest(Asked(*json.loads(data))).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    try:
-        return _answer(reader, time.monotonic() + ANSWER_S)
-    finally:
-        os.close(reader)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def _answer(reader: int, deadline: float) -> str:
-    text = b""
-    while len(text) < 100 and select.select([reader], [], [], max(0, deadline - time.monotonic()))[0]:
-        if not (data := os.read(reader, 100)):
-            break
-        text += data
-    answer = text.decode("ascii", "replace")
-    return answer if _DIGEST.fullmatch(answer) else ""
+    return digest(Asked(*json.loads(data)))
 
 
 def digest(asked: Asked) -> str:
-    """As `job`, in this process. An insecure registry is asked without TLS where that fails, as by skopeo."""
+    """As `job`. An insecure registry is asked without TLS where that fails, as by skopeo."""
     for scheme in ("https", "http") if asked.is_insecure else ("https",):
         try:
             return _head(scheme, asked)
@@ -81,30 +52,37 @@ def digest(asked: Asked) -> str:
 def _head(scheme: str, asked: Asked) -> str:
     host = _HOSTS.get(asked.registry, asked.registry)
     url = f"{scheme}://{host}/v2/{asked.path}/manifests/{asked.reference}"
-    response = _call("HEAD", url, asked=asked, authorization="")
-    if response.status == 401 and (authorization := _authorization(response, scheme, asked=asked)):
-        response = _call("HEAD", url, asked=asked, authorization=authorization)
-    return (response.getheader("Docker-Content-Digest") or "") if response.status == 200 else ""
+    answer = _call("HEAD", url, asked=asked, authorization="")
+    if answer.status == 401 and (authorization := _authorization(answer, scheme, asked=asked)):
+        answer = _call("HEAD", url, asked=asked, authorization=authorization)
+    named = answer.headers.get("Docker-Content-Digest") or ""
+    return named if answer.status == 200 and _DIGEST.fullmatch(named) else ""
 
 
-def _call(method: str, url: str, *, asked: Asked, authorization: str) -> http.client.HTTPResponse:
+class _Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def _call(method: str, url: str, *, asked: Asked, authorization: str) -> _Answer:
     parts = urllib.parse.urlsplit(url)
     kind: Any = http.client.HTTPConnection
     options: dict[str, Any] = {}
     if parts.scheme == "https":
         kind, options = http.client.HTTPSConnection, {"context": _ANY if asked.is_insecure else _SAFE}
-    connection = kind(parts.netloc, timeout=_CALL_S, **options)
-    headers = {"Accept": _ACCEPT, "User-Agent": "clearpod"} | (
-        {"Authorization": authorization} if authorization else {}
-    )
-    connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, headers=headers)
-    response: http.client.HTTPResponse = connection.getresponse()
-    return response
+    headers = {"Accept": _ACCEPT, "User-Agent": "clearpod"}
+    if authorization:
+        headers["Authorization"] = authorization
+    with contextlib.closing(kind(parts.netloc, timeout=_CALL_S, **options)) as connection:
+        connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, headers=headers)
+        with connection.getresponse() as response:
+            return _Answer(response.status, response.headers, response.read(_TOKEN_BYTES))
 
 
-def _authorization(response: http.client.HTTPResponse, scheme: str, *, asked: Asked) -> str:
+def _authorization(answer: _Answer, scheme: str, *, asked: Asked) -> str:
     """The header that the registry asks for, by the user's name or a token; empty for what else there is."""
-    offers = dict(offer.split(" ", 1) for offer in response.headers.get_all("WWW-Authenticate", []) if " " in offer)
+    offers = dict(offer.split(" ", 1) for offer in answer.headers.get_all("WWW-Authenticate", []) if " " in offer)
     kinds = {kind.lower(): rest for kind, rest in offers.items()}
     basic = f"Basic {base64.b64encode(asked.user.encode()).decode()}" if asked.user else ""
     if "bearer" not in kinds:
@@ -114,7 +92,7 @@ def _authorization(response: http.client.HTTPResponse, scheme: str, *, asked: As
     if urllib.parse.urlsplit(realm).scheme not in {"https", scheme}:
         return ""
     question = {name: fields[name] for name in ("service", "scope") if name in fields}
-    answer = _call("GET", f"{realm}?{urllib.parse.urlencode(question)}", asked=asked, authorization=basic)
-    body = json.loads(answer.read(_TOKEN_BYTES)) if answer.status == 200 else {}
+    granted = _call("GET", f"{realm}?{urllib.parse.urlencode(question)}", asked=asked, authorization=basic)
+    body = json.loads(granted.body) if granted.status == 200 else {}
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else ""
     return f"Bearer {token}" if isinstance(token, str) and token else ""

@@ -3,7 +3,7 @@
 
 Called by the pull for an image that is here: to start skopeo costs more than all else that such a pull does.
 Best-effort: without an answer skopeo asks, and says what is wrong. Must not parse what a registry says: `digestjob`
-does.
+does, in a process for each registry and user, so that what a registry has taken over answers for nobody else.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import time
 
 from cri.config import Config
 from cri.image import manifest, registries
-from cri.image.asked import ANSWER_S, Asked
+from cri.image.asked import Asked
 from cri.image.registries import Auth
 from cri.store.reference import Reference
 from stage1.errors import PodError
@@ -30,14 +30,38 @@ KEEP_S = 60.0
 """How long the process stays after a question, and within what time a second one makes it start."""
 BUSY_S = 0.2
 """Who waits longer for those before lets skopeo ask."""
-_TIMEOUT_S = ANSWER_S + 2
+MOST = 4
+"""Processes at the same time."""
+_TIMEOUT_S = 6.0
 _CPU_S = 3600
 _ELSEWHERE = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that only skopeo follows, and not for a registry on the loopback."""
 
 
 class Digests:
-    """The process, if there is one. Safe for tasks of one event loop. Close it."""
+    """Those who are asked. Safe for tasks of one event loop. Close it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], _Registry] = {}
+
+    async def of(self, reference: Reference, *, config: Config, auth: Auth | None) -> str:
+        """The digest of the manifest or index that the registry has now, or empty."""
+        if (asked := question(reference, config=config, auth=auth)) is None:
+            return ""
+        key = (asked.registry, asked.user)
+        one = self._known[key] = self._known.pop(key) if key in self._known else _Registry()
+        if len(self._known) > MOST:
+            self._known.pop(next(iter(self._known))).close()  # the one that was asked longest ago
+        return await one.ask(asked, config.images.limits)
+
+    def close(self) -> None:
+        """End all processes, in threads. Idempotent; a later question starts another."""
+        for one in self._known.values():
+            one.close()
+
+
+class _Registry:
+    """One registry, as one user sees it, and the process that asks it, if there is one."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -46,15 +70,12 @@ class Digests:
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Future[None]] = set()
 
-    async def of(self, reference: Reference, *, config: Config, auth: Auth | None) -> str:
-        """The digest of the manifest or index that the registry has now, or empty."""
-        asked = question(reference, config=config, auth=auth)
+    async def ask(self, asked: Asked, limits: Limits) -> str:
+        """A digest, or empty."""
         before, self._asked_s = self._asked_s, time.monotonic()
-        if asked is None:
-            return ""
         if self._session is None:
             if self._asked_s - before < KEEP_S:
-                await self._start(config.images.limits)
+                await self._start(limits)
             return ""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BUSY_S):
@@ -96,7 +117,7 @@ class Digests:
         self._timer = asyncio.get_running_loop().call_later(KEEP_S, self.close)
 
     def close(self) -> None:
-        """End the process, in a thread. Idempotent; a later question starts another."""
+        """As `Digests.close`."""
         if self._timer:
             self._timer.cancel()
         session, self._session = self._session, None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a registry is asked for an image that is here, by whom, and which answers count: against odd servers."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from cri.image.asked import Asked
 from cri.image.registries import Auth
 from cri.store.reference import parse
 from stage1.errors import BadRequest
+from tests.fakes.patience import PATIENCE
 
 DIGEST = "sha256:" + "a" * 64
 ME = Auth("me", "secret")
@@ -150,13 +152,43 @@ def test_a_digest_is_taken_from_a_plain_answer_only(answer: Answer, digest: str)
 
 
 def test_a_registry_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digestjob, "ANSWER_S", 0.3)
+    monkeypatch.setattr(digestjob, "_CALL_S", 0.1)
     done = threading.Event()
     with server(lambda _: done.wait(20) and None) as host:
-        assert digestjob.job((), b'["%s", "a", "1", true, ""]' % host.encode()) == ""
+        assert digestjob.digest(Asked(host, "a", "1", True)) == ""
         done.set()
 
 
 def test_a_process_without_tls_is_not_asked_in_the_clear() -> None:
     with server(says(200, OF_DIGEST)) as host:
         assert digestjob.digest(Asked(host, "a", "1")) == ""
+
+
+async def test_each_registry_and_user_has_a_process_of_its_own_and_there_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[_Session] = []
+    monkeypatch.setattr(digests.confined, "Session", lambda kind, asker: made.append(_Session()) or made[-1])
+    asking = digests.Digests()
+    names = [f"r{number}.io/a:1" for number in range(digests.MOST + 1)]
+    for name, auth in [*((name, None) for name in names[1:]), (names[1], ME)]:
+        answers = [await asking.of(parse(name), config=Config(), auth=auth) for _ in range(3)]
+        assert answers == ["", "", DIGEST]
+    assert len(made) == digests.MOST + 1 and [len(one.asked) for one in made] == [1] * len(made)
+    asking.close()
+    for one in made:
+        assert await asyncio.to_thread(one.closed.wait, 10 * PATIENCE)
+    assert made[-1].asked == [list(Asked("r1.io", "a", "1", False, "me:secret"))]
+
+
+class _Session:
+    def __init__(self) -> None:
+        self.asked: list[list[object]] = []
+        self.closed = threading.Event()
+
+    def ask(self, kind: object, data: bytes) -> str:
+        self.asked.append(json.loads(data))
+        return DIGEST
+
+    def close(self) -> None:
+        self.closed.set()
