@@ -90,8 +90,9 @@ class Guard:
 
 
 def _is_guarded(pod: "LivePod") -> bool:
-    """One that is being taken over must be able to answer, and one on the host has no disk."""
-    return pod.is_ready and pod.adopted.is_set() and pod.vm is not None and not pod.record.pod.host
+    """One that is being taken over, or saved, must be able to answer, and one on the host has no disk."""
+    can_answer = pod.is_ready and pod.adopted.is_set() and not pod.is_suspended
+    return can_answer and pod.vm is not None and not pod.record.pod.host
 
 
 async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bool:
