@@ -4,7 +4,7 @@ waited in a pool of copies; real VMs of QEMU, Debian's plugins, KSM off.
 
 Milliseconds of the call as its client sees them, less what the CNI plugins took, one pod after the other; ratios are
 beside QEMU's own start, from its exec to the greeting of its monitor, in the same run. Memory is what a guest's memory
-has for itself after the first exec in the pod's container.
+has for itself when its pod is ready, and after the first exec in the pod's container, whose milliseconds count, too.
 """
 
 import sys
@@ -32,8 +32,18 @@ from tests.fakes.registry import Registry  # noqa: E402
 
 MEMORY_MIB = 128
 WAIT_S = 600
-BUDGET = {"private_mib": 3.0, "shared": 0.2, "start": 0.35, "at_once": 0.4}
+BUDGET = {"private_mib": 3.0, "shared": 0.2, "start": 0.35, "at_once": 0.4, "exec": 1.2}
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ ")
+
+
+class Burst(NamedTuple):
+    """Pods that began at once: milliseconds until all were ready, their memory then and after a first exec in each,
+    and the milliseconds of that."""
+
+    took_ms: float
+    ready: "list[Memory]"
+    memory: "list[Memory]"
+    exec_ms: list[float]
 
 
 class Memory(NamedTuple):
@@ -95,19 +105,25 @@ async def in_turn(cri: Client, meter: Meter, kind: str, *, rounds: int, size: in
     return samples
 
 
-async def at_once(cri: Client, kind: str, count: int) -> tuple[float, list[Memory]]:
-    """So many pods at once: milliseconds until all are ready, and their memory after a first exec in each."""
+async def at_once(cri: Client, kind: str, count: int) -> Burst:
+    """So many pods at once; then a container and an exec in each, one after the other."""
     begun = time.perf_counter()
     pods = await asyncio.gather(*(_sandbox(cri, f"{kind}-{number}") for number in range(count)))
     took_ms = (time.perf_counter() - begun) * 1000
+    ready, execs_ms = _memory(cri), []
     for pod in pods:
         container = await cri.container(pod, "sleep", "100000")
-        await cri("StartContainer", container_id=container)
+        await cri("StartContainer", container_id=container, deadline_s=WAIT_S)
+        begun = time.perf_counter()
         await cri("ExecSync", container_id=container, cmd=["true"], timeout=60, deadline_s=WAIT_S)
-    pids = [pod.vm.pid for pod in cri.node.pods.pods() if pod.vm is not None]
-    memory = [guest_memory(pid) for pid in pids]
+        execs_ms.append((time.perf_counter() - begun) * 1000)
+    burst = Burst(took_ms, ready, _memory(cri), execs_ms)
     await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=WAIT_S) for pod in pods))
-    return took_ms, memory
+    return burst
+
+
+def _memory(cri: Client) -> list[Memory]:
+    return [guest_memory(pod.vm.pid) for pod in cri.node.pods.pods() if pod.vm is not None]
 
 
 async def _sandbox(cri: Client, name: str) -> str:
@@ -128,9 +144,9 @@ async def _way(world: VmWorld, meter: Meter, kind: str, *, rounds: int, count: i
             made_ms = (time.perf_counter() - begun) * 1000
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         samples = await in_turn(cri, meter, kind, rounds=rounds)
-        burst_ms, memory = await at_once(cri, kind, count)
+        burst = await at_once(cri, kind, count)
         failed = cri.node.templates.counts()["failed"] if cri.node.templates else 0
-    return {"ms": samples, "made_ms": made_ms, "burst_ms": burst_ms, "memory": memory, "failed": failed}
+    return {"ms": samples, "made_ms": made_ms, "burst": burst, "failed": failed}
 
 
 async def measure(rounds: int, count: int) -> dict[str, Any]:
@@ -161,26 +177,32 @@ def _pull(world: VmWorld) -> None:
 
 
 def _report(cold: dict[str, Any], copies: dict[str, Any], *, pool: list[float], qemu: float) -> dict[str, Any]:
-    def mib(way: dict[str, Any]) -> float:
-        return round(statistics.median(one.private for one in way["memory"]) / 1024, 2)
-
+    booted, begun = cold["burst"], copies["burst"]
     medians = {"cold": cold["ms"], "template": copies["ms"], "pool": pool}
     ran = {name: round(statistics.median(values), 1) for name, values in medians.items()}
+    execs = {"cold": statistics.median(booted.exec_ms), "template": statistics.median(begun.exec_ms)}
     return {
-        "private_mib_per_pod": mib(copies),
-        "cold_private_mib_per_pod": mib(cold),
+        "private_mib_per_pod": _mib(begun.memory),
+        "cold_private_mib_per_pod": _mib(booted.memory),
+        "ready_private_mib": {"cold": _mib(booted.ready), "template": _mib(begun.ready)},
         "run_pod_sandbox_ms": ran,
         "fork_pause_ms": None,
         "qemu_ms": round(qemu, 1),
         "start_ratio": round((ran["template"] - qemu) / ran["cold"], 3),
-        "at_once_ms": {"cold": round(cold["burst_ms"]), "template": round(copies["burst_ms"])},
-        "at_once_ratio": round(copies["burst_ms"] / cold["burst_ms"], 3),
-        "pss_ratio": round(sum(one.pss for one in copies["memory"]) / sum(one.pss for one in cold["memory"]), 3),
+        "at_once_ms": {"cold": round(booted.took_ms), "template": round(begun.took_ms)},
+        "at_once_ratio": round(begun.took_ms / booted.took_ms, 3),
+        "first_exec_ms": {name: round(value, 1) for name, value in execs.items()},
+        "exec_ratio": round(execs["template"] / execs["cold"], 3),
+        "pss_ratio": round(sum(one.pss for one in begun.memory) / sum(one.pss for one in booted.memory), 3),
         "made_ms": round(copies["made_ms"]),
         "failed": copies["failed"],
         "load": round(os.getloadavg()[0], 1),
         "budget": BUDGET,
     }
+
+
+def _mib(memory: list[Memory]) -> float:
+    return round(statistics.median(one.private for one in memory) / 1024, 2)
 
 
 def is_kept(measured: dict[str, Any]) -> bool:
@@ -191,6 +213,7 @@ def is_kept(measured: dict[str, Any]) -> bool:
         and measured["pss_ratio"] <= BUDGET["shared"]
         and measured["start_ratio"] <= BUDGET["start"]
         and measured["at_once_ratio"] <= BUDGET["at_once"]
+        and measured["exec_ratio"] <= BUDGET["exec"]
     )
 
 
