@@ -21,6 +21,8 @@ FORMAT = "1"
 _CPU = frozenset(("vendor_id", "cpu family", "model", "stepping", "microcode", "flags"))
 _FILES = ("kernel", "initramfs", "system", "hypervisor")
 _POD = "/pod"
+_MEASURED = ("tsc_early_khz=", "lpj=")
+"""Kernel arguments whose numbers each daemon measures anew, and a little differently each time."""
 
 
 def parts(vm: VmSpec, *, scratch_bytes: int, host: "Mapping[str, str]") -> dict[str, str]:
@@ -81,5 +83,8 @@ def _without_pod(vm: VmSpec) -> VmSpec:
         shares=tuple(share._replace(path=f"{_POD}/{share.tag}") for share in vm.shares),
         scratch=vm.scratch and f"{_POD}/scratch",
         nics=tuple(Nic("tap", "") for _ in vm.nics),
+        kernel_arguments=tuple(
+            word.partition("=")[0] if word.startswith(_MEASURED) else word for word in vm.kernel_arguments
+        ),
         template=Template("/template"),
     )

@@ -103,3 +103,11 @@ def test_of_the_processor_counts_what_a_guest_can_see_and_not_how_fast_it_is_now
     assert host == template_key.of_host(CPUINFO.format(mhz=2), os.uname())
     assert host["cpu"] == "vendor_id=A\nmodel=7\nflags=fpu vme"
     assert os.uname().release in host["host"]
+
+
+def test_the_next_daemon_measures_another_frequency_and_means_the_same(vm: VmSpec) -> None:
+    first, next_one, none = (
+        vm._replace(kernel_arguments=words)
+        for words in (("tsc_early_khz=2100000", "lpj=21000000"), ("tsc_early_khz=2099998", "lpj=20999980"), ())
+    )
+    assert name(first) == name(next_one) != name(none)
