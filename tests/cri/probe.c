@@ -91,6 +91,17 @@ static void watch(const char *directory)
     }
 }
 
+/* Of a file that is made in the directory. */
+static long is_told(const char *directory)
+{
+    char event[512], own[512];
+    int fd = inotify_init1(IN_NONBLOCK);
+    inotify_add_watch(fd, directory, IN_CREATE);
+    snprintf(own, sizeof own, "%s/told", directory);
+    close(open(own, O_CREAT | O_WRONLY, 0644));
+    return read(fd, event, sizeof event);
+}
+
 /* The names of what happens in the directory, until we are ended. */
 static void tell_events(const char *directory)
 {
@@ -163,6 +174,12 @@ int main(int argc, char **argv)
             report("readable", map_readable(path, MAP_SHARED));
         else if (!strncmp(word, "lock:", 5))
             report("lock", lock(path));
+        else if (!strncmp(word, "unnamed:", 8))
+            report("unnamed", open(path, O_RDWR | O_TMPFILE, 0600));
+        else if (!strncmp(word, "allocate:", 9))
+            report("allocate", fallocate(open_file(path), 0, 0, 8192));
+        else if (!strncmp(word, "told:", 5))
+            report("told", is_told(path));
         else if (!strncmp(word, "watch:", 6))
             watch(path);
         else if (!strncmp(word, "events:", 7))
