@@ -121,6 +121,10 @@ class Volumes(Table):
     not claimed from the warm pool, and boot. `auto`: `guest` on a node without warm pool and templates whose
     `kubelet_root` is on the file system of `state_dir`.
     """
+    server: Literal["9p", "virtiofs"] = "9p"
+    """What brings directories of the host to pods without `clearpod.io/volumes`. `virtiofs`: virtiofsd, several times
+    as quick for small files, for a process for each pod and memory that is not merged. QEMU only.
+    """
     files: Literal["host", "guest"] = "host"
     """Config maps, secrets and the like of pods without `clearpod.io/files`. `guest`: copies in the guest's memory."""
 

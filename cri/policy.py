@@ -45,6 +45,10 @@ FILES = "clearpod.io/files"
 """Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are read: `guest`, from
 copies in its memory that are kept current, or `host`. Without it as `volumes.files` says.
 """
+VOLUMES = "clearpod.io/volumes"
+"""How directories of the host reach the guest: `9p`, or `virtiofs`, which is several times as quick for small files and
+takes a process of the host. QEMU only. Without it as `volumes.server` says.
+"""
 TEMPLATE = "clearpod.io/template"
 """`none`: the pod's VM boots, and is not begun as a copy of a guest that has booted."""
 
@@ -57,8 +61,8 @@ DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""
 
 KNOWN = (
-    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, TEMPLATE,
-    SUSPEND,
+    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, VOLUMES,
+    TEMPLATE, SUSPEND,
 )  # fmt: skip
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7

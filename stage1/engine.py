@@ -385,9 +385,9 @@ def _located(directory: str, volume: Mount) -> Mount:
 
 
 def living_pid(directory: str) -> int:
-    """The VMM's pid; 0 when there is none. Volumes are mounted in its namespace, and end with it."""
+    """The pid of the VMM, or of what serves its volumes; 0 when there is none. Volumes are mounted in its namespace."""
     vm = find_vm(directory)
-    return vm.pid if vm is not None and vm.alive() else 0
+    return (vm.server[0] if vm.server else vm.pid) if vm is not None and vm.alive() else 0
 
 
 def bundle(container_id: str) -> str:

@@ -134,7 +134,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
 
 def _shares(pod: Pod, directory: str) -> tuple[Share, ...]:
     """A VM can't be saved while one is mounted: images come by a disk to a pod that can be suspended."""
-    volumes = Share("volumes", f"{directory}/share/volumes", read_only=False)
+    volumes = Share("volumes", f"{directory}/share/volumes", read_only=False, is_served=pod.has_virtiofs)
     return (volumes,) if pod.suspend else (Share("layers", f"{directory}/share/layers", read_only=True), volumes)
 
 

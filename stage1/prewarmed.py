@@ -60,7 +60,7 @@ def enter_cgroups(pod: Pod, host: Host) -> str:
     if vm is None:
         raise VmFailed(f"the pool slot {directory} has no record of its prewarmed VM; create the pod again")
     spec = machine.vm_spec(pod, host, directory=directory)
-    return quarters.move(spec, pod, host=host, directory=directory, pid=vm.pid)
+    return quarters.move(spec, pod, host=host, directory=directory, pids=(vm.pid, *vm.server[:1]))
 
 
 def record(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:

@@ -20,7 +20,7 @@ from stage1.vm.spec import VmSpec
 MIB = 1 << 20
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeVar
 
     from stage1.vm.host import HostPod
@@ -82,9 +82,9 @@ def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
     return ""
 
 
-def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pid: int) -> str:
-    """Put a VMM that runs already, since it waited for its pod, into the cgroups of its pod; what it has taken until
-    then stays counted where it was. Returns why not, as `home` does.
+def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[int]") -> str:
+    """Put a VMM that runs already, since it waited for its pod, and what is beside it, into the cgroups of its pod;
+    what it has taken until then stays counted where it was. Returns why not, as `home` does.
 
     Undo: as of `add`. Raises KernelError.
     """
@@ -95,9 +95,10 @@ def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pid: int) -> str:
     new = {kind: path for kind, path in places.items() if path not in now}
     paths = _make(vm, new, directory=directory, ending=".pod")
     if scoped := _scoped(paths):
-        _begin(vm, scoped, pid=pid)
+        _begin(vm, scoped, pid=pids[0])
     for path in paths:
-        cgroup.join(path, pid)
+        for pid in pids:
+            cgroup.join(path, pid)
     return why_not
 
 

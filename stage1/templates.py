@@ -90,6 +90,8 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return "its pod can be suspended"
     if pod.profile:
         return f"a guest with {pod.profile} has run programs before its pod is known"
+    if pod.has_virtiofs:
+        return "its volumes come by virtiofsd"
     if pod.ids.length:
         return "its pod has a user namespace, and a guest that waits has another one"
     if pod.disk_volumes:

@@ -293,7 +293,7 @@ class LivePod:
         handle = await vm_end.opened(vm)
         if handle is not None:
             with handle, self.tools.consoles.kept_short(vm):
-                await vm_end.seen(handle)
+                await vm_end.seen(handle, vm)
         await self.end_rest()
         why = await vm_end.sentence(vm, handle, title=self.title)
         if self._agent is not None:

@@ -18,6 +18,8 @@ log = logging.getLogger("clearpod.pod")
 
 RETRY_S = 0.5
 CONSOLE_LINES = 12
+SERVER_S = 1.0
+"""virtiofsd ends with its VM, and so may be seen to end before."""
 
 
 async def opened(vm: VmProcess) -> PidHandle | None:
@@ -32,10 +34,32 @@ async def opened(vm: VmProcess) -> PidHandle | None:
             await asyncio.sleep(RETRY_S)
 
 
-async def seen(handle: PidHandle) -> None:
-    """Wait for its end, and reap it if it is a child of ours."""
+async def seen(handle: PidHandle, vm: VmProcess | None = None) -> None:
+    """Wait for its end, and reap it if it is a child of ours; so with what serves its volumes."""
+    serving = asyncio.create_task(_see_server(vm)) if vm and vm.server else None
     await is_readable_within(None, handle.fileno())
     handle.wait(0)
+    if serving:
+        await asyncio.wait({serving}, timeout=2 * SERVER_S)
+        serving.cancel()
+
+
+async def _see_server(vm: VmProcess) -> None:
+    """End a VM when what serves its volumes has ended, since its guest would wait for ever. It is reaped first: the
+    kernel holds the VM's own end back until then.
+    """
+    server = await opened(vm._replace(pid=vm.server[0], start_time=vm.server[1])) if vm.server else None
+    if server is not None:
+        with server:
+            await is_readable_within(None, server.fileno())
+            server.wait(0)
+    handle = await opened(vm)
+    if handle is not None:
+        with handle:
+            if not await is_readable_within(SERVER_S, handle.fileno()):
+                error = f"virtiofsd (pid {vm.server[:1]}) has ended, and its VMM {vm.pid} is killed"
+                log.error("pod.volumes", extra={"error": error})
+                handle.kill()
 
 
 async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> str:

@@ -34,6 +34,8 @@ async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable
     record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts, volumes=volumes)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
+    if record.pod.has_virtiofs and (lack := await asyncio.to_thread(node.lacks_virtiofs, record.pod)):
+        raise Unsupported(f"volumes of the pod can't come by virtiofsd: {lack}")
     resize.require_host(record.pod)
     try:
         return await node.pods.run(record, request.SerializeToString(deterministic=True), failed=failed)

@@ -93,6 +93,7 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         kernel=kernel.variant(request),
         profile=profile.of_pod(sandbox),
         allow_spoofing=annotations.is_true(sandbox, policy.SPOOFING),
+        has_virtiofs=_server(sandbox, config) == "virtiofs",
         maps_volumes=annotations.is_true(sandbox, policy.MAPS),
         cgroup_parent=sandbox.linux.cgroup_parent,
         limit_bytes=limit_bytes,
@@ -105,6 +106,10 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
     )
     host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod
+
+
+def _server(sandbox: pb.PodSandboxConfig, config: Config) -> str:
+    return annotations.choice(sandbox, policy.VOLUMES, values=("9p", "virtiofs")) or config.volumes.server
 
 
 def _window_mib(sandbox: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:

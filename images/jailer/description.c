@@ -127,6 +127,15 @@ static bool take_flag(const char *text, bool *flag)
     return !*text;
 }
 
+static bool take_joined(char *text, struct description *description)
+{
+    uint64_t process;
+    if (!take_number(&text, 10, INT32_MAX, 0, &process))
+        return false;
+    description->joined = (pid_t)process;
+    return process > 1;
+}
+
 static bool take_netns(const char *text, struct description *description)
 {
     description->netns = text;
@@ -158,6 +167,8 @@ static bool take_item(char letter, char *text, struct description *description)
         return take_cgroup(text, description);
     case 'h':
         return take_numbered(text, 10, description->homes, &description->home_count, FEW_MAX);
+    case 'j':
+        return take_joined(text, description);
     case 'k':
         return take_kept(text, description);
     case 'l':

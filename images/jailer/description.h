@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum {
     ARGUMENTS_MAX = 512,
@@ -76,6 +77,7 @@ struct description {
     struct limit limits[FEW_MAX];
     size_t limit_count;
     bool dies_with_parent, small_pages;
+    pid_t joined; /* the process whose namespaces it shares, 0 for its own */
 };
 
 /* Takes `bytes` apart in place; they must stay. False: they are not a launch description, and `description` is undefined. */

@@ -13,7 +13,10 @@ bool host_enter_network(const struct description *description);
 bool host_join_cgroups(const struct description *description);
 /* The memory killer's view: no part of the daemon, which it spares. */
 bool host_set_oom_score(void);
-/* A descriptor of a new user namespace with the description's maps, which is nobody's yet; -1 when there can't be one. */
+/* Children to come are in these kinds of namespaces of the process that the description names, if it does. */
+bool host_join(const struct description *description, int kinds);
+/* A descriptor of that process' user namespace, else of a new one with the description's maps, which is nobody's yet; -1
+ * when there can't be one. */
 int host_make_user_namespace(const struct description *description);
 
 #endif

@@ -80,7 +80,7 @@ static void exec_vmm(const struct description *description, int ids, int pair, i
     int ruleset;
     char go;
     setsid();
-    if (!root_change(description, ids) || !set_hostname(description) ||
+    if (!(description->joined ? root_share() : root_change(description, ids)) || !set_hostname(description) ||
         !privileges_make_ruleset(description, &ruleset) || !privileges_give_up(description, ids, ruleset))
         return;
     end_with_caller(result); /* a change of user takes that back */
@@ -115,7 +115,10 @@ static bool start(const struct description *description, int ids, int result)
     char number[16];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return failed("make", "a pair of sockets");
-    pid_t child = (pid_t)syscall(SYS_clone, CLONE_PARENT | APART | SIGCHLD, NULL, NULL, NULL, NULL);
+    if (!host_join(description, APART))
+        return false;
+    unsigned long apart = description->joined ? CLONE_NEWNS : APART;
+    pid_t child = (pid_t)syscall(SYS_clone, CLONE_PARENT | apart | SIGCHLD, NULL, NULL, NULL, NULL);
     if (child < 0)
         return failed("make", "namespaces");
     if (child == 0) {

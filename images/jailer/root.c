@@ -156,6 +156,14 @@ static bool mount_proc(void)
     return true;
 }
 
+bool root_share(void)
+{
+    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+        return failed("change the propagation of", "/");
+    return mount("proc", "/proc", "proc", flags, NULL) == 0 || failed("mount", "/proc");
+}
+
 /* The host's root is its initramfs, which can't be put elsewhere, only covered. */
 static bool cover_root(void)
 {

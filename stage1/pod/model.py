@@ -246,7 +246,8 @@ class Pod(NamedTuple):
     start, since every one of them has a limit.
     `kubelet_dir` is the kubelet's directory of the pod, empty when nobody needs to know. The volumes `disk_volumes` of
     that are on the pod's own disk, which lies in that directory then and outlives the pod: the next one of the same uid
-    has it. With `copies_files` the guest has copies of its config maps and the like.
+    has it. With `copies_files` the guest has copies of its config maps and the like. With `has_virtiofs` volumes of the
+    host come by virtiofsd.
     `suspend` is how the pod can be resumed that can be suspended, one of SUSPEND; empty: it can't be.
     """
 
@@ -287,3 +288,4 @@ class Pod(NamedTuple):
     disk_volumes: tuple[str, ...] = ()
     copies_files: bool = False
     suspend: str = ""
+    has_virtiofs: bool = False

@@ -109,6 +109,27 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
 
+def describe_beside(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
+    """For the server of a share, which has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
+    owned = [path for share in vm.shares if share.is_served for path in (share.path,)]
+    changed = [f"{path}/{name}" for path in owned for name in _CHANGED]
+    rights = [*_SYSTEM, *((path, LOOK) for path in owned), *((path, TREE) for path in changed)]
+    rights += [*((f"/dev/{name}", DEVICE) for name in _DEVICES), ("/proc/sys/fs/nr_open", _READ)]
+    fields = [
+        vm.run_dir,
+        f"j{pid}",
+        "n",
+        *(f"a{word}" for word in launch.argv),
+        *(f"e{name}={value}" for name, value in launch.env.items()),
+        *(f"g{path}" for path in vm.cgroups),
+        *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
+        *(f"s{right:x}:{path}" for path, right in rights),
+        *(f"l{number} {soft} {hard}" for number, soft, hard in limits()),
+        *(f"k{number}" for number in launch.handed),
+    ]
+    return b"".join(os.fsencode(word) + b"\0" for word in fields)
+
+
 def _more(launch: Launch) -> list[tuple[str, int]]:
     return [(path, RUN if os.path.isdir(path) else RUN_FILE) for path in launch.programs]
 

@@ -21,6 +21,8 @@ GUEST_MIB = 64
 """Of a guest's kernel and agent with nothing in it."""
 PROGRAM_KVM_MIB, PROGRAM_TCG_MIB = 32, 64
 """Of a VMM in good order, without what `PROGRAM_MIB` fences off for one that fell."""
+SERVER_MIB = 32
+"""Of virtiofsd beside a VMM."""
 _STRUCTS = 64
 _TABLES_KVM, _TABLES_TCG = 64, 8
 """One part in so many of the guest's memory is taken once more, for page tables, or for the emulated TLB."""
@@ -64,7 +66,8 @@ def overhead_mib(vm: VmSpec) -> int:
     """What the VMM takes at most beside the guest's memory."""
     is_emulated = _is_emulated(vm)
     tables = -(-vm.memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM))
-    return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0)
+    served = SERVER_MIB if vm.has_server else 0
+    return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0) + served
 
 
 def _is_emulated(vm: VmSpec) -> bool:

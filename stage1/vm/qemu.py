@@ -21,6 +21,7 @@ from stage1.vm.spec import (
     QMP,
     QMP_FD,
     TAP_FD,
+    VOLUMES_FD,
     Nic,
     SerialLink,
     Share,
@@ -74,11 +75,12 @@ def argv(vm: VmSpec) -> list[str]:
         vm.binary,
         *("-name", vm.name),
         *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
-        *("-machine", "microvm,acpi=off,memory-backend=ram" if vm.template else "microvm,acpi=off"),
+        *("-machine", f"microvm,acpi=off{',memory-backend=ram' if vm.template or vm.has_server else ''}"),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
         *_template(vm),
+        *_shared_memory(vm),
         *("-smp", str(vm.vcpus)),
         *("-kernel", vm.kernel),
         *("-initrd", vm.initramfs),
@@ -154,6 +156,11 @@ def _template(vm: VmSpec) -> list[str]:
     ]
 
 
+def _shared_memory(vm: VmSpec) -> list[str]:
+    """virtiofsd reads and writes the guest's requests where they are."""
+    return ["-object", f"memory-backend-memfd,id=ram,size={vm.memory_mib}M,share=on"] if vm.has_server else []
+
+
 def _console(vm: VmSpec) -> list[str]:
     """Where the guest's kernel writes; the apps of an autonomous pod have a port of their own then."""
     if not vm.console_attached:
@@ -201,6 +208,11 @@ def _monitor(vm: VmSpec) -> list[str]:
 
 
 def _share(share: Share) -> list[str]:
+    if share.is_served:
+        return [
+            *("-chardev", f"socket,id={share.tag},fd={VOLUMES_FD}"),
+            *("-device", f"vhost-user-fs-device,chardev={share.tag},tag={share.tag},queue-size=1024"),
+        ]
     read_only = ",readonly=on" if share.read_only else ""
     # remap: below one share lie many file systems, whose inode numbers would otherwise collide in the guest.
     options = f"id={share.tag},path={share.path},security_model=none,multidevs=remap{read_only}"

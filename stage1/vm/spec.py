@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 HOME = "/vmm"
 """In the jail: a small file system of the VMM's own."""
-LISTENER_FD, CONSOLE_FD, QMP_FD, TAP_FD = 10, 11, 14, 16
+LISTENER_FD, CONSOLE_FD, QMP_FD, VOLUMES_FD, TAP_FD = 10, 11, 14, 15, 16
 """Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, the socket of its
-monitor if that stays open, its first tap."""
+monitor if that stays open, the connection to who serves its volumes, its first tap."""
 QMP = "qmp.sock"
 """That socket, in the pod's directory."""
 
@@ -33,6 +33,8 @@ class Share(NamedTuple):
     tag: str
     path: str
     read_only: bool
+    is_served: bool = False
+    """By virtiofsd (volume_server.py), and not by the VMM."""
 
 
 class Nic(NamedTuple):
@@ -126,6 +128,11 @@ class VmSpec(NamedTuple):
     """It has a disk of this size for images, which are put there while it runs (medium.py), and a monitor at QMP."""
     is_resumed: bool = False
     """It begins stopped and empty, for a guest that was suspended (suspended.py)."""
+
+    @property
+    def has_server(self) -> bool:
+        """Whether virtiofsd has one of its shares."""
+        return any(share.is_served for share in self.shares)
 
 
 def check(vm: VmSpec) -> None:

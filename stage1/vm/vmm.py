@@ -29,11 +29,15 @@ _DEATH_S = 10.0
 
 
 class VmProcess(NamedTuple):
-    """A VMM: its pid, when it started (clock ticks since boot), and the file with its console."""
+    """A VMM: its pid, when it started (clock ticks since boot), and the file with its console.
+
+    `server` is the same of the process that serves its volumes, without which it is of no use; empty without one.
+    """
 
     pid: int
     start_time: int
     console: str
+    server: tuple[int, int] | tuple[()] = ()
 
     def alive(self) -> bool:
         """Whether it still runs."""
@@ -61,8 +65,16 @@ class VmProcess(NamedTuple):
             return
         with handle:
             handle.kill(process.SIGKILL)
+            self._reap_server()
             if not handle.wait(_DEATH_S):
                 raise VmFailed(f"the VMM (pid {self.pid}) did not end within {_DEATH_S:g} s of SIGKILL")
+
+    def _reap_server(self) -> None:
+        """It is killed by the end of the VMM, which the kernel holds back until its parent, maybe we, has reaped it."""
+        handle = process.open_process(*self.server) if self.server else None
+        if handle is not None:
+            with handle:
+                handle.wait(_DEATH_S)
 
     def console_tail(self, lines: int = 20) -> str:
         """The console's last lines, what can not be printed replaced: a guest wrote them."""
@@ -94,17 +106,23 @@ class VmProcess(NamedTuple):
 
     def to_json(self) -> dict[str, int | str]:
         """For `record`, so that another process can adopt the VMM."""
-        return {"pid": self.pid, "start_time": self.start_time, "console": self.console}
+        served = dict(zip(("server_pid", "server_start_time"), self.server, strict=False))
+        return {"pid": self.pid, "start_time": self.start_time, "console": self.console, **served}
 
     @classmethod
     def from_json(cls, record: dict[str, object]) -> "VmProcess":
         """What `to_json` gave, other keys ignored. Raises VmFailed when the record is damaged."""
-        pid, started, console = (record.get(key) for key in ("pid", "start_time", "console"))
-        if not (isinstance(pid, int) and isinstance(started, int) and isinstance(console, str)) or not (
-            1 < pid < 2**31 and 0 <= started < 2**63
-        ):
+        console, who = record.get("console"), _identity(record.get("pid"), record.get("start_time"))
+        if not (isinstance(console, str) and who):
             raise VmFailed(f"the record of a VMM is damaged: {str(record)[:200]}")
-        return cls(pid, started, console)
+        return cls(*who, console, _identity(record.get("server_pid"), record.get("server_start_time")))
+
+
+def _identity(pid: object, start_time: object) -> tuple[int, int] | tuple[()]:
+    """Of a process; empty when these can't be one's."""
+    if not (isinstance(pid, int) and isinstance(start_time, int)):
+        return ()
+    return (pid, start_time) if 1 < pid < 2**31 and 0 <= start_time < 2**63 else ()
 
 
 if TYPE_CHECKING:  # a Protocol costs rkt's `run` a hundredth of its time

@@ -6,13 +6,14 @@
 #include <stdio.h>
 #include <sys/mount.h>
 
-/* A pod without such a share is possible, so a missing tag is none of our errors; nor is one that is mounted already. */
+/* A pod without such a share is possible, so a missing tag is none of our errors; nor is one that is mounted already. Or virtiofsd has it. */
 static int mount_share(const char *tag, unsigned long flags, const char *cache, struct fault *why)
 {
     char target[64], options[128];
     snprintf(target, sizeof target, "/run/clearpod/%s", tag);
     snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=512000,access=client,cache=%s", cache);
-    if (mount(tag, target, "9p", flags, options) < 0 && errno != ENOENT && errno != EBUSY)
+    if (mount(tag, target, "9p", flags, options) < 0 && errno != EBUSY &&
+        (errno != ENOENT || (mount(tag, target, "virtiofs", flags, NULL) < 0 && errno != EINVAL && errno != ENODEV)))
         return fault_errno(why, "mount the share %s", tag);
     return 0;
 }

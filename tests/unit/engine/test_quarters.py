@@ -243,7 +243,7 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
         for path in prepared.vm.cgroups:
             cgroup.join(path, one.pid)
         for _ in range(2):
-            output = quarters.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pid=one.pid)
+            output = quarters.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pids=(one.pid,))
             assert output == ""
         now = Path(f"/proc/{one.pid}/cgroup").read_text()
         assert now.count(f"/{PARENT_OF_POD}/clearpod-{POD.id}") >= len(set(map(os.path.realpath, made.values())))

@@ -117,7 +117,7 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
     try:
         engine.boot(prepared, Looking())
         for _ in range(2):
-            output = quarters.move(prepared.vm, POD, host=host, directory=prepared.directory, pid=one.pid)
+            output = quarters.move(prepared.vm, POD, host=host, directory=prepared.directory, pids=(one.pid,))
             assert output == ""
         assert Path(f"/proc/{one.pid}/cgroup").read_text().count(f"/{WHERE}/{UNIT}/vm") == len(slices)
     finally:

@@ -52,6 +52,8 @@ CASE(places_links_devices_and_small_file_systems)
           !strcmp(description.devices[0].path, "/dev/kvm"));
     CHECK(description.homes[0].number == 1024 && !strcmp(description.homes[0].text, "/vmm"));
     CHECK(!WITH("rusr") && !WITH("yx") && !WITH("y:/lib") && !WITH("d10:/dev/kvm") && !WITH("d4096:1:/dev/x"));
+    CHECK(WITH("j4711") && description.joined == 4711 && WITH("p") && !description.joined);
+    CHECK(!WITH("j") && !WITH("j1") && !WITH("j-2") && !WITH("j4294967296") && !WITH("j4711 "));
     CHECK(!WITH("h1024:vmm") && !WITH("h:/vmm") && !WITH("h-1:/vmm"));
 }
 

@@ -52,6 +52,7 @@ def on_host(*namespaces: str, **more: Any) -> HostPod:
     return HostPod("clearpod-0123", "/g/agent", POD, "/usr/bin/crun", CGROUP, namespaces, **more)
 
 
+SERVED = (SHARES[0], SHARES[1]._replace(is_served=True))
 ALL = {
     "shares": SHARES,
     "scratch": "/var/lib/clearpod/scratch/0123.img",
@@ -67,6 +68,7 @@ CASES = {
     "qemu-scratch": QEMU._replace(scratch=f"{POD}/scratch.img"),
     "qemu-tap": QEMU._replace(nics=NICS[:1]),
     "qemu-shares": QEMU._replace(shares=SHARES),
+    "qemu-virtiofs": QEMU._replace(shares=SERVED, jailer="/g/jailer"),
     "qemu-all": QEMU._replace(**ALL, memory_mib=4096, vcpus=8),
     "qemu-attended": QEMU._replace(console_attached=True, shares=SHARES),
     "qemu-attended-vsock": QEMU._replace(console_attached=True, link=VSOCK),

@@ -17,7 +17,12 @@ OF_VMM = {"v": 1, **VMM.to_json()}
 
 
 @pytest.mark.parametrize(
-    "one", [Record(VMM), Record(VMM, (Extent(0, 1879048192, 65536), Extent(70000, 1, 2)), memory_bytes=1 << 30, cid=77)]
+    "one",
+    [
+        Record(VMM),
+        Record(VMM._replace(server=(4712, 100))),
+        Record(VMM, (Extent(0, 1879048192, 65536), Extent(70000, 1, 2)), memory_bytes=1 << 30, cid=77),
+    ],
 )
 def test_a_record_comes_back(tmp_path: Path, one: Record) -> None:
     assert record.read(str(tmp_path)) is None
