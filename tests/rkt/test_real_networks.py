@@ -11,6 +11,7 @@ import pytest
 
 from stage1.linux.host import host_facts
 from stage1.net import writeoff
+from tests.fakes import aci, kernels
 from tests.rkt import stage1_image
 from tests.rkt.real import RealRkt, removed, sh, wait_until
 from tests.vm.agent_machine import missing
@@ -63,6 +64,23 @@ def test_a_pod_gets_the_address_that_it_asks_for(rkt: RealRkt, app: Path) -> Non
     assert (network["ip"], network["args"]) == ("10.99.0.77", "IP=10.99.0.77")
     removed(rkt, pod)
     assert not (rkt.place / "leases/br/10.99.0.77").exists()
+
+
+@pytest.mark.only_on("qemu", "the test's kernel is an ELF, and the other one boots a bzImage only")
+def test_a_kernel_of_the_image_answers_at_the_pods_address(rkt: RealRkt, host: int, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/kernel").write_bytes(kernels.hello())
+    labels = kernels.labelled(path="/kernel", network="linux")
+    image = aci.pack(
+        tmp_path / "root", tmp_path / "hello.aci", name="example.com/hello", exec=["/kernel"], userLabels=labels
+    )
+    pod = rkt.run(image, net="br:IP=10.99.0.80")
+    pod.wait_for("ready\n")
+    ping = ["nsenter", f"--target={host}", "--net", "busybox", "ping", "-c", "1", "-W", "20", "10.99.0.80"]
+    subprocess.run(ping, check=True, stdout=subprocess.DEVNULL)
+    pod.process.terminate()
+    assert pod.finish().code == 137  # it has no power button
+    removed(rkt, pod)
 
 
 def test_a_port_has_one_pod_and_the_next_one_when_that_has_ended(rkt: RealRkt, app: Path) -> None:
