@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RuntimeClass handlers: one for each kernel in the guest's directory."""
+"""RuntimeClass handlers: one for each kernel in the guest's directory, and one for those that images bring."""
 
 import json
 
@@ -11,7 +11,7 @@ async def test_each_kernel_that_is_built_has_a_handler(world: World) -> None:
         (world.root / "guest" / name).touch()
     async with world.daemon() as cri:
         handlers = (await cri("Status")).runtime_handlers
-        assert {one.name for one in handlers} == {"", "clearpod", "clearpod-full"}
+        assert {one.name for one in handlers} == {"", "clearpod", "clearpod-full", "clearpod-image"}
         assert all(one.features.recursive_read_only_mounts for one in handlers)
         run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
         info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=run.pod_sandbox_id, verbose=True)).info["info"])

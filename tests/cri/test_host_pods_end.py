@@ -46,8 +46,10 @@ async def test_a_new_daemon_goes_on_with_the_pod_and_loses_no_output(machine: Ho
     async with machine.daemon() as cri:
         status = await cri.ended(counts)
         assert status.exit_code == 5
-        lines = Path(status.log_path).read_text().splitlines()
-        assert [int(line.split()[-1]) for line in lines] == list(range(1, 4001))
+        async with asyncio.timeout(30 * PATIENCE):  # what it wrote while there was no daemon comes after its end
+            while not (text := Path(status.log_path).read_text()).endswith(" 4000\n"):
+                await asyncio.sleep(0.02)
+        assert [int(line.split()[-1]) for line in text.splitlines()] == list(range(1, 4001))
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
 
