@@ -17,7 +17,7 @@ ALWAYS = ("iproute2", "procps", "busybox-static")
 PACKAGES = {
     "net": ("iptables", "nftables", "wireguard-tools", "iputils-ping", "netcat-openbsd", "bpftool", "bindfs"),
     "podman": ("podman", "buildah", "fuse-overlayfs", "uidmap", "passt", "netavark"),
-    "docker": ("docker.io", "docker-cli", "iptables"),
+    "docker": ("docker.io", "docker-cli", "iptables", "mount"),
     "work": ("git", "gcc", "libc6-dev", "make"),
 }
 """What each image has beyond Debian's essential packages."""
