@@ -108,7 +108,8 @@ async def wake(pod: "LivePod", *, is_end: bool) -> None:
     if pod.is_suspended:
         if not is_end and pod.record.pod.suspend != ON_DEMAND:
             raise WrongState(pod.held)
-        await resume(pod)
+        # Whoever wants that may go away, as the client of ExecSync; a guest that was loaded must not be forgotten then.
+        await asyncio.shield(pod.work.run_in_background(resume(pod), f"resumption of {pod.title}"))
 
 
 async def adopt(pod: "LivePod") -> bool:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods that can be suspended, with real VMs: their images come by a disk whose medium changes while they run."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cri.live import suspension
+from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.policy import SUSPEND
 from cri.store import pods as store
@@ -75,6 +78,10 @@ async def test_it_goes_on_where_it_was_whoever_is_killed(machine: VmWorld, monke
     async with machine.daemon() as cri:
         assert "quiet-0" in await output_of(cri, container, LOOK)
         await cri.ours("SuspendPod", pod)
+        await _wants_it_and_goes_away(cri.node.pods.get(pod))
+        await cri.ours("ResumePod", pod)
+        assert before <= int(await output_of(cri, container, COUNT))
+        await cri.ours("SuspendPod", pod)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == [] and not list(Path(machine.config.state_dir, "scratch").iterdir())
 
@@ -89,3 +96,13 @@ def _is_killed_while_it_loads(machine: VmWorld, directory: str, monkeypatch: pyt
             suspended.load(directory, pod, host=machine.host, vmm=machine.vmm)
     vm = engine.recorded_vm(directory)
     assert vm is not None and vm.alive() and suspended.is_there(directory)
+
+
+async def _wants_it_and_goes_away(pod: LivePod) -> None:
+    """As a client of ExecSync whose deadline passes while the guest is loaded."""
+    waking = asyncio.ensure_future(suspension.wake(pod, is_end=True))
+    while not pod.lock.locked():
+        await asyncio.sleep(0)
+    waking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waking
