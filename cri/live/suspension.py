@@ -6,6 +6,7 @@ which says in what moment a pod becomes suspended; a daemon that was killed in t
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING
@@ -21,9 +22,12 @@ from stage1.pod import guest_volumes, states
 from stage1.pod.model import ON_DEMAND
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
     from stage1.rootfs.share import ImageFiles
+    from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
 
@@ -78,8 +82,10 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
     log.info("pod.suspended", extra=pod.log_fields())
 
 
-async def resume(pod: "LivePod") -> None:
-    """Let the guest go on in a new VM; fine when it runs. Raises as `suspended.load`; it stays suspended then."""
+async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended.load) -> None:
+    """Let the guest go on in a new VM; fine when it runs. Raises as `load`, and it stays suspended then; VmFailed, and
+    it has ended, when the guest was loaded and does not answer.
+    """
     async with pod.lock:
         if not pod.is_suspended:
             return
@@ -87,11 +93,11 @@ async def resume(pod: "LivePod") -> None:
         tools = pod.tools
         living = [one.record.container for one in pod.containers.values() if one.status.state != states.EXITED]
         vm = await run_uncancellable_in(
-            where, suspended.load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living
+            where, load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living
         )
         pod.end_suspension()
         pod.vm = vm
-        await _meet(pod)
+        await _meet_or_end(pod, "it was resumed")
         pod.note(Fact(history.RESUMED))
         pod.save_soon()
         try:
@@ -131,13 +137,21 @@ async def mount_again(pod: "LivePod") -> None:
 
 
 async def _go_on(pod: "LivePod") -> None:
-    """Its guest was not saved, and runs: meet it again. What can't be is a pod that is lost, and ends."""
+    """Its guest was not saved, and runs: meet it again. What can't be is a pod that has ended."""
+    with contextlib.suppress(VmFailed):
+        await _meet_or_end(pod, "it could not be suspended")
+
+
+async def _meet_or_end(pod: "LivePod", when: str) -> None:
+    """Raises VmFailed when the guest is lost, and its VM is ended then, since the pod would answer nothing."""
     try:
         await _meet(pod)
     except (PodError, TimeoutError) as error:
-        pod.expect_end(f"{pod.title} did not go on after it could not be suspended: {error}")
+        why = f"{pod.title} did not go on after {when}: {error}"
+        pod.expect_end(why)
         if pod.vm is not None:
             await asyncio.to_thread(pod.vm.kill)
+        raise VmFailed(why) from None
 
 
 async def _meet(pod: "LivePod") -> None:

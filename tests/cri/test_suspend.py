@@ -6,8 +6,10 @@ import json
 import grpc
 import pytest
 
+from cri.live import suspension
 from cri.pb import runtime_pb2 as pb
 from cri.policy import SUSPEND
+from stage1.errors import VmFailed
 from stage1.guest.messages import Tune
 
 from .command_rig import command
@@ -48,6 +50,24 @@ async def test_a_pod_that_asked_for_it_has_no_blocker_and_goes_on_when_it_fails(
         assert await blocker(cri, pod) == ""
         asked = [op.text for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
         assert asked == ["", "mount"]
+
+
+async def test_one_whose_guest_says_nothing_when_it_is_resumed_has_ended(world: World) -> None:
+    """And is not ready with nobody who answers."""
+    async with world.daemon() as cri:
+        made = await cri.pod(annotations={SUSPEND: "manual"})
+        pod = cri.node.pods.get(made)
+        vm, pod.tools = pod.vm, pod.tools._replace(adopt_timeout_s=0.2)
+        pod.begin_suspension("suspended")
+        await pod.part()
+        world.faults.silent = True
+        with pytest.raises(VmFailed, match=r"resumed.*no hello"):
+            await suspension.resume(pod, load=lambda *_, **__: vm)
+        await pod.gone.wait()
+        status = await cri("PodSandboxStatus", pod_sandbox_id=made, verbose=True)
+        assert status.status.state == pb.SANDBOX_NOTREADY and "resumed" in json.loads(status.info["info"])["why"]
+        await cri("RemovePodSandbox", pod_sandbox_id=made)
+        assert world.left_over() == []
 
 
 async def test_the_commands_say_what_blocks_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:
