@@ -44,17 +44,17 @@ MIB = 1 << 20
 
 
 class Boot(NamedTuple):
-    """One start of a kernel: it is in the image that is mounted in the pod's share as `lower`. `words` are arguments of
-    the pod's own.
+    """One start of a kernel: it is in the image that is mounted in the pod's share as `lower`. `arguments` are the
+    pod's own, if it has any.
     """
 
     kernel: OwnKernel
     lower: str
-    words: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
-class Found(NamedTuple):
-    """The kernel's files on the host, without symbolic links; empty where it has none."""
+class BootFiles(NamedTuple):
+    """Paths on the host of what is booted, without symbolic links; empty where the image has no such file."""
 
     kernel: str
     initrd: str = ""
@@ -80,7 +80,7 @@ def add_image(directory: str, image: "ImageFiles") -> str:
         os.close(fd)
 
 
-def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> Found:
+def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
     """The files, if they are what the image says and this pod can boot them.
 
     Raises BadRequest, or NotFound for one that is not there, Unsupported for what this node's hypervisor can't do.
@@ -89,9 +89,9 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> Found:
     with beneath.Root(directory) as own:
         root = own.open_directory(f"share/layers/{boot.lower}")
     try:
-        path, size = _look(root, kernel.path, what="kernel", check=host.choice.hypervisor, machine=kernel.machine)
-        initrd, initrd_bytes = _look(root, kernel.initrd, what="initrd") if kernel.initrd else ("", 0)
-        block, block_bytes = _look(root, kernel.block, what="block image") if kernel.block else ("", 0)
+        path, size = _resolved(root, kernel.path, what="kernel", check=host.choice.hypervisor, machine=kernel.machine)
+        initrd, initrd_bytes = _resolved(root, kernel.initrd, what="initrd") if kernel.initrd else ("", 0)
+        block, block_bytes = _resolved(root, kernel.block, what="block image") if kernel.block else ("", 0)
     finally:
         os.close(root)
     if size + initrd_bytes > pod.memory_mib * MIB // 2:
@@ -104,10 +104,12 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> Found:
         raise BadRequest(
             f"the block image {kernel.block} has {block_bytes} bytes, and the pod's disk may have {most_mib} MiB"
         )
-    return Found(path, initrd, block)
+    return BootFiles(path, initrd, block)
 
 
-def _look(root: int, path: str, *, what: str, check: Hypervisor | None = None, machine: str = "") -> tuple[str, int]:
+def _resolved(
+    root: int, path: str, *, what: str, check: Hypervisor | None = None, machine: str = ""
+) -> tuple[str, int]:
     """The host's path of a file in an image, and its bytes. A kernel's format is to fit a hypervisor and machine."""
     try:
         fd = in_root.open_path(root, path)
@@ -148,7 +150,7 @@ def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> N
 def check(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> None:
     """Raise what `prepare` would, for what the image and the pod ask for."""
     directory = engine.pod_directory(host, pod.id)
-    vm(pod, host, boot=boot, found=find(directory, pod, host=host, boot=boot), network=network)
+    vm(pod, host, boot=boot, boot_files=find(directory, pod, host=host, boot=boot), network=network)
 
 
 def end_guest(directory: str) -> None:
@@ -168,32 +170,34 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
     `own_command_line.line`, NoSpace, KernelError.
     """
     directory = engine.pod_directory(host, pod.id)
-    found = find(directory, pod, host=host, boot=boot)
-    disk = f"{host.state_dir}/scratch/{pod.id}.img" if found.block else ""
-    spec = machine.with_network(vm(pod, host, boot=boot, found=found, network=network), pod, host=host, network=network)
+    boot_files = find(directory, pod, host=host, boot=boot)
+    disk = f"{host.state_dir}/scratch/{pod.id}.img" if boot_files.block else ""
+    spec = machine.with_network(
+        vm(pod, host, boot=boot, boot_files=boot_files, network=network), pod, host=host, network=network
+    )
     assert isinstance(spec, VmSpec)
     spec = spec._replace(nics=devices(boot.kernel, spec.nics))
     with beneath.Root(directory) as own:
         own.unlink(SERIAL)
         own.unlink(MONITOR)
     if disk:
-        copy_block(found.block, disk, directory=directory)
+        copy_block(boot_files.block, disk, directory=directory)
     spec, note = quarters.add(spec._replace(scratch=disk), pod, host=host, directory=directory)
     return Prepared(pod, directory, spec, b"", network, note)
 
 
-def vm(pod: Pod, host: Host, *, boot: Boot, found: Found, network: "PodNetwork | None") -> VmSpec:
+def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "PodNetwork | None") -> VmSpec:
     """The VM that boots it, without devices, disk and ids. Raises as `own_command_line.line`."""
     directory, kernel, choice = engine.pod_directory(host, pod.id), boot.kernel, host.choice
     at = own_command_line.address(network)
-    line = own_command_line.line(kernel, at, words=boot.words, hostname=pod.hostname)
+    line = own_command_line.line(kernel, at, arguments=boot.arguments, hostname=pod.hostname)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         hypervisor=choice.hypervisor,
         binary=choice.binary,
         run_dir=directory,
-        kernel=found.kernel,
-        initramfs=found.initrd,
+        kernel=boot_files.kernel,
+        initramfs=boot_files.initrd,
         system_image="",
         memory_mib=pod.memory_mib,
         vcpus=pod.online_vcpus or pod.vcpus,
@@ -291,9 +295,9 @@ def _interfaces(pid: int, taps: "Sequence[str]") -> tuple[InterfaceStats, ...]:
     except OSError:
         return ()
     rows = {name.strip(): row.split() for name, _, row in (line.partition(":") for line in text.splitlines()) if row}
-    found = []
+    interfaces = []
     for number, tap in enumerate(taps):
         if len(row := rows.get(tap, [])) >= 16:
             sent, received = [int(row[i]) for i in (0, 1, 2, 3)], [int(row[i]) for i in (8, 9, 10, 11)]
-            found.append(InterfaceStats(f"eth{number}", *received, *sent))
-    return tuple(found)
+            interfaces.append(InterfaceStats(f"eth{number}", *received, *sent))
+    return tuple(interfaces)

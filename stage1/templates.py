@@ -40,7 +40,7 @@ _CONTAINER: tuple[Op, ...] = (Create("warm-up", "warm-up", tmpfs=True), Start("w
 """What is done once before a guest is saved: crun is loaded, finds no configuration, and is removed with its root."""
 
 
-class Want(NamedTuple):
+class TemplateSpec(NamedTuple):
     """The template that the VM `vm` of `pod` can be a copy of: its name, and what it has to be made of."""
 
     pod: Pod
@@ -53,7 +53,7 @@ class Want(NamedTuple):
         return self.vm._replace(template=template)
 
 
-def want(prepared: Prepared, host: Host) -> Want | None:
+def spec_of(prepared: Prepared, host: Host) -> TemplateSpec | None:
     """None when the pod's VM can't be a copy of any. Raises BadRequest, KernelError."""
     pod, vm = prepared.pod, prepared.vm
     if not isinstance(vm, VmSpec) or lack(pod, vm):
@@ -63,15 +63,15 @@ def want(prepared: Prepared, host: Host) -> Want | None:
     )
     scratch_bytes = (pod.scratch_mib or host.scratch_mib) * MIB
     made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=_host())
-    return Want(pod, vm, template_key.name(made_of), made_of)
+    return TemplateSpec(pod, vm, template_key.name(made_of), made_of)
 
 
-def collect(store: Store, *, most_bytes: int) -> list[str]:
+def remove_unused(store: Store, *, most_bytes: int) -> list[str]:
     """Remove templates that no VM can be a copy of any more, and those beyond so much of the disk; their names. Nobody
     may be making one.
     """
     facts = _host()
-    return store.collect(lambda made_of: template_key.is_current(made_of, facts), most_bytes=most_bytes)
+    return store.remove_unused(lambda made_of: template_key.is_current(made_of, facts), most_bytes=most_bytes)
 
 
 def _host() -> dict[str, str]:
@@ -103,22 +103,22 @@ def lack(pod: Pod, vm: VmSpec) -> str:
     return ""
 
 
-def make(wanted: Want, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) -> Template:
+def make(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) -> Template:
     """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
     `engine.prepare` does; nothing is left then.
     """
-    host = host if wanted.vm.nics else host._replace(network=None)
-    prepared = prewarmed.prepare(_nobodys(wanted.pod), host)
+    host = host if spec.vm.nics else host._replace(network=None)
+    prepared = prewarmed.prepare(_nobodys(spec.pod), host)
     try:
-        same = want(prepared, host)
-        if same is None or same.made_of != wanted.made_of:
+        same = spec_of(prepared, host)
+        if same is None or same.made_of != spec.made_of:
             raise VmFailed("a template can't be made: its VM would be another one than the pod's")
-        template = store.begin(wanted.name, wanted.vm.memory_mib * MIB)
+        template = store.begin(spec.name, spec.vm.memory_mib * MIB)
         try:
             _save(prepared, same.vm, template=template, vmm=vmm, limit_s=limit_s)
-            return store.commit(wanted.name, wanted.made_of)
+            return store.commit(spec.name, spec.made_of)
         finally:
-            store.abandon(wanted.name)
+            store.abandon(spec.name)
     finally:
         engine.clean_up(prepared.directory)
 

@@ -23,7 +23,7 @@ from cri.image import manifest
 from cri.image.claims import bring_all
 from cri.image.digests import Digests
 from cri.image.registries import Auth
-from cri.image.source import LOCAL, Names, Resolved, Source, Wanted, names_of, source_of
+from cri.image.source import LOCAL, BlobFiles, Names, Resolved, Source, names_of, source_of
 from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
@@ -222,9 +222,9 @@ class _Run(NamedTuple):
         """Download these, and convert each as soon as it is there."""
         layers = dict.fromkeys((blob, diff_id) for blob, diff_id in self.layers() if blob in blobs)
         self.made.update(diff_id for _, diff_id in layers)
-        wanted: Wanted = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
-        fetching = self.source.fetch(self.resolved, wanted)
-        await _together([fetching, *(self._bring(wanted[blob], blob, diff_id=diff_id) for blob, diff_id in layers)])
+        blob_files: BlobFiles = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
+        fetching = self.source.fetch(self.resolved, blob_files)
+        await _together([fetching, *(self._bring(blob_files[blob], blob, diff_id=diff_id) for blob, diff_id in layers)])
 
     async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_id: str) -> None:
         await asyncio.wait({file})

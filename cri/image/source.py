@@ -27,8 +27,8 @@ from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.layout import hex_of
 from stage1.rootfs.limits import Limits, refusal
 
-FIND_S = 0.02
-"""Between two looks for blobs that have come."""
+POLL_S = 0.02
+"""Between two listings of the directory to which skopeo downloads."""
 
 
 class Names(NamedTuple):
@@ -51,8 +51,8 @@ class Resolved(NamedTuple):
     """Bytes of those layers' blobs that say it."""
 
 
-Wanted = dict[str, "asyncio.Future[str]"]
-"""Digests of layers' blobs, and the paths of their files when they are there."""
+BlobFiles = dict[str, "asyncio.Future[str]"]
+"""By digest of a layer's blob the path of its file, which is set when the file is whole."""
 
 
 class Source(Protocol):
@@ -72,8 +72,8 @@ class Source(Protocol):
         """Which image it is now; brings no layers."""
         ...
 
-    async def fetch(self, resolved: Resolved, wanted: "Wanted") -> None:
-        """Bring the blobs of the layers that are `wanted`, each of which gets its file as soon as that is there."""
+    async def fetch(self, resolved: Resolved, files: "BlobFiles") -> None:
+        """Bring the blobs of the layers in `files`, and set the path of each as soon as the file is whole."""
         ...
 
     def close(self) -> None:
@@ -152,8 +152,8 @@ class RegistrySource:
         raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), chosen.config)
-        said = await self._reader.kernel_annotations(raw)
-        document = manifest.with_labels(await self._reader.config(config, chosen), said)
+        annotations = await self._reader.kernel_annotations(raw)
+        document = manifest.with_labels(await self._reader.config(config, chosen), annotations)
         return Resolved(chosen, raw, document, config, checked.sizes)
 
     def close(self) -> None:
@@ -163,25 +163,25 @@ class RegistrySource:
     async def _by_digest(self, digest: str) -> bytes:
         return await self._skopeo.inspect(f"docker://{self._reference.name}@{digest}")
 
-    async def fetch(self, resolved: Resolved, wanted: Wanted) -> None:
+    async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
         """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob
         its name when that is whole.
         """
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
         os.makedirs(f"{place}/blobs/sha256", mode=0o700)
-        for digest in set(resolved.manifest.layers) - set(wanted):
+        for digest in set(resolved.manifest.layers) - set(files):
             _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
-        known = all(digest in resolved.sizes for digest in wanted)
-        total = sum(resolved.sizes[digest] for digest in wanted) if known else 0
+        known = all(digest in resolved.sizes for digest in files)
+        total = sum(resolved.sizes[digest] for digest in files) if known else 0
         copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
-        finding = asyncio.ensure_future(_find(f"{place}/blobs/sha256", wanted))
+        watching = asyncio.ensure_future(_watch(f"{place}/blobs/sha256", files))
         try:
             await watched(copy, Download(self.name, place, total))
         finally:
-            finding.cancel()
-            await asyncio.wait({finding})
-        _found(f"{place}/blobs/sha256", wanted, digests=wanted)
+            watching.cancel()
+            await asyncio.wait({watching})
+        _set_paths(f"{place}/blobs/sha256", files, digests=files)
 
 
 class LayoutSource:
@@ -204,8 +204,8 @@ class LayoutSource:
         raw = self._blob(await self._top())
         raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(chosen.config)
-        said = await self._reader.kernel_annotations(raw)
-        document = manifest.with_labels(await self._reader.config(config, chosen), said)
+        annotations = await self._reader.kernel_annotations(raw)
+        document = manifest.with_labels(await self._reader.config(config, chosen), annotations)
         return Resolved(chosen, raw, document, config, checked.sizes)
 
     def close(self) -> None:
@@ -215,9 +215,9 @@ class LayoutSource:
     async def _by_digest(self, digest: str) -> bytes:
         return self._blob(digest)
 
-    async def fetch(self, resolved: Resolved, wanted: Wanted) -> None:
+    async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
         """Nothing to bring."""
-        _found(f"{self._directory}/blobs/sha256", wanted, digests=wanted)
+        _set_paths(f"{self._directory}/blobs/sha256", files, digests=files)
 
     async def _top(self) -> str:
         try:
@@ -273,27 +273,27 @@ class ArchiveSource:
         await skopeo.copy(self.name, layout, blobs=f"{layout}/blobs")
         return await self._layout.resolve()
 
-    async def fetch(self, resolved: Resolved, wanted: Wanted) -> None:
+    async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
         """They are there."""
-        await self._layout.fetch(resolved, wanted)
+        await self._layout.fetch(resolved, files)
 
     def close(self) -> None:
         """See `Source`."""
         self._layout.close()
 
 
-async def _find(directory: str, wanted: Wanted) -> None:
-    """Tell of blobs that come there, until this is cancelled."""
+async def _watch(directory: str, files: BlobFiles) -> None:
+    """Set the paths of blobs as they appear in the directory, until this is cancelled."""
     while True:
-        await asyncio.sleep(FIND_S)
+        await asyncio.sleep(POLL_S)
         names = set(await run_uncancellable(os.listdir, directory))
-        _found(directory, wanted, digests=[digest for digest in wanted if hex_of(digest) in names])
+        _set_paths(directory, files, digests=[digest for digest in files if hex_of(digest) in names])
 
 
-def _found(directory: str, wanted: Wanted, *, digests: Iterable[str]) -> None:
+def _set_paths(directory: str, files: BlobFiles, *, digests: Iterable[str]) -> None:
     for digest in digests:
-        if not wanted[digest].done():
-            wanted[digest].set_result(f"{directory}/{hex_of(digest)}")
+        if not files[digest].done():
+            files[digest].set_result(f"{directory}/{hex_of(digest)}")
 
 
 def _file_of(name: str) -> str:

@@ -22,7 +22,7 @@ from stage1.vm.template_store import Store
 
 if TYPE_CHECKING:
     from stage1.engine import Host, Prepared
-    from stage1.templates import Want
+    from stage1.templates import TemplateSpec
     from stage1.vm.host import HostPod
     from stage1.vm.spec import VmSpec
     from stage1.vm.vmm import Vmm, VmProcess
@@ -35,7 +35,7 @@ QUIET_S, MOST_QUIET_S = 0.5, 30.0
 """So long no pod began to start before a template is made, and so long that is waited for."""
 TRIES = 3
 """A template that could not be made or used so often is given up until the daemon starts again."""
-MOST_WANTED = 8
+MOST_QUEUED = 8
 
 
 class Interruptible:
@@ -79,15 +79,15 @@ class Templates:
         self._vmm = Interruptible(vmm)
         self._store = Store(f"{host.state_dir}/{DIRECTORY}")
         self._failures: dict[str, int] = {}
-        self._wanted: set[str] = set()
+        self._queued: set[str] = set()
         self._asked = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._tasks = Tasks(log, "template.failed")
         self._counts = dict.fromkeys(("made", "used", "missed", "failed"), 0)
 
     def open(self) -> None:
         """Remove what is of no use any more, in the background."""
-        self._tasks.own(self._collect(), name="old templates")
+        self._tasks.own(self._remove_unused(), name="old templates")
 
     async def close(self) -> None:
         """One that is being made is given up."""
@@ -106,22 +106,22 @@ class Templates:
         """
         self._asked.set()
         try:
-            wanted = await asyncio.to_thread(templates.want, prepared, self._host)
-            if wanted is None or self._is_given_up(wanted):
+            spec = await asyncio.to_thread(templates.spec_of, prepared, self._host)
+            if spec is None or self._is_given_up(spec):
                 return None
-            template = await self._found(wanted)
+            template = await self._find(spec)
             if template is None and waits:
-                template = await self._made(wanted)
+                template = await self._find_or_make(spec)
         except (PodError, OSError) as error:
             log.warning("template.failed", extra={"error": str(error)})
             return None
         if template is None:
             self._counts["missed"] += 1
             if not waits:
-                self._make_later(wanted)
+                self._make_later(spec)
             return None
         self._counts["used"] += 1
-        return prepared._replace(vm=wanted.copy(template))
+        return prepared._replace(vm=spec.copy(template))
 
     async def reject(self, template: Template, why: Exception) -> None:
         """A copy of it did not come to life: it is removed, and made anew for the next pod. Several may at once."""
@@ -136,48 +136,48 @@ class Templates:
         """Wait until all is made that is wanted. For tests and benchmarks."""
         await self._tasks.settled()
 
-    async def _found(self, wanted: "Want") -> Template | None:
+    async def _find(self, spec: "TemplateSpec") -> Template | None:
         try:
-            return await asyncio.to_thread(self._store.find, wanted.name)
+            return await asyncio.to_thread(self._store.find, spec.name)
         except PodError as error:
-            self._count_failure(wanted.name, error)
+            self._count_failure(spec.name, error)
             return None
 
-    def _make_later(self, wanted: "Want") -> None:
-        if wanted.name not in self._wanted and len(self._wanted) < MOST_WANTED:
-            self._wanted.add(wanted.name)
-            self._tasks.own(self._make_when_quiet(wanted), name=f"template {wanted.name}")
+    def _make_later(self, spec: "TemplateSpec") -> None:
+        if spec.name not in self._queued and len(self._queued) < MOST_QUEUED:
+            self._queued.add(spec.name)
+            self._tasks.own(self._make_when_quiet(spec), name=f"template {spec.name}")
 
-    async def _make_when_quiet(self, wanted: "Want") -> None:
+    async def _make_when_quiet(self, spec: "TemplateSpec") -> None:
         try:
             until = time.monotonic() + MOST_QUIET_S
             while time.monotonic() < until and await is_set_within(QUIET_S, self._asked):
                 self._asked.clear()
-            await self._made(wanted)
+            await self._find_or_make(spec)
         finally:
-            self._wanted.discard(wanted.name)
+            self._queued.discard(spec.name)
 
-    async def _made(self, wanted: "Want") -> Template | None:
-        async with self._turn:
-            template = await self._found(wanted)
-            if template or self._is_given_up(wanted):  # somebody was quicker
+    async def _find_or_make(self, spec: "TemplateSpec") -> Template | None:
+        async with self._lock:
+            template = await self._find(spec)
+            if template or self._is_given_up(spec):  # somebody was quicker
                 return template
             begun = time.monotonic()
             try:
                 template = await run_uncancellable(
-                    self._make, wanted, self._host, vmm=self._vmm, store=self._store, limit_s=self._limit_s
+                    self._make, spec, self._host, vmm=self._vmm, store=self._store, limit_s=self._limit_s
                 )
-                await self._collect_now()
+                await self._remove_unused_now()
             except (PodError, OSError) as error:
-                self._count_failure(wanted.name, error)
+                self._count_failure(spec.name, error)
                 return None
         self._counts["made"] += 1
         took_ms = round((time.monotonic() - begun) * 1000)
-        log.info("template.made", extra={"template": wanted.name, "took_ms": took_ms})
+        log.info("template.made", extra={"template": spec.name, "took_ms": took_ms})
         return template
 
-    def _is_given_up(self, wanted: "Want") -> bool:
-        return self._failures.get(wanted.name, 0) >= TRIES
+    def _is_given_up(self, spec: "TemplateSpec") -> bool:
+        return self._failures.get(spec.name, 0) >= TRIES
 
     def _count_failure(self, name: str, why: Exception) -> None:
         self._counts["failed"] += 1
@@ -185,11 +185,11 @@ class Templates:
         more = "" if self._failures[name] < TRIES else "; it is not tried again until the daemon starts again"
         log.warning("template.failed", extra={"template": name, "error": f"{why}{more}"})
 
-    async def _collect(self) -> None:
-        async with self._turn:
-            await self._collect_now()
+    async def _remove_unused(self) -> None:
+        async with self._lock:
+            await self._remove_unused_now()
 
-    async def _collect_now(self) -> None:
-        removed = await asyncio.to_thread(templates.collect, self._store, most_bytes=self._most_bytes)
+    async def _remove_unused_now(self) -> None:
+        removed = await asyncio.to_thread(templates.remove_unused, self._store, most_bytes=self._most_bytes)
         if removed:
             log.info("template.removed", extra={"templates": ", ".join(removed)})

@@ -47,7 +47,7 @@ def record(
     user = _user(config, pod.pod, image=image, accounts=accounts, added=added)
     volumes = _volumes(config, pod.pod, images=images)
     process = Process(
-        argv=words(config, image),
+        argv=command(config, image),
         env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
@@ -126,10 +126,10 @@ def require_env(env: tuple[str, ...], pod: Pod) -> None:
             )
 
 
-def words(config: pb.ContainerConfig, image: "Image") -> tuple[str, ...]:
+def command(config: pb.ContainerConfig, image: "Image") -> tuple[str, ...]:
     """The command, or the arguments of the kernel that the image brings. Raises as `argv`."""
     kernel, image_config = own_kernel.of(image), image.config.get("config") or {}
-    return own_kernel.words(config, image_config, kernel=kernel) if kernel.path else argv(config, image_config)
+    return own_kernel.arguments(config, image_config, kernel=kernel) if kernel.path else argv(config, image_config)
 
 
 def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:

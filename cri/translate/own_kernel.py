@@ -21,7 +21,7 @@ def of(image: "Image") -> OwnKernel:
     return own_kernel.read(texts, image=image.title) or OwnKernel()
 
 
-def words(config: pb.ContainerConfig, image: Mapping[str, Any], *, kernel: OwnKernel) -> tuple[str, ...]:
+def arguments(config: pb.ContainerConfig, image: Mapping[str, Any], *, kernel: OwnKernel) -> tuple[str, ...]:
     """The kernel's arguments: the request's `command` and `args`, else those of the image's label, for which nothing is
     returned, else the image's Entrypoint and Cmd.
     """

@@ -62,12 +62,12 @@ class Told(NamedTuple):
     hostname: str = ""
 
 
-def line(kernel: OwnKernel, at: Address | None, *, words: "Sequence[str]" = (), hostname: str = "") -> str:
-    """The whole line. `words` are the pod's own arguments, which replace those of the image.
+def line(kernel: OwnKernel, at: Address | None, *, arguments: "Sequence[str]" = (), hostname: str = "") -> str:
+    """The whole line. `arguments` are the pod's own arguments, which replace those of the image.
 
     Raises BadRequest when it is too long or can't be written.
     """
-    told = Told(at, " ".join(map(_quoted, words)) or kernel.arguments, hostname)
+    told = Told(at, " ".join(map(_quoted, arguments)) or kernel.arguments, hostname)
     text = " ".join(filter(None, _FORMS[kernel.network](kernel, told)))
     if not text.isprintable():
         raise BadRequest(

@@ -40,7 +40,7 @@ def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns:
     assert entry
     kernel = own_kernel.read(dict(entry.kernel), image=f"of {entry.where}")
     assert kernel
-    boot = own.Boot(kernel, f"apps/{entry.name}", words(entry, kernel))
+    boot = own.Boot(kernel, f"apps/{entry.name}", arguments(entry, kernel))
     host = machine.host(pod_dir, pod.pod.hypervisor)._replace(
         scratch_mib=sizing.scratch_mib(dict(pod.annotations)), state_dir=pod_dir
     )
@@ -58,7 +58,7 @@ def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns:
         raise
 
 
-def words(entry: Entry, kernel: OwnKernel) -> tuple[str, ...]:
+def arguments(entry: Entry, kernel: OwnKernel) -> tuple[str, ...]:
     """The kernel's arguments, where its label does not say them, or somebody else does: without its own path."""
     if entry.argv == entry.image_argv and kernel.arguments:
         return ()
@@ -80,11 +80,11 @@ def _show(pod: "RktPod", vm: VmSpec, *, pod_dir: str) -> None:
 
 def _vm(pod: "RktPod", host: Host, *, boot: own.Boot, network: "PodNetwork | None") -> VmSpec:
     place = machine.place(pod.pod.id)
-    found = own.find(place, pod.pod, host=host, boot=boot)
-    vm, disk = own.vm(pod.pod, host, boot=boot, found=found, network=network), ""
-    if found.block:
+    boot_files = own.find(place, pod.pod, host=host, boot=boot)
+    vm, disk = own.vm(pod.pod, host, boot=boot, boot_files=boot_files, network=network), ""
+    if boot_files.block:
         disk = f"{host.state_dir}/scratch/{pod.pod.id}.img"
-        own.copy_block(found.block, disk, directory=place)
+        own.copy_block(boot_files.block, disk, directory=place)
     has_button = host.choice.hypervisor.boots_all_kernels and boot.kernel.machine != own_kernel.MICROVM
     with beneath.Root(place, one_mount=True) as root:
         root.write(machine.OWN_KERNEL, _BUTTON if has_button else b"")

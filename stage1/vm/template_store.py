@@ -149,12 +149,12 @@ class Store:
     def names(self) -> list[str]:
         """Of all templates, the one that was used last first."""
         try:
-            found = [one for one in os.listdir(self.top) if _NEW not in one]
+            names = [one for one in os.listdir(self.top) if _NEW not in one]
         except FileNotFoundError:
             return []
-        return sorted(found, key=self._used, reverse=True)
+        return sorted(names, key=self._used, reverse=True)
 
-    def collect(self, is_current: "Callable[[Mapping[str, str]], bool]", *, most_bytes: int) -> list[str]:
+    def remove_unused(self, is_current: "Callable[[Mapping[str, str]], bool]", *, most_bytes: int) -> list[str]:
         """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
         used for the longest time, until the others take at most so much of the disk; their names. Nobody may be making
         one. Raises KernelError.

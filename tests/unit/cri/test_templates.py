@@ -16,7 +16,7 @@ from stage1.errors import NoSpace, VmFailed
 from stage1.linux import process
 from stage1.pod.ids import IdMap
 from stage1.pod.model import Pod
-from stage1.templates import Want
+from stage1.templates import TemplateSpec
 from stage1.vm import kvmtool, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Nic, SerialLink, VmSpec
@@ -64,12 +64,12 @@ class Maker:
         self.made: list[str] = []
         self.fails, self.error = fails, error or VmFailed("no VM")
 
-    def __call__(self, wanted: Want, host: Host, *, vmm: object, store: Store, limit_s: float) -> Template:
-        self.made.append(wanted.name)
+    def __call__(self, spec: TemplateSpec, host: Host, *, vmm: object, store: Store, limit_s: float) -> Template:
+        self.made.append(spec.name)
         if len(self.made) <= self.fails:
             raise self.error
-        store.begin(wanted.name, MIB)
-        return store.commit(wanted.name, wanted.made_of)
+        store.begin(spec.name, MIB)
+        return store.commit(spec.name, spec.made_of)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ class Sleeper:
 async def test_a_daemon_that_ends_gives_up_what_is_being_made(host: Host) -> None:
     began = threading.Event()
 
-    def make(wanted: Want, host: Host, *, vmm: Any, **_: object) -> Template:
+    def make(spec: TemplateSpec, host: Host, *, vmm: Any, **_: object) -> Template:
         vm = vmm.start(None)
         began.set()
         assert vm.wait(30 * PATIENCE), "nobody has ended it"

@@ -33,14 +33,14 @@ def layers(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _find(directory: Path, kernel: OwnKernel, hypervisor: Hypervisor = qemu.HYPERVISOR) -> own.Found:
+def _find(directory: Path, kernel: OwnKernel, hypervisor: Hypervisor = qemu.HYPERVISOR) -> own.BootFiles:
     host = Host("/run/c", "/g", "/s", Choice(hypervisor, "tcg", "/bin/true", "", ()), scratch_mib=16)
     return own.find(str(directory), Pod("p", "p", memory_mib=64), host=host, boot=own.Boot(kernel, "i"))
 
 
 def test_a_kernel_is_found_through_links_that_stay_in_the_image(layers: Path) -> None:
-    found = _find(layers, OwnKernel("/link", machine="q35"))
-    assert found == own.Found(f"{layers}/share/layers/i/bzImage")
+    boot_files = _find(layers, OwnKernel("/link", machine="q35"))
+    assert boot_files == own.BootFiles(f"{layers}/share/layers/i/bzImage")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_can_not_be_booted_here_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("way", "status", "code"),
+    ("ending", "status", "code"),
     [
         ("poweroff", 0, 0),
         ("poweroff", 1, 1),
@@ -71,8 +71,8 @@ def test_what_can_not_be_booted_here_is_refused(
         ("solo5", 3, 1),
     ],
 )
-def test_the_containers_code_is_what_the_kernel_said(way: str, status: int, code: int) -> None:
-    assert own.exit_code(OwnKernel("/k", exit=way), status) == code
+def test_the_containers_code_is_that_of_the_kernel(ending: str, status: int, code: int) -> None:
+    assert own.exit_code(OwnKernel("/k", exit=ending), status) == code
 
 
 def test_a_kernel_gets_the_pods_network_devices_unless_it_says_absent() -> None:

@@ -59,7 +59,7 @@ def test_rumprun_reads_json() -> None:
     assert json.loads(line(kernel._replace(block=""), None)) == {"cmdline": "app -x"}
 
 
-def test_what_lies_in_an_initrd_or_on_a_disk_is_said() -> None:
+def test_what_lies_in_an_initrd_or_on_a_disk_is_named() -> None:
     kernel = OwnKernel("/k", "/bin/app -x", network="linux-init")
     assert line(kernel._replace(initrd="/i"), None).endswith(" rdinit=/bin/app -- -x")
     assert line(kernel._replace(block="/b"), None).endswith(" root=/dev/vda rw init=/bin/app -- -x")
@@ -68,16 +68,16 @@ def test_what_lies_in_an_initrd_or_on_a_disk_is_said() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_pods_own_words_replace_the_images_and_are_quoted(form: str) -> None:
-    said = line(OwnKernel("/k", "of-the-image", network=form), AT, words=("app", "two words", "x"))
-    assert "of-the-image" not in said
-    assert "two words" in said
+def test_the_pods_own_arguments_replace_the_images_and_are_quoted(form: str) -> None:
+    text = line(OwnKernel("/k", "of-the-image", network=form), AT, arguments=("app", "two words", "x"))
+    assert "of-the-image" not in text
+    assert "two words" in text
 
 
-@pytest.mark.parametrize("words", [("x" * (MOST_BYTES + 1),), ("a\nb",), ("a\0b",)])
-def test_words_that_no_command_line_can_have_are_refused(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [("x" * (MOST_BYTES + 1),), ("a\nb",), ("a\0b",)])
+def test_arguments_that_no_command_line_can_have_are_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(BadRequest, match=r"command line"):
-        line(OwnKernel("/k", network="none"), None, words=words)
+        line(OwnKernel("/k", network="none"), None, arguments=arguments)
 
 
 def test_the_first_ipv4_address_counts() -> None:

@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
     return Store(f"{tmp_path}/templates")
 
 
-def test_one_is_found_when_it_is_whole_and_not_before(store: Store) -> None:
+def test_one_is_there_when_it_is_whole_and_not_before(store: Store) -> None:
     assert store.find("a") is None and store.names() == []
     store.begin("a", MIB)
     assert store.find("a") is None and store.names() == []
@@ -63,12 +63,12 @@ def test_one_that_is_damaged_is_removed(store: Store, file: str, how: str) -> No
         os.truncate(path, 2)
     else:
         os.unlink(path)
-    found = None
+    template = None
     try:
-        found = Store(store.top).find("a")
+        template = Store(store.top).find("a")
     except VmFailed:
         assert store.names() == []
-    assert found is None
+    assert template is None
 
 
 def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
@@ -99,25 +99,25 @@ def test_of_those_that_discard_one_at_once_only_the_first_has_done_it(store: Sto
     assert os.listdir(store.top) == [] and store.find("a") is None
 
 
-def test_collecting_keeps_those_that_were_used_last_within_the_budget(store: Store) -> None:
+def test_those_that_were_used_last_are_kept_within_the_budget(store: Store) -> None:
     for age, name in enumerate("abc"):
         there = made(store, name)
         os.utime(f"{there.directory}/manifest.json", (10000 - age, 10000 - age))
     store.begin("d", MIB)
     each = sum(path.stat().st_blocks * 512 for path in Path(store.top, "a").iterdir())
-    assert store.collect(is_any, most_bytes=2 * each) == ["c"]
+    assert store.remove_unused(is_any, most_bytes=2 * each) == ["c"]
     assert sorted(os.listdir(store.top)) == ["a", "b"]
     store.find("b")
-    assert store.collect(is_any, most_bytes=each) == ["a"], "its use was noted"
+    assert store.remove_unused(is_any, most_bytes=each) == ["a"], "its use was noted"
 
 
-def test_collecting_removes_what_is_useless_damaged_or_no_template(store: Store) -> None:
+def test_what_is_useless_damaged_or_no_template_is_removed(store: Store) -> None:
     made(store, "a")
     (Path(made(store, "b").directory) / "manifest.json").write_text("{}")
     (Path(store.top) / "c").mkdir()
-    assert sorted(store.collect(lambda made_of: made_of == PARTS, most_bytes=1 << 30)) == ["b", "c"]
-    assert store.collect(lambda made_of: made_of != PARTS, most_bytes=1 << 30) == ["a"]
-    assert Store(f"{store.top}/none").collect(is_any, most_bytes=0) == []
+    assert sorted(store.remove_unused(lambda made_of: made_of == PARTS, most_bytes=1 << 30)) == ["b", "c"]
+    assert store.remove_unused(lambda made_of: made_of != PARTS, most_bytes=1 << 30) == ["a"]
+    assert Store(f"{store.top}/none").remove_unused(is_any, most_bytes=0) == []
 
 
 @pytest.mark.parametrize(
