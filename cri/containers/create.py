@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from cri import events
 from cri.containers import capacity, order
 from cri.containers.stop import discard, follow_rest
-from cri.live import own_kernel
+from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
 from cri.live.images import Accounts, Root
@@ -115,6 +115,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
         await pod.call(create)
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell
+        outputs.follow(pod, container)
         name = record.container.name
         pod.note(Fact(history.IMAGE, begun_ns, root.took_ns, subject=name, text=root.source))
         pod.note(Fact(history.CREATED, took_ns=time.time_ns() - begun_ns, subject=name))

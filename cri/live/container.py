@@ -28,9 +28,9 @@ class LiveContainer:
     """`ended` is set once the container is EXITED. `lock` orders what changes it; `starting` is its start, `removers`
     the number of calls that remove it (see `order`). With `is_out_of_guest` the guest has forgotten it, after its end.
 
-    `tell` is called at each change of its state (`cri.events`). Its log must be opened (in a thread) before its streams
-    are listened to; the log's place is relative to `log_directory`, and what of it is committed is recorded in the
-    pod's `directory`.
+    `tell` is called at each change of its state (`cri.events`), `before_end` with what its end is, which it calls. Its
+    log must be opened (in a thread) before its streams are listened to; the log's place is relative to `log_directory`,
+    and what of it is committed is recorded in the pod's `directory`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class LiveContainer:
         self.starting: asyncio.Task[None] | None = None
         self.removers = 0
         self.tell: Callable[[int, str], None] = lambda kind, subject: None
+        self.before_end: Callable[[Callable[[], None]], None] = lambda end: end()
         place = LogPlace(record.log_path, log_directory)
         self.log = LogWriter(place, CommitRecord(directory, record.container.id))
         self._feed = LogFeed(self.log, record.container.id)
@@ -123,7 +124,7 @@ class LiveContainer:
             if self._end():
                 then()
 
-        self._feed.when_written(end)
+        self._feed.when_written(lambda: self.before_end(end))
         return True
 
     def _end(self) -> bool:

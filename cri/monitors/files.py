@@ -137,4 +137,5 @@ def _has_copies(pod: LivePod, container: LiveContainer) -> bool:
 
 
 def _sources(container: LiveContainer) -> list[str]:
-    return [one.source for one in container.record.container.mounts if one.memory.most_bytes]
+    mounts = container.record.container.mounts
+    return [one.source for one in mounts if one.memory.most_bytes and not one.memory.is_output]

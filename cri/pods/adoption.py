@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cri.live import suspension
+from cri.live import outputs, suspension
 from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
@@ -54,6 +54,7 @@ def restore(pod: LivePod, stored: store.Stored) -> None:
         container = LiveContainer(one.record, pod.directory, log_directory=place, status=status)
         container.log.open()
         pod.containers[container.id], container.tell = container, pod.tell
+        outputs.follow(pod, container)
 
 
 def forget_containers(pod: LivePod) -> None:

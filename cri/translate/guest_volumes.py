@@ -20,6 +20,8 @@ from stage1.pod import guest_volumes
 from stage1.pod.model import InMemory, Mount, OnDisk, Pod
 
 WHERE = GUEST, HOST = "guest", "host"
+MOST_OUTPUT_BYTES = 64 << 10
+"""Of a termination log that is written back; the kubelet reads the last 4 KiB."""
 MOST_BYTES = 8 << 20
 """Of a volume that is copied; the kubelet's own are of at most 1 MiB, projected ones of several. A larger one stays on
 the host.
@@ -82,6 +84,9 @@ def _placed(one: Mount, pod: Pod) -> Mount:
         return one
     if volume.kind == kubelet.EMPTY and volume.name in pod.disk_volumes:
         return one._replace(disk=_on_disk(volume, pod))
+    if volume.kind == kubelet.TERMINATION_LOG:  # the host sees it at once, where nothing is against that
+        memory = InMemory(MOST_OUTPUT_BYTES, is_file=True, is_output=True)
+        return one._replace(memory=memory) if pod.suspend and pod.copies_files else one
     is_copied = pod.copies_files and volume.kind in (*kubelet.FILES, kubelet.HOSTS) and not volume.below
     return one._replace(memory=_in_memory(one.source)) if is_copied else one
 

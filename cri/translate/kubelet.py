@@ -18,12 +18,17 @@ EMPTY = "kubernetes.io~empty-dir"
 FILES = frozenset(f"kubernetes.io~{name}" for name in ("configmap", "secret", "projected", "downward-api"))
 """What the kubelet writes itself, and changes as a whole by one link."""
 HOSTS = "etc-hosts"
+TERMINATION_LOG = "containers"
+_IN_CONTAINER = re.compile(r"[^/]+/[0-9a-f]{8}")
+"""Its path below that: the container's name, and a number that the kubelet draws for each of its starts."""
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MOST = 256
 
 
 class Volume(NamedTuple):
-    """`kind` is EMPTY, one of FILES, HOSTS or another plugin's; `below` a path in the volume, for a subPath."""
+    """`kind` is EMPTY, one of FILES, HOSTS, TERMINATION_LOG or another plugin's; `below` a path in the volume, for a
+    subPath.
+    """
 
     kind: str
     name: str = ""
@@ -85,6 +90,8 @@ def volume(source: str, directory: str) -> Volume | None:
     what, _, rest = source.removeprefix(f"{directory}/").partition("/")
     if what == HOSTS and not rest:
         return Volume(HOSTS)
+    if what == TERMINATION_LOG and _IN_CONTAINER.fullmatch(rest):
+        return Volume(TERMINATION_LOG)
     if what == "volume-subpaths":
         return _of_subpath(source, directory)
     return _parsed(rest) if what == "volumes" else None

@@ -6,6 +6,7 @@
  *
  *     disk INDEX MODE UID GID NAME[/BELOW]   a directory of the pod's disk, or what is below it: disk.h
  *     memory INDEX NUMBER BYTES              a copy of what the host shows as mount NUMBER of the bundle: memory.h
+ *     output INDEX NUMBER BYTES              a file that is copied to there when it is refreshed, and begins as what is there
  */
 #include "base/files.h"
 #include "base/scope.h"
@@ -30,7 +31,9 @@ static int one(char *line, const char *id, const char *bundle, bool is_new, stru
     if (sscanf(line, "%7s %u %n", kind, &index, &used) != 2)
         return fault_set(why, FAULT_INVALID, "'%s' is no volume", line);
     snprintf(place, sizeof place, RUN "/containers/%.100s/volumes/%u", id, index);
-    if (!strcmp(kind, "memory"))
+    if (!strcmp(kind, "output") && !is_new)
+        return memory_output(line + used, bundle, place, why);
+    if (!strcmp(kind, "memory") || !strcmp(kind, "output"))
         return memory_volume(line + used, bundle, place, is_new, why);
     return is_new ? disk_volume(line + used, place, why) : 0;
 }

@@ -220,3 +220,25 @@ int memory_volume(const char *words, const char *bundle, const char *place, bool
             break;
     return fault_errno(why, "the volume %s can't be copied into the guest's memory (at most %llu bytes)", source, most);
 }
+
+int memory_output(const char *words, const char *bundle, const char *place, struct fault *why)
+{
+    unsigned number;
+    unsigned long long most;
+    char target[ROOM + 32], file[ROOM + 8];
+    struct stat st;
+    if (sscanf(words, "%u %llu", &number, &most) != 2)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", words);
+    snprintf(target, sizeof target, "%s/mounts/%u", bundle, number);
+    snprintf(file, sizeof file, "%s/file", place);
+    struct copying left = {most, 0};
+    scoped_fd int from = open(file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    scoped_fd int to = from < 0 ? -1 : open(target, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
+    if (to < 0 || fstat(from, &st) < 0)
+        return fault_errno(why, "open %s and %s", file, target);
+    if ((unsigned long long)st.st_size > most)
+        lseek(from, st.st_size - (off_t)most, SEEK_SET);
+    if (copy_bytes(from, to, &left) < 0)
+        return fault_errno(why, "write %s back to the host", file);
+    return 0;
+}

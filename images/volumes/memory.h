@@ -14,4 +14,7 @@
  * for it first. A directory becomes its root, anything else `file` in it. */
 int memory_volume(const char *words, const char *bundle, const char *place, bool is_new, struct fault *why);
 
+/* Of one that is a file of the container's: let the host have the last BYTES of it. */
+int memory_output(const char *words, const char *bundle, const char *place, struct fault *why);
+
 #endif

@@ -48,7 +48,7 @@ def blocker(container: Container) -> str:
 
 
 def listing(container: Container, ids: IdMap) -> bytes:
-    """One line for each: `disk INDEX MODE UID GID PATH` or `memory INDEX NUMBER BYTES`."""
+    """One line for each: `disk INDEX MODE UID GID PATH`, or `memory INDEX NUMBER BYTES`, or the same with `output`."""
     lines = (
         _line(container.mounts[number], index=index, number=number, first_id=ids.first)
         for number, index in _sorted(container)
@@ -62,7 +62,8 @@ def _sorted(container: Container) -> list[tuple[int, int]]:
 
 def _line(mount: Mount, *, index: int, number: int, first_id: int) -> bytes:
     if mount.memory.most_bytes:
-        return f"memory {index} {number} {mount.memory.most_bytes}\n".encode()
+        kind = "output" if mount.memory.is_output else "memory"
+        return f"{kind} {index} {number} {mount.memory.most_bytes}\n".encode()
     disk = mount.disk
     text = f"disk {index} {disk.mode:o} {disk.uid + first_id} {disk.gid + first_id} {disk.path}\n"
     return text.encode(errors="surrogateescape")

@@ -72,10 +72,13 @@ class OnDisk(NamedTuple):
 
 
 class InMemory(NamedTuple):
-    """A volume that the guest has a copy of, kept current, of at most so many bytes; 0: it has none."""
+    """A volume that the guest has a copy of, kept current, of at most so many bytes; 0: it has none. With `is_output`
+    the copy is the container's to change, and what it is at the container's end is written to the source.
+    """
 
     most_bytes: int = 0
     is_file: bool = False
+    is_output: bool = False
 
 
 class Mount(NamedTuple):

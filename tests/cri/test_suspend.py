@@ -6,14 +6,15 @@ import json
 import grpc
 import pytest
 
-from cri.live import suspension
+from cri.live import outputs, suspension
 from cri.pb import runtime_pb2 as pb
 from cri.policy import SUSPEND
 from stage1.errors import VmFailed
-from stage1.guest.messages import Tune
+from stage1.guest.messages import FAILED, WRONG_STATE, Reply, Tune, Update
 
 from .command_rig import command
 from .conftest import Client, World
+from .counter_rig import Kubelet
 
 
 async def refused(cri: Client, name: str, pod: str) -> tuple[str, str]:
@@ -68,6 +69,29 @@ async def test_one_whose_guest_says_nothing_when_it_is_resumed_has_ended(world: 
         assert status.status.state == pb.SANDBOX_NOTREADY and "resumed" in json.loads(status.info["info"])["why"]
         await cri("RemovePodSandbox", pod_sandbox_id=made)
         assert world.left_over() == []
+
+
+@pytest.mark.parametrize("fault", ["", "silent", "busy", "refuses"])
+async def test_the_end_of_a_container_waits_for_its_termination_log_and_not_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(outputs, "LIMIT_S", 0.3)
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    world.faults.ignore = Update if fault == "silent" else None
+    codes = {"busy": WRONG_STATE, "refuses": FAILED}
+    world.faults.refuse = {Update: Reply(code=codes[fault], error="no")} if fault in codes else {}
+    async with world.daemon() as cri:
+        pod = await cri.pod("web")
+        live = cri.node.pods.get(pod)  # a fake guest has no disk for images, so it is made without the annotation
+        fields = {"suspend": "manual", "copies_files": True, "kubelet_dir": str(kubelet.directory)}
+        live.record = live.record._replace(pod=live.record.pod._replace(**fields))
+        container = await cri.container(pod, "true", mounts=kubelet.mounts())
+        assert await blocker(cri, pod) == ""
+        await cri("StartContainer", container_id=container)
+        assert (await cri.ended(container)).exit_code == 0
+        asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Update)]
+        assert len(asked) > 1 if fault == "busy" else len(asked) == 1
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
 async def test_the_commands_say_what_blocks_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:

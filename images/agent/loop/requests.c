@@ -222,7 +222,7 @@ static int on_update(const clearpod_agent_Update *update, const struct asker *as
         return -1;
     if (*task.file && !is_file_name(task.file))
         return fault_set(why, FAULT_INVALID, "'%s' is no file of the bundle", task.file);
-    if (process->state != P_RUNNING)
+    if (*task.file && process->state != P_RUNNING)
         return fault_set(why, FAULT_STATE, "container %s is not running", process->container);
     return begin(asker, process, &task, why);
 }

@@ -114,6 +114,17 @@ def test_mounts_go_to_the_disk_to_memory_or_stay(directory: Path) -> None:
     assert guest_volumes.placed(given, Pod("0" * 64, "web")) == given
 
 
+def test_a_termination_log_is_an_output_of_a_pod_that_can_be_suspended(directory: Path) -> None:
+    at = directory / "containers/web/0a1b2c3d"
+    given = tuple(Mount(str(path), "/dev/termination-log") for path in (at, at / "more", at.parent, at.parent / "0A"))
+    pod = _pod(directory)
+    assert guest_volumes.placed(given, pod) == given
+    made, *others = guest_volumes.placed(given, pod._replace(suspend="manual"))
+    assert made.memory == InMemory(guest_volumes.MOST_OUTPUT_BYTES, is_file=True, is_output=True)
+    assert tuple(others) == given[1:]
+    assert not guest_volumes.placed(given, pod._replace(suspend="manual", copies_files=False))[0].is_in_guest
+
+
 def test_a_subpath_is_known_by_where_its_bind_leads(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"{directory}/volume-subpaths/a/main/0"
     roots: dict[str, Any] = {"0": ("8:1", f"/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/a/b c/d")}
@@ -136,9 +147,10 @@ def test_the_guest_gets_a_line_for_each_behind_the_images_own() -> None:
         Mount("/e", "/e", disk=OnDisk("data/a b", 0o2777, 5, 2000)),
         Mount("/m", "/m", read_only=True, memory=InMemory(4096)),
         Mount("/f", "/f", memory=InMemory(10, is_file=True)),
+        Mount("/t", "/t", memory=InMemory(20, is_file=True, is_output=True)),
     )
     container = Container("c", "c", "sha256:0", Process(("sh",)), mounts, volumes=("/image",))
-    text = b"disk 1 2777 1005 3000 data/a b\nmemory 2 2 4096\nmemory 3 3 10\n"
+    text = b"disk 1 2777 1005 3000 data/a b\nmemory 2 2 4096\nmemory 3 3 10\noutput 4 4 20\n"
     assert listed.listing(container, IdMap(1000, 65536)) == text
     seen = {one["destination"]: one for one in oci.config(Pod("0" * 64, "web"), container)["mounts"]}
     base = "/run/clearpod/containers/c/volumes"

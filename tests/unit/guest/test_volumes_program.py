@@ -108,3 +108,19 @@ def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: 
     """
     text = _run(program, script)
     assert said in text and "\n" not in text
+
+
+def test_an_output_goes_to_the_host_when_it_is_refreshed_and_not_before(program: Path) -> None:
+    script = """
+    printf begin > $bundle/mounts/2.log; chmod 666 $bundle/mounts/2.log; mv $bundle/mounts/2.log $bundle/mounts/4
+    printf 'output 0 4 8\n' > $bundle/guest_volumes
+    PROGRAM make c
+    at=containers/c/volumes/0/file
+    cat $at; stat -c :%a $at
+    printf 'abc' > $at; cat $bundle/mounts/4; echo
+    PROGRAM refresh c
+    cat $bundle/mounts/4; echo
+    printf '0123456789' > $at; PROGRAM refresh c; PROGRAM refresh c
+    cat $bundle/mounts/4; echo; cat $at
+    """
+    assert _run(program, script).split() == ["begin:666", "begin", "abc", "23456789", "0123456789"]

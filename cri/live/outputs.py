@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that a container writes for its host, where its guest has copies of them: a termination log. The guest is
+asked to write them back when the container has ended, and until then nobody is told of the end.
+
+Called for each container that is made or taken over. A guest that does not answer delays the end by LIMIT_S, and its
+host sees what was written back before.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cri.live.container import LiveContainer
+from stage1.errors import NotFound, PodError, WrongState
+from stage1.guest import messages
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+
+log = logging.getLogger("clearpod.container")
+
+LIMIT_S = 5.0
+"""Half of what an end may take (`Tools.react_s`)."""
+BUSY_S = 0.05
+
+
+def follow(pod: "LivePod", container: LiveContainer) -> None:
+    """Let the container's end wait for its outputs, if it has some."""
+    if any(mount.memory.is_output for mount in container.record.container.mounts):
+        saving = _Saving(pod, container)
+        container.before_end = saving.run
+
+
+class _Saving:
+    """Of one container, once."""
+
+    def __init__(self, pod: "LivePod", container: LiveContainer) -> None:
+        self._pod, self._container = pod, container
+        self._task: asyncio.Task[None] | None = None
+
+    def run(self, then: Callable[[], None]) -> None:
+        """Call `then` when that is done or has failed. When we end before, the next daemon does it."""
+        if self._task is None:
+            self._task = self._pod.work.run_in_background(self._save(), f"outputs of {self._container.id}")
+            self._task.add_done_callback(lambda task: None if task.cancelled() else then())
+
+    async def _save(self) -> None:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await self._ask()
+        except (PodError, TimeoutError) as error:
+            why = str(error) or f"the guest did not answer within {LIMIT_S:g} s"
+            log.warning("container.outputs", extra={**self._pod.log_fields(self._container), "error": why})
+
+    async def _ask(self) -> None:
+        while True:
+            try:
+                await self._pod.call(messages.Update(self._container.id))
+                return
+            except NotFound:
+                return  # it is removed just now
+            except WrongState:  # it is busy with something else
+                if not self._pod.is_ready:
+                    raise
+            await asyncio.sleep(BUSY_S)
