@@ -160,7 +160,8 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         own.make_directory(place, 0o700)
         try:
             own.make_directory(f"{place}/mounts", 0o755)
-            attach_volumes(directory, pod, container=container)
+            if container.mounts:
+                attach_volumes(directory, pod, container=container)
             document = _document(pod, container, directory=directory, target_pid=target_pid)
             own.write(f"{place}/config.json", oci.written(document))
             if container.has_guest_volumes:
@@ -179,11 +180,9 @@ def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     """Mount the container's volumes into its bundle, in the VMM's mounts. Raises as `add_container`."""
     pid, entry = living_pid(directory), record.read(directory)
     with owners_of(directory, pod) as mapped:
-        for number, volume in enumerate(container.mounts):
-            if not (volume.image or volume.inside or volume.disk.path):
-                at = f"volumes/containers/{container.id}/mounts/{number}"
-                ids = mapped.shifted() if volume.mapped else mapped.plain()
-                volumes.attach(volume, directory, at=at, pid=pid, ids=ids)
+        for number, volume in container.bound_mounts.items():
+            at = f"volumes/containers/{container.id}/mounts/{number}"
+            volumes.attach(volume, directory, at=at, pid=pid, ids=mapped.of(volume))
     if pid and any(not volume.read_only for volume in container.mounts):
         quarters.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
 
@@ -223,11 +222,12 @@ def remove_exec(directory: str, container_id: str, *, number: int) -> None:
         pass
 
 
-def remove_container(directory: str, container_id: str) -> None:
-    """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
+def remove_container(directory: str, container_id: str, *, has_mounts: bool = True) -> None:
+    """Unmount the volumes, if any, and remove the bundle; gone already is fine. The agent must be done with it."""
     shown = f"share/volumes/containers/{container_id}"
     try:
-        namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmounting.alone(directory, shown))
+        if has_mounts:
+            namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmounting.alone(directory, shown))
     except FileNotFoundError:
         pass  # the VMM has ended just now, and its mounts with it
     try:

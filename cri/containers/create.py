@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cri import events
 from cri.containers import capacity, order
-from cri.containers.stop import discard, follow_rest
+from cri.containers.stop import discard, follow_rest, remove_files
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
@@ -89,18 +89,13 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
     target = _target_pid(pod, record)
     if record.kernel.path:
         await _take_over(pod, record, lower=root.lower)
-    else:
-        await run_uncancellable(
-            engine.add_container,
-            pod.directory,
-            pod.record.pod,
-            container=record.container,
-            target_pid=target,
-            policy=policy,
-        )
     container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory)
     try:
-        await run_uncancellable(container.log.open)
+        await run_uncancellable(_make_files, pod, container, target=target, policy=policy)
+    except BaseException:
+        await run_uncancellable(remove_files, pod, container)
+        raise
+    try:
         container.log.require_file()
         await pod.bind_cpus(record)
         for stream, consumer in container.consumers(pod.agent.consumed).items():
@@ -127,6 +122,16 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
         await follow_rest(pod)
         raise
     return container.id
+
+
+def _make_files(pod: LivePod, container: LiveContainer, *, target: int, policy: bytes) -> None:
+    """The bundle and the log, in one thread. Blocks. Undo: `remove_files`."""
+    record = container.record
+    if not record.kernel.path:
+        engine.add_container(
+            pod.directory, pod.record.pod, container=record.container, target_pid=target, policy=policy
+        )
+    container.log.open()
 
 
 def require_alone(pod: LivePod, kernel: OwnKernel, *, image: str) -> None:

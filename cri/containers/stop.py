@@ -76,13 +76,19 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float, is_
             raise
     for stream in (*container.streams(), container.record.stdin):
         pod.forget(stream)
-    container.log.close()
-    await run_uncancellable(container.log.remove_record)
+    await run_uncancellable(remove_files, pod, container, has_bundle=not is_late)
     if is_late:
         log.warning("container.late", extra=pod.log_fields(container))
         pod.work.run_in_background(_discard_later(pod, container.id), f"removal of container {container.id}")
-    else:
-        await run_uncancellable(engine.remove_container, pod.directory, container.id)
+
+
+def remove_files(pod: LivePod, container: LiveContainer, *, has_bundle: bool = True) -> None:
+    """Close its log and remove what is about it beside that, with `has_bundle` the bundle too. Blocks. Idempotent."""
+    container.log.close()
+    container.log.remove_record()
+    if has_bundle:
+        has_mounts = bool(container.record.container.bound_mounts)
+        engine.remove_container(pod.directory, container.id, has_mounts=has_mounts)
 
 
 async def _delete(pod: LivePod, container_id: str) -> None:

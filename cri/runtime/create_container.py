@@ -35,7 +35,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     create.require_alone(pod, kernel, image=config.image.image)
     files = await _usable(node, images.values())
     devices = tuple(one.name for one in config.CDI_devices)
-    edits = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs)
+    edits = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs) if devices else cdi.Edits()
 
     name, asked = (pod.id, config.metadata.name, config.metadata.attempt), request.SerializeToString(deterministic=True)
     if made := await node.pods.container_names.repeated(name, asked):
@@ -45,7 +45,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
             record = await run_uncancellable(
                 container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
             )
-            record, policy = await _confined(node, pod, record=record)
+            record, policy = await _confined(node, pod, record=record, config=config)
             if debugging.is_asked(config):
                 record = debugging.unconfined(record)
             made = await create.create(pod, record, root=root, policy=policy)
@@ -67,10 +67,12 @@ def _images(node: Node, config: pb.ContainerConfig) -> dict[str, Image]:
     return images
 
 
-async def _confined(node: Node, pod: LivePod, *, record: ContainerRecord) -> tuple[ContainerRecord, bytes]:
+async def _confined(
+    node: Node, pod: LivePod, *, record: ContainerRecord, config: pb.ContainerConfig
+) -> tuple[ContainerRecord, bytes]:
     """With the AppArmor profile that its kernel can apply, and the compiled policy of that for a guest."""
     security, of_pod = record.container.security, pod.record.pod
-    asked = apparmor.profile(pb.ContainerConfig.FromString(record.config).linux.security_context)
+    asked = apparmor.profile(config.linux.security_context)
     name = apparmor.require(asked, of_pod, is_there=pod.hello.apparmor and not record.kernel.path)
     places = apparmor.Places(node.config.apparmor_dir, node.host.guest_dir)
     policy = await asyncio.to_thread(apparmor.find, name, places) if name and not of_pod.host else b""

@@ -6,6 +6,7 @@ by the version before and after.
 """
 
 import base64
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -15,13 +16,45 @@ T = TypeVar("T")
 
 def dump(value: Any) -> Any:
     """A value that `json.dumps` takes."""
-    if hasattr(value, "_fields"):
-        return {key: dump(item) for key, item in zip(value._fields, value, strict=True)}
+    if isinstance(value, tuple):
+        items = [dump(item) if isinstance(item, (tuple, bytes)) else item for item in value]
+        return dict(zip(value._fields, items, strict=True)) if hasattr(value, "_fields") else items
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, tuple):
-        return [dump(item) for item in value]
     return value
+
+
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Texts:
+    """What `dump` makes of values, as JSON. Of values of these `kinds`, which are most of a file and are replaced and
+    not changed, the text is kept from one call of `of` until the next.
+    """
+
+    def __init__(self, *kinds: type) -> None:
+        self._kinds = kinds
+        self._kept: dict[int, tuple[Any, str]] = {}
+
+    def of(self, value: Any) -> str:
+        """The text."""
+        used: dict[int, tuple[Any, str]] = {}
+        text = self._text(value, used)
+        self._kept = used
+        return text
+
+    def _text(self, value: Any, used: dict[int, tuple[Any, str]]) -> str:
+        if isinstance(value, self._kinds):
+            # With the value itself, so that no other one gets its id.
+            used[id(value)] = kept = self._kept.get(id(value)) or (value, _encoded(dump(value)))
+            return kept[1]
+        if not isinstance(value, tuple):
+            return _encoded(dump(value))
+        texts = [self._text(item, used) for item in value]
+        if hasattr(value, "_fields"):
+            texts = [f'"{key}":{text}' for key, text in zip(value._fields, texts, strict=True)]
+            return f"{{{','.join(texts)}}}"
+        return f"[{','.join(texts)}]"
 
 
 def load(kind: type[T], value: Any) -> T:

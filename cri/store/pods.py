@@ -105,6 +105,12 @@ class Stored(NamedTuple):
     containers: tuple[StoredContainer, ...] = ()
 
 
+class _Identity(NamedTuple):
+    """The whole file that says who the pod is."""
+
+    record: PodRecord
+
+
 class PodFiles:
     """Both files of the pod in `directory`. Each is written when that changes it, as far as is known."""
 
@@ -112,34 +118,30 @@ class PodFiles:
         self._directory = directory
         self._identity: PodRecord | None = None
         self._stored: Stored | None = None
+        self._texts = codec.Texts(PodRecord, ContainerRecord, ContainerState, Fact)
 
     def adopted(self, stored: Stored) -> None:
         """The previous daemon saved this, see `load`. Blocks: it reads whether `pod.json` is the same."""
         self._stored = stored
         with contextlib.suppress(OSError, KernelError), beneath.Root(self._directory) as own:
-            if own.read(_IDENTITY, most=_MOST_BYTES, ours=True) == _text(_identity(stored.record)):
+            if own.read(_IDENTITY, most=_MOST_BYTES, ours=True) == self._text(_Identity(stored.record)):
                 self._identity = stored.record
 
     def save(self, stored: Stored) -> None:
         """Replace each file in one step, first the one that says who the pod is. Raises NoSpace, KernelError."""
         if self._identity != stored.record:
-            self._write(_IDENTITY, _identity(stored.record))
+            self._write(_IDENTITY, _Identity(stored.record))
             self._identity = stored.record
         if self._stored != stored:
-            self._write(_FILE, codec.dump(stored))
+            self._write(_FILE, stored)
             self._stored = stored
 
-    def _write(self, name: str, document: dict[str, Any]) -> None:
+    def _write(self, name: str, content: "Stored | _Identity") -> None:
         with beneath.Root(self._directory) as own:
-            own.write(name, _text(document))
+            own.write(name, self._text(content))
 
-
-def _identity(record: PodRecord) -> dict[str, Any]:
-    return {"record": codec.dump(record)}
-
-
-def _text(document: dict[str, Any]) -> bytes:
-    return json.dumps({"v": VERSION, **document}, separators=(",", ":")).encode()
+    def _text(self, content: "Stored | _Identity") -> bytes:
+        return f'{{"v":{VERSION},{self._texts.of(content)[1:]}'.encode()
 
 
 def load(directory: str) -> Stored:

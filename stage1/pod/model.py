@@ -219,6 +219,12 @@ class Container(NamedTuple):
         """Whether its guest has one of its volumes itself."""
         return any(mount.is_in_guest for mount in self.mounts)
 
+    @property
+    def bound_mounts(self) -> dict[int, Mount]:
+        """Those of its mounts, by number, that the host binds into its bundle; all others the guest makes."""
+        mounts = enumerate(self.mounts)
+        return {number: one for number, one in mounts if not (one.image or one.inside or one.disk.path)}
+
 
 class Port(NamedTuple):
     """A port of the pod that the host publishes. `protocol` is tcp, udp or sctp; an empty host_ip is every address."""

@@ -12,7 +12,7 @@ from stage1.errors import WrongState
 from stage1.linux import idmap, mount, namespace
 from stage1.linux.idmap import Extent
 from stage1.pod import ids as numbers
-from stage1.pod.model import IdMap
+from stage1.pod.model import IdMap, Mount
 
 KEPT = "shifted"
 """In the pod's directory: the namespace for what is shifted."""
@@ -48,6 +48,10 @@ class Owners:
     def extents(self) -> "Sequence[Extent]":
         """The maps of the VMM's user namespace; none where it has none."""
         return self._vmm[2]
+
+    def of(self, volume: Mount) -> int:
+        """Of the files of a volume. Raises as `shifted` and `plain`."""
+        return self.shifted() if volume.mapped else self.plain()
 
     def plain(self) -> int:
         """Of files whose numbers on disk are the guest's. Raises WrongState as `idmap.of_process`."""
