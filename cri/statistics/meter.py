@@ -3,13 +3,16 @@
 
 Owned by the pod, used by the RPCs about stats and metrics. A guest that does not answer costs its caller `PATIENCE_S`
 once and no more until it has answered; meanwhile the last sample serves, as long as it is not older than `STALE_S`.
+Before somebody who asks regularly (`ahead`) the guest is asked, so that its numbers are there.
 """
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from typing import NamedTuple
 
+from cri.statistics.ahead import Times
 from cri.statistics.sample import Disk, Rates, Sample
 from stage1.errors import NotFound, PodError, TimedOut
 from stage1.guest.messages import ContainerStats, PodStats, Reply, Stats
@@ -22,8 +25,12 @@ ANSWER_S = 60.0
 STALE_S = 10.0
 DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""
-FRESH_S = 0.5
-"""So new a sample is as good as another one: rates have no better resolution (`sample.LEAST_APART_NS`)."""
+FRESH_S = 0.9
+"""So new a sample serves. Below a second, after which `crictl stats` lists for the second time, for a rate."""
+LEAD_S = (0.4, 0.6)
+"""How long before it is expected a guest is asked, each at another moment, so that hundreds are not asked at once."""
+WALK_S = 0.3
+"""A first answer about a pod has the sizes of its writable layers too, if these are counted in so short a time."""
 MOST_ROUNDS = 16
 """A guest that never says that it is done is not believed."""
 
@@ -74,8 +81,11 @@ class Meter:
         self._ask, self._known, self._told = ask, known, told
         self._rates = Rates()
         self._last: dict[bool, Sample] = {}
-        self._open: dict[Stats, Question] = {}
+        self._open: dict[object, Question] = {}
         self._disk_at = 0.0
+        self._times = {False: Times(), True: Times()}
+        self._ahead: list[asyncio.TimerHandle] = []
+        self._lead_s = random.uniform(*LEAD_S)
         self._sampled_at: dict[bool, float] = {}
         self.disks: dict[str, Disk] = {}
 
@@ -91,14 +101,16 @@ class Meter:
 
     def ask(self, *, files: bool = False) -> Asked:
         """The same for whoever waits for many guests at once."""
-        question = self._question(Stats(files=files))
         last = self._last.get(files)
-        tasks = [question.task]
-        unknown = last is None or any(name not in self.disks for name in last.containers)
-        if unknown or time.monotonic() - self._disk_at > DISK_S:
-            disk = self._question(Stats(disk=True))
-            tasks += [disk.task] if unknown and not disk.is_late else []
-        return Asked(question, tuple(tasks), last)
+        if last is None or any(name not in self.disks for name in last.containers):
+            disk = self._question(Stats(files=files, disk=True))
+            if not disk.is_late:
+                question = self._open_question(("first", files), self._first(disk, files=files))
+                return Asked(question, (question.task, disk.task), last)
+        elif time.monotonic() - self._disk_at > DISK_S:
+            self._question(Stats(disk=True))
+        question = self._question(Stats(files=files))
+        return Asked(question, (question.task,), last)
 
     def current(self) -> asyncio.Task[Sample]:
         """The pod's numbers as they are now, however long the guest takes: for decisions about its limits."""
@@ -108,12 +120,24 @@ class Meter:
         """The last sample, however old."""
         return self._last.get(files) or self._last.get(not files)
 
-    def fresh(self, *, files: bool = False, more_s: float = 0.0) -> Sample | None:
-        """The sample of the last moment; None when it is older, or the disks of its containers are not known. `more_s`
-        is for callers to whom older ones are still new.
-        """
-        last = self._last.get(files)
-        if last is None or time.monotonic() - self._sampled_at[files] >= FRESH_S + more_s:
+    def wanted(self, *, files: bool = False) -> Sample | None:
+        """As `fresh`, for somebody who may ask again: if that is foreseen, there will be a sample then."""
+        loop, now_s = asyncio.get_running_loop(), time.monotonic()
+        self._ahead = [timer for timer in self._ahead if timer.when() > loop.time()]
+        for expected_s in self._times[files].add(now_s):
+            delay_s = max(expected_s - now_s - self._lead_s, 0)
+            self._ahead.append(loop.call_later(delay_s, self._renew, files))
+        return self.fresh(files=files)
+
+    def _renew(self, files: bool) -> None:
+        """Ask, unless a sample will still be new when it is wanted."""
+        if self.fresh(files=files, within_s=FRESH_S - self._lead_s) is None:
+            self.ask(files=files)
+
+    def fresh(self, *, files: bool = False, within_s: float | None = None) -> Sample | None:
+        """The sample of the last moment; None when it is older, or the disks of its containers are not known."""
+        last, within_s = self._last.get(files), FRESH_S if within_s is None else within_s
+        if last is None or time.monotonic() - self._sampled_at[files] >= within_s:
             return None
         return last if all(name in self.disks for name in last.containers) else None
 
@@ -127,6 +151,8 @@ class Meter:
 
     async def close(self) -> None:
         """Nobody will answer any more."""
+        for timer in self._ahead:
+            timer.cancel()
         tasks = [question.task for question in self._open.values()]
         for task in tasks:
             task.cancel()
@@ -135,15 +161,26 @@ class Meter:
 
     def _question(self, op: Stats) -> "Question":
         """The one that is open, or a new one."""
-        known = self._open.get(op)
-        if known is None or known.task.done():
-            task = asyncio.get_running_loop().create_task(self._collect(op))
-            task.add_done_callback(_retrieve)
-            known = self._open[op] = Question(task, time.monotonic())
+        return self._open_question(op, self._collect(op))
+
+    def _open_question(self, key: object, work: Coroutine[None, None, Sample]) -> "Question":
+        known = self._open.get(key)
+        if known is not None and not known.task.done():
+            work.close()
+            return known
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_retrieve)
+        known = self._open[key] = Question(task, time.monotonic())
         return known
+
+    async def _first(self, disk: Question, *, files: bool) -> Sample:
+        """One answer about everything, and if counting what is on the disk takes long, another without that."""
+        done, _ = await asyncio.wait({disk.task}, timeout=WALK_S)
+        return disk.task.result() if done else await asyncio.shield(self._question(Stats(files=files)).task)
 
     async def _collect(self, op: Stats) -> Sample:
         """All pages of one answer."""
+        begun_s = time.monotonic()
         containers: dict[str, ContainerStats] = {}
         first = None
         for _ in range(MOST_ROUNDS):
@@ -162,7 +199,7 @@ class Meter:
             self._disk_at = time.monotonic()
             self.disks = {name: Disk(now, one.disk_bytes, one.disk_inodes) for name, one in containers.items()}
         sample = Sample(now, first, containers, self._rates.update(first, containers.values()))
-        if not op.disk:
+        if time.monotonic() - begun_s < WALK_S or not op.disk:  # else what was counted first is older than it says
             self._last[op.files], self._sampled_at[op.files] = sample, time.monotonic()
         return sample
 

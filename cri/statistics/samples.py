@@ -15,10 +15,6 @@ from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.stats")
 
-LIST_S = 0.4
-"""How much older a sample may be in a list: the kubelet lists containers and then pods, and the first list of a large
-node takes some tenths of a second. Below a second together, after which `crictl stats` lists for the second time."""
-
 
 class Runs(Protocol):
     """As much of a container."""
@@ -64,10 +60,10 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
     return _known(pod, files=files) or (await pod.meter.sample(files=files) if pod.is_ready else None)
 
 
-def _known(pod: Metered, *, files: bool, more_s: float = 0.0) -> Sample | None:
+def _known(pod: Metered, *, files: bool) -> Sample | None:
     if pod.held and (last := pod.meter.last(files=files)):
         return last
-    fresh = pod.meter.fresh(files=files, more_s=more_s)
+    fresh = pod.meter.wanted(files=files)
     if fresh and all(name in fresh.containers for name, one in pod.containers.items() if one.is_running):
         return fresh
     return None
@@ -77,9 +73,7 @@ async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tup
     """The ready ones of `pods` with their samples, in the same order. The guests are waited for together: a task and a
     timeout for each would take longer than what they say.
     """
-    asked = [
-        (pod, _known(pod, files=files, more_s=LIST_S) or pod.meter.ask(files=files)) for pod in pods if pod.is_ready
-    ]
+    asked = [(pod, _known(pod, files=files) or pod.meter.ask(files=files)) for pod in pods if pod.is_ready]
     await _wait([one for _, one in asked if isinstance(one, Asked)])
     samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in asked)
     return [(pod, sample) for pod, sample in samples if sample is not None]

@@ -28,7 +28,7 @@ async def test_a_running_container_has_fresh_numbers(world: World) -> None:
         pod = await cri.pod()
         c = await _running(cri, pod, *SPIN, labels={"a": "b"})
         first = (await cri("ContainerStats", container_id=c)).stats
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(meter.FRESH_S + 0.1)
         second = (await cri("ContainerStats", container_id=c[:13])).stats
         assert first.attributes.id == c
         assert (first.attributes.metadata.name, dict(first.attributes.labels)) == ("c", {"a": "b"})

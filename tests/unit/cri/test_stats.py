@@ -2,12 +2,13 @@
 """Rates from samples, questions to a guest that is slow or lies, and lists in pieces."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.statistics import meter
+from cri.statistics import ahead, meter
 from cri.statistics.meter import Meter
 from cri.statistics.sample import Rates
 from cri.statistics.samples import sample_of
@@ -77,7 +78,7 @@ async def test_the_pages_of_an_answer_are_put_together() -> None:
 
     sample = await Meter(ask, KNOWN).sample()
     assert list(sample.containers) == ["c0", "c1", "c2", "c3", "c4"]
-    assert sorted(op.first for op in asked if not op.disk) == [0, 2, 4]
+    assert [op.first for op in asked] == [0, 2, 4]
 
 
 async def test_a_guest_that_never_says_that_it_is_done_is_not_believed() -> None:
@@ -100,7 +101,7 @@ async def test_many_who_ask_at_once_share_one_question() -> None:
 
     one = Meter(ask, KNOWN)
     await asyncio.gather(*(one.sample() for _ in range(20)))
-    assert sorted(asked) == [Stats(), Stats(disk=True)]
+    assert asked == [Stats(disk=True)], "the first answer has everything"
 
 
 async def test_a_sample_of_the_last_moment_serves_until_a_container_comes_or_it_is_old(
@@ -171,6 +172,72 @@ async def test_a_closed_meter_leaves_no_task_behind() -> None:
         await one.sample()
     await one.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+TIMES = [
+    ([0], []),
+    ([0, 10], []),
+    ([0, 10, 20], [10]),
+    ([0, 10, 20.3, 30, 39.8], [9.8]),
+    ([0, 10, 20, 30, 40, 50], [10]),
+    ([0, 10, 21], []),
+    ([0, 1, 50], []),
+    ([0, 90, 180], []),
+    ([0, 10, 15, 20, 30], [10, 15]),
+    ([0, 1.3, 2.6, 3.9], [1.3]),
+]
+
+
+@pytest.mark.parametrize(("times", "expected"), TIMES)
+def test_who_has_asked_at_regular_times_is_expected_again(times: list[float], expected: list[float]) -> None:
+    assert ahead.periods(times) == pytest.approx(expected)
+
+
+def test_who_asks_twice_about_the_same_moment_counts_once_and_only_the_last_times_count() -> None:
+    times = ahead.Times()
+    assert [times.add(100 * at) for at in range(ahead.KEPT)] == [[]] * ahead.KEPT
+    assert [times.add(5000 + at) for at in (0, 0.5, 10, 10.1, 20)] == [[], [], [], [], [5030]]
+
+
+async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers_will_be_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Stats] = []
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        asked.append(op)
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    one, now_s = Meter(ask, KNOWN), time.monotonic()
+    for ago_s in (20, 10):
+        assert one._times[False].add(now_s - ago_s) == []
+    assert one.wanted() is None
+    (timer,) = one._ahead
+    assert 8 < timer.when() - asyncio.get_running_loop().time() <= 10 - meter.LEAD_S[0]
+    one._renew(False)
+    await one.sample()
+    assert asked == [Stats(disk=True)]
+    monkeypatch.setattr(meter, "FRESH_S", 1000.0)
+    one._renew(False)
+    assert one._open[Stats(disk=True)].task.done() and Stats() not in one._open, "there is a sample of now"
+    monkeypatch.setattr(meter, "FRESH_S", one._lead_s)
+    one._renew(False)
+    assert not one._open[Stats()].task.done(), "it would be old by then"
+    await one.close()
+    assert timer.cancelled()
+
+
+async def test_a_count_of_the_disk_that_takes_long_makes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "WALK_S", 0.02)
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        await asyncio.sleep(0.1 if op.disk else 0)
+        return Reply(stats=(ContainerStats("c", disk_bytes=5),), pod=PodStats(at_ns=1 if op.disk else 2))
+
+    one = Meter(ask, KNOWN)
+    sample = await one.sample()
+    assert sample.pod.at_ns == 2 and one.disks["c"].used_bytes == 5
+    assert one.last() is sample
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [10, 10, 10], [100], [100, 1, 100], [1] * 50])
