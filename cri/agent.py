@@ -310,7 +310,7 @@ class Agent:
         while has_more:
             touched: dict[int, Consumer] = {}
             try:
-                last, events = await self._in_turn(partial(self._take_slice, data, touched))
+                last, events = await self._within_budget(partial(self._take_slice, data, touched))
                 await written(touched.values())
             finally:
                 for consumer in touched.values():
@@ -318,8 +318,8 @@ class Agent:
             data, has_more = b"", self._link.has_more
             await self._loop_budget.hold(self._settle(last, events))
 
-    async def _in_turn(self, take: Callable[[], Result]) -> Result:
-        """Do it when this link's turn has come, and account for it."""
+    async def _within_budget(self, take: Callable[[], Result]) -> Result:
+        """Call `take` when the event loop's budget allows it, and account for the time."""
         await self._loop_budget.begin()
         begun_s = time.monotonic()
         try:

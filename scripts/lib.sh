@@ -82,25 +82,25 @@ need_venv() {
 }
 
 # Waits until no other script prepares this checkout.
-need_turn() {
+take_lock() {
     mkdir -p build
-    exec {TURN}> build/turn.lock
-    flock --nonblock "$TURN" || { say "waiting for another script that prepares this checkout"; flock "$TURN"; }
+    exec {LOCK}> build/prepare.lock
+    flock --nonblock "$LOCK" || { say "waiting for another script that prepares this checkout"; flock "$LOCK"; }
 }
 
-# Lets the next one have its turn, and gives the checkout's owner what root has made in it: with sudo, that is who goes on.
-end_turn() {
+# Lets the next script prepare the checkout, and gives the owner of the checkout what root has made in it, since with sudo that is who goes on.
+release_lock() {
     local owner
     owner=$(stat -c %u:%g .)
     [ "${owner%:*}" = 0 ] || chown -R -h --from=0 "$owner" .
-    exec {TURN}>&-
+    exec {LOCK}>&-
 }
 
 # need_all PACKAGE...: everything that tests and measurements need before they can do their own work.
 need_all() {
-    need_turn
+    take_lock
     need_packages "$@"
     need_venv build test lint
     images/build all
-    end_turn
+    release_lock
 }

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from stage1 import engine, prewarmed
 from stage1.engine import Host, Prepared
 from stage1.errors import PodError, TimedOut, VmFailed
+from stage1.guest.direct_client import DirectClient
 from stage1.guest.messages import Create, Delete, Op, Start
-from stage1.guest.session import Session
 from stage1.guest.settings import warm_ups
 from stage1.linux import files
 from stage1.machine import MIB
@@ -131,19 +131,19 @@ def _save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", lim
         engine.boot(prepared._replace(vm=vm), vmm)
         theirs.close()
         assert isinstance(vm.link, SerialLink)
-        with Session(vm.link.socket, limit_s=until - time.monotonic()) as session:
+        with DirectClient(vm.link.socket, limit_s=until - time.monotonic()) as client:
             for warm_up in warm_ups(prepared.network):
-                session.call(warm_up)
+                client.call(warm_up)
             for op in _CONTAINER:
-                _try(session, op)
+                _try(client, op)
         _write_state(monitor, template)
         monitor.quit()
 
 
-def _try(session: Session, op: Op) -> None:
+def _try(client: DirectClient, op: Op) -> None:
     """Best-effort: what does not succeed has warmed up less. Raises VmFailed, TimedOut."""
     try:
-        session.call(op)
+        client.call(op)
     except (VmFailed, TimedOut):
         raise
     except PodError:

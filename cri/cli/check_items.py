@@ -43,7 +43,7 @@ def evaluate(facts: Facts) -> list[Item]:
     return [
         _user(facts),
         _config(facts),
-        *(Item(one.name, *_judged(one)) for one in facts.start),
+        *(Item(one.name, *_status_and_text(one)) for one in facts.start),
         _kvm(facts),
         _device("vsock", facts.host.vsock_error),
         *(_program(facts, one) for one in hypervisors.ALL),
@@ -85,8 +85,8 @@ def _config(facts: Facts) -> Item:
     return Item("configuration", OK, f"state in {facts.state_dir}, guest in {facts.guest_dir}")
 
 
-def _judged(one: "Tried") -> tuple[str, str]:
-    """Its sentence says what to do already."""
+def _status_and_text(one: "Tried") -> tuple[str, str]:
+    """Of one part of the daemon's start. An error says already what to do."""
     return (FAIL if one.is_fatal else WARN, one.error) if one.error else (OK, one.detail)
 
 

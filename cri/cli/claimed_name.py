@@ -35,7 +35,7 @@ def claimed(run_dir: str, name: str, *, pod_id: str) -> Iterator[None]:
         os.close(fd)
 
 
-def sweep(run_dir: str) -> None:
+def remove_orphans(run_dir: str) -> None:
     """Remove the names of processes that were killed."""
     directory = f"{run_dir}/names"
     for entry in os.listdir(directory) if os.path.isdir(directory) else ():

@@ -250,7 +250,7 @@ def collect_garbage(host: engine.Host) -> None:
     run_dirs = (host.run_dir, os.path.dirname(host.run_dir))
     for problem in (*garbage.networks(host), *garbage.disks(host, run_dirs=run_dirs)):
         sys.stderr.write(f"clearpod: {problem}\n")
-    claimed_name.sweep(host.run_dir)
+    claimed_name.remove_orphans(host.run_dir)
     try:
         names = os.listdir(f"{host.run_dir}/locks")
     except FileNotFoundError:

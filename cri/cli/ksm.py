@@ -25,7 +25,7 @@ EXAMPLES = (
     ("clearpod ksm --watch 5", "what changes, each five seconds"),
 )
 MIB = 1 << 20
-WORDS = {0: "stopped", RUN: "running", UNMERGE: "stopped and undone"}
+STATES = {0: "stopped", RUN: "running", UNMERGE: "stopped and undone"}
 
 
 class Observation(NamedTuple):
@@ -102,7 +102,7 @@ def text(now: Observation) -> str:
     zeros = f", {_mib(counters.ksm_zero_pages)} MiB of it zeros" if counters.ksm_zero_pages > 0 else ""
     net = f"; less what the kernel needs for it: {counters.general_profit / MIB:.1f}" if profit_known(now) else ""
     lines = [
-        f"state   {WORDS.get(set_to.run, str(set_to.run))}, {who(now)}" + (f"; {pace}" if pace else ""),
+        f"state   {STATES.get(set_to.run, str(set_to.run))}, {who(now)}" + (f"; {pace}" if pace else ""),
         f"saved   {_mib(counters.saved)} MiB{zeros}{net}",
         f"left    {_mib(counters.pages_unshared)} MiB have no equal, {_mib(counters.pages_volatile)} MiB keep changing",
         f"cost    {now.thread_s:.1f} s of processor time since boot, {counters.full_scans} passes over all memory",

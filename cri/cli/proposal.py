@@ -21,8 +21,8 @@ HEAD = (
     "# `clearpod serve --check-config` shows all keys, docs/reference/configuration.md says what they mean.\n"
 )
 GIB = 1 << 30
-PODS_BESIDE = 4
-"""A pod's disk has at most this part of the host's: one that fills it leaves room for others and for images."""
+PODS_ON_DISK = 4
+"""So many pods' disks fit on the host's: a pod that fills its own leaves room for others and for images."""
 LEAST_SCRATCH_MIB, USUAL_SCRATCH_MIB = 512, 10240
 SLOW_BOOT_S, SLOW_REACT_S = 180.0, 15.0
 OTHER_IDS = tuple(Range(first, 0x0FFE0000) for first in (0x60000000, 0x50000000, 0x40000000, 0x30000000, 0x20000000))
@@ -93,7 +93,7 @@ def _vm(seen: Seen, wishes: Wishes) -> list[tuple[str, str]]:
     if seen.is_emulated:
         slow = "guests are emulated here, and slow"
         rows += [(f"boot_timeout_s = {SLOW_BOOT_S}", slow), (f"react_timeout_s = {SLOW_REACT_S}", "")]
-    part_mib = seen.disk_bytes // PODS_BESIDE >> 20
+    part_mib = seen.disk_bytes // PODS_ON_DISK >> 20
     if part_mib < USUAL_SCRATCH_MIB:
         reason = f"one pod may write a part of the disk, which has {seen.disk_bytes / GIB:.0f} GiB"
         rows.append((f"scratch_mib = {max(part_mib // 512 * 512, LEAST_SCRATCH_MIB)}", reason))

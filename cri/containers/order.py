@@ -39,7 +39,7 @@ PODS = {
 }
 """The same for pods. A stopped one is stopped again: what could not be given back then may be now."""
 
-_WANTED = {"start": "only a created one can be started", "update": "only a created or running one can be updated"}
+_REQUIREMENTS = {"start": "only a created one can be started", "update": "only a created or running one can be updated"}
 
 
 def phase(container: "LiveContainer") -> str:
@@ -53,7 +53,7 @@ def require(container: "LiveContainer", call: str) -> None:
     """Raise WrongState when the call is refused now."""
     now = phase(container)
     if CONTAINERS[call][now] == REFUSED:
-        allowed = _WANTED.get(call, f"{call} is for a running one")
+        allowed = _REQUIREMENTS.get(call, f"{call} is for a running one")
         raise WrongState(f"container {container.id} is {now}; {allowed}")
 
 

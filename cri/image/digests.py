@@ -64,7 +64,7 @@ class _Registry:
     """One registry, as one user sees it, and the process that asks it, if there is one."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._session: confined.Session | None = None
         self._asked_s = -KEEP_S
         self._timer: asyncio.TimerHandle | None = None
@@ -79,11 +79,11 @@ class _Registry:
             return ""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BUSY_S):
-                await self._turn.acquire()
+                await self._lock.acquire()
             try:
                 return await self._ask(asked)
             finally:
-                self._turn.release()
+                self._lock.release()
         return ""
 
     async def _start(self, limits: Limits) -> None:

@@ -14,10 +14,10 @@ from stage1.rootfs.corrupt import Corrupt
 
 log = logging.getLogger("clearpod.pull")
 
-SAID_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 STALLED_S = 300.0
 """As long as containerd waits. A registry that answers always, but slowly, is never given up."""
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _MORE_BYTES = 16 << 20
 
 
@@ -28,7 +28,7 @@ class Download(NamedTuple):
     directory: str
     bytes: int
     stalled_s: float = STALLED_S
-    interval_s: float = _LOOK_S
+    interval_s: float = _POLL_S
 
 
 async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
@@ -62,7 +62,7 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
                 f"the registry sends more of {download.name} than the {download.bytes} bytes that its manifest says;"
                 " push it again"
             )
-        if now - logged_at >= SAID_EVERY_S:
+        if now - logged_at >= LOG_EVERY_S:
             logged_at = now
             log.info("pull.progress", extra={"image": download.name, "bytes": had, "of": download.bytes})
 

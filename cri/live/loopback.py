@@ -20,7 +20,7 @@ from stage1.pod.model import Pod, Port
 log = logging.getLogger("clearpod.loopback")
 
 HOST = "::1"
-WANTED = ("", "::", HOST)
+HOST_IPS = ("", "::", HOST)
 """Host addresses of a port that ::1 is one of."""
 CONNECT_S = 30.0
 CHUNK_BYTES = 1 << 18
@@ -109,7 +109,7 @@ class LoopbackPorts:
 
 def served(ports: Iterable[Port]) -> list[Port]:
     """Those that `LoopbackPorts` listens for."""
-    return [port for port in ports if port.host_ip in WANTED and port.protocol in ("tcp", "udp")]
+    return [port for port in ports if port.host_ip in HOST_IPS and port.protocol in ("tcp", "udp")]
 
 
 def _bound(port: Port) -> socket.socket | None:

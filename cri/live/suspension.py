@@ -175,9 +175,9 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
 
 
 def _files(pod: "LivePod", images: "ImageStore") -> "dict[str, ImageFiles]":
-    found = {}
+    image_files = {}
     for container in pod.containers.values():
         name = container.record.window_image
-        if name and name not in found and (image := images.find(container.record.image_id)):
-            found[name] = images.files(image)
-    return found
+        if name and name not in image_files and (image := images.find(container.record.image_id)):
+            image_files[name] = images.files(image)
+    return image_files

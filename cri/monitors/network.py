@@ -27,7 +27,7 @@ class NodeNetwork:
 
     def __init__(self, host: engine.Host, *, round_s: float = ROUND_S, fresh_s: float = FRESH_S) -> None:
         self._host, self._round_s, self._fresh_s = host, round_s, fresh_s
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="upkeep")
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="network-gc")
         self._asked: Network | None = None
         self._answer, self._answered_s = "", 0.0
         self._asking: asyncio.Future[str] | None = None
@@ -39,7 +39,7 @@ class NodeNetwork:
         """Begin; the event loop must run."""
         if self._host.network:
             self._garbage.set()
-            self._task = asyncio.get_running_loop().create_task(self._rounds(), name="network upkeep")
+            self._task = asyncio.get_running_loop().create_task(self._rounds(), name="network cleanup")
             self.readiness()
 
     def close(self) -> None:
@@ -98,5 +98,5 @@ class NodeNetwork:
         """Each once, not each minute."""
         for problem in problems:
             if problem not in self._told:
-                log.warning("network.upkeep", extra={"error": problem})
+                log.warning("network.cleanup", extra={"error": problem})
         self._told = problems

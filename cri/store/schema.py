@@ -45,7 +45,7 @@ CREATE TABLE digests (
 """
 _UPGRADES = {1: "ALTER TABLE images ADD COLUMN aside TEXT NOT NULL DEFAULT ''"}
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-_BESIDE = ("-wal", "-shm")
+_SIDE_FILES = ("-wal", "-shm")
 COPY, DAMAGED = ".copy", ".damaged"
 """Endings: of the copy, and of what was found where the database should have been."""
 
@@ -138,7 +138,7 @@ class Database:
     def _replace(self, why: str) -> None:
         """The database is damaged: go on with the copy, if that is sound, else with an empty one."""
         log.error("images.damaged", extra={"error": f"{why}; it is kept as {self._path}{DAMAGED}"})
-        for ending in _BESIDE:
+        for ending in _SIDE_FILES:
             files.unlink(f"{self._path}{ending}")
         if os.path.exists(self._path):
             os.replace(self._path, self._path + DAMAGED)

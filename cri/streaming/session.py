@@ -11,8 +11,8 @@ from cri.streaming.input_queue import InputQueue
 
 SETUP_S = 30.0
 """How long a client may take to open its streams."""
-LAST_WORDS_S = 60.0
-"""How long a slow client may take to read the end."""
+DRAIN_S = 60.0
+"""How long a slow client may take to read what is left when the process has ended."""
 GOODBYE_S = 2.0
 """How long one that was told everything may take to close."""
 
@@ -47,7 +47,7 @@ async def end(session: Session, reading: "asyncio.Task[None]", *, status: bytes)
     for queue in (session.stdin, session.resize):
         queue.close()
     try:
-        async with asyncio.timeout(LAST_WORDS_S):
+        async with asyncio.timeout(DRAIN_S):
             await session.finish(status)
         await asyncio.wait({reading}, timeout=GOODBYE_S)
     except (TimeoutError, ConnectionError):

@@ -100,7 +100,7 @@ def _volumes(config: pb.ContainerConfig, pod: Pod, *, images: Mapping[str, "Imag
     ids = {name: one.id for name, one in images.items()}
     volumes = guest_volumes.placed((mounts.mount(one, ids, pod_ids=pod.ids) for one in config.mounts), pod)
     privileged = config.linux.security_context.privileged
-    mounts.require_one_way(volumes, on_host=bool(pod.host), privileged=privileged)
+    mounts.require_no_bidirectional(volumes, on_host=bool(pod.host), privileged=privileged)
     if not pod.host:
         mounts.require_no_devices(volumes)
     return volumes

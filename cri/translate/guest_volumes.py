@@ -29,15 +29,15 @@ the host.
 _MOST_ENTRIES = 1000
 
 
-class Found(NamedTuple):
-    """What RunPodSandbox has found out of the kubelet's directory of the pod: fields of `Pod`."""
+class PodVolumes(NamedTuple):
+    """What RunPodSandbox finds in the kubelet's directory of the pod: fields of `Pod`."""
 
     kubelet_dir: str = ""
     disk_volumes: tuple[str, ...] = ()
     copies_files: bool = False
 
 
-def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> Found:
+def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> PodVolumes:
     """What the pod's annotations and the configuration ask for, where the kubelet has made the pod's volumes.
 
     Blocks. Raises BadRequest for an annotation that is neither `guest` nor `host`.
@@ -47,11 +47,11 @@ def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> Found:
     copied = annotations.choice(sandbox, policy.FILES, values=WHERE) or usual
     directory = kubelet.pod_directory(config.volumes.kubelet_root, sandbox.metadata.uid)
     if not directory:
-        return Found()
-    # What an earlier VM of the pod has written stays where it is, whatever is said now.
+        return PodVolumes()
+    # What an earlier VM of the pod has written stays where it is, whatever the pod asks for now.
     is_on_disk = (on_disk or _usual(config, directory)) == GUEST or os.path.exists(f"{directory}/{LASTING_DISK}")
     names = kubelet.empty_directories(directory) if is_on_disk else ()
-    return Found(directory, names, copied == GUEST) if names or copied == GUEST else Found()
+    return PodVolumes(directory, names, copied == GUEST) if names or copied == GUEST else PodVolumes()
 
 
 def _usual(config: Config, directory: str) -> str:

@@ -69,7 +69,7 @@ def _source(path: str, where: str) -> str:
     return source
 
 
-def require_one_way(made: Iterable[Mount], *, on_host: bool, privileged: bool) -> None:
+def require_no_bidirectional(made: Iterable[Mount], *, on_host: bool, privileged: bool) -> None:
     """Raise for volumes by which a container's mounts would reach the host, but for privileged ones on the host.
 
     Raises Unsupported, BadRequest.

@@ -13,7 +13,7 @@ from cri.store.pods import PodRecord
 from cri.translate import annotations, extras, host_pods, kernel, network, profile, security, sizes, userns
 from cri.translate.annotations import Sizes
 from cri.translate.bounds import SHOWN, short
-from cri.translate.guest_volumes import Found
+from cri.translate.guest_volumes import PodVolumes
 from cri.translate.sizes import Facts
 from stage1.errors import BadRequest, NotFound
 from stage1.pod import sysctls
@@ -29,7 +29,7 @@ def record(
     *,
     handlers: tuple[str, ...],
     facts: Facts = Facts(),  # noqa: B008 - a constant
-    volumes: Found = Found(),  # noqa: B008 - a constant
+    volumes: PodVolumes = PodVolumes(),  # noqa: B008 - a constant
 ) -> PodRecord:
     """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
     sandbox = request.config

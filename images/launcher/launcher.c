@@ -34,7 +34,7 @@
 #define HOME "usr/lib/clearpod"
 #define PYTHON HOME "/python"
 #define START HOME "/start.pyc"
-#define ORDER_VARIABLE "CLEARPOD_ORDER_FD"
+#define SPEC_VARIABLE "CLEARPOD_SPEC_FD"
 #define DESCRIPTION_VARIABLE "CLEARPOD_LAUNCH_FD"
 
 extern char **environ;
@@ -175,7 +175,7 @@ static int prepare(int spec, int description, int host_mounts, char *const *argu
         int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (setns(host_mounts, CLONE_NEWNS) < 0 || fchdir(here) < 0)
             _exit(FAILED);
-        give(spec, ORDER_VARIABLE);
+        give(spec, SPEC_VARIABLE);
         give(description, DESCRIPTION_VARIABLE);
         exec_python("run", arguments);
         _exit(FAILED);
@@ -235,13 +235,13 @@ int main(int argc, char **argv)
 {
     const char *name = argc ? strrchr(argv[0], '/') : NULL;
     name = name ? name + 1 : argc ? argv[0] : "";
-    bool is_found = argc && find_root(), stays = !strcmp(name, "run");
-    if (is_found && !stays) /* the paths that it makes would be kept as long as the pod lives */
+    bool has_root = argc && find_root(), stays = !strcmp(name, "run");
+    if (has_root && !stays) /* the paths that it makes would be kept as long as the pod lives */
         exec_program(name, argc, argv);
     take_standard_fds();
     keep_to_ourselves();
     clean_environment();
-    if (!is_found) {
+    if (!has_root) {
         report_error("/proc is not mounted, so the stage1 image can't be found");
         return FAILED;
     }

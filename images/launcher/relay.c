@@ -304,13 +304,13 @@ static void explain_death(const struct launch_spec *spec)
 /* Written beside and renamed, as the agent does: rkt may look at any time. */
 static void write_status(const char *path, int code)
 {
-    char beside[PATH_MAX];
-    snprintf(beside, sizeof beside, "%s~", path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    char temporary[PATH_MAX];
+    snprintf(temporary, sizeof temporary, "%s~", path);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd < 0)
         return;
     if (dprintf(fd, "%d\n", code) > 0)
-        rename(beside, path);
+        rename(temporary, path);
     close(fd);
 }
 

@@ -89,8 +89,8 @@ static void keep_small(const struct shim *shim, const struct kvm_userspace_memor
 {
     uint64_t from = 0, bytes = 0;
     const char *text = shim->small_pages;
-    bool is_said = text && plan_number(&text, &from) && *text++ == ':' && plan_number(&text, &bytes) && !*text;
-    if (is_said && ram->guest_phys_addr == 0 && from <= ram->memory_size && bytes <= ram->memory_size - from)
+    bool is_valid = text && plan_number(&text, &from) && *text++ == ':' && plan_number(&text, &bytes) && !*text;
+    if (is_valid && ram->guest_phys_addr == 0 && from <= ram->memory_size && bytes <= ram->memory_size - from)
         madvise((void *)(uintptr_t)(ram->userspace_addr + from), bytes, MADV_NOHUGEPAGE);
 }
 

@@ -73,15 +73,15 @@ static int bind(int fd, const char *place, struct fault *why)
     return 0;
 }
 
-int disk_volume(char *words, const char *place, struct fault *why)
+int disk_volume(char *text, const char *place, struct fault *why)
 {
     struct how how;
     unsigned mode;
     int used = 0;
-    if (sscanf(words, "%o %u %u %n", &mode, &how.uid, &how.gid, &used) != 3)
-        return fault_set(why, FAULT_INVALID, "'%s' is no volume on the disk", words);
+    if (sscanf(text, "%o %u %u %n", &mode, &how.uid, &how.gid, &used) != 3)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume on the disk", text);
     how.mode = mode;
-    char *name = words + used, *below = strchr(name, '/');
+    char *name = text + used, *below = strchr(name, '/');
     if (below)
         *below++ = 0;
     scoped_fd int volume = open_volume(name, &how);

@@ -200,13 +200,13 @@ static int copy_now(const char *source, const char *place, unsigned long long mo
     return fstat(from, &st) < 0 ? -1 : finish(to, &st);
 }
 
-int memory_volume(const char *words, const char *bundle, const char *place, bool is_new, struct fault *why)
+int memory_volume(const char *text, const char *bundle, const char *place, bool is_new, struct fault *why)
 {
     unsigned number;
     unsigned long long most;
     char source[ROOM + 32], options[64];
-    if (sscanf(words, "%u %llu", &number, &most) != 2)
-        return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", words);
+    if (sscanf(text, "%u %llu", &number, &most) != 2)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", text);
     snprintf(source, sizeof source, "%s/mounts/%u", bundle, number);
     /* Room for two versions. */
     snprintf(options, sizeof options, "mode=755,size=%lluk", most / 512 + SLACK_KIB);
@@ -221,14 +221,14 @@ int memory_volume(const char *words, const char *bundle, const char *place, bool
     return fault_errno(why, "the volume %s can't be copied into the guest's memory (at most %llu bytes)", source, most);
 }
 
-int memory_output(const char *words, const char *bundle, const char *place, struct fault *why)
+int memory_output(const char *text, const char *bundle, const char *place, struct fault *why)
 {
     unsigned number;
     unsigned long long most;
     char target[ROOM + 32], file[ROOM + 8];
     struct stat st;
-    if (sscanf(words, "%u %llu", &number, &most) != 2)
-        return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", words);
+    if (sscanf(text, "%u %llu", &number, &most) != 2)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", text);
     snprintf(target, sizeof target, "%s/mounts/%u", bundle, number);
     snprintf(file, sizeof file, "%s/file", place);
     struct copying left = {most, 0};

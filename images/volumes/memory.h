@@ -10,11 +10,11 @@
 
 #include <stdbool.h>
 
-/* Copy what has changed in `words`, NUMBER BYTES: mount NUMBER of the bundle. With `is_new` a tmpfs at `place` is mounted
+/* Copy what has changed in `text`, NUMBER BYTES: mount NUMBER of the bundle. With `is_new` a tmpfs at `place` is mounted
  * for it first. A directory becomes its root, anything else `file` in it. */
-int memory_volume(const char *words, const char *bundle, const char *place, bool is_new, struct fault *why);
+int memory_volume(const char *text, const char *bundle, const char *place, bool is_new, struct fault *why);
 
 /* Of one that is a file of the container's: let the host have the last BYTES of it. */
-int memory_output(const char *words, const char *bundle, const char *place, struct fault *why);
+int memory_output(const char *text, const char *bundle, const char *place, struct fault *why);
 
 #endif

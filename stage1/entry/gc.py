@@ -21,12 +21,12 @@ def main(argv: list[str]) -> int:
     """Called with the pod's directory, now in exited-garbage, as working directory; 1 if something of it stayed."""
     options = arguments.gc(argv)
     pod_dir = os.getcwd()
-    problems = [*_collect(pod_dir, options.uuid)]
+    problems = [*_clean_up(pod_dir, options.uuid)]
     dispatch.say("gc", *options.warnings, *problems, *_of_others(pod_dir))
     return 1 if problems else 0
 
 
-def _collect(pod_dir: str, uuid: str) -> "Iterator[str]":
+def _clean_up(pod_dir: str, uuid: str) -> "Iterator[str]":
     """A sentence for each thing of the pod's that stayed."""
     yield from _tried(lambda: orphans.end(pod_dir))
     yield from _tried(lambda: engine.clean_up(machine.place(uuid)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _DEATH_S = 10.0
-_LOOK_S = 0.005
+_POLL_S = 0.005
 
 
 class Limits(NamedTuple):
@@ -202,7 +202,7 @@ def end(path: str) -> None:
         _kill(path)
         if time.monotonic() > deadline:
             raise TimedOut(f"processes in the cgroup {path} did not end within {_DEATH_S:g} s of SIGKILL; try again")
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def _kill(path: str) -> None:

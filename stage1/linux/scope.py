@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INNER = "vm"
 _WAITING = "start"
 """Beside INNER, for who keeps the scope: no process can be in a cgroup that hands controllers down."""
-_SYSTEMD_S, _ENTERED_S, _LOOK_S, _DEATH_S = 5.0, 5.0, 0.005, 10.0
+_SYSTEMD_S, _ENTERED_S, _POLL_S, _DEATH_S = 5.0, 5.0, 0.005, 10.0
 _NO_LIMIT = (1 << 64) - 1
 
 
@@ -122,5 +122,5 @@ def see_removed(path: str) -> None:
     while place and os.path.isdir(place):
         if time.monotonic() > deadline:
             return cgroup.end(place)
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     return None

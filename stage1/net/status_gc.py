@@ -87,14 +87,14 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
         except PodError as error:
             return (f"no garbage is collected: {error}",)
         valid += [one for network in networks for one in _elsewhere(network, valid)]
-        return tuple(problem for network in networks for problem in _collect(network, valid, settings=settings))
+        return tuple(problem for network in networks for problem in _garbage_collect(network, valid, settings=settings))
 
 
 def _takes_garbage(network: Network, settings: Settings) -> bool:
     return network.version == FIRST and not network.disable_gc and not conflist.lacks_plugin(network, settings.bin_dirs)
 
 
-def _collect(network: Network, valid: list[Attachment], *, settings: Settings) -> list[str]:
+def _garbage_collect(network: Network, valid: list[Attachment], *, settings: Settings) -> list[str]:
     mine = [{"containerID": container, "ifname": ifname} for name, container, ifname in valid if name == network.name]
     # The second name is that of the specification's first edition, which plugins of that time look for.
     more = {"cni.dev/valid-attachments": mine, "cni.dev/attachments": mine}

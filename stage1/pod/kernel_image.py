@@ -54,7 +54,7 @@ def kind(read: "Read", size: int, *, title: str) -> str:
         return BZIMAGE
     if _is_multiboot(head, None):
         return MULTIBOOT
-    raise BadRequest(f"{title} is no kernel: {_looks_like(head)}; {_USABLE}")
+    raise BadRequest(f"{title} is no kernel: {_guess(head)}; {_USABLE}")
 
 
 def _require_no_header(head: bytes, title: str) -> str:
@@ -67,7 +67,7 @@ def _require_no_header(head: bytes, title: str) -> str:
     return PVH
 
 
-def _looks_like(head: bytes) -> str:
+def _guess(head: bytes) -> str:
     if not head:
         return "it is empty"
     if head[0x38:0x3C] == b"ARM\x64":

@@ -22,8 +22,8 @@ def config(pod: Pod, container: Container, *, controllers: frozenset[str], targe
         container = container._replace(limits=Limits())
     document = oci.config(pod, container, target_pid=target_pid)
     volumes = {mount.target: mount for mount in container.mounts if not mount.image}
-    both_ways = any(mount.propagation == BIDIRECTIONAL for mount in volumes.values())
-    document["linux"]["rootfsPropagation"] = "rshared" if both_ways else "rslave"
+    is_bidirectional = any(mount.propagation == BIDIRECTIONAL for mount in volumes.values())
+    document["linux"]["rootfsPropagation"] = "rshared" if is_bidirectional else "rslave"
     for mount in document["mounts"]:
         if mount["destination"] in volumes:
             mount["options"] = _options(volumes[mount["destination"]])

@@ -25,8 +25,8 @@ SOCKET, LOCK = "broker.sock", "broker.lock"
 TRY_S = 0.005
 ANSWER_S = 4.0
 """For an agent that has booted to say anything."""
-LOOK_S = 3.0
-"""For a VM to use a processor: one that boots does, a frozen one does not. Each further look takes twice as long."""
+SAMPLE_S = 3.0
+"""A VM that boots uses a processor in this time, a frozen one does not. Each further sample takes twice as long."""
 _BACKLOG = 16
 
 
@@ -64,8 +64,8 @@ def _ask(place: str, limit_s: float) -> Client | None:
 
 
 def _ask_while_it_boots(place: str, vm: VmProcess) -> Client | None:
-    """None as soon as the VM is too old to boot, or has used no processor since we looked last."""
-    limit_s = LOOK_S
+    """None as soon as the VM is too old to boot, or has used no processor since the last sample."""
+    limit_s = SAMPLE_S
     while (left_s := proxy.PATIENCE_S - vm.age_s()) > 0:
         before = _used_s(place)
         if (connection := _ask(place, min(limit_s, left_s))) is not None:

@@ -22,7 +22,7 @@ _LINK, _DIRECTORY, _SPARSE = b"1", b"5", b"S"
 
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _MOST_ID = 2**32 - 2
-_WORDS = (b"path", b"linkpath", b"size", b"uid", b"gid")
+_KEYWORDS = (b"path", b"linkpath", b"size", b"uid", b"gid")
 _CAPABILITY = (b"SCHILY.xattr.security.capability", b"LIBARCHIVE.xattr.security.capability")
 
 
@@ -141,7 +141,7 @@ class Headers:
             if not space or not equals or not value.endswith(b"\n") or position + length > end:
                 raise self._corrupt("a PAX header can't be read")
             # An empty value takes back what a global header says.
-            if value != b"\n" and (key in _WORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):
+            if value != b"\n" and (key in _KEYWORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):
                 records[key] = value[:-1]
             position += length
         return records

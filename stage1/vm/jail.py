@@ -31,7 +31,7 @@ _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
 
 RUN_FILE = _EXECUTE | _READ
 RUN = RUN_FILE | _LIST
-LOOK = _READ | _LIST
+READ_TREE = _READ | _LIST
 CHANGE = _READ | _WRITE | _TRUNCATE
 TREE = CHANGE | _LIST | _REMOVE | _MAKE | _REFER
 DEVICE = CHANGE | _IOCTL
@@ -39,7 +39,7 @@ DEVICE = CHANGE | _IOCTL
 _SYSTEM = (
     *((path, RUN) for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/nix", "/gnu")),
     *((path, _READ) for path in ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime")),
-    *((path, LOOK) for path in ("/etc/alternatives", "/sys/devices/system", "/sys/kernel/mm")),
+    *((path, READ_TREE) for path in ("/etc/alternatives", "/sys/devices/system", "/sys/kernel/mm")),
 )
 # Numbers that Linux gives out: Documentation/admin-guide/devices.txt, and miscdevice.h for those of major 10.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
@@ -109,11 +109,11 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
 
-def describe_beside(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
-    """For the server of a share, which has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
+def describe_server(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
+    """The jail of a share's server: it has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
     owned = [path for share in vm.shares if share.is_served for path in (share.path,)]
     changed = [f"{path}/{name}" for path in owned for name in _CHANGED]
-    rights = [*_SYSTEM, *((path, LOOK) for path in owned), *((path, TREE) for path in changed)]
+    rights = [*_SYSTEM, *((path, READ_TREE) for path in owned), *((path, TREE) for path in changed)]
     rights += [*((f"/dev/{name}", DEVICE) for name in _DEVICES), ("/proc/sys/fs/nr_open", _READ)]
     fields = [
         vm.run_dir,
@@ -163,7 +163,7 @@ def _shown(share: Share, vm: VmSpec) -> Place:
 
 def rules(vm: VmSpec) -> list[tuple[str, int]]:
     """Paths, with the rights that it has there: no more than the mounts allow anyway, in case that one is wrong."""
-    shares = [(share.path, TREE if _shown(share, vm).writable else LOOK) for share in vm.shares]
+    shares = [(share.path, TREE if _shown(share, vm).writable else READ_TREE) for share in vm.shares]
     writable = [share.path for share in vm.shares if not share.read_only]
     volumes = [(f"{path}/{name}", TREE) for path in writable for name in _CHANGED]
     return [
@@ -176,7 +176,7 @@ def rules(vm: VmSpec) -> list[tuple[str, int]]:
         *shares,
         *volumes,
         *((f"/dev/{name}", DEVICE) for name in devices(vm)),
-        ("/proc", LOOK),
+        ("/proc", READ_TREE),
         (HOME, TREE),
     ]
 

@@ -13,7 +13,7 @@ from stage1.vm import jail
 from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
 
-VARIABLE, DESCRIPTION_VARIABLE = "CLEARPOD_ORDER_FD", "CLEARPOD_LAUNCH_FD"
+VARIABLE, DESCRIPTION_VARIABLE = "CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD"
 """The launcher's descriptors for the two parts of a launch spec."""
 LOADED = "loaded"
 """Beside the directory of the image's VMM; images/stage1-aci/README.md."""

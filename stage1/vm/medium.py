@@ -177,12 +177,12 @@ def _add_memory(monitor: Monitor, word: str, *, data: bytes = b"", size: int = 0
 
 
 def _extents(monitor: Monitor) -> list[Extent]:
-    found = []
+    result = []
     for number, word in _sets(monitor):
         offset, _, size = word.partition(" ")
         if offset.isdigit() and size.isdigit():
-            found.append(Extent(int(offset), int(size), number))
-    return found
+            result.append(Extent(int(offset), int(size), number))
+    return result
 
 
 def _sets(monitor: Monitor) -> "list[tuple[int, str]]":

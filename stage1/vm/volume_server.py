@@ -83,7 +83,7 @@ def start(vm: VmSpec, pid: int, *, listener: int, log: int) -> int:
         raise VmFailed(f"{program.lack}, which the pod asks for: {program.remedy}")
     share = next(share for share in vm.shares if share.is_served)
     what = Launch(argv(program.path, share.path), {"PATH": "/usr/bin:/bin"}, (_SOCKET_FD,))
-    description = jail.describe_beside(vm, what, pid=pid)
+    description = jail.describe_server(vm, what, pid=pid)
     return launch.launch(
         vm.jailer, description, descriptors={1: log, 2: log, _SOCKET_FD: listener}, name=f"{vm.run_dir} volumes"
     )

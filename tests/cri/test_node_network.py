@@ -116,9 +116,9 @@ async def test_what_is_owed_is_given_back_later(world: World, cni: FakeCni, capl
         assert list(record.every(cni.settings.cache_dir)) == [pod]
     node_network = NodeNetwork(world.host, round_s=0.05)
     node_network.open()
-    await until(lambda: "could not be given back" in _warnings(caplog, "network.upkeep"))
+    await until(lambda: "could not be given back" in _warnings(caplog, "network.cleanup"))
     await asyncio.sleep(0.3)
-    assert len([one for one in caplog.records if one.getMessage() == "network.upkeep"]) == 1, "told once"
+    assert len([one for one in caplog.records if one.getMessage() == "network.cleanup"]) == 1, "told once"
     cni.trouble("first", "DEL", "")
     await until(lambda: cni.left_over() == [])
     node_network.close()

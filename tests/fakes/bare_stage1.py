@@ -23,7 +23,7 @@ shift 11
 {{ echo "$@"; env; ls -l /proc/$$/fd; }} > {place}/python
 case "$1" in
 run) test ! -s {place}/fails || exit $(cat {place}/fails)
-     test ! -e {place}/order || cat {place}/order > /proc/self/fd/$CLEARPOD_ORDER_FD
+     test ! -e {place}/spec || cat {place}/spec > /proc/self/fd/$CLEARPOD_SPEC_FD
      test ! -e {place}/launch || cat {place}/launch > /proc/self/fd/$CLEARPOD_LAUNCH_FD;;
 stop) echo "$@" >> {place}/stopped;;
 *) exit 33;;
@@ -92,7 +92,7 @@ class BareStage1:
             *(["i"] if interactive else []),
             *([more] if more else []),
         ]
-        self._write("order", fields)
+        self._write("spec", fields)
         (self.place / "jail").mkdir(exist_ok=True)
         own = [f"{self.place}/jail", f"w{self.place}", *SYSTEM, *LINKS, "d1:3:/dev/null", f"c0 {OWNER} 65536", "p"]
         own.append("sffff:/")  # all rights of Landlock, since no rule is none

@@ -10,7 +10,7 @@ import pytest
 
 from stage1.entry.stop import GRACE_S
 from stage1.rkt import machine
-from stage1.rkt.connect import ANSWER_S, LOOK_S
+from stage1.rkt.connect import ANSWER_S, SAMPLE_S
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Rig, Running, wait_until
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
 ]
 WAITS = "trap '' TERM; echo up; while :; do sleep 0.1; done"
-STOP_S, SAY_S = GRACE_S + 5, ANSWER_S + LOOK_S + 3
+STOP_S, SAY_S = GRACE_S + 5, ANSWER_S + SAMPLE_S + 3
 """What is promised: for what stops or removes, and for everything else while the guest says nothing, which might boot
 still. The start of a program may take a second of that.
 """

@@ -28,7 +28,7 @@ CHECKOUT = Path(__file__).parents[2]
 PROGRAM = """import sys, time
 from stage1.guest.messages import List
 from stage1.rkt import connect
-connect.ANSWER_S, connect.LOOK_S, connect.proxy.PATIENCE_S = map(float, sys.argv[3:])
+connect.ANSWER_S, connect.SAMPLE_S, connect.proxy.PATIENCE_S = map(float, sys.argv[3:])
 with connect.to_agent(sys.argv[1]) as session:
     session.call(List(), 20)
     print(session.base, flush=True)
@@ -61,7 +61,7 @@ class Place:
         self.guest = FakeGuest(str(self.path / "agent.sock"), str(self.path / "tree")).start()
 
     def start(
-        self, stays_s: float = 0, *, limits: tuple[float, float, float] = (connect.ANSWER_S, connect.LOOK_S, 30)
+        self, stays_s: float = 0, *, limits: tuple[float, float, float] = (connect.ANSWER_S, connect.SAMPLE_S, 30)
     ) -> "subprocess.Popen[str]":
         """A program that connects; `limits` are for an answer, for a look, and for a boot."""
         argv = [sys.executable, "-c", PROGRAM, self.uuid, *map(str, (stays_s, *limits))]

@@ -63,7 +63,7 @@ static void halt_all(uint64_t kill_at_ns)
             halt(app, kill_at_ns);
 }
 
-static void look_whether_over(void)
+static void end_when_empty(void)
 {
     for (const struct app *app = pod.table; app < pod.table + MAX_APPS; app++)
         if (app->used)
@@ -89,7 +89,7 @@ static void end_app(struct app *app)
         if (!pod.halted)
             halt_all(pod.user->now_ns() + grace_ns);
     }
-    look_whether_over();
+    end_when_empty();
 }
 
 static void fail(struct app *app, const struct fault *why, bool is_shown);
@@ -160,14 +160,14 @@ int apps_launch(const clearpod_agent_Launch *launch, const struct asker *asker, 
 void apps_settle(void)
 {
     pod.settled = true;
-    look_whether_over();
+    end_when_empty();
 }
 
 bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker)
 {
     if (!*id) {
         halt_all(kill_at_ns);
-        look_whether_over();
+        end_when_empty();
         return false;
     }
     struct app *app = find_app(id);

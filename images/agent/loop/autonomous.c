@@ -20,7 +20,7 @@
 
 #define PLAN "/run/clearpod/volumes/pod/plan"
 #define STATUS "/run/clearpod/volumes/status"
-#define BESIDE STATUS "/.new"
+#define TEMPORARY STATUS "/.new"
 
 enum { SETUP_FAILED = 254, LAUNCHER_MS = 2000, AT_ONCE = 8 };
 
@@ -59,10 +59,10 @@ static void ended(const char *app, int code)
 {
     char path[sizeof STATUS + 100];
     snprintf(path, sizeof path, STATUS "/%s", app);
-    scoped_fd int fd = open(BESIDE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    scoped_fd int fd = open(TEMPORARY, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd >= 0 && dprintf(fd, "%d\n", code) > 0) {
         sync();
-        rename(BESIDE, path);
+        rename(TEMPORARY, path);
     }
 }
 

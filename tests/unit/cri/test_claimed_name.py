@@ -16,7 +16,7 @@ def test_a_name_has_one_owner_whom_the_second_is_told(tmp_path: Path) -> None:
     with claimed(str(tmp_path), "a/b", pod_id="1f3c" * 16), claimed(str(tmp_path), "b", pod_id="2" * 64):
         with pytest.raises(AlreadyExists, match="1f3c1f3c"), claimed(str(tmp_path), "a/b", pod_id="3" * 64):
             pass
-        claimed_name.sweep(str(tmp_path))
+        claimed_name.remove_orphans(str(tmp_path))
         assert len(os.listdir(tmp_path / "names")) == 2
     assert os.listdir(tmp_path / "names") == []
 
@@ -33,7 +33,7 @@ def _claims(run_dir: str, counter: str) -> None:
                 os.mkdir(counter)
                 os.rmdir(counter)
         except AlreadyExists:
-            claimed_name.sweep(run_dir)
+            claimed_name.remove_orphans(run_dir)
 
 
 def test_the_name_of_a_killed_process_is_free_and_swept(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_the_name_of_a_killed_process_is_free_and_swept(tmp_path: Path) -> None:
         process.join()
         assert os.listdir(tmp_path / "names")
         if is_swept:
-            claimed_name.sweep(str(tmp_path))
+            claimed_name.remove_orphans(str(tmp_path))
             assert os.listdir(tmp_path / "names") == []
         with claimed(str(tmp_path), "web", pod_id="2" * 64):
             pass

@@ -61,7 +61,7 @@ def test_empty_directories_in_memory_or_with_files_stay_on_the_host(
     assert (found.kubelet_dir, found.disk_volumes, found.copies_files) == (str(directory), ("a", "b"), False)
     (directory / "volumes/kubernetes.io~empty-dir/b/of/file").write_text("here already")
     assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="guest")).disk_volumes == ("a",)
-    assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="host")) == guest_volumes.Found()
+    assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="host")) == guest_volumes.PodVolumes()
     assert guest_volumes.of_pod(_sandbox(emptydir="host"), _config(directory, empty_dirs="guest")).disk_volumes == ()
 
 
@@ -74,7 +74,7 @@ def test_without_a_word_they_are_on_the_disk_where_nothing_speaks_against_it(dir
         _config(directory, state_dir="/dev"),
     ]
     for config in against:
-        assert guest_volumes.of_pod(_sandbox(), config) == guest_volumes.Found()
+        assert guest_volumes.of_pod(_sandbox(), config) == guest_volumes.PodVolumes()
         assert guest_volumes.of_pod(asked, config).disk_volumes, "who asks for it has it"
 
 
@@ -88,7 +88,7 @@ def test_a_pod_that_has_a_disk_keeps_its_volumes_there(directory: Path) -> None:
 def test_a_pod_that_the_kubelet_does_not_know_has_none(directory: Path, uid: str) -> None:
     sandbox = _sandbox(emptydir="guest", files="guest")
     sandbox.metadata.uid = uid
-    assert guest_volumes.of_pod(sandbox, _config(directory)) == guest_volumes.Found()
+    assert guest_volumes.of_pod(sandbox, _config(directory)) == guest_volumes.PodVolumes()
 
 
 def test_another_word_is_refused_with_those_that_there_are(directory: Path) -> None:

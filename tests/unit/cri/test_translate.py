@@ -164,8 +164,8 @@ def test_mounts_that_can_not_be_are_refused(mount: pb.Mount, error: type[PodErro
 def test_a_vm_has_no_mounts_that_reach_the_host() -> None:
     both = mounts.mount(_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), IMAGES)
     with pytest.raises(Unsupported, match=r"mounts .*host"):
-        mounts.require_one_way([both], on_host=False, privileged=True)
-    mounts.require_one_way([both], on_host=True, privileged=True)
+        mounts.require_no_bidirectional([both], on_host=False, privileged=True)
+    mounts.require_no_bidirectional([both], on_host=True, privileged=True)
 
 
 TARGETS = [("/a", "/a"), ("/a/", "/a"), ("//a//b/../c", "/a/c"), ("/../a", "/a")]

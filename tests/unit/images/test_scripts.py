@@ -31,9 +31,9 @@ def test_an_option_that_run_does_not_know_is_no_command_for_a_pod():
 
 def test_who_waits_for_another_script_is_told(tmp_path):
     (tmp_path / "build").mkdir()
-    with open(tmp_path / "build/turn.lock", "w") as lock:
+    with open(tmp_path / "build/prepare.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with bash(tmp_path, "need_turn; echo mine; end_turn") as waiting:
+        with bash(tmp_path, "take_lock; echo mine; release_lock") as waiting:
             assert waiting.stderr is not None and "waiting" in waiting.stderr.readline()
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert waiting.communicate()[0] == "mine\n" and waiting.returncode == 0
@@ -43,9 +43,9 @@ def test_who_waits_for_another_script_is_told(tmp_path):
 def test_what_root_has_made_belongs_to_the_checkouts_owner(tmp_path, owner):
     os.chown(tmp_path, owner, owner)
     with bash(
-        tmp_path, "need_turn; mkdir -p .venv/bin; touch .venv/bin/x; ln -s /etc/passwd build/link; end_turn"
+        tmp_path, "take_lock; mkdir -p .venv/bin; touch .venv/bin/x; ln -s /etc/passwd build/link; release_lock"
     ) as made:
         assert made.wait() == 0
-    paths = [tmp_path / name for name in ("build", "build/turn.lock", "build/link", ".venv/bin/x")]
+    paths = [tmp_path / name for name in ("build", "build/prepare.lock", "build/link", ".venv/bin/x")]
     assert {(path.lstat().st_uid, path.lstat().st_gid) for path in paths} == {(owner, owner)}
     assert os.stat("/etc/passwd").st_uid == 0

@@ -24,7 +24,7 @@ def test_it_is_found_where_distributions_have_it(tmp_path: Path, monkeypatch: py
 
 def test_it_is_in_the_vmms_namespaces_and_cgroups_and_may_change_volumes_alone() -> None:
     launch = jail.Launch(volume_server.argv("/usr/libexec/virtiofsd", SERVED[1].path), {}, (15,))
-    fields = jail.describe_beside(VM, launch, pid=4711).decode().split("\0")
+    fields = jail.describe_server(VM, launch, pid=4711).decode().split("\0")
     assert {POD, "j4711", "n", "k15", "g/sys/fs/cgroup/one", "c0 1879113728 65536"} <= set(fields)
     changed = [one for one in fields if one.startswith("s") and int(one[1:].partition(":")[0], 16) & jail.TREE & 0b10]
     writable = [one for one in changed if "/dev/" not in one]

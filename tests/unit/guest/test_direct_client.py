@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import PodError, TimedOut, VmFailed
+from stage1.guest.direct_client import DirectClient
 from stage1.guest.messages import Configure, Stats
-from stage1.guest.session import Session
 from tests.fakes import places
 from tests.fakes.guest import FakeGuest
 from tests.fakes.patience import PATIENCE
@@ -26,15 +26,15 @@ def test_one_after_the_other_is_answered_and_the_next_host_begins_anew(place: Pa
     (place / "volumes").mkdir()
     with FakeGuest(f"{place}/agent.sock", f"{place}/volumes") as guest:
         for hostname in ("one", "two"):
-            with Session(f"{place}/agent.sock", limit_s=30 * PATIENCE) as session:
-                session.call(Configure(hostname=hostname, warm_up=True))
-                session.call(Stats())
+            with DirectClient(f"{place}/agent.sock", limit_s=30 * PATIENCE) as client:
+                client.call(Configure(hostname=hostname, warm_up=True))
+                client.call(Stats())
         assert [one.hostname for one in guest.configured] == ["one", "two"]
 
 
 def test_a_socket_that_nobody_makes_is_waited_for_so_long_and_no_longer(place: Path) -> None:
     with pytest.raises(TimedOut, match="socket"):
-        Session(f"{place}/agent.sock", limit_s=0.05)
+        DirectClient(f"{place}/agent.sock", limit_s=0.05)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xff" * 4096, None], ids=["ends", "nonsense", "silence"])
@@ -42,12 +42,12 @@ def test_what_is_no_agent_is_an_error(place: Path, answer: bytes | None) -> None
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{place}/agent.sock")
         listener.listen()
-        with Session(f"{place}/agent.sock", limit_s=0.5) as session:
+        with DirectClient(f"{place}/agent.sock", limit_s=0.5) as client:
             guest, _ = listener.accept()
             with guest:
                 if answer is not None:
                     guest.send(answer)
                     guest.shutdown(socket.SHUT_WR)
                 with pytest.raises((VmFailed, TimedOut)) as caught:
-                    session.call(Stats())
+                    client.call(Stats())
     assert isinstance(caught.value, PodError) and os.path.exists(f"{place}/agent.sock")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few requests to an agent that nobody else talks to, one after the other. Called by `stage1.templates`, blocking;
-the daemon's own client is `cri.agent`, rkt's programs have `client.py`.
+"""A blocking client of an agent that has no other one: it sends a request, and waits for the reply. Called by
+`stage1.templates`; the daemon's client is `cri.agent`, and rkt's programs have `client.py`, through a proxy.
 """
 
 import os
@@ -15,9 +15,9 @@ from stage1.guest.messages import Op, Reply, check_reply
 _READ_BYTES = 65536
 
 
-class Session:
-    """A context manager with one connection. The guest knows no secret afterwards: its next host begins as a first one,
-    since the key is the marker with which every host begins.
+class DirectClient:
+    """One connection; a context manager. The next host that connects begins as the first one would: the link's key is
+    START, with which every host begins, so the guest has kept no secret.
     """
 
     def __init__(self, path: str, *, limit_s: float) -> None:
@@ -30,7 +30,7 @@ class Session:
         self._link = HostLink(START, int.from_bytes(os.urandom(7), "little") | 1)
         self._link.connect(time.time_ns())
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "DirectClient":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,13 +41,13 @@ class Session:
         number = self._link.request(op)
         try:
             while True:
-                for seen in self._turn():
+                for seen in self._exchange():
                     if isinstance(seen, ReplySeen) and seen.id == number:
                         return check_reply(seen.reply, op)
         except LinkFault as fault:
             raise VmFailed(f"the link to a guest was cut: {fault}") from None
 
-    def _turn(self) -> list[Incoming]:
+    def _exchange(self) -> list[Incoming]:
         self._socket.settimeout(max(self._until - time.monotonic(), 0.001))
         try:
             self._socket.sendall(self._link.outgoing())
