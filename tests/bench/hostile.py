@@ -39,7 +39,7 @@ from tests.hostile.rig import Caller, Node, node, p99  # noqa: E402
 
 CHECKOUT = Path(__file__).parents[2]
 AFTER_RESTART = ("inventor", "refuser", "mute")
-GROWTH_MIB, BESIDE_MS, TIMES_QUIET = 16.0, 50.0, 2.0
+GROWTH_MIB, NEIGHBOUR_MS, TIMES_QUIET = 16.0, 50.0, 2.0
 GIVEN_BACK_S, GIVEN_BACK_MIB = 15.0, 4.0
 STARTS = 15
 
@@ -56,7 +56,7 @@ class Seen(NamedTuple):
     @property
     def is_contained(self) -> bool:
         """Within the limits."""
-        is_served = self.attacked_ms <= TIMES_QUIET * self.quiet_ms + BESIDE_MS
+        is_served = self.attacked_ms <= TIMES_QUIET * self.quiet_ms + NEIGHBOUR_MS
         return is_served and self.growth_mib <= GROWTH_MIB and self.kept_mib <= GIVEN_BACK_MIB
 
 

@@ -52,7 +52,7 @@ class Daemons:
     """
 
     def __init__(self, argv: list[str], socket_path: str, *, place: str, message: bytes = b"") -> None:
-        self._argv, self._path, self._words = argv, socket_path, message
+        self._argv, self._path, self._message = argv, socket_path, message
         self._env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._env["PYTHONPYCACHEPREFIX"] = f"{place}/compiled"
 
@@ -62,7 +62,7 @@ class Daemons:
         with subprocess.Popen(self._argv, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, env=self._env) as process:
             try:
                 assert process.stdin
-                process.stdin.write(self._words)
+                process.stdin.write(self._message)
                 process.stdin.flush()
                 yield process
             finally:

@@ -55,11 +55,11 @@ class Memory(NamedTuple):
 
 def guest_memory(pid: int, size_mib: int = MEMORY_MIB) -> Memory:
     """Of the mapping that has the size of the guest's memory."""
-    found, size, private, pss = Memory(0, 0), 0, 0, 0
+    largest, size, private, pss = Memory(0, 0), 0, 0, 0
     for line in [*Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines(), "0-0 end"]:
         if _MAPPING.match(line):
-            if size == size_mib * 1024 and pss > found.pss:
-                found = Memory(private, pss)
+            if size == size_mib * 1024 and pss > largest.pss:
+                largest = Memory(private, pss)
             size = private = pss = 0
             continue
         name, _, value = line.partition(":")
@@ -70,7 +70,7 @@ def guest_memory(pid: int, size_mib: int = MEMORY_MIB) -> Memory:
                 kib if name == "Anonymous" else private,
                 kib if name == "Pss" else pss,
             )
-    return found
+    return largest
 
 
 def qemu_ms(binary: str) -> float:
@@ -93,7 +93,7 @@ async def start_ms(cri: Client, meter: Meter, name: str) -> tuple[str, float]:
     return pod, (time.perf_counter() - begun) * 1000 - meter.plugins_ms
 
 
-async def in_turn(cri: Client, meter: Meter, kind: str, *, rounds: int, size: int = 0) -> list[float]:
+async def one_by_one(cri: Client, meter: Meter, kind: str, *, rounds: int, size: int = 0) -> list[float]:
     """So many pods, one after the other, each removed; with a pool each when it is full."""
     samples = []
     for number in range(rounds):
@@ -131,7 +131,7 @@ async def _sandbox(cri: Client, name: str) -> str:
     return str(reply.pod_sandbox_id)
 
 
-async def _way(world: VmWorld, meter: Meter, kind: str, *, rounds: int, count: int) -> dict[str, Any]:
+async def _kind_of_pods(world: VmWorld, meter: Meter, kind: str, *, rounds: int, count: int) -> dict[str, Any]:
     """Pods that boot, or with templates that are copies."""
     templates = Templates(enabled=kind == "template")
     world.config = world.config.model_copy(update={"templates": templates})
@@ -143,7 +143,7 @@ async def _way(world: VmWorld, meter: Meter, kind: str, *, rounds: int, count: i
             await cri.node.templates.settled()
             made_ms = (time.perf_counter() - begun) * 1000
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        samples = await in_turn(cri, meter, kind, rounds=rounds)
+        samples = await one_by_one(cri, meter, kind, rounds=rounds)
         burst = await at_once(cri, kind, count)
         failed = cri.node.templates.counts()["failed"] if cri.node.templates else 0
     return {"ms": samples, "made_ms": made_ms, "burst": burst, "failed": failed}
@@ -156,11 +156,11 @@ async def measure(rounds: int, count: int) -> dict[str, Any]:
         meter = Meter()
         try:
             qemu = statistics.median(qemu_ms(world.host.choice.binary) for _ in range(5))
-            cold = await _way(world, meter, "cold", rounds=rounds, count=count)
-            copies = await _way(world, meter, "template", rounds=rounds, count=count)
+            cold = await _kind_of_pods(world, meter, "cold", rounds=rounds, count=count)
+            copies = await _kind_of_pods(world, meter, "template", rounds=rounds, count=count)
             world.warm(2)
             async with world.daemon() as cri:
-                pool = await in_turn(cri, meter, "pool", rounds=rounds, size=2)
+                pool = await one_by_one(cri, meter, "pool", rounds=rounds, size=2)
         finally:
             meter.close()
         leaked = world.left_over() != []

@@ -130,9 +130,9 @@ def measure(count: int, rounds: int) -> dict[str, Figures]:
 
 def _table(measured: dict[str, Figures]) -> str:
     lines = [f"{'microseconds per file':24}" + "".join(f"{name:>9}" for name in (*STEPS, "times"))]
-    for door, by_name in measured.items():
+    for front_end, by_name in measured.items():
         for name, us in by_name.items():
-            lines.append(f"{f'{door} {name}':24}" + "".join(f"{us[step]:9.1f}" for step in (*STEPS, "times")))
+            lines.append(f"{f'{front_end} {name}':24}" + "".join(f"{us[step]:9.1f}" for step in (*STEPS, "times")))
     lines.append(f"{'milliseconds':24}" + "".join(f"{name:>9}" for name in file_systems.WORKLOADS))
     for name, row in measured[FILE_SYSTEMS].items():
         took = (f"{row[what]:9.0f}" if what in row else f"{'-':>9}" for what in file_systems.WORKLOADS)

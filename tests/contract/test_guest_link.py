@@ -17,7 +17,7 @@ def test_the_guest_says_who_it_is(host: Host) -> None:
     assert host.hello.kernel
 
 
-def test_a_container_that_nobody_made_is_not_found(host: Host) -> None:
+def test_a_container_that_nobody_made_is_refused(host: Host) -> None:
     for op in (m.Start("nobody"), m.Signal("nobody", 0, 15), m.Delete("nobody"), m.Exec("nobody", 1, "exec-1.json")):
         with pytest.raises(NotFound, match="nobody"):
             host.client.call(op)
@@ -49,7 +49,7 @@ def test_a_mebibyte_of_input_comes_back_as_it_was(host: Host) -> None:
     assert bytes(host.data[stdio.stdout]) == COUNTED
 
 
-def test_an_exec_runs_beside_its_container(host: Host, rig: Rig) -> None:
+def test_an_exec_runs_while_its_container_runs(host: Host, rig: Rig) -> None:
     host.run("c1", ["sleep", "1000"])
     rig.process("c1", "exec-5.json", ["sh", "-c", "echo from exec; exit 3"])
     stdio = host.streams(50)

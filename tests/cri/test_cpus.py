@@ -58,7 +58,7 @@ async def test_a_vm_stays_on_the_processors_of_its_containers(world: World) -> N
         assert bound(world, cri, pod) == ALL
 
 
-async def test_what_was_said_before_costs_no_round_trip(world: World) -> None:
+async def test_what_is_known_already_costs_no_round_trip(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         c = await cri.container(pod, "sleep", "1000", **on("0", cpu_shares=100))

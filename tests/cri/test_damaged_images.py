@@ -56,7 +56,7 @@ async def test_a_truncated_layer_is_data_loss_and_the_next_pull_mends_it(own_sto
         assert own_store.left_over() == []
 
 
-async def test_a_bit_that_flipped_is_found_after_the_first_use_and_the_pod_gets_the_mended_image(
+async def test_a_bit_that_flipped_is_noticed_after_the_first_use_and_the_pod_gets_the_repaired_image(
     own_store: World,
 ) -> None:
     async with own_store.daemon() as cri:

@@ -181,7 +181,7 @@ async def test_a_pod_is_removed_in_one_step_on_a_full_disk(rig: Rig, where: str)
         assert rig.left() == []
 
 
-async def test_a_network_that_can_not_be_given_back_is_let_go_on_a_full_disk_too(rig: Rig) -> None:
+async def test_a_network_that_can_not_be_given_back_is_written_off_on_a_full_disk_too(rig: Rig) -> None:
     async with _pod_with_container(rig) as (cri, pod, _):
         rig.cni.trouble("second", "DEL", 'echo \'{"code": 1, "msg": "no"}\'; exit 1')
         rig.disks["state"].fill()
@@ -204,16 +204,16 @@ async def _kept(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("where", ["state", "run"])
-async def test_a_pod_that_found_no_room_is_explained_by_why_and_the_log(
+async def test_a_pod_on_a_full_disk_is_explained_by_why_and_the_log(
     rig: Rig, where: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     clearpod = command(rig.world, capfd)
     async with rig.world.daemon() as cri:
         rig.disks[where].fill()
         await cri.refused("RunPodSandbox", config=cri.sandbox())
-        said = await clearpod("why", "web", "--json")
-        assert "No space left" in verdict(said) and str(rig.disks[where].place) in verdict(said)
-        assert json.loads(said.out)["advice"]
+        explanation = await clearpod("why", "web", "--json")
+        assert "No space left" in verdict(explanation) and str(rig.disks[where].place) in verdict(explanation)
+        assert json.loads(explanation.out)["advice"]
         rig.disks[where].free()
     (line,) = [one for one in caplog.records if getattr(one, "rpc", "") == "RunPodSandbox"]
     assert (line.levelname, line.__dict__["code"]) == ("WARNING", "RESOURCE_EXHAUSTED")

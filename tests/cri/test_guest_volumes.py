@@ -95,7 +95,7 @@ async def _pod(cri: Client, attempt: int) -> str:
     return await cri.pod("web", metadata=names, annotations=GUEST, log_directory=f"{cri.node.config.run_dir}/logs")
 
 
-async def _said(cri: Client, container: str, command: str) -> str:
+async def _output(cri: Client, container: str, command: str) -> str:
     ran = await cri("ExecSync", container_id=container, cmd=["sh", "-c", command], timeout=60)
     assert not ran.exit_code, ran
     return str(ran.stdout.decode().strip())
@@ -150,14 +150,16 @@ async def test_a_config_map_in_memory_is_kept_current(world: VmWorld) -> None:
         fields = _mounts(map=kubelet.map, **{"etc/hosts": kubelet.hosts})
         container = await cri.container(pod, "sleep", "1000", **fields)
         await cri("StartContainer", container_id=container)
-        assert await _said(cri, container, "cat /map/key /map/old") == "oneold"
-        assert "of-the-kubelet" in await _said(cri, container, "cat /etc/hosts")
-        assert await _said(cri, container, "stat -f -c %T /map") == "tmpfs"
-        assert (await _said(cri, container, f"/probe {KINDS.format('/map')}; rm /map/m /map/told")).splitlines() == ALL
+        assert await _output(cri, container, "cat /map/key /map/old") == "oneold"
+        assert "of-the-kubelet" in await _output(cri, container, "cat /etc/hosts")
+        assert await _output(cri, container, "stat -f -c %T /map") == "tmpfs"
+        assert (
+            await _output(cri, container, f"/probe {KINDS.format('/map')}; rm /map/m /map/told")
+        ).splitlines() == ALL
         kubelet.write(key="two", new="new")
         async with asyncio.timeout(30 * PATIENCE):
-            while await _said(cri, container, "cat /map/key") != "two":
+            while await _output(cri, container, "cat /map/key") != "two":
                 await asyncio.sleep(0.05)
-        assert await _said(cri, container, "ls /map") == "key\nnew"
-        assert len((await _said(cri, container, "ls -A /map")).split()) == 4, "one version, and the link to it"
+        assert await _output(cri, container, "ls /map") == "key\nnew"
+        assert len((await _output(cri, container, "ls -A /map")).split()) == 4, "one version, and the link to it"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

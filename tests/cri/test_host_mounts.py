@@ -14,9 +14,9 @@ from .conftest import Client, Registered
 from .host_rig import FOREVER, NODE, HostWorld, host_world, options, out, tool
 
 pytestmark = pytest.mark.vm
-WANTED = options(network=NODE)
-PLAIN = pb.LinuxContainerConfig(security_context={"namespace_options": WANTED})
-PRIVILEGED = pb.LinuxContainerConfig(security_context={"namespace_options": WANTED, "privileged": True})
+HOST_NETWORK = options(network=NODE)
+PLAIN = pb.LinuxContainerConfig(security_context={"namespace_options": HOST_NETWORK})
+PRIVILEGED = pb.LinuxContainerConfig(security_context={"namespace_options": HOST_NETWORK, "privileged": True})
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
 async def privileged_pod(cri: Client) -> str:
     if cri.node.images.find(cri.image) is None:
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
-    context = pb.LinuxSandboxSecurityContext(namespace_options=WANTED, privileged=True)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=HOST_NETWORK, privileged=True)
     return await cri.pod("web", linux=pb.LinuxPodSandboxConfig(security_context=context))
 
 

@@ -147,7 +147,7 @@ async def test_agent_and_daemon_killed_together_leave_nothing_after_the_next_sta
         assert machine.left_over() == []
 
 
-async def test_a_half_made_pod_is_collected_with_its_processes(machine: HostWorld) -> None:
+async def test_a_half_made_pod_is_removed_with_its_processes(machine: HostWorld) -> None:
     async with machine.daemon() as cri:
         pod, _, pids = await _pod_of_two(cri)
     place = Path(engine.pod_directory(machine.host, pod))

@@ -35,7 +35,7 @@ def _state(place: Path) -> list[tuple[str, str]]:
     return sorted((str(path), path.read_text() if path.is_file() else "") for path in place.rglob("*"))
 
 
-WAYS = [
+REPLACED = [
     ("tree", ""),
     ("tree/volumes", "volumes"),
     ("tree/volumes/containers", "volumes/containers"),
@@ -46,14 +46,14 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("way", "to"), WAYS)
+@pytest.mark.parametrize(("replaced", "to"), REPLACED)
 async def test_recovery_does_not_follow_a_link_in_a_pods_directory(
-    world: World, canary: Path, way: str, to: str
+    world: World, canary: Path, replaced: str, to: str
 ) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod(log_directory=f"{world.root}/logs")
         await cri.container(pod, "true")
-    place = Path(f"{world.config.run_dir}/pods/{pod}") / way
+    place = Path(f"{world.config.run_dir}/pods/{pod}") / replaced
     place.rename(f"{place}.away")
     place.symlink_to(canary / to)
     async with world.daemon() as cri:

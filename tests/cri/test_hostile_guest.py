@@ -152,7 +152,7 @@ async def test_the_text_of_a_guests_error_is_short_and_can_be_printed(world: Wor
         assert len(text) == 480
 
 
-async def test_a_stop_beside_removals_of_the_same_containers_ends_well(world: World) -> None:
+async def test_a_stop_during_removals_of_the_same_containers_ends_well(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         made = [await cri.container(pod, "/usr/bin/sleep", "1000", name=f"c{number}") for number in range(6)]

@@ -244,7 +244,7 @@ async def test_a_pod_whose_record_is_lost_keeps_its_name_by_the_other_one(world:
     assert world.left_over() == []
 
 
-async def test_a_record_without_a_name_is_collected_with_its_vm(world: World) -> None:
+async def test_a_record_without_a_name_is_removed_with_its_vm(world: World) -> None:
     pods = await _pods_of_a_killed_daemon(world, [*NAMELESS, *(f"{name}, and no vm.json" for name in NAMELESS)])
     for name, pod in pods.items():
         NAMELESS[name.removesuffix(", and no vm.json")](_directory(world, pod))

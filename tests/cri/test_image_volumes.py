@@ -27,7 +27,7 @@ stat -c '%a %u' /new/deep; touch /new/deep/a /target/made/b && ls /link/made /ne
 touch /taken/x 2>&1; grep -q localhost /etc/hosts && echo hosts; touch /etc/x && touch /y 2>&1
 grep -c ' /data ' /proc/mounts
 """
-SAID = """kept
+OUTPUT = """kept
 1770 33
 written
 755 0
@@ -76,7 +76,7 @@ async def test_an_images_volumes_are_writable_below_a_read_only_root(machine: Vm
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
         for name in ("first", "second"):
             c = await cri.container(pod, "sh", "-c", SEEN, name=name, linux=linux, mounts=[taken])
-            assert await output_of(cri, c) == SAID, "each has its own, which goes with it"
+            assert await output_of(cri, c) == OUTPUT, "each has its own, which goes with it"
             await cri("RemoveContainer", container_id=c)
         plain = await cri.container(pod, "sh", "-c", "touch /y && ls /data /new", name="plain")
         assert await output_of(cri, plain) == "/data:\nkept\n\n/new:\ndeep\n"

@@ -56,7 +56,7 @@ async def test_a_stop_waits_for_the_start_that_is_not_answered_yet(world: World)
         assert (await cri.status(container)).exit_code == 137
 
 
-async def test_a_start_that_is_said_to_have_failed_is_asked_about(world: World) -> None:
+async def test_a_start_that_is_reported_as_failed_is_asked_about(world: World) -> None:
     async with world.daemon() as cri:
         _, container = await made(cri)
         world.faults.lie[m.Start] = lambda true: KILLED
@@ -64,7 +64,7 @@ async def test_a_start_that_is_said_to_have_failed_is_asked_about(world: World) 
         assert (await cri.status(container)).state == pb.CONTAINER_RUNNING
 
 
-async def test_a_start_that_has_failed_is_said_to_have_failed(world: World) -> None:
+async def test_a_start_that_has_failed_is_reported_as_failed(world: World) -> None:
     async with world.daemon() as cri:
         _, container = await made(cri)
         world.faults.refuse[m.Start] = KILLED
@@ -74,7 +74,7 @@ async def test_a_start_that_has_failed_is_said_to_have_failed(world: World) -> N
         assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
 
 
-async def test_what_nobody_knows_is_not_said(world: World) -> None:
+async def test_what_nobody_knows_is_not_reported(world: World) -> None:
     async with world.daemon() as cri:
         _, container = await made(cri)
         world.faults.lie[m.Start] = lambda true: KILLED

@@ -164,7 +164,7 @@ async def test_a_commit_record_that_can_not_be_written_loses_and_doubles_nothing
         assert _joined(Path(f"{world.root}/logs/c.log")) == _numbers(LONG)
 
 
-async def test_a_log_that_can_not_be_made_is_said_at_once_and_leaves_nothing(world: World) -> None:
+async def test_a_log_that_can_not_be_made_is_reported_at_once_and_leaves_nothing(world: World) -> None:
     place = world.root / "logs"
     place.write_text("a file in the place of the directory")
     async with world.daemon() as cri:

@@ -27,7 +27,7 @@ __all__ = ["machine"]
 
 EXECS = int(os.environ.get("CLEARPOD_EXECS", "30"))
 AT_ONCE = 50
-LOOK = "cat /proc/sys/fs/file-nr /proc/loadavg; grep memory /proc/cgroups; grep MemAvailable /proc/meminfo"
+SNAPSHOT = "cat /proc/sys/fs/file-nr /proc/loadavg; grep memory /proc/cgroups; grep MemAvailable /proc/meminfo"
 
 pytestmark = pytest.mark.timeout(240 + 4 * EXECS)
 
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
 async def facts(cri: Client, container: str, daemon: int) -> Facts:
     """Now, with everything quiet. What is left of execs needs a moment."""
     await asyncio.sleep(1)
-    text = (await cri("ExecSync", container_id=container, cmd=["sh", "-c", LOOK])).stdout.decode()
+    text = (await cri("ExecSync", container_id=container, cmd=["sh", "-c", SNAPSHOT])).stdout.decode()
     files, load, cgroups, memory = text.splitlines()
     numbers = [int(files.split()[0]), int(load.split()[3].split("/")[1]), int(cgroups.split()[2])]
     pages = int(Path(f"/proc/{daemon}/statm").read_text().split()[1])

@@ -136,7 +136,7 @@ def _unresolved(text: str, page: Page) -> str:
 
 
 @pytest.mark.parametrize("text", ["sum(clearpod_podz)", "sum by (stat) (clearpod_pods)", 'clearpod_pods{state="gone"}'])
-def test_a_query_that_shows_nothing_is_found(text: str) -> None:
+def test_a_query_that_shows_nothing_is_noticed(text: str) -> None:
     assert _unresolved(text, Page('# TYPE clearpod_pods gauge\nclearpod_pods{state="ready"} 1\n'))
 
 

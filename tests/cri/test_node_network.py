@@ -103,7 +103,7 @@ async def test_the_daemon_collects_garbage_when_it_starts_and_after_a_failure(wo
     assert cni.left_over() == []
 
 
-async def test_what_is_owed_is_given_back_later(world: World, cni: FakeCni, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_deferred_del_is_tried_later(world: World, cni: FakeCni, caplog: pytest.LogCaptureFixture) -> None:
     cni.trouble("first", "DEL", "exit 1")
     async with world.daemon() as cri:
         pod = await cri.pod()
@@ -129,7 +129,7 @@ def _warnings(caplog: pytest.LogCaptureFixture, event: str) -> str:
     return "\n".join(str(vars(one).get("error")) for one in caplog.records if one.getMessage() == event)
 
 
-async def test_the_next_daemon_gives_back_what_is_owed(world: World, cni: FakeCni) -> None:
+async def test_the_next_daemon_tries_a_deferred_del(world: World, cni: FakeCni) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         (cni.root / "bin" / "second").rename(cni.root / "aside")

@@ -105,7 +105,7 @@ def _log(path: str) -> list[str]:
     return [line.split(" ", 3)[3] for line in Path(path).read_text().splitlines()]
 
 
-async def _said(cri: Client, container: str, line: str, limit_s: float = 60) -> None:
+async def _until_logged(cri: Client, container: str, line: str, limit_s: float = 60) -> None:
     """Wait until its log has this line."""
     path = (await cri.status(container)).log_path
     async with asyncio.timeout(limit_s * PATIENCE):
@@ -119,10 +119,10 @@ async def test_a_kernel_runs_in_a_plain_pod_and_its_end_is_the_containers(machin
         c = await _started(cri, pod, images.microvm, "count=3", "exit")
         status = await cri.ended(c)
         assert (status.exit_code, status.reason) == (0, "Completed")
-        said = _log(status.log_path)
-        assert said[0] == "hello"
-        assert said[1].startswith("arguments: console=ttyS0 panic=-1 count=3 exit")
-        assert said[2:5] == ["1", "2", "3"]
+        lines = _log(status.log_path)
+        assert lines[0] == "hello"
+        assert lines[1].startswith("arguments: console=ttyS0 panic=-1 count=3 exit")
+        assert lines[2:5] == ["1", "2", "3"]
         again = await _started(cri, pod, images.debug_exit, "exit=7", name="d")
         assert (await cri.ended(again)).exit_code == 7
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -168,13 +168,13 @@ async def test_the_power_button_is_pressed_and_the_grace_waited_for(machine: Wor
     async with machine.daemon() as cri:
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
         polite = await _started(cri, pod, images.q35)
-        await _said(cri, polite, "ready without a network")
+        await _until_logged(cri, polite, "ready without a network")
         await cri("StopContainer", container_id=polite, timeout=60)
         status = await cri.status(polite)
         assert (status.exit_code, status.reason) == (0, "Completed")
         assert _log(status.log_path)[-2:] == ["asked to end", "bye"]
         deaf = await _started(cri, pod, images.q35, "spin", name="deaf")
-        await _said(cri, deaf, "ready without a network")
+        await _until_logged(cri, deaf, "ready without a network")
         await cri("StopContainer", container_id=deaf, timeout=1)
         assert (await cri.status(deaf)).exit_code == 137
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -245,8 +245,8 @@ async def test_an_image_that_lies_is_refused_and_the_pod_keeps_its_guest(
                 image = kernels.push(registry, tmp_path, f"t/bad{number}:1", files=[*files, *more], labels=given)
                 await cri("PullImage", image=pb.ImageSpec(image=image))
                 config = cri.config(name=f"c{number}", image=pb.ImageSpec(image=image))
-                said = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
-                assert (said[0], noun in said[1]) == (code, True), (what, said)
+                error = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+                assert (error[0], noun in error[1]) == (code, True), (what, error)
             sample = pb.ImageSpec(image=images.sample)
             await cri("CreateContainer", pod_sandbox_id=pod, config=cri.config("x", image=sample))
 
@@ -256,7 +256,7 @@ async def test_a_kernel_outlives_the_daemon_and_its_log_has_each_line_once(machi
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
         c = await _started(cri, pod, images.q35, "count=5000")
     async with machine.daemon() as cri:
-        await _said(cri, c, "ready without a network")
+        await _until_logged(cri, c, "ready without a network")
         status = await cri.status(c)
         assert (status.state, _log(status.log_path)[2:5002]) == (
             pb.CONTAINER_RUNNING,
@@ -277,7 +277,7 @@ async def test_a_kernel_that_ends_without_a_daemon_has_all_of_its_log_and_an_unk
     async with machine.daemon() as cri:
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
         c = await _started(cri, pod, images.q35, "spin")
-        await _said(cri, c, "ready without a network")
+        await _until_logged(cri, c, "ready without a network")
         vm = cri.node.pods.get(pod).vm
         assert vm is not None
     with Path(machine.config.run_dir, "pods", pod, "serial.log").open("ab") as serial:  # noqa: ASYNC230 - no daemon runs
@@ -308,7 +308,7 @@ async def test_a_kernel_on_mmio_answers_ping_and_udp_at_its_pods_address(connect
     async with connected.daemon() as cri:
         pod = await cri.pod(log_directory=f"{connected.root}/logs")
         c = await _started(cri, pod, images.microvm)
-        await _said(cri, c, "ready")
+        await _until_logged(cri, c, "ready")
         ip = await _ip(cri, pod)
         await asyncio.to_thread(run_here, "busybox", "ping", "-c", "2", "-W", "20", ip)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -332,16 +332,16 @@ async def test_a_stock_kernel_with_an_initramfs_serves_and_hears_its_power_butto
             pod = await cri.pod(log_directory=f"{connected.root}/logs", annotations={policy.MEMORY: "192"})
             await cri("PullImage", image=pb.ImageSpec(image=image))
             c = await _started(cri, pod, image, "quiet")
-            await _said(cri, c, "a kernel of Linux is ready", limit_s=120)
+            await _until_logged(cri, c, "a kernel of Linux is ready", limit_s=120)
             ip = await _ip(cri, pod)
             fetch = ("busybox", "wget", "-q", "-O", "-", f"http://{ip}/f")
             assert await asyncio.to_thread(run_here, *fetch) == "from the kernel\n"
             async with forward.connect(cri.node.pods.get(pod), 80) as forwarded:
                 await forwarded.send(b"GET /f HTTP/1.0\r\n\r\n", end=True)
-                said = b""
+                answer = b""
                 while data := await forwarded.read():
-                    said += data
-            assert said.endswith(b"from the kernel\n")
+                    answer += data
+            assert answer.endswith(b"from the kernel\n")
             await cri("StopContainer", container_id=c, timeout=100, deadline_s=110)
             status = await cri.status(c)
             assert status.exit_code == 0

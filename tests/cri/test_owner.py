@@ -71,7 +71,7 @@ def test_the_command_says_who_has_the_state_directory(world: World, tmp_path: Pa
     assert ended.returncode != 0 and f"{tmp_path}/state" in ended.stderr and "state_dir" in ended.stderr
 
 
-async def test_the_network_of_another_daemons_pod_is_not_swept(world: World, cni: FakeCni) -> None:
+async def test_the_network_of_another_daemons_pod_is_not_removed(world: World, cni: FakeCni) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         cni.calls()
@@ -82,7 +82,7 @@ async def test_the_network_of_another_daemons_pod_is_not_swept(world: World, cni
 
 
 @pytest.mark.parametrize("spoil", [lambda path: None, lambda path: path.write_text("{")], ids=["whole", "damaged"])
-def test_a_network_with_a_process_in_it_is_not_swept(
+def test_a_network_with_a_process_in_it_is_not_removed(
     world: World, cni: FakeCni, spoil: Callable[[Path], object]
 ) -> None:
     """Its directory is gone, as when somebody has cleared /run, and its VM runs on."""
@@ -118,7 +118,7 @@ async def test_networks_of_pods_with_records_elsewhere_are_no_garbage(world: Wor
     assert cni.left_over() == []
 
 
-async def test_a_disk_of_another_daemons_pod_is_not_swept_though_the_clock_was_set(
+async def test_a_disk_of_another_daemons_pod_is_not_removed_though_the_clock_was_set(
     world: World, cni: FakeCni, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world.daemon() as cri:
@@ -132,7 +132,7 @@ async def test_a_disk_of_another_daemons_pod_is_not_swept_though_the_clock_was_s
         assert not disk.exists()
 
 
-def test_what_nobody_has_is_still_swept(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_has_is_still_removed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "scratch" / f"{'0' * 64}.img"
     gone.parent.mkdir()
     gone.touch()

@@ -152,7 +152,7 @@ async def test_a_vm_that_ends_while_it_waits_is_replaced_and_counted(world: Worl
 
 
 @pytest.mark.parametrize("fault", [Faults(die_on=messages.Configure), Faults(ignore=messages.Configure)], ids=repr)
-async def test_a_vm_that_is_dead_when_it_is_wanted_makes_room_for_the_next(
+async def test_a_vm_that_is_dead_when_it_is_claimed_makes_room_for_the_next(
     world: World, cni: FakeCni, fault: Faults
 ) -> None:
     world.warm(2)
@@ -261,7 +261,7 @@ async def test_a_host_port_is_taken_by_a_pod_that_waited(world: World, cni: Fake
 # -- refilling, and the end -----------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_booted_ahead_while_a_pod_starts(world: World) -> None:
+async def test_nothing_is_prewarmed_while_a_pod_starts(world: World) -> None:
     world.warm(1)
     patient = world.config.vm.model_copy(update={"boot_timeout_s": 30.0})
     world.config = world.config.model_copy(update={"vm": patient})

@@ -73,7 +73,7 @@ async def test_what_is_written_down_already_is_not_written_again_but_what_is_mis
         assert files[3].read_bytes() == identity
 
 
-async def test_half_made_pods_and_unreadable_ones_are_collected(world: World) -> None:
+async def test_half_made_pods_and_unreadable_ones_are_removed(world: World) -> None:
     async with world.daemon() as cri:
         pods = [await cri.pod(name) for name in ("booting", "broken", "bare")]
     base = Path(f"{world.config.run_dir}/pods")

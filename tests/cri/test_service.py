@@ -208,7 +208,7 @@ async def test_without_a_program_or_a_disk_the_node_is_not_ready(
         assert result[:2] == (False, "DiskMissing") and f"{tmp_path}/gone" in result[2]
 
 
-async def test_a_disk_that_is_read_only_or_hangs_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_is_read_only_or_hangs_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     readiness = Readiness(world.host._replace(state_dir="/proc/sys" if os.statvfs("/proc/sys").f_flag & 1 else "/sys"))
     if os.statvfs(readiness._host.state_dir).f_flag & os.ST_RDONLY:
         lack = await readiness.check()

@@ -313,7 +313,7 @@ async def test_the_server_listens_where_it_is_told_and_says_where(world: World, 
         assert (await cri("Status", verbose=True)).info["streaming"] == urlsplit(url).netloc
 
 
-async def test_an_address_that_can_not_be_is_said(world: World) -> None:
+async def test_an_address_that_can_not_be_is_reported(world: World) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen(1)

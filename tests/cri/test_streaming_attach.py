@@ -91,7 +91,7 @@ async def test_a_terminal_of_a_container_is_attached_to_and_resized(kept_world: 
         assert (await talk.status())["status"] == "Success"
 
 
-async def test_a_slow_client_loses_nothing_and_one_that_stops_reading_is_let_go(
+async def test_a_slow_client_loses_nothing_and_one_that_stops_reading_is_disconnected(
     world: World, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attaching, "STALL_S", 3.0)

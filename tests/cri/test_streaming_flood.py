@@ -146,7 +146,7 @@ async def test_a_head_byte_by_byte_gains_no_time(world: World) -> None:
         writer.close()
 
 
-async def test_a_client_that_ends_its_side_in_the_middle_of_the_head_is_let_go_at_once(world: World) -> None:
+async def test_a_client_that_ends_its_side_in_the_middle_of_the_head_is_disconnected_at_once(world: World) -> None:
     async with world.daemon() as cri:
         before = descriptors()
         reader, writer = await asyncio.open_connection(*address(cri))

@@ -20,7 +20,7 @@ from .conftest import Registered, VmWorld, vm_world
 from .test_pool_vms import output_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
-LOOK = "cat /proc/mounts; cat /etc/hostname; ls -l /bin/busybox"
+SNAPSHOT = "cat /proc/mounts; cat /etc/hostname; ls -l /bin/busybox"
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ async def test_its_containers_see_no_directory_of_the_host_and_it_is_resumed_on_
         for number in range(2):  # the image leaves the guest and comes back
             container = await cri.container(pod, "sleep", "1000", name=f"c{number}")
             await cri("StartContainer", container_id=container)
-            seen = await output_of(cri, container, LOOK)
+            seen = await output_of(cri, container, SNAPSHOT)
             assert "quiet-0" in seen and " 9p " not in seen and "overlay" in seen
             assert "disk window" in cri.node.pods.get(pod).containers[container].record.image_way
             await cri.ours("SuspendPod", pod)  # and what is next resumes it
             if number:
-                assert "quiet-0" in await output_of(cri, container, LOOK)
+                assert "quiet-0" in await output_of(cri, container, SNAPSHOT)
             await cri("RemoveContainer", container_id=container)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
@@ -70,13 +70,13 @@ async def test_it_goes_on_where_it_was_whoever_is_killed(machine: VmWorld, monke
         assert cri.node.pods.get(pod).is_suspended and engine.recorded_vm(directory).alive() is False
         await cri.ours("ResumePod", pod)
         await cri.node.pods.get(pod).call(messages.Update(container))  # its copies are compared with the host's files
-        assert "quiet-0" in await output_of(cri, container, LOOK)
+        assert "quiet-0" in await output_of(cri, container, SNAPSHOT)
         assert before <= int(await output_of(cri, container, COUNT))
     with medium.connected(directory) as monitor:  # as a daemon leaves it that is killed while it saves
         monitor.run("stop")
         medium.take_out(monitor)
     async with machine.daemon() as cri:
-        assert "quiet-0" in await output_of(cri, container, LOOK)
+        assert "quiet-0" in await output_of(cri, container, SNAPSHOT)
         await cri.ours("SuspendPod", pod)
         await _wants_it_and_goes_away(cri.node.pods.get(pod))
         await cri.ours("ResumePod", pod)

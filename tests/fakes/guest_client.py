@@ -19,7 +19,7 @@ from stage1.guest.messages import Hello, Op, Reply, check_reply
 Factory = Callable[[float], _socket.socket | None]
 
 READ_BYTES = 256 * 1024
-LOOK_S = 0.2  # between looks at whether the VM lives
+POLL_S = 0.2  # between checks that the VM lives
 
 
 def accept_factory(listener: _socket.socket) -> Factory:
@@ -157,7 +157,7 @@ class GuestClient:
 
     def _step(self, until: float) -> list[Incoming]:
         """Move bytes once, at most until then; queue and return what arrived."""
-        until = min(until, time.monotonic() + LOOK_S)
+        until = min(until, time.monotonic() + POLL_S)
         sock = self._socket or self._connect(until)
         if sock is None:
             return []

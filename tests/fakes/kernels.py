@@ -71,9 +71,9 @@ def debian_files(guest_dir: Path, *, init: bytes = INIT) -> list[Entry]:
     """/kernel, a bzImage of Debian's, and /initrd with busybox, the modules that INIT needs, and `init`."""
     kernel = debian_kernel(default_cache())
     with tarfile.open(fileobj=io.BytesIO(sample.busybox(guest_dir).tar)) as tar:
-        found = tar.extractfile("bin/busybox")
-        assert found
-        program = found.read()
+        member = tar.extractfile("bin/busybox")
+        assert member
+        program = member.read()
     entries = [(name, 0o040755, b"") for name in ("bin", "dev", "proc", "modules")]
     entries += [("bin/busybox", 0o100755, program), ("init", 0o100755, init)]
     for name in MODULES:

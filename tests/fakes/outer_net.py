@@ -16,7 +16,7 @@ from stage1.net.settings import Default, Settings
 from tests.fakes.patience import PATIENCE
 
 BIN_DIR = "/usr/lib/cni"
-LOOK = """
+SHOW = """
 ip -o link | sed 's/@.*//;s/<.*//'
 for save in iptables-save iptables-legacy-save ip6tables-save ip6tables-legacy-save
 do $save 2> /dev/null | grep -v '^[#:]'
@@ -61,7 +61,7 @@ class OuterNet:
         """Links, rules, leases and records: to be compared. What plugins keep for the next pod is the bridge, three
         chains, and the names of host-local's last addresses.
         """
-        output = process.run(["sh", "-c", LOOK], timeout_s=20 * PATIENCE).stdout.decode()
+        output = process.run(["sh", "-c", SHOW], timeout_s=20 * PATIENCE).stdout.decode()
         kept = sorted(str(path) for name in ("leases", "cache") for path in (self.root / name).rglob("*"))
         return "\n".join([output, *kept])
 

@@ -23,7 +23,7 @@ from tests.vm.agent_machine import Machine
 
 VICTIMS = ("helper", "crun", "child")
 SOURCE = Path(__file__).with_name("killer.c")
-LOOK = """cd /proc/1/root/run/clearpod; for d in . containers crun scratch; do ls -1 $d | sed "s,^,file $d/,"; done
+LISTING = """cd /proc/1/root/run/clearpod; for d in . containers crun scratch; do ls -1 $d | sed "s,^,file $d/,"; done
 cd /proc/1/root/sys/fs/cgroup/clearpod; find . -type d | sed "s,^,cgroup ,"
 sed 's,^[^ ]* [^ ]* [^ ]* [^ ]* \\([^ ]*\\).*,mount \\1,' /proc/1/mountinfo
 for p in /proc/[0-9]*; do [ -e $p/exe ] && read n < $p/comm && echo process $n; done 2>/dev/null"""
@@ -157,7 +157,7 @@ class Guest:
 
     def _on_host(self) -> Counter[str]:
         number = next(self._numbers)
-        stdio = self.machine.exec("eye", number, ["sh", "-c", LOOK])
+        stdio = self.machine.exec("eye", number, ["sh", "-c", LISTING])
         self.machine.exit_of("eye", number)
         lines = self.machine.output[stdio.stdout].decode().splitlines()
         return Counter(line for line in lines if not line.startswith(_OWN))

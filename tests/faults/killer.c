@@ -50,7 +50,7 @@ static const struct {
 /* clang-format on */
 static struct tracee tracees[MOST];
 static enum role victim;
-static long wanted, seen;
+static long target, seen;
 
 static struct tracee *find(pid_t pid, enum role role)
 {
@@ -77,7 +77,7 @@ static const char *step(const struct info *info)
     return NULL;
 }
 
-static void look(const struct tracee *one)
+static void check_step(const struct tracee *one)
 {
     struct info info = {0};
     const char *name;
@@ -86,7 +86,7 @@ static void look(const struct tracee *one)
     if (!(name = step(&info)))
         return;
     printf("%s %s\n", names[victim], name);
-    if (++seen == wanted) {
+    if (++seen == target) {
         printf("killed %s %s\n", names[victim], name);
         kill(one->pid, SIGKILL);
     }
@@ -112,7 +112,7 @@ static void stopped(struct tracee *one, int status)
 {
     int signal = WSTOPSIG(status), event = status >> 16;
     if (signal == SYSCALL_STOP)
-        look(one);
+        check_step(one);
     else if (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE)
         born(one);
     else if (event == PTRACE_EVENT_EXEC && one->role == CHILD) {
@@ -131,7 +131,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (victim = CHILD; argc == 3 && victim > AGENT && strcmp(names[victim], argv[1]); victim--)
         continue;
-    wanted = argc == 3 ? atol(argv[2]) : 0;
+    target = argc == 3 ? atol(argv[2]) : 0;
     find(1, AGENT);
     if (ptrace(PTRACE_SEIZE, 1, NULL, (void *)options) < 0)
         return dprintf(2, "trace PID 1: %s\n", strerror(errno)), 1;

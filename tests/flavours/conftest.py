@@ -64,19 +64,19 @@ class Pod(NamedTuple):
         """
         container = await self.start(script, name=name, **fields)
         status = await self.cri.ended(container, limit_s=RUN_S)
-        said = _said(status.log_path)
-        self.show(f"\n--- {name}: {script.strip()}\n{said}--- exit {status.exit_code}")
-        assert status.exit_code == 0, said
-        return said
+        output = _logged(status.log_path)
+        self.show(f"\n--- {name}: {script.strip()}\n{output}--- exit {status.exit_code}")
+        assert status.exit_code == 0, output
+        return output
 
     async def exec(self, container: str, script: str) -> str:
         """The same in a container that runs."""
         argv = ("bash", "-ec", script)
         reply = await self.cri("ExecSync", container_id=container, cmd=argv, timeout=RUN_S, deadline_s=RUN_S + 10)
-        said = (reply.stdout + reply.stderr).decode()
-        self.show(f"\n--- {script.strip()}\n{said}--- exit {reply.exit_code}")
-        assert reply.exit_code == 0, said
-        return said
+        output = (reply.stdout + reply.stderr).decode()
+        self.show(f"\n--- {script.strip()}\n{output}--- exit {reply.exit_code}")
+        assert reply.exit_code == 0, output
+        return output
 
     async def ip(self) -> str:
         """The pod's first address."""
@@ -97,7 +97,7 @@ def privileged_sandbox() -> pb.LinuxPodSandboxConfig:
     return pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(privileged=True))
 
 
-def _said(path: str) -> str:
+def _logged(path: str) -> str:
     lines = [line.split(" ", 3) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     return "".join(line[3] + ("\n" if line[2] == "F" else "") for line in lines)
 

@@ -56,10 +56,10 @@ def _capable(root: Path, programs: dict[str, bytes]) -> list[Layer]:
     if not programs:
         return []
     with tarfile.open(root) as archive:
-        found = {name: archive.extractfile(f"./{name}") for name in programs}
+        files = {name: archive.extractfile(f"./{name}") for name in programs}
         entries = [
             file(name, data.read(), 0o755, xattrs=(("security.capability", programs[name]),))
-            for name, data in found.items()
+            for name, data in files.items()
             if data is not None
         ]
     return [Layer(tar(entries), "zstd")]
@@ -71,7 +71,7 @@ def _root(name: str) -> Path:
     archive = CACHE / f"{name}-{hashlib.sha256(packages.encode()).hexdigest()[:12]}.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        beside = archive.with_name(f".{os.getpid()}.tar")
+        temporary = archive.with_name(f".{os.getpid()}.tar")
         without = [f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_NEEDED]
         argv = [
             "mmdebstrap",
@@ -80,11 +80,11 @@ def _root(name: str) -> Path:
             f"--include={packages}",
             *without,
             "trixie",
-            str(beside),
+            str(temporary),
         ]
         try:
             subprocess.run(argv, stdin=subprocess.DEVNULL, check=True)
-            os.replace(beside, archive)
+            os.replace(temporary, archive)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return archive

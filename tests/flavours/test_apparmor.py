@@ -30,14 +30,14 @@ def local(name: str) -> pb.SecurityProfile:
     return pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref=name)
 
 
-async def test_nothing_said_is_the_default_profile_also_for_an_exec(pods: Pods) -> None:
+async def test_no_profile_means_the_default_one_also_for_an_exec(pods: Pods) -> None:
     async with pods.running("web") as (pod,):
         held = await pod.start("exec sleep 1000", name="held", caps=("SYS_ADMIN",))
         assert await pod.exec(held, WHO) == f"{DEFAULT} (enforce)\n"
-        said = await pod.exec(held, f"{MOUNT}; touch /tmp/x; echo wrote")
-        assert said == "no: Permission denied\nwrote\n"
-        said = await pod.run(f"{WHO}; {MOUNT}", name="free", apparmor=UNCONFINED, caps=("SYS_ADMIN",))
-        assert said.startswith("unconfined\n") and "none /mnt tmpfs" in said
+        output = await pod.exec(held, f"{MOUNT}; touch /tmp/x; echo wrote")
+        assert output == "no: Permission denied\nwrote\n"
+        output = await pod.run(f"{WHO}; {MOUNT}", name="free", apparmor=UNCONFINED, caps=("SYS_ADMIN",))
+        assert output.startswith("unconfined\n") and "none /mnt tmpfs" in output
 
 
 async def test_a_privileged_container_has_none_unless_it_names_one(pods: Pods) -> None:
@@ -52,13 +52,13 @@ async def test_a_profile_of_the_owner_is_compiled_loaded_and_enforced(pods: Pods
     pods.use(apparmor_dir=str(tmp_path))
     async with pods.running("web") as (pod,):
         script = f"{WHO}; ! touch /tmp/x; touch /root/x; echo wrote; {MOUNT}; dmesg | grep DENIED"
-        said = await pod.run(script, name="c", apparmor=local("deny-write"), caps=("SYS_ADMIN",))
-        assert "deny-write (enforce)" in said and "/tmp/x': Permission denied" in said and "wrote" in said
-        assert "no: Permission denied" in said
-        assert re.search(r'apparmor="DENIED" operation="mount" .*profile="deny-write" name="/mnt/"', said)
+        output = await pod.run(script, name="c", apparmor=local("deny-write"), caps=("SYS_ADMIN",))
+        assert "deny-write (enforce)" in output and "/tmp/x': Permission denied" in output and "wrote" in output
+        assert "no: Permission denied" in output
+        assert re.search(r'apparmor="DENIED" operation="mount" .*profile="deny-write" name="/mnt/"', output)
 
 
-async def test_what_can_not_be_applied_is_said_when_the_container_is_made(pods: Pods, tmp_path: Path) -> None:
+async def test_what_can_not_be_applied_is_reported_when_the_container_is_made(pods: Pods, tmp_path: Path) -> None:
     (tmp_path / "future").write_bytes(COMPILED + b"\x02\xff\xff\xff\xff" + b"\x04\x07\x00future\0")
     pods.use(apparmor_dir=str(tmp_path))
     async with pods.running("web") as (pod,):

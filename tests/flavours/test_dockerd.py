@@ -24,5 +24,5 @@ DOCKER = """
 
 async def test_dockerd_builds_runs_and_publishes_in_a_privileged_pod(pods: Pods) -> None:
     async with pods.running("docker", linux=privileged_sandbox()) as (pod,):
-        said = await pod.run(CONTEXT + DOCKER, name="dockerd", privileged=True)
-        assert said.count("built by") >= 2
+        output = await pod.run(CONTEXT + DOCKER, name="dockerd", privileged=True)
+        assert output.count("built by") >= 2

@@ -42,5 +42,5 @@ async def test_an_unprivileged_pod_builds_and_runs_an_image(pods: Pods, engine: 
     """
     async with pods.running("ci") as (pod,):
         script = CONTEXT + ROOTLESS.replace("{work}", work)
-        said = await pod.run(script, name=engine, devices=[FUSE, TUN], apparmor=UNCONFINED)
-        assert "built by" in said
+        output = await pod.run(script, name=engine, devices=[FUSE, TUN], apparmor=UNCONFINED)
+        assert "built by" in output

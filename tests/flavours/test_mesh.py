@@ -44,15 +44,15 @@ CLIENT = """
 """
 
 
-@pytest.mark.parametrize("way", INIT)
-async def test_an_init_container_redirects_what_the_pod_sends(pods: Pods, way: str) -> None:
+@pytest.mark.parametrize("backend", INIT)
+async def test_an_init_container_redirects_what_the_pod_sends(pods: Pods, backend: str) -> None:
     async with pods.running("mesh") as (pod,):
-        await pod.run(INIT[way], name="init", caps=CAPS)
+        await pod.run(INIT[backend], name="init", caps=CAPS)
         await pod.start(PROXY, name="proxy")
         assert "redirected" in await pod.run(CLIENT, name="app")
 
 
 async def test_a_container_without_the_capability_changes_no_rule(pods: Pods) -> None:
     async with pods.running("mesh") as (pod,):
-        said = await pod.run("! nft add table inet mesh; ! iptables-legacy -t nat -N MESH", name="app", caps=())
-        assert "not permitted" in said.lower()
+        output = await pod.run("! nft add table inet mesh; ! iptables-legacy -t nat -N MESH", name="app", caps=())
+        assert "not permitted" in output.lower()

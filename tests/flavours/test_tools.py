@@ -54,17 +54,17 @@ async def test_two_pods_speak_by_wireguard(pods: Pods) -> None:
 
 async def test_a_fuse_file_system_is_mounted_without_privileges(pods: Pods) -> None:
     async with pods.running("fuse") as (pod,):
-        said = await pod.run(BIND, name="bindfs", caps=("SYS_ADMIN",), devices=[FUSE], apparmor=UNCONFINED)
-        assert "fuse" in said and "content" in said and "Read-only" in said
+        output = await pod.run(BIND, name="bindfs", caps=("SYS_ADMIN",), devices=[FUSE], apparmor=UNCONFINED)
+        assert "fuse" in output and "content" in output and "Read-only" in output
 
 
 async def test_bpftool_sees_programs_that_are_compiled_and_makes_maps(pods: Pods) -> None:
     async with pods.running("bpf", linux=privileged_sandbox()) as (pod,):
-        said = await pod.run(BPF, name="bpftool", privileged=True)
-        assert "JIT compiler is enabled" in said and "jited" in said and "value: 07" in said
+        output = await pod.run(BPF, name="bpftool", privileged=True)
+        assert "JIT compiler is enabled" in output and "jited" in output and "value: 07" in output
 
 
 async def test_the_kernel_says_what_it_has(pods: Pods) -> None:
     async with pods.running("list", linux=privileged_sandbox()) as (pod,):
-        said = await pod.run(f"mount -t securityfs none /sys/kernel/security; {LIST}", name="list", privileged=True)
-        assert "landlock" in said and "apparmor" in said and "btrfs" in said
+        output = await pod.run(f"mount -t securityfs none /sys/kernel/security; {LIST}", name="list", privileged=True)
+        assert "landlock" in output and "apparmor" in output and "btrfs" in output

@@ -4,7 +4,7 @@
  *
  *   guest steal PATH WHAT   let the guest's kernel run `PATH root WHAT` as root of the guest, by a core dump
  *   guest root WHAT         take the agent's port or vsock from process 1 and send `garbage`, or `hello`s with the host's
- *                           own key; or `layers`: write into the images' share, and say into the file PATH.said how that went
+ *                           own key; or `layers`: write into the images' share, and say into the file PATH.result how that went
  *   guest race DIRECTORY TARGET SECONDS   swap a directory and a link to TARGET while others write through it
  *   guest write FILE        write one byte at the beginning of a device or file; 1 when that is refused
  */
@@ -122,9 +122,9 @@ static int port(const char *what)
 static int layers(const char *path)
 {
     static const char directory[] = "/run/clearpod/layers", file[] = "/run/clearpod/layers/written";
-    char said[256];
-    snprintf(said, sizeof said, "%s.said", path);
-    int result = open(said, O_CREAT | O_WRONLY | O_TRUNC, 0644);
+    char report[256];
+    snprintf(report, sizeof report, "%s.result", path);
+    int result = open(report, O_CREAT | O_WRONLY | O_TRUNC, 0644);
     mount(NULL, directory, NULL, MS_REMOUNT, "");
     mount(NULL, directory, NULL, MS_REMOUNT | MS_BIND, NULL);
     int fd = open(file, O_CREAT | O_WRONLY, 0644);

@@ -30,11 +30,11 @@ class Flood(Phantom):
     def wants_input(self) -> bool:
         return self.reads or not self.ready
 
-    def turn(self) -> None:
+    def step(self) -> None:
         if self.ready and len(self.pending) < BATCH_BYTES and time.monotonic() - self.last_s >= self.every_s:
             self.last_s = time.monotonic()
             self.pending += self.link.outgoing() + self.burst()
-        super().turn()
+        super().step()
 
     def frames(self, kind: int, payload: bytes, *, count: int, stream: int = 0) -> bytes:
         """So many frames in order, which are not kept for a resend."""
@@ -114,9 +114,9 @@ class Newlines(Flood):
 
     def burst(self) -> bytes:
         stdio = self.victim.stdio or m.Stdio()
-        room = self.link.room(stdio.stdout)
-        if room:
-            self.link.send(stdio.stdout, b"\n" * room)
+        credit_left = self.link.credit_left(stdio.stdout)
+        if credit_left:
+            self.link.send(stdio.stdout, b"\n" * credit_left)
         return b""
 
 
@@ -201,8 +201,8 @@ class Inventor(Phantom):
             return self.later.append((time.monotonic() + 5, number))
         return super().answer(number, op)
 
-    def turn(self) -> None:
-        super().turn()
+    def step(self) -> None:
+        super().step()
         now = time.monotonic()
         for _, number in [one for one in self.later if one[0] <= now]:
             self.link.reply(number, m.Reply())

@@ -33,11 +33,11 @@ class Phantom:
     def run(self) -> None:
         """Serve until Shutdown."""
         while not self.ended:
-            self.turn()
+            self.step()
         while self.connection is not None and self.pending:
             self.write()
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """One round of the loop; attackers add to it."""
         if self.connection is None:
             self.connection, _ = self.listener.accept()

@@ -185,8 +185,8 @@ async def test_nothing_that_is_read_only_can_be_written(vms: Node, hypervisor: s
 async def test_the_images_of_the_share_are_read_only_even_for_root_of_the_guest(vms: Node) -> None:
     async with attacker(vms, is_copy=True) as (cri, _, container):
         path = f"/run/clearpod/volumes/containers/{container}/mounts/0/guest"
-        await sh(cri, container, f"/v/guest steal {path} layers; until [ -s /v/guest.said ]; do sleep 0.1; done")
-        result = vms.root / "volume" / "guest.said"
+        await sh(cri, container, f"/v/guest steal {path} layers; until [ -s /v/guest.result ]; do sleep 0.1; done")
+        result = vms.root / "volume" / "guest.result"
         assert result.read_text(encoding="ascii") == "Read-only file system\n"
         result.unlink()
 

@@ -50,7 +50,7 @@ def test_a_manifest_has_only_fields_that_kubernetes_knows(one: dict[str, Any], v
 
 
 @pytest.mark.parametrize("wrong", [{"handlr": "clearpod"}, {"overhead": {"podFixed": ["128Mi"]}}], ids=str)
-def test_a_wrong_field_would_be_found(wrong: dict[str, Any]) -> None:
+def test_a_wrong_field_would_be_noticed(wrong: dict[str, Any]) -> None:
     runtime_class = next(one for one in CORE if one["kind"] == "RuntimeClass")
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**runtime_class, **wrong}, VERSIONS[0], strict=True)

@@ -174,8 +174,8 @@ def down(directory: Path) -> None:
     _await_children(record)
     for name in (plan.DISK, "initramfs", state.READY, "keeper"):
         (directory / name).unlink(missing_ok=True)
-    for leftover in directory.glob("*.sock*"):
-        leftover.unlink(missing_ok=True)
+    for temporary in directory.glob("*.sock*"):
+        temporary.unlink(missing_ok=True)
     shutil.rmtree(directory / "root", ignore_errors=True)
 
 

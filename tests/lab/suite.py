@@ -27,7 +27,7 @@ class Suite:
 
     def __init__(self, root: Path, pytest: list[str], *, tests: list[str], path: str) -> None:
         self._root, self._pytest, self._path = root, pytest, path
-        self._expected = self._collect(tests)
+        self._expected = self._discover(tests)
         results = root / "build" / "results"
         results.mkdir(parents=True, exist_ok=True)
         self._journal = results / f"lab-passed.{os.getpid()}"
@@ -41,7 +41,7 @@ class Suite:
                 raise LabError(f"none of the {len(self._expected)} tests ran: all were skipped, for the reasons above")
             return code
 
-    def _collect(self, tests: list[str]) -> list[str]:
+    def _discover(self, tests: list[str]) -> list[str]:
         """Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine."""
         argv = [*self._pytest, *tests, "--collect-only", "--verbosity=-1"]  # also if told -v
         done = subprocess.run(argv, cwd=self._root, check=False, stdout=subprocess.PIPE, text=True)

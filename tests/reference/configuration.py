@@ -23,7 +23,7 @@ MANY: dict[str, type[BaseModel]] = {"registries": Registry, "policy.rules": Rule
 """Tables of which there may be any number."""
 SAMPLES = {"registries.prefix": "registry.example", "policy.rules.namespaces": ["example"]}
 """In the example, of the keys without a default."""
-_WORDS = {str: "text", int: "number", float: "number", bool: "`true`, `false`"}
+_TYPES = {str: "text", int: "number", float: "number", bool: "`true`, `false`"}
 _BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 
 
@@ -63,7 +63,7 @@ def _type(of: Any) -> str:
         return _type(arguments[0])
     if hasattr(of, "__metadata__"):
         return _type(of.__origin__)
-    return _WORDS[of]
+    return _TYPES[of]
 
 
 def _bounds(field: FieldInfo) -> str:

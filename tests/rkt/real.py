@@ -15,7 +15,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.processes import command_lines
 
 LIMIT_S = 120 * PATIENCE
-ROOM = "/run/clearpod/rkt/pods"
+ENGINE_DIR = "/run/clearpod/rkt/pods"
 """Where the engine's directories of rkt's pods are."""
 
 
@@ -88,9 +88,9 @@ class Running:
         return self.rkt.data / "pods/run" / self.uuid
 
     @property
-    def room(self) -> Path:
+    def engine_dir(self) -> Path:
         """The engine's directory."""
-        return Path(ROOM) / self.uuid
+        return Path(ENGINE_DIR) / self.uuid
 
     def finish(self, given: bytes | None = None) -> Done:
         """Wait for the end."""
@@ -170,6 +170,6 @@ def removed(rkt: RealRkt, pod: Running) -> None:
     done = rkt.call("rm", pod.uuid)
     assert done.code == 0 and pod.uuid in done.out, done.err
     assert "exit status" not in done.err, done.err
-    assert processes_of(pod.uuid) == [] and not pod.dir.exists() and not pod.room.exists()
+    assert processes_of(pod.uuid) == [] and not pod.dir.exists() and not pod.engine_dir.exists()
     assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
     assert not os.path.exists(f"/run/netns/clearpod-{pod.uuid}")

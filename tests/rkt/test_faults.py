@@ -108,7 +108,7 @@ def make_read_only(pod: Pod) -> Callable[[], None]:
     return make
 
 
-def test_a_data_directory_that_can_not_be_written_is_said(rig: Rig) -> None:
+def test_a_data_directory_that_can_not_be_written_is_reported(rig: Rig) -> None:
     pod = rig.rkt.prepare([rig.sh("one", "true")], overlay=False)
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, preexec_fn=make_read_only(pod))
     _, err = process.communicate(timeout=60 * PATIENCE)

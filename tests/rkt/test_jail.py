@@ -96,7 +96,7 @@ def test_an_app_that_comes_later_is_mapped_too(rig: Rig) -> None:
     assert pod.stop().code == 0
 
 
-def test_the_ids_are_given_back_when_the_pod_is_collected(rig: Rig) -> None:
+def test_the_ids_are_given_back_when_the_pod_is_removed(rig: Rig) -> None:
     running = rig.run([rig.sh("one", "true")])
     place = machine.place(running.pod.uuid)
     assert running.finish()[0] == 0

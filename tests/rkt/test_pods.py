@@ -94,7 +94,7 @@ def test_empty_volumes_and_roots_are_on_a_disk_of_the_pods_and_begin_as_they_sho
     assert pod.gc().code == 0 and pod.state() == "gone"
 
 
-def test_a_command_that_can_not_be_run_is_said_to_be_missing(rig: Rig) -> None:
+def test_a_command_that_can_not_be_run_is_reported_as_missing(rig: Rig) -> None:
     running = rig.run([rig.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
     code, _, err = running.finish()
     assert code == 127 and b"busybox-of-another-kind" in err and running.pod.status() == {}

@@ -59,7 +59,7 @@ def test_an_app_that_had_to_be_killed_has_failed_too(rkt: RealRkt, odd: Path) ->
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_can_not_be_run_is_found_before_another_app_runs(
+def test_a_command_that_can_not_be_run_is_noticed_before_another_app_runs(
     rkt: RealRkt, odd: Path, *, command: str
 ) -> None:
     pod = rkt.run(
@@ -72,7 +72,7 @@ def test_a_command_that_can_not_be_run_is_found_before_another_app_runs(
     removed(rkt, pod)
 
 
-def test_what_only_the_guest_can_know_is_said_once_and_whole(rkt: RealRkt, odd: Path, tmp_path: Path) -> None:
+def test_what_only_the_guest_can_know_is_reported_once_and_whole(rkt: RealRkt, odd: Path, tmp_path: Path) -> None:
     name = "tool" * 50
     (tmp_path / name).write_text("#!/bin/sh\n")
     volume = ["--volume=data,kind=host,source=" + str(tmp_path), "--mount=volume=data,target=/data"]

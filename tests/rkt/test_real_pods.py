@@ -124,8 +124,8 @@ def test_volumes_of_the_host_and_empty_ones_that_two_apps_share(rkt: RealRkt, ap
 def test_options_reach_the_app(rkt: RealRkt, app: Path) -> None:
     line = "id; hostname; cat /etc/resolv.conf; grep extra /etc/hosts; (: > /x) 2>&1 | grep -o 'Read-only.*'; echo $E"
     argv = ["--hostname=named", "--dns=192.0.2.1", "--hosts-entry=192.0.2.2=extra", "--set-env=E=a b"]
-    app_words = ["--user=app", "--group=appg", "--supplementary-gids=7", "--readonly-rootfs=true"]
-    pod = rkt.run(*argv, app, *app_words, *sh(line))
+    app_options = ["--user=app", "--group=appg", "--supplementary-gids=7", "--readonly-rootfs=true"]
+    pod = rkt.run(*argv, app, *app_options, *sh(line))
     done = pod.finish()
     lines = done.out.splitlines()
     assert lines[0].startswith("uid=1000(app) gid=1001(appg)") and "7" in lines[0], (done.out, done.err)
@@ -172,7 +172,7 @@ def test_gc_after_a_reboot_and_twice(rkt: RealRkt, app: Path) -> None:
     for _ in range(2):
         done = rkt.call("gc", "--grace-period=0s")
         assert done.code == 0 and "exit status" not in done.err
-    assert not pod.room.exists() and not pod.dir.exists()
+    assert not pod.engine_dir.exists() and not pod.dir.exists()
 
 
 def test_no_python_is_needed_on_the_host(rkt: RealRkt, app: Path, tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ def test_no_python_is_needed_on_the_host(rkt: RealRkt, app: Path, tmp_path: Path
     interpreters = {os.path.realpath(path) for path in Path("/usr/bin").glob("python3*")}
     cover = [f"mount --bind {tmp_path}/no-program {path}" for path in interpreters if os.path.isfile(path)]
     cover += [f"mount --bind {tmp_path}/empty {path}" for path in Path("/usr/lib").glob("python3*")]
-    rkt_words = " ".join([*rkt.prefix, "run", "--net=none", f"--stage1-path={rkt.stage1}", str(app)])
-    line = f"{' && '.join(cover)} && ! /usr/bin/python3 -c pass 2>/dev/null && {rkt_words} --exec=/bin/false"
+    rkt_command = " ".join([*rkt.prefix, "run", "--net=none", f"--stage1-path={rkt.stage1}", str(app)])
+    line = f"{' && '.join(cover)} && ! /usr/bin/python3 -c pass 2>/dev/null && {rkt_command} --exec=/bin/false"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", line], capture_output=True, text=True, env=rkt.env, timeout=100, check=False
     )
@@ -305,7 +305,7 @@ def test_event_handlers_run_before_and_after(rkt: RealRkt, app: Path, tmp_path: 
     removed(rkt, pod)
 
 
-def test_a_vm_that_dies_is_said_and_ends_the_pod(rkt: RealRkt, app: Path) -> None:
+def test_a_vm_that_dies_is_reported_and_ends_the_pod(rkt: RealRkt, app: Path) -> None:
     pod = rkt.run(app, *sh(LASTING))
     pod.wait_for("up\n")
     (vmm,) = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()

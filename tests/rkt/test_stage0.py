@@ -38,7 +38,7 @@ def test_run_is_called_as_the_contract_says(fake: Stage0, image: Image) -> None:
     assert pod.stop().code == 0 and process.wait(20 * PATIENCE) == 42 and pod.state() == "exited"
 
 
-def test_run_prepared_and_sandbox_have_other_words(fake: Stage0, image: Image) -> None:
+def test_run_prepared_and_sandbox_have_other_options(fake: Stage0, image: Image) -> None:
     prepared = fake.prepare([AppSpec("one", image)])
     prepared.run("--ipc=private", net="none", prepared=True)
     prepared.wait_ready()
@@ -64,7 +64,7 @@ def test_the_other_programs_get_what_rkt_gives(fake: Stage0, image: Image, tmp_p
     assert pod.stop().stdout.endswith("already stopped\n")
     assert pod.gc(debug=True, local_config="/l", remove=False).code == 0
     assert pod.gc().code == 0 and pod.state() == "gone"
-    _, enter, listed, custom, stop, *collected = seen(fake)
+    _, enter, listed, custom, stop, *removed = seen(fake)
     tree = fake.data / "cas" / "tree" / fake.stage1.tree
     argv = [f"--pid={process.pid}", "--appname=one", "--", "sh", "-c", "echo $0; exit 7", "a b"]
     assert enter["argv"] == [f"{tree}/rootfs/enter", *argv]
@@ -75,11 +75,11 @@ def test_the_other_programs_get_what_rkt_gives(fake: Stage0, image: Image, tmp_p
     assert set(custom["env"]) == ENTRY_ENV
     assert stop["argv"][1:] == ["--force", pod.uuid] and stop["fds"]["0"] == "/dev/null"
     garbage = fake.data / "pods" / "exited-garbage" / pod.uuid
-    assert [record["argv"] for record in collected] == [
+    assert [record["argv"] for record in removed] == [
         [f"{garbage}/stage1/rootfs/gc", "--debug", "--local-config", "/l", pod.uuid],
         [f"{garbage}/stage1/rootfs/gc", "--local-config", "/etc/rkt", pod.uuid],
     ]
-    assert not any(record["locks"] for record in (enter, listed, custom, stop, *collected))
+    assert not any(record["locks"] for record in (enter, listed, custom, stop, *removed))
 
 
 def test_apps_come_and_go(fake: Stage0, image: Image) -> None:

@@ -60,14 +60,14 @@ def test_a_dependency_on_a_higher_layer_is_reported(tmp_path: Path) -> None:
     assert list(c_graph.upward(c_graph.graph(top), ("high | stray | low",))) == []
 
 
-def test_a_circle_is_found(tmp_path: Path) -> None:
+def test_a_circle_is_noticed(tmp_path: Path) -> None:
     files = {"a.c": _include("a.h", "b.h"), "a.h": "", "b.h": _include("c.h"), "c.h": "", "c.c": _include("c.h", "a.h")}
     assert c_graph.circle(c_graph.graph(_tree(tmp_path, files))) == ["a", "b", "c"]
     (tmp_path / "c.c").write_text(_include("c.h", "generated.pb.h"))
     assert c_graph.circle(c_graph.graph(tmp_path)) == []
 
 
-def test_a_function_in_another_source_is_found(tmp_path: Path) -> None:
+def test_a_function_in_another_source_is_resolved(tmp_path: Path) -> None:
     header = "struct s { int (*f)(int); };\nextern int v;\nint one(void);\nint two(int a,\n        void (*g)(int));\n"
     assert c_scan.declarations(header) == ["one", "two"]
     top = _tree(tmp_path, {"a.h": header, "a.c": "int one(void)\n{\n}\n", "b.c": "int two(int a)\n{\n}\n"})

@@ -42,7 +42,7 @@ def test_the_netns_deleted_under_our_feet_leaks_no_rule(outer: OuterNet, pods: P
     assert outer.state() == before
 
 
-def test_an_exhausted_pool_is_said_and_nothing_of_the_pod_stays(outer: OuterNet, pods: Pods) -> None:
+def test_an_exhausted_pool_is_reported_and_nothing_of_the_pod_stays(outer: OuterNet, pods: Pods) -> None:
     document = conflist(outer.root)
     document["plugins"][0]["ipam"]["ranges"] = [[{"subnet": "10.77.0.0/30"}]]
     outer.configure(document)

@@ -156,7 +156,7 @@ def test_a_proxy_that_was_killed_is_replaced(place: Place) -> None:
     assert finish(place.start())
 
 
-def test_a_pod_that_does_not_run_is_said_so() -> None:
+def test_a_pod_that_does_not_run_is_reported_so() -> None:
     unknown = str(uuid.uuid4())
     with pytest.raises(NotFound, match="does not run"):
         connect.to_agent(unknown)

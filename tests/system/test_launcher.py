@@ -123,7 +123,7 @@ def test_what_the_agent_says_at_the_end_moves_no_terminal(stage1: BareStage1) ->
     assert finish(stage1.run()) == (7, b"", b"clearpod: the app 0;titleended\n")
 
 
-def test_what_was_said_just_before_the_end_is_not_lost(stage1: BareStage1) -> None:
+def test_what_was_written_just_before_the_end_is_not_lost(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK + record(OUT, b"x" * 4000) * 16 + record(END, b"\x05"), then="exit 0")
     code, out, _ = finish(stage1.run())
     assert (code, len(out)) == (5, 64000)
@@ -258,7 +258,7 @@ def test_a_job_in_the_background_stops_for_the_terminal_and_can_be_ended(stage1:
     os.close(ours), os.close(theirs)
 
 
-def test_a_run_that_fails_has_said_why(stage1: BareStage1) -> None:
+def test_a_run_that_fails_has_written_why(stage1: BareStage1) -> None:
     (stage1.place / "fails").write_text("254")
     assert finish(stage1.run()) == (254, b"", b"")
 
@@ -320,7 +320,7 @@ def test_the_other_entry_points_become_python(stage1: BareStage1) -> None:
     assert stage1.wrote("python").startswith("enter --pid=1 -- a b \n")
 
 
-def test_an_image_without_python_is_said_to_be_damaged(stage1: BareStage1) -> None:
+def test_an_image_without_python_is_reported_as_damaged(stage1: BareStage1) -> None:
     (stage1.root / "usr" / "lib" / "clearpod" / "python" / "ld.so").unlink()
     done = subprocess.run([stage1.root / "stop", UUID], cwd=stage1.pod, capture_output=True, check=False)
     assert done.returncode == 254 and b"the stage1 image is damaged" in done.stderr

@@ -195,7 +195,7 @@ def spoil_layer(registry: Registry) -> None:
     path.write_bytes(data)
 
 
-def test_a_damaged_blob_is_refused_and_pulled_well_once_it_is_mended(
+def test_a_damaged_blob_is_refused_and_pulled_well_once_it_is_repaired(
     tmp_path: Path, layout: Layout, store: ImageStore
 ) -> None:
     with Registry(tmp_path / "registry") as registry:
@@ -348,7 +348,7 @@ def test_a_full_disk_is_told_with_its_place_and_leaves_nothing(
             _unmount(state)
 
 
-def test_what_a_killed_process_leaves_is_swept(registry: Registry, layout: Layout, tmp_path: Path) -> None:
+def test_what_a_killed_process_leaves_is_removed(registry: Registry, layout: Layout, tmp_path: Path) -> None:
     name = registry.push(layout.tag("a", layout.image([BASE, TOP])), "t/killed:1")
     program = (
         "import asyncio, os, sys; from cri.config import Config; from cri.image import pull as p\n"

@@ -68,7 +68,7 @@ def shares(vm: VmSpec, tmp_path: Path) -> Iterator[tuple[Share, ...]]:
         mount.umount(str(layers), lazy=True)
 
 
-def test_the_guest_finds_every_device_where_the_words_say(
+def test_the_guest_finds_every_device_where_the_arguments_say(
     vm: VmSpec, boot: Boot, shares: tuple[Share, ...], tap: str, tmp_path: Path
 ) -> None:
     full = vm._replace(
@@ -133,13 +133,15 @@ def test_a_panic_of_the_guest_ends_the_vmm_and_is_on_the_console(vm: VmSpec, boo
 
 
 @pytest.mark.only_on("qemu", "kvmtool writes its kernel's words to its output")
-def test_the_kernel_of_an_attended_guest_writes_to_the_log_that_qemu_could_not_open(vm: VmSpec, boot: Boot) -> None:
+def test_the_kernel_of_a_guest_with_its_console_attached_writes_to_the_log_that_qemu_could_not_open(
+    vm: VmSpec, boot: Boot
+) -> None:
     running = boot(vm._replace(console_attached=True, kernel_arguments=("probe=panic",)))
     assert running.wait(BOOT_S)
     assert "Kernel panic - not syncing: Attempted to kill init!" in running.console_tail(40)
 
 
-def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_words(vm: VmSpec) -> None:
+def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_message(vm: VmSpec) -> None:
     with pytest.raises(VmFailed, match=r"tap no-such-tap/"):
         ProcessVmm(watch_s=BOOT_S).start(vm._replace(nics=(Nic("no-such-tap/", "02:00:00:00:00:01"),)))
 

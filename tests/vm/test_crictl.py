@@ -158,7 +158,7 @@ def _ends(crictl: Crictl, image: str, pod: str, container: str) -> None:
     assert image not in crictl("images", "-o", "json")
 
 
-def test_what_goes_wrong_is_said_in_one_sentence(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> None:
+def test_what_goes_wrong_is_reported_in_one_sentence(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> None:
     with Registry(tmp_path / "registry") as registry:
         image = registry.push(f"oci:{guest_dir}/sample:sample", "t/busybox:1")
         crictl("pull", image)

@@ -50,7 +50,7 @@ int main(void)
     ],
     ids=["too old", "busy", "no context id"],
 )
-def test_an_lkvm_that_ends_at_once_is_reported_in_its_words(
+def test_an_lkvm_that_ends_at_once_is_reported_by_its_message(
     clearpod: Command, tmp_path: Path, first: str, last: str, code: int, text: str
 ) -> None:
     if not shutil.which("musl-gcc"):

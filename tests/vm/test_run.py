@@ -119,7 +119,7 @@ def test_closed_descriptors_are_like_dev_null(clearpod: Command, closed: str) ->
     assert (ended.code, ended.out, ended.err) == (4, b"" if "1" in closed else b"out\n", "")
 
 
-def test_a_full_disk_under_the_output_is_said_once(clearpod: Command) -> None:
+def test_a_full_disk_under_the_output_is_reported_once(clearpod: Command) -> None:
     with open("/dev/full", "wb") as full:
         ended = clearpod.run("--", "sh", "-c", "echo out; sleep 100", stdout=full)
     assert (ended.code, ended.err.count("\n")) == (125, 1)
@@ -189,7 +189,7 @@ def test_a_vm_that_dies_is_told_apart_from_a_program_that_does(clearpod: Command
     assert "virtual machine" in ended.err
 
 
-def test_a_program_that_uses_up_its_memory_is_said_to(clearpod: Command) -> None:
+def test_a_program_that_uses_up_its_memory_is_reported(clearpod: Command) -> None:
     ended = clearpod.run("-m", "64m", "--", "sh", "-c", "x=a; while :; do x=$x$x; done")
     assert (ended.code, ended.err.count("\n")) == (137, 1), ended.err
     assert "memory was used" in ended.err

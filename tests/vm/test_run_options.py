@@ -15,7 +15,7 @@ from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
-LOOK = """
+SCRIPT = """
 id; pwd; cat file; touch file 2>/dev/null || echo volume is read-only; touch /x 2>/dev/null || echo root is read-only
 touch /tmp/x && echo tmp is not; hostname; ulimit -n; ulimit -Hn; grep CapBnd /proc/self/status | cut -f2
 grep -c "10.0.0.5.db" /etc/hosts; grep nameserver /etc/resolv.conf; echo $A $B $HERE
@@ -52,17 +52,17 @@ def test_many_options_in_one_pod(clearpod: Command, tmp_path: Path) -> None:
         -u 1000:100 -w /data --read-only --hostname boxy --ulimit nofile=100:200 --cap-drop ALL --cap-add NET_ADMIN
         --add-host db:10.0.0.5 --dns 192.0.2.1 -m 64m --cpus 0.5 --shm-size 8m --init --rm --name web --network none"""
     try:
-        ended = clearpod.run(*options.split(), "--entrypoint", "sh", "--", "-c", LOOK)
+        ended = clearpod.run(*options.split(), "--entrypoint", "sh", "--", "-c", SCRIPT)
     finally:
         del clearpod.env["HERE"]
     assert (ended.code, ended.out.decode(), ended.err) == (0, SEEN, "")
 
 
-def test_a_name_is_one_pods_and_a_port_without_the_hosts_is_said(clearpod: Command) -> None:
-    words = ("--name", "web", "-i", "--", "sh", "-c", "echo ready; read word")
-    first = clearpod.start("run", *words, stdin=subprocess.PIPE)
+def test_a_name_is_one_pods_and_a_port_without_the_hosts_is_reported(clearpod: Command) -> None:
+    arguments = ("--name", "web", "-i", "--", "sh", "-c", "echo ready; read word")
+    first = clearpod.start("run", *arguments, stdin=subprocess.PIPE)
     assert first.stdout is not None and first.stdout.readline() == b"ready\n"
-    second = clearpod.run(*words)
+    second = clearpod.run(*arguments)
     (pod,) = os.listdir(clearpod.root / "run/run/pods")
     assert second.code == 125 and pod[:13] in second.err and second.err.count("\n") == 1
     assert finish(first, feed=b"\n").code == 0

@@ -56,7 +56,7 @@ def test_the_journal_is_read_while_the_pod_runs_and_after_it(clearpod: Command, 
     assert len(os.listdir(tmp_path)) == 1, "one machine, and nothing beside"
 
 
-def test_a_command_that_is_not_there_is_said_as_without_systemd(clearpod: Command) -> None:
+def test_a_command_that_is_not_there_is_reported_as_without_systemd(clearpod: Command) -> None:
     ended = clearpod.run(*SYSTEMD, "--", "/no-such-program")
     assert ended.code == 127 and "/no-such-program" in ended.err, ended
 
@@ -98,7 +98,7 @@ def test_a_guest_that_finds_no_place_for_its_journal_says_so_and_ends(
     )
 
 
-def test_a_journal_that_can_not_be_kept_is_said_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:
+def test_a_journal_that_can_not_be_kept_is_refused_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = clearpod.run(*SYSTEMD, "--journal", f"{tmp_path}/file/journal", "--", "true")
     assert ended.code == 125 and f"{tmp_path}/file/journal" in ended.err

@@ -55,8 +55,8 @@ async def test_files_of_volumes_can_be_used_and_mapped(machine: Machine, volume:
         assert "virtiofs" in await output_of(pod, container, "grep ' /data ' /proc/mounts")
         assert await output_of(pod, container, "cd /data/work && /data/probe maps") == "all done"
         kinds = "shared:/data/m lock:/data/m told:/data allocate:/data/m"
-        said = (await output_of(pod, container, f"/data/kinds {kinds}")).splitlines()
-        assert said == ["shared ok", "lock ok", "told ok", "allocate ok"]
+        results = (await output_of(pod, container, f"/data/kinds {kinds}")).splitlines()
+        assert results == ["shared ok", "lock ok", "told ok", "allocate ok"]
         assert await output_of(pod, container, "ls -ln /data/of-1000 | cut -c-40 | tr -s ' ' | cut -d' ' -f3,4") == (
             "1000 1000"
         )

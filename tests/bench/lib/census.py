@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 BUDGET_MIB = 10.0
 """An idle pod's own memory with everything on."""
-LOOK_S = 5.0
+SAMPLE_S = 5.0
 CALM = "watch"
 FIELDS = ("unique", "guest", "beside", "dax", "dax_seen", "rss", "huge", "page_tables")
 
@@ -47,11 +47,11 @@ async def until_calm(place: Place, count: int, *, empty: dict[str, int], limit_s
     thread, series = ksm.find_thread(), []
     before_s, begun = ksm.thread_cpu_s(thread), time.monotonic()
     while (at_s := time.monotonic() - begun) < limit_s:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(SAMPLE_S)
         sizes = (_or_none(footprint.rollup, pid) for pid in place.vmms())
         mean = statistics.mean(size["Pss_Anon"] for size in sizes if size) / 1024
         used = ksm.thread_cpu_s(thread) - before_s
-        series.append([round(at_s + LOOK_S, 1), round(mean, 2), round(used, 2)])
+        series.append([round(at_s + SAMPLE_S, 1), round(mean, 2), round(used, 2)])
         if _level(place) == CALM and len(series) > 3:
             break
     result: dict[str, Any] = measure(place, empty, count) | {"series": series, "calm": _level(place) == CALM}

@@ -189,6 +189,6 @@ def _packages(place: Path, archive: Path) -> None:
 def _repository(place: Path, target: Path) -> None:
     """The same files, in a bare repository."""
     tree, who = place / "packages", ["-c", "user.name=bench", "-c", "user.email=bench@localhost"]
-    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
-        subprocess.run(["git", "-C", tree, *words], check=True, capture_output=True, timeout=60)
+    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", "-C", tree, *arguments], check=True, capture_output=True, timeout=60)
     subprocess.run(["git", "clone", "-q", "--bare", tree, target], check=True, capture_output=True, timeout=60)

@@ -17,7 +17,7 @@ from tests.cri.conftest import Client
 from tests.fakes.patience import PATIENCE
 
 STARTS = 5
-LOOK_S = 0.005
+POLL_S = 0.005
 LIMIT_S = 60.0
 WORD = "hello"
 
@@ -42,7 +42,7 @@ async def _start(cri: Client, root: Path, name: str) -> float:
     await cri("StartContainer", container_id=container)
     async with asyncio.timeout(LIMIT_S * PATIENCE):
         while WORD not in _text(logs / "log"):
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
     took_s = time.monotonic() - begun
     await cri("RemovePodSandbox", pod_sandbox_id=pod)
     return took_s

@@ -71,9 +71,9 @@ class Usage(NamedTuple):
     def since(self, before: "Usage") -> tuple[float, float, float]:
         """(daemon, VMMs, guests) in milliseconds. What a VMM that has ended took in its last moments is in none."""
         vmm = guest = 0.0
-        for pid, (beside, inside) in self.vmms.items():
+        for pid, (outside, inside) in self.vmms.items():
             was = before.vmms.get(pid, (0.0, 0.0))
-            vmm, guest = vmm + beside - was[0], guest + inside - was[1]
+            vmm, guest = vmm + outside - was[0], guest + inside - was[1]
         return self.daemon_ms - before.daemon_ms, vmm, guest
 
 
@@ -89,8 +89,8 @@ class Runtime(NamedTuple):
 
     def usage(self) -> Usage:
         """Until now."""
-        found = (engine.find_vm(place) for place in engine.directories(self.pods)) if self.pods else ()
-        vmms = {vm.pid: parts for vm in found if vm and (parts := of_vmm(vm.pid))}
+        of_pods = (engine.find_vm(place) for place in engine.directories(self.pods)) if self.pods else ()
+        vmms = {vm.pid: parts for vm in of_pods if vm and (parts := of_vmm(vm.pid))}
         return Usage(group_ms(self.group), vmms)
 
     def sandbox(self, name: str) -> Any:

@@ -19,7 +19,7 @@ LINE = "x" * 79
 GRACE_S = 10
 STATS_S = 1.1
 """Between two questions for numbers: a sample of the last moment is no answer to the second."""
-LOOK_S = 0.2
+POLL_S = 0.2
 LIMIT_S = 600
 
 PARTS = {"pods": 0.35, "pulls": 0.45, "lists": 0.62, "waves": 0.7, "execs": 0.75, "logs": 1.0}
@@ -174,7 +174,7 @@ async def logs(samples: Samples, runtime: Runtime, mib: int) -> None:
 async def _ended(cri: Client, container: str) -> None:
     async with asyncio.timeout(LIMIT_S):
         while not (await cri.status(container)).finished_at:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
 
 async def _idle(runtime: Runtime, seconds: float) -> dict[str, float]:

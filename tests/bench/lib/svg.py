@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 WIDTH, MARGIN, BAR, STEP, HEAD, FOOT = 860, 20, 22, 36, 84, 76
-CHARACTER, BESIDE = 7.5, 64
+CHARACTER, LABELS = 7.5, 64
 """Width of a character of the labels, at most; room for the figure at a bar's end."""
 _TICKS = 6
 
@@ -34,7 +34,7 @@ def bars(title: str, unit: str, *, legend: Sequence[str], rows: Sequence[Bar], n
             raise ValueError(f"the bar {row.label!r} needs {len(legend)} parts of at least 0, and has {row.parts}")
     most = max((sum(row.parts) for row in rows), default=0) or 1
     left = MARGIN + 8 + CHARACTER * max((len(row.label) for row in rows), default=0)
-    scale = (WIDTH - left - MARGIN - BESIDE) / most
+    scale = (WIDTH - left - MARGIN - LABELS) / most
     height = HEAD + STEP * len(rows) + FOOT
     body = [
         _text(MARGIN, 26, title, "font-size:16px;font-weight:bold"),

@@ -119,7 +119,7 @@ def files(kinds: list[Variant], repeat: int, long_repeat: int) -> dict[str, byte
     runs = [text(kinds[0], "warm")]
     for number in range(repeat):
         runs += [text(kind, str(number)) for kind in kinds if number < long_repeat or not kind.is_long]
-    spare = range(long_repeat, 2 * long_repeat)
-    runs += [text(kind, str(number), until=long_repeat) for kind in kinds if kind.is_long for number in spare]
+    left = range(long_repeat, 2 * long_repeat)
+    runs += [text(kind, str(number), until=long_repeat) for kind in kinds if kind.is_long for number in left]
     runs += [text(kind, "trace", EXITS) for kind in kinds]
     return {f"plan/{at:03}": run for at, run in enumerate(runs)}

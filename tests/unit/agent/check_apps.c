@@ -203,7 +203,7 @@ CASE(what_can_not_be_started_has_failed)
     CHECK(was("start c;start c.post;ended c 2;"));
 }
 
-CASE(what_crun_has_said_already_is_not_said_again)
+CASE(what_crun_has_printed_already_is_not_printed_twice)
 {
     struct fault missing = {.code = FAULT_COMMAND, .text = "crun run: executable file `/a` not found"};
     for (int is_shown = 0; is_shown < 2; is_shown++) {

@@ -160,7 +160,7 @@ CASE(headers_that_the_rules_forbid_are_refused)
     CHECK(!frame_unpack(raw, &out));
 }
 
-CASE(nothing_is_said_before_the_host_has_spoken)
+CASE(nothing_is_sent_before_the_host_has_sent_something)
 {
     begin();
     CHECK(link_send(&link_, &(struct frame){.kind = K_EVENT}, NULL));
@@ -225,7 +225,7 @@ CASE(after_a_fault_the_host_is_made_to_notice_and_can_come_back)
     CHECK(seen.requests == 1);
 }
 
-CASE(the_key_is_found_in_the_middle_of_a_frame)
+CASE(the_key_is_noticed_in_the_middle_of_a_frame)
 {
     begin();
     greet(first_marker, 1, 0, 512);
@@ -282,7 +282,7 @@ CASE(a_frame_that_is_half_written_is_finished_before_the_hello)
     CHECK(ring_free(&link_.ring) == RING_BYTES);
 }
 
-CASE(a_new_epoch_forgets_what_the_old_one_said_and_keeps_what_it_was_told)
+CASE(a_new_epoch_forgets_what_the_old_one_sent_and_keeps_what_it_received)
 {
     begin();
     greet(first_marker, 1, 0, 512);

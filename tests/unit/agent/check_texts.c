@@ -171,7 +171,7 @@ CASE(a_route_names_its_gateway_and_calls_it_on_link)
     CHECK(body->rtm_scope == RT_SCOPE_LINK && find(&message, sizeof *body, RTA_DST));
 }
 
-CASE(a_route_has_its_metric_and_only_the_numbers_that_were_said)
+CASE(a_route_has_its_metric_and_only_the_numbers_that_were_given)
 {
     struct nl_message message;
     struct route route = {.index = 3, .metric = 50, .advmss = 1200};
@@ -229,7 +229,7 @@ CASE(an_exit_that_nobody_waited_for_yet_is_remembered)
     CHECK(exit_code_of(9) == 137 && exit_code_of(15) == 143 && exit_code_of(0) == 0);
 }
 
-CASE(numbers_are_found_behind_their_whole_key)
+CASE(numbers_are_read_behind_their_whole_key)
 {
     static const char text[] = "low 0\nhigh 3\noom 1\noom_kill 12\noom_group_kill 0\n";
     CHECK(keyed_number(text, "oom_kill") == 12 && keyed_number(text, "oom") == 1);
@@ -238,14 +238,14 @@ CASE(numbers_are_found_behind_their_whole_key)
 
 CASE(a_tree_is_removed_however_deep_it_is)
 {
-    char top[] = "/tmp/check-agent-XXXXXX", way[8];
+    char top[] = "/tmp/check-agent-XXXXXX", path[8];
     struct fault why;
     CHECK(mkdtemp(top));
     int dir = open(top, O_RDONLY | O_DIRECTORY);
     for (int i = 0; i < 300; i++) {
-        snprintf(way, sizeof way, "d%d", i);
-        CHECK(mkdirat(dir, way, 0755) == 0 && symlinkat("/etc", dir, "link") == 0);
-        int next = openat(dir, way, O_RDONLY | O_DIRECTORY);
+        snprintf(path, sizeof path, "d%d", i);
+        CHECK(mkdirat(dir, path, 0755) == 0 && symlinkat("/etc", dir, "link") == 0);
+        int next = openat(dir, path, O_RDONLY | O_DIRECTORY);
         close(dir);
         dir = next;
     }

@@ -66,7 +66,7 @@ def test_the_machine_counts_instructions_and_sees_nothing_of_the_host(strings):
     assert not {"-drive", "-device", "-netdev", "-fsdev"} & set(argv) and "-nodefaults" in argv
 
 
-def test_a_plan_has_the_words_of_the_command_line_one_by_one():
+def test_a_plan_has_the_arguments_one_by_one():
     kind = plan.Variant("k", "K", ["/bin/x", "a b", "c"], {"HOME": "/run"})
     assert plan.text(kind, "0", ("kvm/kvm_exit",)).decode().splitlines() == [
         "name k.0", "trace kvm/kvm_exit", "env HOME=/run", "arg /bin/x", "arg a b", "arg c",

@@ -68,7 +68,7 @@ def test_the_warm_up_and_the_trace_do_not_count():
     assert (figures["lkvm_exec_to_ready_ms_min"], figures["lkvm_exec_to_ready_ms_max"]) == (80.0, 84.0)
 
 
-def test_a_vm_that_did_not_start_is_told_with_its_words():
+def test_a_vm_that_did_not_start_is_reported_with_its_message():
     (failure,) = report.figures(CONSOLE, TRACES)["failures"]
     assert all(word in failure for word in ("microvm.0", "256", "qemu: no such file"))
     assert "bench." not in failure

@@ -51,7 +51,7 @@ def test_all_memory_together_ends_where_its_parts_fill_the_host() -> None:
     assert count < ends(cost, "memory of the guests")
 
 
-def test_the_first_to_end_is_said_first() -> None:
+def test_the_first_to_end_is_reported_first() -> None:
     cost = NOTHING._replace(unique=1000 * MIB)
     assert scale_model.needs(cost, HOST, 1)[0].ends_at == 92
     assert "ends first, at 92 pods" in scale_model.verdict(cost, HOST)

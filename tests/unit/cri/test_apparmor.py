@@ -38,7 +38,7 @@ POD = Pod(id="a" * 64, name="web")
         ({"apparmor": LOCAL, "apparmor_profile": "unconfined"}, "mine"),
     ],
 )
-def test_the_new_field_wins_and_nothing_said_is_the_default(given: dict[str, object], expected: str) -> None:
+def test_the_new_field_wins_and_without_one_it_is_the_default(given: dict[str, object], expected: str) -> None:
     assert apparmor.profile(pb.LinuxContainerSecurityContext(**given)) == expected  # type: ignore[arg-type]
 
 
@@ -58,15 +58,15 @@ def test_the_default_profile_is_for_guests_that_can_have_it(name: str, pod: Pod,
 
 
 @pytest.mark.parametrize(
-    ("pod", "words"),
+    ("pod", "noun"),
     [
         (POD, "kernel 'default'"),
         (POD._replace(kernel="sctp"), "kernel 'sctp'"),
         (POD._replace(host=("network",)), "the host's kernel"),
     ],
 )
-def test_a_profile_by_name_needs_a_kernel_with_apparmor(pod: Pod, words: str) -> None:
-    with pytest.raises(Unsupported, match=f"'mine'.*{words}.*clearpod-full"):
+def test_a_profile_by_name_needs_a_kernel_with_apparmor(pod: Pod, noun: str) -> None:
+    with pytest.raises(Unsupported, match=f"'mine'.*{noun}.*clearpod-full"):
         apparmor.require("mine", pod, is_there=False)
 
 
@@ -109,7 +109,7 @@ def test_the_default_one_is_in_the_guests_directory(places: Places) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "words"),
+    ("content", "error", "noun"),
     [
         (None, NotFound, "no AppArmor profile 'mine'.*/files/mine"),
         (_policy("another"), BadRequest, "'mine' is no policy"),
@@ -117,10 +117,10 @@ def test_the_default_one_is_in_the_guests_directory(places: Places) -> None:
         (b"profile mine { }\n", BadRequest, "/files/mine is text.*apparmor_parser"),
     ],
 )
-def test_what_is_no_policy_is_named(places: Places, content: bytes | None, error: type[PodError], words: str) -> None:
+def test_what_is_no_policy_is_named(places: Places, content: bytes | None, error: type[PodError], noun: str) -> None:
     if content is not None:
         Path(places.directory, "mine").write_bytes(content)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=noun):
         apparmor.find("mine", places)
 
 
@@ -140,7 +140,7 @@ def _compiler(place: Path, script: str) -> str:
     return str(place)
 
 
-def test_text_is_compiled_and_what_does_not_parse_is_said(places: Places, tmp_path: Path) -> None:
+def test_text_is_compiled_and_what_does_not_parse_is_reported(places: Places, tmp_path: Path) -> None:
     Path(places.directory, "mine").write_text("profile mine { }\n")
     (tmp_path / "compiled").write_bytes(_policy("mine"))
     good = _compiler(tmp_path / "good", f"cat {tmp_path}/compiled")

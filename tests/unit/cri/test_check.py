@@ -71,7 +71,7 @@ def host(*, kvmtool: Program = LKVM, qemu: Program = QEMU, **changes: str | bool
 NO_SERVED = host(kvmtool=NO_LKVM)._replace(virtiofsd=NO_SERVER, volume_server="virtiofs")
 
 
-def test_a_good_host_has_nothing_to_mend() -> None:
+def test_a_good_host_has_nothing_to_fix() -> None:
     items = evaluate(GOOD)
     assert {item.status for item in items} == {OK}
     assert all(item.detail and not item.remedy for item in items)
@@ -207,7 +207,7 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(free_bytes=0), "disk space", FAIL, "0.0 GiB free for /s", "free some"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_way_to_mend_it(
+def test_what_is_wrong_is_reported_with_what_to_do(
     facts: Facts, name: str, status: str, detail: str, remedy: str
 ) -> None:
     (item,) = [item for item in evaluate(facts) if item.name == name]
@@ -227,7 +227,7 @@ def test_each_item_is_one_line_with_aligned_columns() -> None:
     assert "; boot with systemd.unified_cgroup_hierarchy=1" in cgroup
 
 
-def test_ids_that_belong_to_an_account_are_found(tmp_path: Path) -> None:
+def test_ids_that_belong_to_an_account_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "subuid"
     lines = ["me:1000:100", "at-the-edge:1:1999", "you:100000:65536", "odd", "odd:x:y", "one:2999:1", "next:3000:9", ""]
     file.write_text("\n".join(lines))
@@ -285,7 +285,7 @@ def test_mounting_is_tried_for_real_and_leaves_nothing(tmp_path: Path) -> None:
     assert [argv for argv in mounts if "room" in argv or argv[4].startswith("/tmp/merged")] == []
 
 
-def test_a_directory_that_can_not_hold_images_is_said(tmp_path: Path) -> None:
+def test_a_directory_that_can_not_hold_images_is_reported(tmp_path: Path) -> None:
     reasons = dict(check_facts.mount_errors(str(tmp_path / "absent")))
     assert "absent" in reasons["erofs"]
 
@@ -313,7 +313,7 @@ def test_a_broken_configuration_is_one_item_and_hides_no_other(tmp_path: Path) -
     assert {item.name for item in items} >= {item.name for item in evaluate(GOOD)}
 
 
-def test_a_run_directory_whose_owners_can_not_be_mapped_is_found(tmp_path: Path) -> None:
+def test_a_run_directory_whose_owners_can_not_be_mapped_is_reported(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     check_facts.map_owners(str(tmp_path))
     with pytest.raises(Unsupported, match=r"/proc/sys .* proc,"):

@@ -92,7 +92,7 @@ def refusal(config: Config) -> str:
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # a daemon leaves its database to the end
 @pytest.mark.parametrize("name", FAULTS)
-def test_what_serve_refuses_check_has_found_in_the_same_words(
+def test_what_serve_refuses_check_reports_by_the_same_sentence(
     root: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "no OpenTelemetry":
@@ -101,17 +101,17 @@ def test_what_serve_refuses_check_has_found_in_the_same_words(
         more = FAULTS[name](root, held)
         text = f'run_dir = "{root}/run"\nstate_dir = "{root}/state"\nnetwork.default = false\n{more}'
         config = parse(f'{text}\n[guest]\ndir = "{root}"\n[vm]\nhypervisor = "qemu"')
-        found = [one.error for one in check_start.tried(config) if one.error and one.is_fatal]
-        assert found == [refusal(config)]
+        errors = [one.error for one in check_start.tried(config) if one.error and one.is_fatal]
+        assert errors == [refusal(config)]
 
 
 def test_a_run_directory_that_outlives_a_boot_is_told_of(root: Path) -> None:
     config = parse(f'run_dir = "/dev/shm/{root.name[-8:]}"\nstate_dir = "{root}/state"\n[guest]\ndir = "{root}"')
-    (found,) = [one for one in check_start.tried(config) if one.name == "run directory"]
-    assert found.error == "" and "tmpfs" in found.detail
+    (run_directory,) = [one for one in check_start.tried(config) if one.name == "run directory"]
+    assert run_directory.error == "" and "tmpfs" in run_directory.detail
     config = parse(f'run_dir = "/var/{root.name[-8:]}"\nstate_dir = "{root}/state"\n[guest]\ndir = "{root}"')
-    (found,) = [one for one in check_start.tried(config) if one.name == "run directory"]
-    assert "tmpfs" in found.error and not found.is_fatal
+    (run_directory,) = [one for one in check_start.tried(config) if one.name == "run directory"]
+    assert "tmpfs" in run_directory.error and not run_directory.is_fatal
 
 
 def test_a_host_without_setpriv_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

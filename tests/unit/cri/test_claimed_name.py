@@ -36,14 +36,14 @@ def _claims(run_dir: str, counter: str) -> None:
             claimed_name.remove_orphans(run_dir)
 
 
-def test_the_name_of_a_killed_process_is_free_and_swept(tmp_path: Path) -> None:
+def test_the_name_of_a_killed_process_is_free_and_removed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    for is_swept in (True, False):
+    for is_removed in (True, False):
         process = context.Process(target=_killed, args=(str(tmp_path),))
         process.start()
         process.join()
         assert os.listdir(tmp_path / "names")
-        if is_swept:
+        if is_removed:
             claimed_name.remove_orphans(str(tmp_path))
             assert os.listdir(tmp_path / "names") == []
         with claimed(str(tmp_path), "web", pod_id="2" * 64):

@@ -60,7 +60,7 @@ def _parser() -> Parser:
         ("-i -", "-", None, ""),
     ],
 )
-def test_the_words_of_the_container_are_left_to_it(line: str, image: str, memory: str | None, rest: str) -> None:
+def test_the_arguments_of_the_container_are_left_to_it(line: str, image: str, memory: str | None, rest: str) -> None:
     args = _parser().parse_args(line.split())
     assert (args.image, args.memory, " ".join(args.rest)) == (image, memory, rest)
 

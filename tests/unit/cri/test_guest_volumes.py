@@ -57,8 +57,8 @@ def test_empty_directories_in_memory_or_with_files_stay_on_the_host(
 ) -> None:
     monkeypatch.setattr(mount, "is_mount_point", lambda path: path.endswith("/mem"))
     (directory / "volumes/kubernetes.io~empty-dir/b/of/a/subpath").mkdir(parents=True)
-    found = guest_volumes.of_pod(_sandbox(emptydir="guest"), _config(directory))
-    assert (found.kubelet_dir, found.disk_volumes, found.copies_files) == (str(directory), ("a", "b"), False)
+    volumes = guest_volumes.of_pod(_sandbox(emptydir="guest"), _config(directory))
+    assert (volumes.kubelet_dir, volumes.disk_volumes, volumes.copies_files) == (str(directory), ("a", "b"), False)
     (directory / "volumes/kubernetes.io~empty-dir/b/of/file").write_text("here already")
     assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="guest")).disk_volumes == ("a",)
     assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="host")) == guest_volumes.PodVolumes()

@@ -26,7 +26,7 @@ HOST = Seen(disk_bytes=LARGE)
 
 
 @pytest.mark.parametrize(
-    ("seen", "wishes", "look", "value"),
+    ("seen", "wishes", "action", "value"),
     [
         (HOST, Wishes(), lambda c: c == Config(), True),
         (HOST, Wishes(state_dir='/srv/"pods"'), lambda c: c.state_dir, '/srv/"pods"'),
@@ -40,9 +40,9 @@ HOST = Seen(disk_bytes=LARGE)
     ],
 )
 def test_a_proposal_has_what_the_host_needs_and_the_user_wants(
-    seen: Seen, wishes: Wishes, look: Callable[[Config], object], value: object
+    seen: Seen, wishes: Wishes, action: Callable[[Config], object], value: object
 ) -> None:
-    assert look(parse(proposal.text(seen, wishes))) == value
+    assert action(parse(proposal.text(seen, wishes))) == value
 
 
 @pytest.fixture
@@ -50,19 +50,19 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """`run("--yes", items=...)` on a machine without systemd, with that result of the checks."""
     monkeypatch.setattr(unit, "BOOTED", str(tmp_path / "none"))
 
-    def call(*words: str, items: tuple[Item, ...] = (Item("user", OK, "root"),)) -> int:
+    def call(*arguments: str, items: tuple[Item, ...] = (Item("user", OK, "root"),)) -> int:
         parser = Parser(prog="clearpod init")
         init.add_arguments(parser)
         with monkeypatch.context() as patched:
             patched.setattr(init.root, "require", lambda why: None)
             patched.setattr(init, "gather", lambda path: None)
             patched.setattr(init, "evaluate", lambda facts: [*items])
-            return init.main(parser.parse_args(["--config", f"{tmp_path}/etc/config.toml", *words]))
+            return init.main(parser.parse_args(["--config", f"{tmp_path}/etc/config.toml", *arguments]))
 
     return call
 
 
-def test_without_a_terminal_nothing_is_written_unless_it_was_said(
+def test_without_a_terminal_nothing_is_written_unless_it_was_asked_for(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(BadRequest, match="--yes"):
@@ -74,7 +74,7 @@ def test_without_a_terminal_nothing_is_written_unless_it_was_said(
     assert "systemd" in capsys.readouterr().out
 
 
-def test_what_exists_is_replaced_only_when_that_was_said(run: Callable[..., int], tmp_path: Path) -> None:
+def test_what_exists_is_replaced_only_when_that_was_asked_for(run: Callable[..., int], tmp_path: Path) -> None:
     file = tmp_path / "etc/config.toml"
     file.parent.mkdir()
     file.write_text("cgroup_driver = 'cgroupfs'\n")
@@ -100,10 +100,10 @@ def test_a_start_without_systemd_is_refused(run: Callable[..., int]) -> None:
     assert run("--yes", "--no-start") == 0
 
 
-@pytest.mark.parametrize("words", [["--state-dir", "/a,b"], ["--pool", "-1"]])
-def test_a_wish_that_makes_no_sense_is_one_sentence(run: Callable[..., int], words: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--state-dir", "/a,b"], ["--pool", "-1"]])
+def test_a_wish_that_makes_no_sense_is_one_sentence(run: Callable[..., int], arguments: list[str]) -> None:
     with pytest.raises(BadRequest):
-        run("--yes", *words)
+        run("--yes", *arguments)
 
 
 SYSTEMCTL = """#!/bin/sh
@@ -135,7 +135,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pa
 
 
 @pytest.mark.parametrize(
-    ("inactive", "words", "calls"),
+    ("inactive", "arguments", "calls"),
     [
         (3, ["--yes"], [f"is-active --quiet {unit.NAME}", f"enable {unit.NAME}", f"start {unit.NAME}"]),
         (0, ["--yes"], [f"is-active --quiet {unit.NAME}", f"enable {unit.NAME}", f"restart {unit.NAME}"]),
@@ -143,10 +143,10 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pa
     ],
 )
 def test_the_unit_is_started_or_begun_anew(
-    run: Callable[..., int], systemd: Callable[..., Path], inactive: int, words: list[str], calls: list[str]
+    run: Callable[..., int], systemd: Callable[..., Path], inactive: int, arguments: list[str], calls: list[str]
 ) -> None:
     log = systemd(inactive=inactive)
-    assert run(*words) == 0
+    assert run(*arguments) == 0
     assert (log.read_text().splitlines() if log.exists() else []) == calls
 
 

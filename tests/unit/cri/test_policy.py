@@ -157,7 +157,7 @@ def test_every_annotation_of_ours_is_known_and_all_but_one_are_allowed() -> None
     assert set(OPEN.annotations) == set(policy.KNOWN)
 
 
-def test_the_policy_in_words_names_every_bound_and_rule() -> None:
+def test_the_policy_as_text_names_every_bound_and_rule() -> None:
     (usual,) = policy.described(policy.Policy())
     assert usual.startswith("all annotations but clearpod.io/allow-spoofing; memory as without annotation; ")
     assert "shm the VM's memory" in usual and "networks none; kernels *; profiles default" in usual

@@ -30,7 +30,7 @@ def _write(disk: SmallDisk, size: int) -> str:
     return "written"
 
 
-def test_it_is_kept_in_blocks_and_found_again(disk: SmallDisk) -> None:
+def test_it_is_kept_in_blocks_and_survives(disk: SmallDisk) -> None:
     free = disk.free_bytes
     assert _reserve(disk).held_bytes() == 0
     assert _reserve(disk).fill()

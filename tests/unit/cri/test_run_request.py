@@ -121,11 +121,11 @@ def test_published_ports(word: str, ports: list[tuple[str, int, int, int]]) -> N
 
 
 @pytest.mark.parametrize(
-    "words, inner",
+    "options, inner",
     [("-p 80", [80]), ("-p 127.0.0.1::80/udp -p 127.0.0.1::80/udp", [80, 80]), ("-p 1-3", [1, 2, 3])],
 )
-def test_a_port_without_one_of_the_host_gets_a_free_one(words: str, inner: list[int]) -> None:
-    request = asked(*words.split())
+def test_a_port_without_one_of_the_host_gets_a_free_one(options: str, inner: list[int]) -> None:
+    request = asked(*options.split())
     got = request.sandbox.port_mappings
     assert [one.container_port for one in got] == inner and [*request.chosen] == [*got]
     assert len({one.host_port for one in got if one.host_port}) == len(inner)

@@ -83,18 +83,16 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str, sentenc
         seccomp.profile(_given(tmp_path / "p.json"))
 
 
-WORDS = st.sampled_from(["names", "action", "args", "op", "index", "value", "SCMP_ACT_ERRNO", "SCMP_CMP_EQ", "x"])
+KEYWORDS = st.sampled_from(["names", "action", "args", "op", "index", "value", "SCMP_ACT_ERRNO", "SCMP_CMP_EQ", "x"])
 ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | KEYWORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS, inner, max_size=4),
 )
 
 
 @given(ANY, ANY)
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_is_in_a_file_it_is_a_profile_or_said_not_to_be_one(
-    tmp_path_factory: Any, rule: Any, more: Any
-) -> None:
+def test_whatever_is_in_a_file_it_is_a_profile_or_refused(tmp_path_factory: Any, rule: Any, more: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps({**LEAST, "syscalls": [rule, more], "flags": more}))
     try:

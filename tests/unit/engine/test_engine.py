@@ -56,7 +56,7 @@ def everything_below(path: str) -> list[str]:
     return [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
 
 
-def test_a_prepared_pod_can_be_booted_and_its_vm_is_found_again(host: engine.Host) -> None:
+def test_a_prepared_pod_can_be_booted_and_its_vm_is_recognised(host: engine.Host) -> None:
     vmm = FakeVmm()
     prepared = engine.prepare(POD, host)
     try:
@@ -69,7 +69,7 @@ def test_a_prepared_pod_can_be_booted_and_its_vm_is_found_again(host: engine.Hos
     assert not started.alive()
 
 
-def test_collect_leaves_no_process_mount_directory_or_scratch_disk(host: engine.Host, tmp_path: Path) -> None:
+def test_clean_up_leaves_no_process_mount_directory_or_scratch_disk(host: engine.Host, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     prepared = engine.prepare(POD, host)
     with_data = CONTAINER._replace(mounts=(Mount(f"{tmp_path}/data", "/data"),))
@@ -224,7 +224,7 @@ def test_what_an_image_puts_in_the_place_of_a_file_can_not_harm(directory: str, 
     assert export.read_image_file(directory, "img", path="etc/passwd") == ""
 
 
-def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
+def test_kvmtool_gets_a_free_vsock_cid_that_is_recognised_and_a_bzimage(
     host: engine.Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = int(POD.id[:8], 16)
@@ -290,7 +290,7 @@ def test_on_a_host_with_shared_mounts_nothing_shows_up_twice_and_all_goes(host: 
             mount.umount(target, lazy=True)
 
 
-def test_a_mount_that_goes_with_its_twin_does_not_stop_collect(host: engine.Host) -> None:
+def test_a_mount_that_goes_with_its_twin_does_not_stop_clean_up(host: engine.Host) -> None:
     mount.mount("tmpfs", host.run_dir, "tmpfs")
     try:
         mount.set_propagation(host.run_dir, mount.MS_SHARED)

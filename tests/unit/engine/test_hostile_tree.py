@@ -97,7 +97,7 @@ def test_an_image_is_not_mounted_or_read_through_a_link(directory: Path, canary:
 
 @pytest.mark.parametrize("link", ["scratch.img", "journal", "cgroup", "cni.json"])
 @pytest.mark.parametrize("to", ["", "c1", "../escape"])
-def test_collect_believes_no_link_that_does_not_lead_to_the_pods_own(
+def test_clean_up_believes_no_link_that_does_not_lead_to_the_pods_own(
     directory: Path, canary: Path, link: str, to: str
 ) -> None:
     (directory / link).unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def test_collect_believes_no_link_that_does_not_lead_to_the_pods_own(
 
 
 @pytest.mark.parametrize("path", ["tree/volumes/containers", "tree", "tree/volumes/containers/c1", "logs"])
-def test_collect_takes_links_and_nothing_behind_them(directory: Path, canary: Path, path: str) -> None:
+def test_clean_up_removes_links_and_nothing_behind_them(directory: Path, canary: Path, path: str) -> None:
     (directory / "logs").mkdir(exist_ok=True)
     _swap(directory, path, canary)
     engine.clean_up(str(directory))

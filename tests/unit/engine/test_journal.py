@@ -72,7 +72,7 @@ def test_a_journal_with_a_place_of_its_own_stays(host: engine.Host, tmp_path: Pa
     assert (place / MACHINE / "system.journal").read_text() == "x"
 
 
-def test_a_journal_that_can_not_be_written_is_said_and_leaves_nothing(host: engine.Host, tmp_path: Path) -> None:
+def test_a_journal_that_can_not_be_written_is_reported_and_leaves_nothing(host: engine.Host, tmp_path: Path) -> None:
     place = tmp_path / "fixed"
     place.mkdir()
     mount.mount("tmpfs", str(place), "tmpfs", mount.MS_RDONLY)

@@ -38,7 +38,7 @@ def _find(directory: Path, kernel: OwnKernel, hypervisor: Hypervisor = qemu.HYPE
     return own.find(str(directory), Pod("p", "p", memory_mib=64), host=host, boot=own.Boot(kernel, "i"))
 
 
-def test_a_kernel_is_found_through_links_that_stay_in_the_image(layers: Path) -> None:
+def test_a_kernel_is_opened_through_links_that_stay_in_the_image(layers: Path) -> None:
     boot_files = _find(layers, OwnKernel("/link", machine="q35"))
     assert boot_files == own.BootFiles(f"{layers}/share/layers/i/bzImage")
 

@@ -82,7 +82,7 @@ def test_a_socket_that_never_appears_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["file/agent.sock", "x" * 300])
-def test_a_socket_that_can_not_be_is_said_at_once(tmp_path: Path, path: str) -> None:
+def test_a_socket_that_can_not_be_is_reported_at_once(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     with GuestClient(unix_factory(f"{tmp_path}/{path}"), KEY) as client, pytest.raises(KernelError, match=path):
         client.hello(30)
@@ -121,7 +121,7 @@ def test_a_request_that_is_not_answered_times_out_and_its_late_answer_harms_nobo
         assert client.pump(0.3) == []
 
 
-def test_a_refusal_has_the_agents_words(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
+def test_a_refusal_has_the_agents_message(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
     faults.refuse[m.Create] = m.Reply(m.FAILED, "mount overlay: No space left on device")
     with client_of(tmp_path) as client:
         client.hello(5)

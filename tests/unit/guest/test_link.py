@@ -275,7 +275,7 @@ def test_only_what_was_settled_in_order_is_acknowledged(link: HostLink) -> None:
     assert link.outgoing() == f.pack(f.ACK, seq=4)
 
 
-def test_an_acknowledgement_that_may_be_lost_is_said_again_after_a_cut(link: HostLink) -> None:
+def test_an_acknowledgement_that_may_be_lost_is_sent_again_after_a_cut(link: HostLink) -> None:
     link.receive(data(1))
     link.acknowledge(1)
     assert f.pack(f.ACK, seq=1) in link.outgoing()

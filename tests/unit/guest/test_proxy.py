@@ -40,24 +40,24 @@ class Place:
         self.thread = threading.Thread(target=self.proxy_.serve, daemon=True)
         self.thread.start()
 
-    def session(self) -> Client:
+    def client(self) -> Client:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.directory / "broker.sock"))
         return Client(sock)
 
-    def start_container(self, session: Client, argv: list[str]) -> None:
+    def start_container(self, client: Client, argv: list[str]) -> None:
         document = {"process": {"args": argv, "env": ["PATH=/usr/bin:/bin"]}}
         (self.directory / "containers/c/config.json").write_text(json.dumps(document))
-        session.call(m.Create("c", "image", tmpfs=True), 10)
-        session.call(m.Start("c"), 10)
+        client.call(m.Create("c", "image", tmpfs=True), 10)
+        client.call(m.Start("c"), 10)
 
-    def exec(self, session: Client, argv: list[str]) -> m.Stdio:
-        number = session.base
+    def exec(self, client: Client, argv: list[str]) -> m.Stdio:
+        number = client.base
         name = f"exec-{number}.json"
         document = {"args": argv, "env": ["PATH=/usr/bin:/bin"]}
         (self.directory / "containers/c" / name).write_text(json.dumps(document))
         stdio = m.Stdio(number, number + 1, number + 2)
-        session.call(m.Exec("c", number, name, stdio), 10)
+        client.call(m.Exec("c", number, name, stdio), 10)
         return stdio
 
     def close(self) -> None:
@@ -78,18 +78,18 @@ def place(tmp_path: Path, faults: Faults) -> Iterator[Place]:
     made.close()
 
 
-def read_all(session: Client, give: bytes = b"", stdio: m.Stdio = m.Stdio()) -> tuple[bytes, int]:  # noqa: B008
+def read_all(client: Client, give: bytes = b"", stdio: m.Stdio = m.Stdio()) -> tuple[bytes, int]:  # noqa: B008
     """Give the input, and read output until the exec ends."""
     output, until = b"", time.monotonic() + 30
     while time.monotonic() < until:
-        sent = session.flush()
+        sent = client.flush()
         if sent and stdio.stdin and give is not None:
             piece, give = give[:10000], give[10000:] or None  # type: ignore[assignment]
-            session.send(frame.DATA, piece, stream=stdio.stdin, end=give is None)
+            client.send(frame.DATA, piece, stream=stdio.stdin, end=give is None)
         poll = select.poll()
-        poll.register(session.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
+        poll.register(client.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
         poll.poll(50)
-        for one in session.pump():
+        for one in client.pump():
             if one.kind == frame.DATA:
                 output += one.payload
             elif (ended := exit_of(one)) is not None:
@@ -98,7 +98,7 @@ def read_all(session: Client, give: bytes = b"", stdio: m.Stdio = m.Stdio()) -> 
 
 
 def test_each_program_gets_its_own_answers_and_output(place: Place) -> None:
-    with place.session() as one, place.session() as two:
+    with place.client() as one, place.client() as two:
         place.start_container(one, ["sleep", "60"])
         assert one.base != two.base
         first = place.exec(one, ["sh", "-c", "echo one; exit 3"])
@@ -112,16 +112,16 @@ def test_each_program_gets_its_own_answers_and_output(place: Place) -> None:
 
 def test_much_goes_through_in_both_directions(place: Place) -> None:
     much = os.urandom(700_000)
-    with place.session() as session:
-        place.start_container(session, ["sleep", "60"])
-        stdio = place.exec(session, ["cat"])
-        assert read_all(session, much, stdio) == (much, 0)
+    with place.client() as client:
+        place.start_container(client, ["sleep", "60"])
+        stdio = place.exec(client, ["cat"])
+        assert read_all(client, much, stdio) == (much, 0)
 
 
 def test_what_a_program_started_ends_with_it(place: Place) -> None:
-    with place.session() as stays:
+    with place.client() as stays:
         place.start_container(stays, ["sleep", "60"])
-        with place.session() as goes:
+        with place.client() as goes:
             number = goes.base
             place.exec(goes, ["sleep", "60"])
         until = time.monotonic() + 10
@@ -132,9 +132,9 @@ def test_what_a_program_started_ends_with_it(place: Place) -> None:
         assert stays.call(m.List(), 10).code == m.OK
 
 
-def test_the_broker_ends_soon_after_its_last_client(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    with place.session() as session:
-        session.call(m.List(), 10)
+def test_the_proxy_ends_soon_after_its_last_client(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with place.client() as client:
+        client.call(m.List(), 10)
         time.sleep(0.2)
         assert place.thread.is_alive()
     place.thread.join(proxy.LINGER_S + 5)
@@ -142,38 +142,38 @@ def test_the_broker_ends_soon_after_its_last_client(place: Place, monkeypatch: p
 
 
 def test_a_cut_of_the_link_is_not_noticed(place: Place) -> None:
-    with place.session() as session:
-        place.start_container(session, ["sleep", "60"])
+    with place.client() as client:
+        place.start_container(client, ["sleep", "60"])
         place.guest.cut()
-        assert [result.id for result in session.call(m.List(), 10).containers] == ["c"]
+        assert [result.id for result in client.call(m.List(), 10).containers] == ["c"]
 
 
 def test_the_end_of_the_guest_is_the_end_of_the_conversation(place: Place) -> None:
-    with place.session() as session:
-        session.call(m.List(), 10)
+    with place.client() as client:
+        client.call(m.List(), 10)
         place.guest.stop()
         with pytest.raises(VmFailed, match="ended"):
-            session.call(m.List(), 10)
+            client.call(m.List(), 10)
 
 
-def test_an_agent_that_does_not_answer_is_waited_for_no_longer_than_said(place: Place, faults: Faults) -> None:
+def test_an_agent_that_does_not_answer_is_waited_for_no_longer_than_asked(place: Place, faults: Faults) -> None:
     faults.silent = True
-    with place.session() as session, pytest.raises(TimedOut, match="List within"):
-        session.call(m.List(), 0.2)
+    with place.client() as client, pytest.raises(TimedOut, match="List within"):
+        client.call(m.List(), 0.2)
 
 
 def test_calls_end_within_the_limit_of_the_session_together(place: Place, faults: Faults) -> None:
     faults.silent = True
-    with place.session() as session:
-        session.limit(0.4)
+    with place.client() as client:
+        client.limit(0.4)
         begun = time.monotonic()
         for _ in range(3):
             with pytest.raises(TimedOut, match="List within"):
-                session.call(m.List(), 30)
+                client.call(m.List(), 30)
         assert time.monotonic() - begun < 5 * PATIENCE
 
 
-def test_a_broker_that_does_not_accept_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
+def test_a_proxy_that_does_not_accept_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
         listener.bind(str(tmp_path / "s"))
         listener.listen(1)
@@ -184,13 +184,13 @@ def test_a_broker_that_does_not_accept_is_waited_for_no_longer_than_said(tmp_pat
 
 @pytest.mark.parametrize("noise", [b"\xff" * 40, frame.pack(frame.REQUEST, b"\x0a", stream=1), frame.pack(frame.ACK)])
 def test_a_client_that_sends_nonsense_is_hung_up_on(place: Place, noise: bytes) -> None:
-    with place.session() as session, socket.socket(socket.AF_UNIX) as other:
+    with place.client() as client, socket.socket(socket.AF_UNIX) as other:
         other.connect(str(place.directory / "broker.sock"))
         other.sendall(noise)
         other.settimeout(10)
         while other.recv(100):
             continue
-        assert session.call(m.List(), 10).code == m.OK
+        assert client.call(m.List(), 10).code == m.OK
 
 
 def test_frames_are_cut_wherever_they_break() -> None:

@@ -50,8 +50,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(program: Path, script: str) -> str:
-    words = ["unshare", "--mount", "sh", "-euc", MAKE + script.replace("PROGRAM", str(program))]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    argv = ["unshare", "--mount", "sh", "-euc", MAKE + script.replace("PROGRAM", str(program))]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done
     return done.stdout
 
@@ -90,7 +90,7 @@ def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: 
 
 
 @pytest.mark.parametrize(
-    ("line", "before", "said"),
+    ("line", "before", "noun"),
     [
         ("disk 0 777 0 0 data/out/x", "mkdir scratch/volumes/data; ln -s /etc scratch/volumes/data/out", "data/out/x"),
         ("disk 0 777 0 0 link", "ln -s /etc scratch/volumes/link", "link"),
@@ -99,7 +99,7 @@ def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: 
         ("disk 0 data", "true", "no volume"),
     ],
 )
-def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: str, said: str) -> None:
+def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: str, noun: str) -> None:
     script = f"""
     {before}
     echo '{line}' > $bundle/guest_volumes
@@ -107,7 +107,7 @@ def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: 
     cat volumes.log; test ! -e /etc/x
     """
     text = _run(program, script)
-    assert said in text and "\n" not in text
+    assert noun in text and "\n" not in text
 
 
 def test_an_output_goes_to_the_host_when_it_is_refreshed_and_not_before(program: Path) -> None:

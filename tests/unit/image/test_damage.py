@@ -104,7 +104,7 @@ BY_READING: list[tuple[str, Callable[[Path], None]]] = [
 
 
 @pytest.mark.parametrize(("name", "do"), AT_A_GLANCE, ids=lambda value: getattr(value, "__name__", value))
-def test_damage_is_found_at_use_and_at_a_start_and_mended_by_a_pull(
+def test_damage_is_noticed_at_use_and_at_a_start_and_repaired_by_a_pull(
     name: str, do: Callable[[Path], None], made: Made
 ) -> None:
     store, (reference, _), (image, neighbour) = made
@@ -146,7 +146,7 @@ def assert_repaired(store: ImageStore, reference: str, image: Image) -> None:
 
 
 @pytest.mark.parametrize(("name", "do"), BY_READING, ids=lambda value: getattr(value, "__name__", value))
-def test_a_flipped_bit_is_found_by_reading_and_by_a_pull(name: str, do: Callable[[Path], None], made: Made) -> None:
+def test_a_flipped_bit_is_noticed_by_reading_and_by_a_pull(name: str, do: Callable[[Path], None], made: Made) -> None:
     store, (reference, _), (image, neighbour) = made
     do(file_of(store, image, name))
     assert store.examine(neighbour, whole=True) == ""
@@ -166,7 +166,7 @@ def test_a_start_tells_of_damage_and_what_it_was(made: Made, caplog: pytest.LogC
     assert record.__dict__["image"] == image.id and "bytes instead of" in record.__dict__["error"]
 
 
-def test_a_layer_of_two_images_puts_both_aside_and_each_is_mended_by_its_pull(made: Made) -> None:
+def test_a_layer_of_two_images_puts_both_aside_and_each_is_repaired_by_its_pull(made: Made) -> None:
     store, references, images = made
     cut(Path(store.files(images[0]).layers[0]))
     for image in images:

@@ -85,12 +85,12 @@ def test_oci_layers_of_all_kinds_are_taken(kind: str, prefix: str) -> None:
     ],
 )
 def test_what_a_manifest_says_of_a_kernel_is_kept_as_labels(annotations: Any, kept: dict[str, str]) -> None:
-    found = manifest.kernel_annotations(dump({"annotations": annotations}))
-    assert found == kept
+    labels = manifest.kernel_annotations(dump({"annotations": annotations}))
+    assert labels == kept
     config = {"config": {"Labels": {"io.clearpod.kernel.machine": "pc"}}}
-    labelled = manifest.with_labels(config, found)
+    labelled = manifest.with_labels(config, labels)
     assert labelled["config"]["Labels"] == {"io.clearpod.kernel.machine": "pc", **kept}
-    assert manifest.with_labels({"config": {"Labels": {**kept, "a": "b"}}}, found)["config"]["Labels"]["a"] == "b"
+    assert manifest.with_labels({"config": {"Labels": {**kept, "a": "b"}}}, labels)["config"]["Labels"]["a"] == "b"
 
 
 def test_only_some_annotations_about_a_kernel_are_kept() -> None:

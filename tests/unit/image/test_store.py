@@ -64,7 +64,7 @@ def test_an_image_is_what_was_added(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ref", "is_found"),
+    ("ref", "is_known"),
     [
         ("a:1", True),
         (TAG, True),
@@ -87,10 +87,10 @@ def test_an_image_is_what_was_added(store: ImageStore) -> None:
         ("..", False),
     ],
 )
-def test_an_image_is_found_by_every_name(ref: str, is_found: bool, store: ImageStore) -> None:
+def test_an_image_has_every_name(ref: str, is_known: bool, store: ImageStore) -> None:
     image = put(store, 0xAB, 1, tag=TAG, digest=DIGEST)
     put(store, 0xCD, 1)
-    assert store.find(ref) == (image if is_found else None)
+    assert store.find(ref) == (image if is_known else None)
 
 
 def test_a_tag_beats_the_beginning_of_an_id_and_an_ambiguous_beginning_is_told(store: ImageStore) -> None:

@@ -51,7 +51,7 @@ def test_a_build_that_fails_leaves_nothing_behind(tmp_path):
     assert [path.name for path in (tmp_path / "kind").iterdir()] == ["k.lock"]
 
 
-def test_what_a_killed_builder_left_is_swept_but_not_what_a_living_one_builds(tmp_path):
+def test_what_a_killed_builder_left_is_removed_but_not_what_a_living_one_builds(tmp_path):
     kind = tmp_path / "kind"
     for name in ("dead.new", "alive.new"):
         (kind / name).mkdir(parents=True)

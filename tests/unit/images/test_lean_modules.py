@@ -118,7 +118,7 @@ def test_json_reads_and_writes_the_same(text):
 
 
 @pytest.mark.parametrize("text", ["", " ", "[1", "{'a': 1}", "[1] x", "nul", '"\x00"', '{"a" 1}', "[1,]", "\n\n  ]"])
-def test_json_refuses_the_same_with_the_same_words(text):
+def test_json_refuses_the_same_with_the_same_message(text):
     with pytest.raises(json.JSONDecodeError) as theirs:
         json.loads(text)
     with pytest.raises(ValueError) as ours:
@@ -126,7 +126,7 @@ def test_json_refuses_the_same_with_the_same_words(text):
     assert str(ours.value) == str(theirs.value)
 
 
-def test_the_error_has_the_librarys_words_and_numbers():
+def test_the_error_has_the_librarys_message_and_numbers():
     theirs, ours = json.JSONDecodeError, lean("json/decoder.py").JSONDecodeError
     for at in (0, 3, 5):
         a, b = theirs("odd", "ab\ncd\ne", at), ours("odd", "ab\ncd\ne", at)

@@ -160,7 +160,7 @@ def test_the_programs_of_the_image_run_where_there_is_nothing_else(stage1, tmp_p
     assert env.returncode == 127 and "'sh': No such file" in env.stderr, "it ran, and there is no shell"
 
 
-def test_a_missing_part_of_the_guest_is_said(stage1, tmp_path):
+def test_a_missing_part_of_the_guest_is_reported(stage1, tmp_path):
     parts = parts_in(tmp_path, stage1)
     (tmp_path / "initramfs").unlink()
     with pytest.raises(Exception, match=r"initramfs .*images/build all"):
@@ -201,7 +201,7 @@ print(loader.read_pod.__annotations__, hasattr(loader.RktPod((), ()), "warnings"
 """
 
 
-def test_who_leaves_has_said_everything_and_gives_its_code(root):
+def test_who_leaves_has_written_everything_and_gives_its_code(root):
     program = MODULES + "from stage1.entry import dispatch\nprint('said', end='')\ndispatch.leave(7)"
     ended = python_inside(root, program)
     assert (ended.stdout, ended.returncode) == ("said", 7)

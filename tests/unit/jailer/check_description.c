@@ -78,7 +78,7 @@ CASE(descriptors_are_numbers_past_the_third)
     CHECK(!WITH("k2") && !WITH("k1024") && !WITH("k") && !WITH("t2:tap0") && !WITH("t16:") && !WITH("k 10"));
 }
 
-CASE(ids_of_the_host_are_found_and_never_its_root)
+CASE(ids_of_the_host_are_mapped_and_never_its_root)
 {
     uint32_t outside;
     CHECK(WITH("c100000 200000 10"));

@@ -149,7 +149,7 @@ CASE(no_link_leads_out_of_the_directory_and_only_files_are_written)
     end(5);
 }
 
-CASE(a_number_without_a_link_is_thrown_away_and_once_said)
+CASE(a_number_without_a_link_is_thrown_away_and_logged_once)
 {
     begin(6);
     take(7, false, "lost\n");

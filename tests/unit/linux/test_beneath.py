@@ -65,7 +65,7 @@ CALLS: dict[str, Callable[[Root, str], object]] = {
 }
 LEADING_OUT = ("link/file", "link/sub/file", "link/new", "plain/link/file", "plain/../../canary/file")
 REPLACE_A_LINK = ("write", "unlink", "remove_tree")
-LOOK_AT_A_LINK = ("stat", "read_link")
+TAKES_A_LINK = ("stat", "read_link")
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -82,7 +82,7 @@ def test_no_call_goes_through_a_link_or_out(tree: Path, call: str, path: str) ->
 def test_a_link_at_the_end_is_refused_or_replaced_and_never_followed(tree: Path, call: str, target: str) -> None:
     (tree / "link").symlink_to(target)
     with Root(str(tree)) as root:
-        if call in LOOK_AT_A_LINK + REPLACE_A_LINK:
+        if call in TAKES_A_LINK + REPLACE_A_LINK:
             CALLS[call](root, "link")
         else:
             with pytest.raises(KernelError, match=r"symbolic link|EEXIST"):
@@ -136,7 +136,7 @@ def test_the_root_itself_may_be_reached_through_links(tree: Path) -> None:
         assert (root.names(), root.names("plain")) == (["plain"], ["file"])
 
 
-def test_absence_is_a_file_not_found_error_and_fine_where_something_is_to_go(tree: Path) -> None:
+def test_absence_is_the_error_enoent_and_fine_where_something_is_to_go(tree: Path) -> None:
     with Root(str(tree)) as root:
         for call in ("read", "open_directory", "pin_for_mount"):
             with pytest.raises(FileNotFoundError):

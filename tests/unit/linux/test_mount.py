@@ -67,7 +67,7 @@ print(mount.mounts_below(T + "/p"), mount.is_mount_point(T + "/pp"))
     assert last == "[] True"
 
 
-def test_a_mount_point_of_any_name_is_found(in_namespace: InNamespace) -> None:
+def test_a_mount_point_may_have_any_name(in_namespace: InNamespace) -> None:
     code = r"""
 for name in (b"a b", b"tab\tnew\nline", b"back\\slash", b"\\040", b"#\xff"):
     point = T + "/" + os.fsdecode(name)

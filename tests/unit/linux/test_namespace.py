@@ -26,7 +26,7 @@ def own() -> str:
     return os.readlink("/proc/thread-self/ns/net")
 
 
-def test_a_netns_is_made_found_and_removed_and_the_thread_stays_at_home(path: str) -> None:
+def test_a_netns_is_made_opened_and_removed_and_the_thread_stays_at_home(path: str) -> None:
     home = own()
     namespace.make_net(path)
     assert own() == home and namespace.is_net(path)

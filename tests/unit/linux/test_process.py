@@ -222,7 +222,7 @@ def test_hardware_virtualisation_is_read_from_the_flags(cpuinfo: str, expected: 
     assert host.cpu_virtualization(cpuinfo) == expected
 
 
-def test_tools_are_found_on_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tools_are_taken_from_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lkvm").write_text("")
     monkeypatch.setenv("PATH", f"relative::{tmp_path}")
     assert host.which("lkvm") == ""
@@ -233,7 +233,7 @@ def test_tools_are_found_on_path_only(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("content", "expected"), [(b"\0libseccomp.so.2\0", True), (b"#!/bin/sh", False), (b"", False)])
-def test_a_text_is_found_in_a_file(tmp_path: Path, content: bytes, expected: bool) -> None:
+def test_a_text_is_searched_in_a_file(tmp_path: Path, content: bytes, expected: bool) -> None:
     (tmp_path / "program").write_bytes(content)
     assert host.has_text(str(tmp_path / "program"), b"libseccomp.so") is expected
     assert not host.has_text(str(tmp_path / "absent"), b"libseccomp.so")

@@ -89,7 +89,7 @@ def test_the_command_line_has_every_fence() -> None:
         (Box(MIB, 7, directory="/tmp"), MEANS._replace(unshare=""), "env --chdir=/tmp", "unshare"),
     ],
 )
-def test_what_is_not_wanted_or_not_there_is_left_out(box: Box, means: Means, has: str, lacks: str) -> None:
+def test_what_is_not_asked_for_or_not_there_is_left_out(box: Box, means: Means, has: str, lacks: str) -> None:
     line = " ".join(sandbox.command(box, means))
     assert has in line and lacks not in line
 
@@ -180,16 +180,16 @@ def _has(path: Path, text: bytes) -> bool:
         return False
 
 
-@pytest.mark.parametrize("wants", ["stop", "look"])
+@pytest.mark.parametrize("wants", ["stop", "read"])
 def test_it_is_ended_when_nobody_wants_it(wants: str) -> None:
     class Enough(Exception):
         pass
 
-    def look() -> None:
+    def read() -> None:
         raise Enough
 
     argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), "sleep", "1000"]
-    job = supervise.Job(argv, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"check": look}))  # type: ignore[arg-type]
+    job = supervise.Job(argv, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"check": read}))  # type: ignore[arg-type]
     with pytest.raises(supervise.Stopped if wants == "stop" else Enough):
         list(supervise.output(job, []))
 

@@ -162,7 +162,7 @@ def test_check_asks_each_plugin_with_the_result_unless_the_configuration_forbids
     attach.detach(directory)
 
 
-def test_a_del_that_fails_is_said_and_can_be_tried_again(cni: FakeCni, pod: Pod, directory: str) -> None:
+def test_a_del_that_fails_is_reported_and_can_be_tried_again(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     cni.trouble("second", "DEL", 'echo \'{"code": 5, "msg": "not now"}\'; exit 1')
     with pytest.raises(NetworkFailed, match=r"CNI plugin 'second' .*DEL: not now .code 5."):
@@ -188,7 +188,7 @@ def test_a_failed_undo_is_told_with_the_first_error_and_stays_recorded(cni: Fake
     assert cni.left_over() == []
 
 
-def test_after_some_tries_the_pod_is_let_go_and_its_network_owed(cni: FakeCni, pod: Pod, directory: str) -> None:
+def test_after_some_tries_the_pod_is_removed_and_its_del_deferred(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     cni.trouble("second", "DEL", "exit 1")
     for _ in range(2):
@@ -223,7 +223,7 @@ def test_a_plugin_that_was_uninstalled_keeps_no_pod(cni: FakeCni, pod: Pod, dire
     assert cni.left_over() == []
 
 
-def test_a_real_failure_beside_a_missing_plugin_is_worth_another_try(cni: FakeCni, pod: Pod, directory: str) -> None:
+def test_a_real_failure_with_a_missing_plugin_is_worth_another_try(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     (cni.root / "bin" / "first").rename(cni.root / "aside")
     cni.trouble("second", "DEL", "exit 1")

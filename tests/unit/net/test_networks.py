@@ -42,7 +42,7 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def test_without_a_configuration_the_embedded_network_is_used_and_said(node: Node) -> None:
+def test_without_a_configuration_the_embedded_network_is_used_and_reported(node: Node) -> None:
     node.plugins(*EMBEDDED_KINDS)
     assert node.names() == ["clearpod"] and networks.lacks(node.settings) == ""
     output = f"the embedded network 'clearpod' is in use, since there is no CNI configuration in {node.conf}"

@@ -331,7 +331,7 @@ def large(source: str, length: int = 60000) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("mine, other", [(OWN, OTHER), (OWN6, OTHER6)])
-def test_segments_that_others_are_to_cut_are_judged_by_their_header(make_wire: Make, mine: str, other: str) -> None:
+def test_segments_that_others_are_to_cut_are_measured_by_their_header(make_wire: Make, mine: str, other: str) -> None:
     wire = make_wire()
     offload, frame = large(mine)
     assert wire.passes(frame, offload)

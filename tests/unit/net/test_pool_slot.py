@@ -167,7 +167,7 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
         attach.detach(made.directory)
 
 
-def test_a_spare_has_a_tap_and_no_plugin_was_asked(waiting: Waiting) -> None:
+def test_a_slot_has_a_tap_and_no_plugin_was_asked(waiting: Waiting) -> None:
     (one,) = waiting.told.interfaces
     assert (one.name, one.tap, one.addresses) == ("eth0", "tap0", ())
     with namespace.inside_net(netns_path(waiting.pod.id)):
@@ -176,7 +176,7 @@ def test_a_spare_has_a_tap_and_no_plugin_was_asked(waiting: Waiting) -> None:
     assert waiting.cni.calls() == [] and attach.read(waiting.directory) is None
 
 
-def test_a_spare_that_nobody_wanted_goes_without_a_plugin(waiting: Waiting) -> None:
+def test_a_slot_that_nobody_claimed_goes_without_a_plugin(waiting: Waiting) -> None:
     assert attach.detach(waiting.directory) == attach.detach(waiting.directory) == ""
     assert waiting.is_gone() and waiting.cni.calls() == [] and os.listdir(waiting.cni.settings.cache_dir) == []
 
@@ -196,7 +196,7 @@ def test_a_pod_gets_the_spares_netns_and_what_others_get(waiting: Waiting, tmp_p
     assert attach.detach(waiting.directory) == "" and waiting.is_gone()
 
 
-def test_when_a_plugin_fails_the_spare_is_used_up(waiting: Waiting) -> None:
+def test_when_a_plugin_fails_the_slot_is_used_up(waiting: Waiting) -> None:
     waiting.cni.trouble("second", "ADD", "exit 1")
     with pytest.raises(NetworkFailed):
         waiting.attach()

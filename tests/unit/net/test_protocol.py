@@ -115,7 +115,7 @@ def test_an_answer_that_is_no_result_is_a_failure_that_names_the_plugin(answer: 
         (b"", b"", "it ended with status 9 and wrote nothing"),
     ],
 )
-def test_a_complaint_is_what_the_plugin_said_as_far_as_it_can_be_printed(
+def test_an_error_is_what_the_plugin_printed_as_far_as_it_can_be_shown(
     stdout: bytes, stderr: bytes, message: str
 ) -> None:
     assert protocol.error_text(stdout, stderr, code=9) == message

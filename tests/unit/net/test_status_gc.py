@@ -65,7 +65,7 @@ def test_a_plugin_that_is_not_ready_says_why(cni: FakeCni, script: str, sentence
     assert re.search(f"CNI plugin 'second' .*'fake' .*{sentence}", status(cni))
 
 
-def test_a_version_that_a_plugin_does_not_speak_is_found_before_the_first_pod(cni: FakeCni) -> None:
+def test_a_version_that_a_plugin_does_not_speak_is_noticed_before_the_first_pod(cni: FakeCni) -> None:
     cni.speaks("0.4.0", "1.0.0")
     text = status(cni)
     assert text.startswith("the CNI plugin 'first' speaks versions 0.4.0, 1.0.0 and not 1.1.0, which network 'fake'")
@@ -104,7 +104,7 @@ def test_garbage_is_all_but_what_pods_have(cni: FakeCni, tmp_path: Path) -> None
     attach.detach(directory)
 
 
-def test_a_network_that_is_owed_is_no_garbage_and_those_of_other_runtimes_neither(
+def test_a_network_whose_del_is_deferred_is_no_garbage_and_those_of_other_runtimes_neither(
     cni: FakeCni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = attached(cni, tmp_path)
@@ -150,12 +150,12 @@ def test_a_pod_that_is_being_attached_is_waited_for(cni: FakeCni) -> None:
     os.mkdir(cni.settings.cache_dir)
     done = threading.Event()
 
-    def collect() -> None:
+    def call_gc() -> None:
         status_gc.collect_garbage(cni.settings)
         done.set()
 
     with AttachLock(), AttachLock():
-        thread = threading.Thread(target=collect)
+        thread = threading.Thread(target=call_gc)
         thread.start()
         time.sleep(0.3)
         assert not done.is_set() and cni.calls() == []

@@ -78,11 +78,11 @@ def test_a_device_that_was_lost_is_stood_in_for_once_with_all_its_addresses(here
 
 
 @pytest.mark.parametrize("odd", ["300.1.1.1/24", "10.0.0.1/x", "10.0.0.1/999", "fd09::5::/64", "", "10.0.0.1/-1"])
-def test_what_a_plugin_called_an_address_is_said_when_it_is_none(here: str, odd: str) -> None:
+def test_what_a_plugin_called_an_address_is_named_when_it_is_none(here: str, odd: str) -> None:
     with pytest.raises(NetworkFailed, match="address"):
         tap_links.stand_in((LOST._replace(addresses=(odd,)),))
 
 
-def test_what_the_kernel_refuses_is_said_with_the_device(here: str) -> None:
+def test_what_the_kernel_refuses_is_reported_with_the_device(here: str) -> None:
     with pytest.raises(NetworkFailed, match=r"netlink: .*eth0 .*10\.0\.0\.1/99: Invalid arg"):
         tap_links.stand_in((LOST._replace(addresses=("10.0.0.1/99",)),))

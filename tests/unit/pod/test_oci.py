@@ -82,7 +82,7 @@ def test_a_volume_at_dev_takes_the_place_of_the_usual_one_and_has_the_devices():
     assert targets.index("/data") > targets.index("/sys"), "the others stay last"
 
 
-def test_only_what_was_said_becomes_a_limit():
+def test_only_what_was_asked_for_is_a_limit():
     assert oci.resources(Limits()) == {}
     assert oci.resources(Limits(memory=1 << 20, cpu_quota_us=5000, pids=9)) == {
         "memory": {"limit": 1 << 20},
@@ -217,12 +217,12 @@ def test_a_pod_with_a_user_namespace_shares_all_that_belongs_to_it():
         }
 
 
-def test_an_environment_can_be_just_what_was_said():
+def test_an_environment_can_be_just_what_was_given():
     process = Process(argv=("sh",), env=("A=b",), tty=True, only_env=True)
     assert oci.environment(POD, process) == ["A=b"]
 
 
-def test_only_the_wanted_files_of_the_pod_are_there():
+def test_only_the_files_of_the_pod_that_were_asked_for_are_there():
     asked = container(pod_files=("hostname",), mounts=(Mount("/v", "/etc/hosts"),))
     places = [place for place in mounts_of(oci.config(POD, asked)) if place.startswith("/etc/")]
     assert places == ["/etc/hostname", "/etc/hosts"]

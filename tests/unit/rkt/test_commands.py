@@ -82,7 +82,7 @@ def test_what_may_be_in_a_volume_is_left_to_the_guest(root: Path, command: str) 
     commands.check(app(root, command, mounts=VOLUME))
 
 
-def test_a_missing_command_is_found_in_spite_of_volumes(root: Path) -> None:
+def test_a_missing_command_is_noticed_in_spite_of_volumes(root: Path) -> None:
     with pytest.raises(NoCommand):
         commands.check(app(root, "/bin/nope", mounts=VOLUME))
 
@@ -93,7 +93,7 @@ def test_a_handler_may_make_the_command_but_must_be_there_itself(root: Path) -> 
         commands.check(app(root, "/bin/true", before="/nope"))
 
 
-def test_a_program_without_its_loader_is_said_so(root: Path) -> None:
+def test_a_program_without_its_loader_is_reported_so(root: Path) -> None:
     (root / "lib64/ld-linux-x86-64.so.2").unlink()
     with pytest.raises(NoCommand, match=r"needs '/lib64/ld-linux-x86-64.so.2'"):
         commands.check(app(root, "/bin/true"))

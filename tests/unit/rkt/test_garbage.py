@@ -78,7 +78,7 @@ def test_a_damaged_record_of_a_vmm_keeps_nothing_from_going(data: Path, text: st
     assert machine.collect_garbage() == [] and not place.exists()
 
 
-def test_one_that_can_not_be_removed_is_said_and_the_others_are_swept(data: Path) -> None:
+def test_one_that_can_not_be_removed_is_reported_and_the_others_are_removed(data: Path) -> None:
     bad, good = make(data, 1), make(data, 2)
     mounted = data.parent / "scratch" / bad.name / "mounted"
     mounted.mkdir(parents=True)

@@ -29,7 +29,7 @@ def test_a_pod_that_never_started_leaves_nothing_to_do_once_or_twice(pod: Path) 
     assert sorted(os.listdir(pod)) == ["stage1", "stage1TreeStoreID"]
 
 
-def test_a_step_that_fails_is_said_and_the_others_are_done(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_fails_is_reported_and_the_others_are_done(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (pod / "stage1TreeStoreID").write_text("../..")
     records = pod.parents[2] / "clearpod/networks"
     records.mkdir(parents=True)
@@ -59,7 +59,7 @@ def test_an_error_of_the_kernels_in_one_step_does_not_skip_the_others(
     assert "stage1TreeStoreID" in output and "6f1c2a3b" in output
 
 
-def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_another_pod_left_is_reported_and_no_failure(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
     records = pod.parents[2] / "clearpod/networks"
     records.mkdir(parents=True)
     (records / "6f1c2a3b-0000-4000-8000-00000000cccc.json").write_text("{")
@@ -75,7 +75,7 @@ def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.C
         (["--new-flag", UUID], 0, "--new-flag"),
     ],
 )
-def test_what_makes_no_sense_is_said_in_one_line(
+def test_what_makes_no_sense_is_reported_in_one_line(
     pod: Path, capfd: pytest.CaptureFixture[str], *, argv: list[str], code: int, sentence: str
 ) -> None:
     assert dispatch.enter("gc", argv) == code

@@ -218,7 +218,7 @@ PORT = {"name": "p", "protocol": "tcp", "port": 80}
         ),
     ],
 )
-def test_what_makes_no_sense_is_said_in_one_sentence(
+def test_what_makes_no_sense_is_reported_in_one_sentence(
     tmp_path: Path, entry: Document, pod: Document, sentence: str
 ) -> None:
     with pytest.raises(BadRequest, match=sentence) as caught:

@@ -141,7 +141,7 @@ def test_a_network_that_could_not_be_made_leaves_nothing(world: World) -> None:
     assert (world.leases, world.records) == ([], []) and os.listdir(world.dir) == ["stage1TreeStoreID"]
 
 
-def test_what_a_plugin_does_not_give_back_is_tried_again_when_another_pod_is_collected(world: World) -> None:
+def test_what_a_plugin_does_not_give_back_is_tried_again_when_another_pod_is_removed(world: World) -> None:
     world.attach("web")
     world.cni.trouble("first", "DEL", "exit 1")
     moved = world.move()
@@ -185,7 +185,7 @@ def test_what_is_never_given_back_is_written_off_in_the_end_and_its_lease_freed(
     assert not namespace.is_net(f"/run/netns/clearpod-{UUID}")
 
 
-def test_a_record_that_is_damaged_is_said_once(world: World) -> None:
+def test_a_record_that_is_damaged_is_reported_once(world: World) -> None:
     world.attach("web")
     moved = world.move()
     for path in (world.data / "clearpod/networks").iterdir():
@@ -238,7 +238,7 @@ def test_ports_at_different_addresses_are_different(world: World) -> None:
     assert ports._meet(here, anywhere) and ports._meet(anywhere, there)
 
 
-def test_a_pod_whose_directory_is_gone_is_collected_with_another_and_a_living_one_is_not(world: World) -> None:
+def test_a_pod_whose_directory_is_gone_is_removed_with_another_and_a_living_one_is_not(world: World) -> None:
     world.attach("web")
     assert network.collect_garbage(str(world.dir)) == [] and world.leases
     world.dir.rename(world.data / "gone")

@@ -21,7 +21,7 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def test_an_environment_is_what_was_said_and_defaults() -> None:
+def test_an_environment_is_what_was_given_and_defaults() -> None:
     assert set(environment.variables("a", ())) == DEFAULTS
     output = [("PATH", "/x"), ("N", "a\nb=c"), ("AC_APP_NAME", "lie")]
     expected = (DEFAULTS - {f"PATH={environment.PATH}"}) | {"PATH=/x", "N=a\nb=c"}

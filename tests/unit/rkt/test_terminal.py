@@ -58,8 +58,8 @@ def unread() -> Iterator[None]:
 def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + OUTPUT)
-    with theirs, Client(ours) as session, unread():
-        assert terminal.join(session, terminal.Joined("a", 0, Stdio(0, OUT))) == 0
+    with theirs, Client(ours) as client, unread():
+        assert terminal.join(client, terminal.Joined("a", 0, Stdio(0, OUT))) == 0
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             theirs.recv(1 << 16)
@@ -69,9 +69,9 @@ def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> No
 def test_the_guest_is_told_once_that_nobody_reads() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + REPLY + OUTPUT + OUTPUT + END)
-    with theirs, Client(ours) as session, unread():
-        session.call(Exec("a", EXEC), 1)
-        assert terminal.join(session, terminal.Joined("a", EXEC, Stdio(0, OUT))) == 42
+    with theirs, Client(ours) as client, unread():
+        client.call(Exec("a", EXEC), 1)
+        assert terminal.join(client, terminal.Joined("a", EXEC, Stdio(0, OUT))) == 42
         told = frame.pack(frame.DATA, stream=OUT, flags=frame.END)
         sent = theirs.recv(1 << 16)
         assert sent.endswith(told) and sent.count(told) == 1
@@ -84,9 +84,9 @@ def test_what_comes_together_with_the_reply_is_not_waited_for(
 ) -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + REPLY + with_the_reply)
-    with theirs, Client(ours) as session:
-        session.call(Exec("a", EXEC), 1)
+    with theirs, Client(ours) as client:
+        client.call(Exec("a", EXEC), 1)
         theirs.sendall((OUTPUT + END)[len(with_the_reply) :])
         joined = terminal.Joined("a", EXEC, Stdio(0, OUT))
-        assert terminal.join(session, joined) == 42
+        assert terminal.join(client, joined) == 42
     assert capfd.readouterr().out == "words\n"

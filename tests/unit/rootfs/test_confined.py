@@ -87,7 +87,7 @@ def test_what_is_adopted_is_roots_and_for_nobody_else_to_write(box: str, tmp_pat
     assert (stat.S_IMODE(result.st_mode), result.st_uid, result.st_gid) == (0o644, 0, 0)
 
 
-def test_a_process_that_can_not_start_is_said_to_be_ours() -> None:
+def test_a_process_that_can_not_start_is_reported_as_ours() -> None:
     with pytest.raises(PodError, match="could not start") as caught:
         confined.ask(Question("stage1.nothing", ("x",), "the layer x", 60.0), Asker(Limits()))
     assert type(caught.value) is PodError

@@ -141,7 +141,7 @@ def test_our_reader_agrees_with_dump_erofs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["nothing", "dir/nothing", "dir/f/below", "dir/f/"])
-def test_a_path_that_is_not_there_is_not_found(path: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_there_is_refused(path: str, tmp_path: Path) -> None:
     assert attributes(merged(tmp_path, [file("dir/f")]), path) is None
 
 

@@ -36,11 +36,11 @@ def test_what_was_made_since_the_boot_stays_whoever_knows_it(state: Path) -> Non
     assert left(state) == ["journals/dead", "scratch/alive.img", "scratch/dead.img"]
 
 
-def test_where_nothing_was_kept_nothing_is_swept(tmp_path: Path) -> None:
+def test_where_nothing_was_kept_nothing_is_removed(tmp_path: Path) -> None:
     assert orphans.remove(str(tmp_path / "absent"), is_known=lambda _: False, booted_s=LATER) == []
 
 
-def test_what_can_not_be_removed_is_said(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_removed_is_reported(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> None:
         raise PermissionError(1, os.strerror(1), path)
 

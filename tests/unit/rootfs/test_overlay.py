@@ -50,7 +50,7 @@ def as_vmm(script: str, where: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_layers_of_an_overlay_are_found(place: Path) -> None:
+def test_the_layers_of_an_overlay_are_listed(place: Path) -> None:
     result = Layers((f"{place}/lower",), f"{place}/o/upper/one", f"{place}/o/work/one")
     assert overlay.find(f"{place}/m") == result
     assert overlay.find(f"{place}/lower") is None and overlay.find(str(place)) is None
@@ -78,7 +78,7 @@ def test_nothing_stays_but_the_mount(place: Path) -> None:
     assert "Uid:\t0\t0\t0\t0" in status and "Gid:\t0\t0\t0\t0" in status
 
 
-def test_what_can_not_be_mapped_is_said_and_leaves_nothing(place: Path) -> None:
+def test_what_can_not_be_mapped_is_reported_and_leaves_nothing(place: Path) -> None:
     inner = Layers((f"{place}/m",), f"{place}/o/upper/one", f"{place}/o/work/one")
     with pytest.raises(Unsupported, match=r"overlay|mapped owners"):
         show(place, inner)

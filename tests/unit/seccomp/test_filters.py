@@ -170,7 +170,7 @@ def test_what_has_another_way_is_refused_and_ends_nothing(under: Run, name: str)
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_other_doors_into_the_kernel_end_it_and_threads_are_no_way_around(under: Run, name: str) -> None:
+def test_other_entries_into_the_kernel_end_it_and_threads_change_nothing(under: Run, name: str) -> None:
     getpid, getpid_of_i386, unshare = Call("getpid", 39), Call("getpid", 20), Call("unshare", 272)
     assert _call(under, name, getpid) == _call(under, name, getpid, "thread") == 0
     assert _call(under, name, getpid, "x32") == -signal.SIGSYS

@@ -202,7 +202,7 @@ CASE(a_region_that_kvm_refuses_adds_nothing)
     CHECK(set_memory(3) == -1 && errno == ENOTTY && kvm.slot_count == 0);
 }
 
-CASE(the_window_is_a_slot_of_zeros_with_a_door)
+CASE(the_window_is_a_slot_of_zeros_with_a_socket)
 {
     char place[200];
     snprintf(place, sizeof place, "0x140000000:4194304:%s", path_of("window.sock"));

@@ -80,7 +80,7 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
         ("auto", FULL._replace(machine="aarch64"), BadRequest, "x86_64 .*aarch64"),
     ],
 )
-def test_what_can_not_run_is_refused_with_the_way_to_mend_it(
+def test_what_can_not_run_is_refused_with_what_to_do(
     expected: str, facts: HostFacts, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):

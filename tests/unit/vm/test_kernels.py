@@ -60,6 +60,6 @@ def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path)
                 kernels.file_name(str(place), name, hypervisor=qemu.HYPERVISOR)
 
 
-def test_only_what_can_be_built_comes_with_the_way_to_build_it(guest_dir: str) -> None:
+def test_only_what_can_be_built_comes_with_how_to_build_it(guest_dir: str) -> None:
     with pytest.raises(NotFound, match=r"'ipsec'.*b, sctp; .*full and sctp"):
         kernels.file_name(guest_dir, "ipsec", hypervisor=qemu.HYPERVISOR)

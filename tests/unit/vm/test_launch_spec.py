@@ -17,14 +17,14 @@ IDS = (Extent(0, 0x70000000, 65536),)
 JAILED = {"jailer": "/g/jailer", "filter": "/g/filter", "ids": IDS, "console_attached": True}
 
 
-def words_of(text: bytes) -> list[str]:
+def fields_of(text: bytes) -> list[str]:
     assert text.endswith(b"\0")
     return os.fsdecode(text[:-1]).split("\0")
 
 
 def specified(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list[str]]:
     result = launch_spec.of(vm, interactive=interactive)
-    return words_of(result.launcher), words_of(result.jailer)
+    return fields_of(result.launcher), fields_of(result.jailer)
 
 
 def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:

@@ -150,7 +150,7 @@ def test_the_record_has_a_version_and_an_empty_window_is_one(tmp_path: Path) -> 
         '{"size": 8192, "images": [["a", 0, 1e400]]}',
     ],
 )
-def test_a_damaged_record_is_said_and_not_believed(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_reported_and_not_believed(tmp_path: Path, text: str) -> None:
     (tmp_path / "window.json").write_text(text)
     with pytest.raises(VmFailed, match=r"window\.json is damaged"):
         mapping.find(str(tmp_path))

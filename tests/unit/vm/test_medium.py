@@ -61,8 +61,8 @@ class Qemu:
 
 
 def test_only_what_lies_in_the_range_is_taken_away() -> None:
-    words = ("0 4096", "8192 4096", "12288 4096", "zeros", "guest")
-    qemu = Qemu([{"fdset-id": number, "fds": [{"fd": 5, "opaque": word}]} for number, word in enumerate(words)])
+    names = ("0 4096", "8192 4096", "12288 4096", "zeros", "guest")
+    qemu = Qemu([{"fdset-id": number, "fds": [{"fd": 5, "opaque": word}]} for number, word in enumerate(names)])
     medium.remove(qemu, 8192, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
     assert [arguments["fdset-id"] for name, arguments in qemu.asked if name == "remove-fd"] == [45, 1]
     assert [arguments["value"] for name, arguments in qemu.asked if name == "qom-set"] == ["window-b"]

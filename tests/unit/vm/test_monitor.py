@@ -27,10 +27,10 @@ class Qemu:
         self.asked: list[str] = []
         self.written: list[bytes] = []
         self._reply = reply
-        self._thread = threading.Thread(target=self._serve_to_the_end, daemon=True)
+        self._thread = threading.Thread(target=self._serve_until_closed, daemon=True)
         self._thread.start()
 
-    def _serve_to_the_end(self) -> None:
+    def _serve_until_closed(self) -> None:
         try:
             self._serve()
         except OSError:  # nobody listens any more
@@ -84,7 +84,7 @@ def test_a_guest_is_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "words"),
+    ("last", "noun"),
     [
         ([{"error": {"class": "GenericError", "desc": "no such descriptor"}}], "no such descriptor"),
         ([{"return": {}}, {"event": "MIGRATION", "data": {"status": "failed"}}], "state"),
@@ -100,10 +100,10 @@ def test_a_guest_is_loaded() -> None:
     ],
     ids="refused failed closed closed-before garbage array odd-error long-line many-lines odd-event silence".split(),
 )
-def test_what_does_not_load_is_an_error_that_says_why(last: list[Any], words: str) -> None:
+def test_what_does_not_load_is_an_error_that_says_why(last: list[Any], noun: str) -> None:
     qemu = Qemu(lambda name: last if name == "migrate-incoming" else usual(name))
-    limit_s = 0.3 if words == "in time" else 30
-    with Monitor(qemu.ours.detach(), limit_s=limit_s) as monitor, pytest.raises(VmFailed, match=words):
+    limit_s = 0.3 if noun == "in time" else 30
+    with Monitor(qemu.ours.detach(), limit_s=limit_s) as monitor, pytest.raises(VmFailed, match=noun):
         monitor.load()
 
 

@@ -39,7 +39,7 @@ def test_each_machine_has_its_devices(machine: str, named: str, device: str) -> 
     assert "-initrd" not in argv
 
 
-def test_an_initrd_and_the_debug_device_are_there_when_they_are_wanted() -> None:
+def test_an_initrd_and_the_debug_device_are_there_when_asked_for() -> None:
     argv = qemu.argv(_vm("pc", has_debug_exit=True, initramfs="/p/share/layers/i/r"))
     assert _after(argv, "-initrd") == ["/p/share/layers/i/r"]
     assert [one for one in _after(argv, "-device") if one.startswith("isa-debug-exit")]

@@ -27,7 +27,7 @@ def test_a_profile_that_was_built_has_two_files(tmp_path: Path) -> None:
         (("system-systemd.erofs", "initramfs"), "no initramfs-systemd"),
     ],
 )
-def test_one_that_was_not_is_said_with_how_to_build_it(tmp_path: Path, present: tuple[str, ...], lacks: str) -> None:
+def test_one_that_was_not_is_named_with_how_to_build_it(tmp_path: Path, present: tuple[str, ...], lacks: str) -> None:
     for name in present:
         (tmp_path / name).touch()
     with pytest.raises(NotFound, match=rf"profile systemd, .*{tmp_path} has {lacks}; .*`images/build systemd`"):

@@ -66,7 +66,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("lines", "code", "text"), CASES.values(), ids=CASES)
-def test_the_filters_record_is_found(tmp_path: Path, lines: list[str], code: int | None, text: str) -> None:
+def test_the_filters_record_is_read(tmp_path: Path, lines: list[str], code: int | None, text: str) -> None:
     (tmp_path / "log").write_text("".join(lines), encoding="latin-1")
     assert explain(PID, STARTED, code=code, log=str(tmp_path / "log")) == text
 
@@ -78,7 +78,7 @@ def test_a_log_that_can_not_be_read_costs_the_number_only(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not os.access(sigsys.LOG, os.R_OK), reason="the kernel's log can't be read")
-def test_the_kernels_own_record_is_found() -> None:
+def test_the_kernels_own_record_is_read() -> None:
     child = subprocess.Popen([sys.executable, "-c", FILTERED], stderr=subprocess.DEVNULL)
     begun = process.start_time(child.pid)
     assert child.wait(30 * PATIENCE) == -signal.SIGSYS

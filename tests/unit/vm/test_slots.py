@@ -39,7 +39,7 @@ def test_each_pod_has_a_range_of_its_own_and_keeps_it(tmp_path: Path, place: str
     assert [slots.find(one, place=place) for one in pods] == first
 
 
-def test_when_all_are_taken_it_is_said_until_one_is_given_back(tmp_path: Path, place: str) -> None:
+def test_when_all_are_taken_it_is_refused_until_one_is_given_back(tmp_path: Path, place: str) -> None:
     pods = [pod(tmp_path, name) for name in "abcd"]
     for one in pods:
         slots.claim(one, FOUR, place=place)
@@ -170,7 +170,7 @@ def test_a_storm_of_claims_gives_no_range_to_two(tmp_path: Path) -> None:
 @example([("claim", 0), ("claim", 3), ("vanish", 0), ("claim", 0), ("claim", 1), ("claim", 2)])
 @example([("claim", 0), ("claim", 2), ("vanish", 0), ("claim", 0), ("claim", 1), ("vanish", 0), ("claim", 0)])
 @given(st.lists(st.tuples(st.sampled_from(["claim", "release", "vanish"]), st.integers(0, 6)), max_size=40))
-def test_whatever_comes_no_two_pods_share_and_a_free_one_is_found(steps: list[tuple[str, int]]) -> None:
+def test_whatever_comes_no_two_pods_share_and_a_free_one_is_taken(steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as root:
         place, held = f"{root}/claims", dict[int, int]()
         for what, number in steps:

@@ -57,7 +57,7 @@ def test_an_lkvm_that_does_not_know_an_option_is_too_old(make: Callable[[str], V
     "text",
     ["KVM_CREATE_VM ioctl: Device or resource busy", "lkvm-shim: /s can't be opened: Permission denied"],
 )
-def test_a_death_before_a_vcpu_runs_is_told_in_lkvms_words_however_late(
+def test_a_death_before_a_vcpu_runs_is_told_by_lkvms_message_however_late(
     make: Callable[[str], VmSpec], text: str
 ) -> None:
     with pytest.raises(VmFailed, match=f"(?s)VMM .*code 3; .*:\n.*70\n{text}$"):

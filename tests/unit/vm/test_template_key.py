@@ -107,7 +107,7 @@ def test_of_the_processor_counts_what_a_guest_can_see_and_not_how_fast_it_is_now
 
 def test_the_next_daemon_measures_another_frequency_and_means_the_same(vm: VmSpec) -> None:
     first, next_one, none = (
-        vm._replace(kernel_arguments=words)
-        for words in (("tsc_early_khz=2100000", "lpj=21000000"), ("tsc_early_khz=2099998", "lpj=20999980"), ())
+        vm._replace(kernel_arguments=arguments)
+        for arguments in (("tsc_early_khz=2100000", "lpj=21000000"), ("tsc_early_khz=2099998", "lpj=20999980"), ())
     )
     assert name(first) == name(next_one) != name(none)

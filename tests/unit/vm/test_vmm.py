@@ -154,12 +154,12 @@ def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
         VmProcess.from_json(record)
 
 
-def test_an_early_death_carries_its_last_words(make: Make) -> None:
+def test_an_early_death_carries_its_last_output(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"code 3; .*:\n.*option \ufffd\[31m"):
         ProcessVmm(watch_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
 
 
-def test_a_silent_early_death_says_that_too(make: Make) -> None:
+def test_a_silent_early_death_is_reported_too(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"code 4;.*\n.*nothing"):
         ProcessVmm(watch_s=20).start(make("exit 4"))
 
@@ -207,7 +207,7 @@ def test_a_process_is_a_vmm_by_the_name_of_its_program(binary: str, expected: bo
     assert is_vmm(binary) is expected
 
 
-def test_a_vmm_that_nobody_wrote_down_is_found_by_its_command_line(tmp_path: Path) -> None:
+def test_a_vmm_without_a_record_is_recognised_by_its_command_line(tmp_path: Path) -> None:
     argv = ["/x/qemu-system-fake", "-c", "read line", f"path={tmp_path}/pod/agent.sock"]
     with subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE) as vmm:
         with subprocess.Popen(["less", *argv[1:]], executable="/bin/sh", stdin=subprocess.PIPE):

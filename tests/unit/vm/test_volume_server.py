@@ -13,7 +13,7 @@ from tests.unit.vm.test_argv import POD, QEMU, SERVED, SHARES
 VM = QEMU._replace(shares=SERVED, ids=(Extent(0, 0x70010000, 65536),), cgroups=("/sys/fs/cgroup/one",))
 
 
-def test_it_is_found_where_distributions_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_taken_from_where_distributions_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent, here = tmp_path / "absent", tmp_path / "virtiofsd"
     here.touch(0o755)
     monkeypatch.setattr(volume_server, "PATHS", (str(absent), str(here)))

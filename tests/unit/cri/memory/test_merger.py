@@ -14,7 +14,7 @@ from cri.memory.merger import Merger
 from stage1.linux.pressure import Shortage
 from tests.fakes.ksm import FakeKsm
 
-FOUND = {"run": 0, "pages_to_scan": 100, "sleep_millisecs": 20, "use_zero_pages": 0}
+ORIGINAL = {"run": 0, "pages_to_scan": 100, "sleep_millisecs": 20, "use_zero_pages": 0}
 QUICK = {"run": 1, "pages_to_scan": 800, "sleep_millisecs": 20, "use_zero_pages": 1}
 
 
@@ -36,7 +36,7 @@ def test_it_runs_while_there_are_guests_and_everything_is_given_back(files: Fake
     assert ours.tick()
     assert files.settings() == QUICK
     ours.give_back()
-    assert files.settings() == FOUND
+    assert files.settings() == ORIGINAL
     assert os.listdir(files.path.parent) == ["ksm"]
 
 
@@ -44,13 +44,13 @@ def test_without_guests_nothing_is_set(files: FakeKsm) -> None:
     ours = merger(files, guests=0)
     assert ours.begin()
     assert ours.tick()
-    assert files.settings() == FOUND
+    assert files.settings() == ORIGINAL
     assert os.listdir(files.path.parent) == ["ksm"]
 
 
 def test_it_is_off_unless_it_is_enabled(files: FakeKsm) -> None:
     assert not merger(files, enabled=False).begin()
-    assert files.settings() == FOUND
+    assert files.settings() == ORIGINAL
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -63,7 +63,7 @@ def test_what_a_killed_daemon_left_is_given_back_by_the_next(files: FakeKsm, ena
     if enabled:
         assert files.settings() == QUICK
         following.give_back()
-    assert files.settings() == FOUND
+    assert files.settings() == ORIGINAL
     assert os.listdir(files.path.parent) == ["ksm"]
 
 
@@ -73,11 +73,11 @@ def test_a_daemon_killed_between_record_and_files_is_understood(files: FakeKsm) 
     killed.tick()
     files.set("pages_to_scan", 100)  # this one it did not get to
     assert not merger(files, enabled=False).begin()
-    assert files.settings() == FOUND
+    assert files.settings() == ORIGINAL
 
 
 def test_ksm_that_another_program_runs_is_left_alone(files: FakeKsm, caplog: pytest.LogCaptureFixture) -> None:
-    theirs = FOUND | {"run": 1, "pages_to_scan": 1234}
+    theirs = ORIGINAL | {"run": 1, "pages_to_scan": 1234}
     for name, value in theirs.items():
         files.set(name, value)
     ours = merger(files)
@@ -110,7 +110,7 @@ def test_changes_between_two_daemons_are_somebody_elses(files: FakeKsm) -> None:
     assert files.settings() == QUICK | {"sleep_millisecs": 77}
 
 
-async def test_files_that_can_not_be_written_are_said_in_one_sentence(
+async def test_files_that_can_not_be_written_are_reported_in_one_sentence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = FakeKsm(tmp_path / "ksm")
@@ -131,7 +131,7 @@ async def test_the_daemons_task_sets_at_once_and_gives_back_at_its_end(
     await asyncio.sleep(0.05)
     assert files.settings() == QUICK
     await ours.close()
-    assert files.settings() == FOUND
+    assert files.settings() == ORIGINAL
     assert warnings(caplog) == ""
 
 
@@ -143,7 +143,7 @@ async def test_the_daemons_task_sets_at_once_and_gives_back_at_its_end(
         (lambda files: files.say("run", "what"), "'what'"),
     ],
 )
-async def test_what_can_not_be_set_is_said_and_left(
+async def test_what_can_not_be_set_is_reported_and_left(
     files: FakeKsm, caplog: pytest.LogCaptureFixture, break_it: object, sentence: str
 ) -> None:
     break_it(files)  # type: ignore[operator]

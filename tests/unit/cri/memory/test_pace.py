@@ -94,7 +94,7 @@ def test_pressure_that_begins_wakes_a_watch() -> None:
     assert decide(before, now, pace=Pace(pace.WATCH), max_cpu_percent=LIMIT).level == pace.QUICK
 
 
-def test_a_kernel_that_does_not_count_scanned_pages_is_judged_by_the_rate() -> None:
+def test_a_kernel_that_does_not_count_scanned_pages_is_measured_by_the_rate() -> None:
     before, now = Sight(0, Counters(), 2), Sight(5, Counters(pages_sharing=30_000), 2)
     going = Pace(pace.QUICK, pages_per_s=40_000)
     assert decide(before, now, pace=going, max_cpu_percent=LIMIT).level == pace.MOST

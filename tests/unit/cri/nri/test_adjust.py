@@ -80,7 +80,7 @@ def test_a_source_below_a_file_can_not_be_made(tmp_path: Path) -> None:
         apply(record(), mounts("/x", source=f"{tmp_path}/file/below"))
 
 
-def test_swap_is_held_to_the_memory_that_the_request_has_said() -> None:
+def test_swap_is_held_to_the_memory_that_the_request_has() -> None:
     old = record()
     output = pb.ContainerConfig()
     output.linux.resources.memory_limit_in_bytes = 1 << 27

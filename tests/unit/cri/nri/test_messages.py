@@ -91,7 +91,7 @@ def test_only_one_plugin_can_set_a_field() -> None:
         amounts.claim(claims, iter([(nri.MemLimit, "")]), title="10-b")
 
 
-def test_mounts_are_shown_in_the_words_of_the_oci() -> None:
+def test_mounts_are_shown_as_the_oci_names_them() -> None:
     one = Mount("/src", "/dst", read_only=True, propagation=HOST_TO_CONTAINER, options=("noexec",))
     assert list(shown.mount(one).options) == ["rbind", "ro", "noexec", "rslave"]
     assert shown.mount(Mount("part", "/dst", image="sha256:x")).source == ""

@@ -63,7 +63,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("text", "sizes"), SIZES)
-def test_sizes_are_found_however_the_bytes_are_cut(text: bytes, sizes: list[tuple[int, int]]) -> None:
+def test_sizes_are_read_however_the_bytes_are_cut(text: bytes, sizes: list[tuple[int, int]]) -> None:
     for portion in (1, 2, 3, 7, len(text)):
         codec = Sizes()
         result = [size for at in range(0, len(text), portion) for size in codec.receive(text[at : at + portion])]

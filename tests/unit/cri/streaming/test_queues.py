@@ -38,7 +38,7 @@ async def no() -> bool:
     return False
 
 
-async def test_an_inlet_holds_its_writer_back_until_it_is_read() -> None:
+async def test_an_input_queue_holds_its_writer_back_until_it_is_read() -> None:
     queue = InputQueue()
     queue.put(b"x" * (HIGH_BYTES + 1))
     waiting = asyncio.ensure_future(queue.wait_for_space(yes))
@@ -60,7 +60,7 @@ async def test_a_writer_that_waits_learns_that_its_client_is_gone(monkeypatch: p
         await asyncio.wait_for(queue.wait_for_space(no), 10 * PATIENCE)
 
 
-async def test_what_comes_to_a_closed_inlet_is_dropped_and_holds_nobody_back() -> None:
+async def test_what_comes_to_a_closed_input_queue_is_dropped_and_holds_nobody_back() -> None:
     queue = InputQueue()
     queue.put(b"x" * (HIGH_BYTES + 1))
     queue.close()
@@ -69,7 +69,7 @@ async def test_what_comes_to_a_closed_inlet_is_dropped_and_holds_nobody_back() -
     assert await queue.read() == b""
 
 
-async def test_an_outlet_gives_credit_when_the_data_is_taken() -> None:
+async def test_an_output_queue_gives_credit_when_the_data_is_taken() -> None:
     given: list[int] = []
     queue = OutputQueue(given.append)
     reading = asyncio.ensure_future(queue.read())
