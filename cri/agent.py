@@ -67,7 +67,7 @@ class Agent:
     """One guest's agent. `open` once, then `call`; `close` in the end.
 
     `exited` is called for each Exited event and tells whether anybody knows that process. `broken` is called once, with
-    the reason, when the guest that had said hello has broken the rules of the link.
+    the reason, when the guest has broken the rules of the link after its hello.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Agent:
         raise VmFailed(self._lost)
 
     def _wake_senders(self) -> None:
-        """The guest said something: it may have been credit."""
+        """A frame of the guest has come: it may have given credit."""
         senders, self._senders = self._senders, []
         for sender in senders:
             if not sender.done():
@@ -372,7 +372,7 @@ class Agent:
     def _flush(self) -> None:
         """Write what the link has to say, unless the guest has yet to take what was written before.
 
-        A broken link is noticed, and said, by who reads from it.
+        A broken link is noticed and logged by the task that reads from it.
         """
         writer = self._writer
         if writer is None or self._draining is not None:

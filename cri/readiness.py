@@ -46,7 +46,7 @@ def guest_files(hypervisor: Hypervisor, *, is_jailed: bool) -> list[str]:
 
 
 def absent_file(path: str) -> Lack:
-    """What is said of a file of the guest that does not exist."""
+    """The message about a file of the guest that does not exist."""
     return Lack("GuestMissing", f"{path} does not exist", "run `clearpod images build`")
 
 

@@ -139,7 +139,7 @@ class Foreground:
         hello = self._pod.hello
         if self._pod.status.is_own:
             return
-        self._timeline.mark("the guest's agent said hello")
+        self._timeline.mark("the guest's agent sent its hello")
         self._timeline.note(
             f"the guest's own clock: kernel to PID 1 {hello.init_ns / 1e6:.1f} ms, PID 1 to agent ready "
             f"{(hello.ready_ns - hello.init_ns) / 1e6:.1f} ms; kernel {hello.kernel}; "

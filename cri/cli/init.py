@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod init`: makes this machine a node: writes a configuration, checks, starts the daemon's unit.
 
-It asks on a terminal, and without one does what flags say; what exists is replaced only when that was said. Done again
+It asks on a terminal, and without one does what flags say; what exists is replaced only with `--force`. Done again
 it changes nothing.
 """
 

@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _directory(daemon: Daemon, pod_id: str) -> str:
-    """The pod's log directory, as the kubelet has said; empty if it has not."""
+    """The pod's log directory as the kubelet has given it; empty if it has not."""
     info = lookup.info(daemon("PodSandboxStatus", pod_sandbox_id=pod_id, verbose=True))
     return str(info.get("config", {}).get("log_directory", ""))
 

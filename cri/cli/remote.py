@@ -51,7 +51,7 @@ class Remote:
         self._socket.close()
 
     def run(self, *, has_input: bool, has_terminal: bool) -> bytes:
-        """Join our streams to the program's until it has ended; what the error channel said. Raises PodError."""
+        """Join our streams to the program's until it has ended; the text of the error channel. Raises PodError."""
         self._socket.setblocking(False)
         resized, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = signal.signal(signal.SIGWINCH, _Waker(wake)) if has_terminal else None

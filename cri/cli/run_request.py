@@ -73,7 +73,7 @@ def _check_sizes(args: argparse.Namespace) -> None:
 
 
 def _cpus(text: str) -> int:
-    """The quota in microseconds for each period; 0 when nothing is said."""
+    """The quota in microseconds for each period; 0: no limit."""
     if not text:
         return 0
     try:

@@ -101,7 +101,7 @@ async def _apply(pod: LivePod, container: LiveContainer, *, limits: Limits) -> N
 
 
 async def _undo(pod: LivePod, container: LiveContainer) -> None:
-    """crun may have got half way. What was not said before gets the kernel's own value."""
+    """crun may have got half way. A limit that was unset before gets the kernel's own value."""
     old = container.record.container.limits
     memory, quota, shares = old.memory or -1, old.cpu_quota_us or -1, old.cpu_shares or 1024
     former = old._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares)

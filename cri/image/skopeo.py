@@ -34,7 +34,7 @@ class RegistryUnavailable(Unavailable):
 
 
 class LoginNeeded(PodError):
-    """The registry does not show the image to us, whoever we said we are."""
+    """The registry refuses the image, with and without credentials."""
 
     grpc_code = "UNAUTHENTICATED"
 

@@ -121,6 +121,15 @@ async def _resolved(
     raise refusal(f"{what}, more than {cap} deep", key="index_depth", cap=cap)
 
 
+async def _with_config(
+    raw: bytes, chosen: Manifest, *, reader: Reader, config: bytes, sizes: dict[str, int]
+) -> Resolved:
+    """The image of the manifest `chosen`, whose bytes are `raw`; `config` is verified already."""
+    annotations = await reader.kernel_annotations(raw)
+    document = manifest.with_labels(await reader.config(config, chosen), annotations)
+    return Resolved(chosen, raw, document, config, sizes)
+
+
 class RegistrySource:
     """skopeo asks the registry for the manifest, which is all for an image that is here; else twice more in small, then
     once for the layers that are missing.
@@ -152,9 +161,7 @@ class RegistrySource:
         raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), chosen.config)
-        annotations = await self._reader.kernel_annotations(raw)
-        document = manifest.with_labels(await self._reader.config(config, chosen), annotations)
-        return Resolved(chosen, raw, document, config, checked.sizes)
+        return await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""
@@ -204,9 +211,7 @@ class LayoutSource:
         raw = self._blob(await self._top())
         raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(chosen.config)
-        annotations = await self._reader.kernel_annotations(raw)
-        document = manifest.with_labels(await self._reader.config(config, chosen), annotations)
-        return Resolved(chosen, raw, document, config, checked.sizes)
+        return await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""

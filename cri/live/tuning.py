@@ -22,7 +22,7 @@ async def begin(call: Callable[[Op], Awaitable[Reply]], pod: Pod) -> None:
 
 
 def tunes(record: PodRecord) -> tuple[Tune, ...]:
-    """All of it, in an order that is the same for every record of the pod. Nothing said is no limit."""
+    """All of it, in an order that is the same for every record of the pod. An absent value is no limit."""
     limits = pb.PodSandboxConfig.FromString(record.config).linux.resources
     memory, quota = limits.memory_limit_in_bytes, limits.cpu_quota
     period = limits.cpu_period or DEFAULT_PERIOD_US

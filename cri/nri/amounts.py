@@ -33,7 +33,7 @@ Claims = dict[tuple[int, str], str]
 
 
 def of_cri(given: pb.LinuxContainerResources) -> nri.LinuxResources:
-    """For plugins. Zero and empty mean "not said" in both."""
+    """For plugins. Zero and empty mean "unset" in both."""
     made = nri.LinuxResources(unified=given.unified)
     for (part, name), (ours, _) in NUMBERS.items():
         if value := getattr(given, ours):

@@ -113,7 +113,7 @@ def short(value: object, most: int = SHOWN) -> str:
 
 
 class _Rule(NamedTuple):
-    """What is said about one field. `kind` is a type of FieldDescriptor, or 0 for a boxed number."""
+    """How errors name one field. `kind` is a type of FieldDescriptor, or 0 for a boxed number."""
 
     kind: int
     bytes: int

@@ -25,7 +25,7 @@ UNIFIED_KEY = re.compile(r"[a-z]+\.[a-z0-9_.]+")
 
 
 def of_container(given: pb.LinuxContainerResources, pod: Pod) -> Limits:
-    """Zero and empty mean "not said"; cpusets are of the host, and so nothing for a guest (`cri.live.cpus`).
+    """Zero and empty mean "unset"; cpusets are of the host, and so nothing for a guest (`cri.live.cpus`).
 
     Raises Unsupported for huge pages.
     """

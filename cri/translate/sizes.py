@@ -29,7 +29,7 @@ _MOST_DIGITS = 15
 
 class Facts(NamedTuple):
     """What the host says: bytes that the pod's cgroup keeps for it and allows it, its own memory, and whether guests
-    are emulated. 0 where nothing is said.
+    are emulated. 0 where none is given.
     """
 
     kept_bytes: int = 0

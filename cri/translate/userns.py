@@ -28,7 +28,7 @@ def of_pod(options: pb.NamespaceOption) -> IdMap:
 
 
 def check_container(options: pb.NamespaceOption, pod: IdMap) -> None:
-    """A container that says something must say what its pod said: they share the namespace. Raises BadRequest."""
+    """A container that sets a user namespace must set its pod's: they share it. Raises BadRequest."""
     if options.HasField("userns_options") and of_pod(options) != pod:
         raise BadRequest("userns_options of the container must be those of its sandbox")
 

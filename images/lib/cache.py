@@ -99,7 +99,7 @@ def publish(source: Path, target: Path) -> bool:
     return True
 
 
-def write_beside(target: Path, text: str) -> None:
+def write_atomic(target: Path, text: str) -> None:
     """Give `target` this content in one step; nothing happens when it has it."""
     if not target.exists() or target.read_text() != text:
         temporary = _temporary(target)

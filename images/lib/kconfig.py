@@ -14,38 +14,38 @@ class Fault(Exception):
 
 
 class Refused(NamedTuple):
-    """One line that was not taken: what it asks for, and what .config has for that name."""
+    """One option that was not taken: the value that was asked for, and the one in .config."""
 
     name: str
-    wanted: str
+    value: str
     got: str
 
     def __str__(self) -> str:
-        return f"{self.name}={self.wanted} (it is {self.got})"
+        return f"{self.name}={self.value} (it is {self.got})"
 
 
 def asked(fragments: Iterable[str]) -> dict[str, str]:
     """Name to value of all the fragments. Raises Fault for a name that is given twice and for a strange line."""
-    wanted: dict[str, str] = {}
+    options: dict[str, str] = {}
     for line in "\n".join(fragments).splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
         if not equals or not name.startswith("CONFIG_"):
             raise Fault(f"a kernel fragment has a line that is neither comment nor CONFIG_NAME=value: {line!r}")
-        if name in wanted:
+        if name in options:
             raise Fault(f"the kernel fragments give {name} twice")
-        wanted[name] = value
-    return wanted
+        options[name] = value
+    return options
 
 
-def render(wanted: dict[str, str]) -> str:
+def render(options: dict[str, str]) -> str:
     """One file for KCONFIG_ALLCONFIG."""
-    return "".join(f"{name}={value}\n" for name, value in wanted.items())
+    return "".join(f"{name}={value}\n" for name, value in options.items())
 
 
-def refused(wanted: dict[str, str], config: str) -> list[Refused]:
-    """The lines of `wanted` that the text of .config does not hold. A name that is absent there counts as n."""
+def refused(options: dict[str, str], config: str) -> list[Refused]:
+    """The lines of `options` that the text of .config does not hold. A name that is absent there counts as n."""
     lines = (line.partition("=") for line in config.splitlines() if line.startswith("CONFIG_"))
     got = {name: value for name, _, value in lines}
-    return [Refused(name, value, got.get(name, "n")) for name, value in wanted.items() if got.get(name, "n") != value]
+    return [Refused(name, value, got.get(name, "n")) for name, value in options.items() if got.get(name, "n") != value]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stage1 image of rkt: an ACI with all that a pod needs of us, so that a host needs no clearpod and no Python.
 
-`tree` makes what is inside, the ACI is that tree packed. Where things are in it is said in README.md beside this file,
+`tree` makes what is inside, the ACI is that tree packed. README.md beside this file tells where things are in it,
 and known to the launcher and to stage1/rkt.
 """
 

@@ -191,4 +191,4 @@ def _sets(monitor: Monitor) -> "list[tuple[int, str]]":
     try:
         return [(int(one["fdset-id"]), str(one["fds"][0].get("opaque", ""))) for one in sets[:_MOST_SETS] if one["fds"]]
     except (TypeError, KeyError, ValueError, AttributeError):
-        raise VmFailed("the VMM's monitor said what are no descriptors") from None
+        raise VmFailed("the VMM's monitor answered with something else than descriptors") from None

@@ -105,7 +105,7 @@ class Monitor:
                 raise VmFailed(f"the VMM's monitor can't be read: {error.strerror}") from None
             self._bytes += len(data)
             if not data or self._bytes > self._most_bytes:
-                raise VmFailed("the VMM's monitor was closed" if not data else "the VMM's monitor said too much")
+                raise VmFailed("the VMM's monitor was closed" if not data else "the VMM's monitor sent too much")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
@@ -113,7 +113,7 @@ class Monitor:
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            raise VmFailed("the VMM's monitor said what is no JSON object")
+            raise VmFailed("the VMM's monitor sent something else than a JSON object")
         return reply
 
 

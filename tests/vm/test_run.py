@@ -55,7 +55,7 @@ def test_memory_cpus_variables_and_the_working_directory_are_what_was_asked_for(
 def test_the_timeline_names_the_phases_on_standard_error_and_without_i_there_is_no_input(clearpod: Command) -> None:
     ended = clearpod.run("--timeline", "--", "wc", "-c", feed=b"not for you")
     assert (ended.code, ended.out.split()) == (0, [b"0"])
-    phases = ("image is in the store", "said hello", "container created", "container started", "exited")
+    phases = ("image is in the store", "sent its hello", "container created", "container started", "exited")
     places = [ended.err.find(phase) for phase in phases]
     assert places == sorted(places) and places[0] > 0, ended.err
     # A program may write before the guest has answered that it was started.
