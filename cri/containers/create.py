@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cri import events
-from cri.containers import capacity, order
+from cri.containers import capacity, hidden, order
 from cri.containers.stop import discard, follow_rest, remove_files
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
@@ -190,8 +190,9 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
             container.guest_pid = reply.pid
             container.started()
         except PodError as error:
-            if not await _has_started(pod, container, error=error):
-                raise
+            explained = await hidden.explained(pod, container.record, error=error)
+            if not await _has_started(pod, container, error=explained):
+                raise explained from None
         finally:
             pod.save_soon()
 

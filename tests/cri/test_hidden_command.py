@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command that a guest does not find: where the image has it, the error tells what the host and the VMM see of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cri.containers import hidden
+from cri.pb import runtime_pb2 as pb
+from stage1.pod.model import Process
+
+from .conftest import World
+
+MISSING = (
+    ("/none:/etc", "/etc/passwd"),
+    ("relative::/etc", "/etc/passwd"),
+    ("/none:/", ""),
+    ("/etc/passwd:/", ""),
+)
+
+
+async def test_a_missing_command_that_the_image_has_is_told_with_what_each_side_sees(world: World) -> None:
+    """The image has /etc/passwd, which the fake guest can't execute and so does not find."""
+    (world.root / "volume").mkdir()
+    mount = pb.Mount(host_path=f"{world.root}/volume", container_path="/etc")
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        for number, (path, where) in enumerate(MISSING):
+            container = await cri.container(pod, "passwd", name=f"c{number}", envs=[_value(path)])
+            _, text = await cri.refused("StartContainer", container_id=container)
+            record = cri.node.pods.get(pod).containers[container].record
+            root = os.stat(f"{cri.node.pods.get(pod).directory}/share/layers/{record.image_id.removeprefix('sha256:')}")
+            sight = f"sees device {root.st_dev} inode {root.st_ino} {where}"
+            assert ([text.count(f"the {side} {sight}") for side in ("host", "VMM")] == [1, 1]) == bool(where), text
+            assert (f"PATH is {path}" in text) == bool(where)
+            status = await cri.status(container)
+            assert (status.reason, status.message) == ("StartError", text)
+        covered = await cri.container(pod, "passwd", name="covered", envs=[_value("/etc")], mounts=[mount])
+        _, text = await cri.refused("StartContainer", container_id=covered)
+        assert "passwd" in text and "device" not in text, "the volume hides it"
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "cwd", "where"),
+    [
+        (("sh",), (), "/", "/bin/sh"),
+        (("sh",), ("PATH=/none", "PATH=/sub"), "/", "/sub/sh"),
+        (("sh",), ("PATH=",), "/sub", "/sub/sh"),
+        (("sub/sh",), ("PATH=/bin",), "/", "/sub/sh"),
+        (("./sh",), (), "/sub", "/sub/./sh"),
+        (("linked",), (), "/", "/bin/linked"),
+        (("away",), (), "/", ""),
+        (("s\0h",), (), "/", ""),
+        (("",), (), "/", ""),
+        ((), (), "/", ""),
+        (("sh",), ("PATH=" + ":".join(["/none"] * hidden.MOST_PLACES) + ":/bin",), "/", ""),
+    ],
+)
+def test_a_command_is_looked_for_as_execvp_does(
+    tmp_path: Path, argv: tuple[str, ...], env: tuple[str, ...], cwd: str, where: str
+) -> None:
+    for name in ("bin", "sub"):
+        os.mkdir(f"{tmp_path}/{name}")
+        open(f"{tmp_path}/{name}/sh", "x").close()
+    os.symlink("/sub/sh", f"{tmp_path}/bin/linked")
+    os.symlink("/etc/hostname", f"{tmp_path}/bin/away")
+    assert hidden.find(str(tmp_path), Process(argv, env=env, cwd=cwd)) == where
+
+
+def test_an_image_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert hidden.seen(f"{tmp_path}/none", Process(("sh",))) == "no image: No such file or directory"
+
+
+def _value(path: str) -> pb.KeyValue:
+    return pb.KeyValue(key="PATH", value=path.encode())
