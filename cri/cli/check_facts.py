@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
 from stage1.errors import PodError
-from stage1.linux import cgroup, dbus, idmap, mount, process, scope
+from stage1.linux import cgroup, dbus, files, idmap, mount, process, scope
 from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import HostFacts, Program, device_error, memory_mib, which
 from stage1.machine import JAILER
@@ -126,11 +126,11 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         config_error=error,
         guest_dir=config.guest_dir,
         state_dir=config.state_dir,
-        confinement=confinement(f"{config.guest_dir}/{JAILER}", existing(config.run_dir)),
+        confinement=confinement(f"{config.guest_dir}/{JAILER}", files.existing(config.run_dir)),
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
-        mount_errors=mount_errors(existing(config.state_dir)),
-        free_bytes=free_bytes(existing(config.state_dir)),
-        layers=measure(existing(config.state_dir)).layers,
+        mount_errors=mount_errors(files.existing(config.state_dir)),
+        free_bytes=free_bytes(files.existing(config.state_dir)),
+        layers=measure(files.existing(config.state_dir)).layers,
         storage=(config.storage.overcommit, config.storage.allocate, config.storage.reserve_mib),
         kept_bytes=reserve_of(config).held_bytes(),
         missing_plugins=tuple(name for name in CNI_PLUGINS if not find_plugin(name, config.network.bin_dirs)),
@@ -149,7 +149,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         virtiofsd=volume_server.find(),
         volume_server=config.volumes.server,
         run_dir=config.run_dir,
-        unmapped=attempt(lambda: map_owners(existing(config.run_dir)))[1],
+        unmapped=attempt(lambda: map_owners(files.existing(config.run_dir)))[1],
         jail_ids=config.jail.ids,
         jail_overlaps=tuple(line for path in SUBORDINATE for line in overlaps(path, config.jail.ids)),
         policy=policy.described(config.policy),
@@ -248,14 +248,6 @@ def cgroup_version() -> str:
 def driver(configured: str) -> tuple[str, str]:
     """The cgroup driver that the configuration's word means here, and why it can't work."""
     return ("systemd", dbus.why_not()) if scope.are_used(configured) else ("cgroupfs", "")
-
-
-def existing(path: str) -> str:
-    """The absolute `path`, or the nearest directory above it that exists."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def free_bytes(path: str) -> int:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from cri import owner, readiness, tracing
 from cri.cli import sample
-from cri.cli.check_facts import existing
 from cri.config import Config
 from cri.store.schema import require_known
 from stage1.errors import PodError
-from stage1.linux import beneath, mount, sandbox
+from stage1.linux import beneath, files, mount, sandbox
 
 
 class Tried(NamedTuple):
@@ -66,10 +65,10 @@ def _run_dir(config: Config) -> Tried:
             with beneath.Root(path) as root:
                 owner.require_known(root, path)
 
-    fact = _try("run directory", known, detail=f"{path}, on {mount.type_of(existing(path))}")
-    if lack := readiness.disk("run_dir", existing(path)):
+    fact = _try("run directory", known, detail=f"{path}, on {mount.type_of(files.existing(path))}")
+    if lack := readiness.disk("run_dir", files.existing(path)):
         return fact._replace(error=lack.message)
-    if not fact.error and (outlives := owner.outlives_a_boot(existing(path))):
+    if not fact.error and (outlives := owner.outlives_a_boot(files.existing(path))):
         return fact._replace(error=outlives, is_fatal=False)
     return fact
 
@@ -77,9 +76,9 @@ def _run_dir(config: Config) -> Tried:
 def _state_dir(config: Config) -> Tried:
     path = config.state_dir
 
-    detail = f"{path}, on {mount.type_of(existing(path))}"
+    detail = f"{path}, on {mount.type_of(files.existing(path))}"
     fact = _try("state directory", lambda: require_known(path), detail=detail)
-    lack = readiness.disk("state_dir", existing(path))
+    lack = readiness.disk("state_dir", files.existing(path))
     return fact._replace(error=lack.message) if lack else fact
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cri.cli import check_facts
 from stage1.errors import PodError
+from stage1.linux import files
 from stage1.linux.host import HostFacts, which
 from stage1.vm import hypervisors
 from stage1.vm.choose import choose
@@ -49,7 +50,7 @@ class Wishes(NamedTuple):
 
 def gather(state_dir: str, hypervisor: str = "auto") -> Seen:
     """Ask the host."""
-    facts, disk = hypervisors.facts(), os.statvfs(check_facts.existing(state_dir))
+    facts, disk = hypervisors.facts(), os.statvfs(files.existing(state_dir))
     return Seen(
         is_emulated=_is_emulated(hypervisor, facts),
         disk_bytes=disk.f_blocks * disk.f_frsize,

@@ -3,7 +3,7 @@
 
 Owned by the pod, used by the RPCs about stats and metrics. A guest that does not answer costs its caller `PATIENCE_S`
 once and no more until it has answered; meanwhile the last sample serves, as long as it is not older than `STALE_S`.
-Before somebody who asks regularly (`ahead`) the guest is asked, so that its numbers are there.
+Before somebody who asks regularly (`forecast`) the guest is asked, so that its numbers are there.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Coroutine
 from typing import NamedTuple
 
-from cri.statistics.ahead import Times
+from cri.statistics.forecast import Times
 from cri.statistics.sample import Disk, Rates, Sample
 from stage1.errors import NotFound, PodError, TimedOut
 from stage1.guest.messages import ContainerStats, PodStats, Reply, Stats
@@ -84,7 +84,7 @@ class Meter:
         self._open: dict[object, Question] = {}
         self._disk_at = 0.0
         self._times = {False: Times(), True: Times()}
-        self._ahead: list[asyncio.TimerHandle] = []
+        self._prefetches: list[asyncio.TimerHandle] = []
         self._lead_s = random.uniform(*LEAD_S)
         self._sampled_at: dict[bool, float] = {}
         self.disks: dict[str, Disk] = {}
@@ -120,13 +120,13 @@ class Meter:
         """The last sample, however old."""
         return self._last.get(files) or self._last.get(not files)
 
-    def wanted(self, *, files: bool = False) -> Sample | None:
+    def fresh_and_forecast(self, *, files: bool = False) -> Sample | None:
         """As `fresh`, for somebody who may ask again: if that is foreseen, there will be a sample then."""
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
-        self._ahead = [timer for timer in self._ahead if timer.when() > loop.time()]
+        self._prefetches = [timer for timer in self._prefetches if timer.when() > loop.time()]
         for expected_s in self._times[files].add(now_s):
             delay_s = max(expected_s - now_s - self._lead_s, 0)
-            self._ahead.append(loop.call_later(delay_s, self._renew, files))
+            self._prefetches.append(loop.call_later(delay_s, self._renew, files))
         return self.fresh(files=files)
 
     def _renew(self, files: bool) -> None:
@@ -151,7 +151,7 @@ class Meter:
 
     async def close(self) -> None:
         """Nobody will answer any more."""
-        for timer in self._ahead:
+        for timer in self._prefetches:
             timer.cancel()
         tasks = [question.task for question in self._open.values()]
         for task in tasks:

@@ -63,7 +63,7 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
 def _known(pod: Metered, *, files: bool) -> Sample | None:
     if pod.held and (last := pod.meter.last(files=files)):
         return last
-    fresh = pod.meter.wanted(files=files)
+    fresh = pod.meter.fresh_and_forecast(files=files)
     if fresh and all(name in fresh.containers for name, one in pod.containers.items() if one.is_running):
         return fresh
     return None

@@ -102,6 +102,14 @@ def forget_before(fd: int, offset: int) -> None:
         libc.call("fallocate", fd, how, 0, excess, what=f"descriptor {fd} punch {excess} bytes")
 
 
+def existing(path: str) -> str:
+    """The absolute `path`, or the nearest directory above it that exists."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def make_dirs(path: str, mode: int) -> None:
     """Make `path` and what is missing above it; the directories made get `mode`, whatever the umask is."""
     if os.path.isdir(path):

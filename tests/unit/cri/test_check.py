@@ -15,6 +15,7 @@ from cri.cli.parser import Parser
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
 from stage1.errors import PodError, Unsupported
+from stage1.linux import files
 from stage1.linux.host import HostFacts, Program
 from stage1.net import networks
 from stage1.net.settings import Default, Settings
@@ -270,8 +271,8 @@ def test_the_embedded_network_is_called_so(tmp_path: Path) -> None:
 
 
 def test_free_space_is_that_of_where_the_directory_would_be_made(tmp_path: Path) -> None:
-    assert check_facts.existing(str(tmp_path / "not/yet")) == str(tmp_path)
-    assert check_facts.existing("/not/here/at/all") == "/"
+    assert files.existing(str(tmp_path / "not/yet")) == str(tmp_path)
+    assert files.existing("/not/here/at/all") == "/"
     assert check_facts.free_bytes(str(tmp_path)) > 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.statistics import ahead, meter
+from cri.statistics import forecast, meter
 from cri.statistics.meter import Meter
 from cri.statistics.sample import Rates
 from cri.statistics.samples import sample_of
@@ -190,12 +190,12 @@ TIMES = [
 
 @pytest.mark.parametrize(("times", "expected"), TIMES)
 def test_who_has_asked_at_regular_times_is_expected_again(times: list[float], expected: list[float]) -> None:
-    assert ahead.periods(times) == pytest.approx(expected)
+    assert forecast.periods(times) == pytest.approx(expected)
 
 
 def test_who_asks_twice_about_the_same_moment_counts_once_and_only_the_last_times_count() -> None:
-    times = ahead.Times()
-    assert [times.add(100 * at) for at in range(ahead.KEPT)] == [[]] * ahead.KEPT
+    times = forecast.Times()
+    assert [times.add(100 * at) for at in range(forecast.KEPT)] == [[]] * forecast.KEPT
     assert [times.add(5000 + at) for at in (0, 0.5, 10, 10.1, 20)] == [[], [], [], [], [5030]]
 
 
@@ -211,8 +211,8 @@ async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers
     one, now_s = Meter(ask, KNOWN), time.monotonic()
     for ago_s in (20, 10):
         assert one._times[False].add(now_s - ago_s) == []
-    assert one.wanted() is None
-    (timer,) = one._ahead
+    assert one.fresh_and_forecast() is None
+    (timer,) = one._prefetches
     assert 8 < timer.when() - asyncio.get_running_loop().time() <= 10 - meter.LEAD_S[0]
     one._renew(False)
     await one.sample()

@@ -35,10 +35,10 @@ def periods(times: Sequence[float]) -> list[float]:
     one is none.
     """
     *before, last = times
-    found: list[float] = []
+    regular: list[float] = []
     for period in (last - one for one in reversed(before)):
         is_regular = any(abs(last - 2 * period - one) <= NEAR_S for one in before)
-        is_multiple = any(abs(period - round(period / one) * one) <= NEAR_S for one in found)
+        is_multiple = any(abs(period - round(period / one) * one) <= NEAR_S for one in regular)
         if is_regular and not is_multiple and period <= LONGEST_S:
-            found.append(period)
-    return found
+            regular.append(period)
+    return regular
