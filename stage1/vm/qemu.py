@@ -58,6 +58,10 @@ TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
 _MMIO_ARGUMENT_BYTES = 40
+EMULATED_CPU = "max,-erms,-fsrm,-fsrs"
+"""All that TCG has, but for the hints that string instructions are fast by bytes: it does them one by one, so a guest's
+kernel that clears and copies memory by words takes an eighth of the steps.
+"""
 
 
 def argv(vm: VmSpec) -> list[str]:
@@ -77,7 +81,7 @@ def argv(vm: VmSpec) -> list[str]:
         *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
         *("-machine", f"microvm,acpi=off{',memory-backend=ram' if vm.template or vm.has_server else ''}"),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
-        *("-cpu", "host" if vm.accel == "kvm" else "max"),
+        *("-cpu", "host" if vm.accel == "kvm" else EMULATED_CPU),
         *("-m", str(vm.memory_mib)),
         *_template(vm),
         *_shared_memory(vm),

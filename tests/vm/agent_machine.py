@@ -20,6 +20,7 @@ from stage1.guest.connect import unix_factory
 from stage1.guest.link import DataSeen, EventSeen
 from stage1.guest.messages import Create, Exec, Exited, Op, Reply, Start, Stdio
 from stage1.linux import vsock
+from stage1.vm.qemu import EMULATED_CPU
 from tests.fakes.guest_client import Factory, GuestClient, accept_factory
 from tests.fakes.patience import PATIENCE
 
@@ -174,7 +175,7 @@ class Machine:
         return argv
 
     def _qemu(self, initramfs: Path, scratch: Path, line: list[str]) -> list[str | Path]:
-        argv: list[str | Path] = ["qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max"]
+        argv: list[str | Path] = ["qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", EMULATED_CPU]
         argv += ["-m", "160", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]
         argv += ["-kernel", GUEST_DIR / "vmlinux", "-initrd", initramfs, "-append", " ".join(line)]
         for number, (path, more) in enumerate([(GUEST_DIR / "system.erofs", ",readonly=on"), (scratch, "")]):
