@@ -240,7 +240,7 @@ class Node:
     async def open(self, plain: "Pod | None" = None) -> None:
         """List what the previous daemon left, then answer calls, and prewarm VMs for pods as `plain`.
 
-        The pods are taken over in the background; a call that names one waits for it (`settle`).
+        The pods are adopted in the background; a call that names one waits for it (`settle`).
         """
         await self.failures.open()
         await self.pods.recovery.begin()
@@ -299,7 +299,7 @@ class Node:
         self._pool.shutdown(wait=False)
 
     async def settle(self, request: Any) -> None:
-        """Wait until the pod that `request` names, if any, has been taken over. Raises Unavailable, BadRequest."""
+        """Wait until the pod that `request` names, if any, has been adopted. Raises Unavailable, BadRequest."""
         pod_id, container_id = (getattr(request, name, "") for name in ("pod_sandbox_id", "container_id"))
         if pod_id or container_id:
             kind = type(request).__name__

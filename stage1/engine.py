@@ -214,7 +214,7 @@ def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, n
 
 
 def remove_exec(directory: str, container_id: str, *, number: int) -> None:
-    """Remove what `add_exec` wrote; gone already is fine."""
+    """Remove what `add_exec` wrote. Idempotent."""
     try:
         with _own(directory) as own:
             own.unlink(f"{bundle(container_id)}/exec-{number}.json")
@@ -223,7 +223,7 @@ def remove_exec(directory: str, container_id: str, *, number: int) -> None:
 
 
 def remove_container(directory: str, container_id: str, *, has_mounts: bool = True) -> None:
-    """Unmount the volumes, if any, and remove the bundle; gone already is fine. The agent must be done with it."""
+    """Unmount the volumes, if any, and remove the bundle. Idempotent. The agent must be done with it."""
     shown = f"share/volumes/containers/{container_id}"
     try:
         if has_mounts:
@@ -313,7 +313,7 @@ def network(directory: str) -> PodNetwork | None:
 
 
 def remove_network(directory: str) -> str:
-    """Give the pod's addresses and rules back; gone already is fine. Its VM must have ended.
+    """Give the pod's addresses and rules back. Idempotent. Its VM must have ended.
 
     Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
     to `garbage.networks`, and a sentence about it returned.

@@ -84,7 +84,7 @@ class Service:
         pods = self._node.pods.pods()
         coming = sum(not pod.adopted.is_set() for pod in pods)
         parts = [f"{len(pods)} pods, {self._node.pods.count_vms()} virtual machines"]
-        parts += [f"{coming} pods of the previous daemon are being taken over"] if coming else []
+        parts += [f"{coming} pods of the previous daemon are being adopted"] if coming else []
         return "; ".join([*parts, self._trouble] if self._trouble else parts)
 
     async def _rounds(self) -> None:

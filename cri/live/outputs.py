@@ -2,7 +2,7 @@
 """The files that a container writes for its host, where its guest has copies of them: a termination log. The guest is
 asked to write them back when the container has ended, and until then nobody is told of the end.
 
-Called for each container that is made or taken over. A guest that does not answer delays the end by LIMIT_S, and its
+Called for each container that is made or adopted. A guest that does not answer delays the end by LIMIT_S, and its
 host sees what was written back before.
 """
 

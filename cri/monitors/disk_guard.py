@@ -90,7 +90,7 @@ class Guard:
 
 
 def _is_guarded(pod: "LivePod") -> bool:
-    """One that is being taken over, or saved, must be able to answer, and one on the host has no disk."""
+    """One that is being adopted, or saved, must be able to answer, and one on the host has no disk."""
     can_answer = pod.is_ready and pod.adopted.is_set() and not pod.is_suspended
     return can_answer and pod.vm is not None and not pod.record.pod.host
 

@@ -20,7 +20,7 @@ REST_S = 0.02
 """Between two updates: mounts change in bursts."""
 
 CHECK_S = 10.0
-"""Without a change: for containers that were not listed yet, or not taken over, when there was one."""
+"""Without a change: for containers that were not listed yet, or not adopted, when there was one."""
 
 log = logging.getLogger("clearpod.mounts")
 

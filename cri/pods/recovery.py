@@ -29,7 +29,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
 
 
 class Lasting(NamedTuple):
-    """A pod that is to be listed, and what its file says; `why` says why it can't be taken over, empty when it may."""
+    """A pod that is to be listed, and what its file says; `why` says why it can't be adopted, empty when it may."""
 
     pod: LivePod
     stored: Stored
@@ -37,7 +37,7 @@ class Lasting(NamedTuple):
 
 
 def _restored(one: Lasting) -> tuple[LivePod, str]:
-    """The pod as its file has it, and why it can't be taken over, once it was looked at; blocks. Raises Exhausted."""
+    """The pod as its file has it, and why it can't be adopted, once it was looked at; blocks. Raises Exhausted."""
     pod, stored, why = one
     try:
         adoption.restore(pod, stored)

@@ -267,7 +267,7 @@ class PodTable:
             self.container_names.take(container_name(pod, container.record), container.id)
 
     async def adopted(self, pod_id: str, container_id: str, *, ends: bool = False) -> None:
-        """Wait until the pod that is named so, or whose container is, has been taken over from the previous daemon, for
+        """Wait until the pod that is named so, or whose container is, has been adopted from the previous daemon, for
         a call that `ends` it not longer than its guest may take for that.
 
         Raises Unavailable when that takes long, BadRequest as `find`.

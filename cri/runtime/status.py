@@ -44,7 +44,7 @@ def _features(node: Node) -> pb.RuntimeHandlerFeatures:
 
 async def _runtime_ready(node: Node) -> pb.RuntimeCondition:
     if not node.is_ready:
-        return _not_ready("Recovering", "the pods of the previous daemon are being taken over")
+        return _not_ready("Recovering", "the pods of the previous daemon are being adopted")
     lack = await node.readiness.check()
     return _not_ready(lack.reason, lack.message) if lack else pb.RuntimeCondition(type="RuntimeReady", status=True)
 

@@ -39,7 +39,7 @@ from stage1.pod import states
 log = logging.getLogger("clearpod.recover")
 
 ADOPT, MARK_DEAD, CLEAN_UP = "adopt", "mark_dead", "clean_up"
-"""The VM lives and is taken over, or the pod boots kernels of its own or is suspended, and may have no VM now; the VM
+"""The VM lives and is adopted, or the pod boots kernels of its own or is suspended, and may have no VM now; the VM
 is gone or has to go, the pod stays listed; nothing is worth keeping."""
 
 ENDED = "the pod's virtual machine had ended when clearpod started again"

@@ -35,6 +35,6 @@ def apply(tree: Path, changes: list[Change]) -> None:
         if (count := text.count(change.old)) != 1:
             raise BuildFailed(
                 f"{change.file} has {count} times, not once, the line {change.old!r}; "
-                "the kernel's source has moved on, mend images/kernel/changes.toml"
+                "the kernel's source has changed; correct images/kernel/changes.toml"
             )
         path.write_text(text.replace(change.old, change.new))

@@ -21,7 +21,7 @@ class Connect(NamedTuple):
 
 
 class Disconnect(NamedTuple):
-    """Cuts a connection; one that is over is fine."""
+    """Cuts a connection. Idempotent."""
 
     connection: int = 0
 

@@ -191,7 +191,7 @@ def join(path: str, pid: int) -> None:
 
 
 def end(path: str) -> None:
-    """Kill all processes in the cgroup and below it, and remove it; gone already is fine.
+    """Kill all processes in the cgroup and below it, and remove it. Idempotent.
 
     Raises TimedOut when they do not end, KernelError.
     """

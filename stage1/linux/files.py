@@ -65,7 +65,7 @@ def fill(fd: int, data: bytes, mode: int) -> None:
 
 
 def unlink(path: str) -> None:
-    """Remove the file or link; gone already is fine. Raises KernelError."""
+    """Remove the file or link. Idempotent. Raises KernelError."""
     try:
         with Guard("unlink", path):
             os.unlink(path)

@@ -61,7 +61,7 @@ class Watches:
         return libc.call("inotify_add_watch", self.fd, os.fsencode(path), _IN_CLOSE_WRITE | _IN_MOVED_TO, what=path)
 
     def remove(self, number: int) -> None:
-        """Watch it no more; a place that is gone is fine."""
+        """Watch it no more. Idempotent."""
         try:
             libc.call("inotify_rm_watch", self.fd, number, what="a watch")
         except KernelError:

@@ -239,7 +239,7 @@ def make_net(path: str) -> None:
 
 
 def remove_net(path: str) -> None:
-    """Detach the netns at `path`: it ends with its last process. Gone already is fine."""
+    """Detach the netns at `path`: it ends with its last process. Idempotent."""
     try:
         while True:
             mount.umount(path, lazy=True)

@@ -152,7 +152,7 @@ def linked(directory: str) -> str:
 
 
 def forget(path: str) -> None:
-    """Remove the file, and what a `save` left that did not live to its end; gone already is fine."""
+    """Remove the file, and what a `save` left that did not live to its end. Idempotent."""
     directory, name = os.path.split(path)
     for other in _names(directory):
         if other.startswith(f"{name}.") and other.endswith(_HALF):
@@ -161,7 +161,7 @@ def forget(path: str) -> None:
 
 
 def put_aside(path: str) -> str:
-    """Keep the file at `path` under a name by which nobody finds it but people; that name. Gone already is fine."""
+    """Keep the file at `path` under a name by which nobody finds it but people; that name. Idempotent."""
     kept = f"{path.removesuffix('.json')}{_ASIDE}"
     for name in (f"{path}{_FIRST}", path):  # the second one knows more
         try:

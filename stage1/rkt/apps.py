@@ -88,7 +88,7 @@ def start(client: Client, pod: RktPod) -> None:
 
 
 def stop(client: Client, app: str) -> None:
-    """End it; returns when its status is written. Ended already is fine, and so is an app that was never there.
+    """End it; returns when its status is written. Idempotent, also for an app that was never there.
 
     Raises TimedOut when the guest has not ended it `REACT_S` after the grace; only its post-stop may take longer.
     """

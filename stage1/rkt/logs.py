@@ -42,7 +42,7 @@ def begin(place: str, app: App) -> App:
 
 
 def forget(place: str, app: str) -> None:
-    """Give the app's number back; the file stays. None is fine."""
+    """Give the app's number back; the file stays. Idempotent."""
     if number := _number(place, app):
         for name in (f"app-{app}", str(number)):
             with beneath.Root(place) as own:

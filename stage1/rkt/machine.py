@@ -225,7 +225,7 @@ def link(place: str) -> SerialLink | VsockLink:
 
 
 def kill(place: str) -> None:
-    """End the VM at once, and the launcher by that; if it is stuck, it too. Gone already is fine."""
+    """End the VM at once, and the launcher by that; if it is stuck, it too. Idempotent."""
     vmm, launcher = find_unrecorded(place), engine.find_vm(place)
     if vmm is not None:
         vmm.kill()

@@ -46,7 +46,7 @@ def _belongs(pid: str, roots: tuple[str, ...], *, stored: str, uuid: str) -> boo
 
 
 def end(pod_dir: str) -> None:
-    """Kill them all, and wait until they are gone; none is fine. Raises PodError when the kernel can't end one."""
+    """Kill them all, and wait until they are gone. Idempotent. Raises PodError when the kernel can't end one."""
     for pid, started in find(pod_dir):
         handle = process.open_process(pid, started)
         if handle is None:

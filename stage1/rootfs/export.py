@@ -28,7 +28,7 @@ def has_image(directory: str, image: ImageFiles) -> bool:
 
 
 def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1) -> str:
-    """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`.
+    """Mount the image read-only where the guest can see it; idempotent. Returns its name below `layers`.
 
     What is there from files that were damaged, and replaced since, gives way to the new ones.
     `ids`, called when it has to be mounted, gives a descriptor of the user namespace that maps its owners, -1 for none.
@@ -54,7 +54,7 @@ def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = l
 
 
 def remove_image(directory: str, image: ImageFiles) -> None:
-    """Undo `add_image`; no container may use it. Not there is fine."""
+    """Undo `add_image`; no container may use it. Idempotent."""
     name = image_name(image.id)
     with beneath.Root(directory) as own:
         layers = own.open_directory("share/layers")

@@ -61,6 +61,6 @@ def _show(source: str, directory: str, *, ids: "Sequence[Extent]") -> None:
 
 
 def remove(directory: str) -> None:
-    """Remove what goes with the pod; gone already is fine. The link stays, and goes with the pod's directory."""
+    """Remove what goes with the pod. Idempotent. The link stays, and goes with the pod's directory."""
     if path := orphans.of_pod(directory, LINK, place="journals"):
         files.remove_tree(path)

@@ -66,7 +66,7 @@ def _make_lasting(disk: Disk, template_dir: str) -> None:
 
 
 def remove(directory: str) -> None:
-    """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory. A lasting disk goes with the
+    """Undo `add`. Idempotent. The link stays, and goes with the pod's directory. A lasting disk goes with the
     kubelet's directory of the pod.
     """
     if path := orphans.of_pod(directory, LINK, place="scratch"):
@@ -74,7 +74,7 @@ def remove(directory: str) -> None:
 
 
 def forget_guest(directory: str) -> None:
-    """Remove the file with the guest of a pod that was suspended; gone already is fine. Raises KernelError."""
+    """Remove the file with the guest of a pod that was suspended. Idempotent. Raises KernelError."""
     if path := orphans.of_pod(directory, GUEST_LINK, place="scratch"):
         files.remove_tree(path)
 

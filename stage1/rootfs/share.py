@@ -64,7 +64,7 @@ def _explained(error: KernelError, path: str) -> Exception:
 
 
 def unmount_image(target: str) -> None:
-    """Undo `mount_image`, also when a VMM still has files of it open. Nothing there is fine."""
+    """Undo `mount_image`, also when a VMM still has files of it open. Idempotent."""
     try:
         mount.umount(target)
     except KernelError as error:

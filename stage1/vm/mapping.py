@@ -82,7 +82,7 @@ def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:
 
 
 def take_out(directory: str, name: str) -> None:
-    """Put zero pages back where the image is; not there is fine. Raises VmFailed when the VMM refuses or is gone."""
+    """Put zero pages back where the image is. Idempotent. Raises VmFailed when the VMM refuses or is gone."""
     window = find(directory)
     place = window and window.find(name)
     if window is None or place is None:

@@ -89,7 +89,7 @@ def add(monitor: Monitor, pieces: "Sequence[tuple[str, int, int]]", *, disk_byte
 
 
 def remove(monitor: Monitor, offset: int, *, size: int, disk_bytes: int) -> None:
-    """Take away what lies in that range; nothing there is fine. Raises VmFailed, KernelError."""
+    """Take away what lies in that range. Idempotent. Raises VmFailed, KernelError."""
     there = _extents(monitor)
     gone = [one for one in there if offset <= one.offset < offset + size]
     if gone:

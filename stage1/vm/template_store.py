@@ -130,7 +130,7 @@ class Store:
         files.remove_tree(f"{self.top}/{name}{_NEW}")
 
     def remove(self, name: str) -> None:
-        """Remove a template; gone already is fine."""
+        """Remove a template. Idempotent."""
         self._seen.pop(name, None)
         files.remove_tree(f"{self.top}/{name}")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests assert an error's type and its key nouns, so that its words can be mended without touching them."""
+"""Tests assert an error's type and its key nouns, so that its sentence can be changed without touching them."""
 
 from pathlib import Path
 

@@ -151,5 +151,5 @@ def test_a_change_replaces_the_one_line_it_names(tmp_path):
 def test_a_change_whose_line_is_not_there_once_stops_the_build(tmp_path, text, times):
     if text is not None:
         (tmp_path / "a.c").write_text(text)
-    with pytest.raises(BuildFailed, match=rf"a\.c has {times} times.*mend images/kernel/changes\.toml"):
+    with pytest.raises(BuildFailed, match=rf"a\.c has {times} times.*correct images/kernel/changes\.toml"):
         changes.apply(tmp_path, [a_change()])
