@@ -24,6 +24,7 @@ from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
 from stage1.guest import messages
 from stage1.guest.budget import Budget
+from stage1.guest.frame import START
 from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, LinkFull, ReplySeen
 from stage1.linux import beneath
 from stage1.vm.spec import SerialLink, VsockLink
@@ -55,12 +56,15 @@ HELPED_AT_ONCE = 8
 
 
 class Identity(NamedTuple):
-    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process."""
+    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process. `first` is
+    what the guest knows in place of that secret before it has met us, as in `HostLink`.
+    """
 
     name: str
     link: SerialLink | VsockLink
     key: bytes
     epoch: int
+    first: bytes = START
 
 
 class Agent:
@@ -81,7 +85,7 @@ class Agent:
     ) -> None:
         self._who, self._exited, self._port = who, exited, port
         self._loop_budget, self._broken = loop_budget or LoopBudget(), broken
-        self._link, self._budget = HostLink(who.key, who.epoch), Budget()
+        self._link, self._budget = HostLink(who.key, who.epoch, who.first), Budget()
         self._consumers: dict[int, Consumer] = {}
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
         self._helpers = asyncio.Semaphore(HELPED_AT_ONCE)

@@ -29,3 +29,18 @@ async def written(consumers: Iterable[Consumer]) -> None:
     """Give output a moment to be written: what is in its log need not be kept beside it."""
     if works := {work for consumer in consumers if (work := consumer.writing()) is not None}:
         await asyncio.wait(works, timeout=WRITING_S)
+
+
+class Discarded:
+    """The consumer of output that nobody wants."""
+
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
+        """All of it is done with."""
+        return len(data)
+
+    def writing(self) -> "asyncio.Task[None] | None":
+        """Nothing is."""
+        return None
+
+    def commit(self) -> None:
+        """There is nothing to."""

@@ -24,6 +24,7 @@ from cri.monitors.files import Refresher
 from cri.monitors.mounts import Follower
 from cri.monitors.network import NodeNetwork
 from cri.monitors.reclaimer import Reclaimer
+from cri.pods import forking
 from cri.pods.table import PodTable
 from cri.pool.fit import Bounds
 from cri.readiness import Readiness
@@ -243,6 +244,7 @@ class Node:
         The pods are adopted in the background; a call that names one waits for it (`settle`).
         """
         await self.failures.open()
+        await forking.forget_old(self.host)
         await self.pods.recovery.begin()
         await self._find_kernels()
         self.network.open()

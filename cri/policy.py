@@ -57,12 +57,21 @@ SUSPEND = "clearpod.io/suspend"
 next exec or attach does so too. QEMU only.
 """
 
+FORKABLE = "clearpod.io/forkable"
+"""`true`: the pod consents to be copied, with all that its memory and disk have, into pods of its namespace. It can be
+suspended then, too.
+"""
+FORK_OF = "clearpod.io/fork-of"
+"""Name or id of a running pod of the same namespace that consents: this pod begins as a copy of it."""
+COPY_SIGNAL = "clearpod.io/copy-signal"
+"""Name of a signal, as `SIGUSR1`, that the first process of each container gets in a copy when it goes on."""
+
 DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""
 
 KNOWN = (
     MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, VOLUMES,
-    TEMPLATE, SUSPEND,
+    TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
 )  # fmt: skip
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7

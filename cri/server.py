@@ -44,8 +44,12 @@ RPCS = {
     ("ImageService", "cri.image"): "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo",
 }
 """Service and package -> what is done. Every other RPC of the CRI answers UNIMPLEMENTED."""
-OURS = {"SuspendPod": "StopPodSandbox", "ResumePod": "StopPodSandbox"}
-"""RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI has the same messages."""
+OURS = {
+    "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
+    "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
+    "ForkPod": ("CheckpointPod", "ListPodSandbox"),
+}
+"""RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI have the same request and answer."""
 NOT_OFFERED = {"CheckpointPod", "RestorePod", "CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
@@ -100,11 +104,12 @@ def implementation(package: str, name: str) -> Any:
     return getattr(importlib.import_module(f"{package}.{_module(name)}"), snake(name))
 
 
-def _method(node: Node, service: str, *, package: str, name: str, like: str = "") -> Any:
+def _method(node: Node, service: str, *, package: str, name: str, like: tuple[str, str] = ("", "")) -> Any:
     function = implementation(package, name)
-    method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[like or name]
+    methods = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name
+    method, answer = (methods[one or name] for one in like)
     message = getattr(runtime_pb2, method.input_type.name)
-    writes = getattr(runtime_pb2, method.output_type.name).SerializeToString
+    writes = getattr(runtime_pb2, answer.output_type.name).SerializeToString
 
     def reads(data: bytes) -> Any:
         try:

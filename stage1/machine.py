@@ -68,7 +68,7 @@ def check_size(pod: Pod) -> None:
         )
     if pod.suspend and (pod.host or pod.profile or pod.ids.length):
         what = "namespaces of the host" if pod.host else "systemd" if pod.profile else "a user namespace"
-        raise BadRequest(f"a pod with {what} can't be suspended; leave out the annotation {SUSPEND}")
+        raise BadRequest(f"a pod with {what} can't be suspended or copied; leave out {SUSPEND} and the like")
     if pod.vcpus < 1:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
 

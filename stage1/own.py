@@ -5,7 +5,6 @@ Called by the daemon and `clearpod run` in worker threads. The pod is the engine
 stay, whatever VM is in it, and `engine.clean_up` undoes all. docs/decisions/0400 has the reasons.
 """
 
-import errno
 import os
 import stat
 import time
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from stage1 import engine, machine, quarters
 from stage1.engine import Host, Prepared
-from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
+from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
 from stage1.linux import beneath, files, idmap, in_root, mount
 from stage1.linux.libc import Guard
@@ -226,13 +225,7 @@ def copy_block(source: str, target: str, *, directory: str) -> None:
     """The image is read-only and everybody's; the kernel gets a copy of its own, anew at each start. Raises NoSpace,
     KernelError.
     """
-    files.make_dirs(os.path.dirname(target), 0o700)
-    with beneath.Root(directory) as own:
-        try:
-            own.link(scratch.LINK, target)
-        except KernelError as error:
-            if error.errno != errno.EEXIST:
-                raise
+    scratch.note(directory, scratch.LINK, path=target)
     scratch.remove(directory)
     scratch.copy_sparse(source, target)
 

@@ -8,20 +8,16 @@ is resumed when `suspended.json` is gone again, and only then the new VMM lets t
 leaves one guest. The file is root's, beside the pod's disk, and QEMU gets it as a descriptor.
 """
 
-import errno
 import json
-import os
-import time
 
 from stage1 import engine, machine, quarters
 from stage1.engine import Host, Prepared
-from stage1.errors import KernelError, VmFailed, WrongState
-from stage1.linux import beneath, files
-from stage1.linux.libc import Guard
+from stage1.errors import VmFailed, WrongState
+from stage1.linux import beneath
 from stage1.pod.model import Container, Pod
 from stage1.rootfs import scratch
 from stage1.rootfs.flat import flatten
-from stage1.vm import mapping, medium
+from stage1.vm import guest_file, mapping, medium
 from stage1.vm.spec import QMP, VmSpec
 from stage1.vm.template_key import identity
 
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stage1.rootfs.share import ImageFiles
-    from stage1.vm.monitor import Monitor
     from stage1.vm.vmm import Vmm, VmProcess
 
 FILE = "suspended.json"
@@ -39,11 +34,10 @@ FILE = "suspended.json"
 ENDING = ".suspended"
 """Of the file with the guest, beside the disks of pods."""
 LIMIT_S = 120.0
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.004, 0.25
-"""Between questions how far it is, the answers to which are bounded together."""
 _VERSION = 1
+Piece = tuple[str, int, int, str]
+"""A file, its offset on the disk for images, its bytes, and its `identity`."""
 _MOST_BYTES = 1 << 22
-_BANDWIDTH = 1 << 40
 _OF_VMM = ("agent.sock", QMP)
 
 
@@ -66,8 +60,7 @@ def save(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFil
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:
             monitor.run("stop")
             medium.take_out(monitor)
-            monitor.run("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
-            _migrate(monitor, "migrate", path=path)
+            guest_file.write(monitor, path)
         with beneath.Root(directory) as own:
             own.write(FILE, json.dumps(document).encode())
     except BaseException:
@@ -81,7 +74,7 @@ def go_on(directory: str) -> None:
     """Let a guest run that `save` may have stopped, and forget what was saved of it. Idempotent. Raises VmFailed."""
     with medium.connected(directory) as monitor:
         monitor.run("migrate_cancel")
-        _wait(monitor)
+        guest_file.settled(monitor)
         medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
         monitor.run("cont")
     scratch.forget_guest(directory)
@@ -113,7 +106,7 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
     try:
         started = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:
-            _migrate(monitor, "migrate-incoming", path=f"{host.state_dir}/scratch/{pod.id}{ENDING}")
+            guest_file.read(monitor, f"{host.state_dir}/scratch/{pod.id}{ENDING}")
             pieces = [(path, offset, size) for path, offset, size, _ in document["pieces"]]
             medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
             _attach(directory, pod, containers=containers)
@@ -130,16 +123,8 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
 
 def _make(directory: str, pod: Pod, *, host: Host) -> str:
     path = f"{host.state_dir}/scratch/{pod.id}{ENDING}"
-    files.make_dirs(os.path.dirname(path), 0o700)
-    with beneath.Root(directory) as own:
-        try:
-            own.link(scratch.GUEST_LINK, path)
-        except KernelError as error:
-            if error.errno != errno.EEXIST:
-                raise
-    files.unlink(path)
-    with Guard("make", path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    scratch.note(directory, scratch.GUEST_LINK, path=path)
+    guest_file.make(path)
     return path
 
 
@@ -153,41 +138,19 @@ def _attach(directory: str, pod: Pod, *, containers: "Iterable[Container]") -> N
         engine.attach_volumes(directory, pod, container=container)
 
 
-def _migrate(monitor: "Monitor", command: str, *, path: str) -> None:
-    flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
-    with Guard("open", path):
-        fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        number = monitor.run("add-fd", {"opaque": "guest"}, descriptor=fd)["fdset-id"]
-    finally:
-        os.close(fd)
-    monitor.run(command, {"uri": f"file:/dev/fdset/{int(number)}"})
-    if (status := _wait(monitor)) != "completed":
-        raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
-    monitor.run("remove-fd", {"fdset-id": int(number)})
-
-
-def _wait(monitor: "Monitor") -> str:
-    """How it ended. The monitor has a limit of its own."""
-    pause_s = _FIRST_PAUSE_S
-    while True:
-        reply = monitor.run("query-migrate")
-        status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
-        if status in ("", "completed", "failed", "cancelled"):
-            return f"{status} {reply.get('error-desc', '')}".strip()[:400] if status else ""
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
-
-
 def _document(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> "dict[str, Any]":
-    window = mapping.find(directory)
-    pieces = []
+    spec = machine.vm_spec(pod, host, directory=directory)
+    return {"v": _VERSION, "made_of": _made_of(spec), "pieces": in_window(directory, images)}
+
+
+def in_window(directory: str, images: "Mapping[str, ImageFiles]") -> list[Piece]:
+    """What lies in the pod's window, of these images by their names there. Raises VmFailed, KernelError."""
+    window, pieces = mapping.find(directory), []
     for place in window.images if window else ():
         if place.name in images:
             for path, offset, size in flatten(images[place.name]):
                 pieces.append((path, place.offset + offset, size, identity(path)))
-    spec = machine.vm_spec(pod, host, directory=directory)
-    return {"v": _VERSION, "made_of": _made_of(spec), "pieces": pieces}
+    return pieces
 
 
 def _made_of(vm: VmSpec) -> dict[str, str]:

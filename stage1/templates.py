@@ -17,7 +17,6 @@ from stage1.errors import PodError, TimedOut, VmFailed
 from stage1.guest.direct_client import DirectClient
 from stage1.guest.messages import Create, Delete, Op, Start
 from stage1.guest.settings import warm_ups
-from stage1.linux import files
 from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.vm import template_key
@@ -62,7 +61,7 @@ def spec_of(prepared: Prepared, host: Host) -> TemplateSpec | None:
         nics=tuple(one._replace(mac=MAC) for one in vm.nics), kernel_arguments=(*vm.kernel_arguments, ARGUMENT)
     )
     scratch_bytes = (pod.scratch_mib or host.scratch_mib) * MIB
-    made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=_host())
+    made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
     return TemplateSpec(pod, vm, template_key.name(made_of), made_of)
 
 
@@ -70,12 +69,8 @@ def remove_unused(store: Store, *, most_bytes: int) -> list[str]:
     """Remove templates that no VM can be a copy of any more, and those beyond so much of the disk; their names. Nobody
     may be making one.
     """
-    facts = _host()
+    facts = template_key.this_host()
     return store.remove_unused(lambda made_of: template_key.is_current(made_of, facts), most_bytes=most_bytes)
-
-
-def _host() -> dict[str, str]:
-    return template_key.of_host(files.read("/proc/cpuinfo").decode(errors="replace"), os.uname())
 
 
 def lack(pod: Pod, vm: VmSpec) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "debug": "open a shell in a pod's guest, where the policy allows it",
     "suspend": "save a pod's virtual machine to the disk and end it",
     "resume": "let a suspended pod go on",
+    "fork": "make copies of a running pod, with its memory and disk",
     "inspect": "show all that is known of a pod or a container, as JSON",
     "init": "write a configuration, check this machine and start the daemon",
     "check": "say whether this machine can run pods, and what to fix",

@@ -18,8 +18,12 @@ from cri.pb import runtime_pb2 as pb
 from stage1 import errors
 from stage1.errors import ERROR_KIND, PodError, Unavailable
 
-OURS = {"SuspendPod": "StopPodSandbox", "ResumePod": "StopPodSandbox"}
-"""As in `cri.server`: RPCs of clearpod's own, and which of the CRI has the same messages."""
+OURS = {
+    "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
+    "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
+    "ForkPod": ("CheckpointPod", "ListPodSandbox"),
+}
+"""As in `cri.server`: RPCs of clearpod's own, and which of the CRI have the same request and answer."""
 ANSWER_S = 60.0
 """For a call that nothing has to be waited for."""
 _LIMIT_BYTES = 16 << 20
@@ -69,7 +73,8 @@ def _path(name: str) -> str:
 
 def _kind(name: str, side: str) -> Any:
     """The class of the messages that the RPC takes (`input`) or gives (`output`)."""
-    return getattr(pb, getattr(_METHODS[OURS.get(name, name)], f"{side}_type").name)
+    like = OURS.get(name, (name, name))[side == "output"]
+    return getattr(pb, getattr(_METHODS[like], f"{side}_type").name)
 
 
 def _to_bytes(message: Any) -> bytes:

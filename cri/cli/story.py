@@ -159,6 +159,8 @@ LINES: dict[str, Callable[[Event], str]] = {
     h.GOES_ON: lambda _: "it goes on, since there is room on the disk again",
     h.SUSPENDED: lambda _: "it was suspended: its virtual machine was saved and ended",
     h.RESUMED: lambda _: "it was resumed",
+    h.FORKED: lambda _: "it was copied, and stood still for that",
+    h.COPIED: lambda one: f"it began as a copy of {one.text}",
     h.ADOPTED: lambda _: "the daemon was restarted and took the pod over",
     h.LOST: lambda one: one.text,
     h.STOPPING: lambda _: "its end was asked for",

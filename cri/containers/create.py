@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cri import events
-from cri.containers import capacity, hidden, order
+from cri.containers import capacity, claim, hidden, order
 from cri.containers.stop import discard, follow_rest, remove_files
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
@@ -68,6 +68,8 @@ async def create(pod: LivePod, planned: ContainerRecord, *, root: Root, policy: 
         if pod.record.pod.suspend:
             container = guest_volumes.with_pod_files(record.container, pod.directory)
             record = record._replace(container=container)
+        if former := claim.find(pod, record):
+            return await claim.claim(pod, record, former=former)
         return await _create(pod, record, root=root, policy=policy)
 
 
@@ -186,6 +188,8 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
             pod.save_soon()
             raise
         try:
+            if container.status.is_held:
+                return await claim.let_go(pod, container)
             reply = await pod.call(messages.Start(container.id), timeout_s=math.inf)
             container.guest_pid = reply.pid
             container.started()

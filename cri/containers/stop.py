@@ -19,7 +19,7 @@ from cri.threads import UNDO_S, is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
-from stage1.linux import process
+from stage1.linux import beneath, process
 
 log = logging.getLogger("clearpod.container")
 
@@ -86,6 +86,9 @@ def remove_files(pod: LivePod, container: LiveContainer, *, has_bundle: bool = T
     """Close its log and remove what is about it beside that, with `has_bundle` the bundle too. Blocks. Idempotent."""
     container.log.close()
     container.log.remove_record()
+    if container.record.guest_id:
+        with beneath.Root(pod.directory, one_mount=True) as own:
+            own.unlink(engine.bundle(container.record.guest_id))
     if has_bundle:
         has_mounts = bool(container.record.container.bound_mounts)
         engine.remove_container(pod.directory, container.id, has_mounts=has_mounts)

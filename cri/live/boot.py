@@ -44,14 +44,14 @@ async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
     and as `engine.prepare`.
     """
     recorder = pod.tools.recorder
-    async with _until_ready(pod) as start:
+    async with until_ready(pod) as start:
         phases = Phases(pod)
         with recorder.timing(PHASE_SECONDS, "prepare"):
             prepared = await pod.run_in_pool(engine.prepare, pod.record.pod, pod.tools.host)
         phases.prepared(prepared.network_ns)
         pod.network = prepared.network
         await pod.loopback.open(pod.record.pod, pod.ips)
-        _note_cgroup(pod, prepared.cgroup_note)
+        note_cgroup(pod, prepared.cgroup_note)
         copy = await _copy_of(pod, prepared) if as_copy else None
         start.how = "copied" if copy else "booted"
         async with _rejected_if_it_fails(pod, copy):
@@ -66,7 +66,7 @@ async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
 
 async def without_guest(pod: LivePod) -> None:
     """To READY without a VM: its container is known to bring a kernel of its own. Raises as `engine.prepare`."""
-    async with _until_ready(pod) as start:
+    async with until_ready(pod) as start:
         start.how = "booted"
         phases = Phases(pod)
         prepared = await pod.run_in_pool(engine.prepare, pod.record.pod, pod.tools.host)
@@ -110,13 +110,13 @@ async def _rejected_if_it_fails(pod: LivePod, copy: engine.Prepared | None) -> A
 async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `prewarmed.claim`."""
     pod.rebind(record, tools)
-    async with _until_ready(pod):
+    async with until_ready(pod):
         phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
             pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
         phases.end(history.NETWORK)
         await pod.loopback.open(record.pod, pod.ips)
-        _note_cgroup(
+        note_cgroup(
             pod, await run_uncancellable_in(tools.pool_of(record.pod), prewarmed.enter_cgroups, record.pod, tools.host)
         )
         settings = configure(record.pod, pod.network, waiting_mac=prewarmed.MAC)
@@ -155,7 +155,8 @@ class _Start:
 
 
 @asynccontextmanager
-async def _until_ready(pod: LivePod) -> AsyncIterator[_Start]:
+async def until_ready(pod: LivePod) -> AsyncIterator[_Start]:
+    """Around all that makes the pod READY, which it is at the end; rolled back when it fails."""
     begun, start = time.monotonic(), _Start()
     async with _rolled_back(pod):
         yield start
@@ -181,7 +182,8 @@ async def _start(pod: LivePod, prepared: engine.Prepared, *, limit_s: float) -> 
         recorder.observe(pod.hello.init_ns / 1e9, PHASE_SECONDS, "kernel")
 
 
-def _note_cgroup(pod: LivePod, note: str) -> None:
+def note_cgroup(pod: LivePod, note: str) -> None:
+    """Remember why the VM is not in the cgroup that was made for its pod, if it is not."""
     if note:
         log.warning("pod.cgroup", extra={"pod": pod.id, "title": pod.title, "warning": note})
         pod.status = pod.status._replace(cgroup_note=note)

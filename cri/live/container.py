@@ -105,6 +105,11 @@ class LiveContainer:
         if self.status.state == states.CREATED:
             self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
 
+    def let_go(self) -> None:
+        """It was running in a copied guest, and goes on there."""
+        self.status = self.status._replace(is_held=False)
+        self.started()
+
     def start_failed(self, why: str) -> None:
         """It could not be started: EXITED with exit code 128 and reason StartError, as clients expect."""
         if self.status.state == states.CREATED:
@@ -166,7 +171,7 @@ class LiveContainer:
             self.lost()
             return
         self.guest_pid = listed.pid
-        if listed.state != messages.CREATED:
+        if listed.state != messages.CREATED and not (self.status.is_held and listed.state == messages.RUNNING):
             self.started(listed.started_ns)
         if listed.state == messages.EXITED:
             self.exited(messages.Exited(self.id, 0, listed.exit_code, listed.oom_killed, listed.finished_ns))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +25,7 @@ from stage1.vm import mapping
 from stage1.vm.window import Placed, Window
 
 if TYPE_CHECKING:
-    from cri.live.container import LiveContainer
+    from cri.store.pods import ContainerRecord
     from stage1.pod.model import Pod
     from stage1.rootfs.share import ImageFiles
 
@@ -55,7 +55,9 @@ class Root(NamedTuple):
 
 
 class PodImages:
-    """The images of one pod, whose directory is `directory` and whose agent `call` asks."""
+    """The images of one pod, whose directory is `directory` and whose agent `call` asks. `records` are of its
+    containers, those of a copied guest too that nobody has created yet.
+    """
 
     def __init__(
         self,
@@ -63,11 +65,11 @@ class PodImages:
         directory: str,
         *,
         call: Callable[[messages.Op], Awaitable[messages.Reply]],
-        containers: "Mapping[str, LiveContainer]",
+        records: "Callable[[], Iterable[ContainerRecord]]",
         is_ready: Callable[[], bool],
     ) -> None:
         self._pod, self._directory, self._call = pod, directory, call
-        self._containers, self._is_ready = containers, is_ready
+        self._records, self._is_ready = records, is_ready
         self._lock = asyncio.Lock()
         self._held: Counter[str] = Counter()
         self._has_no_window = False  # as far as is known
@@ -166,8 +168,7 @@ class PodImages:
 
     def _is_used(self, name: str, *, besides: int = 0) -> bool:
         """Whether a container uses it, or more than `besides` are being made that may."""
-        records = (container.record for container in self._containers.values())
-        return self._held[name] > besides or any(record.window_image == name for record in records)
+        return self._held[name] > besides or any(record.window_image == name for record in self._records())
 
     async def _unused(self) -> list[str]:
         window = await run_uncancellable(mapping.find, self._directory)

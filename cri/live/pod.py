@@ -14,13 +14,16 @@ from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity
+from cri.consumers import Discarded
 from cri.live import pod_disk, state_log, vm_end
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
+from cri.live.guest_names import GuestNames
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
 from cri.live.own_kernel import OwnKernel
 from cri.live.parsed import Parsed
+from cri.live.pause import Pause
 from cri.live.saving import StateSaver
 from cri.live.tools import Tools
 from cri.live.work import Work
@@ -29,14 +32,12 @@ from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
 from cri.statistics.meter import Meter
 from cri.store import history
 from cri.store import pods as store
-from cri.threads import (
-    retry_while_exhausted,
-    run_uncancellable_in,
-)
+from cri.threads import retry_while_exhausted, run_uncancellable_in
 from cri.vsock import VsockPort
 from stage1 import engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
+from stage1.guest.frame import START
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
 from stage1.vm.vmm import VmProcess
@@ -62,6 +63,7 @@ class LivePod:
         self.record, self.tools = record, tools
         self.status = store.PodState()
         self.containers: dict[str, LiveContainer] = {}
+        self.names, self.pause = GuestNames(self.containers), Pause()
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
         self.cpus, self.work, self.is_going = Cpus(), Work(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
@@ -70,20 +72,17 @@ class LivePod:
         self.adopted.set()
         self.adopting: asyncio.Timeout | None = None
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
-        self.boot_ms, self.held, self.console_tail = 0, "", ""
-        self.is_suspended = False
+        self.boot_ms, self.held, self.console_tail, self.is_suspended = 0, "", "", False
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
         self.meter = Meter(self.call, self.containers, self._note_disk)
-        self.images = self._images()
-        self.loopback = LoopbackPorts(self.title)
+        self.images, self.loopback = self._images(), LoopbackPorts(self.title)
         self._config = Parsed(pb.PodSandboxConfig.FromString)
         self._agent: Agent | OwnKernel | None = None
         self._port = port
         self._saver = StateSaver(self.save, self.title)
-        self._unknown_ends = 0
-        self.unused_id = 1
+        self._unknown_ends, self.unused_id = 0, 1
         self.epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -116,11 +115,8 @@ class LivePod:
     def log_fields(self, container: LiveContainer | None = None) -> dict[str, str]:
         """What each line of the log says of the pod, or of this container of it."""
         fields = {"pod": self.id, "title": self.title}
-        return (
-            fields | {"container": container.id, "container_name": container.record.container.name}
-            if container
-            else fields
-        )
+        names = {"container": container.id, "container_name": container.record.container.name} if container else {}
+        return fields | names
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -153,7 +149,9 @@ class LivePod:
         """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
         if self._agent is None:
             raise WrongState(self.held or f"{self.title} has no running VM")
-        return await self._agent.call(op, timeout_s=timeout_s or self.tools.call_timeout_s)
+        await self.pause.over(op)
+        reply = await self._agent.call(self.names.to_guest(op), timeout_s=timeout_s or self.tools.call_timeout_s)
+        return self.names.from_guest(reply)
 
     @property
     def agent(self) -> "Agent | OwnKernel":
@@ -268,7 +266,10 @@ class LivePod:
         def is_ready() -> bool:
             return self.is_ready
 
-        return PodImages(self.record.pod, self.directory, call=self.call, containers=self.containers, is_ready=is_ready)
+        def records() -> list[store.ContainerRecord]:
+            return [*(one.record for one in self.containers.values()), *self.status.waiting]
+
+        return PodImages(self.record.pod, self.directory, call=self.call, records=records, is_ready=is_ready)
 
     def move(self, event: str, **changes: bytes) -> None:
         """Take the step that `event` means, and write it down."""
@@ -359,17 +360,20 @@ class LivePod:
             ending = self._or_log("pod.cut", self.vm.kill)
             self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")
 
-    async def meet(self, limit_s: float) -> None:
-        """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
+    async def meet(self, limit_s: float, first: bytes = START) -> None:
+        """Wait for the agent's hello, not longer than the VM lives; `first` is as of `Identity`. Raises VmFailed,
+        NotFound.
+        """
         link = await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
-        who = Identity(self.title, link, self.status.link_key, self.epoch)
+        who = Identity(self.title, link, self.status.link_key, self.epoch, first)
         loop_budget = self.tools.loop_budget
         agent = self._agent = Agent(who, self._exited, port=self._port, loop_budget=loop_budget, broken=self._cut_off)
         for container in self.containers.values():
             for stream, consumer in container.consumers(agent.consumed).items():
                 agent.listen(stream, consumer)
-        hello = asyncio.ensure_future(agent.open())
-        gone = asyncio.ensure_future(self.gone.wait())
+        for stream in self.status.unwanted:
+            agent.listen(stream, Discarded())
+        hello, gone = asyncio.ensure_future(agent.open()), asyncio.ensure_future(self.gone.wait())
         try:
             await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not hello.done():
@@ -387,7 +391,7 @@ class LivePod:
             if waiting is not None and not waiting.done():
                 waiting.set_result(event)
                 return True
-        elif (one := self.containers.get(event.container)) and one.exited(event, self.save_soon):
+        elif (one := self.names.container(event.container)) and one.exited(event, self.save_soon):
             return True
         self._unknown_ends += 1
         if self._unknown_ends & (self._unknown_ends - 1) == 0:  # 1, 2, 4, 8, ...: the guest can't fill our log

@@ -33,22 +33,29 @@ log = logging.getLogger("clearpod.pod")
 
 SHARES = "shares"
 """What Tune is told to unmount, and with a text to mount again."""
+FREEZE = "cgroup.freeze"
+"""What Tune stops all containers by ("1"), or one, and lets them go on ("0")."""
 ANSWER_S = 20.0
 
 
-def blocker(pod: "LivePod") -> str:
-    """Why the pod can't be suspended now, as a sentence; empty when it can."""
+def blocker(pod: "LivePod", what: str = "suspended") -> str:
+    """Why the pod can't be suspended now, or copied, as a sentence; empty when it can."""
+    why = _blocker(pod)
+    return f"{pod.title} can't be {what}: {why}" if why else ""
+
+
+def _blocker(pod: "LivePod") -> str:
     if not pod.record.pod.suspend:
-        return f"{pod.title} can't be suspended: it was not made with the annotation {SUSPEND}"
+        return f"it was not made with the annotation {SUSPEND}"
     if pod.status.is_own:
-        return f"{pod.title} can't be suspended: it runs a kernel of its own"
+        return "it runs a kernel of its own"
     if not pod.tools.host.choice.hypervisor.has_templates:
-        return f"{pod.title} can't be suspended: {pod.tools.host.choice.hypervisor.title} can't save a guest"
+        return f"{pod.tools.host.choice.hypervisor.title} can't save a guest"
     for container in pod.containers.values():
         if container.status.state != states.EXITED and (why := guest_volumes.blocker(container.record.container)):
-            return f"{pod.title} can't be suspended: {why}"
+            return why
     if pod.execs or pod.work.is_used or any(one.is_starting or one.lock.locked() for one in pod.containers.values()):
-        return f"{pod.title} can't be suspended while something is done in it; end execs and try again"
+        return "something is being done in it; end execs and try again"
     return ""
 
 
@@ -131,9 +138,11 @@ async def adopt(pod: "LivePod") -> bool:
 
 
 async def mount_again(pod: "LivePod") -> None:
-    """What a suspension unmounts. Raises PodError."""
+    """What a suspension or a copy unmounts and stops, whoever was killed in the middle. Raises PodError."""
     if pod.record.pod.suspend:
         await pod.call(messages.Tune(SHARES, "mount"), ANSWER_S)
+        if pod.hello.copies:
+            await pod.call(messages.Tune(FREEZE, "0"), ANSWER_S)
 
 
 async def _go_on(pod: "LivePod") -> None:
@@ -165,7 +174,7 @@ async def _meet(pod: "LivePod") -> None:
 
 async def _save(pod: "LivePod", images: "ImageStore") -> None:
     """What is only left over of the VM can wait: whoever resumes the pod, or removes it, ends that."""
-    files = await asyncio.to_thread(_files, pod, images)
+    files = await asyncio.to_thread(files_in_window, pod, images)
     try:
         await run_uncancellable(suspended.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files)
     except (PodError, OSError) as error:
@@ -174,10 +183,11 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
         log.warning("pod.suspended", extra={**pod.log_fields(), "error": str(error)})
 
 
-def _files(pod: "LivePod", images: "ImageStore") -> "dict[str, ImageFiles]":
-    image_files = {}
-    for container in pod.containers.values():
-        name = container.record.window_image
-        if name and name not in image_files and (image := images.find(container.record.image_id)):
+def files_in_window(pod: "LivePod", images: "ImageStore") -> "dict[str, ImageFiles]":
+    """Of the images that containers of the pod use, by their names in its window. Blocks."""
+    image_files: dict[str, ImageFiles] = {}
+    for record in (*(one.record for one in pod.containers.values()), *pod.status.waiting):
+        name = record.window_image
+        if name and name not in image_files and (image := images.find(record.image_id)):
             image_files[name] = images.files(image)
     return image_files

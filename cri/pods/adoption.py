@@ -115,7 +115,7 @@ async def _take_over(pod: LivePod) -> Orphans:
     await suspension.mount_again(pod)
     reply = await pod.call(messages.List())
     unknown = _reconcile(pod, reply.containers)
-    bundles = set(await retry_while_exhausted(engine.bundles, pod.directory))
+    bundles = set(await retry_while_exhausted(engine.bundles, pod.directory)) - pod.names.guests()
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
     pod.save_soon()
@@ -167,7 +167,7 @@ def _reconcile(pod: LivePod, listed: Iterable[messages.Container]) -> tuple[str,
     known = {one.id: one for one in listed}
     for container in pod.containers.values():
         container.reconcile(known.pop(container.id, None))
-    return tuple(known)
+    return tuple(known.keys() - {one.guest_id for one in pod.status.waiting})
 
 
 async def _remove(pod: LivePod, containers: Iterable[str], *, bundles: Iterable[str]) -> None:

@@ -30,6 +30,8 @@ from stage1.pod import states
 from stage1.pod.model import KERNEL_OF_IMAGE, Pod
 
 Thing = TypeVar("Thing")
+BringUp = Callable[[LivePod], Coroutine[Any, Any, None]]
+"""Makes a pod READY that is nothing yet, or leaves nothing of it."""
 
 
 def _ignore(pod: LivePod) -> None:
@@ -117,8 +119,15 @@ class PodTable:
 
     # -- changing --------------------------------------------------------------------------------------------
 
-    async def run(self, record: store.PodRecord, request: bytes, *, failed: Callable[[LivePod], None] = _ignore) -> str:
-        """Boot a pod and list it. `failed` gets one that had begun and was removed again.
+    async def run(
+        self,
+        record: store.PodRecord,
+        request: bytes,
+        *,
+        failed: Callable[[LivePod], None] = _ignore,
+        bring_up: BringUp | None = None,
+    ) -> str:
+        """Boot a pod, or `bring_up` one, and list it. `failed` gets one that had begun and was removed again.
 
         Raises AlreadyExists for a name (see `names`) or a host port that is taken, NoSpace at the limit.
         """
@@ -129,7 +138,7 @@ class PodTable:
         with self._pod_names.reserved(name, request) as reservation:
             await self._require_room(record.pod)
             with self._place(), self.pool.starting(), self._failure_counted():
-                pod = await self._start(record, failed)
+                pod = await self._start(record, failed, bring_up=bring_up)
             pod.tell(events.CREATED)
             pod.tell(events.STARTED)
             reservation.keep(pod.id)
@@ -179,10 +188,15 @@ class PodTable:
             self._tools.recorder.count(POD_STARTS, "failed")
             raise
 
-    async def _start(self, record: store.PodRecord, failed: Callable[[LivePod], None]) -> LivePod:
+    async def _start(
+        self, record: store.PodRecord, failed: Callable[[LivePod], None], *, bring_up: BringUp | None
+    ) -> LivePod:
         """Claim a VM of the pool, or another if that one turns out to be dead; else boot one, or none for a pod whose
         kernel is in an image.
         """
+        if bring_up:
+            copy = self._new(record)
+            return await self._listed(copy, bring_up(copy), failed=failed)
         if record.pod.kernel == KERNEL_OF_IMAGE and not record.pod.host:
             plain = self._new(record)
             return await self._listed(plain, boot.without_guest(plain), failed=failed)

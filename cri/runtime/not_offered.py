@@ -23,8 +23,8 @@ async def checkpoint_container(node: Node, request: pb.CheckpointContainerReques
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoReturn:
     """UNIMPLEMENTED: what is saved of a pod belongs to its node and its sandbox."""
     raise Unsupported(
-        "a pod can't be written to a file that makes another pod: its guest has the addresses, the disk and the "
-        "secrets of this one; `clearpod suspend` saves a pod with the annotation clearpod.io/suspend, for itself"
+        "a pod can't be written to a file that stays and makes another pod; `clearpod suspend` saves a pod with the "
+        "annotation clearpod.io/suspend, for itself, and `clearpod fork` copies one with clearpod.io/forkable"
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import resize
+from cri.pods import forking, resize
 from cri.store.failures import Failure
+from cri.store.pods import PodRecord
 from cri.translate import guest_volumes, sandbox, sizes
 from stage1.errors import AlreadyExists, NetworkFailed, PodError, Unsupported
 from stage1.linux import podcgroup, pressure
@@ -27,6 +28,18 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
 
 
 async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable[[LivePod], None]) -> str:
+    record = await pod_record(node, request)
+    asked = request.SerializeToString(deterministic=True)
+    bring_up = forking.of_request(record, node.pods.pods, images=node.images)
+    try:
+        return await node.pods.run(record, asked, failed=failed, bring_up=bring_up)
+    except NetworkFailed:
+        node.network.failed()
+        raise
+
+
+async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
+    """The pod that the request asks for, if this node can have it. Raises BadRequest, NotFound, Unsupported."""
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
     facts = await asyncio.to_thread(_facts, node, request.config.linux.cgroup_parent)
@@ -37,11 +50,7 @@ async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable
     if record.pod.has_virtiofs and (lack := await asyncio.to_thread(node.lacks_virtiofs, record.pod)):
         raise Unsupported(f"volumes of the pod can't come by virtiofsd: {lack}")
     resize.require_host(record.pod)
-    try:
-        return await node.pods.run(record, request.SerializeToString(deterministic=True), failed=failed)
-    except NetworkFailed:
-        node.network.failed()
-        raise
+    return record
 
 
 def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[LivePod]) -> Failure:

@@ -38,29 +38,14 @@ class PodRecord(NamedTuple):
     log_directory: str = ""
 
 
-class PodState(NamedTuple):
-    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
-
-    `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
-    `history` is what happened, oldest first. With `is_own` its guest was ended for a kernel out of an image.
-    """
-
-    state: str = states.NEW
-    link_key: bytes = b""
-    ids: int = 0
-    why: str = ""
-    cgroup_note: str = ""
-    history: tuple[Fact, ...] = ()
-    is_own: bool = False
-
-
 class ContainerRecord(NamedTuple):
     """A container as it was asked for.
 
     `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none. `window_image` is the image's
     name in the DAX window, empty when it is not there; `image_way` says to people which way it came, and why.
     `image_tag` is the image's name as the status shows it, empty when it has none. `kernel` is the one that the image
-    brings; without a path there is none.
+    brings; without a path there is none. `guest_id` is what the guest calls it, if that is another one's id: it was
+    running in the pod of which this pod is a copy.
     """
 
     container: Container
@@ -77,10 +62,37 @@ class ContainerRecord(NamedTuple):
     image_way: str = ""
     image_tag: str = ""
     kernel: OwnKernel = OwnKernel()
+    guest_id: str = ""
+
+
+class PodState(NamedTuple):
+    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
+
+    `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
+    `history` is what happened, oldest first. With `is_own` its guest was ended for a kernel out of an image. `waiting`
+    are containers of the pod that this one is a copy of, as they were: frozen in the guest until somebody creates them
+    here.
+    """
+
+    state: str = states.NEW
+    link_key: bytes = b""
+    ids: int = 0
+    why: str = ""
+    cgroup_note: str = ""
+    history: tuple[Fact, ...] = ()
+    is_own: bool = False
+    waiting: tuple[ContainerRecord, ...] = ()
+
+    @property
+    def unwanted(self) -> tuple[int, ...]:
+        """Streams of those, whose output nobody gets."""
+        return tuple(stream for one in self.waiting for stream in (one.stdout, one.stderr) if stream)
 
 
 class ContainerState(NamedTuple):
-    """Times are ns since 1970, 0 for not yet. `reason` and `message` are CRI's."""
+    """Times are ns since 1970, 0 for not yet. `reason` and `message` are CRI's. With `is_held` its processes run in the
+    guest, a copy's, and are frozen until it is started.
+    """
 
     state: str = states.CREATED
     started_ns: int = 0
@@ -88,6 +100,7 @@ class ContainerState(NamedTuple):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    is_held: bool = False
 
 
 class StoredContainer(NamedTuple):

@@ -22,7 +22,7 @@ MOST = {
     policy.SCRATCH: policy.MOST_SCRATCH_MIB,
 }
 """What each number can be at most, whatever the policy says."""
-FLAGS = (policy.MAPS, policy.SPOOFING)
+FLAGS = (policy.MAPS, policy.SPOOFING, policy.FORKABLE)
 """Those that are true or false."""
 
 

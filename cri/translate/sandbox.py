@@ -3,6 +3,7 @@
 
 import os
 import secrets
+import signal
 import time
 from collections.abc import Mapping
 
@@ -17,8 +18,9 @@ from cri.translate.guest_volumes import PodVolumes
 from cri.translate.sizes import Facts
 from stage1.errors import BadRequest, NotFound
 from stage1.pod import sysctls
-from stage1.pod.model import SUSPEND, Pod
+from stage1.pod.model import MANUAL, SUSPEND, Pod
 
+SIGNALS = tuple(one.name for one in signal.Signals if one not in (signal.SIGKILL, signal.SIGSTOP))
 WINDOW_PER_MEMORY = 2
 MIB = 1 << 20
 
@@ -102,10 +104,17 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         hosts=extras.hosts(sandbox.annotations),
         boots=annotations.choice(sandbox, policy.TEMPLATE, values=("none",)) == "none"
         or not config.policy.of(names.namespace).bounds.templates,
-        suspend=annotations.choice(sandbox, policy.SUSPEND, values=SUSPEND),
+        suspend=_suspend(sandbox),
     )
     host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod
+
+
+def _suspend(sandbox: pb.PodSandboxConfig) -> str:
+    """A pod that is copied, or is a copy, is made as one that can be suspended."""
+    annotations.choice(sandbox, policy.COPY_SIGNAL, values=SIGNALS)
+    is_copied = annotations.is_true(sandbox, policy.FORKABLE) or sandbox.annotations.get(policy.FORK_OF)
+    return annotations.choice(sandbox, policy.SUSPEND, values=SUSPEND) or (MANUAL if is_copied else "")
 
 
 def _server(sandbox: pb.PodSandboxConfig, config: Config) -> str:

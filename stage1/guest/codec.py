@@ -38,11 +38,11 @@ _CONFIGURE = (
     _STR, _STR, _U64, _many(m.Sysctl), _many(m.Interface), _many(m.Route), _many(m.Neighbour),
     Field(wire.U32, number=10), Field(wire.U32, number=11),
     Field(wire.BOOL, number=20), Field(wire.BYTES, number=21), Field(wire.U64, number=22),
-    Field(wire.BYTES, number=30), Field(wire.BOOL, number=31),
+    Field(wire.BYTES, number=30), Field(wire.BOOL, number=31), Field(wire.BOOL, number=32),
 )  # fmt: skip
 _HELLO = (
     _U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW, _IN_GUEST,
-    _APPARMOR,
+    _APPARMOR, Field(wire.BOOL, number=95),
 )  # fmt: skip
 TABLES: wire.Tables = {
     m.Hello: _HELLO,

@@ -54,14 +54,15 @@ LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
 
 class HostLink:
     """One guest's link. `key` is 16 secret bytes of the pod, `epoch` a random number (not 0) of this host
-    process.
+    process. `first` is the marker that a guest knows which has not met this pod's host: START, or if it is a copy of
+    another pod's guest, that one's key.
 
     Streams that may have output already (the daemon was restarted) must be opened before the first `receive`:
     data for a stream that is not open is dropped for good.
     """
 
-    def __init__(self, key: bytes, epoch: int) -> None:
-        if len(key) != len(START) or not 0 < epoch < 2**64:
+    def __init__(self, key: bytes, epoch: int, first: bytes = START) -> None:
+        if len(key) != len(START) or len(first) != len(START) or not 0 < epoch < 2**64:
             raise BadRequest("a link needs a key of 16 bytes and an epoch from 1 to 2^64 - 1")
         self.hello: Hello | None = None  # the guest's latest
         self.open = False  # hellos were exchanged on this connection
@@ -70,7 +71,7 @@ class HostLink:
         self.resyncs = 0  # greetings because the stream of frames broke, from the beginning
         self._noise = 0  # bytes since the link was open
         self._hellos = 0  # answers that we still expect
-        self._key, self._epoch = key, epoch
+        self._key, self._epoch, self._first = key, epoch, first
         # Replies that the guest still owed to another epoch are told from ours by where we begin to count.
         self._next_id = epoch % 0x7FFFFFFF + 1
         self._waiting: set[int] = set()
@@ -87,7 +88,7 @@ class HostLink:
     def connect(self, unix_ns: int) -> None:
         """Begin on a new connection; `unix_ns` is the wall clock, to which the guest sets its own."""
         self._unix_ns, self._fault, self._resyncs = unix_ns, None, 0
-        self._split.restart(*((self._key,) if self.hello else (START, self._key)))
+        self._split.restart(*((self._key,) if self.hello else (self._first, self._key)))
         self._greet()
 
     def receive(self, data: bytes, work: int = 1 << 30) -> list[Incoming]:
@@ -146,7 +147,7 @@ class HostLink:
         greeting = [self._key, hello]
         # Until the guest has answered we can't know whether it has our key. One that has it must see the key first
         # (else its half frame would swallow the other marker), and again behind what is no frame to it.
-        self._out = greeting if self.hello else [*greeting, START, hello, *greeting]
+        self._out = greeting if self.hello else [*greeting, self._first, hello, *greeting]
 
     def _resync(self) -> None:
         """The stream of frames broke: ask the guest to begin again from where we are."""

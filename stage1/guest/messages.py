@@ -27,6 +27,7 @@ CREATED, RUNNING, EXITED = range(3)
 class Hello(NamedTuple):
     """First message of each side on every connection. `volumes`, `raw`, `guest_volumes` and `apparmor`: the guest knows
     those of Create, with the third one an Update without resources, and with the last one its kernel has AppArmor.
+    `copies`: it knows `copied` of Configure, and cgroup.freeze of Tune.
     """
 
     version: int = VERSION
@@ -43,6 +44,7 @@ class Hello(NamedTuple):
     raw: bool = False
     guest_volumes: bool = False
     apparmor: bool = False
+    copies: bool = False
 
 
 class Stdio(NamedTuple):
@@ -103,7 +105,8 @@ class Configure(NamedTuple):
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. `lasting` and
     `link_key` are an autonomous pod's: whether it outlasts its apps, and what a host has to know. It is told the time,
     and so is a guest that has waited for its pod, with at most 64 bytes of `entropy`. With `warm_up`, which may come
-    before, all is done and undone.
+    before, all is done and undone. With `copied` the guest is a copy of one that had these interfaces, whose addresses
+    it gives up; its own Configure follows.
     """
 
     hostname: str = ""
@@ -120,6 +123,7 @@ class Configure(NamedTuple):
     unix_ns: int = 0
     entropy: bytes = b""
     warm_up: bool = False
+    copied: bool = False
 
 
 class Create(NamedTuple):

@@ -21,10 +21,13 @@ class Stats(NamedTuple):
 
 
 class Tune(NamedTuple):
-    """Writes `text` to a `file` of the cgroup of all containers together, memory.* or cpu.*."""
+    """Writes `text` to a `file` of the cgroup of all containers together, memory.* or cpu.*; and cgroup.freeze, also of
+    one `container`.
+    """
 
     file: str = ""
     text: str = ""
+    container: str = ""
 
 
 class CpuStats(NamedTuple):
@@ -143,7 +146,7 @@ _PRESSURES = Field(wire.MESSAGE, Pressures)
 
 TABLES: wire.Tables = {
     Stats: (_U32, _BOOL, _BOOL),
-    Tune: (_STR, _STR),
+    Tune: (_STR, _STR, _STR),
     CpuStats: (_U64,) * 6,
     MemoryStats: (_U64,) * 14,
     Pressure: (_U64,) * 8,

@@ -8,7 +8,7 @@ import time
 
 from stage1.guest import messages
 from stage1.pod.model import Pod
-from stage1.pod.network import PodNetwork
+from stage1.pod.network import Interface, PodNetwork
 
 ENTROPY_BYTES = 32
 """As much as the guest's generator of random numbers holds."""
@@ -60,3 +60,19 @@ def configure(pod: Pod, network: PodNetwork | None, *, waiting_mac: str = "") ->
         first_id=pod.ids.first,
         ids=pod.ids.length,
     )
+
+
+def leave(former: tuple[Interface, ...]) -> messages.Configure:
+    """What a guest is told first that is a copy of one that had these interfaces."""
+    devices = tuple(messages.Interface(one.mac, one.name, one.mtu, one.addresses) for one in former)
+    return messages.Configure(
+        interfaces=devices, entropy=os.urandom(ENTROPY_BYTES), unix_ns=time.time_ns(), copied=True
+    )
+
+
+def become(pod: Pod, network: PodNetwork | None, *, former: tuple[Interface, ...]) -> messages.Configure:
+    """The Configure of the pod that a copy becomes, which has devices of the same names."""
+    macs = {one.name: one.mac for one in former}
+    settings = configure(pod, network, waiting_mac="copied")
+    devices = tuple(one._replace(found_mac=macs[one.name]) for one in settings.interfaces)
+    return settings._replace(interfaces=devices)

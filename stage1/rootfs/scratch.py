@@ -55,6 +55,28 @@ def add(disk: Disk, directory: str, *, template_dir: str) -> None:
         os.chown(disk.path, disk.owner, disk.owner)
 
 
+def note(directory: str, link: str, *, path: str) -> None:
+    """Write down where a file of the pod's is to be, before it is made: `LINK` or `GUEST_LINK`. Idempotent. Raises
+    KernelError.
+    """
+    files.make_dirs(os.path.dirname(path), 0o700)
+    with beneath.Root(directory) as own:
+        try:
+            own.link(link, path)
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+
+def replace(path: str, source: str) -> None:
+    """Make the disk `path` a copy of the disk `source`; it stays who may open it. Raises NoSpace, KernelError."""
+    with Guard("replace", path):
+        status = os.stat(path)
+        os.unlink(path)
+        copy_sparse(source, path)
+        os.chown(path, status.st_uid, status.st_gid)
+
+
 def _make_lasting(disk: Disk, template_dir: str) -> None:
     """Unless it is there. It has its name when it is whole."""
     if os.path.lexists(disk.path):

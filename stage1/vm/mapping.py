@@ -36,6 +36,17 @@ def create(directory: str, size: int, *, is_disk: bool = False) -> None:
     _write(directory, Window(size, is_disk=is_disk))
 
 
+def restore(directory: str, size: int, *, images: "Sequence[Placed]") -> None:
+    """Record that the pod's disk for images has these, as the guest has them that was loaded. Raises VmFailed."""
+    window = Window(size, is_disk=True)
+    try:
+        for image in images:
+            window = window.plus(image)
+    except ValueError as error:
+        raise VmFailed(f"images can't lie so in the window of {directory}: {error}") from None
+    _write(directory, window)
+
+
 def find(directory: str) -> Window | None:
     """The pod's window as recorded; None when its VM has none."""
     try:

@@ -8,6 +8,7 @@ import json
 import os
 
 from stage1.errors import KernelError
+from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.vm.spec import Nic, SerialLink, VmSpec
 from stage1.vm.template import Template
@@ -28,12 +29,12 @@ _MEASURED = ("tsc_early_khz=", "lpj=")
 def parts(vm: VmSpec, *, scratch_bytes: int, host: "Mapping[str, str]") -> dict[str, str]:
     """All that must be equal, by names for people. `host` is what `of_host` says. Raises BadRequest, KernelError."""
     plain = _without_pod(vm)
-    files = dict(zip(_FILES, (vm.kernel, vm.initramfs, vm.system_image, vm.binary), strict=True))
+    named = dict(zip(_FILES, (vm.kernel, vm.initramfs, vm.system_image, vm.binary), strict=True))
     return {
         "format": FORMAT,
         "arguments": "\n".join(vm.hypervisor.argv(plain)),
         "scratch": str(scratch_bytes if vm.scratch else 0),
-        **{name: identity(path) for name, path in files.items()},
+        **{name: identity(path) for name, path in named.items()},
         **host,
     }
 
@@ -72,6 +73,11 @@ def of_host(cpuinfo: str, kernel: "os.uname_result") -> dict[str, str]:
     fields = (line.partition(":") for line in first.splitlines())
     cpu = [f"{key.strip()}={value.strip()}" for key, _, value in fields if key.strip() in _CPU]
     return {"cpu": "\n".join(cpu), "host": f"{kernel.release} {kernel.version} {kernel.machine}"}
+
+
+def this_host() -> dict[str, str]:
+    """`of_host` of the machine that we are on. Raises KernelError."""
+    return of_host(files.read("/proc/cpuinfo").decode(errors="replace"), os.uname())
 
 
 def _without_pod(vm: VmSpec) -> VmSpec:

@@ -14,7 +14,7 @@ from cri.policy import SUSPEND
 from cri.store import pods as store
 from stage1 import engine, suspended
 from stage1.guest import messages
-from stage1.vm import medium
+from stage1.vm import guest_file, medium
 
 from .conftest import Registered, VmWorld, vm_world
 from .test_pool_vms import output_of
@@ -90,7 +90,7 @@ def _is_killed_while_it_loads(machine: VmWorld, directory: str, monkeypatch: pyt
     """The VMM has begun, and the pod is suspended still."""
     pod = store.load(directory).record.pod
     with monkeypatch.context() as patch:
-        patch.setattr(suspended, "_migrate", lambda *_, **__: 1 // 0)
+        patch.setattr(guest_file, "read", lambda *_, **__: 1 // 0)
         patch.setattr(suspended, "settle", lambda _: None)
         with pytest.raises(ZeroDivisionError):
             suspended.load(directory, pod, host=machine.host, vmm=machine.vmm)

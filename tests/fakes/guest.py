@@ -40,7 +40,7 @@ class FakeGuest:
         self.asked: list[m.Op] = []
         self._link = GuestLink(m.Hello(
             boot_id=int.from_bytes(os.urandom(8), "little"), init_ns=1, ready_ns=2, kernel="fake",
-            volumes=True, raw=True, guest_volumes=True,
+            volumes=True, raw=True, guest_volumes=True, copies=True,
         ))  # fmt: skip
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._connection: socket.socket | None = None

@@ -201,7 +201,9 @@ class Containers:
         return m.Reply()
 
     def _op_tune(self, op: m.Tune) -> m.Reply:
-        if op.file == "shares":
+        if op.file == "cgroup.freeze" and op.container:
+            self._find_job(op.container, 0)
+        if op.file in ("shares", "cgroup.freeze"):
             return m.Reply()
         if not (op.file == "cpus" or op.file.startswith(("memory.", "cpu."))) or "/" in op.file or not op.text:
             raise Refused(m.INVALID, f"'{op.file}' can't be set for the whole pod")

@@ -96,7 +96,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
     "stage1/own.py": {
         **dict.fromkeys(("files.unlink", "os.open"), TOP),
-        "files.make_dirs": STATE,
         "os.readlink": HOST,
         **dict.fromkeys(("files.read", "os.listdir"), HOST),
     },
@@ -213,6 +212,7 @@ ALLOWED: dict[str, dict[str, str]] = {
             "files.remove_tree",
             "os.path.lexists",
             "open",
+            "os.stat",
             "os.chown",
             "os.mkdir",
             "os.open",
@@ -266,11 +266,23 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/volume_server.py": {"os.access": HOST},
     "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),
     "stage1/vm/sigsys.py": {"os.open": HOST},
-    "stage1/suspended.py": dict.fromkeys(("files.make_dirs", "files.unlink", "os.open"), STATE),
+    "stage1/saved.py": dict.fromkeys(
+        (
+            "files.make_dirs",
+            "files.read",
+            "files.remove_tree",
+            "files.write_atomic",
+            "os.mkdir",
+            "os.path.lexists",
+            "os.rename",
+        ),
+        STATE,
+    ),
+    "stage1/vm/guest_file.py": dict.fromkeys(("os.open", "os.unlink"), STATE),
     "stage1/vm/medium.py": {"os.open": IMAGES},
-    "stage1/templates.py": {"files.read": HOST, "os.open": STATE},
+    "stage1/templates.py": {"os.open": STATE},
     "stage1/vm/copying.py": {"os.open": STATE},
-    "stage1/vm/template_key.py": dict.fromkeys(("os.path.realpath", "os.stat"), GUEST),
+    "stage1/vm/template_key.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
     "stage1/vm/template_store.py": dict.fromkeys(
         (
             "files.make_dirs",

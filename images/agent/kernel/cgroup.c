@@ -19,7 +19,7 @@
 
 #define ROOT "/sys/fs/cgroup"
 
-enum { DEPTH = 16, PATH_ROOM = 512, PLACE_ROOM = 320 };
+enum { FREEZE_LIMIT_MS = 1000, DEPTH = 16, PATH_ROOM = 512, PLACE_ROOM = 320 };
 
 /* What the agent, its helpers, crun and the kernel need beside the containers: 8 MiB, of a small guest an eighth. */
 enum { RESERVE = 8 << 20, RESERVE_SHARE = 8 };
@@ -91,51 +91,72 @@ void cgroup_kill(const char *container, uint32_t exec)
     file_write(path, "1");
 }
 
-static int signal_procs(const char *dir, int signal)
+static int each_proc(const char *dir, cgroup_each_process *each, int number)
 {
     char path[PATH_ROOM], line[32];
     int sent = 0;
     snprintf(path, sizeof path, "%.480s/cgroup.procs", dir);
     FILE *file = fopen(path, "re");
     while (file && fgets(line, sizeof line, file))
-        sent += kill((pid_t)atoi(line), signal) == 0;
+        sent += each((pid_t)atoi(line), number) == 0;
     if (file)
         fclose(file);
     return sent;
 }
 
 /* Containers may make cgroups below their own. */
-static int signal_tree(const char *dir, int signal, int depth)
+static int each_of_tree(const char *dir, cgroup_each_process *each, int number, int depth)
 {
-    int sent = signal_procs(dir, signal);
+    int sent = each_proc(dir, each, number);
     scoped_dir DIR *list = depth < DEPTH ? opendir(dir) : NULL;
     for (struct dirent *entry; list && (entry = readdir(list));) {
         char path[PATH_ROOM];
         if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
             continue;
         if (snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_ROOM)
-            sent += signal_tree(path, signal, depth + 1);
+            sent += each_of_tree(path, each, number, depth + 1);
     }
     return sent;
 }
 
-int cgroup_signal(const char *container, uint32_t exec, int signal)
+int cgroup_each(const char *container, uint32_t exec, cgroup_each_process *each, int number)
 {
     char path[PATH_ROOM];
     path_of(path, container, exec, "");
-    return signal_tree(path, signal, 0) ? 0 : -1;
+    return each_of_tree(path, each, number, 0);
 }
 
-bool cgroup_wait_empty(const char *container, int limit_ms)
+int cgroup_signal(const char *container, uint32_t exec, int signal)
+{
+    return cgroup_each(container, exec, kill, signal) ? 0 : -1;
+}
+
+/* Wait until the cgroup's `event` is so, or it is gone; false after `limit_ms`. */
+static bool wait_until(const char *container, const char *event, uint64_t is_so, int limit_ms)
 {
     char path[PATH_ROOM], text[256];
     path_of(path, container, 0, "cgroup.events");
     for (int waited = 0; waited <= limit_ms; waited++) {
-        if (file_read(path, text, sizeof text) < 0 || !keyed_number(text, "populated"))
+        if (file_read(path, text, sizeof text) < 0 || keyed_number(text, event) == is_so)
             return true;
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     return false;
+}
+
+bool cgroup_wait_empty(const char *container, int limit_ms)
+{
+    return wait_until(container, "populated", 0, limit_ms);
+}
+
+int cgroup_freeze(const char *container, const char *text)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, 0, "cgroup.freeze");
+    if (file_write(path, text) < 0)
+        return -1;
+    errno = ETIMEDOUT;
+    return wait_until(container, "frozen", *text == '1', FREEZE_LIMIT_MS) ? 0 : -1;
 }
 
 bool cgroup_oom_killed(const char *container)

@@ -32,7 +32,7 @@ size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t room
     message.boot_id = hello->facts->boot_id;
     message.init_ns = hello->facts->init_ns;
     message.ready_ns = hello->facts->ready_ns;
-    message.volumes = message.raw = message.guest_volumes = true;
+    message.volumes = message.raw = message.guest_volumes = message.copies = true;
     message.apparmor = hello->facts->apparmor;
     snprintf(message.kernel, sizeof message.kernel, "%s", hello->facts->kernel);
     pb_ostream_t out = pb_ostream_from_buffer(to, room);

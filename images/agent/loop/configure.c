@@ -5,9 +5,11 @@
 #include "base/files.h"
 #include "base/scope.h"
 #include "base/texts.h"
+#include "kernel/cgroup.h"
 #include "kernel/namespaces.h"
 #include "kernel/network.h"
 #include "kernel/shares.h"
+#include "kernel/sockets.h"
 #include "loop/apps.h"
 #include "loop/loop.h"
 
@@ -120,9 +122,22 @@ static void configure_plan(const clearpod_agent_Configure *settings)
     }
 }
 
+/* This guest was another pod's, and is one now that nobody has: nothing of its own has run since. */
+static int leave_identity(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    if (freshen(settings, why) < 0 || network_undo(settings, why) < 0)
+        return -1;
+    cgroup_each("", 0, sockets_reset, 0);
+    return 0;
+}
+
 int configure(const clearpod_agent_Configure *settings, struct fault *why)
 {
     static bool done, is_warm;
+    if (settings->copied && done) {
+        done = leave_identity(settings, why) < 0;
+        return -done;
+    }
     if (done || (is_warm && settings->ids))
         return fault_set(why, FAULT_STATE, "the pod was configured already");
     if (freshen(settings, why) < 0 || mount_shares(settings, why) < 0 ||

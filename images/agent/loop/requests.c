@@ -270,11 +270,23 @@ static int on_stats(const clearpod_agent_Stats *stats, const struct asker *asker
     return begin(asker, NULL, &task, why);
 }
 
+/* Stop all processes, or those of one container, or let them go on. Quick enough to be done at once. */
+static int freeze(const clearpod_agent_Tune *tune, struct fault *why)
+{
+    if (*tune->container && !find(tune->container, 0, why))
+        return -1;
+    return cgroup_freeze(tune->container, tune->text) < 0
+               ? fault_errno(why, "freeze containers '%s' (%s)", tune->container, tune->text)
+               : 0;
+}
+
 /* What the whole pod has: limits, memory that the host wants back, and how many processors are online. */
 static int on_tune(const clearpod_agent_Tune *tune, const struct asker *asker, struct fault *why)
 {
     if (!strcmp(tune->file, "shares"))
         return *tune->text ? shares_mount(&agent.arguments, why) : shares_unmount(why);
+    if (!strcmp(tune->file, "cgroup.freeze"))
+        return freeze(tune, why);
     struct task task = {.kind = TASK_TUNE, .file = tune->file, .lower = tune->text, .stdio = {-1, -1, -1}};
     bool is_known = !strncmp(tune->file, "memory.", 7) || !strncmp(tune->file, "cpu", 3);
     if (!is_known || !is_file_name(tune->file) || !*tune->text)

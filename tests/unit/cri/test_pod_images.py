@@ -76,7 +76,7 @@ class Pod:
             model,
             self.directory,
             call=self._ask,
-            containers=self.containers,
+            records=lambda: [one.record for one in self.containers.values()],
             is_ready=lambda: self.is_ready,
         )
 

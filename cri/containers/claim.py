@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers of a copied pod: one that runs in the guest since it ran in the original becomes the one that somebody
+creates under its name, and goes on where it was when that is started.
+
+Called by `create`. It has the original's program, arguments, environment and mounts; the contents of its files that the
+guest keeps (config maps, tokens, /etc/hosts) are the new ones before it goes on.
+"""
+
+import signal
+from typing import TYPE_CHECKING
+
+from cri import events
+from cri.containers.stop import remove_files
+from cri.live import outputs, suspension
+from cri.live.container import LiveContainer
+from cri.policy import COPY_SIGNAL
+from cri.store import history
+from cri.store.history import Fact
+from cri.store.pods import ContainerRecord, ContainerState
+from cri.threads import run_uncancellable
+from stage1 import engine
+from stage1.errors import PodError, WrongState
+from stage1.guest import messages
+from stage1.linux import beneath
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+
+
+def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
+    """The container of the original that is meant by `planned`, the first attempt at one of that name. Raises
+    WrongState when it is another one.
+    """
+    name = planned.container.name
+    former = next((one for one in pod.status.waiting if one.container.name == name), None)
+    if former is None:
+        return None
+    if former.image_id != planned.image_id:
+        raise WrongState(
+            f"container {name} of the original has the image {former.image_id}, and {planned.image_id} is asked for; a "
+            "copy goes on with what it has"
+        )
+    if _places(former) != _places(planned):
+        raise WrongState(
+            f"container {name} of the original has mounts at {', '.join(_places(former)) or 'no place'}, and "
+            f"{', '.join(_places(planned)) or 'none'} are asked for; a copy goes on with what it has"
+        )
+    return former
+
+
+def _places(record: ContainerRecord) -> list[str]:
+    return [mount.target for mount in record.container.mounts]
+
+
+async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRecord) -> str:
+    """Make the waiting container `former` the one that is `planned`, CREATED and frozen; its id. Rolled back when it
+    fails: it waits again.
+    """
+    record = planned._replace(
+        guest_id=former.guest_id,
+        stdin=former.stdin,
+        stdout=former.stdout,
+        stderr=former.stderr,
+        window_image=former.window_image,
+        image_way=f"{former.image_way}, in the copied guest",
+    )
+    status, waiting = ContainerState(is_held=True), pod.status.waiting
+    container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory, status=status)
+    try:
+        await run_uncancellable(_make_files, pod, container)
+        container.log.require_file()
+        pod.containers[container.id], container.tell = container, pod.tell
+        pod.status = pod.status._replace(waiting=tuple(one for one in waiting if one is not former))
+        await _take_over(pod, container)
+        pod.require_ready()
+        outputs.follow(pod, container)
+        pod.note(Fact(history.CREATED, subject=record.container.name))
+        pod.save()
+        pod.tell(events.CREATED, container.id)
+    except BaseException:
+        pod.containers.pop(container.id, None)
+        pod.status = pod.status._replace(waiting=waiting)
+        await run_uncancellable(remove_files, pod, container)
+        raise
+    return container.id
+
+
+async def _take_over(pod: "LivePod", container: LiveContainer) -> None:
+    """Its files become those of this pod, and its output goes to its log. Raises WrongState when it has ended."""
+    reply = await pod.call(messages.List())
+    listed = next((one for one in reply.containers if one.id == container.id), None)
+    if listed is None or listed.state != messages.RUNNING:
+        raise WrongState(f"container {container.record.container.name} has ended in the copied guest; delete the pod")
+    container.guest_pid = listed.pid
+    if container.record.container.has_guest_volumes:
+        await pod.call(messages.Update(container.id))
+    await pod.bind_cpus(container.record)
+    for stream, consumer in container.consumers(pod.agent.consumed).items():
+        pod.agent.listen(stream, consumer)
+
+
+def _make_files(pod: "LivePod", container: LiveContainer) -> None:
+    """The guest knows its bundle by the id that the container has there. Blocks. Undo: `remove_files`."""
+    engine.add_container(pod.directory, pod.record.pod, container=container.record.container)
+    with beneath.Root(pod.directory, one_mount=True) as own:
+        own.link(engine.bundle(container.record.guest_id), container.id)
+    container.log.open()
+
+
+async def let_go(pod: "LivePod", container: LiveContainer) -> None:
+    """Let its processes go on, and tell its first one by the signal that the pod asks for. Raises PodError."""
+    await pod.call(messages.Tune(suspension.FREEZE, "0", container.id))
+    container.let_go()
+    if name := pod.config.annotations.get(COPY_SIGNAL, ""):
+        try:
+            await pod.call(messages.Signal(container.id, 0, signal.Signals[name]))
+        except PodError as error:
+            subject = container.record.container.name
+            pod.note(Fact(history.FAILED, subject=subject, reason="StartContainer", text=str(error)))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of pods that run: a pod is saved while it goes on (`save`), and another one begins as what was saved
+(`bring_up`). What is done on the host is `stage1.saved`.
+
+The containers are frozen from before the guest is saved: the original's go on when that is over, those of a copy when
+they are created and started in it (`cri.containers.claim`), after the copy has become somebody else.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from cri.live import boot, suspension
+from cri.live.phases import Phases
+from cri.store import codec, history
+from cri.store.history import Fact
+from cri.store.pods import ContainerRecord
+from cri.threads import run_uncancellable, run_uncancellable_in
+from stage1 import saved
+from stage1.errors import VmFailed, WrongState
+from stage1.guest import messages, settings
+from stage1.guest.messages import Tune
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+    from cri.store.images import ImageStore
+    from stage1.saved import Manifest
+
+log = logging.getLogger("clearpod.pod")
+
+
+class Original(NamedTuple):
+    """What the daemon adds to a `Manifest`, as `codec.dump` has it: the secret of the guest's link, the highest id that
+    was used there, the containers that ran, and the pod's title.
+    """
+
+    link_key: bytes
+    ids: int
+    containers: tuple[ContainerRecord, ...]
+    title: str
+
+
+def blocker(pod: "LivePod") -> str:
+    """Why the pod can't be copied now, as a sentence; empty when it can."""
+    if pod.is_suspended or pod.held:
+        return f"{pod.title} can't be copied: {pod.held}"
+    if not pod.hello.copies and pod.record.pod.suspend:
+        return f"{pod.title} can't be copied: its guest is of an earlier version; make the pod anew"
+    return suspension.blocker(pod, "copied")
+
+
+async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
+    """Save the pod into the new directory `path`; it goes on. Seconds for which its containers stood still.
+
+    Raises WrongState with the blocker, and as `saved.save`; nothing is left then.
+    """
+    async with pod.lock:
+        pod.require_ready()
+        if why := blocker(pod):
+            raise WrongState(why)
+        with pod.pause.holding():
+            files = await asyncio.to_thread(suspension.files_in_window, pod, images)
+            more = codec.dump(_original(pod))
+            await _ask(pod, Tune(suspension.SHARES, ""))
+            try:
+                begun_s = time.monotonic()
+                await _ask(pod, Tune(suspension.FREEZE, "1"))
+                stopped_s = await run_uncancellable(
+                    saved.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files, target=(path, more)
+                )
+            finally:
+                await _ask(pod, Tune(suspension.FREEZE, "0"))
+                paused_s = time.monotonic() - begun_s
+                await _ask(pod, Tune(suspension.SHARES, "mount"))
+        pod.note(Fact(history.FORKED, took_ns=round(paused_s * 1e9)))
+        pod.save_soon()
+    extra = {"paused_ms": round(paused_s * 1000), "stopped_ms": round(stopped_s * 1000)}
+    log.info("pod.copied", extra={**pod.log_fields(), **extra})
+    return paused_s
+
+
+async def _ask(pod: "LivePod", op: Tune) -> None:
+    await pod.agent.call(op, timeout_s=suspension.ANSWER_S)
+
+
+def _original(pod: "LivePod") -> Original:
+    running = (one.record for one in pod.containers.values() if one.is_running)
+    named = tuple(one._replace(guest_id=one.guest_id or one.container.id) for one in running)
+    return Original(pod.status.link_key, max(pod.unused_id, pod.status.ids), named, pod.title)
+
+
+def original(manifest: "Manifest") -> Original:
+    """Raises VmFailed when it is damaged."""
+    try:
+        return codec.load(Original, manifest.more)
+    except ValueError as error:
+        raise VmFailed(f"what was written down of a saved guest is damaged: {error}") from None
+
+
+async def bring_up(pod: "LivePod", path: str) -> None:
+    """From nothing to READY as a copy of what is saved in `path`; its containers wait in `status.waiting`.
+
+    Raises WrongState when it can't be one, and as `saved.prepare` and `boot.boot`; rolled back then.
+    """
+    async with boot.until_ready(pod) as start:
+        start.how = "copied"
+        phases = Phases(pod)
+        manifest = await asyncio.to_thread(saved.read, path)
+        former = original(manifest)
+        prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, path=path, manifest=manifest)
+        phases.prepared(prepared.network_ns)
+        pod.network = prepared.network
+        await pod.loopback.open(pod.record.pod, pod.ips)
+        boot.note_cgroup(pod, prepared.cgroup_note)
+        pod.unused_id = former.ids + 1
+        pod.status = pod.status._replace(ids=former.ids, waiting=former.containers)
+        pod.move("boot", link_key=prepared.link_key)
+        where = pod.tools.pool_of(prepared.pod)
+        pod.watch(await run_uncancellable_in(where, saved.boot, prepared, pod.tools.vmm, path=path, manifest=manifest))
+        await pod.meet(pod.tools.boot_timeout_s, former.link_key)
+        phases.booted(pod.hello, is_copy=True)
+        await _become_another(pod, manifest)
+        phases.end(history.CONFIGURE)
+    pod.note(Fact(history.COPIED, text=former.title))
+
+
+async def _become_another(pod: "LivePod", manifest: "Manifest") -> None:
+    """Nothing but the agent has run since the guest was saved, nor does it until each container is let go."""
+    limit_s = suspension.ANSWER_S
+    await pod.call(settings.leave(manifest.interfaces), limit_s)
+    await pod.call(settings.become(pod.record.pod, pod.network, former=manifest.interfaces), limit_s)
+    await pod.call(Tune(suspension.SHARES, "mount"), limit_s)
+    wanted = {one.guest_id for one in pod.status.waiting}
+    for listed in (await pod.call(messages.List(), limit_s)).containers:
+        if listed.id in wanted and listed.state == messages.RUNNING:
+            await pod.call(Tune(suspension.FREEZE, "1", listed.id), limit_s)
+        else:
+            await pod.call(messages.Delete(listed.id), limit_s)
+    await pod.call(Tune(suspension.FREEZE, "0"), limit_s)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pod another one may be a copy of, and the copying by a directory for what is saved, which does not stay. Called
+by RunPodSandbox and ForkPod.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from cri.live import copies
+from cri.pb.runtime_pb2 import PodSandboxConfig
+from cri.policy import FORK_OF, FORKABLE
+from cri.threads import run_uncancellable
+from stage1 import saved
+from stage1.errors import BadRequest, NotFound, PodError, WrongState
+from stage1.pod import states
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+    from cri.pods.table import BringUp
+    from cri.store.images import ImageStore
+    from cri.store.pods import PodRecord
+    from stage1.engine import Host
+
+log = logging.getLogger("clearpod.pods")
+
+LEAST_PREFIX = 6
+"""So many digits of an id name a pod."""
+
+
+def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePod":
+    """The pod of that name or id in the namespace, which consents. Raises NotFound, BadRequest, WrongState."""
+    own = [pod for pod in pods if pod.record.pod.namespace == namespace and pod.status.state == states.READY]
+    found = [pod for pod in own if pod.record.pod.name == word]
+    if not found and len(word) >= LEAST_PREFIX:
+        found = [pod for pod in own if pod.id.startswith(word)]
+    if not found:
+        raise NotFound(f"no pod {word!r} runs in the namespace {namespace!r}, of which another one could be a copy")
+    if len(found) > 1:
+        raise BadRequest(f"{len(found)} pods of the namespace {namespace!r} are called {word!r}; give the id of one")
+    require(found[0])
+    return found[0]
+
+
+def blocker(pod: "LivePod") -> str:
+    """Why no other pod can be a copy of this one now, as a sentence; empty when one can."""
+    if pod.config.annotations.get(FORKABLE) != "true":
+        return f"{pod.title} does not consent to be copied: it was not made with the annotation {FORKABLE}"
+    return copies.blocker(pod)
+
+
+def require(pod: "LivePod") -> None:
+    """Raise WrongState when it can't be copied, as `blocker` says."""
+    if why := blocker(pod):
+        raise WrongState(why)
+
+
+@asynccontextmanager
+async def state_of(pod: "LivePod", images: "ImageStore", *, name: str) -> AsyncIterator[str]:
+    """What is saved of the pod, while the block runs, in a directory of that `name`. Raises as `copies.save`."""
+    path = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}"
+    try:
+        await copies.save(pod, images, path=path)
+        yield path
+    finally:
+        await run_uncancellable(_remove, path)
+
+
+def _remove(path: str) -> None:
+    try:
+        saved.remove(path)
+    except PodError as error:
+        log.warning("fork.left", extra={"path": path, "error": str(error)})
+
+
+def of_request(
+    record: "PodRecord", pods: "Callable[[], Iterable[LivePod]]", *, images: "ImageStore"
+) -> "BringUp | None":
+    """What brings the pod up that is asked for, if it is to be a copy. That raises as `original`, `copies.save` and
+    `copies.bring_up`.
+    """
+    word = PodSandboxConfig.FromString(record.config).annotations.get(FORK_OF, "")
+
+    async def bring_up(copy: "LivePod") -> None:
+        former = original(pods(), word, namespace=record.pod.namespace)
+        async with state_of(former, images, name=copy.id) as path:
+            await copies.bring_up(copy, path)
+
+    return bring_up if word else None
+
+
+async def forget_old(host: "Host") -> None:
+    """Remove what a daemon has left that was killed while it copied a pod. Nobody may be copying one."""
+    await asyncio.to_thread(_remove, f"{host.state_dir}/{saved.FORKS}")

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ForkPod: copies of a running pod, their containers running too. An RPC of clearpod's own, for `clearpod fork`.
+
+It has the messages of CheckpointPod and ListPodSandbox. Options: `name`, of the first copy or with a number of all;
+`copies`, how many.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from functools import partial
+
+from cri.live import copies
+from cri.live.pod import LivePod
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pods import forking
+from cri.policy import FORK_OF
+from cri.runtime.create_container import create_container
+from cri.runtime.run_pod_sandbox import pod_record
+from cri.runtime.start_container import start_container
+from stage1.errors import BadRequest, PodError
+
+MOST_COPIES = 64
+_KUBERNETES = {"name": "io.kubernetes.pod.name", "uid": "io.kubernetes.pod.uid"}
+_OPTIONS = {"name", "copies"}
+
+
+async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSandboxResponse:
+    """The copies. One save serves all of them; if one can't be brought up none stays. Raises as `forking.original`,
+    WrongState with what blocks it, BadRequest.
+    """
+    pod = node.pods.get(request.pod_sandbox_id)
+    names = _names(pod, request)
+    forking.require(pod)
+    asked = [
+        pb.RunPodSandboxRequest(config=config_of_copy(pod, name), runtime_handler=pod.record.handler) for name in names
+    ]
+    records = [await pod_record(node, one) for one in asked]
+    running = [one.config for one in pod.containers.values() if one.is_running]
+    made: list[str] = []
+    async with forking.state_of(pod, node.images, name=secrets.token_hex(8)) as path:
+        try:
+            for record, request_of_copy in zip(records, asked, strict=True):
+                text = request_of_copy.SerializeToString(deterministic=True)
+                made.append(await node.pods.run(record, text, bring_up=partial(copies.bring_up, path=path)))
+            await asyncio.gather(*(_start(node, pod_id, containers=running) for pod_id in made))
+        except BaseException:
+            await _remove(node, made)
+            raise
+    items = [pb.PodSandbox(id=one, metadata=node.pods.get(one).config.metadata) for one in made]
+    return pb.ListPodSandboxResponse(items=items)
+
+
+async def _remove(node: Node, made: list[str]) -> None:
+    """What can't be removed now stays listed."""
+    for pod_id in made:
+        with contextlib.suppress(PodError):
+            await node.pods.remove(node.pods.get(pod_id))
+
+
+def _names(pod: LivePod, request: pb.CheckpointPodRequest) -> list[str]:
+    options = dict(request.options)
+    if unknown := sorted(set(options) - _OPTIONS):
+        raise BadRequest(f"ForkPod has no option {unknown[0][:64]!r}, but {', '.join(sorted(_OPTIONS))}")
+    text = options.get("copies", "1")
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_COPIES):
+        raise BadRequest(f"copies must be a number from 1 to {MOST_COPIES}, but it is {text[:16]!r}")
+    base = options.get("name") or f"{pod.record.pod.name}-fork"
+    return [base] if text == "1" else [f"{base}-{number}" for number in range(1, int(text) + 1)]
+
+
+def config_of_copy(pod: LivePod, name: str) -> pb.PodSandboxConfig:
+    """As the pod was asked for, with what must be its own; host ports stay with the original, and its cgroup."""
+    config = pb.PodSandboxConfig.FromString(pod.record.config)
+    uid, was = secrets.token_hex(16), config.metadata.name
+    config.metadata.name, config.metadata.uid, config.metadata.attempt = name, uid, 0
+    config.hostname = name if config.hostname in ("", was) else config.hostname
+    for key, value in (("name", name), ("uid", uid)):
+        if _KUBERNETES[key] in config.labels:
+            config.labels[_KUBERNETES[key]] = value
+    config.annotations[FORK_OF] = pod.id
+    for mapping in config.port_mappings:
+        mapping.host_port = 0
+    if config.log_directory:
+        names = f"{config.metadata.namespace}_{name}_{uid}"
+        config.log_directory = f"{os.path.dirname(config.log_directory.rstrip('/'))}/{names}"
+    config.linux.cgroup_parent = ""
+    return config
+
+
+async def _start(node: Node, pod_id: str, *, containers: list[pb.ContainerConfig]) -> None:
+    """All of them: created, then let go."""
+    for config in containers:
+        asked = pb.CreateContainerRequest(pod_sandbox_id=pod_id, config=config)
+        asked.config.metadata.attempt = 0
+        made = await create_container(node, asked)
+        await start_container(node, pb.StartContainerRequest(container_id=made.container_id))

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running pod's guest and disk, saved into a directory while the pod goes on, and other pods that begin as copies of
+it. Called by the daemon in worker threads; what is asked of the guest before and after is not here.
+
+    guest          memory and devices, as QEMU writes them
+    disk           the pod's disk as it was in the same moment; absent where it has none
+    manifest.json  `Manifest`: what the guest was saved with, and what the daemon adds about its containers
+
+Root's, mode 0700: it has all secrets of the pod. It appears by rename when it is whole, and is only read then.
+"""
+
+import json
+import os
+import time
+from typing import NamedTuple
+
+from stage1 import engine, machine
+from stage1.engine import Host, Prepared
+from stage1.errors import AlreadyExists, NotFound, VmFailed, WrongState
+from stage1.linux import files
+from stage1.linux.libc import Guard
+from stage1.machine import MIB
+from stage1.pod.model import Pod
+from stage1.pod.network import Interface, PodNetwork
+from stage1.rootfs import scratch
+from stage1.suspended import Piece, go_on, in_window
+from stage1.vm import guest_file, mapping, medium, template_key
+from stage1.vm.spec import VmSpec
+from stage1.vm.template_key import identity
+from stage1.vm.window import Placed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from stage1.rootfs.share import ImageFiles
+    from stage1.vm.vmm import Vmm, VmProcess
+
+FORKS = "forks"
+"""Below the state directory: what is saved for copies that are being made."""
+GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
+LIMIT_S = 120.0
+_VERSION = 1
+_NEW = ".new"
+_MOST_BYTES = 1 << 24
+_WORDS = {
+    "system": "system image",
+    "hypervisor": "VMM",
+    "cpu": "processor of the host",
+    "host": "kernel of the host",
+    "scratch": "size of the disk",
+    "arguments": "machine (vCPUs, devices, options of its kernel)",
+}
+"""What `made_of` has, for people; `kernel`, `initramfs` and `format` are as they are called."""
+
+
+class Manifest(NamedTuple):
+    """`made_of` are the parts of `template_key`, `pieces` and `images` what lay where on the disk for images, and
+    `interfaces` are the guest's. `more` is the daemon's, values for JSON.
+    """
+
+    memory_mib: int
+    made_of: "Mapping[str, str]"
+    pieces: tuple[Piece, ...]
+    images: tuple[Placed, ...]
+    interfaces: tuple[Interface, ...]
+    more: "Mapping[str, Any]"
+
+
+def save(
+    directory: str,
+    pod: Pod,
+    *,
+    host: Host,
+    images: "Mapping[str, ImageFiles]",
+    target: tuple[str, "Mapping[str, Any]"],
+) -> float:
+    """Save the guest with `images` by their names in its window, and its disk, into the new directory `target[0]` with
+    `target[1]` as `more`. The guest goes on in any case; seconds for which it was stopped.
+
+    Raises AlreadyExists, VmFailed, NoSpace, KernelError; nothing is left then.
+    """
+    path, more = target
+    if os.path.lexists(path):
+        raise AlreadyExists(f"{path} exists; a guest is saved into a new directory")
+    manifest = _manifest(directory, pod, host=host, images=images)._replace(more=more)
+    new = f"{path}{_NEW}"
+    files.make_dirs(os.path.dirname(path), 0o700)
+    remove(new)
+    with Guard("make", new):
+        os.mkdir(new, 0o700)
+    try:
+        files.write_atomic(f"{new}/{MANIFEST}", json.dumps({"v": _VERSION, **manifest._asdict()}).encode())
+        guest_file.make(f"{new}/{GUEST}")
+        stopped_s = _take(directory, new, disk=machine.vm_spec(pod, host, directory=directory).scratch)
+        with Guard("rename", new):
+            os.rename(new, path)
+    except BaseException:
+        remove(new)
+        raise
+    return stopped_s
+
+
+def remove(path: str) -> None:
+    """Remove what `save` has made or begun; gone already is fine. Raises KernelError."""
+    files.remove_tree(path)
+    files.remove_tree(f"{path}{_NEW}")
+
+
+def read(path: str) -> Manifest:
+    """What is in the directory. Raises NotFound, VmFailed when it is damaged."""
+    try:
+        document = json.loads(files.read(f"{path}/{MANIFEST}")[:_MOST_BYTES])
+        if document["v"] != _VERSION:
+            raise ValueError
+        return Manifest(
+            int(document["memory_mib"]),
+            {str(key): str(value) for key, value in document["made_of"].items()},
+            tuple((str(a), int(b), int(c), str(d)) for a, b, c, d in document["pieces"]),
+            tuple(Placed(str(a), int(b), int(c)) for a, b, c in document["images"]),
+            tuple(Interface(a, b, int(c), tuple(d), e) for a, b, c, d, e in document["interfaces"]),
+            dict(document["more"]),
+        )
+    except FileNotFoundError:
+        raise NotFound(f"there is no saved guest in {path}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise VmFailed(f"{path}/{MANIFEST} is damaged, so nothing can be made of it") from None
+
+
+def prepare(pod: Pod, host: Host, *, path: str, manifest: Manifest) -> Prepared:
+    """As `engine.prepare`, for a pod whose VM is to be a copy of what is in `path`, which has `manifest`. Undo:
+    `engine.clean_up`. Raises WrongState when it would be another machine, and as that.
+    """
+    _check_memory(pod, manifest)
+    prepared = engine.prepare(pod, host)
+    try:
+        assert isinstance(prepared.vm, VmSpec)
+        check(manifest, prepared.vm, pod=pod, host=host, network=prepared.network)
+        if prepared.vm.scratch:
+            scratch.replace(prepared.vm.scratch, f"{path}/{DISK}")
+            if host.allocates_scratch:
+                scratch.allocate(prepared.vm.scratch)
+        mapping.restore(prepared.directory, prepared.vm.window_bytes, images=manifest.images)
+    except BaseException:
+        engine.clean_up(prepared.directory)
+        raise
+    return prepared._replace(vm=prepared.vm._replace(is_resumed=True))
+
+
+def boot(prepared: Prepared, vmm: "Vmm", *, path: str, manifest: Manifest) -> "VmProcess":
+    """Begin the VM and load the guest, which runs when this returns, with its containers as they were. Raises VmFailed,
+    KernelError; undo: as of `engine.boot`.
+    """
+    assert isinstance(prepared.vm, VmSpec)
+    started = engine.boot(prepared, vmm)
+    with medium.connected(prepared.directory, limit_s=LIMIT_S) as monitor:
+        guest_file.read(monitor, f"{path}/{GUEST}")
+        pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
+        medium.add(monitor, pieces, disk_bytes=prepared.vm.window_bytes)
+        monitor.run("cont")
+    return started
+
+
+def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodNetwork | None) -> None:
+    """Raise WrongState unless the VM can be a copy: the same machine, and the same images as then."""
+    for name, value in _made_of(vm, pod, host=host).items():
+        if manifest.made_of.get(name) != value:
+            raise WrongState(f"the saved guest has another {_WORDS.get(name, name)} than this pod would have here")
+    for file, _, _, was in manifest.pieces:
+        if identity(file) != was:
+            raise WrongState(f"{file}, of an image of the saved guest, was replaced")
+    names = [[one.name for one in given] for given in (manifest.interfaces, network.interfaces if network else ())]
+    if names[0] != names[1]:
+        raise WrongState(f"the saved guest has the networks {names[0]}, and this pod would have {names[1]}")
+
+
+def _check_memory(pod: Pod, manifest: Manifest) -> None:
+    if pod.memory_mib != manifest.memory_mib:
+        raise WrongState(
+            f"the pod would have {pod.memory_mib} MiB of memory, and the saved guest has {manifest.memory_mib} MiB; "
+            "ask for the same"
+        )
+
+
+def _manifest(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:
+    network, window = engine.network(directory), mapping.find(directory)
+    spec = machine.with_network(machine.vm_spec(pod, host, directory=directory), pod, host=host, network=network)
+    assert isinstance(spec, VmSpec)
+    placed = tuple(one for one in (window.images if window else ()) if one.name in images)
+    pieces = tuple(in_window(directory, images))
+    interfaces = network.interfaces if network else ()
+    return Manifest(pod.memory_mib, _made_of(spec, pod, host=host), pieces, placed, interfaces, {})
+
+
+def _made_of(vm: VmSpec, pod: Pod, *, host: Host) -> dict[str, str]:
+    scratch_bytes = (pod.scratch_mib or host.scratch_mib) * MIB
+    return template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
+
+
+def _take(directory: str, new: str, *, disk: str) -> float:
+    begun_s = time.monotonic()
+    try:
+        with medium.connected(directory, limit_s=LIMIT_S) as monitor:
+            begun_s = time.monotonic()
+            monitor.run("stop")
+            medium.take_out(monitor)
+            guest_file.write(monitor, f"{new}/{GUEST}")
+            if disk:
+                scratch.copy_sparse(disk, f"{new}/{DISK}")
+            medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
+            monitor.run("cont")
+    except BaseException as error:
+        _go_on_after(error, directory)
+        raise
+    return time.monotonic() - begun_s
+
+
+def _go_on_after(error: BaseException, directory: str) -> None:
+    """What can't go on has ended, which its pod is told by others."""
+    try:
+        go_on(directory)
+    except VmFailed as second:
+        error.add_note(f"and its guest could not go on: {second}")

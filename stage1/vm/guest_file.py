@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stopped guest of QEMU's into a file, and out of it into a VM that waits for one: memory and devices. For
+`stage1.suspended` and `stage1.saved`.
+
+QEMU gets the file as a descriptor. What it says is bounded by its monitor, in time too.
+"""
+
+import os
+import time
+
+from stage1.errors import VmFailed
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.vm.monitor import Monitor
+
+_BANDWIDTH = 1 << 40
+_FIRST_PAUSE_S, _LAST_PAUSE_S, _GROWTH = 0.002, 0.25, 1.2
+"""Between questions how far it is, the answers to which are bounded together."""
+
+
+def make(path: str) -> None:
+    """An empty file in the place of what is there, root's. Raises KernelError."""
+    with Guard("make", path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def write(monitor: "Monitor", path: str) -> None:
+    """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises VmFailed."""
+    monitor.run("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
+    _migrate(monitor, "migrate", path=path)
+
+
+def read(monitor: "Monitor", path: str) -> None:
+    """Load the guest, which does not run yet. Raises VmFailed, KernelError."""
+    _migrate(monitor, "migrate-incoming", path=path)
+
+
+def settled(monitor: "Monitor") -> str:
+    """How what was begun has ended, for people; empty when nothing was."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        reply = monitor.run("query-migrate")
+        status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
+        if status in ("", "completed", "failed", "cancelled"):
+            return f"{status} {reply.get('error-desc', '')}".strip()[:400] if status else ""
+        time.sleep(pause_s)
+        pause_s = min(_GROWTH * pause_s, _LAST_PAUSE_S)
+
+
+def _migrate(monitor: "Monitor", command: str, *, path: str) -> None:
+    flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
+    with Guard("open", path):
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        number = monitor.run("add-fd", {"opaque": "guest"}, descriptor=fd)["fdset-id"]
+    finally:
+        os.close(fd)
+    monitor.run(command, {"uri": f"file:/dev/fdset/{int(number)}"})
+    if (status := settled(monitor)) != "completed":
+        raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
+    monitor.run("remove-fd", {"fdset-id": int(number)})

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may copy which pod, and what is left when that fails. That it is done: test_fork_vms.py."""
+
+import json
+import os
+from typing import Any
+
+import grpc
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
+from stage1 import saved
+from stage1.guest.messages import Tune
+
+from .command_rig import command
+from .conftest import Client, World
+
+
+async def fork(cri: Client, pod: str, **options: str) -> Any:
+    """ForkPod."""
+    asked = pb.CheckpointPodRequest(pod_sandbox_id=pod, options=options)
+    reply = await cri._channel.unary_unary("/clearpod.v1.Pods/ForkPod")(asked.SerializeToString(), timeout=180)
+    return pb.ListPodSandboxResponse.FromString(reply)
+
+
+async def refused(cri: Client, pod: str, **options: str) -> tuple[str, str]:
+    """Code and sentence."""
+    with pytest.raises(grpc.RpcError) as raised:
+        await fork(cri, pod, **options)
+    return raised.value.code().name, str(raised.value.details())
+
+
+async def names(cri: Client) -> list[str]:
+    return sorted(one.metadata.name for one in (await cri("ListPodSandbox")).items)
+
+
+async def test_a_pod_that_does_not_consent_is_not_copied(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod("plain")
+        code, text = await refused(cri, pod)
+        assert code == "FAILED_PRECONDITION" and FORKABLE in text
+        info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"])
+        assert info["forkBlocker"] == text
+        code, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "plain"}))
+        assert code == "FAILED_PRECONDITION" and FORKABLE in text
+        assert await names(cri) == ["plain"]
+
+
+@pytest.mark.parametrize("word", ["nobody", "other", "we", "../web", "w" * 300])
+async def test_only_a_pod_of_the_same_namespace_that_runs_is_copied(world: World, word: str) -> None:
+    async with world.daemon() as cri:
+        await cri.pod("web", annotations={FORKABLE: "true"})
+        foreign = cri.sandbox("other", annotations={FORKABLE: "true"})
+        foreign.metadata.namespace = "elsewhere"
+        await cri("RunPodSandbox", config=foreign)
+        code, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: word}))
+        assert code == "NOT_FOUND" and word[:16] in text
+        assert (await refused(cri, "unknown"))[0] == "NOT_FOUND"
+        assert await names(cri) == ["other", "web"]
+
+
+async def test_a_policy_can_refuse_it(world: World) -> None:
+    allowed = tuple(one for one in world.config.policy.annotations if one != FORK_OF)
+    world.config = world.config.model_copy(update={"policy": Policy(annotations=allowed)})
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        for code, text in (
+            await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "web"})),
+            await refused(cri, pod),
+        ):
+            assert code == "INVALID_ARGUMENT" and FORK_OF in text and "policy" in text
+
+
+@pytest.mark.parametrize(
+    "options", [{"copies": "0"}, {"copies": "-1"}, {"copies": "65"}, {"copies": "ⅴ"}, {"copies": ""}, {"mode": "x"}]
+)
+async def test_odd_options_are_refused(world: World, options: dict[str, str]) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        assert (await refused(cri, pod, **options))[0] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("annotations", [{FORKABLE: "yes"}, {COPY_SIGNAL: "SIGKILL"}, {COPY_SIGNAL: "10"}])
+async def test_odd_annotations_are_refused(world: World, annotations: dict[str, str]) -> None:
+    async with world.daemon() as cri:
+        code, text = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations=annotations))
+        assert code == "INVALID_ARGUMENT" and next(iter(annotations.values())) in text
+
+
+async def test_a_copy_that_fails_leaves_nothing_and_the_original_goes_on(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its VM has no monitor, so nothing can be saved."""
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        assert "qmp" in (await refused(cri, pod))[1]
+        asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
+        assert [(op.file, op.text) for op in asked] == [
+            ("shares", ""),
+            ("cgroup.freeze", "1"),
+            ("cgroup.freeze", "0"),
+            ("shares", "mount"),
+        ]
+        _, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "web"}))
+        assert "qmp" in text
+        ended = await command(world, capfd)("fork", "default/web", "-n", "2")
+        assert ended.code != 0 and "qmp" in ended.err
+        assert await names(cri) == ["web"] and await cri.is_ready(pod)
+        forks = f"{world.config.state_dir}/{saved.FORKS}"
+        assert os.listdir(forks) == []
+        os.mkdir(f"{forks}/left")
+        info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"])
+        assert info["forkBlocker"] == ""
+    async with world.daemon():
+        assert not os.path.exists(forks)

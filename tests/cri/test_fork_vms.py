@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that are copies of a running one, with real VMs and Debian's plugins: what runs goes on there as another pod."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE
+from stage1 import saved
+from tests.fakes.outer_net import OuterNet
+
+from .conftest import Client, Registered, VmWorld
+from .test_network import addresses, outer_world
+from .test_pool_vms import SLOW_S, output_of
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+COUNTER = """
+(nc -l -p 7000 -e cat; echo closed >/closed) &
+trap 'cat /etc/machine-id >/told' USR1
+i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; [ $((i % 10)) = 0 ] && echo $i; sleep 0.05; done
+"""
+COUNT = "until [ -e /at ]; do sleep 0.05; done; cat /at"
+WHO = """
+hostname; cat /etc/hostname /etc/machine-id; grep "$(hostname)" /etc/hosts | cut -f1
+head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /sys/class/net/eth0/address
+ip -4 addr show eth0 | sed -n 's/.*inet //p'
+"""
+
+
+@pytest.fixture
+def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
+    with outer_world(sample, guest_dir) as made:
+        yield made
+
+
+async def counting(cri: Client, name: str) -> tuple[str, str]:
+    """A pod that may be copied, and its container, which counts."""
+    annotations = {FORKABLE: "true", COPY_SIGNAL: "SIGUSR1"}
+    pod = await cri.pod(
+        name, hostname=name, annotations=annotations, log_directory=str(Path(cri.node.config.run_dir, "logs", name))
+    )
+    container = await cri.container(pod, "sh", "-c", COUNTER, log_path="c.log")
+    await cri("StartContainer", container_id=container)
+    return pod, container
+
+
+def echoed(talk: socket.socket, word: bytes) -> None:
+    """The other end has it, and says it again."""
+    talk.sendall(word)
+    assert talk.recv(len(word), socket.MSG_WAITALL) == word
+
+
+async def test_a_copy_goes_on_as_another_pod(outer: tuple[VmWorld, OuterNet]) -> None:
+    world, _ = outer
+    async with world.daemon() as cri:
+        pod, container = await counting(cri, "web")
+        before = int(await output_of(cri, container, COUNT))
+        talk = socket.create_connection(((await addresses(cri, pod))[0], 7000), timeout=SLOW_S)
+        await asyncio.to_thread(echoed, talk, b"before")
+        annotations = {FORK_OF: "web", COPY_SIGNAL: "SIGUSR1"}
+        copy = await cri.pod(
+            "copy",
+            hostname="copy",
+            annotations=annotations,
+            log_directory=str(Path(cri.node.config.run_dir, "logs/copy")),
+        )
+        made = await cri.container(copy, "sh", "-c", COUNTER, log_path="c.log")
+        assert (await cri.status(made)).state == pb.CONTAINER_CREATED
+        await cri("StartContainer", container_id=made)
+        assert (await cri.status(made)).state == pb.CONTAINER_RUNNING
+        at = int(await output_of(cri, made, COUNT))
+        assert before <= at
+        await asyncio.sleep(1)
+        assert at < int(await output_of(cri, made, COUNT)) and before < int(await output_of(cri, container, COUNT))
+        ours, theirs = [(await output_of(cri, one, WHO)).split() for one in (container, made)]
+        assert not set(ours[:8]) & set(theirs[:8])
+        assert theirs[:2] == ["copy", "copy"] and theirs[2] == copy[:32]
+        assert theirs[3] == (await addresses(cri, copy))[0]
+        assert (await output_of(cri, made, "cat /told")).strip() == copy[:32]
+        log = Path(cri.node.config.run_dir, "logs/copy/c.log").read_text()
+        assert " stdout F " in log, log
+        await output_of(cri, made, "until grep closed /closed; do sleep 0.1; done; kill -0 1")
+        await asyncio.to_thread(echoed, talk, b"after")
+        talk.close()
+        other = (await addresses(cri, pod))[0]
+        for target in ("10.77.0.1", other):
+            assert "1 packets received" in await output_of(cri, made, f"ping -c1 -W5 {target}"), target
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert not Path(cri.node.host.state_dir, saved.FORKS).exists() or not list(
+            Path(cri.node.host.state_dir, saved.FORKS).iterdir()
+        )
+    async with world.daemon() as cri:
+        assert (await output_of(cri, made, "cat /etc/machine-id")).strip() == copy[:32]
+        await cri("StopContainer", container_id=made, timeout=1)
+        await cri("RemoveContainer", container_id=made)
+        fresh = await cri.container(copy, "sleep", "1000")
+        await cri("StartContainer", container_id=fresh)
+        assert "copy" in await output_of(cri, fresh, "hostname")
+        await cri("RemovePodSandbox", pod_sandbox_id=copy)
+    assert world.left_over() == []
