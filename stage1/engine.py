@@ -312,13 +312,13 @@ def network(directory: str) -> PodNetwork | None:
     return net.read(directory)
 
 
-def remove_network(directory: str) -> str:
-    """Give the pod's addresses and rules back. Idempotent. Its VM must have ended.
+def remove_network(directory: str, *, is_cut: bool = False) -> str:
+    """Give the pod's addresses and rules back. Idempotent. Its VM has ended, or is cut off first (`is_cut`).
 
     Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
     to `garbage.networks`, and a sentence about it returned.
     """
-    return net.detach(directory, tries=deferred.TRIES)
+    return net.detach(directory, tries=deferred.TRIES, is_cut=is_cut)
 
 
 def is_there(host: Host, pod_id: str) -> bool:

@@ -31,18 +31,20 @@ async def stop(pod: LivePod) -> None:
     Raises VmFailed, and NetworkFailed as `engine.remove_network`.
     """
     async with pod.lock:
+        releasing = None
         if pod.status.state != states.DEAD:
             pod.note(Fact(history.STOPPING))
             pod.move("stop")
-            await end(pod)
+            releasing = await end(pod)
         elif pod.vm is not None:
             await asyncio.to_thread(pod.vm.kill)  # it may have outlived an earlier try
-        await pod.tools.hooks.stopped(pod)
+        if releasing is None:
+            await pod.tools.hooks.stopped(pod)
         pod.loopback.close()
         for container in list(pod.containers.values()):
             async with container.lock:
                 await run_uncancellable(engine.remove_container, pod.directory, container.id)
-        log_deferred_del(await pod.run_in_pool(engine.remove_network, pod.directory))
+        await (releasing or _release(pod))
         pod.network = None
 
 
@@ -64,16 +66,39 @@ async def remove(pod: LivePod) -> None:
     log.info("pod.removed", extra={"pod": pod.id, "title": pod.title})
 
 
-async def end(pod: LivePod) -> None:
-    """Return when `pod.gone` is set. Raises VmFailed when the VM can't be killed."""
+async def end(pod: LivePod) -> "asyncio.Task[None] | None":
+    """Return when `pod.gone` is set; what gives the network back, if that was begun once the containers had ended.
+
+    Raises VmFailed when the VM can't be killed.
+    """
     if pod.is_suspended:
         pod.mark_dead(f"{pod.title} was stopped while it was suspended")
-        return
-    half_s = pod.tools.react_s / 2  # for all containers, and for the guest itself
+        return None
+    half_s, releasing = pod.tools.react_s / 2, None  # for all containers, and for the guest itself
     if await is_done_within(half_s, _kill_containers(pod)):
+        if _needs_no_network(pod):
+            await pod.tools.hooks.stopped(pod)
+            releasing = pod.work.run_in_background(_release(pod, is_cut=True), f"network of {pod.title}")
         await is_done_within(half_s, _shut_down(pod))
     if not pod.gone.is_set() and pod.vm is not None:
         await _kill_vm(pod)
+    return releasing
+
+
+def _needs_no_network(pod: LivePod) -> bool:
+    """Whether nothing that is asked to end is left in the guest, and the next daemon will know that it is ending."""
+    of = pod.record.pod
+    if of.host or of.profile or pod.status.is_own or pod.network is None:
+        return False
+    try:
+        pod.save()
+    except PodError:
+        return False
+    return True
+
+
+async def _release(pod: LivePod, *, is_cut: bool = False) -> None:
+    log_deferred_del(await pod.run_in_pool(engine.remove_network, pod.directory, is_cut=is_cut))
 
 
 async def kill_unresponsive(pod: LivePod, why: str) -> None:

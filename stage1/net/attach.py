@@ -166,8 +166,9 @@ def check(directory: str) -> None:
             Runner(known.bin_dirs, known.limit_s).check(one.network, one.call, previous=one.result)
 
 
-def detach(directory: str, *, tries: int = 1) -> str:
-    """DEL by all plugins, then the netns with its taps, then the record; idempotent. The VM must have ended.
+def detach(directory: str, *, tries: int = 1, is_cut: bool = False) -> str:
+    """DEL by all plugins, then the netns with its taps, then the record; idempotent. The VM has ended, or `is_cut` off
+    first: who gets its addresses next is not to hear of it. Raises NetworkFailed when that is not possible.
 
     When a plugin fails at DEL for the `tries`-th time, the pod is detached all the same and its DEL deferred: then this
     returns a sentence about it. Before that it raises NetworkFailed, and another call tries again.
@@ -175,7 +176,12 @@ def detach(directory: str, *, tries: int = 1) -> str:
     path, problem = record.linked(directory), ""
     if not path:
         return problem
-    had_netns = namespace.is_net(netns_path(record.pod_of(path)))
+    netns = netns_path(record.pod_of(path))
+    if (had_netns := namespace.is_net(netns)) and is_cut:
+        with namespace.inside_net(netns):
+            from stage1.net import tap_links
+
+            tap_links.cut_all()
     try:
         detach_recorded(path)
     except PodError as error:

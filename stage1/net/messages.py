@@ -44,6 +44,11 @@ def up(index: int, *, mtu: int = 0, is_mute: bool = False) -> Message:
     return _NEW_LINK, 0, _LINK.pack(0, 0, index, _UP, _UP) + more
 
 
+def down(index: int) -> Message:
+    """Device number `index` is set down."""
+    return _NEW_LINK, 0, _LINK.pack(0, 0, index, 0, _UP)
+
+
 def address(index: int, text: str) -> Message:
     """Device number `index` has the address `text` (with prefix length), for which nobody is asked.
 

@@ -67,6 +67,15 @@ def join_all(*, is_free: bool = False) -> PodNetwork:
     return tap.network(devices, seen)
 
 
+def cut_all() -> None:
+    """Nothing passes between a guest and its taps from now on. Raises NetworkFailed."""
+    with TapLinks() as links:
+        seen = query(links)
+        numbers = seen.numbers()
+        for name in (one.tap for one in tap.interfaces(seen.links) if one.tap in numbers):
+            links.ask((messages.down(numbers[name]),), what=f"set down {name}")
+
+
 def as_they_are() -> PodNetwork:
     """For processes in the netns, and no guest: the devices stay as they are, and the loopback is up."""
     with TapLinks() as links:

@@ -135,6 +135,31 @@ async def test_a_stop_whose_del_fails_can_be_called_again(world: World, cni: Fak
     assert cni.left_over() == [] and world.left_over() == []
 
 
+async def test_addresses_go_back_while_the_guest_shuts_down_which_is_cut_off_by_then(
+    world: World, cni: FakeCni
+) -> None:
+    vm = world.config.vm.model_copy(update={"react_timeout_s": 60 * PATIENCE})
+    world.config = world.config.model_copy(update={"vm": vm})
+    world.faults.ignore = messages.Shutdown
+    cni.trouble("first", "DEL", "nsenter --net=$CNI_NETNS ip -o link > $here/links")
+    async with world.daemon() as cri:
+        pod = cri.node.pods.get(await cri.pod())
+        await cri.container(pod.id, "true")
+        stop = asyncio.ensure_future(cri("StopPodSandbox", pod_sandbox_id=pod.id))
+        async with asyncio.timeout(20 * PATIENCE):
+            while cni.left_over():
+                await asyncio.sleep(0.02)
+        assert pod.vm is not None and pod.vm.alive() and not stop.done() and not pod.gone.is_set()
+        links = (cni.root / "links").read_text().splitlines()
+        taps = [line for line in links if ": tap" in line]
+        assert taps and not any("UP" in tap for tap in taps), links
+        pod.vm.kill()
+        await stop
+        assert pod.network is None and (await addresses(cri, pod.id)) == ("",)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
+    assert world.left_over() == []
+
+
 async def test_after_a_reboot_the_daemon_gives_back_what_no_pod_holds(world: World, cni: FakeCni) -> None:
     async with world.daemon() as cri:
         kept, lost = await cri.pod("kept"), await cri.pod("lost")

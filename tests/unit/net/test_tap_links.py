@@ -65,6 +65,16 @@ def test_each_device_is_joined_to_a_tap_of_its_size_and_no_process_is_started(he
     assert "UP" in result["lo"]["flags"]
 
 
+def test_taps_that_are_cut_are_down_and_devices_are_not(here: str) -> None:
+    ip("-batch", "-", batch=TWO)
+    taps = [one.tap for one in tap_links.join_all().interfaces]
+    assert all("UP" in devices()[name]["flags"] for name in taps)
+    for _ in range(2):
+        tap_links.cut_all()
+        assert not any("UP" in devices()[name]["flags"] for name in taps)
+    assert all("UP" in devices()[name]["flags"] for name in ("lo", "eth0", "eth1"))
+
+
 def test_processes_find_the_devices_as_they_are(here: str) -> None:
     ip("-batch", "-", batch=TWO)
     network = tap_links.as_they_are()
