@@ -19,11 +19,13 @@ IMAGE_ID = "sha256:" + "ab" * 32
 CAPABLE = (("security.capability", CAP_NET_RAW),)
 
 
-def merged(tmp_path: Path, *layers: list[Entry]) -> Path:
-    """The directory with merged.erofs and filecaps of an image of `layers`, lowest first."""
-    place = Place(str(tmp_path / "layers"), str(tmp_path / "tmp"))
+def merged(tmp_path: Path, *layers: list[Entry], kept: Path | None = None) -> Path:
+    """The directory with merged.erofs and filecaps of an image of `layers`, lowest first. Layers that are in `kept`, if
+    that is given, are not converted again.
+    """
+    place = Place(str(kept or tmp_path / "layers"), str(tmp_path / "tmp"))
     for path in (place.layers_dir, place.work_dir, str(tmp_path / "out")):
-        Path(path).mkdir()
+        Path(path).mkdir(exist_ok=path == str(kept))
     contents = [tar(layer) for layer in layers]
     for content in contents:
         convert(blob_of(Layer(content), tmp_path), place)
