@@ -50,13 +50,19 @@ class Machine(NamedTuple):
     volume: Path
 
 
+@pytest.fixture(scope="module")
+def image(guest_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageFiles:
+    """The sample image, in a store of its own."""
+    store = ImageStore(str(tmp_path_factory.mktemp("store")))
+    pulled = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
+    store.close()
+    return pulled
+
+
 @pytest.fixture
-def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
+def machine(hypervisor: str, guest_dir: Path, image: ImageFiles) -> Iterator[Machine]:
     """Directories with short names: unix sockets have 107 bytes for their path."""
     with places.short_directory() as root:
-        store = ImageStore(f"{root}/state")
-        image = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
-        store.close()
         choice = choose(hypervisor, hypervisors.facts())
         host = Host(
             f"{root}/run", str(guest_dir), f"{root}/state", choice, scratch_mib=64, ids=Range(), cgroup_parent=OURS
