@@ -50,11 +50,11 @@ OURS = {
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
 }
 """RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI have the same request and answer."""
-NOT_OFFERED = {"CheckpointPod", "RestorePod", "CheckpointContainer"}
+NOT_OFFERED = {"CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-DROPPED_WITH_CLIENT = {"ExecSync"}
+DROPPED_WITH_CLIENT = {"ExecSync", "CheckpointPod"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
 GONE = "the client went away"

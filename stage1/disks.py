@@ -48,9 +48,10 @@ def remove(directory: str) -> list[str]:
 
     What a disk that does not work keeps is no reason to keep the pod: `orphans.remove` removes it after a boot.
     """
-    from stage1.rootfs import journal, scratch
+    from stage1.rootfs import checkpoint, journal, scratch
 
-    return list(filter(None, (_try(one, directory) for one in (scratch.remove, scratch.forget_guest, journal.remove))))
+    steps = (scratch.remove, scratch.forget_guest, journal.remove, checkpoint.abandon)
+    return list(filter(None, (_try(one, directory) for one in steps)))
 
 
 def _try(remove: "Callable[[str], None]", directory: str) -> str:

@@ -23,6 +23,7 @@ from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 from stage1.rootfs import scratch
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, require
 from stage1.suspended import Piece, go_on, in_window
 from stage1.vm import guest_file, mapping, medium, template_key
 from stage1.vm.spec import VmSpec
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from stage1.rootfs.checkpoint import Wanted
     from stage1.rootfs.share import ImageFiles
     from stage1.vm.vmm import Vmm, VmProcess
 
 FORKS = "forks"
 """Below the state directory: what is saved for copies that are being made."""
-GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
 LIMIT_S = 120.0
 _VERSION = 1
 _NEW = ".new"
@@ -84,7 +85,7 @@ def save(
     path, more = target
     if os.path.lexists(path):
         raise AlreadyExists(f"{path} exists; a guest is saved into a new directory")
-    manifest = _manifest(directory, pod, host=host, images=images)._replace(more=more)
+    manifest = describe(directory, pod, host=host, images=images)._replace(more=more)
     new = f"{path}{_NEW}"
     files.make_dirs(os.path.dirname(path), 0o700)
     remove(new)
@@ -93,7 +94,7 @@ def save(
     try:
         files.write_atomic(f"{new}/{MANIFEST}", json.dumps({"v": _VERSION, **manifest._asdict()}).encode())
         guest_file.make(f"{new}/{GUEST}")
-        stopped_s = _take(directory, new, disk=machine.vm_spec(pod, host, directory=directory).scratch)
+        stopped_s = take(directory, new, disk=machine.vm_spec(pod, host, directory=directory).scratch)
         with Guard("rename", new):
             os.rename(new, path)
     except BaseException:
@@ -183,7 +184,10 @@ def _check_memory(pod: Pod, manifest: Manifest) -> None:
         )
 
 
-def _manifest(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:
+def describe(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:
+    """What is saved of the pod, with `images` by their names in its window, and nothing of the daemon's. Raises
+    VmFailed, KernelError.
+    """
     network, window = engine.network(directory), mapping.find(directory)
     spec = machine.with_network(machine.vm_spec(pod, host, directory=directory), pod, host=host, network=network)
     assert isinstance(spec, VmSpec)
@@ -198,16 +202,20 @@ def _made_of(vm: VmSpec, pod: Pod, *, host: Host) -> dict[str, str]:
     return template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
 
 
-def _take(directory: str, new: str, *, disk: str) -> float:
+def take(directory: str, new: str, *, disk: str, is_wanted: "Wanted" = lambda: True) -> float:
+    """Save the guest and its `disk`, if there is one, into files in `new`; the first one is there. The guest goes on in
+    any case; seconds for which it was stopped. Raises TimedOut when it is not wanted any more, VmFailed, NoSpace,
+    KernelError.
+    """
     begun_s = time.monotonic()
     try:
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:
             begun_s = time.monotonic()
             monitor.run("stop")
             medium.take_out(monitor)
-            guest_file.write(monitor, f"{new}/{GUEST}")
+            guest_file.write(monitor, f"{new}/{GUEST}", is_wanted=is_wanted)
             if disk:
-                scratch.copy_sparse(disk, f"{new}/{DISK}")
+                scratch.copy_sparse(disk, f"{new}/{DISK}", between=lambda: require(is_wanted))
             medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
             monitor.run("cont")
     except BaseException as error:

@@ -9,6 +9,8 @@ they are created and started in it (`cri.containers.claim`), after the copy has 
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cri.live import boot, suspension
@@ -59,20 +61,13 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
         pod.require_ready()
         if why := blocker(pod):
             raise WrongState(why)
-        with pod.pause.holding():
-            files = await asyncio.to_thread(suspension.files_in_window, pod, images)
-            more = codec.dump(_original(pod))
-            await _ask(pod, Tune(suspension.SHARES, ""))
-            try:
-                begun_s = time.monotonic()
-                await _ask(pod, Tune(suspension.FREEZE, "1"))
-                stopped_s = await run_uncancellable(
-                    saved.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files, target=(path, more)
-                )
-            finally:
-                await _ask(pod, Tune(suspension.FREEZE, "0"))
-                paused_s = time.monotonic() - begun_s
-                await _ask(pod, Tune(suspension.SHARES, "mount"))
+        files = await asyncio.to_thread(suspension.files_in_window, pod, images)
+        more, begun_s = codec.dump(of(pod)), time.monotonic()
+        async with standing_still(pod):
+            stopped_s = await run_uncancellable(
+                saved.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files, target=(path, more)
+            )
+        paused_s = time.monotonic() - begun_s
         pod.note(Fact(history.FORKED, took_ns=round(paused_s * 1e9)))
         pod.save_soon()
     extra = {"paused_ms": round(paused_s * 1000), "stopped_ms": round(stopped_s * 1000)}
@@ -80,11 +75,27 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
     return paused_s
 
 
+@asynccontextmanager
+async def standing_still(pod: "LivePod") -> AsyncIterator[None]:
+    """Its containers are frozen, its guest has no directory of the host's, and what is asked of it waits, while the
+    block runs. Raises PodError, and all goes on then.
+    """
+    with pod.pause.holding():
+        await _ask(pod, Tune(suspension.SHARES, ""))
+        try:
+            await _ask(pod, Tune(suspension.FREEZE, "1"))
+            yield
+        finally:
+            await _ask(pod, Tune(suspension.FREEZE, "0"))
+            await _ask(pod, Tune(suspension.SHARES, "mount"))
+
+
 async def _ask(pod: "LivePod", op: Tune) -> None:
     await pod.agent.call(op, timeout_s=suspension.ANSWER_S)
 
 
-def _original(pod: "LivePod") -> Original:
+def of(pod: "LivePod") -> Original:
+    """What a copy has to know of the pod."""
     running = (one.record for one in pod.containers.values() if one.is_running)
     named = tuple(one._replace(guest_id=one.guest_id or one.container.id) for one in running)
     return Original(pod.status.link_key, max(pod.unused_id, pod.status.ids), named, pod.title)
@@ -98,16 +109,16 @@ def original(manifest: "Manifest") -> Original:
         raise VmFailed(f"what was written down of a saved guest is damaged: {error}") from None
 
 
-async def bring_up(pod: "LivePod", path: str) -> None:
-    """From nothing to READY as a copy of what is saved in `path`; its containers wait in `status.waiting`.
+async def bring_up(pod: "LivePod", path: str, *, given: "tuple[Manifest, Original] | None" = None) -> None:
+    """From nothing to READY as a copy of what is saved in `path`, by what is written there or `given`; its containers
+    wait in `status.waiting`.
 
     Raises WrongState when it can't be one, and as `saved.prepare` and `boot.boot`; rolled back then.
     """
     async with boot.until_ready(pod) as start:
         start.how = "copied"
         phases = Phases(pod)
-        manifest = await asyncio.to_thread(saved.read, path)
-        former = original(manifest)
+        manifest, former = given if given else await asyncio.to_thread(_read, path)
         prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, path=path, manifest=manifest)
         phases.prepared(prepared.network_ns)
         pod.network = prepared.network
@@ -123,6 +134,11 @@ async def bring_up(pod: "LivePod", path: str) -> None:
         await _become_another(pod, manifest)
         phases.end(history.CONFIGURE)
     pod.note(Fact(history.COPIED, text=former.title))
+
+
+def _read(path: str) -> "tuple[Manifest, Original]":
+    manifest = saved.read(path)
+    return manifest, original(manifest)
 
 
 async def _become_another(pod: "LivePod", manifest: "Manifest") -> None:

@@ -20,6 +20,7 @@ from stage1.guest import messages
 from stage1.machine import SUSPEND
 from stage1.pod import guest_volumes, states
 from stage1.pod.model import ON_DEMAND
+from stage1.rootfs import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +132,7 @@ async def adopt(pod: "LivePod") -> bool:
         return False
     if not await asyncio.to_thread(suspended.is_there, pod.directory):
         await asyncio.to_thread(suspended.go_on, pod.directory)
+        await asyncio.to_thread(checkpoint.abandon, pod.directory)
         return False
     await asyncio.to_thread(suspended.settle, pod.directory)
     pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")

@@ -18,16 +18,3 @@ async def checkpoint_container(node: Node, request: pb.CheckpointContainerReques
         "guest has no CRIU, and what crun would write could only be restored inside that same guest; "
         "stop the container and start a new one instead"
     )
-
-
-async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoReturn:
-    """UNIMPLEMENTED: what is saved of a pod belongs to its node and its sandbox."""
-    raise Unsupported(
-        "a pod can't be written to a file that stays and makes another pod; `clearpod suspend` saves a pod with the "
-        "annotation clearpod.io/suspend, for itself, and `clearpod fork` copies one with clearpod.io/forkable"
-    )
-
-
-async def restore_pod(node: Node, request: pb.RestorePodRequest) -> NoReturn:
-    """UNIMPLEMENTED, as CheckpointPod is."""
-    raise Unsupported("there is nothing to restore, since pods can't be checkpointed here; run a new sandbox instead")

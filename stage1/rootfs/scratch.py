@@ -18,6 +18,10 @@ from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.rootfs import orphans
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LINK, GUEST_LINK = "scratch.img", "suspended.state"
 """In the pod's directory: to its disk, and to the file with its guest while it is suspended (stage1/suspended.py)."""
 _SMALLEST_BYTES = 1 << 20
@@ -178,16 +182,16 @@ def _format(path: str, size: int, *, has_journal: bool) -> None:
         raise kind(f"mkfs.ext4 could not make a scratch disk of {size} bytes at {path}: {reason}")
 
 
-def copy_sparse(source: str, target: str) -> None:
+def copy_sparse(source: str, target: str, *, between: "Callable[[], None]" = lambda: None) -> None:
     """Copy a file without its holes; shares the data where the file system can. No `target` is left if
-    this raises.
+    this raises, as `between` may, which is called for each MiB.
     """
     with Guard("copy", f"{source} to {target}"):
         read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
             write_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                _copy(read_fd, write_fd)
+                _copy(read_fd, write_fd, between=between)
             except BaseException:
                 os.unlink(target)
                 raise
@@ -197,7 +201,7 @@ def copy_sparse(source: str, target: str) -> None:
             os.close(read_fd)
 
 
-def _copy(read_fd: int, write_fd: int) -> None:
+def _copy(read_fd: int, write_fd: int, *, between: "Callable[[], None]") -> None:
     try:
         fcntl.ioctl(write_fd, _FICLONE, read_fd)
         return
@@ -215,10 +219,7 @@ def _copy(read_fd: int, write_fd: int) -> None:
                 return
             raise
         end = os.lseek(read_fd, start, os.SEEK_HOLE)
-        _copy_range(read_fd, write_fd, start=start, end=end)
-
-
-def _copy_range(read_fd: int, write_fd: int, *, start: int, end: int) -> None:
-    while start < end:
-        data = os.pread(read_fd, min(end - start, 1 << 20), start)
-        start += os.pwrite(write_fd, data, start)
+        while start < end:
+            between()
+            data = os.pread(read_fd, min(end - start, 1 << 20), start)
+            start += os.pwrite(write_fd, data, start)

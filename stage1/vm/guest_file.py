@@ -5,14 +5,17 @@
 QEMU gets the file as a descriptor. What it says is bounded by its monitor, in time too.
 """
 
+import errno
 import os
 import time
 
-from stage1.errors import VmFailed
+from stage1.errors import NoSpace, VmFailed
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stage1.vm.monitor import Monitor
 
 _BANDWIDTH = 1 << 40
@@ -30,10 +33,19 @@ def make(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def write(monitor: "Monitor", path: str) -> None:
-    """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises VmFailed."""
+def write(monitor: "Monitor", path: str, *, is_wanted: "Callable[[], bool]" = lambda: True) -> None:
+    """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises NoSpace, VmFailed,
+    also when it is not wanted any more.
+    """
     monitor.run("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
-    _migrate(monitor, "migrate", path=path)
+    try:
+        _migrate(monitor, "migrate", path=path, is_wanted=is_wanted)
+    except VmFailed as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise NoSpace(
+                f"there is no room for the memory of a guest at {path}; make some, or choose a larger place"
+            ) from None
+        raise
 
 
 def read(monitor: "Monitor", path: str) -> None:
@@ -41,19 +53,21 @@ def read(monitor: "Monitor", path: str) -> None:
     _migrate(monitor, "migrate-incoming", path=path)
 
 
-def settled(monitor: "Monitor") -> str:
-    """How what was begun has ended, for people; empty when nothing was."""
+def settled(monitor: "Monitor", is_wanted: "Callable[[], bool]" = lambda: True) -> str:
+    """How what was begun has ended, for people; empty when nothing was. It is cancelled when nobody wants it."""
     pause_s = _FIRST_PAUSE_S
     while True:
         reply = monitor.run("query-migrate")
         status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
         if status in ("", "completed", "failed", "cancelled"):
             return f"{status} {reply.get('error-desc', '')}".strip()[:400] if status else ""
+        if not is_wanted():
+            monitor.run("migrate_cancel")
         time.sleep(pause_s)
         pause_s = min(_GROWTH * pause_s, _LAST_PAUSE_S)
 
 
-def _migrate(monitor: "Monitor", command: str, *, path: str) -> None:
+def _migrate(monitor: "Monitor", command: str, *, path: str, is_wanted: "Callable[[], bool]" = lambda: True) -> None:
     flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
     with Guard("open", path):
         fd = os.open(path, flags | os.O_CLOEXEC)
@@ -61,7 +75,9 @@ def _migrate(monitor: "Monitor", command: str, *, path: str) -> None:
         number = monitor.run("add-fd", {"opaque": "guest"}, descriptor=fd)["fdset-id"]
     finally:
         os.close(fd)
-    monitor.run(command, {"uri": f"file:/dev/fdset/{int(number)}"})
-    if (status := settled(monitor)) != "completed":
-        raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
-    monitor.run("remove-fd", {"fdset-id": int(number)})
+    try:
+        monitor.run(command, {"uri": f"file:/dev/fdset/{int(number)}"})
+        if (status := settled(monitor, is_wanted)) != "completed":
+            raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
+    finally:
+        monitor.run("remove-fd", {"fdset-id": int(number)})

@@ -71,12 +71,24 @@ def counting_world(place: Path, guest_dir: Path) -> Iterator[tuple[VmWorld, Oute
             yield world, net
 
 
-async def run_counter(cri: Client, kubelet: Kubelet, name: str, **fields: Any) -> tuple[str, str]:
-    """A pod of that uid with the counter on port 80, as container `web`; the ids of both."""
-    logs = f"{cri.node.config.run_dir}/logs"
+def sandbox_of(cri: Client, kubelet: Kubelet, name: str, **fields: Any) -> pb.PodSandboxConfig:
+    """A pod of that uid."""
+    logs = f"{cri.node.config.run_dir}/logs-{name}"
     metadata = pb.PodSandboxMetadata(name=name, namespace="default", uid=kubelet.directory.name)
-    pod = await cri.pod(name, **{"metadata": metadata, "hostname": name, "log_directory": logs, **fields})
-    container = await cri.container(pod, "/counter", "80", name="web", mounts=kubelet.mounts())
+    return cri.sandbox(name, **{"metadata": metadata, "hostname": name, "log_directory": logs, **fields})
+
+
+def counter_of(cri: Client, kubelet: Kubelet, **fields: Any) -> pb.ContainerConfig:
+    """The counter on port 80, as container `web`."""
+    return cri.config("/counter", "80", name="web", **{"mounts": kubelet.mounts(), **fields})
+
+
+async def run_counter(cri: Client, kubelet: Kubelet, name: str, **fields: Any) -> tuple[str, str]:
+    """A pod with the counter; the ids of both."""
+    sandbox = sandbox_of(cri, kubelet, name, **fields)
+    pod = str((await cri("RunPodSandbox", config=sandbox)).pod_sandbox_id)
+    config = counter_of(cri, kubelet)
+    container = str((await cri("CreateContainer", pod_sandbox_id=pod, config=config)).container_id)
     await cri("StartContainer", container_id=container)
     return pod, container
 

@@ -50,7 +50,7 @@ async def test_a_pod_that_asked_for_it_has_no_blocker_and_goes_on_when_it_fails(
         assert "qmp" in (await refused(cri, "SuspendPod", pod))[1]
         assert await blocker(cri, pod) == ""
         asked = [op.text for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
-        assert asked == ["", "mount"]
+        assert asked == ["", "mount", "0"]
 
 
 async def test_one_whose_guest_says_nothing_when_it_is_resumed_has_ended(world: World) -> None:

@@ -112,7 +112,7 @@ def texts() -> dict[str, list[bytes]]:
         "users": [b"web:www\0root:x:0:0::/:\nweb:x:33:33::/:\n\0www:x:34:web\n"],
         "reference": [b"registry.test:5000/a/b:1.0", b"alpine@" + DIGEST.encode(), b"oci:/dir"],
         "console": [b"[    0.000000] Linux\r\n\x1b[31mred\x1b[0m\n" + b"x" * 300],
-        **{name: [b"\0\5\7", b"\1\2\11\3\12" * 2] for name in ("cni", "manifest", "rkt")},
+        **{name: [b"\0\5\7", b"\1\2\11\3\12" * 2] for name in ("checkpoint", "cni", "manifest", "rkt")},
     }
 
 

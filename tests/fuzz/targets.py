@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, NetworkFailed, PodError
+from stage1.errors import BadRequest, NetworkFailed, PodError, Unsupported
 from tests.fuzz.documents import variants
-from tests.fuzz.examples import CNI, OCI, RKT, nri_container, nri_pod
+from tests.fuzz.examples import CHECKPOINT, CNI, OCI, RKT, nri_container, nri_pod
 
 MIB = 1 << 20
 
@@ -142,6 +142,15 @@ def manifest(data: bytes) -> None:
         images.read_config(config, result, name=name, architecture="amd64")
 
 
+def checkpoint(data: bytes) -> None:
+    """The manifest of a checkpoint, which may have been anywhere; what is believed is written and read again."""
+    from cri.store import checkpoints
+
+    with suppress(BadRequest, Unsupported):
+        made = checkpoints.parse(variants(data, good=CHECKPOINT))
+        assert checkpoints.parse(checkpoints.dump(made)) == made
+
+
 def erofs(data: bytes) -> None:
     """An erofs file: the superblock, and each entry below the root that a walk of bounded length reaches."""
     from stage1.rootfs import erofs as format_
@@ -266,6 +275,7 @@ TARGETS = {
     "upgrade": Target(upgrade, ("cri.streaming",)),
     "cni": Target(cni, ("stage1.net",)),
     "manifest": Target(manifest, ("cri.image",)),
+    "checkpoint": Target(checkpoint, ("cri.store",)),
     "erofs": Target(erofs, ("stage1.rootfs",), most_bytes=1 << 16),
     "tar": Target(tar, ("stage1.rootfs",), most_bytes=1 << 14),
     "users": Target(users, ("stage1.pod",), most_bytes=1 << 13),

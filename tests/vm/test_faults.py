@@ -17,8 +17,8 @@ from tests.faults.points import Orders, Points
 
 OF_ONE_STEP = {
     "UpdateRuntimeConfig": "nothing is kept",
-    "CheckpointPod": "refused",
-    "RestorePod": "refused",
+    "CheckpointPod": "of pods that can be saved: tests/cri/test_checkpoint_killed.py",
+    "RestorePod": "the same",
     "CheckpointContainer": "refused",
     "Exec": "gives a URL; what runs there is what ExecSync runs",
     "Attach": "gives a URL",

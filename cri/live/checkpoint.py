@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CheckpointPod: a running pod is written to a directory, as it is in one moment, and goes on. RestorePod reads it.
+
+It is saved as for a copy (`copies.standing_still`): its containers are frozen before, so that a guest which is loaded
+runs none of their instructions until somebody lets it. A daemon that is killed in the middle leaves a link in the pod's
+directory, by which the next one lets the guest go on and removes the files (`suspension.adopt`).
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from cri.live import copies, suspension
+from cri.store import checkpoints, history
+from cri.store.checkpoints import Device, Manifest, Part, Piece, SavedContainer, SavedPod
+from cri.store.history import Fact
+from cri.threads import run_uncancellable
+from stage1 import checkpoint
+from stage1.errors import BadRequest, NotFound, WrongState
+from stage1.pod import states
+from stage1.rootfs import checkpoint as place
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+    from cri.store.images import ImageStore
+    from cri.store.pods import ContainerRecord
+    from stage1.checkpoint import Written
+
+log = logging.getLogger("clearpod.pod")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def write(pod: "LivePod", images: "ImageStore", *, output: str, container_ids: Sequence[str]) -> None:
+    """Write the pod, with exactly these containers, to the empty directory `output`.
+
+    When it is cancelled the checkpoint is given up. Raises BadRequest, NotFound or AlreadyExists for what can't be
+    asked for, WrongState with the blocker, NoSpace, VmFailed; nothing is left in `output` then, and the pod goes on.
+    """
+    given_up = threading.Event()
+    work = _write(pod, images, output=output, container_ids=container_ids, given_up=given_up)
+    task = pod.work.run_in_background(work, f"checkpoint of {pod.title}")
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        given_up.set()
+        raise
+
+
+async def _write(
+    pod: "LivePod", images: "ImageStore", *, output: str, container_ids: Sequence[str], given_up: threading.Event
+) -> None:
+    def is_wanted() -> bool:
+        return not given_up.is_set()
+
+    async with pod.lock:
+        pod.require_ready()
+        if why := blocker(pod, container_ids):
+            raise WrongState(why)
+        await pod.images.settle()
+        await run_uncancellable(place.begin, pod.directory, output)
+        try:
+            begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, given_up=given_up)
+            took_ns = time.time_ns() - begun_ns
+            written = await _run(given_up, checkpoint.measure, written, output, is_wanted=is_wanted)
+            data = checkpoints.dump(_manifest(pod, written, made_ns=begun_ns))
+            await _run(given_up, place.seal, pod.directory, output, manifest=data, is_wanted=is_wanted)
+        except BaseException:
+            await run_uncancellable(place.abandon, pod.directory)
+            raise
+        pod.note(Fact(history.CHECKPOINTED, took_ns=took_ns, text=output))
+        pod.save_soon()
+    extra = {"output": output, "paused_ms": took_ns // 1_000_000, "stopped_ms": round(written.stopped_s * 1000)}
+    log.info("pod.checkpointed", extra={**pod.log_fields(), **extra})
+
+
+def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
+    """Why no checkpoint with these containers can be made now, as a sentence; empty when one can. Raises BadRequest,
+    NotFound for ids that make no sense.
+    """
+    if not container_ids or len(set(container_ids)) < len(container_ids):
+        raise BadRequest("a checkpoint needs the ids of its containers, each once; name all that run in the pod")
+    for one in container_ids:
+        if one not in pod.containers:
+            raise NotFound(f"there is no container {one!r} in {pod.title}; `crictl ps` lists those that run")
+    if why := copies.blocker(pod):
+        return why
+    for container in pod.containers.values():
+        name, state = container.record.container.name, container.status.state
+        if container.id in container_ids and state != states.RUNNING:
+            return f"container {name} of {pod.title} is {state}, and only running ones can be in a checkpoint"
+        if container.id not in container_ids and state != states.EXITED:
+            return (
+                f"container {name} of {pod.title} is {state}, and a checkpoint has all containers of its virtual "
+                "machine; name it too, or end it first"
+            )
+    if pod.status.waiting:
+        name = pod.status.waiting[0].container.name
+        return f"container {name}, of which {pod.title} has a copy, waits to be created; create it first"
+    return ""
+
+
+async def _saved(pod: "LivePod", images: "ImageStore", *, output: str, given_up: threading.Event) -> "Written":
+    files = await asyncio.to_thread(suspension.files_in_window, pod, images)
+    async with copies.standing_still(pod):
+        return await _run(
+            given_up, checkpoint.save, pod.directory, pod.record.pod,
+            host=pod.tools.host, images=files, target=(output, lambda: not given_up.is_set()),
+        )  # fmt: skip
+
+
+async def _run(given_up: threading.Event, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As `run_uncancellable`, and the work is told to end when we are cancelled."""
+    thread = asyncio.ensure_future(run_uncancellable(work, *args, **options))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        given_up.set()
+        await asyncio.wait({thread})
+        if not thread.cancelled():
+            thread.exception()
+        raise
+
+
+def _manifest(pod: "LivePod", written: "Written", *, made_ns: int) -> Manifest:
+    model, record, saved = pod.record.pod, pod.record, written.manifest
+    original = copies.of(pod)
+    return Manifest(
+        made_ns,
+        SavedPod(
+            model.id, model.name, model.namespace, model.uid, record.handler, record.config, model.memory_mib,
+            original.link_key, original.ids,
+        ),
+        tuple(_container(one) for one in original.containers),
+        saved.images,
+        tuple(Piece(offset, size, mark) for _, offset, size, mark in saved.pieces),
+        tuple(Device(one.name, one.mac, one.mtu, one.addresses) for one in saved.interfaces),
+        tuple(Part(name, what) for name, what in sorted(saved.made_of.items())),
+        written.guest,
+        written.disk,
+    )  # fmt: skip
+
+
+def _container(record: "ContainerRecord") -> SavedContainer:
+    return SavedContainer(
+        record.guest_id, record.container.name, record.attempt, record.image_id, record.image_ref, record.window_image,
+        record.config, tuple(mount.target for mount in record.container.mounts),
+        record.stdin, record.stdout, record.stderr,
+    )  # fmt: skip

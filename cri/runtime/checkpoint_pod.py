@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CheckpointPod: a running pod is written to a directory of the caller's, and goes on."""
+
+from cri.live import checkpoint
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import BadRequest
+
+
+async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.CheckpointPodResponse:
+    """Only of pods that can be suspended; FAILED_PRECONDITION says why one can't be. The directory must be empty
+    (ALREADY_EXISTS), and is again after an error. No options are known.
+    """
+    for option in sorted(request.options):
+        raise BadRequest(f"CheckpointPod knows no option {option!r}; leave it out")
+    pod = node.pods.get(request.pod_sandbox_id)
+    await checkpoint.write(pod, node.images, output=request.output_path, container_ids=list(request.container_ids))
+    return pb.CheckpointPodResponse()

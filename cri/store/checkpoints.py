@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`manifest.json` of a checkpoint: what its files are, and of which pod, containers and images. Written by
+`cri.live.checkpoint`. Pure.
+
+What is read is foreign: a checkpoint may have been anywhere. `parse` is the one place that decides what is believed;
+paths of the host are not in it, and images are named by their ids alone.
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from cri.store import codec
+from stage1.errors import BadRequest, Unsupported
+from stage1.machine import DISK_WINDOW_BYTES
+from stage1.rootfs.checkpoint import File
+from stage1.vm.window import Placed
+
+VERSION = 1
+MOST_BYTES = 16 << 20
+"""Of a manifest: each container's configuration is in it."""
+MOST_CONTAINERS = 256
+_MOST_FILE_BYTES = 1 << 46
+_MOST_PARTS, _MOST_TEXT = 64, 65536
+_MOST_DEVICES, _MOST_ADDRESS = 16, 64
+_PAGE_BYTES = 4096
+_ID, _KEY_BYTES = re.compile("[0-9a-f]{64}"), 16
+
+
+class Piece(NamedTuple):
+    """A file of an image at `offset` of the window, and which file it was (`template_key.identity`)."""
+
+    offset: int
+    size: int
+    identity: str
+
+
+class Device(NamedTuple):
+    """A network device of the guest, of whose addresses whoever restores it takes care."""
+
+    name: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...]
+
+
+class SavedContainer(NamedTuple):
+    """A container that ran: `id` is how its guest knows it; the stream ids are as in `ContainerRecord`. `mounts` are
+    where its volumes are in it, in their order. `config` is its ContainerConfig's bytes.
+    """
+
+    id: str
+    name: str
+    attempt: int
+    image_id: str
+    image_ref: str
+    window_image: str
+    config: bytes
+    mounts: tuple[str, ...] = ()
+    stdin: int = 0
+    stdout: int = 0
+    stderr: int = 0
+
+
+class SavedPod(NamedTuple):
+    """The pod as it was asked for (`config`, a PodSandboxConfig's bytes), the memory of its VM, and its link: the
+    secret, and up to which number ids may have been used.
+    """
+
+    id: str
+    name: str
+    namespace: str
+    uid: str
+    handler: str
+    config: bytes
+    memory_mib: int
+    link_key: bytes
+    ids: int
+
+
+class Part(NamedTuple):
+    """Something that the VM was made of, and which."""
+
+    name: str
+    what: str
+
+
+class Manifest(NamedTuple):
+    """`made_ns` is the time of the cut, since 1970."""
+
+    made_ns: int
+    pod: SavedPod
+    containers: tuple[SavedContainer, ...]
+    images: tuple[Placed, ...]
+    pieces: tuple[Piece, ...]
+    devices: tuple[Device, ...]
+    made_of: tuple[Part, ...]
+    guest: File
+    disk: File = File()
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The file."""
+    return json.dumps({"v": VERSION, "kind": "pod checkpoint", **codec.dump(manifest)}, separators=(",", ":")).encode()
+
+
+def parse(data: bytes) -> Manifest:
+    """What `dump` made. Raises BadRequest with the reason when it is something else, Unsupported for other versions."""
+    if len(data) > MOST_BYTES:
+        raise BadRequest(f"a checkpoint's manifest of {len(data)} bytes is too long; at most {MOST_BYTES} are read")
+    try:
+        document = json.loads(data)
+        if not isinstance(document, dict) or document.get("kind") != "pod checkpoint":
+            raise ValueError("it does not say that it is one")
+        if (version := document.get("v")) != VERSION:
+            raise Unsupported(
+                f"the checkpoint has version {str(version)[:20]!r}, and this clearpod reads {VERSION}; make a new one"
+            )
+        manifest = codec.load(Manifest, document)
+        _check(manifest)
+    except (ValueError, RecursionError) as error:
+        why = str(error)[:200] or "it is nested too deeply"
+        raise BadRequest(f"the checkpoint's manifest.json can't be understood: {why}; make a new checkpoint") from None
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError."""
+    pod = manifest.pod
+    _require(manifest.made_ns, (0, 1 << 63), what="made_ns")
+    _require(pod.memory_mib, (1, 1 << 30), what="memory_mib")
+    _require(pod.ids, (0, 1 << 32), what="ids")
+    if not _ID.fullmatch(pod.id) or len(pod.link_key) != _KEY_BYTES:
+        raise ValueError("the pod's id or link_key is none")
+    _check_files(manifest)
+    _check_window(tuple((one.offset, one.size, one.name) for one in manifest.images), what="an image")
+    _check_window(tuple((*one,) for one in manifest.pieces), what="a piece of an image")
+    _check_devices(manifest.devices)
+    _check_containers(manifest)
+    if len(manifest.made_of) > _MOST_PARTS or any(len(one.what) > _MOST_TEXT for one in manifest.made_of):
+        raise ValueError("made_of is too long")
+
+
+def _check_files(manifest: Manifest) -> None:
+    for file in (manifest.guest, manifest.disk):
+        _require(file.size_bytes, (0, _MOST_FILE_BYTES), what="size_bytes")
+        if file != File() and not _ID.fullmatch(file.sha256):
+            raise ValueError(f"sha256 {file.sha256[:80]!r} is no digest")
+    if manifest.guest == File():
+        raise ValueError("it has no guest")
+    scratch = next((one.what for one in manifest.made_of if one.name == "scratch"), "0")
+    if not (scratch.isascii() and scratch.isdigit() and manifest.disk.size_bytes <= int(scratch)):
+        raise ValueError("its disk is larger than that of its pod")
+
+
+def _check_window(places: tuple[tuple[int, int, str], ...], *, what: str) -> None:
+    end = 0
+    for offset, size, name in sorted(places):
+        _require(size, (1, DISK_WINDOW_BYTES), what=f"the size of {what}")
+        _require(offset, (end, DISK_WINDOW_BYTES - size), what=f"the offset of {what}")
+        if (offset | size) % _PAGE_BYTES or len(name) > _MOST_TEXT:
+            raise ValueError(f"{what} at {offset} is none of whole pages, or has a long name")
+        end = offset + size
+
+
+def _check_devices(devices: tuple[Device, ...]) -> None:
+    if len(devices) > _MOST_DEVICES or any(len(one.addresses) > _MOST_PARTS for one in devices):
+        raise ValueError("it has too many network devices or addresses")
+    for one in devices:
+        _require(one.mtu, (0, 1 << 16), what="an mtu")
+        if any(len(text) > _MOST_ADDRESS for text in (one.name, one.mac, *one.addresses)):
+            raise ValueError(f"the network device {one.name[:80]!r} has a name or address that is too long")
+
+
+def _check_containers(manifest: Manifest) -> None:
+    containers = manifest.containers
+    if not 0 < len(containers) <= MOST_CONTAINERS:
+        raise ValueError(f"it has {len(containers)} containers, and must have 1 to {MOST_CONTAINERS}")
+    for one in containers:
+        if not _ID.fullmatch(one.id) or not one.name:
+            raise ValueError(f"a container has the id {one.id[:80]!r} and the name {one.name[:80]!r}")
+        for stream in (one.stdin, one.stdout, one.stderr):
+            _require(stream, (0, manifest.pod.ids), what="a stream")
+    if len({one.id for one in containers}) < len(containers) or len({one.name for one in containers}) < len(containers):
+        raise ValueError("two containers have one id or name")
+
+
+def _require(number: Any, bounds: tuple[int, int], *, what: str) -> None:
+    least, most = bounds
+    if not least <= number <= most:
+        raise ValueError(f"{what} is {number}, and must be {least} to {most}")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running pod's guest and disk, written into a directory of the caller's, and what is looked at before another pod
+begins as what is there. Called by the daemon in worker threads.
+
+`stage1.saved` writes and reads the files, and `rootfs.checkpoint` knows their place; here they get digests. What the
+manifest says is not known here.
+"""
+
+import os
+from typing import NamedTuple
+
+from stage1 import machine, saved
+from stage1.engine import Host
+from stage1.errors import BadRequest, WrongState
+from stage1.pod.model import Pod
+from stage1.rootfs.checkpoint import DISK, GUEST, File, examined, make
+from stage1.rootfs.flat import flatten
+from stage1.vm.template_key import identity
+from stage1.vm.window import Placed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stage1.rootfs.checkpoint import Wanted
+    from stage1.rootfs.share import ImageFiles
+    from stage1.suspended import Piece
+
+
+class Written(NamedTuple):
+    """What `save` has written, and what it is of. The VM was stopped for `stopped_s`."""
+
+    manifest: saved.Manifest
+    guest: File
+    disk: File
+    stopped_s: float
+
+
+def save(
+    directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]", target: "tuple[str, Wanted]"
+) -> Written:
+    """Write guest and disk into the directory `target[0]`, after `rootfs.checkpoint.begin` and as long as `target[1]`
+    says that somebody wants it; the guest runs when this returns or raises.
+
+    Raises TimedOut when it is not wanted any more, NoSpace, VmFailed, KernelError.
+    """
+    output, is_wanted = target
+    manifest = saved.describe(directory, pod, host=host, images=images)
+    disk = machine.vm_spec(pod, host, directory=directory).scratch
+    make(f"{output}/{GUEST}")
+    stopped_s = saved.take(directory, output, disk=disk, is_wanted=is_wanted)
+    return Written(manifest, File(), File(size_bytes=int(bool(disk))), stopped_s)
+
+
+def measure(written: Written, output: str, *, is_wanted: "Wanted") -> Written:
+    """With the digests of the files, which takes its time and needs no guest. Raises TimedOut, KernelError."""
+    disk = examined(f"{output}/{DISK}", is_wanted) if written.disk.size_bytes else File()
+    return written._replace(guest=examined(f"{output}/{GUEST}", is_wanted), disk=disk)
+
+
+def check(place: str, *, guest: File, disk: File) -> None:
+    """Raise BadRequest unless both files are what they were, or KernelError."""
+    for name, was in ((GUEST, guest), (DISK, disk)):
+        path = f"{place}/{name}"
+        if was == File():
+            if os.path.lexists(path):
+                raise BadRequest(f"{path} is not part of the checkpoint; remove it, or take another checkpoint")
+            continue
+        try:
+            now = examined(path)
+        except FileNotFoundError:
+            raise BadRequest(f"{path} is missing, so the checkpoint can't be restored; take another one") from None
+        if now != was:
+            raise BadRequest(
+                f"{path} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest says "
+                f"{was.size_bytes} of {was.sha256[:12]}: it was changed or damaged; take another checkpoint"
+            )
+
+
+def located(
+    placed: "Sequence[Placed]", images: "Mapping[str, ImageFiles]", *, was: "Sequence[tuple[int, int, str]]"
+) -> "tuple[Piece, ...]":
+    """The files of `images` where they lie in the window, which must be those of before (offset, bytes, identity).
+    Their paths are ours. Raises WrongState when they are others, Corrupt, KernelError.
+    """
+    pieces = []
+    for place in placed:
+        for path, offset, size in flatten(images[place.name]):
+            pieces.append((path, place.offset + offset, size, identity(path)))
+    if sorted((offset, size, mark) for _, offset, size, mark in pieces) != sorted(was):
+        raise WrongState(
+            "an image of the checkpoint was pulled or merged anew since, so its guest would read another file; take "
+            "another checkpoint"
+        )
+    return tuple(pieces)

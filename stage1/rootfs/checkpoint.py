@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of a checkpoint, which is its caller's, and the files in it. Called by `stage1.checkpoint`, by the
+daemon, and when a pod is removed.
+
+A link in the pod's directory says where a checkpoint is being written, from before its first file until it is whole:
+the manifest comes last, by a rename. Whoever finds the link after a kill removes what is there (`abandon`).
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from typing import NamedTuple
+
+from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound, TimedOut
+from stage1.linux import beneath, files
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Wanted = Callable[[], bool]
+
+GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
+"""Memory and devices, as the VMM writes them; the pod's disk; and what they are."""
+LINK = "checkpoint"
+"""In the pod's directory: to the directory that a checkpoint is being written to."""
+_BLOCK_BYTES = 1 << 16
+_ZEROS = bytes(_BLOCK_BYTES)
+
+
+class File(NamedTuple):
+    """One of a checkpoint's: its length, and the digest of what is in it (`digest`), empty when there is no file."""
+
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+def begin(directory: str, output: str) -> None:
+    """The pod in `directory` is about to be written to `output`, a directory of ours that is empty.
+
+    Undo: `abandon`, until it is sealed. Raises BadRequest, NotFound or AlreadyExists for another place, KernelError.
+    """
+    check_directory(output)
+    with beneath.Root(output) as place:
+        if there := place.names(most=1):
+            raise AlreadyExists(f"{output} is not empty: it has {there[0]}; give an empty directory for the checkpoint")
+    abandon(directory)
+    with beneath.Root(directory) as own:
+        own.link(LINK, output)
+
+
+def check_directory(output: str) -> None:
+    """Raise BadRequest unless it is the path of a directory that is ours alone, NotFound, KernelError."""
+    if not os.path.isabs(output) or os.path.normpath(output) != output:
+        raise BadRequest(f"{output!r} can't be the place of a checkpoint; give an absolute path without `..`")
+    try:
+        with Guard("examine", output):
+            status = os.lstat(output)
+    except FileNotFoundError:
+        raise NotFound(f"{output} does not exist; give the directory of a checkpoint") from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise BadRequest(f"{output} is {beneath.kind(status.st_mode)}; give the directory of a checkpoint")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise BadRequest(
+            f"{output} can be written to by others than user {os.geteuid()}, and a checkpoint has the pod's secrets; "
+            "give a directory of mode 0700"
+        )
+
+
+def read_manifest(path: str, *, most: int) -> bytes:
+    """What is in the manifest of a checkpoint. Raises NotFound, BadRequest for one that is too long, KernelError."""
+    try:
+        with beneath.Root(path) as place:
+            return place.read(MANIFEST, most=most, ours=True)
+    except FileNotFoundError:
+        raise NotFound(f"{path} has no {MANIFEST}, so it is no checkpoint, or not a whole one") from None
+    except KernelError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise BadRequest(f"{path}/{MANIFEST} is longer than {most} bytes, so it is no checkpoint's") from None
+
+
+def make(path: str) -> None:
+    """An empty file that nobody but root can open. Raises KernelError when anything is there, NoSpace."""
+    with Guard("make", path):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+
+
+def seal(directory: str, output: str, *, manifest: bytes, is_wanted: "Wanted") -> None:
+    """The checkpoint is whole when this returns, after a power cut too. Raises TimedOut, NoSpace, KernelError; it is to
+    be abandoned then.
+    """
+    with beneath.Root(output) as place:
+        there = [name for name in (GUEST, DISK) if place.exists(name)]
+    for name in there:
+        files.sync(f"{output}/{name}")
+    files.write_atomic(f"{output}/{MANIFEST}", manifest, durable=True)
+    require(is_wanted)
+    with beneath.Root(directory) as own:
+        own.unlink(LINK)
+
+
+def abandon(directory: str) -> None:
+    """Remove what there is of a checkpoint that is not whole; idempotent. Nobody may still be writing it.
+
+    Raises KernelError.
+    """
+    try:
+        with beneath.Root(directory) as own:
+            if output := own.read_link(LINK):
+                _empty(output)
+            own.unlink(LINK)
+    except FileNotFoundError:  # the pod's directory is gone
+        pass
+
+
+def _empty(output: str) -> None:
+    try:
+        with beneath.Root(output) as place:
+            for name in place.names():
+                if name in (MANIFEST, GUEST, DISK) or (name.startswith(f"{MANIFEST}.") and name.endswith("~")):
+                    place.unlink(name)
+    except FileNotFoundError:  # whose it is has removed it
+        pass
+
+
+def examined(path: str, is_wanted: "Wanted" = lambda: True) -> File:
+    """What the file is. Raises TimedOut when nobody wants to know any more, KernelError."""
+    with Guard("open", path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return File(os.fstat(fd).st_size, digest(fd, is_wanted))
+    finally:
+        os.close(fd)
+
+
+def digest(descriptor: int, is_wanted: "Wanted" = lambda: True) -> str:
+    """SHA-256 over the blocks of 64 KiB in which a byte is not 0, each behind its number (8 bytes, big endian): all
+    copies have the same, with whatever holes. Raises as `examined`.
+    """
+    found, end, size = hashlib.sha256(), 0, os.fstat(descriptor).st_size
+    with Guard("read", "a file of a checkpoint"):
+        while end < size:
+            start, hole = _data_from(descriptor, end, size=size)
+            for number in range(start // _BLOCK_BYTES, -(-hole // _BLOCK_BYTES)):
+                require(is_wanted)
+                block = os.pread(descriptor, _BLOCK_BYTES, number * _BLOCK_BYTES)
+                if block != _ZEROS[: len(block)]:
+                    found.update(number.to_bytes(8, "big") + block)
+            end = max(-(-hole // _BLOCK_BYTES) * _BLOCK_BYTES, end + 1)
+    return found.hexdigest()
+
+
+def _data_from(descriptor: int, offset: int, *, size: int) -> tuple[int, int]:
+    """Where the next data is, and the hole behind it; nothing at the end."""
+    try:
+        start = os.lseek(descriptor, offset, os.SEEK_DATA)
+        return start, os.lseek(descriptor, start, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size, size
+
+
+def require(is_wanted: "Wanted") -> None:
+    """Raise TimedOut when a checkpoint is not wanted any more."""
+    if not is_wanted():
+        raise TimedOut("the checkpoint was given up, since nobody waits for it any more; give it more time")

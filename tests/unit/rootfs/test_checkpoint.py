@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a checkpoint: digests that do not depend on holes, and a place that is whole or empty."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import NoSpace, TimedOut
+from stage1.rootfs import checkpoint
+
+BLOCK = 1 << 16
+
+
+def _written(path: Path, pieces: dict[int, bytes], size: int) -> checkpoint.File:
+    with path.open("wb") as file:
+        for offset, data in pieces.items():
+            file.seek(offset)
+            file.write(data)
+        file.truncate(size)
+    return checkpoint.examined(str(path))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "size"),
+    [
+        ({}, 0),
+        ({}, 10 * BLOCK),
+        ({5000: b"x"}, 3 * BLOCK),
+        ({BLOCK - 1: b"xy", 4 * BLOCK + 12288: b"z" * 5000}, 5 * BLOCK + 17),
+        ({9 * BLOCK: b"end"}, 9 * BLOCK + 3),
+    ],
+)
+def test_holes_and_zeros_are_the_same(tmp_path: Path, pieces: dict[int, bytes], size: int) -> None:
+    sparse = _written(tmp_path / "sparse", pieces, size)
+    whole = bytearray(size)
+    for offset, data in pieces.items():
+        whole[offset : offset + len(data)] = data
+    (tmp_path / "whole").write_bytes(whole)
+    assert checkpoint.examined(str(tmp_path / "whole")) == sparse and sparse.size_bytes == size
+    blocks = {number: bytes(whole[number * BLOCK : (number + 1) * BLOCK]) for number in range(-(-size // BLOCK))}
+    wanted = b"".join(number.to_bytes(8, "big") + data for number, data in blocks.items() if any(data))
+    assert sparse.sha256 == hashlib.sha256(wanted).hexdigest()
+
+
+def test_a_byte_or_a_place_more_is_another_file(tmp_path: Path) -> None:
+    made = [
+        _written(tmp_path / "a", {0: b"x"}, BLOCK),
+        _written(tmp_path / "b", {1: b"x"}, BLOCK),
+        _written(tmp_path / "c", {BLOCK: b"x"}, 2 * BLOCK),
+        _written(tmp_path / "d", {0: b"x"}, BLOCK + 1),
+    ]
+    assert len(set(made)) == 4
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[str, Path]:
+    """A pod's directory, and where its checkpoint goes."""
+    for name in ("pod", "output"):
+        (tmp_path / name).mkdir(0o700)
+    return str(tmp_path / "pod"), tmp_path / "output"
+
+
+def test_it_is_whole_once_it_is_sealed_and_abandoned_before(places: tuple[str, Path]) -> None:
+    directory, output = places
+    checkpoint.begin(directory, str(output))
+    for name in (checkpoint.GUEST, checkpoint.DISK):
+        checkpoint.make(f"{output}/{name}")
+    (output / "manifest.json.0123~").touch()
+    (output / "of-somebody-else").touch()
+    checkpoint.abandon(directory)
+    checkpoint.abandon(directory)
+    assert os.listdir(output) == ["of-somebody-else"] and os.listdir(directory) == []
+    (output / "of-somebody-else").unlink()
+    checkpoint.begin(directory, str(output))
+    checkpoint.make(f"{output}/{checkpoint.GUEST}")
+    checkpoint.seal(directory, str(output), manifest=b"{}", is_wanted=lambda: True)
+    checkpoint.abandon(directory)
+    assert sorted(os.listdir(output)) == [checkpoint.GUEST, checkpoint.MANIFEST] and os.listdir(directory) == []
+
+
+def test_one_that_nobody_waits_for_is_given_up_to_the_last_moment(places: tuple[str, Path]) -> None:
+    directory, output = places
+    checkpoint.begin(directory, str(output))
+    (output / checkpoint.GUEST).write_bytes(b"x" * BLOCK)
+    with pytest.raises(TimedOut):
+        checkpoint.examined(str(output / checkpoint.GUEST), lambda: False)
+    with pytest.raises(TimedOut):
+        checkpoint.seal(directory, str(output), manifest=b"{}", is_wanted=lambda: False)
+    checkpoint.abandon(directory)
+    assert os.listdir(output) == []
+
+
+def test_a_place_that_is_gone_is_no_reason_to_fail(places: tuple[str, Path]) -> None:
+    directory, output = places
+    checkpoint.begin(directory, str(output))
+    output.rmdir()
+    checkpoint.abandon(directory)
+    assert os.listdir(directory) == []
+    checkpoint.abandon(f"{directory}/none")
+
+
+def test_a_full_disk_is_no_space(places: tuple[str, Path], tiny_disk: Path) -> None:
+    directory, _ = places
+    tiny_disk.chmod(0o700)
+    output = tiny_disk / "output"
+    output.mkdir(0o700)
+    checkpoint.begin(directory, str(output))
+    checkpoint.make(f"{output}/{checkpoint.GUEST}")
+    with pytest.raises(NoSpace, match="manifest"):
+        checkpoint.seal(directory, str(output), manifest=bytes(64 << 20), is_wanted=lambda: True)
+    checkpoint.abandon(directory)
+    assert os.listdir(output) == []
