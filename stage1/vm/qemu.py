@@ -53,6 +53,9 @@ _NO_CONTROL = ",".join(
 # system is to stop the whole machine, and nobody would let it go on.
 _ERRORS = "werror=report,rerror=report"
 
+# Port 0 is not used, the agent's is 1, a console's 2. Each port has two queues, and QEMU's own choice is 31 ports.
+_SERIAL_BUS = "virtio-serial-device,max_ports=3"
+
 PROGRAM = "qemu-system-x86_64"
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
@@ -232,13 +235,13 @@ def _link(vm: VmSpec) -> list[str]:
     where = f"fd={LISTENER_FD}" if vm.jailer else f"path={vm.link.socket}"
     return [
         *("-chardev", f"socket,id=link,{where},server=on,wait=off"),
-        *("-device", "virtio-serial-device"),
+        *("-device", _SERIAL_BUS),
         *("-device", "virtserialport,chardev=link,name=clearpod.agent"),
     ]
 
 
 def _apps_console(link: SerialLink | VsockLink) -> list[str]:
-    bus = ["-device", "virtio-serial-device"] if isinstance(link, VsockLink) else []
+    bus = ["-device", _SERIAL_BUS] if isinstance(link, VsockLink) else []
     return [*bus, "-device", "virtserialport,chardev=console,name=clearpod.console"]
 
 

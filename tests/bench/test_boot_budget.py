@@ -18,7 +18,7 @@ spec.loader.exec_module(bench)
 
 pytestmark = pytest.mark.vm
 
-KERNEL_TO_INIT_MS = 22
+KERNEL_TO_INIT_MS = 15
 INIT_TO_READY_MS = 5
 SYSTEMD_TO_READY_MS = 90
 REPEATS_WITHIN_MS = 1
