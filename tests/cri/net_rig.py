@@ -74,6 +74,8 @@ async def two_pods(
     """`one`, which has the `fields`, and `two`, which has `others`; afterwards the host looks as it did before them."""
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", **fields))
+        if cri.node.templates:
+            await cri.node.templates.settled()
         before = net.state()
         serving = serve(cri, "one", probe=probe, **fields), serve(cri, "two", probe=probe, **(others or {}))
         one, two = await asyncio.gather(*serving)
