@@ -25,6 +25,7 @@ from typing import Any, NamedTuple  # noqa: E402
 from cri.config import Config  # noqa: E402
 from cri.config_tables import Templates  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
+from tests.bench import forks  # noqa: E402
 from tests.bench.vm_node import Meter, node  # noqa: E402
 from tests.cri.conftest import Client, VmWorld  # noqa: E402
 from tests.fakes.pulled import pull_blocking  # noqa: E402
@@ -32,7 +33,7 @@ from tests.fakes.registry import Registry  # noqa: E402
 
 MEMORY_MIB = 128
 WAIT_S = 600
-BUDGET = {"private_mib": 3.0, "shared": 0.2, "start": 0.35, "at_once": 0.4, "exec": 1.2}
+BUDGET = {"private_mib": 3.0, "shared": 0.2, "start": 0.35, "at_once": 0.4, "exec": 1.2, "pause_ms": 150, "copy": 0.5}
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ ")
 
 
@@ -161,10 +162,13 @@ async def measure(rounds: int, count: int) -> dict[str, Any]:
             world.warm(2)
             async with world.daemon() as cri:
                 pool = await one_by_one(cri, meter, "pool", rounds=rounds, size=2)
+            world.warm(0)
+            world.config = world.config.model_copy(update={"templates": Templates()})
+            copied = await forks.measure(world, meter, rounds)
         finally:
             meter.close()
         leaked = world.left_over() != []
-    return _report(cold, copies, pool=pool, qemu=qemu) | {"pods": count, "leaked": leaked}
+    return _report(cold, copies, pool=pool, qemu=qemu) | copied | {"pods": count, "leaked": leaked}
 
 
 def _pull(world: VmWorld) -> None:
@@ -186,7 +190,6 @@ def _report(cold: dict[str, Any], copies: dict[str, Any], *, pool: list[float], 
         "cold_private_mib_per_pod": _mib(booted.memory),
         "ready_private_mib": {"cold": _mib(booted.ready), "template": _mib(begun.ready)},
         "run_pod_sandbox_ms": ran,
-        "fork_pause_ms": None,
         "qemu_ms": round(qemu, 1),
         "start_ratio": round((ran["template"] - qemu) / ran["cold"], 3),
         "at_once_ms": {"cold": round(booted.took_ms), "template": round(begun.took_ms)},
@@ -214,6 +217,8 @@ def is_kept(measured: dict[str, Any]) -> bool:
         and measured["start_ratio"] <= BUDGET["start"]
         and measured["at_once_ratio"] <= BUDGET["at_once"]
         and measured["exec_ratio"] <= BUDGET["exec"]
+        and measured["fork_pause_ms"] <= BUDGET["pause_ms"]
+        and measured["fork_ratio"] <= BUDGET["copy"]
     )
 
 

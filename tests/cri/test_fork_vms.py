@@ -2,6 +2,7 @@
 """Pods that are copies of a running one, with real VMs and Debian's plugins: what runs goes on there as another pod."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE
 from stage1 import saved
 from tests.fakes.outer_net import OuterNet
 
+from .command_rig import command
 from .conftest import Client, Registered, VmWorld
 from .test_network import addresses, outer_world
 from .test_pool_vms import SLOW_S, output_of
@@ -102,4 +104,38 @@ async def test_a_copy_goes_on_as_another_pod(outer: tuple[VmWorld, OuterNet]) ->
         await cri("StartContainer", container_id=fresh)
         assert "copy" in await output_of(cri, fresh, "hostname")
         await cri("RemovePodSandbox", pod_sandbox_id=copy)
+    assert world.left_over() == []
+
+
+SERVER = 'i=0; while true; do i=$((i+1)); echo "$i" | nc -l -p 8000; done'
+"""Each who asks is told how many have asked, which is in its memory only."""
+
+
+async def asked(cri: Client, container: str) -> int:
+    return int(await output_of(cri, container, "until nc 127.0.0.1 8000 </dev/null; do sleep 0.05; done"))
+
+
+async def test_the_command_makes_copies_that_run(
+    outer: tuple[VmWorld, OuterNet], capfd: pytest.CaptureFixture[str]
+) -> None:
+    world, _ = outer
+    async with world.daemon() as cri:
+        logs = str(Path(cri.node.config.run_dir, "logs/default_web_1"))
+        pod = await cri.pod("web", annotations={FORKABLE: "true"}, log_directory=logs)
+        container = await cri.container(pod, "sh", "-c", SERVER, name="server", log_path="server.log")
+        await cri("StartContainer", container_id=container)
+        assert [await asked(cri, container) for _ in range(2)] == [1, 2]
+        ended = await command(world, capfd)("fork", "default/web", "--name", "try", "-n", "2")
+        assert ended.code == 0, ended.err
+        words = ended.out.split()
+        assert words[::2] == ["default/try-1", "default/try-2"]
+        for copy in words[1::2]:
+            (made,) = cri.node.pods.get(copy).containers
+            assert [await asked(cri, made) for _ in range(2)] == [3, 4]
+            assert (await addresses(cri, copy))[0] not in await addresses(cri, pod)
+        assert await asked(cri, container) == 3
+        assert not os.listdir(f"{cri.node.host.state_dir}/{saved.FORKS}")
+        assert sorted(one.name.split("_")[1] for one in Path(logs).parent.iterdir()) == ["try-1", "try-2", "web"]
+        for one in (pod, *words[1::2]):
+            await cri("RemovePodSandbox", pod_sandbox_id=one, deadline_s=SLOW_S)
     assert world.left_over() == []

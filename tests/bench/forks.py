@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of a running pod beside cold starts, for `scripts/bench template`: how long the original stands still, and how
+long it takes until a copy's container answers an exec, each in turn with a pod that boots.
+"""
+
+import statistics
+import time
+from typing import Any
+
+from cri.policy import FORK_OF, FORKABLE
+from cri.store import history
+from tests.bench.vm_node import Meter
+from tests.cri.conftest import Client, VmWorld
+
+WAIT_S = 600
+COMMAND = ("sleep", "100000")
+
+
+async def answered(cri: Client, meter: Meter, name: str, annotations: dict[str, str]) -> tuple[str, float]:
+    """A pod with a container that has answered an exec; its id, and the milliseconds without the plugins'."""
+    meter.reset()
+    begun = time.perf_counter()
+    config = cri.sandbox(name, annotations=annotations)
+    pod = str((await cri("RunPodSandbox", config=config, deadline_s=WAIT_S)).pod_sandbox_id)
+    container = await cri.container(pod, *COMMAND)
+    await cri("StartContainer", container_id=container, deadline_s=WAIT_S)
+    reply = await cri("ExecSync", container_id=container, cmd=["true"], timeout=60, deadline_s=WAIT_S)
+    assert reply.exit_code == 0
+    return pod, (time.perf_counter() - begun) * 1000 - meter.plugins_ms
+
+
+async def measure(world: VmWorld, meter: Meter, rounds: int) -> dict[str, Any]:
+    """Medians of so many copies, and of as many pods that boot between them."""
+    pauses, cold, copies = [], [], []
+    async with world.daemon() as cri:
+        original, _ = await answered(cri, meter, "original", {FORKABLE: "true"})
+        for number in range(rounds):
+            for kind, annotations, samples in (("cold", {}, cold), ("copy", {FORK_OF: "original"}, copies)):
+                pod, took_ms = await answered(cri, meter, f"{kind}-{number}", annotations)
+                samples.append(took_ms)
+                await cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=WAIT_S)
+            facts = cri.node.pods.get(original).status.history
+            pauses.append(next(one.took_ns for one in facts if one.what == history.FORKED) / 1e6)
+        await cri("RemovePodSandbox", pod_sandbox_id=original, deadline_s=WAIT_S)
+    answer = {"cold": statistics.median(cold), "copy": statistics.median(copies)}
+    return {
+        "fork_pause_ms": round(statistics.median(pauses), 1),
+        "fork_answer_ms": {name: round(value, 1) for name, value in answer.items()},
+        "fork_ratio": round(answer["copy"] / answer["cold"], 3),
+    }

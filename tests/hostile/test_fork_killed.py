@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon that is killed while it copies a running pod: the original goes on, and nothing of the copy stays. Real VMs,
+the daemon is a process.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.policy import FORK_OF, FORKABLE
+from stage1.saved import FORKS
+from tests.fakes import places
+from tests.fakes.patience import PATIENCE
+from tests.hostile.rig import Caller, Node, node
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
+MOMENTS = ("saved", "loaded")
+
+
+@pytest.fixture
+def vms(guest_dir: Path, reference: str) -> Iterator[Node]:
+    more = "[vm]\nmemory_mib = 64\nscratch_mib = 16"
+    with places.short_directory() as root, node(Path(root), guest_dir, reference, more=more, real="qemu") as made:
+        yield made
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60 * PATIENCE):
+        while not is_so():
+            await asyncio.sleep(0.002)
+
+
+def forks(vms: Node) -> list[str]:
+    place = vms.root / "state" / FORKS
+    return os.listdir(place) if place.exists() else []
+
+
+def vmms(vms: Node) -> int:
+    return sum("qemu-system" in line.split(" ")[0] for line in vms.command.leavings.processes().values())
+
+
+async def count(cri: Caller, container: str) -> int:
+    command = ["sh", "-c", "until [ -e /at ]; do sleep 0.05; done; cat /at"]
+    return int((await cri("ExecSync", container_id=container, cmd=command, timeout=60, deadline_s=90)).stdout)
+
+
+async def test_the_original_goes_on_and_nothing_of_the_copy_stays(vms: Node) -> None:
+    async with vms.client() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=vms.reference))
+        original = await cri.pod("original", annotations={FORKABLE: "true"}, log_directory=f"{cri.logs}/original")
+        container = await cri.container(original, "sh", "-c", COUNTER)
+        await cri("StartContainer", container_id=container)
+        before = await count(cri, container)
+    for moment in MOMENTS:
+        async with vms.client() as cri:
+            copying = asyncio.ensure_future(cri.pod("copy", annotations={FORK_OF: "original"}))
+            await until((lambda: bool(forks(vms))) if moment == "saved" else (lambda: vmms(vms) == 2))
+            vms.kill()
+            await asyncio.gather(copying, return_exceptions=True)
+        vms.start()
+        async with vms.client() as cri:
+            for one in (await cri("ListPodSandbox")).items:
+                if one.id != original:  # it was ready in that moment
+                    await cri("RemovePodSandbox", pod_sandbox_id=one.id)
+            await until(lambda: vmms(vms) == 1)
+            assert forks(vms) == [] and os.listdir(vms.root / "run/pods") == [original]
+            now = await count(cri, container)
+            assert before <= now
+            await asyncio.sleep(0.5)
+            assert now < await count(cri, container), f"it stands still after it was {moment}"
+    async with vms.client() as cri:
+        copy = await cri.pod("copy", annotations={FORK_OF: "original"})
+        made = await cri.container(copy, "sh", "-c", COUNTER)
+        await cri("StartContainer", container_id=made)
+        assert before <= await count(cri, made) and forks(vms) == []
