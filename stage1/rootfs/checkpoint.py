@@ -7,7 +7,6 @@ the manifest comes last, by a rename. Whoever finds the link after a kill remove
 """
 
 import errno
-import hashlib
 import os
 import stat
 from typing import NamedTuple
@@ -140,7 +139,9 @@ def digest(descriptor: int, is_wanted: "Wanted" = lambda: True) -> str:
     """SHA-256 over the blocks of 64 KiB in which a byte is not 0, each behind its number (8 bytes, big endian): all
     copies have the same, with whatever holes. Raises as `examined`.
     """
-    found, end, size = hashlib.sha256(), 0, os.fstat(descriptor).st_size
+    from hashlib import sha256  # rkt, which removes pods by this module, waits for each import
+
+    found, end, size = sha256(), 0, os.fstat(descriptor).st_size
     with Guard("read", "a file of a checkpoint"):
         while end < size:
             start, hole = _data_from(descriptor, end, size=size)
