@@ -3,6 +3,7 @@
 
 import json
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,15 @@ def test_a_static_pod_runs_with_what_it_asks_for(kubelet: Kubelet, static: str) 
     command = f"{node.place.kubelet}/run/default/{static}/main?cmd=cat%20/made/file"
     with urllib.request.urlopen(urllib.request.Request(command, method="POST"), context=ANYBODY) as reply:
         assert reply.read() == b"ours\n"
+
+
+def test_a_checkpoint_of_a_container_is_refused_and_hurts_nobody(kubelet: Kubelet, static: str) -> None:
+    url = f"{kubelet.node.place.kubelet}/checkpoint/default/{static}/main"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, method="POST"), context=ANYBODY, timeout=60)
+    text = refused.value.read().decode()
+    assert refused.value.code == 500 and "Unimplemented" in text and "CRIU" in text, (refused.value.code, text)
+    assert is_ready(_find(kubelet, static))
 
 
 def test_the_kubelet_counts_a_static_pod_in_its_cgroup(kubelet: Kubelet, static: str) -> None:
