@@ -36,7 +36,7 @@ GATEWAYS = ("10.77.0.1", "fd77::1")
 
 @pytest.fixture
 def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
-    """A host, most of whose VMs are copies of one that has booted, which takes a third of a boot's work."""
+    """A host, most of whose VMs are copies of one that has booted: they take half the processor time."""
     with outer_world(sample, guest_dir) as made:
         made[0].config = made[0].config.model_copy(update={"templates": Templates(enabled=True)})
         yield made
