@@ -106,7 +106,7 @@ async def test_a_copy_that_fails_leaves_nothing_and_the_original_goes_on(
         assert "qmp" in text
         ended = await command(world, capfd)("fork", "default/web", "-n", "2")
         assert ended.code != 0 and "qmp" in ended.err
-        assert await names(cri) == ["web"] and await cri.is_ready(pod)
+        assert await names(cri) == ["web"] and cri.node.pods.get(pod).is_ready
         forks = f"{world.config.state_dir}/{saved.FORKS}"
         assert os.listdir(forks) == []
         os.mkdir(f"{forks}/left")
