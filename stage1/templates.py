@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates of guests: which VM can be a copy of one, and how one is made. The other parts are in `vm/template*.py`.
+"""Templates of guests: how one is made. Which VM can be a copy of one is in `copies`, the other parts in
+`vm/template*.py`.
 
-Called by the daemon, in worker threads. A template is made of a VM in a pod's place as a prewarmed one, up to where its
-agent waits for settings: `engine.clean_up` undoes all but the files of the template, which appear when they are whole.
+Called by the daemon, in worker threads, and by rkt's gc. A template is made of a VM in a pod's place as a prewarmed
+one, up to where its agent waits for settings: `engine.clean_up` undoes all but the files of the template, which appear
+when they are whole.
 """
 
 import os
 import secrets
 import socket
 import time
-from typing import NamedTuple
 
-from stage1 import engine, prewarmed
+from stage1 import copies, engine, prewarmed
+from stage1.copies import TemplateSpec
 from stage1.engine import Host, Prepared
 from stage1.errors import PodError, TimedOut, VmFailed
 from stage1.guest.direct_client import DirectClient
@@ -22,47 +24,23 @@ from stage1.pod.model import Pod
 from stage1.vm import template_key
 from stage1.vm.monitor import Monitor
 from stage1.vm.spec import SerialLink, VmSpec
-from stage1.vm.template import ARGUMENT, Template
+from stage1.vm.template import Template
 from stage1.vm.template_store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from stage1.vm.vmm import Vmm
-
-MAC = prewarmed.MAC
-"""Of the device that a guest has before it knows its pod."""
-
 
 _CONTAINER: tuple[Op, ...] = (Create("warm-up", "warm-up", tmpfs=True), Start("warm-up"), Delete("warm-up"))
 """What is done once before a guest is saved: crun is loaded, finds no configuration, and is removed with its root."""
 
 
-class TemplateSpec(NamedTuple):
-    """The template that the VM `vm` of `pod` can be a copy of: its name, and what it has to be made of."""
-
-    pod: Pod
-    vm: VmSpec
-    name: str
-    made_of: "Mapping[str, str]"
-
-    def copy(self, template: Template) -> VmSpec:
-        """The VM as a copy of it."""
-        return self.vm._replace(template=template)
-
-
 def spec_of(prepared: Prepared, host: Host) -> TemplateSpec | None:
     """None when the pod's VM can't be a copy of any. Raises BadRequest, KernelError."""
     pod, vm = prepared.pod, prepared.vm
-    if not isinstance(vm, VmSpec) or lack(pod, vm):
+    if not isinstance(vm, VmSpec):
         return None
-    vm = vm._replace(
-        nics=tuple(one._replace(mac=MAC) for one in vm.nics), kernel_arguments=(*vm.kernel_arguments, ARGUMENT)
-    )
-    scratch_bytes = (pod.scratch_mib or host.scratch_mib) * MIB
-    made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
-    return TemplateSpec(pod, vm, template_key.name(made_of), made_of)
+    return copies.spec_of(pod, vm, scratch_bytes=(pod.scratch_mib or host.scratch_mib) * MIB)
 
 
 def remove_unused(store: Store, *, most_bytes: int) -> list[str]:
@@ -73,37 +51,12 @@ def remove_unused(store: Store, *, most_bytes: int) -> list[str]:
     return store.remove_unused(lambda made_of: template_key.is_current(made_of, facts), most_bytes=most_bytes)
 
 
-def lack(pod: Pod, vm: VmSpec) -> str:
-    """Why that VM can't be a copy of a template; empty when it can."""
-    if not vm.hypervisor.has_templates:
-        return f"{vm.hypervisor.title} can't save a guest"
-    if vm.own:
-        return "its pod brings its own kernel"
-    if pod.boots or pod.disk_volumes:
-        return "its pod asks for a boot"
-    if pod.suspend:
-        return "its pod can be suspended"
-    if pod.profile:
-        return f"a guest with {pod.profile} has run programs before its pod is known"
-    if pod.has_virtiofs:
-        return "its volumes come by virtiofsd"
-    if pod.ids.length:
-        return "its pod has a user namespace, and a guest that waits has another one"
-    if pod.disk_volumes:
-        return "its disk has volumes that outlast it"
-    if len(vm.nics) > 1:
-        return "a guest that waits has one network device"
-    if vm.console_attached or not isinstance(vm.link, SerialLink):
-        return "its pod is autonomous"
-    return ""
-
-
 def make(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) -> Template:
     """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
     `engine.prepare` does; nothing is left then.
     """
     host = host if spec.vm.nics else host._replace(network=None)
-    prepared = prewarmed.prepare(_nobodys(spec.pod), host)
+    prepared = _alike(prewarmed.prepare(_nobodys(spec.pod), host), spec.vm)
     try:
         same = spec_of(prepared, host)
         if same is None or same.made_of != spec.made_of:
@@ -116,6 +69,15 @@ def make(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: f
             store.abandon(spec.name)
     finally:
         engine.clean_up(prepared.directory)
+
+
+def _alike(prepared: Prepared, vm: VmSpec) -> Prepared:
+    """With what a front door adds to the VMs of its pods."""
+    made = prepared.vm
+    assert isinstance(made, VmSpec)
+    read_only = {share.tag: share.read_only for share in vm.shares}
+    shares = tuple(share._replace(read_only=read_only.get(share.tag, share.read_only)) for share in made.shares)
+    return prepared._replace(vm=made._replace(console_attached=vm.console_attached, shares=shares))
 
 
 def _save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", limit_s: float) -> None:

@@ -21,8 +21,8 @@ from stage1.vm.template import Template
 from stage1.vm.template_store import Store
 
 if TYPE_CHECKING:
+    from stage1.copies import TemplateSpec
     from stage1.engine import Host, Prepared
-    from stage1.templates import TemplateSpec
     from stage1.vm.host import HostPod
     from stage1.vm.spec import VmSpec
     from stage1.vm.vmm import Vmm, VmProcess

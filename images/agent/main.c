@@ -75,7 +75,7 @@ static const struct link_user link_user = {
 static int prepare(struct fault *why)
 {
     struct utsname name;
-    if (loop_begin() < 0 || transport_watch_listener() < 0)
+    if (loop_begin() < 0 || transport_watch_listener() < 0 || autonomous_wait() < 0)
         return fault_errno(why, "set up the loop");
     link_init(&agent.link, &link_user);
     uname(&name);
@@ -99,6 +99,7 @@ static void on_signals(void)
 
 static void on_event(enum token token, unsigned index, uint32_t events)
 {
+    struct fault why;
     switch (token) {
     case T_SIGNAL:
         on_signals();
@@ -119,6 +120,10 @@ static void on_event(enum token token, unsigned index, uint32_t events)
         break;
     case T_JOB:
         job_ready(&jobs[index]);
+        break;
+    case T_CONSOLE:
+        if (autonomous_go(&why) < 0)
+            die(&why);
         break;
     }
 }

@@ -4,6 +4,7 @@
 #define CLEARPOD_ERROR_H
 
 enum { FAILED = 254 };
+enum { AGAIN = -1 }; /* no code: the VM was a copy that did not come to life */
 
 /* One sentence on stderr. */
 void report_error(const char *format, ...) __attribute__((format(printf, 1, 2)));

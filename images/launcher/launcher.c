@@ -34,13 +34,12 @@
 #define HOME "usr/lib/clearpod"
 #define PYTHON HOME "/python"
 #define START HOME "/start.pyc"
-#define SPEC_VARIABLE "CLEARPOD_SPEC_FD"
-#define DESCRIPTION_VARIABLE "CLEARPOD_LAUNCH_FD"
 
 extern char **environ;
 
 enum { ARGUMENTS = 64, SPEC_LIMIT = 1 << 20 };
 
+static const char *const variables[] = {"CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD", "CLEARPOD_COPY_FD"};
 static char root[PATH_MAX];   /* of the stage1 image */
 static const char *uuid = ""; /* the last argument of run */
 static int ourselves = -1;    /* our pidfd */
@@ -164,9 +163,9 @@ static void give(int fd, const char *variable)
     setenv(variable, number, 1);
 }
 
-/* Python writes into `spec` and `description`; returns its exit code. It begins in the host's mounts, where the pod's
+/* Python writes into `files`: the launch spec, the launch description, and that of a copy; returns its exit code. It begins in the host's mounts, where the pod's
  * network belongs, and goes into ours, which it finds by its parent. */
-static int prepare(int spec, int description, int host_mounts, char *const *arguments)
+static int prepare(const int files[3], int host_mounts, char *const *arguments)
 {
     int status;
     pid_t pid = fork();
@@ -175,8 +174,8 @@ static int prepare(int spec, int description, int host_mounts, char *const *argu
         int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (setns(host_mounts, CLONE_NEWNS) < 0 || fchdir(here) < 0)
             _exit(FAILED);
-        give(spec, SPEC_VARIABLE);
-        give(description, DESCRIPTION_VARIABLE);
+        for (int i = 0; i < 3; i++)
+            give(files[i], variables[i]);
         exec_python("run", arguments);
         _exit(FAILED);
     }
@@ -202,20 +201,44 @@ static bool leave_mounts(void)
     return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0;
 }
 
+/* A template whose copy did not come to life is no template any more; `gc` removes it (stage1/rkt/copies.py). */
+static void reject(const char *template)
+{
+    char there[PATH_MAX], rejected[PATH_MAX];
+    snprintf(there, sizeof there, "%s/manifest.json", template);
+    snprintf(rejected, sizeof rejected, "%s/rejected", template);
+    rename(there, rejected);
+}
+
+/* The pod's code, or AGAIN: the VM has to boot. Nothing of the pod has run then. */
+static int run_copy(struct launch_spec *spec, int description)
+{
+    struct vmm vmm;
+    int code = start_vmm(spec, description, uuid, begin_child, &vmm) ? relay(vmm, spec, start_stop) : AGAIN;
+    if (code != AGAIN)
+        return code;
+    report_error("a copy of the template %s did not come to life: the pod boots", spec->template);
+    reject(spec->template);
+    spec->template = NULL;
+    unlink(spec->listener);
+    return AGAIN;
+}
+
 static int run(char *const *arguments)
 {
     struct launch_spec spec;
     struct vmm vmm;
     ourselves = (int)syscall(SYS_pidfd_open, getpid(), 0);
     int fd = memfd_create("launch-spec", MFD_CLOEXEC), description = memfd_create("launch", MFD_CLOEXEC);
+    int copy = memfd_create("launch-copy", MFD_CLOEXEC);
     int host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     for (char *const *argument = arguments; *argument; argument++)
         uuid = *argument;
-    if (fd < 0 || description < 0 || host_mounts < 0 || !leave_mounts()) {
+    if (fd < 0 || description < 0 || copy < 0 || host_mounts < 0 || !leave_mounts()) {
         report_error("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
         return FAILED;
     }
-    int code = prepare(fd, description, host_mounts, arguments);
+    int code = prepare((int[]){fd, description, copy}, host_mounts, arguments);
     close(host_mounts);
     if (code)
         return code;
@@ -225,6 +248,9 @@ static int run(char *const *arguments)
         return FAILED;
     }
     close(fd);
+    if (spec.template && (code = run_copy(&spec, copy)) != AGAIN)
+        return code;
+    close(copy);
     if (!start_vmm(&spec, description, uuid, begin_child, &vmm))
         return FAILED;
     close(description);

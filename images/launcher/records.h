@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 enum { RECORD_HEADER = 4, RECORD_MAX = 4096 - RECORD_HEADER, EARLY_MAX = 2048 };
-enum record_kind { R_NONE, R_OUT, R_ERR, R_END, R_IN, R_EOF, R_SIZE };
+enum record_kind { R_NONE, R_OUT, R_ERR, R_END, R_IN, R_EOF, R_SIZE, R_GO };
 
 struct records {
     bool marked, broken; /* the agent has begun; what follows is no record any more */

@@ -92,9 +92,18 @@ static void take_terminal(void)
     us.raw = result == 0;
 }
 
+/* A copy has the pod from now on, and nobody its monitor. */
+static void leave_monitor(void)
+{
+    if (us.vmm.monitor >= 0)
+        close(us.vmm.monitor);
+    us.vmm.monitor = -1;
+}
+
 /* The agent listens from now on. */
 static void begin_input(void)
 {
+    leave_monitor();
     if (!us.interactive || us.raw)
         return;
     take_terminal();
@@ -220,11 +229,13 @@ static bool step(void)
         {.fd = us.out.end ? us.out.to : -1, .events = POLLOUT},
         {.fd = listens ? STDIN_FILENO : -1, .events = POLLIN},
         {.fd = us.in.end ? us.vmm.in : -1, .events = POLLOUT},
+        {.fd = us.vmm.monitor, .events = POLLIN},
     };
     if (us.records.used == sizeof us.records.bytes)
         ready[1].fd = -1;
     /* An agent has had all of its records taken before it said that it ends. */
-    int count = poll(ready, sizeof ready / sizeof *ready, us.dead && !us.records.plain ? LAST_OUTPUT_MS : -1);
+    int limit_ms = us.dead && !us.records.plain ? LAST_OUTPUT_MS : us.vmm.monitor >= 0 ? 1000 : -1;
+    int count = poll(ready, sizeof ready / sizeof *ready, limit_ms);
     if (ready[0].revents)
         on_signals();
     if (ready[1].revents)
@@ -235,6 +246,10 @@ static bool step(void)
         read_input();
     if (ready[4].revents)
         push(&us.in);
+    if (us.vmm.monitor >= 0 && copy_failed(&us.vmm, ready[5].revents)) {
+        kill(us.vmm.pid, SIGKILL);
+        leave_monitor();
+    }
     deliver();
     return !us.dead || (!us.ended && (us.vmm.out >= 0 || us.out.end) && count != 0);
 }
@@ -328,6 +343,23 @@ static int end_kernel(const struct launch_spec *spec)
     return code;
 }
 
+/* A copy that ended before it had its pod. Whoever wanted the pod's end meanwhile has it. */
+static bool is_stillborn(const struct launch_spec *spec)
+{
+    return spec->template && !us.records.marked && !us.asked;
+}
+
+/* As before it: the next VM begins from nothing. */
+static int forget_copy(void)
+{
+    leave_monitor();
+    close(us.vmm.in);
+    close(us.vmm.out);
+    close(us.signals);
+    memset(&us, 0, sizeof us); /* not earlier: it would be memory of each launcher */
+    return AGAIN;
+}
+
 int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
 {
     us.vmm = vmm;
@@ -339,11 +371,15 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
     us.records.plain = spec->status;
     log_begin(spec->logs);
     take_signals();
-    reap(); /* what ended before we looked */
+    if (spec->template)
+        queue(R_GO, 0); /* it has been loaded when it reads that */
+    reap();             /* what ended before we looked */
     while (step())
         continue;
     restore_terminal();
     log_end();
+    if (is_stillborn(spec))
+        return forget_copy();
     if (spec->status)
         return end_kernel(spec);
     if (!us.ended)

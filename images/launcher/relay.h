@@ -9,8 +9,8 @@
 #include "spec.h"
 #include "vmm.h"
 
-/* Moves bytes until the VM is over; returns the pod's exit code. `stop` starts the program that ends the pod in spec,
- * or with `forcibly` at once, and returns its pid. */
+/* Moves bytes until the VM is over; returns the pod's exit code, or AGAIN after a copy of a template that ended before it
+ * had its pod. `stop` starts the program that ends the pod in spec, or with `forcibly` at once, and returns its pid. */
 int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool forcibly));
 
 #endif

@@ -18,6 +18,10 @@ bool spec_parse(char *bytes, size_t size, struct launch_spec *spec)
             spec->console = item + 1;
         else if (*item == 'l')
             spec->logs = item + 1;
+        else if (*item == 'v')
+            spec->template = item + 1;
+        else if (*item == 'm')
+            spec->monitor = item + 1;
         else if (*item == 'i')
             spec->interactive = true;
         else if (*item == 't')
@@ -27,7 +31,7 @@ bool spec_parse(char *bytes, size_t size, struct launch_spec *spec)
         else
             return false;
     }
-    return spec->jailer != NULL;
+    return spec->jailer && !spec->template == !spec->monitor;
 }
 
 /* QEMU's is twice what was written to its debug device, and one. */

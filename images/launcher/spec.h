@@ -11,9 +11,11 @@
  * attached to our input; c is the file for the output of its kernel, l the directory with the links to logs (log.h). t: the VMM
  * reads input from a terminal only, and takes the byte 1 for itself unless it comes twice (kvmtool). k: there is no agent, but
  * a kernel of the image: the VMM's output is the app's, and its end the app's; the value is how the kernel says its code (p:
- * not at all, d: by the debug device, s: by that as Solo5 does), and the app's status file. */
+ * not at all, d: by the debug device, s: by that as Solo5 does), and the app's status file. v: the VMM begins as a copy of the
+ * template in this directory, by a launch description of its own, and m is what its monitor is told; if no copy comes to life,
+ * it boots. */
 struct launch_spec {
-    const char *jailer, *listener, *console, *logs, *status;
+    const char *jailer, *listener, *console, *logs, *status, *template, *monitor;
     bool interactive, terminal;
     char code; /* of k */
 };

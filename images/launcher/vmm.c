@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,8 +19,9 @@
 #include <termios.h>
 #include <unistd.h>
 
-/* Descriptors of the jailer; the last two are handed on to the VMM (stage1/vm/spec.py). */
-enum { DESCRIPTION = 3, RESULT = 4, LISTENER = 10, CONSOLE = 11, ABOVE = 64, ANSWER_MAX = 1024 };
+/* Descriptors of the jailer; all but the first two are handed on to the VMM (stage1/vm/spec.py and template.py). */
+enum { DESCRIPTION = 3, RESULT = 4, LISTENER = 10, CONSOLE = 11, MONITOR = 12, STATE = 13, RAM = 14 };
+enum { ABOVE = 64, ANSWER_MAX = 1024, COPY_S = 60 };
 
 struct inherited {
     int fd, number;
@@ -61,6 +63,41 @@ static int listen_at(const char *path)
         listen(fd, 4) < 0)
         return -1;
     return fd;
+}
+
+/* What a copy of a template has more: a monitor, which has been told already what to do, and files that it can only read. */
+struct copy {
+    int ours, monitor, state, ram;
+};
+
+static int open_file(const char *directory, const char *name)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static bool open_copy(const struct launch_spec *spec, struct copy *copy)
+{
+    int pair[2];
+    *copy = (struct copy){-1, -1, -1, -1};
+    if (!spec->template)
+        return true;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return false;
+    copy->ours = pair[0];
+    copy->monitor = pair[1];
+    copy->state = open_file(spec->template, "state");
+    copy->ram = open_file(spec->template, "ram");
+    size_t size = strlen(spec->monitor);
+    return copy->state >= 0 && copy->ram >= 0 && write(copy->ours, spec->monitor, size) == (ssize_t)size;
+}
+
+static void close_copy(const struct copy *copy)
+{
+    const int all[] = {copy->ours, copy->monitor, copy->state, copy->ram};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        close(all[i]);
 }
 
 /* Gives each its number; first copies above all of them, since one may have the number of another. */
@@ -115,24 +152,45 @@ static pid_t find_pid(const char *text)
     return 0;
 }
 
+static time_t now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
+bool copy_failed(const struct vmm *vmm, bool monitor_speaks)
+{
+    char text[2048];
+    ssize_t got = monitor_speaks ? read(vmm->monitor, text, sizeof text - 1) : 1;
+    if (!monitor_speaks || got <= 0)
+        return got <= 0 || now_s() > vmm->give_up_s;
+    text[got] = 0;
+    return strstr(text, "\"error\"") || strstr(text, "\"failed\"");
+}
+
 bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void),
                struct vmm *vmm)
 {
     char text[ANSWER_MAX];
     int in[2], out[2], result[2];
+    struct copy copy;
     int listener = spec->listener ? listen_at(spec->listener) : -1;
-    if ((spec->listener && listener < 0) || pipe2(result, O_CLOEXEC) < 0 ||
+    if (!open_copy(spec, &copy) || (spec->listener && listener < 0) || pipe2(result, O_CLOEXEC) < 0 ||
         !(spec->terminal ? open_terminal : open_pipes)(in, out)) {
         report_error("the VMM's streams and socket can't be made: %s", strerror(errno));
+        close_copy(&copy);
+        close(listener);
         return false;
     }
     /* A VMM writes much; it goes into the console file, of which the end is shown should the VMM die. */
     int console = spec->console ? open(spec->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-    struct inherited descriptors[] = {{in[0], STDIN_FILENO},      {out[1], STDOUT_FILENO}, {console, STDERR_FILENO},
-                                      {description, DESCRIPTION}, {result[1], RESULT},     {listener, LISTENER},
-                                      {console, CONSOLE}};
+    struct inherited descriptors[] = {
+        {in[0], STDIN_FILENO}, {out[1], STDOUT_FILENO}, {console, STDERR_FILENO}, {description, DESCRIPTION},
+        {result[1], RESULT},   {listener, LISTENER},    {console, CONSOLE},       {copy.monitor, MONITOR},
+        {copy.state, STATE},   {copy.ram, RAM}};
     pid_t jailer = start_jailer(spec->jailer, descriptors, sizeof descriptors / sizeof *descriptors, name, prepare);
-    const int theirs[] = {in[0], out[1], console, result[1], listener};
+    const int theirs[] = {in[0], out[1], console, result[1], listener, copy.monitor, copy.state, copy.ram};
     for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
         close(theirs[i]); /* one that was not opened is none */
     read_answer(result[0], text);
@@ -142,5 +200,7 @@ bool start_vmm(const struct launch_spec *spec, int description, const char *name
     vmm->pid = find_pid(text);
     vmm->in = in[1];
     vmm->out = out[0];
+    vmm->monitor = copy.ours;
+    vmm->give_up_s = now_s() + COPY_S;
     return vmm->pid > 0;
 }

@@ -10,16 +10,22 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
-/* A started VMM: its pid, and our ends of its standard input and output. */
+/* A started VMM: its pid, and our ends of its standard input and output, and of the monitor of a copy; else that is -1. */
 struct vmm {
     pid_t pid;
-    int in, out;
+    int in, out, monitor;
+    time_t give_up_s; /* on a copy that does not come to life */
 };
 
 /* Starts the VMM in its jail, as a child of ours that ends with us; `description` is the file with the launch description,
  * `name` the argument by which people find the jailer. `prepare` is called in each child. False: the error is reported. */
 bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void),
                struct vmm *vmm);
+
+/* Whether a copy can't be loaded, by what its monitor says or that nothing comes of it in time. One that refused something
+ * would wait for ever. */
+bool copy_failed(const struct vmm *vmm, bool monitor_speaks);
 
 #endif

@@ -10,7 +10,7 @@ import os
 from stage1 import engine
 from stage1.entry import dispatch
 from stage1.errors import PodError
-from stage1.rkt import arguments, machine, network, orphans
+from stage1.rkt import arguments, directory, machine, network, orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     options = arguments.gc(argv)
     pod_dir = os.getcwd()
     problems = [*_clean_up(pod_dir, options.uuid)]
-    dispatch.say("gc", *options.warnings, *problems, *_of_others(pod_dir))
+    dispatch.say("gc", *options.warnings, *problems, *_of_others(pod_dir), *_template(pod_dir))
     return 1 if problems else 0
 
 
@@ -37,6 +37,15 @@ def _of_others(pod_dir: str) -> "Iterator[str]":
     """The same of pods that are gone. They are no failure of this one's gc, nor of rkt's."""
     yield from _tried(lambda: network.collect_garbage(pod_dir))
     yield from _tried(machine.collect_garbage)
+
+
+def _template(pod_dir: str) -> "list[str]":
+    """That which the pod would have been a copy of is made now, where that is allowed."""
+    if not os.path.isdir(f"{directory.data(pod_dir)}/{machine.TEMPLATES}"):
+        return []
+    from stage1.entry import templating  # other gcs do not wait for it
+
+    return _tried(lambda: templating.make(pod_dir))
 
 
 def _tried(step: "Callable[[], str | list[str] | None]") -> "list[str]":

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
         launch_spec.send(spec)
+        dispatch.say("run", *spec.warnings)
     except BaseException as error:
         _undo(pod_dir, options.uuid, after=error)
         raise

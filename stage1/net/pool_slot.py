@@ -13,9 +13,9 @@ from stage1.net.queries import query
 from stage1.net.record import Record
 from stage1.net.settings import Settings, netns_path
 from stage1.net.tap_links import LOOPBACK, TapLinks
-from stage1.pod.network import Interface, PodNetwork
+from stage1.pod.network import WAITING_MAC, Interface, PodNetwork
 
-MAC = "02:63:6c:70:6f:64"
+MAC = WAITING_MAC
 TAP = "tap0"
 """A name that tap gives to none, since no device has the number 0."""
 _MTU = 65521

@@ -7,6 +7,9 @@ whoever talks to the guest.
 
 from typing import NamedTuple
 
+WAITING_MAC = "02:63:6c:70:6f:64"
+"""Of the device that a guest has before it knows its pod."""
+
 
 class Interface(NamedTuple):
     """A network device of the guest. `addresses` carry their prefix length; `tap` is its other end on the host."""

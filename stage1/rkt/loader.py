@@ -136,6 +136,8 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
     own_kernel = _with_own_kernel(given, options)
+    asked = (({}, "the pod manifest"), *((dict(entry.annotations), entry.where) for entry in given.entries))
+    boots = True in [sizing.boots({**given.annotations, **own}, where=where) for own, where in asked]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
     return RktPod(
         pod=_with_profile(
@@ -147,7 +149,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
             ),
             pod_dir,
             annotations=given.annotations,
-        )._replace(scratch_mib=disk_mib),
+        )._replace(scratch_mib=disk_mib, boots=boots),
         apps=tuple(one.app for one in apps),
         mutable=options.mutable,
         empty_volumes=empty,

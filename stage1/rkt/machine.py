@@ -16,7 +16,7 @@ from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.pod.model import Mount
-from stage1.pod.network import PodNetwork
+from stage1.pod.network import WAITING_MAC, PodNetwork
 from stage1.rkt import directory, logs, plan
 from stage1.rkt.loader import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
@@ -40,14 +40,18 @@ KEY = "link-key"
 OWN_KERNEL = "own-kernel"
 """A mark: the VM boots a kernel out of the app's image, and no guest of ours."""
 APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
+TEMPLATES = "clearpod/vm-templates"
+"""Below rkt's data directory; who makes it allows templates (copies.py)."""
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
 
 
-def host(pod_dir: str, hypervisor: str) -> Host:
-    """What the image and this machine have. Raises NotFound, BadRequest as `choose.choose` does."""
-    home = f"{directory.stage1_root(pod_dir)}/{HOME}"
+def host(pod_dir: str, hypervisor: str, *, root: str = "") -> Host:
+    """What the image, whose root is the pod's or `root`, and this machine have. Raises NotFound, BadRequest as
+    `choose.choose` does.
+    """
+    home = f"{root or directory.stage1_root(pod_dir)}/{HOME}"
     # The host's own mkfs.ext4 before that of the image, which has to be loaded first.
     os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}:{home}/{launch_spec.LOADED}"
     chosen = choose.choose(hypervisor, hypervisors.facts())
@@ -117,7 +121,9 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     apps = tuple(logs.begin(place, app) for app in pod.apps)
     for app in apps:
         add(place, pod, app=app)
-    settings = configure(pod.pod, prepared.network)._replace(
+    copy, warnings = _as_copy(vm, pod, pod_dir=pod_dir)
+    vm = vm._replace(nics=copy.nics) if copy else vm  # what is told to it is right for both
+    settings = configure(pod.pod, prepared.network, waiting_mac=WAITING_MAC if copy else "")._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
     named = tuple(dict.fromkeys(volume.name for volume in pod.empty_volumes))
@@ -125,7 +131,16 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     own.write(KEY, prepared.link_key)
     own.write(engine.CONSOLE, b"")
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
-    return launch_spec.of(vm, interactive=interactive)
+    return launch_spec.of(vm, interactive=interactive, copy=copy)._replace(warnings=warnings)
+
+
+def _as_copy(vm: VmSpec, pod: RktPod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:
+    """As `copies.find`, where templates are allowed."""
+    if not os.path.isdir(f"{directory.data(pod_dir)}/{TEMPLATES}"):
+        return None, ()
+    from stage1.rkt import copies  # others do not wait for it
+
+    return copies.find(vm, pod.pod, pod_dir=pod_dir)
 
 
 def has_own_kernel(place: str) -> bool:
@@ -173,10 +188,16 @@ def _attached(vm: VmSpec, pod: RktPod) -> VmSpec:
 
     It is told where there may be two of one image, whose files have the same inode numbers, by which alone 9p goes.
     """
-    shares = tuple(share._replace(read_only=False) for share in vm.shares)
+    vm = attached(vm)
     may_be_alike = (pod.mutable or len(pod.apps) > 1) and not vm.hypervisor.tells_files_apart
     more = ("clearpod.alike",) if may_be_alike else ()
-    return vm._replace(console_attached=True, shares=shares, kernel_arguments=(*vm.kernel_arguments, *more))
+    return vm._replace(kernel_arguments=(*vm.kernel_arguments, *more))
+
+
+def attached(vm: VmSpec) -> VmSpec:
+    """What all VMs of rkt's pods have: a console for the apps, and shares that these change."""
+    shares = tuple(share._replace(read_only=False) for share in vm.shares)
+    return vm._replace(console_attached=True, shares=shares)
 
 
 def _show_volumes(place: str, pod: RktPod) -> None:

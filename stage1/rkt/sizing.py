@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the VM of a pod is and what it has a disk for: what its apps' limits say, and annotations that overrule
-them. Pure. Called by loader.
+"""How large the VM of a pod is, what it has a disk for and how it begins: what its apps' limits say, and annotations
+that overrule them. Pure. Called by loader.
 
 Memory that no app touches costs the host nothing, so apps without a limit get a generous one.
 """
@@ -25,6 +25,8 @@ SANDBOX_MIB = GUEST_MIB + APP_MIB
 """At least, where apps come later: a VM does not grow."""
 SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
 """Of the disk for a pod's empty volumes and for roots, all together. It takes what is written, no more."""
+TEMPLATE = "clearpod.io/template"
+"""rkt, of an app or its pod: `none` has the pod's VM boot, though it could be a copy of a template."""
 _MEMORY, _VCPUS, _SCRATCH = "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/scratch-mib"
 ROOT = "clearpod.io/root"
 """rkt, of an app or its pod: `disk` has what the app writes to its root on the pod's disk, not in `rkt export`."""
@@ -66,6 +68,14 @@ def is_root_on_disk(annotations: "Mapping[str, str]", *, where: str) -> bool:
     given = annotations.get(ROOT)
     if given not in (None, "disk"):
         raise BadRequest(f"{where}: the annotation {ROOT} can be disk, or left out, but is {given!r}")
+    return given is not None
+
+
+def boots(annotations: "Mapping[str, str]", *, where: str) -> bool:
+    """Whether its VM is no copy of a template in any case. Raises BadRequest."""
+    given = annotations.get(TEMPLATE)
+    if given not in (None, "none"):
+        raise BadRequest(f"{where}: the annotation {TEMPLATE} can be none, or left out, but is {given!r}")
     return given is not None
 
 

@@ -109,6 +109,20 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
 
+def describe_copy(described: bytes, vm: VmSpec, *, launch: Launch) -> bytes:
+    """For the same VM as a copy of a template, without looking at all files again: `described` is what `describe` gave
+    for the one that boots.
+    """
+    assert vm.template
+    kept = [field for field in described.split(b"\0")[:-1] if field[:1] not in (b"a", b"k")]
+    fields = [
+        *(f"a{word}" for word in launch.argv),
+        *(f"k{number}" for number in launch.handed),
+        f"s{_READ:x}:{vm.template.memory}",
+    ]
+    return b"".join(word + b"\0" for word in (*kept, *map(os.fsencode, fields)))
+
+
 def describe_server(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
     """The jail of a share's server: it has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
     owned = [path for share in vm.shares if share.is_served for path in (share.path,)]

@@ -13,8 +13,8 @@ from stage1.vm import jail
 from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
 
-VARIABLE, DESCRIPTION_VARIABLE = "CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD"
-"""The launcher's descriptors for the two parts of a launch spec."""
+VARIABLE, DESCRIPTION_VARIABLE, COPY_VARIABLE = "CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD", "CLEARPOD_COPY_FD"
+"""The launcher's descriptors for the parts of a launch spec."""
 LOADED = "loaded"
 """Beside the directory of the image's VMM; images/stage1-aci/README.md."""
 
@@ -22,16 +22,19 @@ LOADED = "loaded"
 class LaunchSpec(NamedTuple):
     """`launcher` is for the launcher: a letter and a value each, ended by a zero (images/launcher/launcher.h).
 
-    `jailer` is for the jailer, which it starts (images/jailer/README.md).
+    `jailer` is for the jailer, which it starts (images/jailer/README.md), and `copy` the same for a VM that is tried as
+    a copy of a template first; empty: it boots. `warnings` are sentences for people.
     """
 
     launcher: bytes
     jailer: bytes
+    copy: bytes = b""
+    warnings: tuple[str, ...] = ()
 
 
-def of(vm: VmSpec, *, interactive: bool, kernel: str = "") -> LaunchSpec:
-    """For a VMM that ends with the launcher; `kernel` is the item of one of the image's. The directories of `vm` must
-    exist. Raises BadRequest.
+def of(vm: VmSpec, *, interactive: bool, kernel: str = "", copy: VmSpec | None = None) -> LaunchSpec:
+    """For a VMM that ends with the launcher; `kernel` is the item of one of the image's. `copy` is the same VM as a
+    copy of a template, if it is tried as one first. The directories of `vm` must exist. Raises BadRequest.
     """
     fields = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
     place = _listener(vm)
@@ -39,7 +42,13 @@ def of(vm: VmSpec, *, interactive: bool, kernel: str = "") -> LaunchSpec:
     fields += [f"k{kernel}"] if kernel else []
     if interactive:
         fields += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
-    return LaunchSpec(b"".join(os.fsencode(field) + b"\0" for field in fields), jail.describe(vm, _launch(vm)))
+    if copy and copy.template:
+        from stage1.vm.template import LOAD, spoken  # others do not wait for it
+
+        fields += [f"v{copy.template.directory}", f"m{spoken(LOAD)}"]
+    text = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    described = jail.describe(vm, _launch(vm))
+    return LaunchSpec(text, described, jail.describe_copy(described, copy, launch=_launch(copy)) if copy else b"")
 
 
 def _launch(vm: VmSpec) -> Launch:
@@ -49,12 +58,20 @@ def _launch(vm: VmSpec) -> Launch:
     return Launch(
         vm.hypervisor.argv(vm._replace(binary=start)),
         vm.hypervisor.environment(vm),
-        (*listener, *console),
+        (*listener, *console, *_of_copy(vm)),
         filter=vm.filter,
         dies_with_us=True,
         programs=() if start == vm.binary else _loader(start),
         links=() if start == vm.binary else ((start, os.path.realpath(start)),),
     )
+
+
+def _of_copy(vm: VmSpec) -> tuple[int, ...]:
+    if not vm.template:
+        return ()
+    from stage1.vm.template import MONITOR_FD, RAM_FD, STATE_FD  # others do not wait for it
+
+    return MONITOR_FD, STATE_FD, RAM_FD
 
 
 def _listener(vm: VmSpec) -> str:
@@ -78,6 +95,8 @@ def _loader(start: str) -> tuple[str, ...]:
 def send(spec: LaunchSpec) -> None:
     """Write it for the launcher. Raises BadRequest when no launcher has started this process."""
     _write(DESCRIPTION_VARIABLE, spec.jailer)
+    if spec.copy:
+        _write(COPY_VARIABLE, spec.copy)
     _write(VARIABLE, spec.launcher)
 
 

@@ -10,7 +10,7 @@ import socket
 import time
 
 from stage1.errors import VmFailed
-from stage1.vm.template import STATE_SET
+from stage1.vm.template import BEGIN, LOAD, STATE_SET, STATE_URI, spoken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 LIMIT_S = 60.0
 """For a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
-_STATE = f"file:/dev/fdset/{STATE_SET}"
 _MOST_BYTES = 1 << 20
-_CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
 
 
 class Refused(VmFailed):
@@ -45,18 +43,17 @@ class Monitor:
 
     def load(self) -> None:
         """Load what STATE_FD has; the guest goes on then. All is asked at once: QEMU reads it when it is there."""
-        commands = [*_BEGIN, ("migrate-incoming", {"uri": _STATE})]
-        self._ask(commands)
-        self._answered(len(commands), or_migrated=True)
+        self._ask(LOAD)
+        self._answered(len(LOAD), or_migrated=True)
 
     def save(self, state: int) -> None:
         """Write the devices' state to the file `state` of ours; the guest's memory is in a file already, and it does
         not go on. It is not stopped before: a copy of one that was would wait, too.
         """
-        self._ask(_BEGIN)
+        self._ask(BEGIN)
         self._ask([("add-fd", {"fdset-id": STATE_SET})], [state])
-        self._ask([("migrate", {"uri": _STATE})])
-        self._answered(len(_BEGIN) + 2, or_migrated=True)
+        self._ask([("migrate", {"uri": STATE_URI})])
+        self._answered(len(BEGIN) + 2, or_migrated=True)
 
     def run(self, name: str, arguments: "dict[str, Any] | None" = None, *, descriptor: int = -1) -> "Any":
         """What QEMU returns for this command, which may take a descriptor of ours. Raises Refused too."""
@@ -74,9 +71,8 @@ class Monitor:
         self._answered(1)
 
     def _ask(self, commands: "Sequence[tuple[str, dict[str, Any]]]", descriptors: "Sequence[int]" = ()) -> None:
-        lines = [json.dumps({"execute": name, "arguments": arguments}) for name, arguments in commands]
         try:
-            socket.send_fds(self._socket, ["\n".join([*lines, ""]).encode()], list(descriptors))
+            socket.send_fds(self._socket, [spoken(commands).encode()], list(descriptors))
         except OSError as error:
             raise VmFailed(f"the VMM's monitor takes no commands: {error.strerror}") from None
 
@@ -115,12 +111,6 @@ class Monitor:
         if not isinstance(reply, dict):
             raise VmFailed("the VMM's monitor sent something else than a JSON object")
         return reply
-
-
-_BEGIN: "list[tuple[str, dict[str, Any]]]" = [
-    ("qmp_capabilities", {}),
-    ("migrate-set-capabilities", {"capabilities": _CAPABILITIES}),
-]
 
 
 def _status(reply: "dict[str, Any]") -> str:

@@ -6,7 +6,15 @@ The guest's memory is a file that its maker wrote to, and that each copy maps pr
 is in the host's page cache once. The state of the devices beside it is small. No copy can write to either.
 """
 
+import json
 from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    Command = tuple[str, dict[str, Any]]
 
 MONITOR_FD, STATE_FD, RAM_FD = 12, 13, 14
 """Descriptors of a VMM in its jail: QEMU's monitor, and for a copy the state of the devices and the memory, both to be
@@ -17,8 +25,22 @@ RAM_LINK = f"/proc/self/fd/{RAM_FD}"
 STATE_SET = 2
 """By which QEMU knows a descriptor as a file."""
 
+STATE_URI = f"file:/dev/fdset/{STATE_SET}"
+_CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+BEGIN: "tuple[Command, ...]" = (
+    ("qmp_capabilities", {}),
+    ("migrate-set-capabilities", {"capabilities": _CAPABILITIES}),
+)
+LOAD: "tuple[Command, ...]" = (*BEGIN, ("migrate-incoming", {"uri": STATE_URI}))
+"""What the monitor is told, all at once: QEMU reads it when it is there. The guest of a copy goes on then."""
+
 ARGUMENT = "clearpod.template"
 """Tells the agent to mount no share before it knows its pod: docs/dev/link.md."""
+
+
+def spoken(commands: "Sequence[Command]") -> str:
+    """The commands as QEMU's monitor takes them, a line each."""
+    return "".join(json.dumps({"execute": name, "arguments": arguments}) + "\n" for name, arguments in commands)
 
 
 class Template(NamedTuple):

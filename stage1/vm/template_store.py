@@ -2,11 +2,11 @@
 """The directory of templates: one directory each, by name, with `ram`, `state` and `manifest.json`. Made by the node,
 used by `stage1.templates`.
 
-A template appears whole, by rename, and is never changed. Who finds one that is damaged removes it: a VM that is a copy
-has the file open and goes on. Root's, mode 0700; `ram` can be read by everybody whom a jail shows it to.
+A template appears whole, by rename, and is never changed. Who finds one that is damaged removes it, or leaves a mark in
+its place: a VM that is a copy has the file open and goes on. Root's, mode 0700; `ram` can be read by everybody whom a
+jail shows it to.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -22,17 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MANIFEST = "manifest.json"
+REJECTED = "rejected"
+"""The manifest's name when the template is no good; rkt's launcher gives it, too (images/launcher)."""
 _NEW = ".new"
 _CHUNK = 1 << 20
+_AGAIN_S = 24 * 3600
+"""How long the mark of one that was rejected is kept."""
 _USED_S = 3600
 """How exactly the last use is known."""
 
 
 class Manifest(NamedTuple):
-    """`made_of` are the parts of `template_key`, `digests` those of the files by name."""
+    """`made_of` are the parts of `template_key`, `digests` those of the files by name, and `facts` what of the files
+    would be another after a change; none in one of an earlier version.
+    """
 
     made_of: "Mapping[str, str]"
     digests: "Mapping[str, str]"
+    facts: "Mapping[str, str]" = {}  # noqa: RUF012  never changed
 
     def encode(self) -> bytes:
         """For the file."""
@@ -45,7 +52,7 @@ def decode(text: bytes) -> Manifest:
         record = json.loads(text)
         if record["version"] != 1:
             raise ValueError
-        tables = (record["made_of"], record["digests"])
+        tables = (record["made_of"], record["digests"], record.get("facts", {}))
         return Manifest(*({str(key): str(value) for key, value in table.items()} for table in tables))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise VmFailed("the manifest of a template is damaged") from None
@@ -53,6 +60,8 @@ def decode(text: bytes) -> Manifest:
 
 def digest(path: str) -> str:
     """Of the file's size, and of its data with their places; holes are not read. Raises KernelError."""
+    import hashlib  # who starts one pod has no use for it, and waits for each import
+
     with Guard("read", path), open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         total, at = hashlib.sha256(b"%d" % size), 0
@@ -94,6 +103,28 @@ class Store:
         _note_use(template)
         return template
 
+    def find_at_once(self, name: str) -> Template | None:
+        """As `find`, for who starts one pod and reads no guest's memory for that: a change is known by sizes, times and
+        inodes. One that is damaged is rejected first. Raises KernelError.
+        """
+        template = Template(f"{self.top}/{name}")
+        try:
+            manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
+            if manifest.facts != _written(template):
+                raise VmFailed(f"the template {template.directory} was changed since it was written")
+        except FileNotFoundError:
+            return None
+        except VmFailed:
+            self.reject(name)
+            raise
+        _note_use(template)
+        return template
+
+    def reject(self, name: str) -> None:
+        """Let nobody find it. It stays as a mark that its name is not to be used, until it is removed."""
+        with Guard("rename", f"{self.top}/{name}/{MANIFEST}"):
+            os.rename(f"{self.top}/{name}/{MANIFEST}", f"{self.top}/{name}/{REJECTED}")
+
     def begin(self, name: str, memory_bytes: int) -> Template:
         """An empty directory for a template, with a file for so much memory. Undo: `abandon`. Raises KernelError."""
         files.make_dirs(self.top, 0o700)
@@ -117,7 +148,7 @@ class Store:
             for path in (new.ram, new.state):
                 files.sync(path)
         digests = {"ram": digest(new.ram), "state": digest(new.state)}
-        files.write_atomic(f"{new.directory}/{MANIFEST}", Manifest(made_of, digests).encode())
+        files.write_atomic(f"{new.directory}/{MANIFEST}", Manifest(made_of, digests, _written(new)).encode())
         self.remove(name)
         with Guard("rename", new.directory):
             os.rename(new.directory, there.directory)
@@ -156,14 +187,14 @@ class Store:
 
     def remove_unused(self, is_current: "Callable[[Mapping[str, str]], bool]", *, most_bytes: int) -> list[str]:
         """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
-        used for the longest time, until the others take at most so much of the disk; their names. Nobody may be making
-        one. Raises KernelError.
+        used for the longest time, until the others take at most so much of the disk; their names. Of what was rejected
+        the mark is kept for a day. Nobody may be making one. Raises KernelError.
         """
         for one in os.listdir(self.top) if os.path.isdir(self.top) else ():
             if _NEW in one:
                 files.remove_tree(f"{self.top}/{one}")
         removed, left_bytes = [], most_bytes
-        for name in self.names():
+        for name in [one for one in self.names() if not self._is_mark(one)]:
             taken_bytes = _blocks(f"{self.top}/{name}")
             if taken_bytes <= left_bytes and self._is_whole(name, is_current):
                 left_bytes -= taken_bytes
@@ -171,6 +202,17 @@ class Store:
                 self.remove(name)
                 removed.append(name)
         return removed
+
+    def _is_mark(self, name: str) -> bool:
+        """Whether it was rejected, not long ago; the mark alone is kept then."""
+        template = Template(f"{self.top}/{name}")
+        try:
+            is_mark = time.time() - os.stat(f"{template.directory}/{REJECTED}").st_ctime < _AGAIN_S
+        except FileNotFoundError:
+            return False
+        for path in (template.ram, template.state) if is_mark else ():
+            files.unlink(path)
+        return is_mark
 
     def _is_whole(self, name: str, is_current: "Callable[[Mapping[str, str]], bool]") -> bool:
         try:
@@ -185,7 +227,13 @@ class Store:
             return 0.0
 
 
-def _facts(template: Template) -> tuple[object, ...]:
+def _written(template: Template) -> dict[str, str]:
+    """The same for the manifest."""
+    names = (template.ram, template.state)
+    return {os.path.basename(name): " ".join(map(str, one)) for name, one in zip(names, _facts(template), strict=True)}
+
+
+def _facts(template: Template) -> tuple[tuple[int, ...], ...]:
     """What would be another after a change. Raises FileNotFoundError."""
     status = [os.stat(path) for path in (template.ram, template.state)]
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in status)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench entry`: what rkt's `run` costs until the VMM starts, in instructions by callgrind, and by the clock;
-the stop of a real pod by the clock; and its first output, beside QEMU alone (lib/alone.py).
+the stop of a real pod by the clock; and its first output, booted and as a copy of a template, beside QEMU alone
+(lib/alone.py).
 
 The image is the real one, rkt is its fake, the VMM one that ends at once and the CNI plugins are shell scripts; what
 runs under callgrind is the bundled Python, which does all the work but the launcher's few thousand instructions. The
@@ -43,6 +44,7 @@ LIMIT_S = 60
 LOADER = "usr/lib/clearpod/python/ld.so"
 COUNTED = """#!/bin/sh
 for word; do [ "$name" != 1 ] || break; case $word in *start.pyc) name=1 ;; esac; done
+[ "$word" = run ] || exec "$0.real" "$@"
 exec valgrind --log-file={out}.log --tool=callgrind {more} --callgrind-out-file={out}.$word "$0.real" "$@"
 """
 

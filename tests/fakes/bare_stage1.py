@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 MARK = b"\nclearpod-console\n"
-OUT, ERR, END, IN, EOF, SIZE = range(1, 7)
+OUT, ERR, END, IN, EOF, SIZE, GO = range(1, 8)
 PYTHON = """#!/bin/sh
 shift 11
 {{ echo "$@"; env; ls -l /proc/$$/fd; }} > {place}/python
 case "$1" in
 run) test ! -s {place}/fails || exit $(cat {place}/fails)
      test ! -e {place}/spec || cat {place}/spec > /proc/self/fd/$CLEARPOD_SPEC_FD
-     test ! -e {place}/launch || cat {place}/launch > /proc/self/fd/$CLEARPOD_LAUNCH_FD;;
+     test ! -e {place}/launch || cat {place}/launch > /proc/self/fd/$CLEARPOD_LAUNCH_FD
+     test ! -e {place}/copy || cat {place}/copy > /proc/self/fd/$CLEARPOD_COPY_FD;;
 stop) echo "$@" >> {place}/stopped;;
 *) exit 33;;
 esac
@@ -97,6 +98,22 @@ class BareStage1:
         own = [f"{self.place}/jail", f"w{self.place}", *SYSTEM, *LINKS, "d1:3:/dev/null", f"c0 {OWNER} 65536", "p"]
         own.append("sffff:/")  # all rights of Landlock, since no rule is none
         self._write("launch", [*own, "n", *jail, f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin"])
+
+    def copy(self, then: str) -> Path:
+        """Let the VMM that `vmm` has described be tried as a copy of a template first, which does `then` in a shell;
+        the template's directory.
+        """
+        template = self.place / "template"
+        template.mkdir()
+        for name in ("ram", "state", "manifest.json"):
+            (template / name).write_text(f"{name}\n")
+        self._script(self.place / "copy.sh", f"#!/bin/bash\n{then}\n")
+        spec = (self.place / "spec").read_bytes()
+        (self.place / "spec").write_bytes(spec + f"v{template}\0mtell\0s{self.place}/agent.sock\0".encode())
+        boots = f"a{self.place}/vmm.sh\0".encode()
+        copies = b"".join(f"{word}\0".encode() for word in (f"a{self.place}/copy.sh", "k10", "k12", "k13", "k14"))
+        (self.place / "copy").write_bytes((self.place / "launch").read_bytes().replace(boots, copies))
+        return template
 
     def _write(self, name: str, fields: list[str]) -> None:
         (self.place / name).write_bytes(b"".join(word.encode() + b"\0" for word in fields))

@@ -29,7 +29,20 @@ class Rig:
     def __init__(self, place: Path, stage1: Path, image: Path) -> None:
         self.rkt = Stage0(place / "data", stage1)
         self.image = Image(image, ROOT)
+        if shared := os.environ.get("CLEARPOD_TEST_TEMPLATES"):
+            self.use_templates(Path(shared))
         self._results = Path(os.environ.get("RESULTS", small_stage1.CHECKOUT / "build" / "results"))
+
+    def use_templates(self, place: Path | None = None) -> Path:
+        """Let pods be copies of templates, which are in a directory of theirs or in `place`; that directory."""
+        own = self.templates = self.rkt.data / "clearpod" / "vm-templates"
+        own.parent.mkdir(mode=0o700, exist_ok=True)
+        if place is None:
+            own.mkdir(mode=0o700)
+        else:
+            place.mkdir(mode=0o700, exist_ok=True)
+            own.symlink_to(place)
+        return own
 
     def sh(self, name: str, line: str, **more: Any) -> AppSpec:
         """Further words are of the app's document."""
@@ -44,6 +57,9 @@ class Rig:
 
     def clean(self) -> None:
         """End and remove everything; keep what explains a failure."""
+        for pod in self.rkt.pods if os.environ.get("CLEARPOD_TEST_TEMPLATES") else ():
+            if pod.state() == "exited":
+                pod.gc()  # makes the templates
         self.rkt.clean()
         for pod in self.rkt.pods:
             for process in pod.processes:

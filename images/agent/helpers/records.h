@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 enum { RECORD_HEADER = 4, RECORD_MAX = 4096 - RECORD_HEADER };
-enum record_kind { R_OUT = 1, R_ERR, R_END, R_IN, R_EOF, R_SIZE };
+enum record_kind { R_OUT = 1, R_ERR, R_END, R_IN, R_EOF, R_SIZE, R_GO };
 
 /* What one helper moves: from `sources` to the launcher through `port`, and from there to `sink`; -1: nothing. With a `log`
  * it is for that one, and goes on to `next` too. */

@@ -4,6 +4,7 @@
 
 #include "base/scope.h"
 #include "kernel/cgroup.h"
+#include "kernel/shares.h"
 #include "loop/apps.h"
 #include "loop/console.h"
 #include "loop/jobs.h"
@@ -25,6 +26,7 @@
 enum { SETUP_FAILED = 254, LAUNCHER_MS = 2000, AT_ONCE = 8 };
 
 static int plan_fd = -1;
+static bool has_begun;
 static struct {
     struct frame next;
     bool has_next;
@@ -79,16 +81,34 @@ static void plan_answered(uint32_t request, const struct reply *reply)
         over(SETUP_FAILED, reply->fault->text);
 }
 
-int autonomous_begin(struct fault *why)
+static int begin(struct fault *why)
 {
-    apps_init(&user);
-    answer_plan_by(plan_answered);
+    has_begun = true;
     plan_fd = open(PLAN, O_RDONLY | O_CLOEXEC);
     if (plan_fd < 0)
         return fault_errno(why, "open " PLAN);
     if (agent.arguments.vsock_port && transport_listen_vsock(agent.arguments.vsock_port, why) < 0)
         return -1;
     return console_open(why);
+}
+
+int autonomous_begin(struct fault *why)
+{
+    apps_init(&user);
+    answer_plan_by(plan_answered);
+    return agent.arguments.template ? 0 : begin(why);
+}
+
+int autonomous_wait(void)
+{
+    return agent.arguments.plan && agent.arguments.template ? console_watch() : 0;
+}
+
+int autonomous_go(struct fault *why)
+{
+    if (has_begun || !console_said_go())
+        return 0;
+    return shares_mount(&agent.arguments, why) < 0 ? -1 : begin(why);
 }
 
 /* Alone is request 1, which is Configure. Roots are made side by side, and apps started so when all have roots. */
@@ -139,7 +159,10 @@ int autonomous_sync(void)
 
 void autonomous_end(void)
 {
+    struct fault why;
     sync();
+    if (!has_begun) /* the launcher hears an end of who has said that it is there */
+        console_open(&why);
     console_end(plan.code, plan.why);
     poll(NULL, 0, LAUNCHER_MS); /* it ends the VM now */
 }

@@ -114,7 +114,7 @@ static int mount_shares(const clearpod_agent_Configure *settings, struct fault *
 static void configure_plan(const clearpod_agent_Configure *settings)
 {
     apps_begin(settings->lasting);
-    if (settings->unix_ns)
+    if (settings->unix_ns && !agent.arguments.template) /* a copy has begun later than its clock */
         set_clock(settings->unix_ns + monotonic_ns());
     if (settings->link_key.size == MARKER_BYTES) {
         memcpy(agent.link.key, settings->link_key.bytes, MARKER_BYTES);

@@ -6,15 +6,17 @@
 #include "helpers/records.h"
 #include "kernel/namespaces.h"
 #include "loop/endpoint.h"
+#include "loop/loop.h"
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/wait.h>
 #include <termios.h>
 
 #define MARK "\nclearpod-console\n"
 
-static int port;                /* blocking */
+static int port = -1;           /* blocking, once it is for apps */
 static int pipes[2] = {-1, -1}; /* where all apps write */
 static pid_t writer, terminal;
 
@@ -44,10 +46,27 @@ static void make_raw(int fd)
     tcsetattr(fd, TCSANOW, &settings);
 }
 
+int console_watch(void)
+{
+    port = open_serial("clearpod.console", O_NONBLOCK);
+    return watch(port, EPOLLIN | EPOLLET, T_CONSOLE, 0);
+}
+
+/* It is also awake for a host that comes or goes, as that of the guest that was saved. */
+bool console_said_go(void)
+{
+    uint8_t record[RECORD_HEADER];
+    if (read(port, record, sizeof record) != sizeof record || record[0] != R_GO)
+        return false;
+    unwatch(port);
+    return fcntl(port, F_SETFL, 0) == 0;
+}
+
 int console_open(struct fault *why)
 {
     int out[2], err[2];
-    port = open_serial("clearpod.console", 0);
+    if (port < 0)
+        port = open_serial("clearpod.console", 0);
     if (port < 0)
         port = open("/dev/hvc0", O_RDWR | O_NOCTTY | O_CLOEXEC);
     make_raw(port);

@@ -11,6 +11,10 @@
 
 enum { LOG_OUT = 256 };
 
+/* In a template: watch the device (T_CONSOLE), by which the launcher tells a copy that it has its pod. */
+int console_watch(void);
+/* Whether it has; not watched any more then. */
+bool console_said_go(void);
 /* Open the device, and be heard by the launcher. */
 int console_open(struct fault *why);
 /* The process's ends of its pipes, where it has no streams: output and error, and with `stdio.console` its input. With

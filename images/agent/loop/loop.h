@@ -10,7 +10,7 @@
 #include "base/fault.h"
 #include "link/link.h"
 
-enum token { T_SIGNAL, T_LINK, T_LISTENER, T_OUT0, T_OUT1, T_IN, T_JOB };
+enum token { T_SIGNAL, T_LINK, T_LISTENER, T_OUT0, T_OUT1, T_IN, T_JOB, T_CONSOLE };
 
 struct agent {
     struct link link;

@@ -21,7 +21,7 @@ MODULES = {
 CALLS = {
     NETWORK: ("stage1.rkt.network.attach", "stage1.rkt.network.host_ip"),
     JAIL: (
-        *("stage1.quarters.add", "stage1.rootfs.owners.keep_plain", "stage1.rkt.machine._show"),
+        *("stage1.quarters.add", "stage1.rootfs.owners.keep_plain", "stage1.rkt.machine.show"),
         *("stage1.vm.jail.describe", "stage1.vm.slots.configured"),
     ),
 }

@@ -44,6 +44,14 @@ CASE(a_launch_spec_may_leave_out_all_but_the_jailer)
     CHECK(!spec.listener && !spec.console && !spec.logs && !spec.interactive && !spec.terminal);
 }
 
+CASE(a_copy_has_a_template_and_what_its_monitor_is_told)
+{
+    static const char both[] = "j/jailer\0v/templates/a\0m{}\n", one[] = "j/jailer\0v/templates/a";
+    struct launch_spec spec;
+    CHECK(parse(both, sizeof both, &spec) && !strcmp(spec.template, "/templates/a") && !strcmp(spec.monitor, "{}\n"));
+    CHECK(!parse(one, sizeof one, &spec) && !parse("j/jailer\0mx", 12, &spec));
+}
+
 CASE(an_invalid_launch_spec_is_refused)
 {
     struct launch_spec spec;

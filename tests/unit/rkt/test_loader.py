@@ -146,6 +146,18 @@ def test_a_root_is_on_the_disk_where_the_app_or_the_pod_says_so(tmp_path: Path) 
         sizing.is_root_on_disk({"clearpod.io/root": "memory"}, where="the app")
 
 
+def test_an_app_or_its_pod_may_ask_for_a_boot(tmp_path: Path) -> None:
+    note = [{"name": "clearpod.io/template", "value": "none"}]
+    pods = (
+        read(tmp_path / "1", app()),
+        read(tmp_path / "2", app(), annotations=note),
+        read(tmp_path / "3", app(), app("two", {"annotations": note})),
+    )
+    assert [pod.pod.boots for pod in pods] == [False, True, True]
+    with pytest.raises(BadRequest, match=r"clearpod\.io/template.*never"):
+        read(tmp_path / "4", app(), annotations=[{**note[0], "value": "never"}])
+
+
 def test_a_sandbox_starts_empty_and_gets_its_apps_one_by_one(tmp_path: Path) -> None:
     options = OPTIONS._replace(mutable=True, hostname="h")
     result = read(tmp_path / "a", options=options)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the launcher is told: items that images/launcher/spec.c understands (its own test has the other side)."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stage1.linux.idmap import Extent
 from stage1.vm import launch_spec
 from stage1.vm.launch_spec import LaunchSpec
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
+from stage1.vm.template import ARGUMENT, Template
 from tests.unit.vm.test_argv import LKVM, QEMU
 
 IDS = (Extent(0, 0x70000000, 65536),)
@@ -67,7 +69,7 @@ def test_it_is_written_where_the_launcher_wants_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(launch_spec.VARIABLE, str(fds[0]))
     monkeypatch.setenv(launch_spec.DESCRIPTION_VARIABLE, str(fds[1]))
     launch_spec.send(SPEC)
-    assert [os.pread(fd, 100, 0) for fd in fds] == [*SPEC]
+    assert [os.pread(fd, 100, 0) for fd in fds] == [*SPEC[:2]]
     for fd in fds:
         os.close(fd)
 
@@ -82,3 +84,17 @@ def test_without_a_launcher_it_says_so(monkeypatch: pytest.MonkeyPatch, name: st
     with pytest.raises(BadRequest, match="launcher"):
         launch_spec.send(SPEC)
     os.close(fd)
+
+
+def test_a_copy_has_a_description_of_its_own_that_is_the_one_that_looking_again_would_give() -> None:
+    vm = QEMU._replace(**JAILED)
+    copy = vm._replace(template=Template("/t/1"), kernel_arguments=(*vm.kernel_arguments, ARGUMENT))
+    booted, result = launch_spec.of(vm, interactive=False), launch_spec.of(vm, interactive=False, copy=copy)
+    assert booted.copy == b"" and result.jailer == booted.jailer
+    *same, template, monitor = fields_of(result.launcher)
+    assert same == fields_of(booted.launcher) and template == "v/t/1"
+    assert [json.loads(line) for line in monitor[1:].splitlines()][-1]["execute"] == "migrate-incoming"
+    assert sorted(fields_of(result.copy)) == sorted(fields_of(launch_spec.of(copy, interactive=False).jailer))
+    assert {"k12", "k13", "k14", "adefer"} <= {*fields_of(result.copy)} and b"/t/1" not in result.copy
+    argv = [word for word in fields_of(result.copy) if word[0] == "a"]
+    assert argv == [word for word in fields_of(launch_spec.of(copy, interactive=False).jailer) if word[0] == "a"]

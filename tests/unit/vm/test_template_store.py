@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The directory of templates: whole ones are found, damaged ones are not, old ones go."""
 
+import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,6 +79,35 @@ def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
         damaged.write(b"x")
     with pytest.raises(VmFailed, match="ram"):
         store.find("a")
+
+
+@pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
+def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed(store: Store, file: str) -> None:
+    there = made(store, "a")
+    assert Store(store.top).find_at_once("a") == there and store.find_at_once("b") is None
+    with open(f"{there.directory}/{file}", "r+b") as damaged:
+        damaged.write(b"x")
+    with pytest.raises(VmFailed):
+        store.find_at_once("a")
+    assert store.find_at_once("a") is None and os.path.exists(f"{there.directory}/rejected")
+
+
+def test_one_of_an_earlier_version_is_not_found_at_once(store: Store) -> None:
+    there = made(store, "a")
+    path = Path(there.directory, "manifest.json")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "facts"}))
+    assert Store(store.top).find("a") == there
+    with pytest.raises(VmFailed):
+        store.find_at_once("a")
+
+
+def test_the_mark_of_one_that_was_rejected_is_kept_for_a_day(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = made(store, "a")
+    store.reject("a")
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(there.directory) == ["rejected"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and os.listdir(store.top) == []
 
 
 def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(store: Store) -> None:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which VM can be a copy of which template. For `stage1.templates`, which makes them, the daemon and rkt's pods.
+
+It looks at files' sizes and times and at the processor; nothing is made or started here.
+"""
+
+from typing import NamedTuple
+
+from stage1.pod.model import Pod
+from stage1.pod.network import WAITING_MAC
+from stage1.vm import template_key
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.template import ARGUMENT, Template
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TemplateSpec(NamedTuple):
+    """The template that the VM `vm` of `pod` can be a copy of: its name, and what it has to be made of."""
+
+    pod: Pod
+    vm: VmSpec
+    name: str
+    made_of: "Mapping[str, str]"
+
+    def copy(self, template: Template) -> VmSpec:
+        """The VM as a copy of it."""
+        return self.vm._replace(template=template)
+
+
+def spec_of(pod: Pod, vm: VmSpec, *, scratch_bytes: int) -> TemplateSpec | None:
+    """None when the pod's VM can't be a copy of any. Its disk, if it has one, is of that size. Raises BadRequest,
+    KernelError.
+    """
+    if lack(pod, vm):
+        return None
+    nics = tuple(one._replace(mac=WAITING_MAC) for one in vm.nics)
+    vm = vm._replace(nics=nics, kernel_arguments=(*vm.kernel_arguments, ARGUMENT))
+    made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
+    return TemplateSpec(pod, vm, template_key.name(made_of), made_of)
+
+
+def lack(pod: Pod, vm: VmSpec) -> str:
+    """Why that VM can't be a copy of a template; empty when it can."""
+    if not vm.hypervisor.has_templates:
+        return f"{vm.hypervisor.title} can't save a guest"
+    if vm.own:
+        return "its pod brings its own kernel"
+    if pod.boots or pod.disk_volumes:
+        return "its pod asks for a boot"
+    if pod.suspend:
+        return "its pod can be suspended"
+    if pod.profile:
+        return f"a guest with {pod.profile} has run programs before its pod is known"
+    if pod.has_virtiofs:
+        return "its volumes come by virtiofsd"
+    if pod.ids.length:
+        return "its pod has a user namespace, and a guest that waits has another one"
+    if len(vm.nics) > 1:
+        return "a guest that waits has one network device"
+    if not isinstance(vm.link, SerialLink):
+        return "its link can't be saved"
+    return ""

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the template that a pod would have used, when the pod is collected. Called by `gc`, last; no program itself.
+
+rkt has no daemon, and a pod shall not wait; who calls `rkt gc` or `rkt rm` waits for a boot, once for each kind of VM.
+One program makes one at a time, in the directory WORK; what a killed one left there the next one removes.
+"""
+
+import os
+
+from stage1 import copies, engine, templates
+from stage1 import machine as machines
+from stage1.engine import Host
+from stage1.errors import PodError, WrongState
+from stage1.linux import files, tsc
+from stage1.linux.flock import Lock
+from stage1.net.settings import Settings
+from stage1.pod.model import Pod
+from stage1.rkt import copies as rkt_copies
+from stage1.rkt import directory, machine
+from stage1.vm.spec import Nic
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.template_store import Store
+
+WORK = f"{machine.RUN}/warm"
+"""A run directory of the engine's. Its name is short: there are sockets below."""
+DISK_BYTES = 4096 << 20
+"""All templates of a data directory. Those that were not used for the longest time go first."""
+LIMIT_S = 120.0
+_LOCK = f"{machine.RUN}/templates.lock"
+
+
+def make(pod_dir: str) -> list[str]:
+    """Make it, if it was missing and is allowed and nobody else is at it. A sentence when that failed."""
+    if not os.path.isdir(rkt_copies.top(pod_dir)):
+        return []
+    try:
+        missing = rkt_copies.missing(pod_dir)
+        files.make_dirs(machine.RUN, 0o711)
+        with Lock(_LOCK, wait=False):
+            _clean(pod_dir)
+            if missing:
+                _make(pod_dir, missing[0], has_network=missing[1])
+    except WrongState:
+        return []  # somebody else makes one
+    except (PodError, OSError) as error:
+        return [f"no template was made, so pods boot: {error}"]
+    return []
+
+
+def _clean(pod_dir: str) -> None:
+    """What a killed maker left, and templates of no use any more."""
+    for left in engine.directories(WORK):
+        engine.clean_up(left)
+    templates.remove_unused(Store(rkt_copies.top(pod_dir)), most_bytes=DISK_BYTES)
+
+
+def _make(pod_dir: str, pod: Pod, *, has_network: bool) -> None:
+    host = _host(pod_dir, pod, has_network=has_network)
+    vm = machine.attached(machines.vm_spec(pod, host, directory=pod_dir))
+    vm = vm._replace(nics=(Nic("", ""),) if has_network else ())
+    spec = copies.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20)
+    store = Store(rkt_copies.top(pod_dir))
+    if spec and not os.path.isdir(f"{store.top}/{spec.name}"):
+        templates.make(spec, host, vmm=ProcessVmm(ends_with_us=True), store=store, limit_s=LIMIT_S)
+
+
+def _host(pod_dir: str, pod: Pod, *, has_network: bool) -> Host:
+    tsc.use_file(f"{machine.RUN}/tsc-khz")
+    own = f"{directory.data(pod_dir)}/clearpod"
+    return machine.host(pod_dir, pod.hypervisor, root=directory.stored_root(pod_dir))._replace(
+        run_dir=WORK,
+        state_dir=own,
+        scratch_mib=pod.scratch_mib,
+        template_dir=f"{own}/templates",
+        network=Settings("", (), f"{WORK}/networks") if has_network else None,
+    )

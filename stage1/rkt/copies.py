@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rkt's pods as copies of a template: whether a pod's VM is one, and what is made later where there was none. Imported
+only where the directory of templates exists, which is how they are allowed: others do not wait for it.
+
+A pod never fails for a template, and never waits until one is made: `run` writes down what it would have used, and `gc`
+of that pod makes it (stage1/entry/templating.py).
+"""
+
+import json
+import os
+
+from stage1 import copies
+from stage1.errors import BadRequest, PodError
+from stage1.linux import files
+from stage1.machine import MIB
+from stage1.pod.model import Pod
+from stage1.rkt import directory, machine
+from stage1.vm.spec import VmSpec
+from stage1.vm.template_store import Store
+
+MISSING = "missing-template"
+"""In the pod's directory: of which VM there was no template."""
+_VERSION = 1
+_KEPT = ("memory_mib", "vcpus", "scratch_mib")
+
+
+def top(pod_dir: str) -> str:
+    """The directory of the templates, whether it exists or not."""
+    return f"{directory.data(pod_dir)}/{machine.TEMPLATES}"
+
+
+def find(vm: VmSpec, pod: Pod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:
+    """The VM of the pod as a copy of a template; None when it boots. And sentences about what was no good."""
+    try:
+        spec = copies.spec_of(pod, stored(vm, pod_dir), scratch_bytes=pod.scratch_mib * MIB)
+        if spec is None:
+            return None, ()
+        template = Store(top(pod_dir)).find_at_once(spec.name)
+        if template is None:
+            _note(pod_dir, pod, vm=vm)
+            return None, ()
+        return vm._replace(nics=spec.vm.nics, kernel_arguments=spec.vm.kernel_arguments, template=template), ()
+    except (PodError, OSError) as error:
+        return None, (f"the pod boots: {error}",)
+
+
+def stored(vm: VmSpec, pod_dir: str) -> VmSpec:
+    """With the guest's files where all pods of the stage1 image have them, and not where this one sees them."""
+    seen, shared = f"{directory.stage1_root(os.path.realpath(pod_dir))}/", f"{directory.stored_root(pod_dir)}/"
+
+    def there(path: str) -> str:
+        return shared + path.removeprefix(seen) if path.startswith(seen) else path
+
+    return vm._replace(kernel=there(vm.kernel), initramfs=there(vm.initramfs), system_image=there(vm.system_image))
+
+
+def _note(pod_dir: str, pod: Pod, *, vm: VmSpec) -> None:
+    kept = {name: getattr(pod, name) for name in _KEPT}
+    document = {"v": _VERSION, "hypervisor": vm.hypervisor.name, "devices": len(vm.nics), **kept}
+    files.write_atomic(f"{pod_dir}/{MISSING}", json.dumps(document).encode())
+
+
+def missing(pod_dir: str) -> tuple[Pod, bool] | None:
+    """A pod whose VM is as that of the pod in `pod_dir`, and whether it has a network; None when there was a template
+    for that. Raises BadRequest.
+    """
+    path = f"{pod_dir}/{MISSING}"
+    try:
+        document = json.loads(files.read(path))
+        if document["v"] != _VERSION:
+            return None  # another version's
+        memory_mib, vcpus, scratch_mib = (int(document[name]) for name in _KEPT)
+        pod = Pod(
+            id=directory.uuid(pod_dir),
+            name="template",
+            namespace="rkt",
+            hypervisor=str(document["hypervisor"]),
+            memory_mib=memory_mib,
+            vcpus=vcpus,
+            scratch_mib=scratch_mib,
+        )
+        return pod, document["devices"] > 0
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequest(f"{path} is damaged: {error!r}; it goes with the pod") from None

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rkt's pods as copies of a template, in real VMs: as pods that have booted, and when something is wrong with it."""
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stage1.entry import templating
+from tests.rkt.conftest import Rig, wait_until
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
+]
+HOW = "grep -q clearpod.template /proc/cmdline && echo copy || echo booted"
+FACTS = f"{HOW}; hostname; date +%s; head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/boot_id"
+
+
+@pytest.fixture
+def made(rig: Rig) -> Path:
+    """The template of pods of one app without a network, made by the gc of the first one."""
+    top = rig.use_templates()
+    first = rig.run([rig.sh("one", HOW)])
+    assert first.finish() == (0, b"booted\n", b"")
+    done = first.pod.gc()
+    assert (done.code, done.stderr) == (0, "")
+    (template,) = top.iterdir()
+    assert sorted(os.listdir(template)) == ["manifest.json", "ram", "state"]
+    assert not [*Path(templating.WORK, "pods").iterdir()], "nothing else of its maker is left"
+    return template
+
+
+def test_copies_at_once_have_names_clocks_and_random_numbers_of_their_own(rig: Rig, made: Path) -> None:
+    pods = [rig.run([rig.sh("one", FACTS)], f"--hostname=host{number}") for number in range(2)]
+    seen = []
+    for number, running in enumerate(pods):
+        code, out, err = running.finish()
+        how, name, clock, *random = out.decode().splitlines()
+        assert (code, err, how, name) == (0, b"", "copy", f"host{number}")
+        assert abs(int(clock) - time.time()) < 60
+        seen.append(random)
+    assert not {*seen[0]} & {*seen[1]}
+    assert [running.pod.gc().code for running in pods] == [0, 0] and made.exists()
+
+
+def test_a_copy_takes_input_has_volumes_is_entered_and_stopped_and_has_its_apps_code(rig: Rig, made: Path) -> None:
+    running = rig.run([rig.sh("one", "cat; exit 7")], "--interactive", stdin=subprocess.PIPE)
+    much = os.urandom(100_000)
+    code, out, _ = running.finish(much)
+    assert (code, out == much, running.pod.status()) == (7, True, {"one": 7})
+    running = rig.run([rig.sh("one", f"{HOW}; trap 'exit 17' TERM; while :; do sleep 0.1; done")])
+    assert running.wait_for(b"\n") == b"copy\n"
+    assert running.pod.enter("sh", "-c", "echo $0 inside; exit 3", app="one")[:2] == (3, "sh inside\n")
+    assert running.pod.stop().code == 0 and running.finish()[0] == 17
+
+
+def test_a_sandbox_becomes_a_copy_as_well(rig: Rig, made: Path) -> None:
+    """It has a disk, so it is of another kind: it boots, and the next one is a copy."""
+    for expected in ("booted", "copy"):
+        running = rig.run([], "--mutable")
+        pod = running.pod
+        wait_until(pod.is_ready)
+        assert pod.app_add(rig.sh("a", f"{{ {HOW}; }} > /how; sync; exec sleep 1000")).code == 0
+        assert pod.app_start("a").code == 0
+        wait_until(lambda: pod.enter("cat", "/how", app="a").stdout == f"{expected}\n")  # noqa: B023  waited for here
+        assert pod.stop().code == 0 and running.finish()[0] == 0 and pod.gc().code == 0
+
+
+@pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
+def test_one_that_was_changed_is_not_used_and_the_pod_boots(rig: Rig, made: Path, file: str) -> None:
+    os.chmod(made / file, 0o600)
+    with (made / file).open("r+b") as damaged:
+        damaged.write(b"\xff" * 4096)
+    for lines in (1, 0):
+        code, out, err = rig.run([rig.sh("one", HOW)]).finish()
+        assert (code, out) == (0, b"booted\n") and err.decode().count("\n") == lines
+        assert not lines or b"template" in err
+
+
+def test_a_state_that_can_not_be_loaded_is_given_up_and_the_pod_boots(rig: Rig, made: Path) -> None:
+    """As when QEMU refuses what it has written itself: sizes and times are right here."""
+    state = (made / "state").read_bytes()
+    before = os.stat(made / "state")
+    os.chmod(made / "state", 0o600)
+    (made / "state").write_bytes(state[: len(state) // 2] + b"\xff" * (len(state) - len(state) // 2))
+    _forgive(made, before)
+    code, out, err = rig.run([rig.sh("one", HOW)]).finish()
+    assert (code, out) == (0, b"booted\n") and err.decode().count("\n") == 1 and str(made).encode() in err
+    assert (made / "rejected").exists()
+
+
+def _forgive(template: Path, before: os.stat_result) -> None:
+    """Let the manifest have the file's new times."""
+    after = os.stat(template / "state")
+    manifest = template / "manifest.json"
+    old, new = (f"{one.st_size} {one.st_mtime_ns} {one.st_ctime_ns}" for one in (before, after))
+    text = manifest.read_text()
+    assert old in text
+    manifest.write_text(text.replace(old, new))
+
+
+def test_an_app_that_asks_for_a_boot_gets_one_and_so_do_all_without_the_directory(rig: Rig, made: Path) -> None:
+    note = [{"name": "clearpod.io/template", "value": "none"}]
+    assert rig.run([rig.sh("one", HOW)._replace(entry={"annotations": note})]).finish() == (0, b"booted\n", b"")
+    made.parent.rename(made.parent.with_name("off"))
+    assert rig.run([rig.sh("one", HOW)]).finish() == (0, b"booted\n", b"")
+
+
+def test_a_gc_that_is_killed_leaves_a_template_to_the_next_one(rig: Rig) -> None:
+    top = rig.use_templates()
+    pods = [rig.run([rig.sh("one", HOW)]) for _ in range(2)]
+    assert [running.finish()[0] for running in pods] == [0, 0]
+    collecting = threading.Thread(target=pods[0].pod.gc, kwargs={"remove": False})
+    collecting.start()
+    wait_until(lambda: [*top.glob("*.new*/ram")])
+    pods[0].pod.processes[-1].kill()
+    collecting.join()
+    assert pods[1].pod.gc().code == 0
+    (template,) = top.iterdir()
+    assert "manifest.json" in os.listdir(template) and not [*Path(templating.WORK, "pods").iterdir()]
+    assert rig.run([rig.sh("one", HOW)]).finish() == (0, b"copy\n", b"")
