@@ -59,6 +59,7 @@ async def _write(
 
     async with pod.lock:
         pod.require_ready()
+        await suspension.settle(pod)
         if why := blocker(pod, container_ids):
             raise WrongState(why)
         await pod.images.settle()

@@ -59,6 +59,7 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
     """
     async with pod.lock:
         pod.require_ready()
+        await suspension.settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
         files = await asyncio.to_thread(suspension.files_in_window, pod, images)

@@ -37,6 +37,21 @@ SHARES = "shares"
 FREEZE = "cgroup.freeze"
 """What Tune stops all containers by ("1"), or one, and lets them go on ("0")."""
 ANSWER_S = 20.0
+SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
+"""So long what is just ending in a pod is waited for, such as an exec whose caller has its answer already."""
+
+
+async def settle(pod: "LivePod") -> None:
+    """Wait until nothing is being done in the pod, but no longer than `SETTLE_S`; then `blocker` tells."""
+    for _ in range(round(SETTLE_S / SETTLE_STEP_S)):
+        if not _is_busy(pod):
+            return
+        await asyncio.sleep(SETTLE_STEP_S)
+
+
+def _is_busy(pod: "LivePod") -> bool:
+    containers = pod.containers.values()
+    return bool(pod.execs) or pod.work.is_used or any(one.is_starting or one.lock.locked() for one in containers)
 
 
 def blocker(pod: "LivePod", what: str = "suspended") -> str:
@@ -55,7 +70,7 @@ def _blocker(pod: "LivePod") -> str:
     for container in pod.containers.values():
         if container.status.state != states.EXITED and (why := guest_volumes.blocker(container.record.container)):
             return why
-    if pod.execs or pod.work.is_used or any(one.is_starting or one.lock.locked() for one in pod.containers.values()):
+    if _is_busy(pod):
         return "something is being done in it; end execs and try again"
     return ""
 
@@ -68,6 +83,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         if pod.is_suspended:
             return
         pod.require_ready()
+        await settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
         await pod.images.settle()

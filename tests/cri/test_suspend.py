@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What blocks the suspension of a pod is told, at the call and beforehand. That it is done: test_suspend_vms.py."""
 
+import asyncio
 import json
 
 import grpc
@@ -51,6 +52,22 @@ async def test_a_pod_that_asked_for_it_has_no_blocker_and_goes_on_when_it_fails(
         assert await blocker(cri, pod) == ""
         asked = [op.text for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
         assert asked == ["", "mount", "0"]
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["and ends", "and does not end"])
+async def test_what_is_just_ending_in_a_pod_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """An exec whose caller has its answer may not be over in the daemon yet."""
+    monkeypatch.setattr(suspension, "SETTLE_S", 30.0 if ends else 0.1)
+    async with world.daemon() as cri:
+        made = await cri.pod(annotations={SUSPEND: "manual"})
+        with cri.node.pods.get(made).work.using_files():
+            asked = asyncio.ensure_future(refused(cri, "SuspendPod", made))
+            await asyncio.wait({asked}, timeout=0.3 if ends else None)
+            assert asked.done() != ends
+        why = (await asked)[1]
+        assert ("qmp" in why) is ends and ("execs" in why) is not ends
 
 
 async def test_one_whose_guest_says_nothing_when_it_is_resumed_has_ended(world: World) -> None:
