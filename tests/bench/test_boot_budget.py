@@ -26,7 +26,7 @@ BOOTS = 3
 MORE_BOOTS = 7
 """At most, on a host so busy that the guest had to wait for its disk each time."""
 INITRAMFS_BYTES = 1 << 20
-AGENT_BYTES, SYSTEMD_AGENT_BYTES = 150 * 1024, 176 * 1024
+AGENT_BYTES, SYSTEMD_AGENT_BYTES = 151 * 1024, 176 * 1024
 
 
 def figures_of(boots, plain_boots):

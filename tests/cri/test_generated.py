@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from grpc import aio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from cri.config_tables import Registry
 from cri.pb import runtime_pb2 as pb
@@ -31,6 +31,7 @@ NAMES = sorted(
     if method.name != "GetContainerEvents"  # its request has no fields, and it never ends
 )
 CALL_S = 20.0
+ENDS = ("StopPodSandbox", "RemovePodSandbox", "StopContainer", "RemoveContainer")
 OUTSIDE = {"StartContainer", "ExecSync", "PullImage"}
 """Whether there is such a command only the guest knows, and whether a registry answers only the registry."""
 
@@ -84,11 +85,15 @@ class Node:
         message = message_of(name)
         given = dict(fields.get(name, {}))
         ids = {"container_id": self.container, "pod_sandbox_id": self.pod}
-        ends = name in ("StopPodSandbox", "RemovePodSandbox", "StopContainer", "RemoveContainer")
         for field, value in ids.items():
-            if field in message.DESCRIPTOR.fields_by_name and not ends:
+            if field in message.DESCRIPTOR.fields_by_name and name not in ENDS:
                 given.setdefault(field, value)
         return message(**given)
+
+    def is_ended_by(self, name: str, request: Any) -> bool:
+        """Whether the request would end the pod or its container: the beginning of an id is enough."""
+        one = getattr(request, "container_id" if "Container" in name else "pod_sandbox_id", "")
+        return name in ENDS and bool(one) and (self.container if "Container" in name else self.pod).startswith(one)
 
     async def call(self, name: str, request: Any) -> tuple[str, str]:
         """Code and sentence. What it made is removed again."""
@@ -126,6 +131,7 @@ def test_no_request_is_a_fault_of_ours(node: Node, name: str) -> None:
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(requests(node.base(name)))
     def ask(request: Any) -> None:
+        assume(not node.is_ended_by(name, request))
         code, sentence = node.do(node.call(name, request))
         assert code != "INTERNAL", sentence
         assert code != "UNKNOWN" or name in OUTSIDE, sentence

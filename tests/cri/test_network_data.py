@@ -234,6 +234,10 @@ def bits_per_s(message: str) -> float:
     return moved * 8e9 / took_ns
 
 
+SLOW_TIMES = 8
+"""So often a machine may be too slow to reach the limit, so that nothing is shown."""
+
+
 async def test_a_pods_annotations_limit_what_it_receives_and_sends(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
     """A slow machine makes transfers slower, never faster; the other pod shows that it is not the machine."""
     world, net = outer
@@ -241,6 +245,10 @@ async def test_a_pods_annotations_limit_what_it_receives_and_sends(outer: tuple[
     limits = {"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": "8M"}
     async with two_pods(world, net, probe=probe, annotations=limits) as (limited, free):
         for direction, limit in (("put", 16e6), ("get", 8e6)):
-            rate = bits_per_s(await on_host(probe, direction, limited.ips[0], PORT, "2"))
-            other = bits_per_s(await on_host(probe, direction, free.ips[0], PORT, "2"))
-            assert rate < 1.1 * limit and other > 2 * rate, (direction, rate, other)
+            for _ in range(SLOW_TIMES):
+                rate = bits_per_s(await on_host(probe, direction, limited.ips[0], PORT, "2"))
+                other = bits_per_s(await on_host(probe, direction, free.ips[0], PORT, "2"))
+                assert rate < 1.1 * limit, (direction, rate)
+                if other > 2 * rate:
+                    break
+            assert other > 2 * rate, (direction, rate, other)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import start, state
+from tests.lab import retry, start, state
 
 pytestmark = pytest.mark.vm
 
@@ -56,8 +56,12 @@ def is_empty(place: Path, within_s: float = 5) -> bool:
 
 @pytest.fixture(scope="module")
 def lab(place: Path) -> Path:
-    """A lab that is up."""
-    done = command(place, "up", "--memory", "1024")
+    """A lab that is up. The emulated machine breaks now and then while it boots, by an assertion of QEMU's."""
+    for _ in range(retry.TRIES):
+        done = command(place, "up", "--memory", "1024")
+        if b"Assertion" not in done.stderr:
+            break
+        command(place, "down")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.startswith(b"lab: up after ")
     return place

@@ -95,7 +95,7 @@ async def test_progress_is_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, layout: Layout, store: ImageStore
 ) -> None:
     caplog.set_level(logging.INFO, "clearpod.pull")
-    monkeypatch.setattr(progress, "SAID_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
     monkeypatch.setattr(source, "Download", partial(progress.Download, interval_s=0.02))
     with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
         task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config()))

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from cri.config import Config
+from cri.store.images import ImageStore
 from stage1.linux import vsock
 from stage1.linux.host import which
+from stage1.rootfs.share import ImageFiles
 from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
@@ -24,6 +27,7 @@ from tests.fakes import places
 from tests.fakes.command import Command
 from tests.fakes.cpio import newc
 from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
+from tests.fakes.pulled import pull_blocking
 
 __all__ = ["hypervisor", "pytest_generate_tests"]
 Boot = Callable[[VmSpec], VmProcess]
@@ -43,6 +47,15 @@ def probe_initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([compiler, "-static", "-Os", "-s", "-o", where / "init", source], check=True, timeout=60)
     (where / "initramfs").write_bytes(newc([("dev", 0o040755, b""), ("init", 0o100755, (where / "init").read_bytes())]))
     return where / "initramfs"
+
+
+@pytest.fixture(scope="session")
+def sample_image(guest_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageFiles:
+    """The sample image, in a store of its own."""
+    store = ImageStore(str(tmp_path_factory.mktemp("store")))
+    pulled = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
+    store.close()
+    return pulled
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cri.config import Config
 from cri.containers import create as containers
 from cri.containers import exec as execs
 from cri.live import boot, shutdown
@@ -20,7 +19,6 @@ from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
 from cri.monitors.mounts import Follower
-from cri.store.images import ImageStore
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
 from stage1.engine import Host, clean_up
@@ -34,7 +32,6 @@ from stage1.vm.slots import Range
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import places
 from tests.fakes.patience import PATIENCE
-from tests.fakes.pulled import pull_blocking
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
@@ -50,17 +47,8 @@ class Machine(NamedTuple):
     volume: Path
 
 
-@pytest.fixture(scope="module")
-def image(guest_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageFiles:
-    """The sample image, in a store of its own."""
-    store = ImageStore(str(tmp_path_factory.mktemp("store")))
-    pulled = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
-    store.close()
-    return pulled
-
-
 @pytest.fixture
-def machine(hypervisor: str, guest_dir: Path, image: ImageFiles) -> Iterator[Machine]:
+def machine(hypervisor: str, guest_dir: Path, sample_image: ImageFiles) -> Iterator[Machine]:
     """Directories with short names: unix sockets have 107 bytes for their path."""
     with places.short_directory() as root:
         choice = choose(hypervisor, hypervisors.facts())
@@ -72,7 +60,7 @@ def machine(hypervisor: str, guest_dir: Path, image: ImageFiles) -> Iterator[Mac
         mount.bind(str(volume), str(volume))
         try:
             mount.set_propagation(str(volume), mount.MS_SHARED)
-            yield Machine(host, image, volume)
+            yield Machine(host, sample_image, volume)
         finally:
             while points := mount.mounts_below(str(volume)):  # of two that are twins, one goes with the other
                 mount.umount(points[0], lazy=True)

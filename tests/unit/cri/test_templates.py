@@ -120,7 +120,6 @@ async def test_the_pool_waits_for_its_template(host: Host, opened: Callable[...,
         {"nics": (NIC, NIC)},
         {"disk_volumes": ("cache",)},
         {"hypervisor": kvmtool.HYPERVISOR},
-        {"console_attached": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
