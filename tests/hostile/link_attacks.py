@@ -114,9 +114,9 @@ class Newlines(Flood):
 
     def burst(self) -> bytes:
         stdio = self.victim.stdio or m.Stdio()
-        credit_left = self.link.credit_left(stdio.stdout)
-        if credit_left:
-            self.link.send(stdio.stdout, b"\n" * credit_left)
+        size = self.link.room(stdio.stdout)
+        if size:
+            self.link.send(stdio.stdout, b"\n" * size)
         return b""
 
 
