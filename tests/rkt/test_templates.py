@@ -60,13 +60,13 @@ def test_a_copy_takes_input_has_volumes_is_entered_and_stopped_and_has_its_apps_
 
 
 def test_a_sandbox_boots(rig: Rig, made: Path) -> None:
-    for expected in ("booted", "booted"):
+    for _ in range(2):  # the first one of a kind would boot in any case
         running = rig.run([], "--mutable")
         pod = running.pod
         wait_until(pod.is_ready)
         assert pod.app_add(rig.sh("a", f"{{ {HOW}; }} > /how; sync; exec sleep 1000")).code == 0
         assert pod.app_start("a").code == 0
-        wait_until(lambda: pod.enter("cat", "/how", app="a").stdout == f"{expected}\n")  # noqa: B023  waited for here
+        wait_until(lambda: pod.enter("cat", "/how", app="a").stdout == "booted\n")  # noqa: B023  waited for here
         assert pod.stop().code == 0 and running.finish()[0] == 0 and pod.gc().code == 0
 
 
