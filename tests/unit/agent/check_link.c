@@ -195,6 +195,24 @@ CASE(a_host_that_says_hello_behind_both_markers_is_understood)
     }
 }
 
+CASE(a_copy_of_another_guest_takes_the_greeting_of_its_host_whatever_the_portions)
+{
+    static const uint8_t former[MARKER_BYTES] = {9, 9, 9, 9, 9, 9, 9, 9, 8, 8, 8, 8, 8, 8, 8, 8};
+    for (size_t portion = 1; portion < 400; portion++) {
+        uint8_t bytes[512];
+        begin();
+        memcpy(link_.key, former, sizeof former);
+        link_.has_key = true;
+        size_t size = host_hello(bytes, key, 1, 0);
+        size += host_hello(bytes + size, former, 1, 0);
+        size += host_hello(bytes + size, key, 1, 0);
+        give(bytes, size, portion);
+        CHECK(link_.state == LINK_OPEN && !link_.fault_due && seen.epochs == 1);
+        send_frame(K_REQUEST, 5, 1, 0);
+        CHECK(seen.requests == 1 && link_.state == LINK_OPEN);
+    }
+}
+
 CASE(requests_count_once_and_a_gap_is_a_fault)
 {
     begin();
