@@ -69,6 +69,15 @@ class Manifest(NamedTuple):
     more: "Mapping[str, Any]"
 
 
+def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> None:
+    """Before the guest is saved into the directory `near` or one in it: write to the file system what of its disk would
+    have to be written while it is stopped. Raises KernelError.
+    """
+    files.make_dirs(near, 0o700)
+    if disk := machine.vm_spec(pod, host, directory=directory).scratch:
+        scratch.write_back(disk, near)
+
+
 def save(
     directory: str,
     pod: Pod,

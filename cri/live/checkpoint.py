@@ -65,6 +65,7 @@ async def _write(
         await pod.images.settle()
         await run_uncancellable(place.begin, pod.directory, output)
         try:
+            await copies.write_back(pod, near=output)
             begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, given_up=given_up)
             took_ns = time.time_ns() - begun_ns
             written = await _run(given_up, checkpoint.measure, written, output, is_wanted=is_wanted)

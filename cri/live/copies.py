@@ -8,6 +8,7 @@ they are created and started in it (`cri.containers.claim`), after the copy has 
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,6 +64,7 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
         if why := blocker(pod):
             raise WrongState(why)
         files = await asyncio.to_thread(suspension.files_in_window, pod, images)
+        await write_back(pod, near=os.path.dirname(path))
         more, begun_s = codec.dump(of(pod)), time.monotonic()
         async with standing_still(pod):
             stopped_s = await run_uncancellable(
@@ -74,6 +76,13 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
     extra = {"paused_ms": round(paused_s * 1000), "stopped_ms": round(stopped_s * 1000)}
     log.info("pod.copied", extra={**pod.log_fields(), **extra})
     return paused_s
+
+
+async def write_back(pod: "LivePod", *, near: str) -> None:
+    """Before `standing_still`, which it makes shorter, for what is saved into `near` or a directory in it. Raises
+    KernelError.
+    """
+    await run_uncancellable(saved.write_back, pod.directory, pod.record.pod, host=pod.tools.host, near=near)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ the next VM's kernel replays: the host never reads what a guest wrote. No reserv
 import errno
 import fcntl
 import os
+import struct
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 LINK, GUEST_LINK = "scratch.img", "suspended.state"
 """In the pod's directory: to its disk, and to the file with its guest while it is suspended (stage1/suspended.py)."""
 _SMALLEST_BYTES = 1 << 20
-_FICLONE = 0x40049409
+_FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
+_PROBE_BYTES = 1 << 16
+"""Whole blocks, whatever their size: so much of a disk is shared to find out whether all of it could be."""
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
 _OPTIONS = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,nodiscard")
@@ -199,6 +202,35 @@ def copy_sparse(source: str, target: str, *, between: "Callable[[], None]" = lam
                 os.close(write_fd)
         finally:
             os.close(read_fd)
+
+
+def write_back(disk: str, near: str) -> bool:
+    """Write what the page cache has of `disk` to its file system, if a copy in the directory `near` will share its
+    blocks, which has to wait for that. Return whether it will. Raises KernelError.
+    """
+    with Guard("write back", disk):
+        fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            is_shared = _can_share(fd, near)
+            if is_shared:
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+    return is_shared
+
+
+def _can_share(disk: int, near: str) -> bool:
+    try:
+        probe = os.open(near, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError:  # a file system without such files has no shared blocks either; what else is wrong the copy finds
+        return False
+    try:
+        fcntl.ioctl(probe, _FICLONERANGE, struct.pack("qQQQ", disk, 0, _PROBE_BYTES, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(probe)
+    return True
 
 
 def _copy(read_fd: int, write_fd: int, *, between: "Callable[[], None]") -> None:

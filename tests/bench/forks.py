@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of a running pod beside cold starts, for `scripts/bench template`: how long the original stands still, and how
-long it takes until a copy's container answers an exec, each in turn with a pod that boots.
+long it takes until a copy's container answers an exec, each in turn with a pod that boots. The disks of pods lie on an
+XFS, whose files share blocks, where there can be one.
 """
 
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from cri.policy import FORK_OF, FORKABLE
 from cri.store import history
 from tests.bench.vm_node import Meter
 from tests.cri.conftest import Client, VmWorld
+from tests.fakes import loop_xfs
 
 WAIT_S = 600
 COMMAND = ("sleep", "100000")
@@ -29,8 +36,30 @@ async def answered(cri: Client, meter: Meter, name: str, annotations: dict[str, 
     return pod, (time.perf_counter() - begun) * 1000 - meter.plugins_ms
 
 
+@contextmanager
+def disks(state_dir: str, place: Path) -> Iterator[str]:
+    """The disks of pods, and what is saved of them, on an XFS at `place`; which file system they are on."""
+    if why := loop_xfs.lack():
+        print(f"disks of pods are copied and not shared: {why}", file=sys.stderr)
+        yield "the one of /tmp"
+        return
+    with loop_xfs.mounted(place) as made, ExitStack() as undo:
+        for name in ("scratch", "forks"):
+            own, shown = made / name, Path(state_dir) / name
+            for directory in (own, shown):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            subprocess.run(["mount", "--bind", str(own), str(shown)], check=True)
+            undo.callback(subprocess.run, ["umount", str(shown)], check=True)
+        yield "xfs"
+
+
 async def measure(world: VmWorld, meter: Meter, rounds: int) -> dict[str, Any]:
     """Medians of so many copies, and of as many pods that boot between them."""
+    with disks(str(world.config.state_dir), world.root / "xfs") as kind:
+        return await _measure(world, meter, rounds) | {"fork_disks": kind}
+
+
+async def _measure(world: VmWorld, meter: Meter, rounds: int) -> dict[str, Any]:
     pauses, cold, copies = [], [], []
     async with world.daemon() as cri:
         original, _ = await answered(cri, meter, "original", {FORKABLE: "true"})

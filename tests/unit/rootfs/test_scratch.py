@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scratch disks: a proper ext4, sparse, each pod its own. Real mkfs.ext4; nothing is mounted."""
 
+import ctypes
 import os
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from stage1.rootfs import scratch
 from stage1.rootfs.scratch import copy_sparse, make_scratch
 
 GIB = 1 << 30
+SYS_CACHESTAT = 451
 
 
 @pytest.mark.parametrize(("size", "real"), [(1 << 20, 1 << 20), (5_000_001, 5_001_216), (10 * GIB, 10 * GIB)])
@@ -56,6 +58,38 @@ def test_a_copy_keeps_holes_and_data(tmp_path: Path) -> None:
     copy_sparse(str(source), str(tmp_path / "target"))
     assert (tmp_path / "target").read_bytes() == source.read_bytes()
     assert (tmp_path / "target").stat().st_blocks <= 64
+
+
+def dirty_pages(path: Path) -> int:
+    """Of the file, in the page cache. Skips where the kernel does not tell (before 6.5)."""
+    libc, numbers = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint64 * 5)()
+    with path.open("rb") as file:
+        if libc.syscall(SYS_CACHESTAT, file.fileno(), (ctypes.c_uint64 * 2)(0, 0), numbers, 0) < 0:
+            pytest.skip(f"cachestat: {os.strerror(ctypes.get_errno())}")
+    return int(numbers[1] + numbers[2])
+
+
+def test_blocks_are_shared_where_the_file_system_can_and_written_before(loop_xfs: Path) -> None:
+    source, target = loop_xfs / "source", loop_xfs / "target"
+    source.write_bytes(os.urandom(24 << 20))
+    assert dirty_pages(source) > 0
+    assert scratch.write_back(str(source), str(loop_xfs))
+    assert dirty_pages(source) == 0 and os.listdir(loop_xfs) == ["source"]
+    before = os.statvfs(loop_xfs)
+    copy_sparse(str(source), str(target))
+    after = os.statvfs(loop_xfs)
+    assert (before.f_bfree - after.f_bfree) * before.f_frsize < 4 << 20
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_what_is_copied_byte_by_byte_is_not_written_before(tmp_path: Path, tiny_disk: Path, loop_xfs: Path) -> None:
+    source = loop_xfs / "source"
+    source.write_bytes(os.urandom(1 << 20))
+    for near in (tiny_disk, tmp_path / "absent"):
+        assert not scratch.write_back(str(source), str(near))
+        assert dirty_pages(source) > 0
+    with pytest.raises(FileNotFoundError):
+        scratch.write_back(str(loop_xfs / "absent"), str(loop_xfs))
 
 
 def test_a_full_disk_leaves_no_half_scratch_disk(tmp_path: Path, tiny_disk: Path) -> None:
