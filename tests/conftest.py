@@ -21,7 +21,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.fakes import places, run_order
+from tests.fakes import places, preloaded, run_order
 from tests.fakes.patience import PACE, PATIENCE
 
 places.use()
@@ -177,6 +177,7 @@ def no_process_outlives_the_tests() -> Iterator[None]:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = _children()
     yield
+    preloaded.stop()
     deadline = time.monotonic() + 2 * PATIENCE  # what was told to go may need a moment
     while _children().keys() - before.keys() and time.monotonic() < deadline:
         time.sleep(0.05)

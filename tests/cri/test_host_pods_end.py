@@ -16,6 +16,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
+from tests.fakes import preloaded
 from tests.fakes.patience import PATIENCE
 from tests.fakes.processes import command_lines
 
@@ -64,7 +65,7 @@ def _serve(machine: HostWorld) -> Iterator[None]:
     )
     with (machine.root / "serve.log").open("ab") as log:
         argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
-        serving = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        serving = preloaded.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield
     finally:

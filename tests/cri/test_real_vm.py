@@ -13,6 +13,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux import cgroup
+from tests.fakes import preloaded
 
 from .conftest import Registered, VmWorld, vm_world
 from .test_recovery import _client, _numbers
@@ -73,7 +74,7 @@ def _serve(machine: VmWorld, guest_dir: Path) -> Iterator["subprocess.Popen[byte
     )
     log = (machine.root / "serve.log").open("ab")
     argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    process = preloaded.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     log.close()
     try:
         yield process

@@ -15,6 +15,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
+from tests.fakes import preloaded
 from tests.fakes.guest_containers import Faults
 from tests.fakes.patience import PATIENCE
 
@@ -128,7 +129,7 @@ def _process(world: World) -> Iterator["subprocess.Popen[bytes]"]:
     """A daemon in a process of its own, whose guests are processes too, and so outlive it."""
     log = (world.root / "daemon.log").open("ab")
     argv = [sys.executable, "-m", "tests.cri.daemon", str(world.root), world.config.state_dir]
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    process = preloaded.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     log.close()
     try:
         yield process

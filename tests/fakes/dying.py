@@ -19,6 +19,8 @@ from typing import Any
 from stage1.net import attach
 from stage1.net.settings import Settings
 from stage1.pod.model import Pod, Port
+from tests.fakes import preloaded
+from tests.fakes.patience import PATIENCE
 
 _WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.symlink", "os.remove", "os.posix_spawn", "socket.bind"}
@@ -51,8 +53,10 @@ def die(step: int, verb: str, directory: str, *, settings: Settings, **pod: Any)
     given = json.dumps({"settings": settings._asdict(), **pod})
     argv = [sys.executable, "-m", "tests.fakes.dying", str(step), verb, directory]
     root = str(Path(__file__).parents[2])
-    ended = subprocess.run(argv, input=given.encode(), cwd=root, capture_output=True, timeout=60, check=False)
-    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr.decode()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with preloaded.Popen(argv, cwd=root, **pipes) as ended:
+        _, err = ended.communicate(given.encode(), timeout=60 * PATIENCE)
+    assert ended.returncode in (0, -signal.SIGKILL), err.decode()
     return ended.returncode != 0
 
 

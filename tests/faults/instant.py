@@ -37,7 +37,7 @@ class InstantNode(Node):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, root / "guest")
-        self.program, self.before = ("tests.faults.instant", str(root)), []
+        self.program, self.lives_in_netns = ("tests.faults.instant", str(root)), False
         self.disk: SmallDisk
 
     def __enter__(self) -> "InstantNode":

@@ -17,6 +17,7 @@ from cri.config import Config
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux import namespace, process
+from tests.fakes import preloaded
 from tests.fakes.leavings import Leavings
 from tests.fakes.outer_net import BIN_DIR, conflist
 from tests.fakes.patience import PATIENCE
@@ -39,8 +40,8 @@ class Node:
         """The module that is the daemon, and what it takes before `serve`."""
         self.daemon: subprocess.Popen[bytes] | None = None
         self._netns = f"/run/netns/t-soak-{os.urandom(4).hex()}"
-        self.before = ["nsenter", f"--net={self._netns}"]
-        """The words before those of the daemon, which starts it where it is to live."""
+        self.lives_in_netns = True
+        """Whether daemons do; else they are where we are."""
         self.environment: dict[str, str] = {}
         """What daemons have in it besides ours."""
 
@@ -86,8 +87,9 @@ class Node:
         """Start a daemon; it serves a moment later."""
         argv = [sys.executable, "-m", *self.program, "serve", "--config", f"{self.root}/config.toml"]
         env = {**os.environ, "TMPDIR": f"{self.root}/tmp", **self.environment}
-        with (self.root / "serve.log").open("ab") as log:
-            self.daemon = subprocess.Popen([*self.before, *argv], cwd=REPO, env=env, stdout=log, stderr=log)
+        there = namespace.inside_net(self._netns) if self.lives_in_netns else contextlib.nullcontext()
+        with (self.root / "serve.log").open("ab") as log, there:
+            self.daemon = preloaded.Popen(argv, cwd=REPO, env=env, stdout=log, stderr=log)
 
     def stop(self, number: signal.Signals, limit_s: float = 10) -> int:
         """End the daemon by this signal; its exit code."""
@@ -105,7 +107,7 @@ class Node:
     def daemons(self) -> list[int]:
         """Pids of all that run here."""
         result = self.leavings.processes().items()
-        return [pid for pid, line in result if f" serve --config {self.root}/" in line and "nsenter" not in line]
+        return [pid for pid, line in result if f" serve --config {self.root}/" in line]
 
     def vmms(self) -> dict[int, str]:
         """Pids of VMMs, and the pods that they are."""
