@@ -135,8 +135,8 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
 
 
 def _as_copy(vm: VmSpec, pod: RktPod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:
-    """As `copies.find`, where templates are allowed. A sandbox boots: a copy of one did not always answer `app add`."""
-    if pod.mutable or not os.path.isdir(f"{directory.data(pod_dir)}/{TEMPLATES}"):
+    """As `copies.find`, where templates are allowed."""
+    if not os.path.isdir(f"{directory.data(pod_dir)}/{TEMPLATES}"):
         return None, ()
     from stage1.rkt import copies  # others do not wait for it
 

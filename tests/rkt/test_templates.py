@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from stage1.entry import templating
+from stage1.guest.messages import List
+from stage1.rkt import connect
 from tests.rkt.conftest import Rig, wait_until
 
 pytestmark = [
@@ -59,15 +61,26 @@ def test_a_copy_takes_input_has_volumes_is_entered_and_stopped_and_has_its_apps_
     assert running.pod.stop().code == 0 and running.finish()[0] == 17
 
 
-def test_a_sandbox_boots(rig: Rig, made: Path) -> None:
-    for _ in range(2):  # the first one of a kind would boot in any case
+def test_a_sandbox_becomes_a_copy_as_well(rig: Rig, made: Path) -> None:
+    """It has a disk, so it is of another kind: it boots, and the next one is a copy."""
+    for expected in ("booted", "copy"):
         running = rig.run([], "--mutable")
         pod = running.pod
         wait_until(pod.is_ready)
         assert pod.app_add(rig.sh("a", f"{{ {HOW}; }} > /how; sync; exec sleep 1000")).code == 0
         assert pod.app_start("a").code == 0
-        wait_until(lambda: pod.enter("cat", "/how", app="a").stdout == "booted\n")  # noqa: B023  waited for here
+        wait_until(lambda: pod.enter("cat", "/how", app="a").stdout == f"{expected}\n")  # noqa: B023  waited for here
         assert pod.stop().code == 0 and running.finish()[0] == 0 and pod.gc().code == 0
+
+
+def test_a_host_that_greets_a_copy_before_it_has_its_pod_is_answered(rig: Rig, made: Path) -> None:
+    """The greeting waits in the socket when the VM begins, and the agent reads it before its launcher's word."""
+    running = rig.run([rig.sh("one", f"{HOW}; exec sleep 1000")])
+    wait_until(running.pod.is_ready)
+    with connect.to_agent(running.pod.uuid, timeout_s=60) as client:
+        assert client.call(List(), 20)
+    assert running.wait_for(b"\n") == b"copy\n"
+    assert running.pod.stop().code == 0 and running.finish()[0] == 143
 
 
 @pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
