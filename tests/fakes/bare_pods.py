@@ -7,6 +7,7 @@ from typing import Any
 from stage1.linux import namespace, process
 from stage1.net import attach
 from stage1.pod.model import Pod, Port
+from stage1.pod.network import PodNetwork
 from tests.fakes.outer_net import OuterNet
 from tests.fakes.patience import PATIENCE
 
@@ -22,7 +23,7 @@ class Pods:
         attach.detach(self.attach(ports=(Port(1, 1),))[0])
         return self.outer.state()
 
-    def attach(self, **fields: Any) -> tuple[str, attach.PodNetwork]:
+    def attach(self, **fields: Any) -> tuple[str, PodNetwork]:
         pod = Pod(os.urandom(32).hex(), "web", **fields)
         directory = f"{self.outer.root}/{pod.id}"
         os.mkdir(directory)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1.linux import namespace
 from stage1.rkt import machine
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
@@ -100,7 +101,7 @@ def make_read_only(pod: Pod) -> Callable[[], None]:
 
     def make() -> None:
         place = pod.rkt.data / "pods" / "run" / pod.uuid
-        os.unshare(os.CLONE_NEWNS)
+        namespace.unshare(namespace.NEW_NS)
         line = f"mount --make-rprivate / && mount --bind {place} {place} && mount -o remount,ro,bind {place}"
         subprocess.run(["sh", "-c", line], check=True)
         os.chdir(place)
