@@ -58,3 +58,10 @@ def test_it_dies_of_a_signal(popen: Any, place: Path, number: signal.Signals) ->
         assert process.stdout.readline() == b"here\n" and process.poll() is None
         process.send_signal(number)
         assert process.wait(60) == -number
+
+
+def test_it_has_a_session_of_its_own_if_it_is_to_have_one(popen: Any, place: Path) -> None:
+    with popen([sys.executable, "-m", "waits"], cwd=place, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert os.getsid(process.pid) == process.pid
+        assert process.stdout.readline() == b"here\n"
+        os.killpg(process.pid, signal.SIGKILL)

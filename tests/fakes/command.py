@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.fakes import preloaded
 from tests.fakes.leavings import Leavings
 from tests.fakes.patience import PATIENCE
 
@@ -53,7 +54,7 @@ class Command:
     def start(self, command: str, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
         """Start it, with pipes unless `options` say otherwise."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(self.argv(command, *arguments), **{"env": self.env, **pipes, **options})
+        return preloaded.Popen(self.argv(command, *arguments), **{"env": self.env, **pipes, **options})
 
     def run(self, *arguments: str, limit_s: float = 60, **options: Any) -> Result:
         """`clearpod run WORDS` to its end. `feed` (bytes) goes to its standard input."""

@@ -45,19 +45,22 @@ _ARG_START, _ARG_END = 47, 48
 
 
 class Popen(subprocess.Popen[Any]):
-    """As its base; forked if it is `[sys.executable, "-m", MODULE, ...]` with no options but descriptors, cwd, env."""
+    """As its base; forked if it is `[sys.executable, "-m", MODULE, ...]` with only streams, cwd, env, session given."""
 
     def _execute_child(self, args: Any, *given: Any) -> None:
         """Called by its base, in the order of `names`."""
         names = "executable preexec_fn close_fds pass_fds cwd env startupinfo creationflags shell".split()
         options, pipes, rest = dict(zip(names, given, strict=False)), given[len(names) :][:6], given[len(names) + 6 :]
         is_plain = not (options["preexec_fn"] or options["pass_fds"] or options["shell"])
-        if not (is_plain and rest == (True, None, None, None, -1, False, -1) and _is_module(args) and _is_here()):
+        *rest, has_session, group = rest
+        is_plain = is_plain and (*rest, group) == (True, None, None, None, -1, -1)
+        if not (is_plain and _is_module(args) and _is_here()):
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
         standard = [fd if fd >= 0 else own for own, fd in enumerate((pipes[0], pipes[3], pipes[5]))]
         env = os.environ if options["env"] is None else options["env"]
-        self.pid = _server().fork(_order(args, options["cwd"] or os.getcwd(), env), standard)
+        order = _order(args, options["cwd"] or os.getcwd(), env, has_session=has_session)
+        self.pid = _server().fork(order, standard)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -75,12 +78,13 @@ def _namespaces(pid: str) -> list[str]:
     return [os.readlink(f"/proc/{pid}/ns/{name}") for name in _NAMESPACES]
 
 
-def _order(argv: Sequence[Any], cwd: Any, env: Any) -> bytes:
+def _order(argv: Sequence[Any], cwd: Any, env: Any, *, has_session: bool) -> bytes:
     words = {
         "argv": list(map(os.fspath, argv)),
         "cwd": os.fspath(cwd),
         "env": {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()},
         "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "has_session": bool(has_session),
     }
     return json.dumps(words).encode()
 
@@ -134,6 +138,7 @@ class _Order(NamedTuple):
     cwd: str
     env: dict[str, str]
     files: tuple[int, int]
+    has_session: bool
     descriptors: list[int]
 
 
@@ -145,12 +150,15 @@ def _forked(asked: socket.socket) -> _Order:
             os._exit(0)
         read, write = os.pipe()
         if (between := os.fork()) == 0:
-            if pid := os.fork():
-                os.write(write, b"%d" % pid)
+            if os.fork():
                 os._exit(0)
+            order = _Order(**json.loads(text), descriptors=descriptors)
+            if order.has_session:
+                os.setsid()
+            os.write(write, b"%d" % os.getpid())
             for fd in (read, write, asked.detach()):
                 os.close(fd)
-            return _Order(**json.loads(text), descriptors=descriptors)
+            return order
         os.waitpid(between, 0)  # now its child is our parent's
         asked.send(os.read(read, 20))
         for fd in (read, write, *descriptors):

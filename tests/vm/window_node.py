@@ -15,6 +15,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from cri.store.images import ImageStore
 from stage1.vm import mapping
+from tests.fakes import preloaded
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, file, tar
 from tests.fakes.open_policy import TEXT
 from tests.fakes.pulled import pull_blocking
@@ -56,7 +57,7 @@ class Node:
         argv = [sys.executable, "-m", "cri", "serve", "--config", str(self.config)]
         with (self.root / "serve.log").open("ab") as log:
             seen = self.log().count("serving socket")
-            self.daemon = subprocess.Popen(argv, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.daemon = preloaded.Popen(argv, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
         while self.log().count("serving socket") == seen:
             assert self.daemon.poll() is None and time.monotonic() < deadline, self.log()
