@@ -15,10 +15,7 @@ SPEED = (
     "tsc=reliable",
     "no_timer_check",
     "noreplace-smp",
-    "cryptomgr.notests",
-    "8250.nr_uarts=1",
     "rcupdate.rcu_expedited=1",
-    "random.trust_cpu=on",
     "dummy.numdummies=0",  # else each guest has a dummy0, which statistics would show
 )
 

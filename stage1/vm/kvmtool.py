@@ -71,6 +71,7 @@ def kernel_command_line(vm: VmSpec) -> str:
     quiet = ["loglevel=1"] if vm.console_attached else []
     line = [
         "panic=-1",
+        "pci=noearly",  # else it looks for flaws of real chipsets, 88 exits to the host
         *kernel_line.SPEED,
         *quiet,
         *memory,

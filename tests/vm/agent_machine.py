@@ -149,7 +149,7 @@ class Machine:
             initramfs.write_bytes(cpio_of(Path(AGENT).read_bytes()))
         scratch = self.work / "scratch.img"
         subprocess.run(["mke2fs", "-q", "-t", "ext4", scratch, "64M"], check=True, capture_output=True)
-        line = ["panic=-1", "quiet", "tsc=reliable", "no_timer_check", "random.trust_cpu=on",
+        line = ["panic=-1", "quiet", "tsc=reliable", "no_timer_check",
                 "clearpod.system=/dev/vda", "clearpod.scratch=/dev/vdb", "clearpod.mark"]  # fmt: skip
         if self.listener:
             port = self.listener.getsockname()[1]

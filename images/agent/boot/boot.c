@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -20,7 +21,8 @@
 
 #define SYSTEM "/system"
 
-enum { DEVICE_TRIES = 2000 }; /* of 1 ms; most devices are there at once */
+enum { DEVICE_TRIES = 2000 };             /* of 1 ms; most devices are there at once */
+enum { CONSOLE_OFF = 6, CONSOLE_ON = 7 }; /* syslog(2) */
 
 struct mount_row {
     const char *type, *target, *options;
@@ -108,6 +110,15 @@ static int enter_system(const struct arguments *arguments, struct fault *why)
     return 0;
 }
 
+/* The kernel tells on the console of each share that the pod has not. Where that is a serial port, each letter is an exit to the host. */
+static int mount_shares(const struct arguments *arguments, struct fault *why)
+{
+    klogctl(CONSOLE_OFF, NULL, 0);
+    int result = shares_mount(arguments, why);
+    klogctl(CONSOLE_ON, NULL, 0);
+    return result;
+}
+
 int boot_mounts(const struct arguments *arguments, struct fault *why)
 {
     if (enter_system(arguments, why) < 0)
@@ -125,7 +136,7 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
         return -1;
     if (arguments->template) /* what crun ever reads of it is in memory before there are copies */
         file_write("/sys/block/vda/queue/read_ahead_kb", "4096");
-    return arguments->template ? 0 : shares_mount(arguments, why);
+    return arguments->template ? 0 : mount_shares(arguments, why);
 }
 
 void boot_end(void)

@@ -17,6 +17,7 @@
 
 #define TRACING "/sys/kernel/tracing/"
 #define DEBUG_KVM "/sys/kernel/debug/kvm"
+#define SOCKETS_OF_KVMTOOL "/run/.lkvm"
 
 enum { WORDS = 96, KINDS = 8, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
 
@@ -211,10 +212,17 @@ static int *good_starts(const struct plan *plan)
     fail("too many kinds, among them", plan->name);
 }
 
-/* Sockets of a VMM that was killed. */
 static void remove_file(const char *path)
 {
     unlink(path);
+}
+
+/* Those of a VMM that was killed. kvmtool would connect to its own, to see whether it is in use, and its filter forbids that. */
+static void remove_sockets(void)
+{
+    mkdir(SOCKETS_OF_KVMTOOL, 0755);
+    for_each("/run", remove_file);
+    for_each(SOCKETS_OF_KVMTOOL, remove_file);
 }
 
 static void start_vmm(const struct plan *plan)
@@ -233,7 +241,7 @@ static void start_vmm(const struct plan *plan)
     long long offset = kvm_says(run.pid, "vcpu0/tsc-offset"), exits = kvm_says(run.pid, "exits");
     kill(-run.pid, SIGKILL);
     waitpid(run.pid, &status, 0);
-    for_each("/run", remove_file);
+    remove_sockets();
     trace_end(plan);
     tell_marks(plan->name);
     if (strcmp(plan->name + strcspn(plan->name, "."), ".warm") != 0)
