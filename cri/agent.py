@@ -35,9 +35,8 @@ Result = TypeVar("Result")
 
 RETRY_S = 0.02
 """Between tries to connect: the VMM makes its socket within milliseconds."""
-
-GREETING_S = 2.0
-"""A serial port may lose a greeting while the guest has more to send than the port takes: greet anew."""
+GREETING_S, MOST_DOUBLINGS = 2.0, 3
+"""A serial port may lose a greeting while the guest sends more: greet anew, later each time, as a guest may be slow."""
 FAULT_RETRY_S = 0.5
 """After a fault of ours: a log's record that can't be written."""
 UNTAKEN_BYTES = 1 << 16
@@ -46,10 +45,8 @@ WORK = 64
 """What is taken in between two looks at the clock, for HostLink.receive: one full frame of output, or 64 small ones."""
 UNKNOWN_EVENT = 8
 """A process's end that nobody waits for counts as so many events."""
-
 OLD_GREETING_NS = 20_000_000
 """A guest sets its clock by the host's greeting: so much later it is worth another."""
-
 HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
 """What the agent gives to a helper process. It refuses more than 32 at a time, and each needs memory of the guest's."""
 HELPED_AT_ONCE = 8
@@ -93,7 +90,7 @@ class Agent:
         self._hello: asyncio.Future[messages.Hello] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._greeted_ns = 0
+        self._greeted_ns = self._unanswered = 0
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
 
@@ -284,11 +281,13 @@ class Agent:
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         """What has arrived. Nothing, as at the connection's end, when a greeting on a serial port stays unanswered."""
-        limit_s = None if self._link.open or isinstance(self._who.link, VsockLink) else GREETING_S
+        is_met = self._link.open or isinstance(self._who.link, VsockLink)
+        self._unanswered = 0 if is_met else min(self._unanswered, MOST_DOUBLINGS)
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(None if is_met else GREETING_S * 2**self._unanswered):
                 return await reader.read(READ_BYTES)
         except TimeoutError:
+            self._unanswered += 1
             return b""
 
     async def _connect(self) -> Connection | None:

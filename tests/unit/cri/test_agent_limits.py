@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's end of a link whose guest takes nothing, and then goes on."""
+"""The daemon's end of a link whose guest takes nothing, and then goes on; is slow; lies."""
 
 import asyncio
 from pathlib import Path
@@ -13,6 +13,7 @@ from stage1.guest.frame import RING
 from stage1.guest.link import MAX_WAITING
 from stage1.vm.spec import SerialLink
 from tests.fakes.guest_link import Asked, GuestLink
+from tests.fakes.patience import PATIENCE
 
 KEY = bytes(range(16))
 
@@ -55,6 +56,26 @@ async def test_what_a_guest_does_not_take_waits_within_limits_and_goes_out_when_
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(answer) for answer in answers} == {m.Reply, AgentFailed}
     assert (await agent.call(m.List(), timeout_s=5)).pid == 7
+    await agent.close()
+    server.close()
+
+
+async def test_a_guest_that_is_slow_to_answer_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cri.agent.GREETING_S", 0.2)
+    guest, path = Guest(), str(tmp_path / "link")
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = await reader.read(65536)
+        await asyncio.sleep(0.6)
+        ready = asyncio.StreamReader()
+        ready.feed_data(data)
+        ready.feed_eof()
+        await guest.serve(ready, writer)
+
+    server = await asyncio.start_unix_server(late, path)
+    agent = Agent(Identity("pod x/y", SerialLink(path), KEY, 5), lambda event: True)
+    async with asyncio.timeout(20 * PATIENCE):
+        assert (await agent.open()).boot_id == 1
     await agent.close()
     server.close()
 
