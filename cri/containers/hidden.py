@@ -39,9 +39,26 @@ async def explained(pod: LivePod, record: ContainerRecord, *, error: PodError) -
 
 
 def _sides(directory: str, record: ContainerRecord, *, pid: int) -> dict[str, str]:
-    root = f"{directory}/share/layers/{image_name(record.container.image)}"
-    roots = {"host": root} | ({"VMM": f"/proc/{pid}/root{root}"} if pid else {})
-    return {side: seen(place, record.container.process) for side, place in roots.items()}
+    share = f"{directory}/share"
+    root = f"{share}/layers/{image_name(record.container.image)}"
+    sides = {"host": ("self", root)} | ({"VMM": (str(pid), f"/proc/{pid}/root{root}")} if pid else {})
+    return {
+        side: f"the share {propagation(process, share)} and {seen(place, record.container.process)}"
+        for side, (process, place) in sides.items()
+    }
+
+
+def propagation(process: str, point: str) -> str:
+    """How mounts of others reach what is mounted at `point` for a process, as proc(5) has it."""
+    try:
+        with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                words = line.split(" ")
+                if words[4] == point:
+                    return " ".join(words[6 : words.index("-")]) or "private"
+    except OSError as error:
+        return f"unknown ({os.strerror(error.errno or 0)})"
+    return "not mounted"
 
 
 def seen(root: str, process: Process) -> str:

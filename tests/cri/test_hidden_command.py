@@ -2,6 +2,7 @@
 """A command that a guest does not find: where the image has it, the error tells what the host and the VMM see of it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,12 @@ async def test_a_missing_command_that_the_image_has_is_told_with_what_each_side_
             _, text = await cri.refused("StartContainer", container_id=container)
             record = cri.node.pods.get(pod).containers[container].record
             root = os.stat(f"{cri.node.pods.get(pod).directory}/share/layers/{record.image_id.removeprefix('sha256:')}")
-            sight = f"sees device {root.st_dev} inode {root.st_ino} {where}"
+            sight = f"sees the share SHARED and device {root.st_dev} inode {root.st_ino} {where}"
+            text = re.sub(r"shared:[0-9]+", "SHARED", text)
             assert ([text.count(f"the {side} {sight}") for side in ("host", "VMM")] == [1, 1]) == bool(where), text
             assert (f"PATH is {path}" in text) == bool(where)
             status = await cri.status(container)
-            assert (status.reason, status.message) == ("StartError", text)
+            assert (status.reason, re.sub(r"shared:[0-9]+", "SHARED", status.message)) == ("StartError", text)
         covered = await cri.container(pod, "passwd", name="covered", envs=[_value("/etc")], mounts=[mount])
         _, text = await cri.refused("StartContainer", container_id=covered)
         assert "passwd" in text and "device" not in text, "the volume hides it"
@@ -66,6 +68,11 @@ def test_a_command_is_looked_for_as_execvp_does(
     os.symlink("/sub/sh", f"{tmp_path}/bin/linked")
     os.symlink("/etc/hostname", f"{tmp_path}/bin/away")
     assert hidden.find(str(tmp_path), Process(argv, env=env, cwd=cwd)) == where
+
+
+def test_what_is_no_mount_or_of_no_process_is_told() -> None:
+    assert hidden.propagation("self", "/nowhere") == "not mounted"
+    assert hidden.propagation("0", "/proc").startswith("unknown (No such")
 
 
 def test_an_image_that_is_not_there_is_told(tmp_path: Path) -> None:
