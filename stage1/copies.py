@@ -7,7 +7,7 @@ It looks at files' sizes and times and at the processor; nothing is made or star
 from typing import NamedTuple
 
 from stage1.pod.model import Pod
-from stage1.pod.network import WAITING_MAC
+from stage1.pod.network import waiting_mac
 from stage1.vm import template_key
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.template import ARGUMENT, Template
@@ -36,7 +36,7 @@ def spec_of(pod: Pod, vm: VmSpec, *, scratch_bytes: int) -> TemplateSpec | None:
     """
     if lack(pod, vm):
         return None
-    nics = tuple(one._replace(mac=WAITING_MAC) for one in vm.nics)
+    nics = tuple(one._replace(mac=waiting_mac(number)) for number, one in enumerate(vm.nics))
     vm = vm._replace(nics=nics, kernel_arguments=(*vm.kernel_arguments, ARGUMENT))
     made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
     return TemplateSpec(pod, vm, template_key.name(made_of), made_of)
@@ -58,8 +58,6 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return "its volumes come by virtiofsd"
     if pod.ids.length:
         return "its pod has a user namespace, and a guest that waits has another one"
-    if len(vm.nics) > 1:
-        return "a guest that waits has one network device"
     if not isinstance(vm.link, SerialLink):
         return "its link can't be saved"
     return ""

@@ -24,11 +24,11 @@ MAC = pool_slot.MAC
 """Of the device that a waiting guest has."""
 
 
-def prepare(pod: Pod, host: Host) -> Prepared:
-    """As `engine.prepare`, but no plugin is called: for its network the pod has a netns and one device."""
+def prepare(pod: Pod, host: Host, *, devices: int = 1) -> Prepared:
+    """As `engine.prepare`, but no plugin is called: for its network the pod has a netns and so many devices."""
 
     def reserve(pod: Pod, directory: str) -> PodNetwork | None:
-        return pool_slot.prepare(pod.id, directory, settings=host.network) if host.network else None
+        return pool_slot.prepare(pod.id, directory, settings=host.network, devices=devices) if host.network else None
 
     return engine.prepare(pod, host, attach=reserve)
 

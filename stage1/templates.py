@@ -56,7 +56,7 @@ def make(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: f
     `engine.prepare` does; nothing is left then.
     """
     host = host if spec.vm.nics else host._replace(network=None)
-    prepared = _alike(prewarmed.prepare(_nobodys(spec.pod), host), spec.vm)
+    prepared = _alike(prewarmed.prepare(_nobodys(spec.pod), host, devices=len(spec.vm.nics)), spec.vm)
     try:
         same = spec_of(prepared, host)
         if same is None or same.made_of != spec.made_of:

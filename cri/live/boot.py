@@ -58,7 +58,7 @@ async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
             until = time.monotonic() + pod.tools.boot_timeout_s
             await _start(pod, copy or prepared, limit_s=until - time.monotonic())
             phases.booted(pod.hello, is_copy=copy is not None)
-            settings = configure(pod.record.pod, pod.network, waiting_mac=prewarmed.MAC if copy else "")
+            settings = configure(pod.record.pod, pod.network, has_waited=bool(copy))
             with recorder.timing(PHASE_SECONDS, "configure"):
                 await pod.call(settings, max(until - time.monotonic(), 0.1))
         phases.end(history.CONFIGURE)
@@ -119,7 +119,7 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
         note_cgroup(
             pod, await run_uncancellable_in(tools.pool_of(record.pod), prewarmed.enter_cgroups, record.pod, tools.host)
         )
-        settings = configure(record.pod, pod.network, waiting_mac=prewarmed.MAC)
+        settings = configure(record.pod, pod.network, has_waited=True)
         answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
         await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
         phases.end(history.CLAIM)

@@ -9,6 +9,7 @@ import os
 
 from stage1 import copies, engine, templates
 from stage1 import machine as machines
+from stage1.copies import TemplateSpec
 from stage1.engine import Host
 from stage1.errors import PodError, WrongState
 from stage1.linux import files, tsc
@@ -39,7 +40,7 @@ def make(pod_dir: str) -> list[str]:
         with Lock(_LOCK, wait=False):
             _clean(pod_dir)
             if missing:
-                _make(pod_dir, missing[0], has_network=missing[1])
+                _make(pod_dir, missing[0], devices=missing[1])
     except WrongState:
         return []  # somebody else makes one
     except (PodError, OSError) as error:
@@ -54,11 +55,16 @@ def _clean(pod_dir: str) -> None:
     templates.remove_unused(Store(rkt_copies.top(pod_dir)), most_bytes=DISK_BYTES)
 
 
-def _make(pod_dir: str, pod: Pod, *, has_network: bool) -> None:
-    host = _host(pod_dir, pod, has_network=has_network)
+def spec_of(pod_dir: str, pod: Pod, *, devices: int) -> tuple[TemplateSpec | None, Host]:
+    """What is made for such a pod, with so many network devices, and where; None when its VM can't be a copy."""
+    host = _host(pod_dir, pod, has_network=devices > 0)
     vm = machine.attached(machines.vm_spec(pod, host, directory=pod_dir))
-    vm = vm._replace(nics=(Nic("", ""),) if has_network else ())
-    spec = copies.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20)
+    vm = vm._replace(nics=(Nic("", ""),) * devices)
+    return copies.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20), host
+
+
+def _make(pod_dir: str, pod: Pod, *, devices: int) -> None:
+    spec, host = spec_of(pod_dir, pod, devices=devices)
     store = Store(rkt_copies.top(pod_dir))
     if spec and not os.path.isdir(f"{store.top}/{spec.name}"):
         templates.make(spec, host, vmm=ProcessVmm(ends_with_us=True), store=store, limit_s=LIMIT_S)

@@ -8,7 +8,7 @@ import time
 
 from stage1.guest import messages
 from stage1.pod.model import Pod
-from stage1.pod.network import Interface, PodNetwork
+from stage1.pod.network import Interface, PodNetwork, waiting_mac
 
 ENTROPY_BYTES = 32
 """As much as the guest's generator of random numbers holds."""
@@ -27,11 +27,12 @@ def warm_ups(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
     settings = messages.Configure(
         hostname="waits",
         interfaces=tuple(
-            messages.Interface(one.mac, one.name, 1400, ("169.254.0.2/24", "fd00::2/64"), one.mac) for one in devices
+            messages.Interface(one.mac, one.name, 1400, (f"169.254.{number}.2/24", f"fd00::{number}:2/112"), one.mac)
+            for number, one in enumerate(devices)
         ),
         routes=tuple(
             messages.Route(to, gateway, one.name)
-            for one in devices
+            for one in devices[:1]
             for to, gateway in (("0.0.0.0/0", "169.254.0.1"), ("::/0", "fd00::1"))
         ),
         unix_ns=time.time_ns(),
@@ -40,20 +41,21 @@ def warm_ups(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
     return tuple(settings._replace(entropy=os.urandom(ENTROPY_BYTES)) for _ in range(WARM_UPS))
 
 
-def configure(pod: Pod, network: PodNetwork | None, *, waiting_mac: str = "") -> messages.Configure:
+def configure(pod: Pod, network: PodNetwork | None, *, has_waited: bool = False) -> messages.Configure:
     """The Configure of the pod. On the host the devices are there already, as the CNI plugins have left them.
 
-    A guest that has waited for its pod has a device of the address `waiting_mac` and a clock that may have drifted, and
-    gets random bytes that nobody else has.
+    A guest that `has_waited` for its pod has devices of the addresses `waiting_mac` and a clock that may have drifted,
+    and gets random bytes that nobody else has.
     """
     seen = network if network and not pod.host else PodNetwork()
     waited = messages.Configure(entropy=os.urandom(ENTROPY_BYTES), unix_ns=time.time_ns())
-    return (waited if waiting_mac else messages.Configure())._replace(
+    return (waited if has_waited else messages.Configure())._replace(
         hostname=pod.hostname,
         shm_bytes=pod.shm_bytes,
         sysctls=tuple(messages.Sysctl(key, value) for key, value in pod.sysctls),
         interfaces=tuple(
-            messages.Interface(one.mac, one.name, one.mtu, one.addresses, waiting_mac) for one in seen.interfaces
+            messages.Interface(one.mac, one.name, one.mtu, one.addresses, waiting_mac(number) if has_waited else "")
+            for number, one in enumerate(seen.interfaces)
         ),
         routes=tuple(messages.Route(*route) for route in seen.routes),
         neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in seen.neighbours),
@@ -73,6 +75,6 @@ def leave(former: tuple[Interface, ...]) -> messages.Configure:
 def become(pod: Pod, network: PodNetwork | None, *, former: tuple[Interface, ...]) -> messages.Configure:
     """The Configure of the pod that a copy becomes, which has devices of the same names."""
     macs = {one.name: one.mac for one in former}
-    settings = configure(pod, network, waiting_mac="copied")
+    settings = configure(pod, network, has_waited=True)
     devices = tuple(one._replace(found_mac=macs[one.name]) for one in settings.interfaces)
     return settings._replace(interfaces=devices)

@@ -13,7 +13,7 @@ from stage1.net.queries import query
 from stage1.net.record import Record
 from stage1.net.settings import Settings, netns_path
 from stage1.net.tap_links import LOOPBACK, TapLinks
-from stage1.pod.network import WAITING_MAC, Interface, PodNetwork
+from stage1.pod.network import WAITING_MAC, Interface, PodNetwork, waiting_mac
 
 MAC = WAITING_MAC
 TAP = "tap0"
@@ -22,18 +22,22 @@ _MTU = 65521
 """The most that a tap can have: the guest is told the device's own, and nothing on the way shall be smaller."""
 
 
-def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
-    """Make netns and tap; what the VM must know of them. Undo, at any step: `attach.detach`. Raises NetworkFailed."""
+def prepare(pod_id: str, directory: str, *, settings: Settings, devices: int = 1) -> PodNetwork:
+    """Make netns and taps, one for `join`; what the VM must know of them. Undo, at any step: `attach.detach`. Raises
+    NetworkFailed.
+    """
     plan = Record(netns_path(pod_id), settings.bin_dirs, settings.limit_s, (), directory=directory)
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, pod_id)
     record.link(directory, path)  # first, as in attach
     record.save(path, plan)
+    interfaces = tuple(Interface(f"eth{number}", waiting_mac(number), tap=f"tap{number}") for number in range(devices))
     namespace.make_net(plan.netns)
     with namespace.inside_net(plan.netns), TapLinks() as links:
         links.ask((messages.up(LOOPBACK),), what="set up lo")
-        links.set_up(TAP, mtu=_MTU)
-    return PodNetwork((Interface("eth0", MAC, tap=TAP),))
+        for one in interfaces:
+            links.set_up(one.tap, mtu=_MTU)
+    return PodNetwork(interfaces)
 
 
 def join(*, is_free: bool = False) -> PodNetwork:

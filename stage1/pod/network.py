@@ -8,7 +8,12 @@ whoever talks to the guest.
 from typing import NamedTuple
 
 WAITING_MAC = "02:63:6c:70:6f:64"
-"""Of the device that a guest has before it knows its pod."""
+"""Of the device that a guest has before it knows its pod, or of the first one."""
+
+
+def waiting_mac(number: int) -> str:
+    """Of the device `number`, from 0, of such a guest."""
+    return f"{WAITING_MAC[:-2]}{int(WAITING_MAC[-2:], 16) + number:02x}"
 
 
 class Interface(NamedTuple):

@@ -60,9 +60,9 @@ def _note(pod_dir: str, pod: Pod, *, vm: VmSpec) -> None:
     files.write_atomic(f"{pod_dir}/{MISSING}", json.dumps(document).encode())
 
 
-def missing(pod_dir: str) -> tuple[Pod, bool] | None:
-    """A pod whose VM is as that of the pod in `pod_dir`, and whether it has a network; None when there was a template
-    for that. Raises BadRequest.
+def missing(pod_dir: str) -> tuple[Pod, int] | None:
+    """A pod whose VM is as that of the pod in `pod_dir`, and how many network devices it has; None when there was a
+    template for that. Raises BadRequest.
     """
     path = f"{pod_dir}/{MISSING}"
     try:
@@ -79,7 +79,7 @@ def missing(pod_dir: str) -> tuple[Pod, bool] | None:
             vcpus=vcpus,
             scratch_mib=scratch_mib,
         )
-        return pod, document["devices"] > 0
+        return pod, int(document["devices"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.pod.model import Mount
-from stage1.pod.network import WAITING_MAC, PodNetwork
+from stage1.pod.network import PodNetwork
 from stage1.rkt import directory, logs, plan
 from stage1.rkt.loader import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
@@ -123,7 +123,7 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
         add(place, pod, app=app)
     copy, warnings = _as_copy(vm, pod, pod_dir=pod_dir)
     vm = vm._replace(nics=copy.nics) if copy else vm  # what is told to it is right for both
-    settings = configure(pod.pod, prepared.network, waiting_mac=WAITING_MAC if copy else "")._replace(
+    settings = configure(pod.pod, prepared.network, has_waited=bool(copy))._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
     named = tuple(dict.fromkeys(volume.name for volume in pod.empty_volumes))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stage1.rkt import machine
 from tests.fakes.patience import PATIENCE
 from tests.fakes.processes import command_lines
 
@@ -37,6 +38,14 @@ class RealRkt:
         experiments = {"RKT_EXPERIMENT_APP": "true", "RKT_EXPERIMENT_ATTACH": "true"}
         self.env = {"PATH": os.environ["PATH"], "TERM": "xterm", **experiments}
         self.pods: list[Running] = []
+        if os.environ.get("CLEARPOD_TEST_TEMPLATES"):
+            self.use_templates()
+
+    def use_templates(self) -> Path:
+        """Let pods be copies of templates, which rm and gc make; their directory."""
+        place = self.data / machine.TEMPLATES
+        place.mkdir(parents=True, mode=0o700)
+        return place
 
     def call(self, *arguments: object, **more: Any) -> Done:
         """One command, to its end."""
