@@ -27,6 +27,8 @@ WORK = f"{machine.RUN}/warm"
 DISK_BYTES = 4096 << 20
 """All templates of a data directory. Those that were not used for the longest time go first."""
 LIMIT_S = 120.0
+COMPARED_S = 24 * 3600.0
+"""How often a template is compared with its checksums; that reads some 30 MB."""
 _LOCK = f"{machine.RUN}/templates.lock"
 
 
@@ -38,21 +40,23 @@ def make(pod_dir: str) -> list[str]:
         missing = rkt_copies.missing(pod_dir)
         files.make_dirs(machine.RUN, 0o711)
         with Lock(_LOCK, wait=False):
-            _clean(pod_dir)
+            problems = _clean(pod_dir)
             if missing:
                 _make(pod_dir, missing[0], devices=missing[1])
     except WrongState:
         return []  # somebody else makes one
     except (PodError, OSError) as error:
         return [f"no template was made, so pods boot: {error}"]
-    return []
+    return problems
 
 
-def _clean(pod_dir: str) -> None:
-    """What a killed maker left, and templates of no use any more."""
+def _clean(pod_dir: str) -> list[str]:
+    """What a killed maker left, and templates of no use any more; a sentence about one that is damaged."""
     for left in engine.directories(WORK):
         engine.clean_up(left)
-    templates.remove_unused(Store(rkt_copies.top(pod_dir)), most_bytes=DISK_BYTES)
+    store = Store(rkt_copies.top(pod_dir))
+    templates.remove_unused(store, most_bytes=DISK_BYTES)
+    return store.compare(COMPARED_S)
 
 
 def spec_of(pod_dir: str, pod: Pod, *, devices: int) -> tuple[TemplateSpec | None, Host]:

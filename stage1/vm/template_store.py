@@ -28,6 +28,8 @@ _NEW = ".new"
 _CHUNK = 1 << 20
 _AGAIN_S = 24 * 3600
 """How long the mark of one that was rejected is kept."""
+COMPARED = "compared"
+"""An empty file of a template: changed when its checksums were last compared (`compare`)."""
 _USED_S = 3600
 """How exactly the last use is known."""
 
@@ -119,6 +121,30 @@ class Store:
             raise
         _note_use(template)
         return template
+
+    def compare(self, every_s: float) -> list[str]:
+        """Compare one template with its checksums, the one for which that is due for the longest time; it is due every
+        `every_s` seconds. One that is damaged is removed, and a sentence returned. Raises KernelError.
+        """
+        name = min((one for one in self.names() if not self._is_mark(one)), key=self._compared, default="")
+        if not name or time.time() - self._compared(name) < every_s:
+            return []
+        try:
+            _check(Template(f"{self.top}/{name}"))
+            files.write_atomic(f"{self.top}/{name}/{COMPARED}", b"")
+        except (VmFailed, FileNotFoundError) as error:
+            self.remove(name)
+            return [f"{error}; it was removed"]
+        return []
+
+    def _compared(self, name: str) -> float:
+        """When; it was right when it was written."""
+        for file in (COMPARED, "state"):
+            try:
+                return os.stat(f"{self.top}/{name}/{file}").st_mtime
+            except OSError:
+                continue
+        return 0.0
 
     def reject(self, name: str) -> None:
         """Let nobody find it. It stays as a mark that its name is not to be used, until it is removed."""

@@ -95,12 +95,12 @@ class Running:
         return result
 
 
-def wait_until(what: Callable[[], object], limit_s: float = 20.0) -> None:
+def wait_until(what: Callable[[], object], limit_s: float = 20.0, *, pause_s: float = 0.02) -> None:
     """Wait until it is so."""
     until = time.monotonic() + limit_s * PATIENCE
     while not what():
         assert time.monotonic() < until, "that did not happen in time"
-        time.sleep(0.02)
+        time.sleep(pause_s)
 
 
 @pytest.fixture(scope="session")

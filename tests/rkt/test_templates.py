@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """rkt's pods as copies of a template, in real VMs: as pods that have booted, and when something is wrong with it."""
 
+import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -11,7 +13,8 @@ import pytest
 
 from stage1.entry import templating
 from stage1.guest.messages import List
-from stage1.rkt import connect
+from stage1.rkt import connect, machine
+from stage1.vm.vmm import find_unrecorded
 from tests.rkt.conftest import Rig, wait_until
 
 pytestmark = [
@@ -136,3 +139,50 @@ def test_a_gc_that_is_killed_leaves_a_template_to_the_next_one(rig: Rig) -> None
     (template,) = top.iterdir()
     assert "manifest.json" in os.listdir(template) and not [*Path(templating.WORK, "pods").iterdir()]
     assert rig.run([rig.sh("one", HOW)]).finish() == (0, b"copy\n", b"")
+
+
+def test_where_the_disk_is_full_no_template_is_made_and_pods_boot(rig: Rig) -> None:
+    top = rig.use_templates()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", top], check=True)
+    try:
+        for _ in range(2):
+            running = rig.run([rig.sh("one", HOW)])
+            assert running.finish() == (0, b"booted\n", b"")
+            done = running.pod.gc()
+            assert done.code == 0 and done.stderr.count("\n") == 1 and "template" in done.stderr
+            assert os.listdir(top) == [] and not [*Path(templating.WORK, "pods").iterdir()]
+    finally:
+        subprocess.run(["umount", top], check=True)
+
+
+def test_a_copy_that_is_killed_at_its_start_boots_or_ends_and_leaves_the_template(rig: Rig, made: Path) -> None:
+    """Its launcher first, with which the VM ends; then the VM, in whose place the launcher boots another one."""
+    running = rig.run([rig.sh("one", HOW)])
+    place = machine.place(running.pod.uuid)
+    wait_until(lambda: find_unrecorded(place))
+    running.process.kill()
+    assert running.finish() == (-signal.SIGKILL, b"", b"")
+    wait_until(lambda: not find_unrecorded(place))
+    assert running.pod.gc().code == 0 and not Path(place).exists()
+    assert rig.run([rig.sh("one", HOW)]).finish() == (0, b"copy\n", b"")
+    running = rig.run([rig.sh("one", HOW)])
+    place = machine.place(running.pod.uuid)
+    wait_until(lambda: find_unrecorded(place), pause_s=0)
+    vmm = find_unrecorded(place)
+    assert vmm
+    vmm.kill()
+    code, out, err = running.finish()
+    assert (code, out, err.count(b"\n")) == (0, b"booted\n", 1) and str(made).encode() in err
+
+
+def test_gc_finds_a_template_that_is_not_as_it_was_written(rig: Rig, made: Path) -> None:
+    """Damage by the disk, which no size, time or inode tells."""
+    running = rig.run([rig.sh("one", HOW)])
+    assert running.finish() == (0, b"copy\n", b"")
+    manifest = (made / "manifest.json").read_text()
+    digest = json.loads(manifest)["digests"]["ram"]
+    (made / "manifest.json").write_text(manifest.replace(digest, "0" * len(digest)))
+    os.utime(made / "state", (10_000, 10_000))
+    done = running.pod.gc()
+    assert done.code == 0 and done.stderr.count("\n") == 1 and str(made) in done.stderr and "ram" in done.stderr
+    assert not made.exists()

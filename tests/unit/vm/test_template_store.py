@@ -171,3 +171,26 @@ def test_a_digest_tells_places_and_sizes_apart(tmp_path: Path) -> None:
                 file.write(b"x" * 4096)
         seen.add(template_store.digest(str(path)))
     assert len(seen) == 5
+
+
+def test_one_template_at_a_time_is_compared_with_its_checksums_when_that_is_due(store: Store) -> None:
+    old = 10_000
+    for name in "ab":
+        there = made(store, name)
+        os.utime(there.state, (old, old))
+        before = os.stat(there.ram)
+        os.chmod(there.ram, 0o600)
+        with open(there.ram, "r+b") as file:
+            file.write(b"damaged")
+        os.utime(there.ram, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert Store(store.top).compare(1e12) == [], "it is not due"
+    (first,), (second,) = store.compare(60), store.compare(60)
+    assert "ram" in first and {one.split("/")[-1].split()[0] for one in (first, second)} == {"a", "b"}
+    assert store.compare(60) == [] and os.listdir(store.top) == []
+
+
+def test_a_comparison_that_finds_nothing_is_noted(store: Store) -> None:
+    there = made(store, "a")
+    os.utime(there.state, (10_000, 10_000))
+    assert store.compare(60) == []
+    assert template_store.COMPARED in os.listdir(there.directory)
