@@ -32,7 +32,6 @@ from stage1.linux import beneath, cgroup, files, mount, namespace, process
 from stage1.linux.libc import Guard
 from stage1.machine import Host as Host
 from stage1.net import attach as net
-from stage1.net import deferred
 from stage1.net.settings import Settings
 from stage1.pod import apparmor, oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
@@ -318,7 +317,7 @@ def remove_network(directory: str, *, is_cut: bool = False) -> str:
     Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
     to `garbage.networks`, and a sentence about it returned.
     """
-    return net.detach(directory, tries=deferred.TRIES, is_cut=is_cut)
+    return net.detach(directory, tries=net.TRIES, is_cut=is_cut)
 
 
 def is_there(host: Host, pod_id: str) -> bool:

@@ -13,7 +13,7 @@ from stage1.linux import beneath, cgroup, mount, namespace, podcgroup, scope
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
-from stage1.rootfs import orphans, owners
+from stage1.rootfs import owners
 from stage1.vm import limits, slots
 from stage1.vm.spec import VmSpec
 
@@ -161,6 +161,8 @@ def grow(directory: str, pid: int, *, memory_bytes: int) -> None:
 
 def cgroups(directory: str) -> list[str]:
     """The cgroups of the pod, whether they exist or not."""
+    from stage1.rootfs import orphans  # a pod of rkt's has none, and waits for each import
+
     return orphans.cgroups_of_pod(directory)
 
 

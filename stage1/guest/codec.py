@@ -8,7 +8,7 @@ of a message has which number and type; what values mean is not known here.
 from typing import Any, NamedTuple
 
 from stage1.guest import messages as m
-from stage1.guest import numbers, operations, wire
+from stage1.guest import numbers, operations, pod_messages, wire
 from stage1.guest.wire import Field
 
 TYPE_CHECKING = False
@@ -23,36 +23,19 @@ OPS: dict[int, type[m.Op]] = {
 EVENTS: dict[int, type[m.Exited]] = {1: m.Exited}
 
 _U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Field(wire.BOOL)
-_STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
+_STR, _BYTES = Field(wire.STR), Field(wire.BYTES)
 _ENUM = Field(wire.I32)  # open, as in proto3: a value that we do not know is kept
 _STDIO, _RAW = Field(wire.MESSAGE, m.Stdio), Field(wire.BOOL, number=55)
-_VOLUMES, _IN_GUEST = Field(wire.STR, many=True, number=50), Field(wire.BOOL, number=60)
+_IN_GUEST = Field(wire.BOOL, number=60)
 _APPARMOR = Field(wire.BOOL, number=90)
 
 
-def _many(message: type[NamedTuple]) -> Field:
-    return Field(wire.MESSAGE, message, many=True)
-
-
-_CONFIGURE = (
-    _STR, _STR, _U64, _many(m.Sysctl), _many(m.Interface), _many(m.Route), _many(m.Neighbour),
-    Field(wire.U32, number=10), Field(wire.U32, number=11),
-    Field(wire.BOOL, number=20), Field(wire.BYTES, number=21), Field(wire.U64, number=22),
-    Field(wire.BYTES, number=30), Field(wire.BOOL, number=31), Field(wire.BOOL, number=32),
-)  # fmt: skip
 _HELLO = (
     _U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW, _IN_GUEST,
     _APPARMOR, Field(wire.BOOL, number=95),
 )  # fmt: skip
 TABLES: wire.Tables = {
     m.Hello: _HELLO,
-    m.Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL, _U32),
-    m.Sysctl: (_STR, _STR),
-    m.Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
-    m.Route: (_STR, _STR, _STR, _U32, _U32, _U32),
-    m.Neighbour: (_STR, _STR, _STR),
-    m.Configure: _CONFIGURE,
-    m.Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW, _IN_GUEST, _APPARMOR),
     m.Start: (_STR,),
     m.Exec: (_STR, _U32, _STR, _STDIO, _RAW),
     m.Signal: (_STR, _U32, _U32, _BOOL),
@@ -75,6 +58,7 @@ TABLES: wire.Tables = {
     m.Exited: (_STR, _U32, _I32, _BOOL, _U64),
     **numbers.TABLES,
     **operations.TABLES,
+    **pod_messages.TABLES,
 }
 
 
@@ -85,19 +69,12 @@ def encode(message: NamedTuple) -> bytes:
 
 def encode_request(op: m.Op) -> bytes:
     """Return a Request that holds `op`. Raises WireError."""
-    return _encode_oneof(OPS, op)
+    return wire.encode_oneof(op, OPS, tables=TABLES)
 
 
 def encode_event(what: m.Exited) -> bytes:
     """Return an Event that holds `what`. Raises WireError."""
-    return _encode_oneof(EVENTS, what)
-
-
-def _encode_oneof(members: "Mapping[int, type[Any]]", member: m.Op | m.Exited) -> bytes:
-    out = bytearray()
-    number = next(number for number, kind in members.items() if kind is type(member))
-    wire.put_bytes(out, number, data=wire.encode(member, TABLES))
-    return bytes(out)
+    return wire.encode_oneof(what, EVENTS, tables=TABLES)
 
 
 def decode_hello(data: bytes) -> m.Hello:

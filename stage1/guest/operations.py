@@ -8,7 +8,7 @@ from typing import NamedTuple
 from stage1.guest import wire
 from stage1.guest.wire import Field
 
-__all__ = ["Connect", "Disconnect", "Halt", "Launch"]
+__all__ = ["Connect", "Disconnect", "Halt"]
 
 
 class Connect(NamedTuple):
@@ -26,14 +26,6 @@ class Disconnect(NamedTuple):
     connection: int = 0
 
 
-class Launch(NamedTuple):
-    """Starts an app of an autonomous pod: `before` to its end, `id`, then `after`; containers that were created."""
-
-    id: str = ""
-    before: str = ""
-    after: str = ""
-
-
 class Halt(NamedTuple):
     """Ends an app, with "" the pod: SIGTERM, after `grace_ms` SIGKILL. Fine when it has ended."""
 
@@ -45,6 +37,5 @@ _STR, _U32 = Field(wire.STR), Field(wire.U32)
 TABLES: wire.Tables = {
     Connect: (_U32, _U32, _U32, _U32),
     Disconnect: (_U32,),
-    Launch: (_STR, _STR, _STR),
     Halt: (_STR, _U32),
 }

@@ -6,7 +6,7 @@ random bytes.
 import os
 import time
 
-from stage1.guest import messages
+from stage1.guest import pod_messages as messages
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork, waiting_mac
 

@@ -14,7 +14,7 @@ from stage1.errors import PodError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 U32, U64, I32, BOOL, STR, BYTES, MESSAGE = range(7)
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -80,6 +80,14 @@ def encode(message: tuple[object, ...], tables: Tables) -> bytes:
                 _put(out, number, field=field, value=item, tables=tables)
         elif value is not None if field.message else value:
             _put(out, number, field=field, value=value, tables=tables)
+    return bytes(out)
+
+
+def encode_oneof(member: tuple[object, ...], members: "Mapping[int, type[Any]]", *, tables: Tables) -> bytes:
+    """Return a message that holds one of `members`, which are by their numbers. Raises WireError as `encode`."""
+    out = bytearray()
+    number = next(number for number, kind in members.items() if kind is type(member))
+    put_bytes(out, number, data=encode(member, tables))
     return bytes(out)
 
 

@@ -7,7 +7,7 @@ whatever the step at which the maker was killed.
 
 from stage1.errors import PodError
 from stage1.linux import files, namespace
-from stage1.net import deferred, networks, protocol, record
+from stage1.net import networks, protocol, record
 from stage1.net.lock import AttachLock
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 IFNAME = "eth0"
 """Of the first network; the others are eth1 and so on."""
+TRIES = 3
+"""Of StopPodSandbox, before a DEL is deferred (`deferred`). The earlier ones fail, so that people hear of it."""
 
 
 def attach(
@@ -185,6 +187,8 @@ def detach(directory: str, *, tries: int = 1, is_cut: bool = False) -> str:
     try:
         detach_recorded(path)
     except PodError as error:
+        from stage1.net import deferred  # who starts a pod does not wait for it
+
         problem = deferred.defer(path, error, tries=tries, had_netns=had_netns)
     record.forget(f"{directory}/{record.LINK}")
     return problem

@@ -11,9 +11,6 @@ from stage1.net import record
 from stage1.net.plugins import PluginGone
 from stage1.net.settings import netns_path
 
-TRIES = 3
-"""Of StopPodSandbox, before the DEL is deferred. The earlier ones fail, so that people hear of it."""
-
 
 def defer(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
     """Defer the DEL of the record at `path`, and say so in a sentence; or raise `error` while it is worth trying again.

@@ -10,7 +10,7 @@ import time
 
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
-from stage1.net import deferred, living, record, rkt
+from stage1.net import record, rkt
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -95,6 +95,8 @@ def collect_garbage(pod_dir: str) -> list[str]:
 
     `pod_dir` is any pod's. What fails for ever is written off in the end.
     """
+    from stage1.net import deferred, living  # `run` never comes here, and waits for each import
+
     problems = []
     data = directory.data(pod_dir)
     for pod_id, path in record.every(records(pod_dir)).items():
@@ -111,7 +113,7 @@ def _pay(path: str) -> list[str]:
     try:
         net.detach_recorded(path)
     except PodError as error:
-        from stage1.net import writeoff  # nor `run`, which never comes here
+        from stage1.net import deferred, writeoff  # nor for these
 
         problem = deferred.defer(path, error, tries=1, had_netns=True)
         return [writeoff.write_off(path, error) if writeoff.is_due(path) else problem]

@@ -8,8 +8,7 @@ requests over the link (docs/dev/link.md, "Autonomous pods").
 import binascii
 
 from stage1.guest import frame
-from stage1.guest.codec import encode_request
-from stage1.guest.messages import Configure, Create, Launch, Op, Stdio
+from stage1.guest.pod_messages import Configure, Create, Launch, Stdio, encode_request
 from stage1.pod import oci
 from stage1.pod.model import Container
 from stage1.rkt.loader import App
@@ -29,7 +28,7 @@ def plan(settings: Configure, apps: tuple[App, ...], *, volumes: "Sequence[str]"
     """
     roots = [one for one in map(root, apps) if one]
     made = [*map(volume, volumes), *roots, *(request for app in apps for request in creation(app))]
-    requests: list[Op] = [settings, *made]
+    requests: list[Configure | Create | Launch] = [settings, *made]
     launched = [_framed(0, launch(app)) for app in apps]  # 0: the agent does not wait for it
     return b"".join([*(_framed(number, op) for number, op in enumerate(requests, 1)), *launched])
 
@@ -79,5 +78,5 @@ def _stdio(app: App, one: Container) -> Stdio | None:
     return Stdio(given, out, err, log=used.log) if given or out or err else None
 
 
-def _framed(number: int, op: Op) -> bytes:
+def _framed(number: int, op: Configure | Create | Launch) -> bytes:
     return frame.pack(frame.REQUEST, encode_request(op), stream=number)

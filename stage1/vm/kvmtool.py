@@ -13,7 +13,7 @@ from stage1.errors import BadRequest, CidTaken, VmFailed
 from stage1.linux import host
 from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
-from stage1.vm import dax, kernel_line
+from stage1.vm import kernel_line
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
 
@@ -59,13 +59,19 @@ def environment(vm: VmSpec) -> dict[str, str]:
     own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
     if not vm.dax:
         return own
+    from stage1.vm import dax  # rkt has none, and waits for each import
+
     disk = {"CLEARPOD_DISK": vm.scratch} if vm.scratch else {}
     return own | disk | dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer))
 
 
 def kernel_command_line(vm: VmSpec) -> str:
     """Our part of the kernel command line. Raises BadRequest when the whole line is too long."""
-    memory = dax.kernel_arguments(vm.dax, vm.memory_mib) if vm.dax else []
+    memory = []
+    if vm.dax:
+        from stage1.vm import dax  # rkt has none, and waits for each import
+
+        memory = dax.kernel_arguments(vm.dax, vm.memory_mib)
     system, scratch = ("/dev/pmem0", "/dev/vda") if vm.dax else ("/dev/vda", "/dev/vdb")
     # The console of an attached console carries records, among which the kernel's lines would be noise.
     quiet = ["loglevel=1"] if vm.console_attached else []

@@ -27,8 +27,12 @@ import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
+from stage1.entry import templating  # noqa: E402
+from stage1.rkt import copies, machine  # noqa: E402
+from stage1.vm.template_store import Store  # noqa: E402
 from tests.bench.lib import alone, entry_parts  # noqa: E402
 from tests.fakes import aci  # noqa: E402
 from tests.fakes.cni import FakeCni  # noqa: E402
@@ -133,8 +137,10 @@ class Bench:
         py_compile.compile(str(self.place / "start.py"), cfile=str(program), doraise=True)
         return tree
 
-    def run(self, rkt: Stage0, net: str) -> float:
-        """One pod from `run` to the end of its VMM and gc; milliseconds from `run` to the VMM."""
+    def run(self, rkt: Stage0, net: str, *, collected: Callable[[Pod], None] | None = None) -> float:
+        """One pod from `run` to the end of its VMM and gc; milliseconds from `run` to the VMM. `collected` is called
+        before gc.
+        """
         pod = rkt.prepare([AppSpec("one", self.image)])
         env = {"PATH": f"{self.place}/bin:{os.environ['PATH']}"}
         local = str(self.place / "local")
@@ -151,6 +157,8 @@ class Bench:
         started = re.search(r"VMM at ([0-9.]+)", output)
         if not started or "the virtual machine ended by itself" not in output:
             raise RuntimeError(f"the VMM was not started: {output}")
+        if collected:
+            collected(pod)
         done = pod.gc(local_config=local)
         if done.code:
             raise RuntimeError(f"gc failed: {done.stderr}")
@@ -163,8 +171,39 @@ class Bench:
             self.run(rkt, net)
         finally:
             rkt.clean()
+        return self._counted_instructions()
+
+    def _counted_instructions(self) -> int:
         lines = (self.place / "callgrind-counted.run").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(("summary:", "totals:"))).split()[1])
+
+    def instructions_of_copy(self, net: str) -> int:
+        """Of a `run` that finds a template for its pod: one without a guest, made for the VMM that does nothing."""
+        rkt, before = Stage0(self.place / f"data-copy-{net}", self._counted), os.environ["PATH"]
+        templates = rkt.data / machine.TEMPLATES
+        templates.mkdir(parents=True, mode=0o700)
+        os.environ["PATH"] = f"{self.place}/bin:{before}"
+        try:
+            self.run(rkt, net, collected=self._pretend)
+            self.run(rkt, net)
+        finally:
+            os.environ["PATH"] = before
+            rkt.clean()
+        if not [*templates.glob("*/rejected")]:
+            raise RuntimeError("the pod was no copy")
+        return self._counted_instructions()
+
+    @staticmethod
+    def _pretend(pod: Pod) -> None:
+        """Write the template that the pod has missed, so that gc need not make it."""
+        missing = copies.missing(str(pod.dir))
+        assert missing
+        spec, _ = templating.spec_of(str(pod.dir), missing[0], devices=missing[1])
+        assert spec
+        store = Store(copies.top(str(pod.dir)))
+        store.begin(spec.name, 1 << 20)
+        store.commit(spec.name, spec.made_of)
+        (pod.dir / copies.MISSING).unlink()
 
     def parts(self, net: str) -> dict[str, int]:
         """What the instructions of a `run` are for."""
@@ -210,6 +249,7 @@ class Bench:
         result: dict[str, Any] = {
             "run_instructions": self.instructions("fake"),
             "run_instructions_without_network": self.instructions("none"),
+            "run_instructions_as_copy": self.instructions_of_copy("fake"),
             "budget": BUDGET,
         }
         if rounds:
@@ -269,7 +309,7 @@ def main() -> int:
     else:
         for name, value in result.items():
             print(f"{name.replace('_', ' '):<34} {value:,}")
-    return 0 if result["run_instructions"] <= BUDGET else 1
+    return 0 if max(result["run_instructions"], result["run_instructions_as_copy"]) <= BUDGET else 1
 
 
 if __name__ == "__main__":
