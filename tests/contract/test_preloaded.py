@@ -65,3 +65,9 @@ def test_it_has_a_session_of_its_own_if_it_is_to_have_one(popen: Any, place: Pat
         assert os.getsid(process.pid) == process.pid
         assert process.stdout.readline() == b"here\n"
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_what_takes_effect_at_the_start_does(popen: Any, place: Path) -> None:
+    (place / "flags.py").write_text("import sys; sys.exit(sys.flags.no_user_site)")
+    with popen([sys.executable, "-m", "flags"], cwd=place, env={**os.environ, "PYTHONNOUSERSITE": "1"}) as process:
+        assert process.wait(60) == 1

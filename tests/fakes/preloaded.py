@@ -38,6 +38,7 @@ _MOST_BYTES = 1 << 17
 _DESCRIPTORS = 4
 _NAMESPACES = ("cgroup", "ipc", "mnt", "pid_for_children", "user", "uts")
 """Those that are the same in all that is forked; the network's is the caller's."""
+_AT_START = ("LD_", "GLIBC_", "MALLOC_", "PYTHON")
 _SUBREAPER = 36
 _NEW_NET = 0x40000000
 _ARG_START, _ARG_END = 47, 48
@@ -51,14 +52,14 @@ class Popen(subprocess.Popen[Any]):
         """Called by its base, in the order of `names`."""
         names = "executable preexec_fn close_fds pass_fds cwd env startupinfo creationflags shell".split()
         options, pipes, rest = dict(zip(names, given, strict=False)), given[len(names) :][:6], given[len(names) + 6 :]
-        is_plain = not (options["preexec_fn"] or options["pass_fds"] or options["shell"])
+        env = os.environ if options["env"] is None else options["env"]
+        is_plain = not (options["preexec_fn"] or options["pass_fds"] or options["shell"]) and _at_start(env) == _ours
         *rest, has_session, group = rest
         is_plain = is_plain and (*rest, group) == (True, None, None, None, -1, -1)
         if not (is_plain and _is_module(args) and _is_here()):
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
         standard = [fd if fd >= 0 else own for own, fd in enumerate((pipes[0], pipes[3], pipes[5]))]
-        env = os.environ if options["env"] is None else options["env"]
         order = _order(args, options["cwd"] or os.getcwd(), env, has_session=has_session)
         self.pid = _server().fork(order, standard)
         self._child_created = True
@@ -67,6 +68,15 @@ class Popen(subprocess.Popen[Any]):
 
 def _is_module(args: Any) -> bool:
     return isinstance(args, list) and len(args) > 2 and args[:2] == [sys.executable, "-m"]
+
+
+def _at_start(env: Any) -> dict[str, str]:
+    """The part of an environment that takes effect when a program starts, by the linker, the C library and Python."""
+    words = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
+    return {name: words[name] for name in words if name.startswith(_AT_START) and name != "PYTHONPATH"}
+
+
+_ours = _at_start(os.environ)
 
 
 def _is_here() -> bool:
