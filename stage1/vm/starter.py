@@ -123,9 +123,14 @@ class ProcessVmm:
         with process.hold(pid) as handle:
             started = _process(pid, console)
             # One that boots an image's kernel may have ended already, since that had nothing more to do.
-            if not vm.own and vm.hypervisor.has_ended(handle, self._watch_s):
+            if not vm.own and self._has_ended(vm, handle):
                 raise _failure(vm.hypervisor, vm.binary, vmm=started, code=handle.exit_code)
         return started
+
+    def _has_ended(self, vm: VmSpec, handle: process.PidHandle) -> bool:
+        if vm.is_resumed:
+            return startup.ends_before_greeting(handle, f"{vm.run_dir}/{QMP}")
+        return vm.hypervisor.has_ended(handle, self._watch_s)
 
     def _launch(self, vm: VmSpec, descriptors: dict[int, int]) -> int:
         handed = [number for number in descriptors if number > 2]

@@ -8,7 +8,8 @@ Nothing is started or ended here, and the guest is not waited for.
 import os
 import time
 
-from stage1.errors import VmFailed
+from stage1.errors import KernelError, VmFailed
+from stage1.linux import beneath
 from stage1.linux.process import PidHandle
 
 TYPE_CHECKING = False
@@ -33,6 +34,26 @@ def ends_before_thread(handle: PidHandle, prefix: str) -> bool:
         if _has_thread(handle.pid, prefix) or time.monotonic() >= deadline:
             return False
     return True
+
+
+def ends_before_greeting(handle: PidHandle, monitor: str) -> bool:
+    """Whether the VMM ends before its monitor at the socket `monitor` says something, or SET_UP_S are over: for one
+    that runs no guest until it is told to. Raises VmFailed.
+    """
+    import select  # rkt waits for each import, and has no such VMM
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as peer:
+        try:
+            with beneath.Socket(monitor) as address:
+                peer.connect(address)  # somebody listens: who has made the socket for the VMM
+        except (OSError, KernelError) as error:
+            raise VmFailed(f"the VMM can't be asked at {monitor}: {error}") from None
+        poll = select.poll()
+        for one in (handle, peer):
+            poll.register(one, select.POLLIN)
+        poll.poll(SET_UP_S * 1000)
+    return handle.wait(0)
 
 
 def failure(hypervisor: "Hypervisor", binary: str, *, code: int | None, output: str, filtered: str = "") -> VmFailed:

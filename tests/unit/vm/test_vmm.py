@@ -159,6 +159,18 @@ def test_an_early_death_carries_its_last_output(make: Make) -> None:
         ProcessVmm(watch_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
 
 
+def waits(vm: VmSpec) -> VmSpec:
+    """It runs no guest until its monitor is told to."""
+    return vm._replace(window_bytes=1 << 30, is_resumed=True)
+
+
+def test_one_that_waits_for_a_guest_is_there_when_its_monitor_speaks_and_not_sooner(make: Make) -> None:
+    with pytest.raises(VmFailed, match=r"code 5; .*:\n.*no memory"):
+        ProcessVmm(watch_s=0).start(waits(make("sleep 0.4; echo no memory >&2; exit 5")))
+    speaks = "import socket, time; peer = socket.socket(fileno=14).accept()[0]; peer.send(b'{}'); time.sleep(60)"
+    ProcessVmm(watch_s=20 * PATIENCE).start(waits(make(f'exec /usr/bin/python3 -c "{speaks}"'))).kill()
+
+
 def test_a_silent_early_death_is_reported_too(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"code 4;.*\n.*nothing"):
         ProcessVmm(watch_s=20).start(make("exit 4"))
