@@ -54,8 +54,23 @@ def archive(stage1, parts, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def root(stage1, parts, tmp_path_factory):
-    return stage1.build_tree(tmp_path_factory.mktemp("home"), parts) / "rootfs"
+def root(archive, tmp_path_factory):
+    """The file system in the archive, as rkt unpacks it."""
+    place = tmp_path_factory.mktemp("home")
+    with tarfile.open(archive) as tar:
+        tar.extractall(place, filter="fully_trusted")
+    return place / "rootfs"
+
+
+@pytest.fixture(scope="module")
+def equipped(stage1, tmp_path_factory):
+    """An image's tree with real programs, dynamic ones that are on every machine: its parts and its root."""
+    place = tmp_path_factory.mktemp("equipped")
+    ip = Path("/usr/bin/ip")
+    plugins = (ip.parent / "env", *(place / name for name in stage1.PLUGINS[1:]))
+    mkfs = Path(shutil.which(stage1.MKFS))
+    parts = parts_in(place, stage1, lkvm=ip, launcher=small_stage1.launcher(), plugins=plugins, mkfs=mkfs)
+    return parts, stage1.build_tree(place / "home", parts) / "rootfs"
 
 
 def python_inside(root, program):
@@ -105,9 +120,9 @@ def test_the_manifest_names_an_entry_point_for_every_command_of_rkt(archive):
     assert "qemu-system-x86_64|lkvm" in annotations["clearpod.io/needs"]
 
 
-def test_with_kvmtool_on_the_build_host_the_image_has_it_and_its_libraries(stage1, tmp_path):
-    parts = parts_in(tmp_path, stage1, lkvm=Path("/usr/bin/ip"))  # a dynamic program that is on every machine
-    home = stage1.build_tree(tmp_path / "home", parts) / "rootfs/usr/lib/clearpod"
+def test_with_kvmtool_on_the_build_host_the_image_has_it_and_its_libraries(stage1, equipped):
+    parts, root = equipped
+    home = root / "usr/lib/clearpod"
     assert (home / "bin/lkvm").read_bytes() == Path("/usr/bin/ip").read_bytes()
     libraries = subprocess.run(["ldd", "/usr/bin/ip"], capture_output=True, text=True, check=True).stdout.split()
     expected = {Path(word).name for word in libraries if word.startswith("/") and "/ld-" not in word}
@@ -137,15 +152,9 @@ def test_an_image_for_a_profile_that_was_not_built_is_none(stage1, tmp_path):
         stage1.build_tree(tmp_path / "home", parts_in(tmp_path, stage1, profile="systemd"))
 
 
-def test_the_programs_of_the_image_run_where_there_is_nothing_else(stage1, tmp_path):
+def test_the_programs_of_the_image_run_where_there_is_nothing_else(equipped):
     """By their links, which is how rkt's side starts them: no loader and no library is on this host."""
-    launcher = small_stage1.launcher()
-    ip = Path("/usr/bin/ip")
-    plugins = tuple(Path(tmp_path / name) for name in stage1.PLUGINS)
-    mkfs = Path(shutil.which(stage1.MKFS))
-    plugins = (ip.parent / "env", *plugins[1:])
-    parts = parts_in(tmp_path, stage1, lkvm=ip, launcher=launcher, plugins=plugins, mkfs=mkfs)
-    root = stage1.build_tree(tmp_path / "home", parts) / "rootfs"
+    _, root = equipped
     (root / "proc").mkdir()
     programs = {"usr/lib/clearpod/loaded/lkvm": ["-V"], "usr/lib/rkt/plugins/net/env": ["-u", "X", "sh", "-c"]}
     programs["usr/lib/clearpod/loaded/mkfs.ext4"] = ["-V"]

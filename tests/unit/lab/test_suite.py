@@ -43,6 +43,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return code
 
     monkeypatch.setattr(client, "run", run)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # what the plugins load costs more than all else here
     return tmp_path
 
 
