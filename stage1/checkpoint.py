@@ -58,21 +58,21 @@ def measure(written: Written, output: str, *, is_wanted: "Wanted") -> Written:
     return written._replace(guest=examined(f"{output}/{GUEST}", is_wanted), disk=disk)
 
 
-def check(place: str, *, guest: File, disk: File) -> None:
-    """Raise BadRequest unless both files are what they were, or KernelError."""
+def check(place: str, *, guest: File, disk: File, title: str = "") -> None:
+    """Raise BadRequest unless both files are what they were, or KernelError. People know the place as `title`."""
     for name, was in ((GUEST, guest), (DISK, disk)):
-        path = f"{place}/{name}"
+        path, shown = f"{place}/{name}", f"{title or place}/{name}"
         if was == File():
             if os.path.lexists(path):
-                raise BadRequest(f"{path} is not part of the checkpoint; remove it, or take another checkpoint")
+                raise BadRequest(f"{shown} is not part of the checkpoint; remove it, or take another checkpoint")
             continue
         try:
             now = examined(path)
         except FileNotFoundError:
-            raise BadRequest(f"{path} is missing, so the checkpoint can't be restored; take another one") from None
+            raise BadRequest(f"{shown} is missing, so the checkpoint can't be restored; take another one") from None
         if now != was:
             raise BadRequest(
-                f"{path} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest says "
+                f"{shown} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest says "
                 f"{was.size_bytes} of {was.sha256[:12]}: it was changed or damaged; take another checkpoint"
             )
 

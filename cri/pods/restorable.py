@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint is on this host: the images of its containers are found, its files compared, and what is left is
+what a copy is made by. Called by RestorePod and for warmed templates, in threads.
+"""
+
+from typing import TYPE_CHECKING
+
+from cri.live.copies import Original
+from cri.store import checkpoints
+from cri.store.checkpoints import Manifest, SavedContainer
+from cri.store.pods import ContainerRecord
+from stage1 import checkpoint, saved
+from stage1.errors import NotFound
+from stage1.pod.model import Container, Mount, Process
+from stage1.pod.network import Interface
+from stage1.rootfs import checkpoint as place
+
+if TYPE_CHECKING:
+    from cri.store.images import ImageStore
+    from stage1.rootfs.share import ImageFiles
+
+
+def read(path: str) -> Manifest:
+    """Of the checkpoint in the directory. Raises BadRequest, NotFound, Unsupported, KernelError."""
+    place.check_directory(path)
+    return checkpoints.parse(place.read_manifest(path, most=checkpoints.MOST_BYTES))
+
+
+def of_this_host(manifest: Manifest, images: "ImageStore", *, path: str) -> tuple[saved.Manifest, Original]:
+    """What a copy is made by: the files are as they were, images are this host's own. Blocks. Raises BadRequest,
+    NotFound, WrongState, KernelError.
+    """
+    given = located(manifest, images, title=f"pod {manifest.pod.namespace}/{manifest.pod.name} of {path}")
+    checkpoint.check(path, guest=manifest.guest, disk=manifest.disk)
+    return given
+
+
+def located(manifest: Manifest, images: "ImageStore", *, title: str) -> tuple[saved.Manifest, Original]:
+    """As `of_this_host`, whatever the files of the checkpoint are. `title` says to people what the pod is a copy of."""
+    files: dict[str, ImageFiles] = {}
+    for placed in manifest.images:
+        image = images.find(f"sha256:{placed.name}")
+        if image is None:
+            raise NotFound(f"the image sha256:{placed.name} of the checkpoint is not in the store; pull it first")
+        files[placed.name] = images.usable(image)
+    was = [(one.offset, one.size, one.identity) for one in manifest.pieces]
+    pieces = checkpoint.located(manifest.images, files, was=was)
+    pod = manifest.pod
+    made_of = {part.name: part.what for part in manifest.made_of}
+    interfaces = tuple(Interface(one.name, one.mac, one.mtu, one.addresses) for one in manifest.devices)
+    of_guest = saved.Manifest(pod.memory_mib, made_of, pieces, manifest.images, interfaces, {})
+    return of_guest, Original(pod.link_key, pod.ids, tuple(map(_former, manifest.containers)), title)
+
+
+def _former(one: SavedContainer) -> ContainerRecord:
+    """The container as its guest has it: what is asked for is compared with that, and nothing else of it is used."""
+    mounts = tuple(Mount("", target) for target in one.mounts)
+    container = Container(one.id, one.name, one.image_id, Process(()), mounts)
+    return ContainerRecord(
+        container, one.config, one.attempt, 0, one.image_id, one.image_ref,
+        stdin=one.stdin, stdout=one.stdout, stderr=one.stderr, window_image=one.window_image, guest_id=one.id,
+    )  # fmt: skip
