@@ -16,6 +16,7 @@ LIVE = (
     "pinned_images",
     "policy",
     "registries",
+    "templates.warmed_mib",
     "volumes",
     "vm.ceiling",
     "vm.memory_mib",

@@ -309,6 +309,8 @@ class Templates(Table):
     """
     disk_mib: int = Field(default=4096, ge=1)
     """What templates may take together below `state_dir`, and of the host's page cache."""
+    warmed_mib: int = Field(default=4096, ge=1)
+    """What warmed templates may take together below `state_dir`. None is removed to make room."""
 
 
 class HostPods(Table):

@@ -26,6 +26,7 @@ from cri.monitors.network import NodeNetwork
 from cri.monitors.reclaimer import Reclaimer
 from cri.pods import forking
 from cri.pods.table import PodTable
+from cri.pods.warmed import Warmed
 from cri.pool.fit import Bounds
 from cri.readiness import Readiness
 from cri.recorder import Counts, Recorder
@@ -107,6 +108,7 @@ class Node:
         self.storage = Storage(config, host)
         self.hub = self._make_hub()
         self.templates = self._make_templates()
+        self.warmed = Warmed(config.state_dir, images, most_bytes=config.templates.warmed_mib << 20)
         self.tools = Tools(
             host=host,
             vmm=vmm,
@@ -245,6 +247,7 @@ class Node:
         """
         await self.failures.open()
         await forking.forget_old(self.host)
+        await self.warmed.open()
         await self.pods.recovery.begin()
         await self._find_kernels()
         self.network.open()
@@ -266,6 +269,7 @@ class Node:
     async def take(self, config: Config, plain: "Pod") -> None:
         """Go on with a configuration of which only keys differ that `cri.changes` says are live."""
         self.config, self.pods.max_pods = config, config.limits.max_pods
+        self.warmed.most_bytes = config.templates.warmed_mib << 20
         await self._find_kernels()
         await self.pods.pool.replace(plain)
 

@@ -50,7 +50,9 @@ VOLUMES = "clearpod.io/volumes"
 takes a process of the host. QEMU only. Without it as `volumes.server` says.
 """
 TEMPLATE = "clearpod.io/template"
-"""`none`: the pod's VM boots, and is not begun as a copy of a guest that has booted."""
+"""`none`: the pod's VM boots, and is not begun as a copy of a guest that has booted. Another word: the name of a warmed
+template of the pod's namespace, made by `clearpod template create`, of which this pod begins as a copy.
+"""
 
 SUSPEND = "clearpod.io/suspend"
 """Lets the pod be suspended, by `clearpod suspend`: `manual`, and `clearpod resume` resumes it, or `on-demand`, and the
@@ -58,8 +60,8 @@ next exec or attach does so too. QEMU only.
 """
 
 FORKABLE = "clearpod.io/forkable"
-"""`true`: the pod consents to be copied, with all that its memory and disk have, into pods of its namespace. It can be
-suspended then, too.
+"""`true`: the pod consents to be copied, with all that its memory and disk have, into pods of its namespace, and to be
+made a template there. It can be suspended then, too.
 """
 FORK_OF = "clearpod.io/fork-of"
 """Name or id of a running pod of the same namespace that consents: this pod begins as a copy of it."""
@@ -147,7 +149,7 @@ class Policy(_Table):
     """Whether `clearpod debug` may make a shell in the guests of pods: whoever can use the socket is root in them then.
     """
     templates: bool = True
-    """Whether pods may be copies of templates, where `templates.enabled` has some made."""
+    """Whether pods may be copies of templates: of those that `templates.enabled` has made, and of warmed ones."""
     rules: tuple[Rule, ...] = Field(default=(), strict=False)
 
     def of(self, namespace: str) -> "Grant":

@@ -48,6 +48,10 @@ OURS = {
     "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
     "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
+    "CreateTemplate": ("CheckpointPod", "Status"),
+    "ListTemplates": ("Status", "Status"),
+    "ShowTemplate": ("CheckpointPod", "Status"),
+    "RemoveTemplate": ("CheckpointPod", "StopPodSandbox"),
 }
 """RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI have the same request and answer."""
 NOT_OFFERED = {"CheckpointContainer"}

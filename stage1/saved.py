@@ -54,6 +54,8 @@ _WORDS = {
     "arguments": "machine (vCPUs, devices, options of its kernel)",
 }
 """What `made_of` has, for people; `kernel`, `initramfs` and `format` are as they are called."""
+_OF_POD = ("scratch", "arguments")
+"""What the pod may ask for."""
 
 
 class Manifest(NamedTuple):
@@ -176,13 +178,25 @@ def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodN
     """Raise WrongState unless the VM can be a copy: the same machine, and the same images as then."""
     for name, value in _made_of(vm, pod, host=host).items():
         if manifest.made_of.get(name) != value:
-            raise WrongState(f"the saved guest has another {_WORDS.get(name, name)} than this pod would have here")
+            remedy = "ask for the same" if name in _OF_POD else "save a guest of now"
+            raise WrongState(
+                f"the saved guest has another {_WORDS.get(name, name)} than this pod would have here; {remedy}"
+            )
     for file, _, _, was in manifest.pieces:
         if identity(file) != was:
             raise WrongState(f"{file}, of an image of the saved guest, was replaced")
     names = [[one.name for one in given] for given in (manifest.interfaces, network.interfaces if network else ())]
     if names[0] != names[1]:
         raise WrongState(f"the saved guest has the networks {names[0]}, and this pod would have {names[1]}")
+
+
+def outdated(manifest: Manifest) -> str:
+    """Why no pod of this host can be a copy any more, as a sentence; empty when one could. Raises KernelError."""
+    if name := template_key.replaced(manifest.made_of, template_key.this_host()):
+        return f"the saved guest has another {_WORDS.get(name, name)} than this host has now"
+    return next(
+        (f"{file}, of an image, was replaced" for file, _, _, was in manifest.pieces if identity(file) != was), ""
+    )
 
 
 def _check_memory(pod: Pod, manifest: Manifest) -> None:

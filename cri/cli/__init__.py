@@ -25,6 +25,7 @@ COMMANDS = {
     "suspend": "save a pod's virtual machine to the disk and end it",
     "resume": "let a suspended pod go on",
     "fork": "make copies of a running pod, with its memory and disk",
+    "template": "make, list and remove templates of running pods, of which others begin as copies",
     "inspect": "show all that is known of a pod or a container, as JSON",
     "init": "write a configuration, check this machine and start the daemon",
     "check": "say whether this machine can run pods, and what to fix",

@@ -22,6 +22,10 @@ OURS = {
     "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
     "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
+    "CreateTemplate": ("CheckpointPod", "Status"),
+    "ListTemplates": ("Status", "Status"),
+    "ShowTemplate": ("CheckpointPod", "Status"),
+    "RemoveTemplate": ("CheckpointPod", "StopPodSandbox"),
 }
 """As in `cri.server`: RPCs of clearpod's own, and which of the CRI have the same request and answer."""
 ANSWER_S = 60.0

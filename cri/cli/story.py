@@ -161,9 +161,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     h.RESUMED: lambda _: "it was resumed",
     h.FORKED: lambda _: "it was copied, and stood still for that",
     h.COPIED: lambda one: f"it began as a copy of {one.text}",
-    h.CHECKPOINTED: lambda one: (
-        f"a checkpoint of it was made at {one.text}, for which it stood still {shown.took(one.took_ms)}"
-    ),
+    h.CHECKPOINTED: lambda one: f"it was written to {one.text}, for which it stood still {shown.took(one.took_ms)}",
     h.ADOPTED: lambda _: "the daemon was restarted and took the pod over",
     h.LOST: lambda one: one.text,
     h.STOPPING: lambda _: "its end was asked for",

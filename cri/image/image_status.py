@@ -26,7 +26,8 @@ async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.Image
         return pb.ImageStatusResponse()
     details = {"chainID": chain_id(image.config), "imageSpec": image.config}
     info = {"info": json.dumps(details)} if request.verbose else None
-    return pb.ImageStatusResponse(image=describe(image, node.config.pinned_images), info=info)
+    described = describe(image, node.config.pinned_images, kept=node.warmed.image_ids)
+    return pb.ImageStatusResponse(image=described, info=info)
 
 
 def chain_id(config: "Mapping[str, Any]") -> str:

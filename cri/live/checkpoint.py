@@ -35,14 +35,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def write(pod: "LivePod", images: "ImageStore", *, output: str, container_ids: Sequence[str]) -> None:
-    """Write the pod, with exactly these containers, to the empty directory `output`.
+async def write(
+    pod: "LivePod", images: "ImageStore", *, output: str, container_ids: Sequence[str], title: str = ""
+) -> None:
+    """Write the pod, with exactly these containers, to the empty directory `output`, which people know as `title`.
 
     When it is cancelled the checkpoint is given up. Raises BadRequest, NotFound or AlreadyExists for what can't be
     asked for, WrongState with the blocker, NoSpace, VmFailed; nothing is left in `output` then, and the pod goes on.
     """
     given_up = threading.Event()
-    work = _write(pod, images, output=output, container_ids=container_ids, given_up=given_up)
+    work = _write(pod, images, target=(output, title or output), container_ids=container_ids, given_up=given_up)
     task = pod.work.run_in_background(work, f"checkpoint of {pod.title}")
     try:
         await asyncio.shield(task)
@@ -52,8 +54,15 @@ async def write(pod: "LivePod", images: "ImageStore", *, output: str, container_
 
 
 async def _write(
-    pod: "LivePod", images: "ImageStore", *, output: str, container_ids: Sequence[str], given_up: threading.Event
+    pod: "LivePod",
+    images: "ImageStore",
+    *,
+    target: tuple[str, str],
+    container_ids: Sequence[str],
+    given_up: threading.Event,
 ) -> None:
+    output, title = target
+
     def is_wanted() -> bool:
         return not given_up.is_set()
 
@@ -74,9 +83,9 @@ async def _write(
         except BaseException:
             await run_uncancellable(place.abandon, pod.directory)
             raise
-        pod.note(Fact(history.CHECKPOINTED, took_ns=took_ns, text=output))
+        pod.note(Fact(history.CHECKPOINTED, took_ns=took_ns, text=title))
         pod.save_soon()
-    extra = {"output": output, "paused_ms": took_ns // 1_000_000, "stopped_ms": round(written.stopped_s * 1000)}
+    extra = {"output": title, "paused_ms": took_ns // 1_000_000, "stopped_ms": round(written.stopped_s * 1000)}
     log.info("pod.checkpointed", extra={**pod.log_fields(), **extra})
 
 

@@ -135,7 +135,7 @@ async def bring_up(pod: "LivePod", path: str, *, given: "tuple[Manifest, Origina
         await pod.loopback.open(pod.record.pod, pod.ips)
         boot.note_cgroup(pod, prepared.cgroup_note)
         pod.unused_id = former.ids + 1
-        pod.status = pod.status._replace(ids=former.ids, waiting=former.containers)
+        pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
         pod.move("boot", link_key=prepared.link_key)
         where = pod.tools.pool_of(prepared.pod)
         pod.watch(await run_uncancellable_in(where, saved.boot, prepared, pod.tools.vmm, path=path, manifest=manifest))

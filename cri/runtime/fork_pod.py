@@ -16,10 +16,11 @@ from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import forking
-from cri.policy import FORK_OF
+from cri.policy import FORK_OF, TEMPLATE
 from cri.runtime.create_container import create_container
 from cri.runtime.run_pod_sandbox import pod_record
 from cri.runtime.start_container import start_container
+from cri.store import warmed
 from stage1.errors import BadRequest, PodError
 
 MOST_COPIES = 64
@@ -80,6 +81,8 @@ def config_of_copy(pod: LivePod, name: str) -> pb.PodSandboxConfig:
     for key, value in (("name", name), ("uid", uid)):
         if _KUBERNETES[key] in config.labels:
             config.labels[_KUBERNETES[key]] = value
+    if config.annotations.get(TEMPLATE) != warmed.NONE:
+        config.annotations.pop(TEMPLATE, "")
     config.annotations[FORK_OF] = pod.id
     for mapping in config.port_mappings:
         mapping.host_port = 0

@@ -71,7 +71,7 @@ class PodState(NamedTuple):
     `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
     `history` is what happened, oldest first. With `is_own` its guest was ended for a kernel out of an image. `waiting`
     are containers of the pod that this one is a copy of, as they were: frozen in the guest until somebody creates them
-    here.
+    here. `origin` says to people what it is a copy of, if it is one.
     """
 
     state: str = states.NEW
@@ -82,6 +82,7 @@ class PodState(NamedTuple):
     history: tuple[Fact, ...] = ()
     is_own: bool = False
     waiting: tuple[ContainerRecord, ...] = ()
+    origin: str = ""
 
     @property
     def unwanted(self) -> tuple[int, ...]:

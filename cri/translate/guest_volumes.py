@@ -43,7 +43,7 @@ def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> PodVolumes:
     Blocks. Raises BadRequest for an annotation that is neither `guest` nor `host`.
     """
     on_disk = annotations.choice(sandbox, policy.EMPTY_DIRS, values=WHERE)
-    usual = GUEST if sandbox.annotations.get(policy.SUSPEND) else config.volumes.files
+    usual = GUEST if annotations.is_saved(sandbox) else config.volumes.files
     copied = annotations.choice(sandbox, policy.FILES, values=WHERE) or usual
     directory = kubelet.pod_directory(config.volumes.kubelet_root, sandbox.metadata.uid)
     if not directory:

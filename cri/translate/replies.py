@@ -63,6 +63,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str], console: str
         "suspended": pod.is_suspended,
         "suspendBlocker": "" if pod.is_suspended else suspension.blocker(pod),
         "forkBlocker": forking.blocker(pod),
+        "copyOf": pod.status.origin,
         "directory": pod.directory,
         "runtimeHandler": pod.record.handler,
         "kernel": pod.hello.kernel,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
+from cri.store import warmed
 from cri.store.pods import PodRecord
 from cri.translate import annotations, extras, host_pods, kernel, network, profile, security, sizes, userns
 from cri.translate.annotations import Sizes
@@ -102,7 +103,7 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         is_bounded=limit_bytes > 0 and facts.allowed_bytes > 0,
         scratch_mib=annotations.scratch_mib(sandbox, config.vm.scratch_mib),
         hosts=extras.hosts(sandbox.annotations),
-        boots=annotations.choice(sandbox, policy.TEMPLATE, values=("none",)) == "none"
+        boots=sandbox.annotations.get(policy.TEMPLATE) == warmed.NONE
         or not config.policy.of(names.namespace).bounds.templates,
         suspend=_suspend(sandbox),
     )
@@ -113,8 +114,8 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
 def _suspend(sandbox: pb.PodSandboxConfig) -> str:
     """A pod that is copied, or is a copy, is made as one that can be suspended."""
     annotations.choice(sandbox, policy.COPY_SIGNAL, values=SIGNALS)
-    is_copied = annotations.is_true(sandbox, policy.FORKABLE) or sandbox.annotations.get(policy.FORK_OF)
-    return annotations.choice(sandbox, policy.SUSPEND, values=SUSPEND) or (MANUAL if is_copied else "")
+    asked = annotations.choice(sandbox, policy.SUSPEND, values=SUSPEND)
+    return asked or (MANUAL if annotations.is_saved(sandbox) else "")
 
 
 def _server(sandbox: pb.PodSandboxConfig, config: Config) -> str:

@@ -49,10 +49,14 @@ def name(made_of: "Mapping[str, str]") -> str:
 
 def is_current(made_of: "Mapping[str, str]", host: "Mapping[str, str]") -> bool:
     """Whether a VM could still be made of the same: nothing of it was replaced since."""
+    return not replaced(made_of, host)
+
+
+def replaced(made_of: "Mapping[str, str]", host: "Mapping[str, str]") -> str:
+    """The first part that is not there any more, whatever the pod is; empty when all are."""
     known = {"format": FORMAT, **host}
-    return all(made_of.get(name) == value for name, value in known.items()) and all(
-        _is_there(made_of.get(name, "")) for name in _FILES
-    )
+    others = (name for name, value in known.items() if made_of.get(name) != value)
+    return next(others, "") or next((name for name in _FILES if not _is_there(made_of.get(name, ""))), "")
 
 
 def _is_there(was: str) -> bool:

@@ -37,7 +37,7 @@ def command(world: World, capfd: pytest.CaptureFixture[str]) -> Command:
 
     async def call(name: str, *argv: str) -> Ended:
         capfd.readouterr()
-        code = await asyncio.to_thread(run, [name, "--config", str(file), *argv])
+        code = await asyncio.to_thread(run, [*name.split(), "--config", str(file), *argv])
         return Ended(code, *capfd.readouterr())
 
     return call

@@ -88,8 +88,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/store/disk_errors.py": {"os.statvfs": STATE},
     "cri/store/images.py": dict.fromkeys(
-        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.path.getsize"),
-        IMAGES,
+        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.path.getsize"), IMAGES
+    ),
+    "cri/store/warmed.py": dict.fromkeys(
+        ("files.make_dirs", "files.remove_tree", "os.link", "os.rename", "os.scandir"), STATE
     ),
     "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "files.unlink"), STATE),
     "cri/store/integrity.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),

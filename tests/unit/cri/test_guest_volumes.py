@@ -157,3 +157,23 @@ def test_the_guest_gets_a_line_for_each_behind_the_images_own() -> None:
     assert [seen[at]["source"] for at in ("/e", "/m", "/f")] == [f"{base}/1", f"{base}/2", f"{base}/3/file"]
     assert "ro" in seen["/m"]["options"] and "rw" in seen["/e"]["options"]
     assert seen["/h"]["source"].endswith("/mounts/0")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "is_copied"),
+    [
+        ({}, False),
+        ({"suspend": "manual"}, True),
+        ({"forkable": "true"}, True),
+        ({"forkable": "false"}, False),
+        ({"fork-of": "web"}, True),
+        ({"template": "warm"}, True),
+        ({"template": "none"}, False),
+        ({"template": "warm", "files": "host"}, False),
+    ],
+)
+def test_a_pod_whose_guest_can_be_saved_has_copies_of_files(
+    directory: Path, annotations: dict[str, str], is_copied: bool
+) -> None:
+    config = _config(directory, empty_dirs="host")
+    assert guest_volumes.of_pod(_sandbox(**annotations), config).copies_files == is_copied

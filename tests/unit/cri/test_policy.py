@@ -56,7 +56,8 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"volumes": "virtiofs"}, {"has_virtiofs": True}),
     ({"volumes": "9p"}, {"has_virtiofs": False}),
     ({"template": "none"}, {"boots": True}),
-    ({"template": ""}, {"boots": False}),
+    ({"template": ""}, {"boots": False, "suspend": ""}),
+    ({"template": "web"}, {"boots": False, "suspend": "manual"}),
     ({"emptydir": "guest", "files": "host"}, {"kubelet_dir": "", "disk_volumes": ()}),
 ]
 
@@ -79,7 +80,7 @@ REFUSED = [
     ({"networks": ",".join("abcdefgh")}, "clearpod.io/networks names 8 networks", "policy.max_networks"),
     ({"allow_spoofing": "true"}, "clearpod.io/allow-spoofing is not allowed", "policy.annotations"),
     ({"volumes": "nfs"}, "clearpod.io/volumes ", "it is 'nfs'"),
-    ({"template": "web"}, "clearpod.io/template ", "it is 'web'"),
+    ({"template": "We b"}, "clearpod.io/template", "'We b'"),
     ({"shared_maps": "1"}, "clearpod.io/shared-maps ", "it is '1'"),
     ({"allow_spoofing": "yes"}, "clearpod.io/allow-spoofing ", "it is 'yes'"),
     *(

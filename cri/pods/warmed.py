@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warmed templates: a pod that runs is written to the disk and goes on, and later pods of its namespace begin as copies
+of it, also when it has ended. Made by the node, called by RunPodSandbox and the RPCs for `clearpod template`.
+
+A template is a checkpoint (`cri.live.checkpoint`) with a name; where its files are is known to `cri.store.warmed`. None
+is removed that nobody asked to remove: it can't be made again without its pod.
+"""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from cri.live import checkpoint, copies
+from cri.pb.runtime_pb2 import PodSandboxConfig
+from cri.pods import forking, restorable
+from cri.policy import FORKABLE, TEMPLATE
+from cri.store import warmed
+from cri.store.checkpoints import Manifest
+from cri.threads import run_uncancellable
+from stage1 import checkpoint as files_of
+from stage1 import saved
+from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported, WrongState
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+    from cri.pods.table import BringUp
+    from cri.store.images import ImageStore
+    from cri.store.pods import PodRecord
+
+log = logging.getLogger("clearpod.templates")
+
+MIB = 1 << 20
+
+
+class Described(NamedTuple):
+    """A template for people. `blocker` says why no pod can be a copy of it now, empty when one could."""
+
+    namespace: str
+    name: str
+    path: str
+    taken_bytes: int
+    manifest: Manifest | None
+    blocker: str
+
+
+class Warmed:
+    """Those below `state_dir`, which may take `most_bytes` together."""
+
+    def __init__(self, state_dir: str, images: "ImageStore", *, most_bytes: int) -> None:
+        self._store, self._images, self.most_bytes = warmed.WarmedStore(state_dir), images, most_bytes
+        self._lock = asyncio.Lock()
+        self._whole: dict[tuple[str, str], warmed.Facts] = {}
+        self._counts = dict.fromkeys(("made", "used", "failed"), 0)
+        self.image_ids: frozenset[str] = frozenset()
+        """Images that templates need, and which are not to be removed to make room."""
+
+    async def open(self) -> None:
+        """Forget what a daemon has left that was killed while it made or used one."""
+        try:
+            await asyncio.to_thread(self._store.sweep)
+        except PodError as error:
+            log.warning("template.left", extra={"path": self._store.top, "error": str(error)})
+        await self._look()
+
+    def counts(self) -> dict[str, int]:
+        """Since the daemon's start: templates made, pods begun as copies of one, pods that could not."""
+        return dict(self._counts)
+
+    async def create(self, pod: "LivePod", name: str) -> Described:
+        """Make one of the pod, which goes on. Raises BadRequest, AlreadyExists, NoSpace, and WrongState with what
+        blocks it; nothing is left then.
+        """
+        namespace = pod.record.pod.namespace
+        warmed.check_name(name)
+        warmed.check_name(namespace, what="namespace of a template")
+        forking.require(pod)
+        async with self._lock:
+            used = await asyncio.to_thread(self._require_room, namespace, name)
+            running = [one.id for one in pod.containers.values() if one.is_running]
+            if not running:
+                raise WrongState(f"no container runs in {pod.title}, so a template of it would be of no use; start one")
+            title = f"the template {namespace}/{name}"
+            path = await run_uncancellable(self._store.begin)
+            try:
+                await checkpoint.write(pod, self._images, output=path, container_ids=running, title=title)
+                await run_uncancellable(self._publish, path, (namespace, name), used=used)
+            except BaseException:
+                await run_uncancellable(self._store.discard, path)
+                raise
+            await self._look()
+        self._counts["made"] += 1
+        log.info("template.made", extra={**pod.log_fields(), "template": f"{namespace}/{name}"})
+        return await asyncio.to_thread(self._described, namespace, name)
+
+    def _require_room(self, namespace: str, name: str) -> int:
+        """What the others take. Raises AlreadyExists, NoSpace."""
+        others = self._store.names()
+        if (namespace, name) in others:
+            raise warmed.taken(namespace, name)
+        used = sum(warmed.taken_bytes(self._store.path(*one)) for one in others)
+        if used >= self.most_bytes:
+            raise self._no_room(used, 0)
+        return used
+
+    def _publish(self, path: str, names: tuple[str, str], *, used: int) -> None:
+        if used + (size := warmed.taken_bytes(path)) > self.most_bytes:
+            raise self._no_room(used, size)
+        self._store.publish(path, names[0], name=names[1])
+
+    def _no_room(self, used: int, size: int) -> NoSpace:
+        more = f" and another one {size // MIB} MiB" if size else ""
+        return NoSpace(
+            f"warmed templates take {used // MIB} MiB{more}, and templates.warmed_mib allows {self.most_bytes // MIB}; "
+            "remove one with `clearpod template rm`, or allow more"
+        )
+
+    async def described(self) -> list[Described]:
+        """All, by namespace and name."""
+        return await asyncio.to_thread(lambda: [self._described(*one) for one in self._store.names()])
+
+    async def examined(self, namespace: str, name: str) -> Described:
+        """One, whose files are compared with their digests. Raises NotFound."""
+        return await asyncio.to_thread(self._described, namespace, name, is_whole=False)
+
+    async def remove(self, namespace: str, name: str) -> None:
+        """Pods that are copies of it go on, and so do those that are just beginning. Raises NotFound, KernelError."""
+        async with self._lock:
+            await run_uncancellable(self._store.remove, namespace, name)
+            self._whole.pop((namespace, name), None)
+            await self._look()
+        log.info("template.removed", extra={"templates": f"{namespace}/{name}"})
+
+    def of_request(self, record: "PodRecord") -> "BringUp | None":
+        """What brings the pod up that is asked for, if it is to be a copy of one."""
+        name = PodSandboxConfig.FromString(record.config).annotations.get(TEMPLATE, "")
+        if name in ("", warmed.NONE):
+            return None
+
+        async def bring_up(pod: "LivePod") -> None:
+            try:
+                await self._begin(pod, name)
+            except BaseException:
+                self._counts["failed"] += 1
+                raise
+            self._counts["used"] += 1
+
+        return bring_up
+
+    async def _begin(self, pod: "LivePod", name: str) -> None:
+        """Raises NotFound for one that is not there, WrongState when the pod can't be a copy of it, and as
+        `copies.bring_up`.
+        """
+        namespace = pod.record.pod.namespace
+        await asyncio.to_thread(self._store.path, namespace, name)
+        try:
+            lent = await run_uncancellable(self._store.lend, namespace, name, borrower=pod.id)
+            given = await asyncio.to_thread(self._given, namespace, name, path=lent)
+            await copies.bring_up(pod, lent, given=given)
+        except (BadRequest, NotFound, WrongState, Unsupported) as error:
+            raise WrongState(f"the template {namespace}/{name} can't be used: {error}") from None
+        finally:
+            await run_uncancellable(self._give_back, pod.id)
+
+    def _give_back(self, borrower: str) -> None:
+        try:
+            self._store.give_back(borrower)
+        except PodError as error:
+            log.warning("template.left", extra={"path": self._store.top, "error": str(error)})
+
+    def _given(
+        self, namespace: str, name: str, *, path: str, is_whole: bool = True
+    ) -> tuple[saved.Manifest, copies.Original]:
+        """What a copy is made by. `is_whole`: files that were compared and have not changed are not read again.
+        Blocks. Raises PodError.
+        """
+        manifest = restorable.read(path)
+        _require_consent(manifest, namespace)
+        title = f"the template {namespace}/{name}, made {_moment(manifest)} of pod {namespace}/{manifest.pod.name}"
+        given = restorable.located(manifest, self._images, title=title)
+        facts = warmed.facts(path) if is_whole else ()
+        if not facts or self._whole.get((namespace, name)) != facts:
+            shown = f"{self._store.top}/{namespace}/{name}"
+            files_of.check(path, guest=manifest.guest, disk=manifest.disk, title=shown)
+            self._whole[namespace, name] = warmed.facts(path)
+        return given
+
+    def _described(self, namespace: str, name: str, *, is_whole: bool | None = None) -> Described:
+        """With `is_whole` None the files are not compared. Blocks. Raises NotFound."""
+        path = self._store.path(namespace, name)
+        manifest, why = None, ""
+        try:
+            manifest = restorable.read(path)
+            if is_whole is None:
+                given, _ = restorable.located(manifest, self._images, title=path)
+            else:
+                given, _ = self._given(namespace, name, path=path, is_whole=is_whole)
+            why = saved.outdated(given)
+        except PodError as error:
+            why = str(error)
+        return Described(namespace, name, path, warmed.taken_bytes(path), manifest, why)
+
+    async def _look(self) -> None:
+        """Which images are needed now."""
+        try:
+            self.image_ids = await asyncio.to_thread(self._images_of_all)
+        except PodError as error:
+            log.warning("template.failed", extra={"error": str(error)})
+
+    def _images_of_all(self) -> frozenset[str]:
+        needed: set[str] = set()
+        for names in self._store.names():
+            try:
+                manifest = restorable.read(self._store.path(*names))
+            except PodError:  # whoever wants to use it is told
+                continue
+            needed.update(one.image_id for one in manifest.containers)
+        return frozenset(needed)
+
+
+def _require_consent(manifest: Manifest, namespace: str) -> None:
+    """Of the pod that the template was made of. Raises WrongState."""
+    try:
+        consent = PodSandboxConfig.FromString(manifest.pod.config).annotations.get(FORKABLE)
+    except DecodeError:
+        consent = ""
+    if manifest.pod.namespace != namespace or consent != "true":
+        raise WrongState(
+            f"it is of pod {manifest.pod.namespace}/{manifest.pod.name}, which has not consented to be copied there"
+        )
+
+
+def _moment(manifest: Manifest) -> str:
+    return datetime.fromtimestamp(manifest.made_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_json(one: Described) -> dict[str, Any]:
+    """For programs."""
+    manifest = one.manifest
+    of_pod = manifest and {
+        "made": _moment(manifest),
+        "pod": {"name": manifest.pod.name, "uid": manifest.pod.uid, "id": manifest.pod.id},
+        "memoryMib": manifest.pod.memory_mib,
+        "containers": [{"name": it.name, "imageId": it.image_id} for it in manifest.containers],
+        "files": {"guest": manifest.guest._asdict(), "disk": manifest.disk._asdict()},
+    }
+    return {
+        "namespace": one.namespace,
+        "name": one.name,
+        "path": one.path,
+        "takenBytes": one.taken_bytes,
+        **(of_pod or {}),
+        "blocker": one.blocker,
+    }

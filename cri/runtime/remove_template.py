@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RemoveTemplate: a warmed template is removed; pods that are copies of it go on.
+
+An RPC of clearpod's own, for `clearpod template rm`.
+"""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.runtime.show_template import names
+
+
+async def remove_template(node: Node, request: pb.CheckpointPodRequest) -> pb.StopPodSandboxResponse:
+    """Raises NotFound."""
+    await node.warmed.remove(*names(request.options))
+    return pb.StopPodSandboxResponse()
