@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon that is killed while it makes a warmed template, or a pod begins as a copy of one: the source goes on.
+
+Nothing half-made stays. Real VMs, the daemon is a process.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.policy import FORKABLE, TEMPLATE
+from cri.store.warmed import DIRECTORY
+from stage1.rootfs import checkpoint as place
+from tests.cri.test_warmed import listed, ours
+from tests.fakes import places
+from tests.fakes.patience import PATIENCE
+from tests.hostile.rig import Caller, Node, node
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
+
+
+@pytest.fixture
+def vms(guest_dir: Path, reference: str) -> Iterator[Node]:
+    more = "[vm]\nmemory_mib = 64\nscratch_mib = 16"
+    with places.short_directory() as root, node(Path(root), guest_dir, reference, more=more, real="qemu") as made:
+        yield made
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60 * PATIENCE):
+        while not is_so():
+            await asyncio.sleep(0.002)
+
+
+def top(vms: Node) -> Path:
+    return vms.root / "state" / DIRECTORY
+
+
+def is_begun(vms: Node, name: str) -> bool:
+    """Whether this file of a template is being written."""
+    return bool(list(top(vms).glob(f".new/*/{name}")))
+
+
+def vmms(vms: Node) -> int:
+    return sum("qemu-system" in line.split(" ")[0] for line in vms.command.leavings.processes().values())
+
+
+async def count(cri: Caller, container: str) -> int:
+    command = ["sh", "-c", "until [ -e /at ]; do sleep 0.05; done; cat /at"]
+    return int((await cri("ExecSync", container_id=container, cmd=command, timeout=60, deadline_s=90)).stdout)
+
+
+async def killed(vms: Node, call: Any, when: Callable[[], bool]) -> None:
+    """The daemon, once `when` holds while it carries out the call; another one is started."""
+    running = asyncio.ensure_future(call)
+    await until(lambda: when() or running.done())
+    vms.kill()
+    await asyncio.gather(running, return_exceptions=True)
+    vms.start()
+
+
+async def test_the_source_goes_on_and_nothing_half_made_stays(vms: Node) -> None:
+    async with vms.client() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=vms.reference))
+        source = await cri.pod("source", annotations={FORKABLE: "true"}, log_directory=f"{cri.logs}/source")
+        container = await cri.container(source, "sh", "-c", COUNTER)
+        await cri("StartContainer", container_id=container)
+        counts = [await count(cri, container)]
+    making = {"pod_sandbox_id": source, "options": {"name": "warm"}}
+    for name in (place.GUEST, place.DISK):
+        async with vms.client() as cri:
+            begun = partial(is_begun, vms, name)
+            await killed(vms, ours(cri, "CreateTemplate", **making), begun)
+        async with vms.client() as cri:
+            counts.append(await count(cri, container))
+            assert await listed(cri) == [] and os.listdir(top(vms)) == []
+            await asyncio.sleep(0.5)
+            assert counts[-1] < await count(cri, container), f"it stands still after the {name}"
+    async with vms.client() as cri:
+        await ours(cri, "CreateTemplate", **making)
+        await killed(vms, cri.pod("copy", annotations={TEMPLATE: "warm"}), lambda: vmms(vms) == 2)
+    async with vms.client() as cri:
+        for one in (await cri("ListPodSandbox")).items:
+            if one.id != source:  # it was ready in that moment
+                await cri("RemovePodSandbox", pod_sandbox_id=one.id)
+        await until(lambda: vmms(vms) == 1)
+        assert os.listdir(top(vms)) == ["default"] and os.listdir(vms.root / "run/pods") == [source]
+        copy = await cri.pod("copy", annotations={TEMPLATE: "warm"})
+        made = await cri.container(copy, "sh", "-c", COUNTER)
+        await cri("StartContainer", container_id=made)
+        counts.append(await count(cri, container))
+        assert counts[0] <= await count(cri, made) and counts == sorted(counts)
+        assert os.listdir(top(vms) / ".lent") == []
