@@ -148,14 +148,18 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def prune(args: argparse.Namespace) -> int:
-    """Print what was removed, and how much that was."""
+    """Print what was removed, and how much that was. Images of warmed templates stay."""
+    from cri.pods.warmed import images_of
     from cri.storage.disk import reserve_of
+    from cri.store.warmed import WarmedStore
 
     config, freed = _load(args), 0
     used = _used(config) if args.all else set()
+    needed = images_of(WarmedStore(config.state_dir))
     with _store(config) as store:
         for image in store.list():
-            if image.id not in used if args.all else not (image.repo_tags or image.repo_digests):
+            is_unused = image.id not in used if args.all else not (image.repo_tags or image.repo_digests)
+            if is_unused and image.id not in needed:
                 reserve_of(config).spend(store.remove, image.id)
                 shown.say(image.title)
                 freed += image.size_bytes

@@ -205,19 +205,21 @@ class Warmed:
     async def _look(self) -> None:
         """Which images are needed now."""
         try:
-            self.image_ids = await asyncio.to_thread(self._images_of_all)
+            self.image_ids = await asyncio.to_thread(images_of, self._store)
         except PodError as error:
             log.warning("template.failed", extra={"error": str(error)})
 
-    def _images_of_all(self) -> frozenset[str]:
-        needed: set[str] = set()
-        for names in self._store.names():
-            try:
-                manifest = restorable.read(self._store.path(*names))
-            except PodError:  # whoever wants to use it is told
-                continue
-            needed.update(one.image_id for one in manifest.containers)
-        return frozenset(needed)
+
+def images_of(store: warmed.WarmedStore) -> frozenset[str]:
+    """Ids of the images that templates need. Blocks. Raises KernelError."""
+    needed: set[str] = set()
+    for names in store.names():
+        try:
+            manifest = restorable.read(store.path(*names))
+        except PodError:  # whoever wants to use it is told
+            continue
+        needed.update(one.image_id for one in manifest.containers)
+    return frozenset(needed)
 
 
 def _require_consent(manifest: Manifest, namespace: str) -> None:

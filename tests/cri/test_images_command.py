@@ -2,6 +2,7 @@
 """`clearpod images` on a store of its own: list, inspect, remove, and what is not there."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cri.__main__ import main
 
 from .conftest import Registered, World, copy_of_store
+from .test_warmed import saved
 
 
 @pytest.fixture
@@ -61,6 +63,24 @@ async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: p
         assert world.image not in capsys.readouterr().out
         assert (await cri("ListImages")).images
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+def test_an_image_of_a_warmed_template_is_spared(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.config = world.config.model_copy(update={"state_dir": copy_of_store_of(world, tmp_path)})
+    file = tmp_path / "config.toml"
+    file.write_text(f'run_dir = "/run/no-such"\nstate_dir = "{world.config.state_dir}"\n')
+
+    def output(*argv: str) -> str:
+        assert main(["images", *argv, "--config", str(file)]) == 0
+        return capsys.readouterr().out
+
+    (image,) = json.loads(output("ls", "--json"))
+    template = saved(world, image["id"])
+    assert world.image not in output("prune", "--all")
+    shutil.rmtree(template)
+    assert world.image in output("prune", "--all")
 
 
 def copy_of_store_of(world: World, place: Path) -> str:
