@@ -91,6 +91,17 @@ def test_a_file_that_is_replaced_makes_another_one_and_the_old_one_useless(
     assert not template_key.is_current(before, HOST)
 
 
+def test_what_has_become_another_is_named(vm: VmSpec, tmp_path: Path) -> None:
+    parts = template_key.parts(vm, scratch_bytes=0, host=HOST)
+    assert template_key.replaced(parts, HOST) == ""
+    assert template_key.replaced(parts, HOST | {"cpu": "model=2"}) == "cpu"
+    assert template_key.replaced(parts, HOST | {"host": "6.13"}) == "host"
+    assert template_key.replaced({}, HOST) == "format"
+    for name, file in (("hypervisor", "qemu-system-x86_64"), ("kernel", "vmlinux")):
+        os.truncate(tmp_path / file, 9)
+        assert template_key.replaced(parts, HOST) == name
+
+
 def test_another_host_makes_it_useless(vm: VmSpec) -> None:
     parts = template_key.parts(vm, scratch_bytes=0, host=HOST)
     assert not template_key.is_current(parts, HOST | {"cpu": "model=2"})
