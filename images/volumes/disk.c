@@ -12,12 +12,17 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef RENAME_NOREPLACE
+#define RENAME_NOREPLACE 1
+#endif
 
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { ROOM = 400 };
+enum { ROOM = 400, TRIES = 8 };
 
 struct how {
     mode_t mode;
@@ -41,21 +46,34 @@ static int make_in(int above, const char *name, const void *context)
     return fd;
 }
 
-/* The volume itself has its name only when it is whole, so that one that was begun when a VM died is begun anew. */
+/* Not in place of one that is there: a container may have bound that. */
+static int rename_new(int all, const char *new, const char *name)
+{
+    return (int)syscall(SYS_renameat2, all, new, all, name, RENAME_NOREPLACE);
+}
+
+/*
+ * The volume itself has its name only when it is whole, so that one that was begun when a VM died is begun anew. Other
+ * containers may do the same at the same time: who is late takes what is there.
+ */
 static int open_volume(const char *name, const struct how *how)
 {
     char new[256];
     if (make_dir(SCRATCH "/volumes", 0711) < 0)
         return -1;
     scoped_fd int all = open(SCRATCH "/volumes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int fd = openat(all, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (all < 0 || fd >= 0 || errno != ENOENT)
-        return fd;
     snprintf(new, sizeof new, ".%.253s", name);
-    scoped_fd int made = make_in(all, new, how);
-    if (made < 0 || (renameat(all, new, all, name) < 0 && errno != ENOENT)) /* ENOENT: another container's is it */
-        return -1;
-    return steal_fd(&made);
+    for (int i = 0; all >= 0 && i < TRIES; i++) {
+        int fd = openat(all, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd >= 0 || errno != ENOENT)
+            return fd;
+        scoped_fd int made = make_in(all, new, how);
+        if (made < 0 && errno != ENOENT)
+            return -1;
+        if (made >= 0 && rename_new(all, new, name) < 0 && errno == EEXIST)
+            unlinkat(all, new, AT_REMOVEDIR);
+    }
+    return -1;
 }
 
 static int bind(int fd, const char *place, struct fault *why)

@@ -32,19 +32,55 @@ rm -r $bundle/mounts/2/..1 $bundle/mounts/2/old
 echo more >> $bundle/mounts/3
 """
 
+SLOW = """
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/mount.h>
+#include <unistd.h>
+int __real_mkdirat(int, const char *, mode_t);
+int __real_mount(const char *, const char *, const char *, unsigned long, const void *);
+static void rest(const char *name)
+{
+    const char *text = getenv(name);
+    if (text)
+        sleep((unsigned)atoi(text));
+}
+int __wrap_mkdirat(int above, const char *name, mode_t mode)
+{
+    rest("MKDIRAT_S");
+    return __real_mkdirat(above, name, mode);
+}
+int __wrap_mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data)
+{
+    rest("MOUNT_S");
+    return __real_mount(source, target, type, flags, data);
+}
+"""
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not which("musl-gcc"), reason="needs root, and musl-gcc")
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled as for the guest."""
-    place = tmp_path_factory.mktemp("volumes")
+    return _compiled(tmp_path_factory.mktemp("volumes"))
+
+
+@pytest.fixture(scope="module")
+def slow_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It sleeps before the calls that the environment names."""
+    place = tmp_path_factory.mktemp("slow")
+    (place / "slow.c").write_text(SLOW)
+    return _compiled(place, place / "slow.c", "-Wl,--wrap=mkdirat,--wrap=mount")
+
+
+def _compiled(place: Path, *more: str | Path) -> Path:
     for name in ("linux", "asm-generic", "asm"):
         source = next(f"{above}/{name}" for above in reversed(HEADERS) if os.path.exists(f"{above}/{name}"))
         (place / name).symlink_to(source)
     sources = [*(IMAGES / "volumes").glob("*.c"), AGENT / "base/files.c", AGENT / "base/fault.c"]
     flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-static", f"-I{AGENT}"]
-    argv = ["musl-gcc", *flags, "-isystem", place, "-o", place / "volumes", *sources]
+    argv = ["musl-gcc", *flags, "-isystem", place, "-o", place / "volumes", *sources, *more]
     subprocess.run(argv, check=True, timeout=60)
     return place / "volumes"
 
@@ -68,6 +104,21 @@ def test_directories_are_made_once_with_owner_and_mode(program: Path) -> None:
     cat "scratch/volumes/data/a b/c/file" "containers/c/volumes/0/a b/c/file"; stat -c %a scratch/volumes/data
     """
     assert _run(program, script).split() == ["2777:5:2000", "2777:5:2000", "kept", "kept", "2700"]
+
+
+def test_of_two_containers_that_come_at_once_none_loses_its_directory(slow_program: Path) -> None:
+    """One is about to make it when the other has made it, and has yet to bind it."""
+    script = """
+    mkdir -p containers/d volumes/containers/d
+    echo "disk 0 777 0 0 data" | tee $bundle/guest_volumes > volumes/containers/d/guest_volumes
+    MKDIRAT_S=1 PROGRAM make c & one=$!
+    sleep 0.3
+    MOUNT_S=2 PROGRAM make d & other=$!
+    wait $one; wait $other
+    touch containers/c/volumes/0/c containers/d/volumes/0/d
+    ls -A scratch/volumes scratch/volumes/data
+    """
+    assert _run(slow_program, script).split() == ["scratch/volumes:", "data", "scratch/volumes/data:", "c", "d"]
 
 
 def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: Path) -> None:
