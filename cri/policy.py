@@ -41,6 +41,10 @@ EMPTY_DIRS = "clearpod.io/emptydir"
 """Where the pod's emptyDirs are that are not in memory: `guest`, on its own disk beside the writable layers, or `host`.
 Without it as `volumes.empty_dirs` says.
 """
+EMPTY_DIR_LIMITS = "clearpod.io/emptydir-limits"
+"""How much can be written to emptyDirs that are on the pod's disk: `NAME=SIZE` as `cache=512Mi`, with commas between
+them, at most 16 and 16Mi or more each. They are parts of the disk, `clearpod.io/scratch-mib`.
+"""
 FILES = "clearpod.io/files"
 """Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are read: `guest`, from
 copies in its memory that are kept current, or `host`. Without it as `volumes.files` says.
@@ -72,8 +76,8 @@ DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""
 
 KNOWN = (
-    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, VOLUMES,
-    TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
+    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, EMPTY_DIR_LIMITS,
+    FILES, VOLUMES, TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
 )  # fmt: skip
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7

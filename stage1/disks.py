@@ -25,7 +25,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
 
         size = (pod.scratch_mib or host.scratch_mib) * MIB
         owner = idmap.outside(vm.ids, 0) if vm.ids else 0
-        disk = scratch.Disk(vm.scratch, size, owner, is_lasting=vm.is_scratch_lasting)
+        disk = scratch.Disk(vm.scratch, size, owner, is_lasting=vm.is_scratch_lasting, limits=pod.disk_limits)
         scratch.add(disk, vm.run_dir, template_dir=_templates(host))
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)

@@ -119,6 +119,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         scratch=_scratch(pod, host),
         is_scratch_kept=host.allocates_scratch,
         is_scratch_lasting=bool(pod.disk_volumes),
+        is_scratch_parted=bool(pod.disk_limits),
         accel=host.choice.accel,
         kernel_arguments=(
             *clock_arguments(host.choice.accel),

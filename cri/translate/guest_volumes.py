@@ -13,11 +13,12 @@ from typing import NamedTuple
 from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
-from cri.translate import annotations, kubelet
+from cri.translate import annotations, kubelet, volume_limits
 from stage1.errors import BadRequest, PodError
 from stage1.machine import LASTING_DISK
 from stage1.pod import guest_volumes
-from stage1.pod.model import InMemory, Mount, OnDisk, Pod
+from stage1.pod.model import DiskLimit, InMemory, Mount, OnDisk, Pod
+from stage1.rootfs import parted
 
 WHERE = GUEST, HOST = "guest", "host"
 MOST_OUTPUT_BYTES = 64 << 10
@@ -34,24 +35,31 @@ class PodVolumes(NamedTuple):
 
     kubelet_dir: str = ""
     disk_volumes: tuple[str, ...] = ()
+    disk_limits: tuple[DiskLimit, ...] = ()
     copies_files: bool = False
 
 
 def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> PodVolumes:
     """What the pod's annotations and the configuration ask for, where the kubelet has made the pod's volumes.
 
-    Blocks. Raises BadRequest for an annotation that is neither `guest` nor `host`.
+    Blocks. Raises BadRequest for an annotation that is neither `guest` nor `host`, and for a limit that can't be kept.
     """
+    limits = volume_limits.asked(sandbox)
     on_disk = annotations.choice(sandbox, policy.EMPTY_DIRS, values=WHERE)
     usual = GUEST if annotations.is_saved(sandbox) else config.volumes.files
     copied = annotations.choice(sandbox, policy.FILES, values=WHERE) or usual
     directory = kubelet.pod_directory(config.volumes.kubelet_root, sandbox.metadata.uid)
-    if not directory:
-        return PodVolumes()
     # What an earlier VM of the pod has written stays where it is, whatever the pod asks for now.
-    is_on_disk = (on_disk or _usual(config, directory)) == GUEST or os.path.exists(f"{directory}/{LASTING_DISK}")
+    has_disk = bool(directory) and os.path.exists(f"{directory}/{LASTING_DISK}")
+    is_on_disk = has_disk or (bool(directory) and (on_disk or _usual(config, directory)) == GUEST)
     names = kubelet.empty_directories(directory) if is_on_disk else ()
-    return PodVolumes(directory, names, copied == GUEST) if names or copied == GUEST else PodVolumes()
+    if has_disk:
+        limits = parted.read(os.path.dirname(f"{directory}/{LASTING_DISK}"))
+    else:
+        volume_limits.require(limits, on_disk=names)
+    if not directory or not (names or copied == GUEST):
+        return PodVolumes()
+    return PodVolumes(directory, names, limits if names else (), copied == GUEST)
 
 
 def _usual(config: Config, directory: str) -> str:
@@ -97,7 +105,8 @@ def _on_disk(volume: kubelet.Volume, pod: Pod) -> OnDisk:
     path = f"{volume.name}/{volume.below}".rstrip("/")
     if "\n" in path or len(os.fsencode(path)) > 4000:
         raise BadRequest(f"a subPath of the volume {volume.name} is too long, or has a line break in it")
-    return OnDisk(path, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+    numbers = {limit.name: number for number, limit in enumerate(pod.disk_limits, start=parted.FIRST_PARTITION)}
+    return OnDisk(path, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, numbers.get(volume.name, 0))
 
 
 def _in_memory(source: str) -> InMemory:

@@ -22,7 +22,7 @@
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { ROOM = 400, TRIES = 8 };
+enum { ROOM = 400, LINE = 1024, TRIES = 8 };
 
 struct how {
     mode_t mode;
@@ -56,12 +56,10 @@ static int rename_new(int all, const char *new, const char *name)
  * The volume itself has its name only when it is whole, so that one that was begun when a VM died is begun anew. Other
  * containers may do the same at the same time: who is late takes what is there.
  */
-static int open_volume(const char *name, const struct how *how)
+static int open_volume(const char *above, const char *name, const struct how *how)
 {
     char new[256];
-    if (make_dir(SCRATCH "/volumes", 0711) < 0)
-        return -1;
-    scoped_fd int all = open(SCRATCH "/volumes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    scoped_fd int all = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     snprintf(new, sizeof new, ".%.253s", name);
     for (int i = 0; all >= 0 && i < TRIES; i++) {
         int fd = openat(all, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -91,18 +89,70 @@ static int bind(int fd, const char *place, struct fault *why)
     return 0;
 }
 
-int disk_volume(char *text, const char *place, struct fault *why)
+/* The disk itself is mounted by its first partition: "/dev/vdb1 /run/clearpod/scratch ext4 ...". */
+static int device_of(unsigned partition, char device[64], struct fault *why)
+{
+    char line[LINE], at[LINE];
+    FILE *mounts = fopen("/proc/self/mounts", "re");
+    bool is_found = false;
+    while (mounts && !is_found && fgets(line, sizeof line, mounts))
+        is_found = sscanf(line, "%55s %1023s", device, at) == 2 && !strcmp(at, SCRATCH);
+    if (mounts)
+        fclose(mounts);
+    size_t length = is_found ? strlen(device) : 0;
+    if (length == 0 || device[length - 1] != '1')
+        return fault_set(why, FAULT_INVALID, "the pod's disk has no partitions");
+    snprintf(device + length - 1, 64 - length, "%u", partition);
+    return 0;
+}
+
+/* The directory `above` of volumes on that partition. Its name is none of a volume. */
+static int mount_partition(unsigned partition, char above[ROOM], struct fault *why)
+{
+    char device[64];
+    struct stat here, there;
+    snprintf(above, ROOM, SCRATCH "/volumes/+%u", partition);
+    if (make_dir(above, 0711) < 0)
+        return fault_errno(why, "mkdir %s", above);
+    if (stat(above, &here) == 0 && stat(SCRATCH, &there) == 0 && here.st_dev != there.st_dev)
+        return 0;
+    if (device_of(partition, device, why) < 0)
+        return -1;
+    if (mount(device, above, "ext4", MS_NOATIME, "noinit_itable") == 0 || errno == EBUSY)
+        return 0; /* EBUSY: for another container, at the same time */
+    return fault_errno(why, "mount the volume's partition %s", device);
+}
+
+static int find_above(char **text, bool is_limited, char above[ROOM], struct fault *why)
+{
+    unsigned partition;
+    int used = 0;
+    snprintf(above, ROOM, SCRATCH "/volumes");
+    if (make_dir(above, 0711) < 0)
+        return fault_errno(why, "mkdir %s", above);
+    if (!is_limited)
+        return 0;
+    if (sscanf(*text, "%u %n", &partition, &used) != 1)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume on a partition", *text);
+    *text += used;
+    return mount_partition(partition, above, why);
+}
+
+int disk_volume(char *text, const char *place, bool is_limited, struct fault *why)
 {
     struct how how;
     unsigned mode;
     int used = 0;
+    char above[ROOM];
+    if (find_above(&text, is_limited, above, why) < 0)
+        return -1;
     if (sscanf(text, "%o %u %u %n", &mode, &how.uid, &how.gid, &used) != 3)
         return fault_set(why, FAULT_INVALID, "'%s' is no volume on the disk", text);
     how.mode = mode;
     char *name = text + used, *below = strchr(name, '/');
     if (below)
         *below++ = 0;
-    scoped_fd int volume = open_volume(name, &how);
+    scoped_fd int volume = open_volume(above, name, &how);
     scoped_fd int fd = volume < 0 ? -1 : open_or_make(volume, below ? below : "", O_PATH, make_in, &how);
     if (fd < 0)
         return fault_errno(why, "the volume %s%s%s can't be made on the pod's disk", name, below ? "/" : "",

@@ -7,8 +7,11 @@
 
 #include <stdbool.h>
 
-/* Bind at `place` what `text` names, which is made if it is absent: MODE UID GID NAME[/BELOW]. Changes `text`. */
-int disk_volume(char *text, const char *place, struct fault *why);
+/*
+ * Bind at `place` what `text` names, which is made if it is absent: MODE UID GID NAME[/BELOW], behind the number of a
+ * partition for one that `is_limited`. Changes `text`.
+ */
+int disk_volume(char *text, const char *place, bool is_limited, struct fault *why);
 /* Whether an earlier VM's containers had volumes there. */
 bool disk_was_used(void);
 /* Remove what those containers have left, in a process of its own: a tree may be large, and nobody waits for it. */

@@ -5,6 +5,7 @@
  * and unmounts what it has mounted in the container's directory. A fault is one sentence in /run/clearpod/volumes.log.
  *
  *     disk INDEX MODE UID GID NAME[/BELOW]   a directory of the pod's disk, or what is below it: disk.h
+ *     limited INDEX PARTITION MODE ...       the same on a partition of the disk, which has only so much room
  *     memory INDEX NUMBER BYTES              a copy of what the host shows as mount NUMBER of the bundle: memory.h
  *     output INDEX NUMBER BYTES              a file that is copied to there when it is refreshed, and begins as what is there
  */
@@ -25,17 +26,17 @@ enum { ROOM = 400, LINE = 4608 };
 
 static int one(char *line, const char *id, const char *bundle, bool is_new, struct fault *why)
 {
-    char kind[8], place[ROOM];
+    char kind[9], place[ROOM];
     unsigned index;
     int used = 0;
-    if (sscanf(line, "%7s %u %n", kind, &index, &used) != 2)
+    if (sscanf(line, "%8s %u %n", kind, &index, &used) != 2)
         return fault_set(why, FAULT_INVALID, "'%s' is no volume", line);
     snprintf(place, sizeof place, RUN "/containers/%.100s/volumes/%u", id, index);
     if (!strcmp(kind, "output") && !is_new)
         return memory_output(line + used, bundle, place, why);
     if (!strcmp(kind, "memory") || !strcmp(kind, "output"))
         return memory_volume(line + used, bundle, place, is_new, why);
-    return is_new ? disk_volume(line + used, place, why) : 0;
+    return is_new ? disk_volume(line + used, place, !strcmp(kind, "limited"), why) : 0;
 }
 
 static int all(const char *id, bool is_new, struct fault *why)

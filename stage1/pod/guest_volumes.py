@@ -48,7 +48,9 @@ def blocker(container: Container) -> str:
 
 
 def listing(container: Container, ids: IdMap) -> bytes:
-    """One line for each: `disk INDEX MODE UID GID PATH`, or `memory INDEX NUMBER BYTES`, or the same with `output`."""
+    """One line for each: `disk INDEX MODE UID GID PATH`, `limited INDEX PARTITION MODE UID GID PATH`, or
+    `memory INDEX NUMBER BYTES`, or the same with `output`.
+    """
     lines = (
         _line(container.mounts[number], index=index, number=number, first_id=ids.first)
         for number, index in _sorted(container)
@@ -65,5 +67,6 @@ def _line(mount: Mount, *, index: int, number: int, first_id: int) -> bytes:
         kind = "output" if mount.memory.is_output else "memory"
         return f"{kind} {index} {number} {mount.memory.most_bytes}\n".encode()
     disk = mount.disk
-    text = f"disk {index} {disk.mode:o} {disk.uid + first_id} {disk.gid + first_id} {disk.path}\n"
+    kind = f"limited {index} {disk.partition}" if disk.partition else f"disk {index}"
+    text = f"{kind} {disk.mode:o} {disk.uid + first_id} {disk.gid + first_id} {disk.path}\n"
     return text.encode(errors="surrogateescape")

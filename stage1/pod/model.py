@@ -62,13 +62,22 @@ class IdMap(NamedTuple):
 class OnDisk(NamedTuple):
     """Where a volume lies on its pod's own disk: `path` is its name, maybe with a path below; empty: it does not.
 
-    A directory that is not there is made with `mode`, `uid` and `gid`, which are as the container sees them.
+    A directory that is not there is made with `mode`, `uid` and `gid`, which are as the container sees them. A volume
+    that has a limit has a `partition` of the disk.
     """
 
     path: str = ""
     mode: int = 0o777
     uid: int = 0
     gid: int = 0
+    partition: int = 0
+
+
+class DiskLimit(NamedTuple):
+    """How much can be written to the volume `name` of a pod's own disk."""
+
+    name: str
+    size_bytes: int
 
 
 class InMemory(NamedTuple):
@@ -255,8 +264,8 @@ class Pod(NamedTuple):
     start, since every one of them has a limit.
     `kubelet_dir` is the kubelet's directory of the pod, empty when nobody needs to know. The volumes `disk_volumes` of
     that are on the pod's own disk, which lies in that directory then and outlives the pod: the next one of the same uid
-    has it. With `copies_files` the guest has copies of its config maps and the like. With `has_virtiofs` volumes of the
-    host come by virtiofsd.
+    has it. Those of `disk_limits` have only a part of the disk. With `copies_files` the guest has copies of its config
+    maps and the like. With `has_virtiofs` volumes of the host come by virtiofsd.
     `suspend` is how the pod can be resumed that can be suspended, one of SUSPEND; empty: it can't be.
     """
 
@@ -295,6 +304,7 @@ class Pod(NamedTuple):
     boots: bool = False
     kubelet_dir: str = ""
     disk_volumes: tuple[str, ...] = ()
+    disk_limits: tuple[DiskLimit, ...] = ()
     copies_files: bool = False
     suspend: str = ""
     has_virtiofs: bool = False

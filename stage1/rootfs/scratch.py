@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stage1.pod.model import DiskLimit
+
 LINK, GUEST_LINK = "scratch.img", "suspended.state"
 """In the pod's directory: to its disk, and to the file with its guest while it is suspended (stage1/suspended.py)."""
 _SMALLEST_BYTES = 1 << 20
@@ -37,13 +39,14 @@ _NO_JOURNAL, _JOURNAL = ("-O", "^has_journal,^resize_inode"), ("-O", "has_journa
 
 class Disk(NamedTuple):
     """The file `path`, of which the VMM's user and group `owner` is to be the only one who may open it; with a size of
-    0 a directory. One that `is_lasting` may be there already, and stays.
+    0 a directory. One that `is_lasting` may be there already, and stays; volumes on it may have `limits`.
     """
 
     path: str
     size_bytes: int = 0
     owner: int = 0
     is_lasting: bool = False
+    limits: "tuple[DiskLimit, ...]" = ()
 
 
 def add(disk: Disk, directory: str, *, template_dir: str) -> None:
@@ -89,7 +92,12 @@ def _make_lasting(disk: Disk, template_dir: str) -> None:
     if os.path.lexists(disk.path):
         return
     new = f"{disk.path}.new"
-    make_scratch(new, disk.size_bytes, template_dir=template_dir, has_journal=True)
+    if disk.limits:
+        from stage1.rootfs import parted  # few pods have limits, and rkt waits for each import
+
+        parted.make(new, disk.size_bytes, limits=disk.limits)
+    else:
+        make_scratch(new, disk.size_bytes, template_dir=template_dir, has_journal=True)
     with Guard("rename", new):
         os.rename(new, disk.path)
 

@@ -25,7 +25,7 @@ def for_agent(vm: VmSpec, *, system: str, scratch: str) -> list[str]:
     link = "serial" if isinstance(vm.link, SerialLink) else f"vsock:{vm.link.port}"
     arguments = [f"clearpod.link={link}", f"clearpod.system={system}"]
     if vm.scratch:
-        arguments.append(f"clearpod.scratch={scratch}")
+        arguments.append(f"clearpod.scratch={scratch}{'1' if vm.is_scratch_parted else ''}")
     if vm.console_attached:
         arguments.append("clearpod.plan")
     return arguments

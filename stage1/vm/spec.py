@@ -103,6 +103,8 @@ class VmSpec(NamedTuple):
     """The VMM shall not give back what of `scratch` the guest frees: it was allocated for the guest alone."""
     is_scratch_lasting: bool = False
     """`scratch` outlives the VM, so what the guest flushes has to be on the host's disk."""
+    is_scratch_parted: bool = False
+    """The writable layers are on the first partition of `scratch`, and not on all of it."""
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
     kernel_arguments: tuple[str, ...] = ()

@@ -88,11 +88,13 @@ def _mounts(**places: Path) -> dict[str, object]:
     return {"mounts": [pb.Mount(host_path=str(path), container_path=f"/{name}") for name, path in places.items()]}
 
 
-async def _pod(cri: Client, attempt: int) -> str:
+async def _pod(cri: Client, attempt: int, **more: str) -> str:
+    annotations = GUEST | {f"clearpod.io/{key.replace('_', '-')}": value for key, value in more.items()}
     names = pb.PodSandboxMetadata(name="web", namespace="default", uid="uid-web", attempt=attempt)
     if cri.node.images.find(cri.image) is None:
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
-    return await cri.pod("web", metadata=names, annotations=GUEST, log_directory=f"{cri.node.config.run_dir}/logs")
+    logs = f"{cri.node.config.run_dir}/logs"
+    return await cri.pod("web", metadata=names, annotations=annotations, log_directory=logs)
 
 
 async def _output(cri: Client, container: str, command: str) -> str:
@@ -140,6 +142,41 @@ async def test_an_empty_directory_is_on_the_pods_disk_and_outlives_its_vm(world:
         await cri("RemovePodSandbox", pod_sandbox_id=second)
     left = _on_disk(kubelet.directory / "clearpod/disk.img")
     assert left <= {".", "..", "lost+found", "volumes"}, "containers of the VM before have left nothing"
+
+
+FILL = """
+stat -c %a:%g /data; ls -A /data
+dd if=/dev/zero of=/data/big bs=1M count=64 2>/dev/null; stat -c %s /data/big
+df -P -k /data | tail -n 1
+echo other > /other/file; dd if=/dev/zero of=/other/more bs=1M count=24 2>/dev/null; stat -c %s /other/more
+"""
+
+
+async def test_a_limited_one_is_full_by_itself_and_outlives_its_vm_with_what_it_holds(world: VmWorld) -> None:
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    other = kubelet._volume("empty-dir", "other")
+    fields = _mounts(data=kubelet.data, other=other)
+    async with world.daemon() as cri:
+        code, text = await cri.refused(
+            "RunPodSandbox",
+            config=cri.sandbox(
+                metadata=pb.PodSandboxMetadata(name="web", namespace="default", uid="uid-web"),
+                annotations=GUEST | {"clearpod.io/emptydir-limits": "data=900Mi"},
+            ),
+        )
+        assert code == "INVALID_ARGUMENT" and "data" in text and "scratch-mib" in text
+        first = await _pod(cri, 0, emptydir_limits="data=16Mi")
+        seen = await run(cri, first, {"one": Run(FILL, fields=fields), "two": Run("cat /data/x; true", fields=fields)})
+        mode, size, df, more = seen["one"].out.splitlines()
+        assert mode == "2777:2000" and more == str(24 << 20)
+        assert 16 << 20 <= int(size) < 20 << 20 and df.split()[5] == "/data"
+        assert int(df.split()[2]) >= 16 << 10 and df.split()[4] == "100%"
+        await cri("StopPodSandbox", pod_sandbox_id=first)
+        await cri("RemovePodSandbox", pod_sandbox_id=first)
+        second = await _pod(cri, 2, emptydir_limits="other=32Mi")
+        seen = await run(cri, second, {"three": Run("stat -c %s /data/big; cat /other/file", fields=fields)})
+        assert seen["three"].out.split() == [size, "other"]
+        await cri("RemovePodSandbox", pod_sandbox_id=second)
 
 
 async def test_a_config_map_in_memory_is_kept_current(world: VmWorld) -> None:

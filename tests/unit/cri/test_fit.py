@@ -42,7 +42,7 @@ def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
 def test_every_field_of_a_pod_was_thought_of() -> None:
     booted = {"memory_mib", "vcpus", "window_mib", "hypervisor", "networks", "ids", "host", "kernel", "online_vcpus"}
     booted |= {"profile", "journal", "allow_spoofing", "scratch_mib", "maps_volumes", "boots", "disk_volumes"}
-    booted |= {"suspend", "has_virtiofs"}
+    booted |= {"suspend", "has_virtiofs", "disk_limits"}
     assert fit.AFTER_BOOT | booted == set(Pod._fields), "say in fit.AFTER_BOOT if a VM that runs can still get it"
 
 

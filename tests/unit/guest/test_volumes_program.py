@@ -148,6 +148,9 @@ def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: 
         ("memory 0 2 3", "echo long > $bundle/mounts/2/file", "at most 3 bytes"),
         ("memory 0 7 100", "true", "mounts/7"),
         ("disk 0 data", "true", "no volume"),
+        ("limited 0 x 777 0 0 data", "true", "no volume on a partition"),
+        ("limited 0 5 777 0 0 data", "true", "no partitions"),
+        ("limited 0 5 777 0 0 data", "mount -t tmpfs /dev/none1 scratch", "partition /dev/none5"),
     ],
 )
 def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: str, noun: str) -> None:
