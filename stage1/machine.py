@@ -100,9 +100,8 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     Raises NotFound: the guest's kernel or images are not built, or there is no such variant of them.
     """
     hypervisor = host.choice.hypervisor
-    variant = "" if pod.kernel == KERNEL_OF_IMAGE else pod.kernel
-    kernel = _artefact(host, kernels.file_name(host.guest_dir, variant, hypervisor=hypervisor))
-    initramfs, system = profiles.file_names(host.guest_dir, pod.profile)
+    kernel = _artefact(host, kernels.file_name(host.guest_dir, _variant(pod), hypervisor=hypervisor))
+    initramfs, system = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod))
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         hypervisor=hypervisor,
@@ -131,6 +130,10 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         jailer=f"{host.guest_dir}/{JAILER}",
         filter=f"{host.guest_dir}/{hypervisor.filter}",
     )
+
+
+def _variant(pod: Pod) -> str:
+    return "" if pod.kernel == KERNEL_OF_IMAGE else pod.kernel
 
 
 def _shares(pod: Pod, directory: str) -> tuple[Share, ...]:
@@ -164,7 +167,7 @@ def _online(pod: Pod) -> tuple[str, ...]:
 def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
     """None where the shim was not built: the system image is a disk then."""
     library = f"{host.guest_dir}/{host.choice.hypervisor.shim}"
-    _, name = profiles.file_names(host.guest_dir, pod.profile)
+    _, name = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod))
     if not os.path.exists(library):
         return None
     images = (DaxImage(system := _artefact(host, name), os.path.getsize(system)),)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of the guest's directory are a profile's (stage1/pod/profile.py): its initramfs and its system image.
+"""Which files of the guest's directory are a profile's (stage1/pod/profile.py): its initramfs and its system image,
+which is another one for a variant of the kernel that has modules.
 
 Called by the engine. It reads names only.
 """
@@ -9,10 +10,11 @@ import os
 from stage1.errors import NotFound
 
 
-def file_names(guest_dir: str, profile: str) -> tuple[str, str]:
+def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str, str]:
     """The initramfs and the system image in `guest_dir`; the ordinary ones, which may be missing, for an empty profile.
 
-    Raises NotFound for a profile that was not built.
+    With `variant` it is the system image with the modules of that kernel, where the variant has any. Raises NotFound
+    for a profile that was not built, or not for that kernel.
     """
     names = (f"initramfs-{profile}", f"system-{profile}.erofs") if profile else ("initramfs", "system.erofs")
     missing = [name for name in names if not os.path.exists(f"{guest_dir}/{name}")] if profile else []
@@ -21,4 +23,15 @@ def file_names(guest_dir: str, profile: str) -> tuple[str, str]:
             f"the pod wants the guest profile {profile}, but {guest_dir} has no {' and no '.join(missing)}; "
             f"build it with `images/build {profile}`, where Debian's package {profile} is installed"
         )
-    return names
+    has_modules = variant and os.path.exists(f"{guest_dir}/system-{variant}.erofs")
+    return (names[0], _with_modules(guest_dir, names[1], variant=variant)) if has_modules else names
+
+
+def _with_modules(guest_dir: str, system: str, *, variant: str) -> str:
+    name = f"{system.removesuffix('.erofs')}-{variant}.erofs"
+    if not os.path.exists(f"{guest_dir}/{name}"):
+        raise NotFound(
+            f"the pod's guest profile with the kernel {variant} needs {name}, which is not in {guest_dir}; build it "
+            f"with `images/build kernel-{variant}` where Debian's packages for the profile are installed"
+        )
+    return name

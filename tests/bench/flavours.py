@@ -50,8 +50,10 @@ def used_mib(directory: Path, suffix: str) -> float:
     guest.mkdir()
     for file in guest_dir().iterdir():
         (guest / file.name).symlink_to(file.resolve())
-    (guest / "vmlinux").unlink()
-    (guest / "vmlinux").symlink_to((guest_dir() / f"vmlinux{suffix}").resolve())
+    for name, own in (("vmlinux", f"vmlinux{suffix}"), ("system.erofs", f"system{suffix}.erofs")):
+        if (guest_dir() / own).exists():
+            (guest / name).unlink()
+            (guest / name).symlink_to((guest_dir() / own).resolve())
     argv = [
         sys.executable,
         "-m",

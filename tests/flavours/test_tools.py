@@ -36,7 +36,23 @@ LIST = """
     zcat /proc/config.gz | grep -E '^CONFIG_(PSI|SECURITY_LANDLOCK|BPF_JIT|NF_TABLES|WIREGUARD)='
     cat /sys/kernel/security/lsm && echo
     head -2 /proc/pressure/cpu
+    for kind in xfs btrfs squashfs nfs; do mount -t $kind /dev/null /mnt 2>/dev/null || true; done
     grep -E '^nodev.(overlay|fuse)$|(xfs|btrfs|ext4|squashfs|nfs)$' /proc/filesystems
+"""
+ASKED = """
+    grep -cE '^(xfs|wireguard|sctp|nf_tables) ' /proc/modules || true
+    ip link add wg0 type wireguard
+    nft add table ip t; nft add chain ip t c '{ type nat hook postrouting priority 0; }'; nft add rule ip t c masquerade
+    iptables-legacy -t nat -A OUTPUT -p tcp -m multiport --dports 1,2 -m comment --comment x -j REDIRECT --to-ports 99
+    iptables-legacy -t nat -S OUTPUT
+    ip link add b0 type bond; ip link add v0 type vxlan id 7 dstport 4789 dev eth0; ip link add d0 type dummy
+    ip -br link
+    cut -d ' ' -f 1 /proc/modules
+"""
+OWN = """
+    printf '\\177ELF' > /tmp/own.ko
+    busybox insmod /tmp/own.ko 2>&1 || true
+    cat /proc/sys/kernel/modprobe
 """
 
 
@@ -68,3 +84,21 @@ async def test_the_kernel_says_what_it_has(pods: Pods) -> None:
     async with pods.running("list", linux=privileged_sandbox()) as (pod,):
         output = await pod.run(f"mount -t securityfs none /sys/kernel/security; {LIST}", name="list", privileged=True)
         assert "landlock" in output and "apparmor" in output and "btrfs" in output
+        assert all(name in output.split() for name in ("xfs", "btrfs", "squashfs", "nfs"))
+
+
+async def test_modules_are_loaded_for_who_may_use_what_they_are(pods: Pods) -> None:
+    async with pods.running("asked") as (pod,):
+        output = await pod.run(ASKED, name="asked", caps=("NET_ADMIN",), apparmor=UNCONFINED)
+        first, *rest = output.split()
+        assert first == "0", "nothing of it is there before somebody asks"
+        assert all(name in rest for name in ("wireguard", "nf_tables", "nft_masq", "iptable_nat", "xt_multiport"))
+        assert all(name in rest for name in ("bonding", "vxlan", "dummy")) and "bond0" not in rest
+        code = await pod.run("ip link add wg1 type wireguard 2>&1 || true", name="denied")
+        assert "not permitted" in code
+
+
+async def test_a_privileged_container_loads_no_module_of_its_own(pods: Pods) -> None:
+    async with pods.running("own", linux=privileged_sandbox()) as (pod,):
+        output = await pod.run(OWN, name="own", privileged=True)
+        assert "not permitted" in output and "/usr/lib/clearpod/modprobe" in output

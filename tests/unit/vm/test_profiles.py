@@ -32,3 +32,30 @@ def test_one_that_was_not_is_named_with_how_to_build_it(tmp_path: Path, present:
         (tmp_path / name).touch()
     with pytest.raises(NotFound, match=rf"profile systemd, .*{tmp_path} has {lacks}; .*`images/build systemd`"):
         profiles.file_names(str(tmp_path), "systemd")
+
+
+@pytest.mark.parametrize(
+    ("profile", "variant", "present", "system"),
+    [
+        ("", "full", (), "system.erofs"),
+        ("", "full", ("system-full.erofs",), "system-full.erofs"),
+        ("", "sctp", ("system-full.erofs",), "system.erofs"),
+        ("", "", ("system-.erofs", "system-full.erofs"), "system.erofs"),
+        ("systemd", "full", (), "system-systemd.erofs"),
+        ("systemd", "full", ("system-full.erofs", "system-systemd-full.erofs"), "system-systemd-full.erofs"),
+        ("systemd", "sctp", ("system-full.erofs",), "system-systemd.erofs"),
+    ],
+)
+def test_a_kernel_with_modules_has_system_images_of_its_own(
+    tmp_path: Path, profile: str, variant: str, present: tuple[str, ...], system: str
+) -> None:
+    for name in ("initramfs-systemd", "system-systemd.erofs", *present):
+        (tmp_path / name).touch()
+    assert profiles.file_names(str(tmp_path), profile, variant=variant)[1] == system
+
+
+def test_a_profile_without_the_modules_of_its_kernel_is_refused(tmp_path: Path) -> None:
+    for name in ("initramfs-systemd", "system-systemd.erofs", "system-full.erofs"):
+        (tmp_path / name).touch()
+    with pytest.raises(NotFound, match=r"system-systemd-full\.erofs.*`images/build kernel-full`"):
+        profiles.file_names(str(tmp_path), "systemd", variant="full")
