@@ -69,7 +69,7 @@ def machine(hypervisor: str, guest_dir: Path, sample_image: ImageFiles) -> Itera
 @asynccontextmanager
 async def booted(machine: Machine, **fields: Any) -> AsyncIterator[LivePod]:
     """A pod, with these fields of `Pod`, that does not outlive the block."""
-    given = Pod(os.urandom(32).hex(), "web", hostname="web", memory_mib=128, vcpus=1, **fields)
+    given = Pod(os.urandom(32).hex(), "web", **{"hostname": "web", "memory_mib": 128, "vcpus": 1, **fields})
     port = VsockPort(0)
     host = machine.host
     if host.choice.hypervisor.name == "kvmtool":

@@ -28,6 +28,8 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
+FILLED_MIB = 64
+"""Memory of guests that fill it: an emulated one takes more than a second of a processor for each 64 MiB."""
 READ_MIB = 96
 ROOM_MIB = 48
 """What is left of a limit when the guest has filled its memory."""
@@ -89,7 +91,7 @@ async def test_a_guest_that_fills_its_memory_and_its_volumes_costs_no_vmm_its_li
         pytest.skip("needs a /tmp on a disk: what is written to a tmpfs can't be reclaimed")
     (machine.volume / "big").touch()
     os.truncate(machine.volume / "big", READ_MIB * MIB)  # a hole: nobody but the VMM brings its pages into the cache
-    async with booted(machine) as pod:
+    async with booted(machine, memory_mib=FILLED_MIB) as pod:
         container = await started(pod, machine.image, Mount(str(machine.volume), "/data"))
         await at_length(pod, container, f"({HOG})")
         full = counters(pod.directory)
@@ -111,7 +113,7 @@ async def test_a_guest_that_fills_its_memory_and_its_volumes_costs_no_vmm_its_li
 async def test_a_volume_in_memory_is_counted_with_the_vm(machine: Machine) -> None:
     """What it holds can't be reclaimed, and has to fit beside all of the guest's memory."""
     mount.mount("tmpfs", str(machine.volume), "tmpfs", data="size=48m,mode=1777")
-    async with booted(machine) as pod:
+    async with booted(machine, memory_mib=FILLED_MIB) as pod:
         before = int(counters(pod.directory)["memory.max"])
         shown = (Mount(str(machine.volume), "/data"), Mount(str(machine.volume), "/again"))
         fixed = Mount(str(machine.volume), "/fixed", read_only=True)

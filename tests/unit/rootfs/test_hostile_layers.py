@@ -3,6 +3,7 @@
 case the process that pulls grows by nothing and nothing half-made stays.
 """
 
+import functools
 import os
 import zlib
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_each_limit_is_named_with_its_key(
     assert left_behind(place) == []
 
 
+@functools.cache
 def deflated(head: bytes, *, zeros: int) -> tuple[bytes, str]:
     """gzip of `head` and then as many zeros, and the digest of all that."""
     import hashlib
