@@ -189,7 +189,7 @@ def readers(module: bytes = b"") -> list[int]:
 async def _awaited(condition: Any) -> None:
     async with asyncio.timeout(30 * PATIENCE):
         while not condition():
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("ends", ["it is killed", "the pull is cancelled"])
