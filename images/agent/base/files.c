@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 enum { DEPTH = 32 }; /* descriptors that a removal keeps open */
 
@@ -143,4 +144,23 @@ int remove_tree(const char *path, struct fault *why)
             return fault_errno(why, "remove what is below %s", path);
     } while (removal.moved != before);
     return rmdir(path) < 0 ? fault_errno(why, "remove %s", path) : 0;
+}
+
+static bool is_kept(int fd, const int *kept, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (kept[i] == fd)
+            return true;
+    return false;
+}
+
+void close_all_but(const int *kept, size_t count)
+{
+    int highest = 2;
+    for (size_t i = 0; i < count; i++)
+        highest = kept[i] > highest ? kept[i] : highest;
+    for (int fd = 3; fd < highest; fd++)
+        if (!is_kept(fd, kept, count))
+            close(fd);
+    syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0);
 }

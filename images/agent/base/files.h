@@ -23,5 +23,7 @@ typedef int maker(int above, const char *name, const void *context);
 int open_or_make(int root, const char *path, int flags, maker *make, const void *context);
 /* Remove a directory with all below it, however deep; never crosses a mount. Idempotent. */
 int remove_tree(const char *path, struct fault *why);
+/* In a helper: close all descriptors from 3 on but these (-1: none), since a pipe would seem to be held. */
+void close_all_but(const int *kept, size_t count);
 
 #endif

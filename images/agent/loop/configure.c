@@ -104,10 +104,11 @@ static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
     return 0;
 }
 
-/* A copy of a template has them from now on. Not before its random numbers are its own. */
+/* A copy of a template has them from now on, an autonomous one already. Not before its random numbers are its own. */
 static int mount_shares(const clearpod_agent_Configure *settings, struct fault *why)
 {
-    return agent.arguments.template && !settings->warm_up ? shares_mount(&agent.arguments, why) : 0;
+    return agent.arguments.template && !agent.arguments.plan && !settings->warm_up ? shares_mount(&agent.arguments, why)
+                                                                                   : 0;
 }
 
 /* Only of an autonomous pod: the clock at the start of its VM, and the key of its link. */

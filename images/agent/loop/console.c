@@ -2,6 +2,7 @@
 /* See console.h. */
 #include "loop/console.h"
 
+#include "base/files.h"
 #include "base/scope.h"
 #include "helpers/records.h"
 #include "kernel/namespaces.h"
@@ -26,12 +27,9 @@ static pid_t start(struct flow flow, bool is_tty)
     pid_t pid = fork();
     if (pid)
         return pid;
-    for (int fd = 3; fd < 1024; fd++) {
-        /* As long as a log is written, the writer's end does not come. */
-        bool logs = flow.log && (fd == flow.next[0] || fd == flow.next[1] || fd == pipes[0]);
-        if (fd != port && fd != flow.sources[0] && fd != flow.sources[1] && fd != flow.sink && !logs)
-            close(fd);
-    }
+    /* As long as a log is written, the writer's end does not come. */
+    const int kept[] = {port, flow.sources[0], flow.sources[1], flow.sink, flow.next[0], flow.next[1], pipes[0]};
+    close_all_but(kept, flow.log ? sizeof kept / sizeof *kept : 4);
     flow.port = port;
     records_move(flow, is_tty);
     _exit(0);

@@ -2,6 +2,7 @@
 /* See jobs.h. */
 #include "loop/jobs.h"
 
+#include "base/files.h"
 #include "base/scope.h"
 #include "helpers/crun.h"
 #include "helpers/run.h"
@@ -13,7 +14,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 
 enum { MAX_NUMBERS = 4 };
 
@@ -49,28 +49,11 @@ static void send_packet(int socket, const struct packet *packet, const struct nu
     sendmsg(socket, &message, MSG_NOSIGNAL);
 }
 
-static bool is_kept(int fd, int socket, const int stdio[3])
-{
-    return fd == socket || fd == stdio[0] || fd == stdio[1] || fd == stdio[2];
-}
-
-/* The agent's other descriptors must not live on in a helper: a pipe would seem to be held. */
-static void close_others(int socket, const int stdio[3])
-{
-    int highest = socket;
-    for (int i = 0; i < 3; i++)
-        highest = stdio[i] > highest ? stdio[i] : highest;
-    for (int fd = 3; fd < highest; fd++)
-        if (!is_kept(fd, socket, stdio))
-            close(fd);
-    syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0);
-}
-
 static void help(const struct task *task, int socket)
 {
     struct packet packet = {0};
     struct outcome outcome = {.fd = -1};
-    close_others(socket, task->stdio);
+    close_all_but((int[]){socket, task->stdio[0], task->stdio[1], task->stdio[2]}, 4);
     packet.failed = task_run(task, &outcome, &packet.fault) < 0;
     packet.pid = outcome.pid;
     send_packet(socket, &packet, packet.failed ? NULL : task->numbers, packet.failed ? -1 : outcome.fd);
