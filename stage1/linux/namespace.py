@@ -181,8 +181,17 @@ def in_directory(fd: int, function: "Callable[[], Result]") -> "Result":
     """
 
     def go() -> "Result":
-        unshare(_OWN_FS)
         os.fchdir(fd)
+        return function()
+
+    return with_own_directory(go)
+
+
+def with_own_directory(function: "Callable[[], Result]") -> "Result":
+    """What `function` returns, or raises, in a thread of its own, which may change its working directory at will."""
+
+    def go() -> "Result":
+        unshare(_OWN_FS)
         return function()
 
     return in_thread(go)

@@ -19,9 +19,13 @@ def below(directory: str, path: str = "") -> None:
     if not targets:
         return
     top = os.path.realpath(directory)
-    with beneath.Root(directory) as own:
-        for target in targets:
-            _unmount(own, os.path.relpath(target, top))
+
+    def unmount_all() -> None:
+        with beneath.Root(directory) as own:
+            for target in targets:
+                _unmount(own, os.path.relpath(target, top))
+
+    namespace.with_own_directory(unmount_all)
 
 
 def alone(directory: str, path: str) -> None:
@@ -38,14 +42,17 @@ def alone(directory: str, path: str) -> None:
 
 
 def _unmount(own: beneath.Root, path: str) -> None:
-    """The last one at `path`, of which nothing but its own mount is followed on the way."""
+    """The last one at `path`, of which nothing but its own mount is followed on the way. Changes the thread's working
+    directory.
+    """
     above, _, name = path.rpartition("/")
     try:
         parent = own.open_directory(above or ".")
     except FileNotFoundError:
         return  # it went with a mount that it was a copy of
     try:
-        namespace.in_directory(parent, lambda: mount.umount(name, lazy=True))
+        os.fchdir(parent)  # umount2 takes no descriptor
+        mount.umount(name, lazy=True)
     except KernelError:
         if mount.is_mount_point(own.path, below=path):
             raise
