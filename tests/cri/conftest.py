@@ -5,6 +5,7 @@ A test talks gRPC through `Client`, as kubelet does, and looks at the machine to
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ from stage1.vm.choose import Choice, choose
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import places
 from tests.fakes.guest import FakeVmm, Faults
+from tests.fakes.kept_templates import KeptTemplates
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.open_policy import TEXT
 from tests.fakes.patience import PACE, PATIENCE
@@ -76,8 +78,17 @@ def copy_of_store(registered: Registered, place: Path) -> str:
     return str(place)
 
 
+class CopyingNode(Node):
+    """A node whose VMs are copies of templates where they can be: a third of a boot's processor time."""
+
+    def _make_templates(self) -> KeptTemplates:
+        return KeptTemplates(self.host, self.vmm, limit_s=self.config.vm.boot_timeout_s)
+
+
 class World:
     """A machine on which daemons come and go: directories, the fake VMM, the image store."""
+
+    make_node: type[Node] = Node
 
     def __init__(self, root: Path, registered: Registered) -> None:
         self.root, self.image = root, registered.reference
@@ -98,7 +109,7 @@ class World:
         `settled` false has just begun.
         """
         store = reserve_of(self.config).spend(ImageStore, self.config.state_dir)
-        node = Node(self.config, host=self.host, vmm=self.vmm, images=store)
+        node = self.make_node(self.config, host=self.host, vmm=self.vmm, images=store)
         listener = Listener(node, self.config)
         await listener.start()
         await node.open(plain(self.config))
@@ -125,6 +136,13 @@ class World:
         result += mount.mounts_below(str(self.root))
         result += [f"guest {name}" for name, guest in self.vmm.guests.items() if not guest.join(2 * PATIENCE)]
         return result
+
+
+def _pauses_s() -> Iterator[float]:
+    """Between two looks at what takes an instant with a fake guest and seconds with a real one: a call costs a
+    millisecond of a processor and more.
+    """
+    return itertools.chain((0.01, 0.02, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15), itertools.repeat(0.2))
 
 
 class Client:
@@ -194,8 +212,9 @@ class Client:
     async def ended(self, container: str, limit_s: float = 30) -> pb.ContainerStatus:
         """The container's status once it is EXITED, seen by asking only."""
         async with asyncio.timeout(limit_s * PATIENCE):
+            pauses = _pauses_s()
             while (status := await self.status(container)).state != pb.CONTAINER_EXITED:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(next(pauses))
         return status
 
     async def pool(self) -> dict[str, int]:
@@ -206,8 +225,9 @@ class Client:
     async def warmed(self, size: int, limit_s: float = 60) -> dict[str, int]:
         """The counts once so many VMs wait."""
         async with asyncio.timeout(limit_s * PATIENCE):
+            pauses = _pauses_s()
             while (counts := await self.pool())["waiting"] != size:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(next(pauses))
         return counts
 
     async def close(self) -> None:
@@ -253,10 +273,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterato
 
 
 @contextmanager
-def vm_world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
-    """A machine whose VMs do not outlive the block."""
+def vm_world(sample: Registered, guest_dir: Path, *, copies: bool = False) -> Iterator[VmWorld]:
+    """A machine whose VMs do not outlive the block; with `copies`, for tests to which a boot does not matter."""
     with places.short_directory() as root:
         made = VmWorld(Path(root), sample, guest_dir)
+        made.make_node = CopyingNode if copies else Node
         try:
             yield made
         finally:
@@ -266,11 +287,12 @@ def vm_world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
 
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])
 def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Fake guests, then real ones, for what both must do."""
+    """Fake guests, then real ones, for what both must do. A module that has BOOTS has VMs that boot."""
     if request.param == "fake":
         yield request.getfixturevalue("world")
         return
-    with vm_world(request.getfixturevalue("sample"), request.getfixturevalue("guest_dir")) as made:
+    given = [request.getfixturevalue(name) for name in ("sample", "guest_dir")]
+    with vm_world(*given, copies=not hasattr(request.module, "BOOTS")) as made:
         yield made
 
 

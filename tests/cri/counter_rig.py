@@ -65,7 +65,7 @@ def counting_world(place: Path, guest_dir: Path) -> Iterator[tuple[VmWorld, Oute
     with Registry(place / "registry") as registry:
         pushed = registry.push(reference, "t/counter:1")
         ImageStore(f"{place}/state").close()
-        with outer_world(Registered(pushed, f"{place}/state"), guest_dir) as (world, net):
+        with outer_world(Registered(pushed, f"{place}/state"), guest_dir, copies=False) as (world, net):
             tables = parse(f'[volumes]\nkubelet_root = "{world.root}/kubelet"\n').volumes
             world.config = world.config.model_copy(update={"volumes": tables})
             yield world, net

@@ -14,7 +14,7 @@ from cri.pb import runtime_pb2 as pb
 
 from .conftest import Client, Registered, VmWorld, World, vm_world
 
-__all__ = ["kept_vms", "kept_world", "running_in_kept_pod"]
+__all__ = ["empty_pod", "kept_vms", "kept_world", "running_in_kept_pod"]
 NUMBERS = itertools.count()
 """Of containers, which have logs by their names."""
 
@@ -22,7 +22,7 @@ NUMBERS = itertools.count()
 @pytest.fixture(scope="module")
 def kept_vms(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
     """A machine for the tests of a file."""
-    with vm_world(sample, guest_dir) as made:
+    with vm_world(sample, guest_dir, copies=True) as made:
         yield made
 
 
@@ -36,13 +36,13 @@ def kept_world(request: pytest.FixtureRequest) -> World:
 async def running_in_kept_pod(cri: Client, world: World, *command: str, **fields: Any) -> str:
     """A container that runs `command` in the world's only pod, whose logs are in ROOT/logs; the container's id."""
     await cri("PullImage", image={"image": cri.image})
-    pod = await _empty_pod(cri) or await cri.pod(log_directory=f"{world.root}/logs")
+    pod = await empty_pod(cri) or await cri.pod(log_directory=f"{world.root}/logs")
     container = await cri.container(pod, *(command or ("sleep", "1000")), name=f"c{next(NUMBERS)}", **fields)
     await cri("StartContainer", container_id=container)
     return container
 
 
-async def _empty_pod(cri: Client) -> str:
+async def empty_pod(cri: Client) -> str:
     """The pod that is ready, without containers; empty if there is none."""
     for one in (await cri("ListPodSandbox")).items:
         if one.state != pb.SANDBOX_READY:

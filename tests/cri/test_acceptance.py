@@ -12,6 +12,9 @@ from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
+BOOTS = True
+"""A pod of the default kind in all its steps: tests/cri/conftest.py."""
+
 
 async def _read_until(path: str, text: str, limit_s: float = 20) -> str:
     """As `crictl logs -f`: read the file until it has `text`."""

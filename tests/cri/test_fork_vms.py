@@ -37,7 +37,7 @@ ip -4 addr show eth0 | sed -n 's/.*inet //p'
 
 @pytest.fixture
 def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
-    with outer_world(sample, guest_dir) as made:
+    with outer_world(sample, guest_dir, copies=False) as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.fakes.small_disk import SmallDisk, small_disk
 
-from .conftest import Client, Registered, VmWorld
+from .conftest import Client, CopyingNode, Registered, VmWorld
 
 pytestmark = pytest.mark.vm
 
@@ -43,6 +43,7 @@ def scene(sample: Registered, guest_dir: Path) -> Iterator[Scene]:
             made = VmWorld(Path(root), Registered(sample.reference, f"{place}/state"), guest_dir)
             storage = Storage(reserve_mib=1, keep_free_mib=0)
             made.config = made.config.model_copy(update={"storage": storage})
+            made.make_node = CopyingNode
             try:
                 yield Scene(made, disk)
             finally:

@@ -2,7 +2,7 @@
 """Memory that a container has freed goes back to the host, and the VMM has no huge pages that would hold it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -45,23 +45,30 @@ async def fill_and_free(cri: Client, world: VmWorld, container: str, *, file: st
     return full, least
 
 
+@pytest.fixture(scope="module")
+def world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    """A machine for all tests; its VM boots, since a copy of a template gives nothing back."""
+    with vm_world(sample, guest_dir) as made:
+        yield made
+
+
 @asynccontextmanager
-async def running(sample: Registered, guest_dir: Path) -> AsyncIterator[tuple[VmWorld, Client, str, str]]:
-    """A pod with a container that waits."""
-    with vm_world(sample, guest_dir) as world:
-        async with world.daemon() as cri:
-            await cri("PullImage", image=pb.ImageSpec(image=cri.image))
-            config = cri.sandbox(log_directory=f"{world.root}/logs")
-            config.linux.resources.memory_limit_in_bytes = 64 * MIB
-            pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
-            container = await cri.container(pod, "sleep", "1000")
-            await cri("StartContainer", container_id=container)
-            yield world, cri, pod, container
-            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+async def running(world: VmWorld) -> AsyncIterator[tuple[Client, str, str]]:
+    """The machine's pod with a new container that waits, alone."""
+    async with world.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+        config = cri.sandbox(log_directory=f"{world.root}/logs")
+        config.linux.resources.memory_limit_in_bytes = 64 * MIB
+        pods = [one.id for one in (await cri("ListPodSandbox")).items]
+        pod = pods[0] if pods else (await cri("RunPodSandbox", config=config)).pod_sandbox_id
+        container = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=container)
+        yield cri, pod, container
+        await cri("RemoveContainer", container_id=container)
 
 
-async def test_what_a_container_frees_goes_back_to_the_host(sample: Registered, guest_dir: Path) -> None:
-    async with running(sample, guest_dir) as (world, cri, pod, container):
+async def test_what_a_container_frees_goes_back_to_the_host(world: VmWorld) -> None:
+    async with running(world) as (cri, pod, container):
         for file in ("/dev/shm/memory", "/root/page-cache"):
             full, least = await fill_and_free(cri, world, container, file=file, pod=pod)
             assert least <= full - FILLED_MIB / 2
@@ -70,8 +77,8 @@ async def test_what_a_container_frees_goes_back_to_the_host(sample: Registered, 
         assert footprint.of(vm.pid).huge == 0
 
 
-async def test_a_host_that_is_short_gets_cached_files_back(sample: Registered, guest_dir: Path) -> None:
-    async with running(sample, guest_dir) as (world, cri, pod, container):
+async def test_a_host_that_is_short_gets_cached_files_back(world: VmWorld) -> None:
+    async with running(world) as (cri, pod, container):
         say = ["sh", "-c", f"dd if=/dev/urandom of=/root/cached bs=1M count={FILLED_MIB} 2>/dev/null; sync"]
         assert (await cri("ExecSync", container_id=container, cmd=say, timeout=60)).exit_code == 0
         full = await guest_mib(world, pod)
@@ -85,8 +92,9 @@ async def test_a_host_that_is_short_gets_cached_files_back(sample: Registered, g
         assert (await cri.status(container)).state == pb.CONTAINER_RUNNING
 
 
-async def test_a_new_limit_of_the_pod_holds_in_the_guest(sample: Registered, guest_dir: Path) -> None:
-    async with running(sample, guest_dir) as (_, cri, pod, container):
+async def test_a_new_limit_of_the_pod_holds_in_the_guest(world: VmWorld) -> None:
+    """The last one: the limit stays."""
+    async with running(world) as (cri, pod, container):
         fill = ["sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=30 2>/dev/null; rm /dev/shm/x"]
         assert (await cri("ExecSync", container_id=container, cmd=fill, timeout=60)).exit_code == 0
         await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"memory_limit_in_bytes": 20 * MIB})

@@ -55,7 +55,7 @@ def machine(tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
         store = ImageStore(f"{tmp_path}/state")
         pull_blocking(store, reference, config=Config())
         store.close()
-        with vm_world(Registered(reference, f"{tmp_path}/state"), guest_dir) as made:
+        with vm_world(Registered(reference, f"{tmp_path}/state"), guest_dir, copies=True) as made:
             yield made
 
 

@@ -15,7 +15,10 @@ from stage1.linux import mount
 from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld, World
+from .kept_pod import kept_vms, kept_world, running_in_kept_pod
 from .test_recovery import _client, _process
+
+__all__ = ["kept_vms", "kept_world"]
 
 COUNT, LONG = 20_000, 100_000
 """Lines: enough for a guest under emulation, and for one that is a process of this machine."""
@@ -47,13 +50,10 @@ async def _rotate(cri: Client, c: str, log: Path, *, number: int) -> None:
     assert log.exists(), "the new file is there when the call returns"
 
 
-async def test_rotation_under_heavy_output_loses_and_doubles_nothing(any_world: World) -> None:
-    count = COUNT if isinstance(any_world, VmWorld) else LONG
-    async with any_world.daemon() as cri:
-        await cri("PullImage", image=pb.ImageSpec(image=any_world.image))
-        pod = await cri.pod(log_directory=f"{any_world.root}/logs")
-        c = await cri.container(pod, "sh", "-c", f"sleep 1; {_counting(count)}")
-        await cri("StartContainer", container_id=c)
+async def test_rotation_under_heavy_output_loses_and_doubles_nothing(kept_world: World) -> None:
+    count = COUNT if isinstance(kept_world, VmWorld) else LONG
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world, "sh", "-c", f"sleep 1; {_counting(count)}")
         log = Path((await cri.status(c)).log_path)
         for number in range(200):
             if (await cri.status(c)).state != pb.CONTAINER_RUNNING:
@@ -64,7 +64,6 @@ async def test_rotation_under_heavy_output_loses_and_doubles_nothing(any_world: 
         assert (await cri.ended(c)).exit_code == 3
         assert number > 0, "nothing was rotated"
         assert _joined(log) == _numbers(count)
-        await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
 async def test_a_daemon_that_is_killed_while_logs_are_rotated_loses_and_doubles_nothing(world: World) -> None:
@@ -100,17 +99,13 @@ async def test_a_daemon_that_is_killed_while_logs_are_rotated_loses_and_doubles_
         await cri.close()
 
 
-async def test_lines_of_any_length_and_a_last_one_without_end_come_whole(any_world: World) -> None:
+async def test_lines_of_any_length_and_a_last_one_without_end_come_whole(kept_world: World) -> None:
     script = "head -c 100000 /dev/zero | tr '\\0' a; echo; echo; head -c 16384 /dev/zero | tr '\\0' b; echo; printf end"
-    async with any_world.daemon() as cri:
-        await cri("PullImage", image=pb.ImageSpec(image=any_world.image))
-        pod = await cri.pod(log_directory=f"{any_world.root}/logs")
-        c = await cri.container(pod, "sh", "-c", script)
-        await cri("StartContainer", container_id=c)
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world, "sh", "-c", script)
         log = Path((await cri.ended(c)).log_path)
         assert _joined(log) == b"a" * 100_000 + b"\n\n" + b"b" * 16384 + b"\nend"
         assert max(len(line.split(b" ", 3)[3]) for line in log.read_bytes().splitlines()) == 16384
-        await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
 @pytest.fixture

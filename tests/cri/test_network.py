@@ -15,6 +15,7 @@ import pytest
 from grpc import aio
 
 from cri.config import Config
+from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
@@ -28,7 +29,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
 
 from . import test_recovery as recovery
-from .conftest import Client, Registered, VmWorld, World
+from .conftest import Client, CopyingNode, Registered, VmWorld, World
 
 PING_S = 5
 
@@ -237,8 +238,10 @@ async def test_a_daemon_that_dies_between_any_two_steps_leaves_nothing_to_the_ne
 
 
 @contextmanager
-def outer_world(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
-    """Real VMs in a netns that stands for the host; the image is in the store before, while there is a registry."""
+def outer_world(sample: Registered, guest_dir: Path, *, copies: bool = True) -> Iterator[tuple[VmWorld, OuterNet]]:
+    """Real VMs in a netns that stands for the host; the image is in the store before, while there is a registry. They
+    are copies of templates unless they are to boot.
+    """
     if not os.path.exists(f"{BIN_DIR}/bridge"):
         pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
     store = ImageStore(sample.state_dir)
@@ -247,6 +250,7 @@ def outer_world(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, 
     with places.short_directory() as root, outer_net(Path(root, "host")) as net:
         made = VmWorld(Path(root), sample, guest_dir)
         made.host = made.host._replace(network=net.settings)
+        made.make_node = CopyingNode if copies else Node
         try:
             yield made, net
         finally:

@@ -6,13 +6,11 @@ import json
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from cri.config_tables import Templates
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import namespace
 from stage1.linux.host import which
@@ -22,9 +20,11 @@ from tests.fakes.far_host import FarHost, far_host, run_here
 from tests.fakes.outer_net import OuterNet, conflist
 from tests.fakes.patience import PATIENCE
 
-from .conftest import Registered, VmWorld
+from .conftest import VmWorld
 from .net_rig import PORT, Served, build_probe, on_host, two_pods
-from .test_network import outer_world
+from .test_network import outer
+
+__all__ = ["outer"]
 
 pytestmark = pytest.mark.vm
 
@@ -32,14 +32,6 @@ LARGE_MIB, SMALL_MIB = "100", "8"
 MESSAGES = ("1000", "20")
 """Size and number of what goes over an association."""
 GATEWAYS = ("10.77.0.1", "fd77::1")
-
-
-@pytest.fixture
-def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
-    """A host, most of whose VMs are copies of one that has booted: they take half the processor time."""
-    with outer_world(sample, guest_dir) as made:
-        made[0].config = made[0].config.model_copy(update={"templates": Templates(enabled=True)})
-        yield made
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ async def _lives_until_warm(world: World, process: "subprocess.Popen[bytes]") ->
             pass  # it does not listen yet, or has just died
         finally:
             await cri.close()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
     return False
 
 

@@ -30,7 +30,7 @@ SETTLED = f"while ip addr show eth0 | grep -q tentative; do sleep 0.2; done; {DE
 
 @pytest.fixture
 def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
-    with outer_world(sample, guest_dir) as made:
+    with outer_world(sample, guest_dir, copies=False) as made:
         made[0].warm(2)
         yield made
 
@@ -104,7 +104,7 @@ async def test_vms_that_are_killed_are_replaced_and_none_outlives_the_daemon(out
         _kill(cri, killed)
         async with asyncio.timeout(SLOW_S):
             while (await cri.pool())["died"] != 1:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
         await cri.warmed(2, SLOW_S)
         assert other in waiting(cri) and killed not in waiting(cri)
         for pod in waiting(cri):

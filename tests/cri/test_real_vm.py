@@ -16,7 +16,10 @@ from stage1.linux import cgroup
 from tests.fakes import preloaded
 
 from .conftest import Registered, VmWorld, vm_world
+from .kept_pod import empty_pod, kept_vms, running_in_kept_pod
 from .test_recovery import _client, _numbers
+
+__all__ = ["kept_vms"]
 
 pytestmark = pytest.mark.vm
 
@@ -27,18 +30,14 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
         yield made
 
 
-async def test_the_guests_oom_killer_is_reported(machine: VmWorld) -> None:
+async def test_the_guests_oom_killer_is_reported(kept_vms: VmWorld) -> None:
     limit = pb.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
-    async with machine.daemon() as cri:
-        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
-        pod = await cri.pod()
+    async with kept_vms.daemon() as cri:
         hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
-        c = await cri.container(pod, *hog, linux=pb.LinuxContainerConfig(resources=limit))
-        await cri("StartContainer", container_id=c)
+        limited = pb.LinuxContainerConfig(resources=limit)
+        c = await running_in_kept_pod(cri, kept_vms, *hog, linux=limited)
         status = await cri.ended(c)
         assert (status.exit_code, status.reason) == (137, "OOMKilled")
-        await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert machine.left_over() == []
 
 
 ODD = b"\xff\x80 \xc3=\n\xed\xa0\x80\xc3\xa9"
@@ -46,10 +45,10 @@ ODD = b"\xff\x80 \xc3=\n\xed\xa0\x80\xc3\xa9"
 HEX = f"test $(printf %s \"$A\" | od -An -tx1 -v | tr -d ' \\n') = {ODD.hex()}"
 
 
-async def test_a_variable_that_is_no_utf8_is_kept_to_the_byte(machine: VmWorld) -> None:
-    async with machine.daemon() as cri:
-        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
-        pod = await cri.pod()
+async def test_a_variable_that_is_no_utf8_is_kept_to_the_byte(kept_vms: VmWorld) -> None:
+    async with kept_vms.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=kept_vms.image))
+        pod = await empty_pod(cri) or await cri.pod()
         c = await cri.container(
             pod, "sh", "-c", f"{HEX} && sleep 1000", envs=[pb.KeyValue(key="A", value=ODD)], tty=True
         )
@@ -62,7 +61,7 @@ async def test_a_variable_that_is_no_utf8_is_kept_to_the_byte(machine: VmWorld) 
         assert "A=\ufffd" in "".join(json.loads(shown)["runtimeSpec"]["process"]["env"])
         assert (await cri.status(c)).state == pb.CONTAINER_RUNNING
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert machine.left_over() == []
+        assert kept_vms.left_over() == []
 
 
 @contextmanager

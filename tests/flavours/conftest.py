@@ -137,7 +137,7 @@ def machine(name: str, guest_dir: Path, place: Path) -> Iterator[tuple[VmWorld, 
     with Registry(place / "registry") as registry:
         reference = images.push(registry, name, place / "layout")
         ImageStore(f"{place}/state").close()
-        with outer_world(Registered(reference, f"{place}/state"), guest_dir) as (world, net):
+        with outer_world(Registered(reference, f"{place}/state"), guest_dir, copies=False) as (world, net):
             world.host = world.host._replace(scratch_mib=SCRATCH_MIB)
             yield world, net
 
