@@ -29,7 +29,7 @@ STALLED_MS = 5000.0 * PATIENCE
 """What no call about the neighbour may take; emulated guests share two processors with the attack."""
 GROWTH_MIB = 16
 CONSOLE_MIB = 16
-BOMB_S = 3.0
+BOMB_S = 2.0
 
 
 @pytest.fixture(scope="module")
