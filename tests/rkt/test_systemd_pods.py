@@ -4,11 +4,13 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from stage1.pod.profile import WORD
-from tests.rkt.conftest import Rig, Running, wait_until
+from tests.rkt import conftest
+from tests.rkt.conftest import Rig, Running
 from tests.rkt.images import AppSpec
 from tests.rkt.stage0 import Pod
 
@@ -37,6 +39,11 @@ def entries(pod: Pod) -> list[dict[str, str]]:
 
 def output_of(pod: Pod, app: str) -> list[str]:
     return [one["MESSAGE"] for one in entries(pod) if one.get("_SYSTEMD_UNIT") == f"app@{app}.service"]
+
+
+def wait_until(what: Callable[[], object]) -> None:
+    """To read the journal is to start a program: four times in a second are enough."""
+    conftest.wait_until(what, pause_s=0.25)
 
 
 def systemctl(pod: Pod, *arguments: str) -> str:
