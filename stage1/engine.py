@@ -191,7 +191,7 @@ def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
     from stage1.rootfs import export  # rkt has no such images, and waits for each import
 
     with owners_of(directory, pod) as mapped:
-        return export.add_image(directory, image, ids=mapped.shifted)
+        return export.add_image(directory, image, ids=mapped.shifted, pid=lambda: living_pid(directory))
 
 
 def owners_of(directory: str, pod: Pod) -> owners.Owners:

@@ -27,11 +27,14 @@ def has_image(directory: str, image: ImageFiles) -> bool:
     return mount.is_mount_point(directory, below=f"share/layers/{image_name(image.id)}")
 
 
-def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1) -> str:
+def add_image(
+    directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1, pid: "Callable[[], int]" = lambda: 0
+) -> str:
     """Mount the image read-only where the guest can see it; idempotent. Returns its name below `layers`.
 
     What is there from files that were damaged, and replaced since, gives way to the new ones.
-    `ids`, called when it has to be mounted, gives a descriptor of the user namespace that maps its owners, -1 for none.
+    Called when it has to be mounted, `ids` gives a descriptor of the user namespace that maps its owners, -1 for none,
+    and `pid` the process in whose mounts the guest sees the export, 0 for none.
     """
     name, files = image_name(image.id), _identity(image)
     if has_image(directory, image):
@@ -50,21 +53,61 @@ def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = l
             mount_image(image, target, ids=ids())
         finally:
             os.close(target)
+    try:
+        _show(directory, name, pid=pid())
+    except BaseException:
+        remove_image(directory, image)
+        raise
     return name
+
+
+def _show(directory: str, name: str, *, pid: int) -> None:
+    """Mount the image for `pid` as well, where the kernel does not: the share is private once a program has made all
+    mounts of the host so (`mount --make-rprivate /`, which mmdebstrap does).
+    """
+    with beneath.Root(directory) as own:
+        share, layers = own.open_directory("share"), own.open_directory("share/layers")
+    try:
+        if not pid or mount.is_shared(share):
+            return
+        image = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layers)
+        try:
+            tree = mount.open_tree(image, recursive=False)
+        finally:
+            os.close(image)
+    finally:
+        os.close(share)
+        os.close(layers)
+    try:
+        namespace.in_mounts_of(pid, lambda: _attach(tree, directory, name=name))
+    finally:
+        os.close(tree)
+
+
+def _attach(tree: int, directory: str, *, name: str) -> None:
+    if mount.is_mount_point(directory, below=f"share/layers/{name}"):
+        _unmount(directory, name)  # from before, when the host could not tell
+    with beneath.Root(directory) as own:
+        own.attach(tree, f"share/layers/{name}")
 
 
 def remove_image(directory: str, image: ImageFiles) -> None:
     """Undo `add_image`; no container may use it. Idempotent."""
     name = image_name(image.id)
+    _unmount(directory, name)
     with beneath.Root(directory) as own:
-        layers = own.open_directory("share/layers")
-        try:
-            namespace.in_directory(layers, lambda: unmount_image(name))
-        finally:
-            os.close(layers)
         own.remove_tree(f"tree/layers/{name}")
         own.unlink(f"tree/layers/{name}.filecaps")
         own.unlink(f"images/{name}")
+
+
+def _unmount(directory: str, name: str) -> None:
+    with beneath.Root(directory) as own:
+        layers = own.open_directory("share/layers")
+    try:
+        namespace.in_directory(layers, lambda: unmount_image(name))
+    finally:
+        os.close(layers)
 
 
 def _identity(image: ImageFiles) -> bytes:

@@ -9,9 +9,10 @@ import pytest
 
 from cri.containers import hidden
 from cri.pb import runtime_pb2 as pb
+from stage1.linux import mount
 from stage1.pod.model import Process
 
-from .conftest import World
+from .conftest import Registered, World, vm_world
 
 MISSING = (
     ("/none:/etc", "/etc/passwd"),
@@ -41,6 +42,26 @@ async def test_a_missing_command_that_the_image_has_is_told_with_what_each_side_
         covered = await cri.container(pod, "passwd", name="covered", envs=[_value("/etc")], mounts=[mount])
         _, text = await cri.refused("StartContainer", container_id=covered)
         assert "passwd" in text and "device" not in text, "the volume hides it"
+
+
+@pytest.mark.vm
+async def test_a_guest_sees_its_images_though_somebody_made_the_mounts_of_the_host_private(
+    sample: Registered, guest_dir: Path
+) -> None:
+    with vm_world(sample, guest_dir, copies=True) as machine:
+        async with machine.daemon() as cri:
+            await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+            pod = await cri.pod(log_directory=f"{machine.root}/logs")
+            share = f"{cri.node.pods.get(pod).directory}/share"
+            mount.set_propagation(share, mount.MS_PRIVATE)  # as mmdebstrap does with all
+            assert hidden.propagation("self", share) == "private"
+            for name in ("first", "second"):
+                container = await cri.container(pod, "sh", "-c", "echo seen", name=name)
+                await cri("StartContainer", container_id=container)
+                status = await cri.ended(container, limit_s=60)
+                assert (status.exit_code, "seen" in Path(status.log_path).read_text()) == (0, True)
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
 
 
 @pytest.mark.parametrize(

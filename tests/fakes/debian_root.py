@@ -26,6 +26,10 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=nonint
 """
 
 
+MMDEBSTRAP = ("unshare", "--mount", "--propagation", "private", "mmdebstrap")
+"""As root it makes all mounts of its namespace private: pods that run would see no image that is mounted later."""
+
+
 def why_not() -> str:
     """What a host lacks for this; empty when nothing. A mirror that can't be reached shows only in make()."""
     if os.geteuid() != 0:
@@ -39,8 +43,8 @@ def make(place: Path) -> str:
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         temporary = archive.with_name(f".{os.getpid()}.tar")
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(temporary)]
-        made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        argv = ["--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(temporary)]
+        made = subprocess.run([*MMDEBSTRAP, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if made.returncode:
             temporary.unlink(missing_ok=True)
             return f"mmdebstrap makes no Debian 13: {made.stderr.strip().splitlines()[-1:]}"

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 from tests.fakes import sample
+from tests.fakes.debian_root import MMDEBSTRAP
 from tests.fakes.oci_layout import Layer, file, tar
 from tests.fakes.registry import Registry
 
@@ -74,7 +75,7 @@ def _root(name: str) -> Path:
         temporary = archive.with_name(f".{os.getpid()}.tar")
         without = [f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_NEEDED]
         argv = [
-            "mmdebstrap",
+            *MMDEBSTRAP,
             "--quiet",
             "--variant=essential",
             f"--include={packages}",
