@@ -12,7 +12,7 @@ import os
 import time
 from typing import NamedTuple
 
-from stage1.errors import VmFailed
+from stage1.errors import NoSpace, VmFailed
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.vm.template import Template
@@ -152,9 +152,12 @@ class Store:
             os.rename(f"{self.top}/{name}/{MANIFEST}", f"{self.top}/{name}/{REJECTED}")
 
     def begin(self, name: str, memory_bytes: int) -> Template:
-        """An empty directory for a template, with a file for so much memory. Undo: `abandon`. Raises KernelError."""
+        """An empty directory for a template, with a file for so much memory. Undo: `abandon`. Raises NoSpace,
+        KernelError.
+        """
         files.make_dirs(self.top, 0o700)
         self.abandon(name)
+        _require_room(self.top, memory_bytes)
         template = Template(f"{self.top}/{name}{_NEW}")
         with Guard("make", template.directory):
             os.mkdir(template.directory, 0o700)
@@ -251,6 +254,18 @@ class Store:
             return os.stat(f"{self.top}/{name}/{MANIFEST}").st_mtime
         except OSError:
             return 0.0
+
+
+def _require_room(top: str, memory_bytes: int) -> None:
+    """A VMM whose memory is a file on a full disk ends by SIGBUS, which tells nobody why. Raises NoSpace."""
+    with Guard("statvfs", top):
+        status = os.statvfs(top)
+    free_bytes = status.f_bavail * status.f_frsize
+    if free_bytes < memory_bytes:
+        raise NoSpace(
+            f"{top} has {free_bytes} bytes free, and a template takes up to {memory_bytes}, the memory of its VM; free"
+            " some space there"
+        )
 
 
 def _written(template: Template) -> dict[str, str]:

@@ -296,6 +296,7 @@ ALLOWED: dict[str, dict[str, str]] = {
             "os.path.isdir",
             "os.rename",
             "os.stat",
+            "os.statvfs",
             "os.utime",
         ),
         STATE,

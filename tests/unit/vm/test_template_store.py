@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import VmFailed
+from stage1.errors import NoSpace, VmFailed
 from stage1.vm import template_store
 from stage1.vm.template import Template
 from stage1.vm.template_store import Store
@@ -44,6 +44,12 @@ def test_one_is_there_when_it_is_whole_and_not_before(store: Store) -> None:
     assert store.find("a") == there and Store(store.top).find("a") == there and store.names() == ["a"]
     assert os.stat(there.ram).st_size == MIB
     assert os.listdir(store.top) == ["a"]
+
+
+def test_one_is_not_begun_where_its_memory_finds_no_room(store: Store) -> None:
+    with pytest.raises(NoSpace, match=store.top):
+        store.begin("a", 1 << 60)
+    assert os.listdir(store.top) == []
 
 
 def test_nobody_may_write_to_one_and_only_a_jail_shows_it(store: Store) -> None:
