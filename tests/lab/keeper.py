@@ -38,6 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = os.open(RECORD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.ftruncate(lock, 0)  # a record of one that was killed would be taken for ours
     children: dict[str, Child] = {}
     try:
         _remove_sockets()  # of a keeper that was killed: theirs would be taken for ours
@@ -54,6 +55,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _end(children)
         _remove_sockets()
+        os.ftruncate(lock, 0)
     return 0
 
 
