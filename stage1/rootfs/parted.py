@@ -6,14 +6,14 @@ The guest's kernel reads the table when the disk appears, and a volume that is f
 of ext4's does this: the ordinary kernel has none.
 """
 
-import errno
 import os
 import struct
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
-from stage1.linux import files, host, process
+from stage1.errors import BadRequest
+from stage1.linux import files
 from stage1.linux.libc import Guard
+from stage1.rootfs import ext4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _GAP, _LEAST_BASE = 1 << 20, 16 << 20
 _SECTOR, _SIGNATURE = 512, b"\x55\xaa"
 _LINUX, _EXTENDED, _NO_CHS = 0x83, 0x05, b"\xfe\xff\xff"
 _JOURNAL_MIB, _BLOCK, _BYTES_PER_INODE = 4, 4096, 8192
-_OPTIONS = ("-q", "-F", "-m", "0", "-b", str(_BLOCK), "-i", str(_BYTES_PER_INODE), "-O", "has_journal,^resize_inode")
+_OPTIONS = ("-b", str(_BLOCK), "-i", str(_BYTES_PER_INODE), "-O", "has_journal,^resize_inode")
 
 
 class Part(NamedTuple):
@@ -120,14 +120,6 @@ def _whole(size: int) -> int:
 def _format(path: str, part: Part) -> None:
     """Inode tables stay holes: the file is full of zeros, and the guest is told not to write them (noinit_itable)."""
     lazy = f"offset={part.start},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    argv = [host.which("mkfs.ext4") or "mkfs.ext4", *_OPTIONS, "-J", f"size={_JOURNAL_MIB}", "-E", lazy]
-    try:
-        result = process.run([*argv, path, f"{part.size >> 10}k"], timeout_s=60)
-    except KernelError as error:
-        if error.errno == errno.ENOENT:
-            raise NotFound("there is no mkfs.ext4 program; install e2fsprogs") from None
-        raise
-    if result.code != 0:
-        reason = result.stderr.decode("utf-8", "replace").strip() or f"exit status {result.code}"
-        kind = NoSpace if os.strerror(errno.ENOSPC) in reason else PodError
-        raise kind(f"mkfs.ext4 could not make a volume of {part.size} bytes at {part.start} of {path}: {reason}")
+    options = [*_OPTIONS, "-J", f"size={_JOURNAL_MIB}", "-E", lazy]
+    what = f"a volume of {part.size} bytes at {part.start} of {path}"
+    ext4.make(path, options, what=what, size=f"{part.size >> 10}k")

@@ -13,11 +13,11 @@ import os
 import struct
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
-from stage1.linux import beneath, files, host, process
+from stage1.errors import BadRequest, KernelError
+from stage1.linux import beneath, files
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
-from stage1.rootfs import orphans
+from stage1.rootfs import ext4, orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _PROBE_BYTES = 1 << 16
 """Whole blocks, whatever their size: so much of a disk is shared to find out whether all of it could be."""
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
-_OPTIONS = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,nodiscard")
+_OPTIONS = ("-E", "lazy_itable_init=0,nodiscard")
 _NO_JOURNAL, _JOURNAL = ("-O", "^has_journal,^resize_inode"), ("-O", "has_journal,^resize_inode", "-J", "size=4")
 
 
@@ -180,17 +180,8 @@ def _format(path: str, size: int, *, has_journal: bool) -> None:
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
-    try:
-        options = (*_OPTIONS, *(_JOURNAL if has_journal else _NO_JOURNAL))
-        result = process.run([host.which("mkfs.ext4") or "mkfs.ext4", *options, path], timeout_s=60)
-    except KernelError as error:
-        if error.errno == errno.ENOENT:
-            raise NotFound("there is no mkfs.ext4 program; install e2fsprogs") from None
-        raise
-    if result.code != 0:
-        reason = result.stderr.decode("utf-8", "replace").strip() or f"exit status {result.code}"
-        kind = NoSpace if os.strerror(errno.ENOSPC) in reason else PodError
-        raise kind(f"mkfs.ext4 could not make a scratch disk of {size} bytes at {path}: {reason}")
+    options = (*_OPTIONS, *(_JOURNAL if has_journal else _NO_JOURNAL))
+    ext4.make(path, options, what=f"a scratch disk of {size} bytes at {path}")
 
 
 def copy_sparse(source: str, target: str, *, between: "Callable[[], None]" = lambda: None) -> None:
