@@ -5,7 +5,7 @@ the daemon is a process.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,41 +13,23 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE
 from stage1.saved import FORKS
-from tests.fakes import places
-from tests.fakes.patience import PATIENCE
-from tests.hostile.rig import Caller, Node, node
+from tests.hostile.killed import COUNTER, count, small_vms, until, vmms
+from tests.hostile.rig import Node
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
 MOMENTS = ("saved", "loaded")
 
 
 @pytest.fixture
 def vms(guest_dir: Path, reference: str) -> Iterator[Node]:
-    more = "[vm]\nmemory_mib = 64\nscratch_mib = 16"
-    with places.short_directory() as root, node(Path(root), guest_dir, reference, more=more, real="qemu") as made:
+    with small_vms(guest_dir, reference) as made:
         yield made
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60 * PATIENCE):
-        while not is_so():
-            await asyncio.sleep(0.002)
 
 
 def forks(vms: Node) -> list[str]:
     place = vms.root / "state" / FORKS
     return os.listdir(place) if place.exists() else []
-
-
-def vmms(vms: Node) -> int:
-    return sum("qemu-system" in line.split(" ")[0] for line in vms.command.leavings.processes().values())
-
-
-async def count(cri: Caller, container: str) -> int:
-    command = ["sh", "-c", "until [ -e /at ]; do sleep 0.05; done; cat /at"]
-    return int((await cri("ExecSync", container_id=container, cmd=command, timeout=60, deadline_s=90)).stdout)
 
 
 async def test_the_original_goes_on_and_nothing_of_the_copy_stays(vms: Node) -> None:

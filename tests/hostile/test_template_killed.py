@@ -6,31 +6,24 @@ the pod is there all the same, or can be asked for again, and nothing stays. Rea
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import mount
-from tests.fakes import places
 from tests.fakes.patience import PATIENCE
-from tests.hostile.rig import Caller, Node, node
+from tests.hostile.killed import small_vms, until, vmms
+from tests.hostile.rig import Caller, Node
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
 def vms(guest_dir: Path, reference: str) -> Iterator[Node]:
-    more = "[templates]\nenabled = true\n[vm]\nmemory_mib = 64\nscratch_mib = 16"
-    with places.short_directory() as root, node(Path(root), guest_dir, reference, more=more, real="qemu") as made:
+    with small_vms(guest_dir, reference, more="[templates]\nenabled = true\n") as made:
         yield made
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60 * PATIENCE):
-        while not is_so():
-            await asyncio.sleep(0.005)
 
 
 async def counted(cri: Caller, *names: str) -> None:
@@ -57,7 +50,7 @@ class Machine:
         return sorted(os.listdir(self.vms.root / "run/pods"))
 
     def vmms(self) -> int:
-        return sum("qemu-system" in line.split(" ")[0] for line in self.vms.command.leavings.processes().values())
+        return vmms(self.vms)
 
     async def has_only(self, *pods: str) -> None:
         """Wait until the machine has just these pods, a VMM for each, and no template that was begun."""

@@ -18,26 +18,16 @@ from cri.policy import FORKABLE, TEMPLATE
 from cri.store.warmed import DIRECTORY
 from stage1.rootfs import checkpoint as place
 from tests.cri.test_warmed import listed, ours
-from tests.fakes import places
-from tests.fakes.patience import PATIENCE
-from tests.hostile.rig import Caller, Node, node
+from tests.hostile.killed import COUNTER, count, small_vms, until, vmms
+from tests.hostile.rig import Node
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
-
-COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
 
 
 @pytest.fixture
 def vms(guest_dir: Path, reference: str) -> Iterator[Node]:
-    more = "[vm]\nmemory_mib = 64\nscratch_mib = 16"
-    with places.short_directory() as root, node(Path(root), guest_dir, reference, more=more, real="qemu") as made:
+    with small_vms(guest_dir, reference) as made:
         yield made
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60 * PATIENCE):
-        while not is_so():
-            await asyncio.sleep(0.002)
 
 
 def top(vms: Node) -> Path:
@@ -47,15 +37,6 @@ def top(vms: Node) -> Path:
 def is_begun(vms: Node, name: str) -> bool:
     """Whether this file of a template is being written."""
     return bool(list(top(vms).glob(f".new/*/{name}")))
-
-
-def vmms(vms: Node) -> int:
-    return sum("qemu-system" in line.split(" ")[0] for line in vms.command.leavings.processes().values())
-
-
-async def count(cri: Caller, container: str) -> int:
-    command = ["sh", "-c", "until [ -e /at ]; do sleep 0.05; done; cat /at"]
-    return int((await cri("ExecSync", container_id=container, cmd=command, timeout=60, deadline_s=90)).stdout)
 
 
 async def killed(vms: Node, call: Any, when: Callable[[], bool]) -> None:
