@@ -110,7 +110,7 @@ def _left(state: Path) -> dict[str, list[str]]:
 
 
 async def _has_no_room(cri: Client, source: str, state: Path) -> None:
-    """Neither a template nor copies are made on a full disk, and nothing stays."""
+    """Neither a template nor copies are made on a full disk, and all is rolled back."""
     with full_disk(state / DIRECTORY) as small:
         code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})
         assert code == "RESOURCE_EXHAUSTED" and str(small) in text and await listed(cri) == []
