@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Container, Coroutine
 from typing import NamedTuple
 
 from cri.statistics.forecast import Times
-from cri.statistics.sample import Disk, Rates, Sample
+from cri.statistics.sample import Disk, MissedTime, Rates, Sample
 from stage1.errors import NotFound, PodError, TimedOut
 from stage1.guest.messages import ContainerStats, PodStats, Reply, Stats
 
@@ -79,7 +79,7 @@ class Meter:
 
     def __init__(self, ask: Ask, known: Container[str], told: Callable[[PodStats], None] = lambda _: None) -> None:
         self._ask, self._known, self._told = ask, known, told
-        self._rates = Rates()
+        self._rates, self._missed = Rates(), MissedTime()
         self._last: dict[bool, Sample] = {}
         self._open: dict[object, Question] = {}
         self._disk_at = 0.0
@@ -193,6 +193,7 @@ class Meter:
                 break
             op = op._replace(first=reply.pod.next)
         assert first is not None
+        first = self._missed.added(first, containers.values())
         self._told(first)
         now = time.time_ns()
         if op.disk:

@@ -8,6 +8,7 @@ does not care how long the answer took.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from stage1.guest.checked import MAX_CPU_US
 from stage1.guest.messages import ContainerStats, CpuStats, PodStats
 
 LEAST_APART_NS = 500_000_000
@@ -56,6 +57,25 @@ class Rates:
                 self._known[name] = min(rate, MOST_NANO_CORES)
                 self._base[name] = (at_ns, used_us)
         return dict(self._known)
+
+
+class MissedTime:
+    """The CPU time of a whole pod is never less than that of its containers.
+
+    The guest's kernel counts the whole by ticks, and a container by the scheduler's clock: of ticks that pass while the
+    host has taken the processor away, it counts one (account_process_tick in kernel/sched/cputime.c).
+    """
+
+    def __init__(self) -> None:
+        self._missed_us = 0
+
+    def added(self, pod: PodStats, containers: Iterable[ContainerStats]) -> PodStats:
+        """`pod` with the most that was ever seen to be missing, so that its time never goes back either."""
+        if pod.cpu is None:
+            return pod
+        self._missed_us = max(self._missed_us, sum(_used_us(one.cpu) for one in containers) - pod.cpu.usage_us)
+        usage_us = min(pod.cpu.usage_us + self._missed_us, MAX_CPU_US)
+        return pod._replace(cpu=pod.cpu._replace(usage_us=usage_us))
 
 
 def _used_us(cpu: CpuStats | None) -> int:

@@ -10,10 +10,11 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from cri.statistics import forecast, meter
 from cri.statistics.meter import Meter
-from cri.statistics.sample import Rates
+from cri.statistics.sample import MissedTime, Rates
 from cri.statistics.samples import sample_of
 from cri.translate.chunks import chunks
 from stage1.errors import PodError, TimedOut
+from stage1.guest.checked import MAX_CPU_US
 from stage1.guest.messages import ContainerStats, CpuStats, PodStats, Reply, Stats
 
 MS, S = 1_000_000, 1_000_000_000
@@ -53,6 +54,31 @@ def test_who_is_gone_has_no_rate_any_more() -> None:
     rates.update(PodStats(0), [_one("c", 0, 0)])
     assert "c" in rates.update(PodStats(S), [_one("c", S, 1)])
     assert "c" not in rates.update(PodStats(2 * S), [])
+
+
+WHOLE = [
+    ([(100, [40, 50])], [100]),
+    ([(80, [40, 50])], [90]),
+    ([(80, [40, 50]), (85, [])], [90, 95]),
+    ([(80, [90]), (100, [105])], [90, 110]),
+    ([(80, [90]), (100, [115])], [90, 115]),
+    ([(0, [MAX_CPU_US, MAX_CPU_US]), (MAX_CPU_US, [])], [MAX_CPU_US, MAX_CPU_US]),
+]
+
+
+@pytest.mark.parametrize(("moments", "wholes"), WHOLE)
+def test_a_pod_has_used_no_less_than_its_containers_and_its_time_never_goes_back(
+    moments: list[tuple[int, list[int]]], wholes: list[int]
+) -> None:
+    missed, result = MissedTime(), []
+    for whole_us, used_us in moments:
+        pod = missed.added(PodStats(0, CpuStats(whole_us)), [_one(f"c{i}", 0, us) for i, us in enumerate(used_us)])
+        result.append(pod.cpu.usage_us if pod.cpu else None)
+    assert result == wholes
+
+
+def test_a_guest_that_tells_no_time_of_the_whole_gets_none() -> None:
+    assert MissedTime().added(PodStats(0), [_one("c", 0, 5)]).cpu is None
 
 
 KNOWN = {"c", "d", *(f"c{number}" for number in range(5))}
