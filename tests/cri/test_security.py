@@ -92,7 +92,7 @@ def _runs(place: Path) -> dict[str, Run]:
         "no-hostname": Run("hostname other", {**ADMIN, **_local(place / "hostname.json")}),
         "hostname": Run("hostname ANewHostName && hostname", {**ADMIN, **UNCONFINED}),
         "privileged-hostname": Run(
-            "hostname Another && hostname", {"privileged": True, **_local(place / "hostname.json")}),
+            "hostname ANewHostName && hostname", {"privileged": True, **_local(place / "hostname.json")}),
         "no-new-privs": Run("/nnp uid", {"run_as_user": _number(1000), "no_new_privs": True}),
         "new-privs": Run("/nnp uid", {"run_as_user": _number(1000), "no_new_privs": False}),
         "devices": Run("echo > /dev/given && ls -l /dev/fuse", fields={"devices": [
@@ -167,7 +167,7 @@ ROWS = [
     ("121 nil profile", "nothing-said", "Seccomp:0"),
     ("122 hostname unconfined", "hostname", "ANewHostName\n"),
     ("123 hostname blocked", "no-hostname", ""),
-    ("124 hostname privileged", "privileged-hostname", "Another\n"),
+    ("124 hostname privileged", "privileged-hostname", "ANewHostName\n"),
     ("125 NoNewPrivs", "no-new-privs", "Effective uid: 1000\n"),
     ("126 NoNewPrivs false", "new-privs", "Effective uid: 0\n"),
     ("5 oom_score_adj", "oom", "321\n"),
