@@ -48,7 +48,7 @@ class FakeGuest:
         self._sent_bytes = 0
         self._ended = self._cut = False
         self._vmm = self._vmm_pidfd = -1
-        self._temp = tempfile.mkdtemp(prefix="fake-guest-")
+        self._temp = tempfile.mkdtemp(prefix="fake-guest-", dir=os.path.dirname(path))  # it goes with the pod
         self._containers = Containers(self._link, volumes, self._temp, faults=self.faults)
         self._wake = os.eventfd(0)
         self._listener = socket.socket(socket.AF_UNIX)
