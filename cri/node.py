@@ -6,6 +6,7 @@ things and the calls in progress; what is done with them is in `cri.runtime`, `c
 """
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import Coroutine
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 NETWORKS_AT_ONCE = 8
 """Pods whose CNI plugins run at the same time; more wait for their turn."""
+START_WAIT_S = 1.0
+"""So long a call waits for a daemon that starts; crictl gives up after 2 s."""
 VSOCK_PORT = 1024
 """Where guests on vsock look for the daemon."""
 NOTED = frozenset(
@@ -134,7 +137,7 @@ class Node:
         self.verifier = Verifier(images)
         self.reclaimer = Reclaimer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
         self.follower, self.refresher = Follower(self.pods.pods), Refresher(self.pods.pods)
-        self.is_ready = False
+        self.is_ready, self._opened = False, asyncio.Event()
         self.streaming: Streams | None = None
         self.metrics_url = ""
 
@@ -263,8 +266,18 @@ class Node:
         if self.templates:
             self.templates.open()
         self.is_ready = True
+        self._opened.set()
         if plain is not None:
             self.pods.pool.open(plain)
+
+    async def becomes_ready(self) -> bool:
+        """Whether calls can be answered. One that comes while the daemon starts is held for a moment: who has just
+        seen the socket appear need not try again.
+        """
+        if not self.is_ready and not self._opened.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._opened.wait(), START_WAIT_S)
+        return self.is_ready
 
     async def take(self, config: Config, plain: "Pod") -> None:
         """Go on with a configuration of which only keys differ that `cri.changes` says are live."""

@@ -179,7 +179,7 @@ class Interceptor(aio.ServerInterceptor):
 
     async def _stream(self, call: Call, body: Any, *, context: Any) -> AsyncGenerator[Any, None]:
         """As `_call`, for a call that answers many times; it ends with its client."""
-        if not self._node.is_ready:
+        if not await self._node.becomes_ready():
             await self._fail(call, Unavailable(RECOVERING), context=context)
         try:
             async for response in body:
@@ -195,9 +195,12 @@ class Interceptor(aio.ServerInterceptor):
             await body.aclose()
 
     async def _call(self, call: Call, body: Any, *, context: Any) -> Any:
-        if not self._node.is_ready and call.name not in ALWAYS:
+        try:
+            if not (self._node.is_ready or call.name in ALWAYS or await self._node.becomes_ready()):
+                await self._fail(call, Unavailable(RECOVERING), context=context)
+        except BaseException:
             body.close()
-            await self._fail(call, Unavailable(RECOVERING), context=context)
+            raise
         task = self._node.own(body)
         try:
             response = await (task if call.name in DROPPED_WITH_CLIENT else asyncio.shield(task))

@@ -321,6 +321,12 @@ async def test_an_unexpected_fault_is_internal_with_a_mark_for_the_log(world: Wo
 async def test_until_the_daemon_is_ready_only_probes_are_answered(world: World) -> None:
     async with world.daemon() as cri:
         cri.node.is_ready = False
+        cri.node._opened.clear()
         await cri("Version")
         assert not (await cri("Status")).status.conditions[0].status
         assert (await cri.refused("ListPodSandbox"))[0] == "UNAVAILABLE"
+        early = asyncio.create_task(cri("ListPodSandbox"))
+        await asyncio.sleep(0.1)
+        cri.node.is_ready = True
+        cri.node._opened.set()
+        assert list((await early).items) == []

@@ -114,11 +114,11 @@ class Caller(Client):
     """A client that also knows how to make a pod with one running container."""
 
     async def served(self) -> None:
-        """Wait until the daemon answers."""
+        """Wait until the daemon answers more than probes."""
         deadline = time.monotonic() + SERVES_S * PATIENCE
         while True:
             try:
-                await self("Version")
+                await self("ListPodSandbox")
                 return
             except Exception as error:
                 if time.monotonic() > deadline:

@@ -32,6 +32,10 @@ class Daemon:
             self.process = command.start("serve", stdout=log, stderr=log)
         channel = grpc.insecure_channel(f"unix:{command.root}/run/clearpod.sock")
         self._stubs = (rpc.RuntimeServiceStub(channel), rpc.ImageServiceStub(channel))
+        deadline = time.monotonic() + 60 * PATIENCE
+        while not any(one.type == "RuntimeReady" and one.status for one in self("Status").status.conditions):
+            assert time.monotonic() < deadline and self.process.poll() is None
+            time.sleep(0.1)
 
     def __call__(self, name: str, **fields: Any) -> Any:
         stub = next(stub for stub in self._stubs if hasattr(stub, name))
