@@ -72,12 +72,12 @@ def _migrate(monitor: "Monitor", command: str, *, path: str, is_wanted: "Callabl
     with Guard("open", path):
         fd = os.open(path, flags | os.O_CLOEXEC)
     try:
-        number = monitor.run("add-fd", {"opaque": "guest"}, descriptor=fd)["fdset-id"]
+        number = monitor.add_file(fd, "guest")
     finally:
         os.close(fd)
     try:
-        monitor.run(command, {"uri": f"file:/dev/fdset/{int(number)}"})
+        monitor.run(command, {"uri": f"file:/dev/fdset/{number}"})
         if (status := settled(monitor, is_wanted)) != "completed":
             raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
     finally:
-        monitor.run("remove-fd", {"fdset-id": int(number)})
+        monitor.run("remove-fd", {"fdset-id": number})

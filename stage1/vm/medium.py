@@ -14,7 +14,7 @@ from typing import NamedTuple
 from stage1.errors import KernelError, VmFailed
 from stage1.linux import beneath
 from stage1.linux.libc import Guard
-from stage1.vm.monitor import Monitor, Refused
+from stage1.vm.monitor import Monitor, Refused, whole
 from stage1.vm.spec import QMP
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ EMPTY = "empty"
 _DEVICE = "/machine/peripheral/window"
 _NAMES = ("window-a", "window-b")
 _FILL = "zeros"
-_MOST_SETS = 65536
+_MOST_SETS, _MOST_WORD = 65536, 64
 _MOST_BYTES = 1 << 24
 """Of answers: one about descriptors has a hundred bytes for each layer of each image."""
 _HEAD = """# Disk DescriptorFile
@@ -82,7 +82,7 @@ def add(monitor: Monitor, pieces: "Sequence[tuple[str, int, int]]", *, disk_byte
         with Guard("open", path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            monitor.run("add-fd", {"opaque": f"{offset} {size}"}, descriptor=fd)
+            monitor.add_file(fd, f"{offset} {size}")
         finally:
             os.close(fd)
     _exchange(monitor, _extents(monitor), disk_bytes=disk_bytes)
@@ -171,7 +171,7 @@ def _add_memory(monitor: Monitor, word: str, *, data: bytes = b"", size: int = 0
         finally:
             os.close(made)
     try:
-        return int(monitor.run("add-fd", {"opaque": word}, descriptor=fd)["fdset-id"])
+        return monitor.add_file(fd, word)
     finally:
         os.close(fd)
 
@@ -180,7 +180,7 @@ def _extents(monitor: Monitor) -> list[Extent]:
     result = []
     for number, word in _sets(monitor):
         offset, _, size = word.partition(" ")
-        if offset.isdigit() and size.isdigit():
+        if word.isascii() and offset.isdigit() and size.isdigit() and len(word) <= _MOST_WORD:
             result.append(Extent(int(offset), int(size), number))
     return result
 
@@ -189,6 +189,8 @@ def _sets(monitor: Monitor) -> "list[tuple[int, str]]":
     """Number and word of each, as QEMU says: its guest may have got at it, and harms only itself."""
     sets: Any = monitor.run("query-fdsets")
     try:
-        return [(int(one["fdset-id"]), str(one["fds"][0].get("opaque", ""))) for one in sets[:_MOST_SETS] if one["fds"]]
-    except (TypeError, KeyError, ValueError, AttributeError):
+        return [
+            (whole(one["fdset-id"]), str(one["fds"][0].get("opaque", ""))) for one in sets[:_MOST_SETS] if one["fds"]
+        ]
+    except (TypeError, KeyError, AttributeError):
         raise VmFailed("the VMM's monitor answered with something else than descriptors") from None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LIMIT_S = 60.0
 """For a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
 _MOST_BYTES = 1 << 20
+_MOST_NUMBER = 1 << 63
 
 
 class Refused(VmFailed):
@@ -65,6 +66,11 @@ class Monitor:
             if "return" in reply:
                 return reply["return"]
 
+    def add_file(self, descriptor: int, word: str) -> int:
+        """Give QEMU a descriptor of ours, with `word` to know it again; the number of its set."""
+        reply = self.run("add-fd", {"opaque": word}, descriptor=descriptor)
+        return whole(reply.get("fdset-id") if isinstance(reply, dict) else None)
+
     def quit(self) -> None:
         """End the VM, which has written all that it has by then."""
         self._ask([("quit", {})])
@@ -106,11 +112,18 @@ class Monitor:
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             reply = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             raise VmFailed("the VMM's monitor sent something else than a JSON object")
         return reply
+
+
+def whole(value: object) -> int:
+    """A number of QEMU's for one of its things. Raises VmFailed for what is none."""
+    if type(value) is not int or not 0 <= value < _MOST_NUMBER:
+        raise VmFailed("the VMM's monitor answered with something else than the number of a descriptor")
+    return value
 
 
 def _status(reply: "dict[str, Any]") -> str:

@@ -54,10 +54,12 @@ class Qemu:
         if name == "qom-get":
             return "window-a"
         self.asked.append((name, arguments or {}))
-        if name == "add-fd":
-            self.sets.append({"fdset-id": 40 + len(self.sets), "fds": [{"fd": 9, **(arguments or {})}]})
-            return {"fdset-id": 39 + len(self.sets)}
         return {}
+
+    def add_file(self, descriptor: int, word: str) -> int:
+        """As `Monitor.add_file`."""
+        self.sets.append({"fdset-id": 40 + len(self.sets), "fds": [{"fd": 9, "opaque": word}]})
+        return 39 + len(self.sets)
 
 
 def test_only_what_lies_in_the_range_is_taken_away() -> None:
@@ -71,7 +73,22 @@ def test_only_what_lies_in_the_range_is_taken_away() -> None:
     assert qemu.asked == []
 
 
-@pytest.mark.parametrize("sets", [{"a": 1}, [{"fds": [{}]}], [7], [{"fdset-id": "x", "fds": [{}]}], None, [{"fds": 3}]])
+NUMBERS: list[Any] = ["x", "7", 1.5, float("inf"), True, -1, 1 << 64, None, [], {}]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [{"a": 1}, [{"fds": [{}]}], [7], None, [{"fds": 3}], *([{"fdset-id": one, "fds": [{}]}] for one in NUMBERS)],
+)
 def test_descriptors_that_are_none_are_a_failure(sets: Any) -> None:
-    with pytest.raises(VmFailed, match="descriptors"):
+    with pytest.raises(VmFailed, match="descriptor"):
         medium.remove(Qemu(sets), 0, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "word", ["² 4096", "0 ٤", "0 " + "9" * 5000, "9" * 40 + " " + "9" * 40, "0", " ", "-1 4096", "0 4096 0"]
+)
+def test_words_that_name_no_place_are_those_of_something_else(word: str) -> None:
+    qemu = Qemu([{"fdset-id": 3, "fds": [{"fd": 5, "opaque": word}]}])
+    medium.remove(qemu, 0, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
+    assert qemu.asked == []

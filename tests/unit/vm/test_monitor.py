@@ -92,13 +92,16 @@ def test_a_guest_is_loaded() -> None:
         ([None], "closed"),
         ([b"nonsense\n"], "JSON"),
         ([b"[1]\n"], "JSON"),
+        ([b"[" * 100_000 + b"\n"], "JSON"),
         ([{"error": 5}], "5"),
         ([b"x" * (2 << 20)], "too much"),
         ([b"{}\n" * (1 << 19)], "too much"),
         ([{"return": {}}, {"event": "MIGRATION", "data": 7}], "in time"),
         ([], "in time"),
     ],
-    ids="refused failed closed closed-before garbage array odd-error long-line many-lines odd-event silence".split(),
+    ids=(
+        "refused failed closed closed-before garbage array nested odd-error long-line many-lines odd-event silence"
+    ).split(),
 )
 def test_what_does_not_load_is_an_error_that_says_why(last: list[Any], noun: str) -> None:
     qemu = Qemu(lambda name: last if name == "migrate-incoming" else usual(name))
@@ -112,3 +115,17 @@ def test_a_vmm_that_has_ended_takes_no_commands() -> None:
     theirs.close()
     with Monitor(ours.detach()) as monitor, pytest.raises(VmFailed):
         monitor.load()
+
+
+NUMBERS: list[Any] = ["7", 1.5, float("inf"), True, -1, 1 << 64, None, [], {}]
+
+
+@pytest.mark.parametrize("reply", [*({"fdset-id": number} for number in NUMBERS), [], 7, None, "x"])
+def test_a_descriptor_has_a_number_or_there_is_an_error(reply: Any, tmp_path: Path) -> None:
+    qemu = Qemu(lambda name: [{"return": reply}])
+    with (
+        Monitor(qemu.ours.detach()) as monitor,
+        (tmp_path / "file").open("wb") as file,
+        pytest.raises(VmFailed, match="number"),
+    ):
+        monitor.add_file(file.fileno(), "word")
