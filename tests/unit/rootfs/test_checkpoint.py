@@ -3,11 +3,14 @@
 
 import hashlib
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stage1.errors import NoSpace, TimedOut
+from stage1.errors import BadRequest, NoSpace, TimedOut
+from stage1.linux.beneath import NotPlain
 from stage1.rootfs import checkpoint
 
 BLOCK = 1 << 16
@@ -52,6 +55,41 @@ def test_a_byte_or_a_place_more_is_another_file(tmp_path: Path) -> None:
         _written(tmp_path / "d", {0: b"x"}, BLOCK + 1),
     ]
     assert len(set(made)) == 4
+
+
+def _listen(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "FIFO": os.mkfifo,
+    "directory": Path.mkdir,
+    "socket": _listen,
+    "symbolic link": lambda path: path.symlink_to("/etc/passwd"),
+    "character device": lambda path: os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5)),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", ODD)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, what: str) -> None:
+    """Who unpacks a checkpoint of somebody else may get anything; a thread that opens a FIFO never comes back."""
+    ODD[what](tmp_path / "guest")
+    with pytest.raises(NotPlain, match=what):
+        checkpoint.examined(str(tmp_path / "guest"))
+
+
+def test_a_file_that_others_can_change_afterwards_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "guest").write_bytes(b"x")
+    for mode, owner in ((0o620, 0), (0o602, 0), (0o600, 12345)):
+        (tmp_path / "guest").chmod(mode)
+        os.chown(tmp_path / "guest", owner, 0)
+        with pytest.raises(BadRequest, match="others"):
+            checkpoint.examined(str(tmp_path / "guest"))
+    os.chown(tmp_path / "guest", 0, 0)
+    (tmp_path / "guest").chmod(0o644)
+    assert checkpoint.examined(str(tmp_path / "guest")).size_bytes == 1
 
 
 @pytest.fixture
