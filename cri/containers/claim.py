@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from cri.live.pod import LivePod
 
 
+_SHOWN = 400
+"""Characters of a list of mounts in a sentence."""
+
+
 def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
     """The container of the original that is meant by `planned`, the first attempt at one of that name. Raises
     WrongState when it is another one.
@@ -42,14 +46,18 @@ def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
         )
     if _places(former) != _places(planned):
         raise WrongState(
-            f"container {name} of the original has mounts at {', '.join(_places(former)) or 'no place'}, and "
-            f"{', '.join(_places(planned)) or 'none'} are asked for; a copy goes on with what it has"
+            f"container {name} of the original has mounts at {_shown(former) or 'no place'}, and "
+            f"{_shown(planned) or 'none'} are asked for; a copy goes on with what it has"
         )
     return former
 
 
 def _places(record: ContainerRecord) -> list[str]:
     return [mount.target for mount in record.container.mounts]
+
+
+def _shown(record: ContainerRecord) -> str:
+    return ", ".join(_places(record))[:_SHOWN]
 
 
 async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRecord) -> str:

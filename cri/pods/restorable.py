@@ -53,10 +53,12 @@ def located(manifest: Manifest, images: "ImageStore", *, title: str) -> tuple[sa
 
 
 def _former(one: SavedContainer) -> ContainerRecord:
-    """The container as its guest has it: what is asked for is compared with that, and nothing else of it is used."""
+    """The container as its guest has it: what is asked for is compared with that, and nothing else of it is used, nor
+    written down with each state of the pod.
+    """
     mounts = tuple(Mount("", target) for target in one.mounts)
     container = Container(one.id, one.name, one.image_id, Process(()), mounts)
     return ContainerRecord(
-        container, one.config, one.attempt, 0, one.image_id, one.image_ref,
+        container, b"", one.attempt, 0, one.image_id, one.image_ref,
         stdin=one.stdin, stdout=one.stdout, stderr=one.stderr, window_image=one.window_image, guest_id=one.id,
     )  # fmt: skip

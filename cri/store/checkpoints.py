@@ -23,6 +23,8 @@ MOST_CONTAINERS = 256
 _MOST_FILE_BYTES = 1 << 46
 _MOST_PARTS, _MOST_TEXT = 64, 65536
 _MOST_DEVICES, _MOST_ADDRESS = 16, 64
+_MOST_NAME, _MOST_NAMES = 4096, 1 << 20
+"""Characters of one name, reference or path, and of all together: what a pod that is restored writes down of them."""
 _PAGE_BYTES = 4096
 _ID, _KEY_BYTES = re.compile("[0-9a-f]{64}"), 16
 
@@ -168,14 +170,15 @@ def _check_devices(devices: tuple[Device, ...]) -> None:
         raise ValueError("it has too many network devices or addresses")
     for one in devices:
         _require(one.mtu, (0, 1 << 16), what="an mtu")
-        if any(len(text) > _MOST_ADDRESS for text in (one.name, one.mac, *one.addresses)):
-            raise ValueError(f"the network device {one.name[:80]!r} has a name or address that is too long")
+        if any(len(text) > _MOST_ADDRESS or not text.isprintable() for text in (one.name, one.mac, *one.addresses)):
+            raise ValueError(f"the network device {one.name[:80]!r} has a name or address that is none")
 
 
 def _check_containers(manifest: Manifest) -> None:
     containers = manifest.containers
     if not 0 < len(containers) <= MOST_CONTAINERS:
         raise ValueError(f"it has {len(containers)} containers, and must have 1 to {MOST_CONTAINERS}")
+    _check_names(manifest)
     for one in containers:
         if not _ID.fullmatch(one.id) or not one.name:
             raise ValueError(f"a container has the id {one.id[:80]!r} and the name {one.name[:80]!r}")
@@ -183,6 +186,18 @@ def _check_containers(manifest: Manifest) -> None:
             _require(stream, (0, manifest.pod.ids), what="a stream")
     if len({one.id for one in containers}) < len(containers) or len({one.name for one in containers}) < len(containers):
         raise ValueError("two containers have one id or name")
+
+
+def _check_names(manifest: Manifest) -> None:
+    pod, names = manifest.pod, 0
+    of_pod = (pod.name, pod.namespace, pod.uid, pod.handler)
+    of_containers = ((one.name, one.image_id, one.image_ref, one.window_image) for one in manifest.containers)
+    mounts = (one.mounts for one in manifest.containers)
+    of_machine = ((*(one.name for one in manifest.made_of), *(one.name for one in manifest.images)),)
+    for text in (text for texts in (of_pod, *of_containers, *mounts, *of_machine) for text in texts):
+        names += len(text)
+        if len(text) > _MOST_NAME or names > _MOST_NAMES or not text.isprintable():
+            raise ValueError(f"the name {text[:80]!r} is too long, or has a control character, or there are too many")
 
 
 def _require(number: Any, bounds: tuple[int, int], *, what: str) -> None:

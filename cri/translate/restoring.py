@@ -14,6 +14,8 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.checkpoints import Manifest
 from stage1.errors import BadRequest, WrongState
 
+_SHOWN = 400
+"""Characters of names in a sentence."""
 _FIELDS = ("command", "args", "working_dir", "envs", "stdin", "stdin_once", "tty")
 _USER = ("run_as_user", "run_as_group", "run_as_username", "supplemental_groups")
 
@@ -26,8 +28,8 @@ def check(manifest: Manifest, configs: Sequence[pb.ContainerConfig]) -> None:
     known = {one.name: one for one in manifest.containers}
     if not names or len(set(names)) < len(names) or set(names) != set(known):
         raise BadRequest(
-            f"the checkpoint has the containers {', '.join(sorted(known))}, and the configurations are of "
-            f"{', '.join(sorted(names))[:400] or 'none'}; give one for each"
+            f"the checkpoint has the containers {', '.join(sorted(known))[:_SHOWN]}, and the configurations are of "
+            f"{', '.join(sorted(names))[:_SHOWN] or 'none'}; give one for each"
         )
     for config in configs:
         try:
