@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from stage1.pod.model import Pod
     from stage1.vm.vmm import Vmm
 
-NETWORKS_AT_ONCE = 8
+NETWORKS_AT_ONCE, BULK_AT_ONCE = 8, 3
 """Pods whose CNI plugins run at the same time; more wait for their turn."""
 START_WAIT_S = 1.0
 """So long a call waits for a daemon that starts; crictl gives up after 2 s."""
@@ -103,7 +103,7 @@ class Node:
         self.handlers = kernel.handlers([])
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pool = started(NETWORKS_AT_ONCE, "network")
+        self._pool, self._bulk = started(NETWORKS_AT_ONCE, "network"), started(BULK_AT_ONCE, "bulk")
         self.events = Bus()
         self.tracer = Exporting(config.tracing, __version__) if config.tracing.endpoint else Tracer()
         self.recorder = Counts() if config.metrics.enabled else Recorder()
@@ -117,6 +117,7 @@ class Node:
             vmm=vmm,
             boot_timeout_s=config.vm.boot_timeout_s,
             pool=self._pool,
+            bulk=self._bulk,
             events=self.events,
             adopt_timeout_s=config.vm.adopt_timeout_s,
             storage=self.storage,
@@ -316,6 +317,7 @@ class Node:
         self.readiness.close()
         await self.tracer.close()
         self._pool.shutdown(wait=False)
+        self._bulk.shutdown(wait=False)
 
     async def settle(self, request: Any) -> None:
         """Wait until the pod that `request` names, if any, has been adopted. Raises Unavailable, BadRequest."""

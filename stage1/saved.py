@@ -140,8 +140,8 @@ def read(path: str) -> Manifest:
         raise VmFailed(f"{path}/{MANIFEST} is damaged, so nothing can be made of it") from None
 
 
-def prepare(pod: Pod, host: Host, *, path: str, manifest: Manifest) -> Prepared:
-    """As `engine.prepare`, for a pod whose VM is to be a copy of what is in `path`, which has `manifest`. Undo:
+def prepare(pod: Pod, host: Host, *, manifest: Manifest) -> Prepared:
+    """As `engine.prepare`, for a pod whose VM is to be a copy of what `manifest` is of; `fill` is next. Undo:
     `engine.clean_up`. Raises WrongState when it would be another machine, and as that.
     """
     _check_memory(pod, manifest)
@@ -149,15 +149,20 @@ def prepare(pod: Pod, host: Host, *, path: str, manifest: Manifest) -> Prepared:
     try:
         assert isinstance(prepared.vm, VmSpec)
         check(manifest, prepared.vm, pod=pod, host=host, network=prepared.network)
-        if prepared.vm.scratch:
-            scratch.replace(prepared.vm.scratch, f"{path}/{DISK}")
-            if host.allocates_scratch:
-                scratch.allocate(prepared.vm.scratch)
-        mapping.restore(prepared.directory, prepared.vm.window_bytes, images=manifest.images)
     except BaseException:
         engine.clean_up(prepared.directory)
         raise
     return prepared._replace(vm=prepared.vm._replace(is_resumed=True))
+
+
+def fill(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> None:
+    """Give it the disk that is in `path`. Undo: as of `prepare`. Raises NoSpace, VmFailed, KernelError."""
+    assert isinstance(prepared.vm, VmSpec)
+    if prepared.vm.scratch:
+        scratch.replace(prepared.vm.scratch, f"{path}/{DISK}")
+        if host.allocates_scratch:
+            scratch.allocate(prepared.vm.scratch)
+    mapping.restore(prepared.directory, prepared.vm.window_bytes, images=manifest.images)
 
 
 def boot(prepared: Prepared, vmm: "Vmm", *, path: str, manifest: Manifest) -> "VmProcess":

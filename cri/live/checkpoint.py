@@ -17,13 +17,15 @@ from cri.live import copies, suspension
 from cri.store import checkpoints, history
 from cri.store.checkpoints import Device, Manifest, Part, Piece, SavedContainer, SavedPod
 from cri.store.history import Fact
-from cri.threads import run_uncancellable
+from cri.threads import run_uncancellable, run_uncancellable_in
 from stage1 import checkpoint
 from stage1.errors import BadRequest, NotFound, WrongState
 from stage1.pod import states
 from stage1.rootfs import checkpoint as place
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
     from cri.store.pods import ContainerRecord
@@ -35,6 +37,33 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Asked:
+    """Whether somebody still waits for a checkpoint, which is made by threads of `pool`."""
+
+    def __init__(self, pool: "Executor | None") -> None:
+        self._pool, self._given_up = pool, threading.Event()
+
+    def is_wanted(self) -> bool:
+        """Asked by the threads."""
+        return not self._given_up.is_set()
+
+    def give_up(self) -> None:
+        """The threads end soon."""
+        self._given_up.set()
+
+    async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+        """As `run_uncancellable_in`, and the work is told to end when we are cancelled."""
+        thread = asyncio.ensure_future(run_uncancellable_in(self._pool, work, *args, **options))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            self.give_up()
+            await asyncio.wait({thread})
+            if not thread.cancelled():
+                thread.exception()
+            raise
+
+
 async def write(
     pod: "LivePod", images: "ImageStore", *, output: str, container_ids: Sequence[str], title: str = ""
 ) -> None:
@@ -43,13 +72,13 @@ async def write(
     When it is cancelled the checkpoint is given up. Raises BadRequest, NotFound or AlreadyExists for what can't be
     asked for, WrongState with the blocker, NoSpace, VmFailed; nothing is left in `output` then, and the pod goes on.
     """
-    given_up = threading.Event()
-    work = _write(pod, images, target=(output, title or output), container_ids=container_ids, given_up=given_up)
+    asked = _Asked(pod.tools.bulk)
+    work = _write(pod, images, target=(output, title or output), container_ids=container_ids, asked=asked)
     task = pod.work.run_in_background(work, f"checkpoint of {pod.title}")
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        given_up.set()
+        asked.give_up()
         raise
 
 
@@ -59,13 +88,9 @@ async def _write(
     *,
     target: tuple[str, str],
     container_ids: Sequence[str],
-    given_up: threading.Event,
+    asked: _Asked,
 ) -> None:
     output, title = target
-
-    def is_wanted() -> bool:
-        return not given_up.is_set()
-
     async with pod.lock:
         pod.require_ready()
         await suspension.settle(pod)
@@ -74,12 +99,13 @@ async def _write(
         await pod.images.settle()
         await run_uncancellable(place.begin, pod.directory, output)
         try:
-            await copies.write_back(pod, near=output)
-            begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, given_up=given_up)
+            with pod.transfer.under_way():
+                await copies.write_back(pod, near=output)
+                begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, asked=asked)
             took_ns = time.time_ns() - begun_ns
-            written = await _run(given_up, checkpoint.measure, written, output, is_wanted=is_wanted)
+            written = await asked.run(checkpoint.measure, written, output, is_wanted=asked.is_wanted)
             data = checkpoints.dump(_manifest(pod, written, made_ns=begun_ns))
-            await _run(given_up, place.seal, pod.directory, output, manifest=data, is_wanted=is_wanted)
+            await asked.run(place.seal, pod.directory, output, manifest=data, is_wanted=asked.is_wanted)
         except BaseException:
             await run_uncancellable(place.abandon, pod.directory)
             raise
@@ -115,26 +141,13 @@ def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
     return ""
 
 
-async def _saved(pod: "LivePod", images: "ImageStore", *, output: str, given_up: threading.Event) -> "Written":
+async def _saved(pod: "LivePod", images: "ImageStore", *, output: str, asked: _Asked) -> "Written":
     files = await asyncio.to_thread(suspension.files_in_window, pod, images)
     async with copies.standing_still(pod):
-        return await _run(
-            given_up, checkpoint.save, pod.directory, pod.record.pod,
-            host=pod.tools.host, images=files, target=(output, lambda: not given_up.is_set()),
+        return await asked.run(
+            checkpoint.save, pod.directory, pod.record.pod,
+            host=pod.tools.host, images=files, target=(output, asked.is_wanted),
         )  # fmt: skip
-
-
-async def _run(given_up: threading.Event, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As `run_uncancellable`, and the work is told to end when we are cancelled."""
-    thread = asyncio.ensure_future(run_uncancellable(work, *args, **options))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        given_up.set()
-        await asyncio.wait({thread})
-        if not thread.cancelled():
-            thread.exception()
-        raise
 
 
 def _manifest(pod: "LivePod", written: "Written", *, made_ns: int) -> Manifest:

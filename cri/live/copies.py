@@ -19,7 +19,7 @@ from cri.live.phases import Phases
 from cri.store import codec, history
 from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
-from cri.threads import run_uncancellable, run_uncancellable_in
+from cri.threads import run_uncancellable_in
 from stage1 import saved
 from stage1.errors import VmFailed, WrongState
 from stage1.guest import messages, settings
@@ -63,13 +63,15 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
         await suspension.settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
-        files = await asyncio.to_thread(suspension.files_in_window, pod, images)
-        await write_back(pod, near=os.path.dirname(path))
-        more, begun_s = codec.dump(of(pod)), time.monotonic()
-        async with standing_still(pod):
-            stopped_s = await run_uncancellable(
-                saved.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files, target=(path, more)
-            )
+        with pod.transfer.under_way():
+            files = await asyncio.to_thread(suspension.files_in_window, pod, images)
+            await write_back(pod, near=os.path.dirname(path))
+            more, begun_s = codec.dump(of(pod)), time.monotonic()
+            async with standing_still(pod):
+                stopped_s = await run_uncancellable_in(
+                    pod.tools.bulk, saved.save, pod.directory, pod.record.pod,
+                    host=pod.tools.host, images=files, target=(path, more),
+                )  # fmt: skip
         paused_s = time.monotonic() - begun_s
         pod.note(Fact(history.FORKED, took_ns=round(paused_s * 1e9)))
         pod.save_soon()
@@ -82,7 +84,8 @@ async def write_back(pod: "LivePod", *, near: str) -> None:
     """Before `standing_still`, which it makes shorter, for what is saved into `near` or a directory in it. Raises
     KernelError.
     """
-    await run_uncancellable(saved.write_back, pod.directory, pod.record.pod, host=pod.tools.host, near=near)
+    of_pod = (pod.directory, pod.record.pod)
+    await run_uncancellable_in(pod.tools.bulk, saved.write_back, *of_pod, host=pod.tools.host, near=near)
 
 
 @asynccontextmanager
@@ -96,8 +99,10 @@ async def standing_still(pod: "LivePod") -> AsyncIterator[None]:
             await _ask(pod, Tune(suspension.FREEZE, "1"))
             yield
         finally:
-            await _ask(pod, Tune(suspension.FREEZE, "0"))
-            await _ask(pod, Tune(suspension.SHARES, "mount"))
+            try:
+                await _ask(pod, Tune(suspension.FREEZE, "0"))
+            finally:
+                await _ask(pod, Tune(suspension.SHARES, "mount"))
 
 
 async def _ask(pod: "LivePod", op: Tune) -> None:
@@ -129,16 +134,17 @@ async def bring_up(pod: "LivePod", path: str, *, given: "tuple[Manifest, Origina
         start.how = "copied"
         phases = Phases(pod)
         manifest, former = given if given else await asyncio.to_thread(_read, path)
-        prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, path=path, manifest=manifest)
+        prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, manifest=manifest)
         phases.prepared(prepared.network_ns)
         pod.network = prepared.network
         await pod.loopback.open(pod.record.pod, pod.ips)
         boot.note_cgroup(pod, prepared.cgroup_note)
+        bulk, host = pod.tools.bulk, pod.tools.host
+        await run_uncancellable_in(bulk, saved.fill, prepared, host, path=path, manifest=manifest)
         pod.unused_id = former.ids + 1
         pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
         pod.move("boot", link_key=prepared.link_key)
-        where = pod.tools.pool_of(prepared.pod)
-        pod.watch(await run_uncancellable_in(where, saved.boot, prepared, pod.tools.vmm, path=path, manifest=manifest))
+        pod.watch(await run_uncancellable_in(bulk, saved.boot, prepared, pod.tools.vmm, path=path, manifest=manifest))
         await pod.meet(pod.tools.boot_timeout_s, former.link_key)
         phases.booted(pod.hello, is_copy=True)
         await _become_another(pod, manifest)

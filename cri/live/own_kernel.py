@@ -128,7 +128,10 @@ class OwnKernel:
             raise WrongState(f"{self._pod.title} runs a kernel of its own already")
         pod, record = self._pod, container.record
         boot = own.Boot(record.kernel, export.image_name(record.image_id), record.container.process.argv)
-        prepared = await run_uncancellable(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
+        where = pod.tools.bulk if record.kernel.block else None  # which is copied
+        prepared = await run_uncancellable_in(
+            where, own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network
+        )
         vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
         await self._watch(vm, container)
         with suppress(PodError):  # where its processors are does not keep it from running

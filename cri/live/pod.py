@@ -26,6 +26,7 @@ from cri.live.parsed import Parsed
 from cri.live.pause import Pause
 from cri.live.saving import StateSaver
 from cri.live.tools import Tools
+from cri.live.transfer import Transfer
 from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
 from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
@@ -63,7 +64,7 @@ class LivePod:
         self.record, self.tools = record, tools
         self.status = store.PodState()
         self.containers: dict[str, LiveContainer] = {}
-        self.names, self.pause = GuestNames(self.containers), Pause()
+        self.names, self.pause, self.transfer = GuestNames(self.containers), Pause(), Transfer()
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
         self.cpus, self.work, self.is_going = Cpus(), Work(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)

@@ -30,6 +30,7 @@ async def stop(pod: LivePod) -> None:
 
     Raises VmFailed, and NetworkFailed as `engine.remove_network`.
     """
+    await _end_transfer(pod)
     async with pod.lock:
         releasing = None
         if pod.status.state != states.DEAD:
@@ -46,6 +47,18 @@ async def stop(pod: LivePod) -> None:
                 await run_uncancellable(engine.remove_container, pod.directory, container.id)
         await (releasing or _release(pod))
         pod.network = None
+
+
+async def _end_transfer(pod: LivePod) -> None:
+    """A guest that is saved or loaded gets as long for that as any guest to react; its VM is ended then, and with it
+    what has the pod's lock. Raises VmFailed.
+    """
+    if await pod.transfer.is_over_within(pod.tools.react_s):
+        return
+    log.warning("pod.transfer", extra={**pod.log_fields(), "error": "it is stopped while its guest is saved or loaded"})
+    vm = pod.vm or await asyncio.to_thread(engine.find_vm, pod.directory)
+    if vm is not None:
+        await asyncio.to_thread(vm.kill)
 
 
 async def remove(pod: LivePod) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cri.store import history
 from cri.store.history import Fact
-from cri.threads import run_uncancellable, run_uncancellable_in
+from cri.threads import run_uncancellable_in
 from stage1 import suspended
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
@@ -87,23 +87,28 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         if why := blocker(pod):
             raise WrongState(why)
         await pod.images.settle()
-        pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
-        try:
-            await pod.call(messages.Tune(SHARES, ""), ANSWER_S)
-        except BaseException:
-            pod.end_suspension()
-            raise
-        await pod.part()
-        try:
-            await _save(pod, images)
-        except BaseException:
-            pod.end_suspension()
-            await _go_on(pod)
-            raise
+        with pod.transfer.under_way():
+            await _suspend(pod, images)
         pod.vm = None
         pod.note(Fact(history.SUSPENDED))
         pod.save_soon()
     log.info("pod.suspended", extra=pod.log_fields())
+
+
+async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
+    pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
+    try:
+        await pod.call(messages.Tune(SHARES, ""), ANSWER_S)
+    except BaseException:
+        pod.end_suspension()
+        raise
+    await pod.part()
+    try:
+        await _save(pod, images)
+    except BaseException:
+        pod.end_suspension()
+        await _go_on(pod)
+        raise
 
 
 async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended.load) -> None:
@@ -113,15 +118,8 @@ async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended
     async with pod.lock:
         if not pod.is_suspended:
             return
-        where = pod.tools.pool_of(pod.record.pod)
-        tools = pod.tools
-        living = [one.record.container for one in pod.containers.values() if one.status.state != states.EXITED]
-        vm = await run_uncancellable_in(
-            where, load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living
-        )
-        pod.end_suspension()
-        pod.vm = vm
-        await _meet_or_end(pod, "it was resumed")
+        with pod.transfer.under_way():
+            await _resume(pod, load)
         pod.note(Fact(history.RESUMED))
         pod.save_soon()
         try:
@@ -129,6 +127,17 @@ async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended
         except PodError as error:
             log.warning("pod.cpus", extra={**pod.log_fields(), "error": str(error)})
     log.info("pod.resumed", extra=pod.log_fields())
+
+
+async def _resume(pod: "LivePod", load: "Callable[..., VmProcess]") -> None:
+    tools = pod.tools
+    living = [one.record.container for one in pod.containers.values() if one.status.state != states.EXITED]
+    vm = await run_uncancellable_in(
+        tools.bulk, load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living
+    )
+    pod.end_suspension()
+    pod.vm = vm
+    await _meet_or_end(pod, "it was resumed")
 
 
 async def wake(pod: "LivePod", *, is_end: bool) -> None:
@@ -194,7 +203,8 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
     """What is only left over of the VM can wait: whoever resumes the pod, or removes it, ends that."""
     files = await asyncio.to_thread(files_in_window, pod, images)
     try:
-        await run_uncancellable(suspended.save, pod.directory, pod.record.pod, host=pod.tools.host, images=files)
+        of_pod, tools = (pod.directory, pod.record.pod), pod.tools
+        await run_uncancellable_in(tools.bulk, suspended.save, *of_pod, host=tools.host, images=files)
     except (PodError, OSError) as error:
         if not await asyncio.to_thread(suspended.is_there, pod.directory):
             raise

@@ -39,12 +39,13 @@ class Tools(NamedTuple):
 
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
     other pods that wait for them; and since it is small, many pods at once queue instead of contending for the lock of
-    the packet filter's rules. `events` hears what happens (None: nobody does). `loop_budget` is shared by the links of
-    all pods. A guest that another daemon has left gets `adopt_timeout_s` to answer the next one, and any guest
-    `react_s` to end what it is told to. `storage` says how much pods may write (None: all). `hooks` has a say in what
-    is done. `clean_up_later` takes the directory of a pod that failed and could not be removed at once. `consoles`
-    keeps the VMs' consoles short. `recorder` counts what happens. `templates` are what VMs can be copies of (None:
-    nothing; all boot).
+    the packet filter's rules. `bulk` runs what moves as much as a guest or a disk has, or waits for a VMM that does:
+    its threads are few, and all others stay free for other pods. `events` hears what happens (None: nobody does).
+    `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets `adopt_timeout_s` to
+    answer the next one, and any guest `react_s` to end what it is told to. `storage` says how much pods may write
+    (None: all). `hooks` has a say in what is done. `clean_up_later` takes the directory of a pod that failed and could
+    not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts what happens. `templates` are
+    what VMs can be copies of (None: nothing; all boot).
     """
 
     host: "Host"
@@ -53,6 +54,7 @@ class Tools(NamedTuple):
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0
     pool: "Executor | None" = None
+    bulk: "Executor | None" = None
     events: "Bus | None" = None
     loop_budget: "LoopBudget | None" = None
     adopt_timeout_s: float = 10.0

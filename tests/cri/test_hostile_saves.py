@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that is being saved, and whose VMM or agent does not answer meanwhile: what others and its own end notice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from cri.cli.serve import THREADS
+from cri.policy import FORK_OF, FORKABLE
+from stage1.guest import messages as m
+from stage1.vm.spec import QMP
+from tests.cri.conftest import Client, World
+from tests.fakes.patience import PACE, PATIENCE
+
+from .test_hostile_guest import running
+
+REACT_S = 1.0
+
+
+@asynccontextmanager
+async def silent_monitor(cri: Client, pod: str) -> AsyncIterator[asyncio.Event]:
+    """The pod's VMM has a monitor that takes commands and says nothing, as long as it lives; set once it was asked."""
+    live, asked = cri.node.pods.get(pod), asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        while live.vm is not None and await asyncio.to_thread(live.vm.alive):
+            await asyncio.sleep(0.05)
+        writer.close()
+
+    server = await asyncio.start_unix_server(listen, f"{live.directory}/{QMP}")
+    async with server:
+        yield asked
+
+
+def impatient(world: World) -> World:
+    vm = world.config.vm.model_copy(update={"react_timeout_s": REACT_S * PACE})
+    world.config = world.config.model_copy(update={"vm": vm})
+    return world
+
+
+@pytest.mark.timeout(90)
+async def test_vmms_that_do_not_answer_keep_no_thread_of_others(world: World) -> None:
+    """As many as the daemon has threads: a tenant may have more pods, and each of them copied."""
+    async with impatient(world).daemon() as cri:
+        names = [f"web-{number}" for number in range(THREADS + 1)]
+        pods = [await cri.pod(name, annotations={FORKABLE: "true"}) for name in names]
+        monitors = [silent_monitor(cri, pod) for pod in pods]
+        asked = [await one.__aenter__() for one in monitors]
+        copies = [asyncio.ensure_future(cri.pod(f"{name}-copy", annotations={FORK_OF: name})) for name in names]
+        async with asyncio.timeout(20 * PATIENCE):
+            while not any(one.is_set() for one in asked):
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            for number in range(2):
+                pod, container = await running(cri, f"other-{number}")
+                await cri("StopContainer", container_id=container)
+                await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        for pod in pods:
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        failed = await asyncio.gather(*copies, return_exceptions=True)
+        assert all(isinstance(one, grpc.RpcError) for one in failed)
+        for one in monitors:
+            await one.__aexit__(None, None, None)
+        assert world.left_over() == []
+
+
+@pytest.mark.timeout(90)
+async def test_a_pod_is_stopped_while_its_vmm_does_not_let_itself_be_saved(world: World) -> None:
+    async with impatient(world).daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        async with silent_monitor(cri, pod) as asked:
+            copy = asyncio.ensure_future(cri.pod("copy", annotations={FORK_OF: "web"}))
+            async with asyncio.timeout(15 * PATIENCE):
+                await asked.wait()
+                await cri("StopPodSandbox", pod_sandbox_id=pod)
+                await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert isinstance((await asyncio.gather(copy, return_exceptions=True))[0], grpc.RpcError)
+        assert world.left_over() == []
+
+
+@pytest.mark.timeout(90)
+async def test_a_pod_is_stopped_while_its_agent_does_not_let_its_shares_go(world: World) -> None:
+    async with impatient(world).daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        world.faults.ignore = m.Tune
+        copy = asyncio.ensure_future(cri.pod("copy", annotations={FORK_OF: "web"}))
+        async with asyncio.timeout(15 * PATIENCE):
+            await asyncio.sleep(0.5)
+            await cri("StopPodSandbox", pod_sandbox_id=pod)
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert isinstance((await asyncio.gather(copy, return_exceptions=True))[0], grpc.RpcError)
+        assert world.left_over() == []
