@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/conformance`: critest against clearpod, with stand-in images from a registry of our own.
 
-All happens in a network namespace that is made for it and removed with everything in it.
+All happens in a network namespace that is made for it and removed with everything in it; with --lab that is one of the
+lab's (`in_lab`).
 """
 
 import argparse
@@ -19,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from images.lib.cache import BuildFailed
-from tests.conformance import report, stand_ins
+from stage1.errors import PodError
+from tests.conformance import in_lab, report, stand_ins
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
+from tests.fakes.patience import PACE, PATIENCE
 from tests.fakes.registry import Registry
 from tests.lab.debian_kernel import default_cache
+from tests.lab.state import LabError
 
 ROOT = Path(__file__).parent.parent.parent
 NO_CRITEST = 3
 NRI_FLAG = "-nri-socket"
 """Known to critest since 1.36; without it its specs of NRI skip themselves."""
 WEBSOCKET = ("-websocket-exec", "-websocket-attach", "-websocket-portforward")
-START_S = 60
+START_S = 20 * PATIENCE
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,13 +41,15 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         expected = stand_ins.images(default_cache())  # needs the network that is there now
+        if args.lab:
+            return in_lab.run(args)
         with tempfile.TemporaryDirectory(prefix="clearpod-conformance-", dir="/var/tmp") as name:
             place = Path(name)
             stand_ins.write(place / "layout", expected)
             with outer_net(place) as net, Registry(place / "registry") as registry:
                 _push_all(place, registry, asked=expected)
                 return _run(place, net, registry=registry, args=args)
-    except (BuildFailed, RuntimeError) as error:
+    except (BuildFailed, LabError, PodError, RuntimeError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 4
 
@@ -53,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON document: passed, failed, skipped, specs")
     parser.add_argument("--focus", default="", metavar="REGEX", help="only the specs whose name matches")
     parser.add_argument("--websocket", action="store_true", help="exec, attach and port-forward over WebSocket")
+    parser.add_argument("--handler", default="", metavar="NAME", help="the runtime handler of all pods")
+    parser.add_argument(
+        "--lab",
+        action="store_true",
+        help="in the lab, on kvmtool; the specs of AppArmor on the kernel full, if nothing else is asked for",
+    )
+    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="where lkvm is, for --lab")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "results" / "conformance", metavar="DIR",
                         help="where the daemon's log and critest's report go")  # fmt: skip
     return parser
@@ -64,7 +77,7 @@ def _run(place: Path, net: OuterNet, *, registry: Registry, args: argparse.Names
         if not shutil.which("critest"):
             print("conformance: the images are built and served, but there is no critest on PATH", file=sys.stderr)
             return NO_CRITEST
-        result = report.specs(_critest(socket, args))
+        result = report.specs(_critest(socket, args, path=_path(place)))
     print(json.dumps(report.summary(result), indent=1) if args.json else report.table(result))
     return int(not result or any(spec.state == report.FAILED for spec in result))
 
@@ -108,6 +121,8 @@ socket = "{nri_socket(run_dir)}"
 request_timeout_s = 30   # critest's own plugin holds answers back for seconds, to look at what is there meanwhile
 [log]
 level = "debug"
+[vm]
+boot_timeout_s = {60 * PACE}
 """
     ours = '[[registries]]\nprefix = "{}"\nlocation = "{}"\ninsecure = true\n'
     return text + "".join(ours.format(host, registry.host) for host in stand_ins.HOSTS)
@@ -142,7 +157,18 @@ def knows(flag: str) -> bool:
     return f"{flag} " in output.stdout + output.stderr
 
 
-def _critest(socket: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _path(place: Path) -> str:
+    """PATH for critest. It calls apparmor_parser by sudo; where there is none, who runs this is root anyway."""
+    if shutil.which("sudo"):
+        return os.environ["PATH"]
+    program = place / "bin" / "sudo"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nexec "$@"\n')
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+def _critest(socket: str, args: argparse.Namespace, *, path: str) -> list[dict[str, Any]]:
     """Run critest, serially; its report."""
     target = args.output / "critest.json"
     target.unlink(missing_ok=True)
@@ -155,9 +181,10 @@ def _critest(socket: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         *(WEBSOCKET if args.websocket else ()),
         *([f"{NRI_FLAG}={nri_socket(os.path.dirname(socket))}"] if knows(NRI_FLAG) else ()),
         *([f"--ginkgo.focus={args.focus}"] if args.focus else ()),
+        *([f"-runtime-handler={args.handler}"] if args.handler else ()),
     ]
     with (args.output / "critest.log").open("wb") as log:
-        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        subprocess.run(argv, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     if not target.exists():
         raise RuntimeError(f"critest wrote no report; see {log.name}")
     return json.loads(target.read_text())  # type: ignore[no-any-return]

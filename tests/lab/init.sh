@@ -49,6 +49,7 @@ mount_kernel() {
     into tmpfs /run -o mode=755
     into cgroup2 /sys/fs/cgroup
     into bpf /sys/fs/bpf
+    into securityfs /sys/kernel/security
     mkdir -p $new/dev/net
     [ -e $new/dev/net/tun ] || mknod $new/dev/net/tun c 10 200
     for device in kvm vhost-vsock vhost-net; do
@@ -62,11 +63,11 @@ mount_kernel() {
 mount_disk() {
     mkdir $new/run/disk
     mount -t ext4 /dev/vda $new/run/disk || die "can't mount the disk"
-    for directory in var/lib/clearpod tmp; do
+    for directory in var/lib/clearpod var/tmp tmp; do
         mkdir -p "$new/run/disk/$directory" "$new/$directory"
         mount -o bind "$new/run/disk/$directory" "$new/$directory"
     done
-    chmod 1777 $new/tmp
+    chmod 1777 $new/tmp $new/var/tmp
 }
 
 # After the disk, whose /tmp would hide a checkout that lies below /tmp.

@@ -29,7 +29,7 @@ MODULES = (
     "sch_ingress",
 )  # fmt: skip
 """Loaded from the initramfs: unpacking them inside, through virtiofs, takes seconds. The others wait for modprobe."""
-HIDDEN = ("/tmp/", "/run/", "/var/lib/clearpod/")
+HIDDEN = ("/tmp/", "/run/", "/var/tmp/", "/var/lib/clearpod/")
 """Directories that are the lab's own."""
 ICOUNT = ("-icount", "shift=0,sleep=off")
 
