@@ -235,11 +235,11 @@ class Client:
 
 
 class VmWorld(World):
-    """The same machine with real virtual machines (QEMU) and the sample image in the registry."""
+    """The same machine with real virtual machines and the sample image in the registry."""
 
-    def __init__(self, root: Path, registered: Registered, guest_dir: Path) -> None:
+    def __init__(self, root: Path, registered: Registered, guest_dir: Path, *, hypervisor: str = "qemu") -> None:
         super().__init__(root, registered)
-        choice = choose("qemu", hypervisors.facts())
+        choice = choose(hypervisor, hypervisors.facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
         limits = {"boot": 60, "adopt": 20, "react": 10}  # more than by default: tests share the machine
@@ -273,10 +273,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterato
 
 
 @contextmanager
-def vm_world(sample: Registered, guest_dir: Path, *, copies: bool = False) -> Iterator[VmWorld]:
+def vm_world(
+    sample: Registered, guest_dir: Path, *, copies: bool = False, hypervisor: str = "qemu"
+) -> Iterator[VmWorld]:
     """A machine whose VMs do not outlive the block; with `copies`, for tests to which a boot does not matter."""
     with places.short_directory() as root:
-        made = VmWorld(Path(root), sample, guest_dir)
+        made = VmWorld(Path(root), sample, guest_dir, hypervisor=hypervisor)
         made.make_node = CopyingNode if copies else Node
         try:
             yield made

@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
 
 @contextmanager
-def machine(place: Path, guest_dir: Path) -> Iterator[VmWorld]:
+def machine(place: Path, guest_dir: Path, *, hypervisor: str = "qemu") -> Iterator[VmWorld]:
     """A machine with the image t/probe:1: the sample's busybox, the probe, accounts, and links that lead astray."""
     probe = _compile(place)
     extra = tar(
@@ -72,7 +72,7 @@ def machine(place: Path, guest_dir: Path) -> Iterator[VmWorld]:
     with Registry(place / "registry") as registry, places.short_directory() as root:
         pushed = registry.push(reference, "t/probe:1")
         ImageStore(f"{place}/state").close()
-        made = VmWorld(Path(root), Registered(pushed, f"{place}/state"), guest_dir)
+        made = VmWorld(Path(root), Registered(pushed, f"{place}/state"), guest_dir, hypervisor=hypervisor)
         try:
             yield made
         finally:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes that a real guest has itself: emptyDirs on its disk, which outlive its VM, and copies of config maps.
 
-The directories are as the kubelet makes them.
+The directories are as the kubelet makes them. On both hypervisors: kvmtool where there is KVM, as in the lab.
 """
 
 import asyncio
@@ -15,11 +15,13 @@ import pytest
 from cri.config import parse
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import mount
+from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
 from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld
 from .one_pod import Run, machine, run
 
+__all__ = ["hypervisor", "pytest_generate_tests"]
 pytestmark = pytest.mark.vm
 
 GUEST = {"clearpod.io/emptydir": "guest", "clearpod.io/files": "guest"}
@@ -73,8 +75,8 @@ class Kubelet:
 
 
 @pytest.fixture
-def world(tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
-    with machine(tmp_path, guest_dir) as made:
+def world(hypervisor: str, tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
+    with machine(tmp_path, guest_dir, hypervisor=hypervisor) as made:
         tables = parse(f'[volumes]\nkubelet_root = "{made.root}/kubelet"\n').volumes
         made.config = made.config.model_copy(update={"volumes": tables})
         try:

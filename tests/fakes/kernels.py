@@ -70,13 +70,23 @@ MODULES = ("failover", "net_failover", "virtio_net", "evdev", "button")
 def debian_files(guest_dir: Path, *, init: bytes = INIT) -> list[Entry]:
     """/kernel, a bzImage of Debian's, and /initrd with busybox, the modules that INIT needs, and `init`."""
     kernel = debian_kernel(default_cache())
+    entries = [*_busybox(guest_dir), ("init", 0o100755, init)]
+    for name in MODULES:
+        (packed,) = kernel.modules.rglob(f"{name}.ko.xz")
+        entries.append((f"modules/{name}.ko", 0o100644, lzma.decompress(packed.read_bytes())))
+    return [file("kernel", kernel.image.read_bytes()), file("initrd", gzip.compress(newc(entries), 1))]
+
+
+def plain_files(guest_dir: Path, *, init: bytes) -> list[Entry]:
+    """The same of the kernel that our guests have, which needs no modules and is quick wherever it is emulated."""
+    entries = [*_busybox(guest_dir), ("init", 0o100755, init)]
+    return [file("kernel", (guest_dir / "bzImage").read_bytes()), file("initrd", newc(entries))]
+
+
+def _busybox(guest_dir: Path) -> list[tuple[str, int, bytes]]:
     with tarfile.open(fileobj=io.BytesIO(sample.busybox(guest_dir).tar)) as tar:
         member = tar.extractfile("bin/busybox")
         assert member
         program = member.read()
     entries = [(name, 0o040755, b"") for name in ("bin", "dev", "proc", "modules")]
-    entries += [("bin/busybox", 0o100755, program), ("init", 0o100755, init)]
-    for name in MODULES:
-        (packed,) = kernel.modules.rglob(f"{name}.ko.xz")
-        entries.append((f"modules/{name}.ko", 0o100644, lzma.decompress(packed.read_bytes())))
-    return [file("kernel", kernel.image.read_bytes()), file("initrd", gzip.compress(newc(entries), 1))]
+    return [*entries, ("bin/busybox", 0o100755, program)]

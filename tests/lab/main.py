@@ -19,7 +19,7 @@ from tests.lab.state import LabError
 from tests.lab.suite import Suite
 
 ROOT = start.ROOT
-TESTS = ["tests/vm", "tests/rkt", "tests/hostile", "tests/system"]
+TESTS = ["tests/vm", "tests/rkt", "tests/hostile", "tests/system", "tests/cri"]
 NOT_UP = "the lab is {word}; bring it up with: scripts/lab up"
 
 

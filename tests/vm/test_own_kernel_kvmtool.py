@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock bzImage with an initrd out of an image, on the real kvmtool, by `clearpod run`. Skipped where KVM is not."""
+"""A bzImage with an initrd out of an image, on the real kvmtool, by `clearpod run`: the kernel of our own guests, and a
+stock one. Skipped where KVM is not.
+"""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from stage1.vm import hypervisors, kvmtool
 from stage1.vm.choose import lacks
 from tests.fakes import kernels, sample
 from tests.fakes.command import Command, finish
-from tests.fakes.oci_layout import Layer, file, tar
+from tests.fakes.oci_layout import Entry, Layer, file, tar
 
 pytestmark = [
     pytest.mark.vm,
@@ -35,19 +38,30 @@ def _can_run_kvmtool() -> None:
         pytest.skip("; ".join(missing))
 
 
-def _image(place: Path, guest_dir: Path) -> str:
+Files = Callable[..., list[Entry]]
+BOTH = pytest.mark.parametrize("files", [kernels.plain_files, kernels.debian_files])
+
+
+def _image(place: Path, guest_dir: Path, files: Files) -> str:
     labels = kernels.labelled(path="kernel", initrd="initrd", network="linux", machine="q35")
-    return sample.image(place, [Layer(tar(kernels.debian_files(guest_dir, init=INIT)))], Labels=labels)
+    return sample.image(place, [Layer(tar(files(guest_dir, init=INIT)))], Labels=labels)
 
 
-def test_its_output_is_the_pods_and_its_reset_the_end(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
-    image = _image(tmp_path / "image", guest_dir)
+@BOTH
+def test_its_output_is_the_pods_and_its_reset_the_end(
+    clearpod: Command, tmp_path: Path, guest_dir: Path, files: Files
+) -> None:
+    image = _image(tmp_path / "image", guest_dir, files)
     code, out, err = clearpod.run("--vm-memory", "256m", image, "quiet", "word=given", limit_s=200)
     assert (code, b"a kernel of Linux is ready" in out, b"word=given" in out) == (0, True, True), (out, err)
 
 
-def test_without_a_power_button_it_is_ended_at_once(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
-    process = clearpod.start("run", "--vm-memory", "256m", _image(tmp_path / "image", guest_dir), "quiet", "stay")
+@BOTH
+def test_without_a_power_button_it_is_ended_at_once(
+    clearpod: Command, tmp_path: Path, guest_dir: Path, files: Files
+) -> None:
+    image = _image(tmp_path / "image", guest_dir, files)
+    process = clearpod.start("run", "--vm-memory", "256m", image, "quiet", "stay")
     assert process.stdout
     while b"is ready" not in process.stdout.readline():
         assert process.poll() is None
