@@ -14,12 +14,8 @@ from pathlib import Path
 from tests.lab import client, retry
 from tests.lab.state import LabError
 
-# The checkout is read-only in there, and each command would compile all modules anew.
-IN_MEMORY = (
-    "PYTHONDONTWRITEBYTECODE=",
-    "PYTHONPYCACHEPREFIX=/tmp/pycache",
-    "HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis",
-)
+IN_MEMORY = ("PYTHONDONTWRITEBYTECODE=1", "HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis")
+"""For what runs in there, where the checkout is read-only. Modules are compiled outside (start.py)."""
 
 
 class Suite:
@@ -44,7 +40,8 @@ class Suite:
     def _discover(self, tests: list[str]) -> list[str]:
         """Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine."""
         argv = [*self._pytest, *tests, "--collect-only", "--verbosity=-1"]  # also if told -v
-        done = subprocess.run(argv, cwd=self._root, check=False, stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+        done = subprocess.run(argv, cwd=self._root, env=env, check=False, stdout=subprocess.PIPE, text=True)
         lines = done.stdout.splitlines()
         print("\n".join(lines[-1:]))
         return [line for line in lines if line.startswith("tests/") and "::" in line]

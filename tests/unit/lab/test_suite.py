@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import client, main, protocol
+from tests.lab import client, main, protocol, start
 from tests.lab.retry import TRIES
 from tests.lab.state import LabError
 from tests.lab.suite import Suite
@@ -65,6 +65,19 @@ def test_what_passed_is_not_repeated_and_the_rest_is(tree: Path, capsys: pytest.
     assert [count(tree, name) for name in ("first", "breaks", "last")] == [1, 2, 1]
     assert "it broke in tests/test_it.py::test_breaks; a new machine for the 2 left" in capsys.readouterr().out
     assert not list((tree / "build" / "results").iterdir())
+
+
+def test_what_is_compiled_is_compiled_outside(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    run_suite(tree, breaks=0)
+    assert list(tree.glob("tests/__pycache__/test_it.*pytest*.pyc")), "pytest's own, which it made while it collected"
+    (tree / ".venv" / "bin").mkdir(parents=True)
+    (tree / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    for name in start.COMPILED:
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    (tree / "cri" / "module.py").write_text("NUMBER = 1\n")
+    start.compile_modules(tree)
+    assert list(tree.glob("cri/__pycache__/module.*.pyc"))
 
 
 def test_a_failure_stays_one(tree: Path) -> None:
