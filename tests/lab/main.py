@@ -71,6 +71,11 @@ def paths(args: argparse.Namespace) -> list[str]:
     return [*args.path, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":"))]
 
 
+def path_inside(args: argparse.Namespace) -> str:
+    """PATH of the tests in there, with all directories that were named: the lab that was up may have another one."""
+    return ":".join([*dict.fromkeys(paths(args)), plan.STANDARD_PATH])
+
+
 def do_up(args: argparse.Namespace) -> int:
     """Boot the lab."""
     given = paths(args)
@@ -133,8 +138,7 @@ def do_test(args: argparse.Namespace) -> int:
     tests = [word for word in arguments if word.startswith("tests")] or TESTS
     options = [word for word in arguments if not word.startswith("tests")]
     pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool or lab", "--durations=10", *options]
-    # The lab that was up already may have another PATH.
-    suite = Suite(ROOT, pytest, tests=tests, path=f"{os.path.dirname(lkvm)}:{plan.STANDARD_PATH}")
+    suite = Suite(ROOT, pytest, tests=tests, path=path_inside(args))
     was_up = state.read(directory()).word != "down"
     begun = time.monotonic()
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import client, main, protocol, start
+from tests.lab import client, main, plan, protocol, start
 from tests.lab.retry import TRIES
 from tests.lab.state import LabError
 from tests.lab.suite import Suite
@@ -101,3 +101,9 @@ def test_without_lkvm_the_tests_of_the_lab_fail(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CLEARPOD_LAB_PATH", raising=False)
     assert main.main(["test"]) == 1
+
+
+def test_tests_find_programs_in_all_directories_that_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLEARPOD_LAB_PATH", "/opt/kvmtool:/opt/crictl")
+    args = main.parser().parse_args(["test", "--path", "/opt/rkt", "--path", "/opt/kvmtool"])
+    assert main.path_inside(args) == f"/opt/rkt:/opt/kvmtool:/opt/crictl:{plan.STANDARD_PATH}"
