@@ -45,7 +45,7 @@ class Changes(NamedTuple):
 
 def between(now: Config, new: Config) -> Changes:
     """What is to be done about `new` by a daemon that runs with `now`."""
-    old_keys, new_keys = _flat(now.model_dump()), _flat(new.model_dump())
+    old_keys, new_keys = _flat(now.values()), _flat(new.values())
     changed = [key for key in new_keys if new_keys[key] != old_keys[key]]
     taken = tuple(key for key in changed if is_live(key))
     return Changes(_with(now, new, keys=taken), taken, tuple(key for key in changed if not is_live(key)))
@@ -73,5 +73,5 @@ def _with(now: Config, new: Config, *, keys: tuple[str, ...]) -> Config:
             values[name] = getattr(new, name)
     for table, fields in values.items():
         if isinstance(fields, dict):
-            values[table] = getattr(now, table).model_copy(update=fields)
-    return now.model_copy(update=values)
+            values[table] = getattr(now, table).but(**fields)
+    return now.but(**values)

@@ -7,16 +7,14 @@ It must not look at the host: whether a directory exists or a hypervisor runs is
 An error names the file and the line, since the reader is a person with an editor open.
 """
 
-import difflib
 import os
 import re
 import tomllib
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
-
+from cri.config_keys import ABSOLUTE, Table, key
 from cri.config_tables import (
-    AbsolutePath,
     Guest,
     HostPods,
     Images,
@@ -32,13 +30,12 @@ from cri.config_tables import (
     Socket,
     Storage,
     Streaming,
-    Table,
     Templates,
     Tracing,
     Vm,
     Volumes,
 )
-from cri.policy import Policy, Rule
+from cri.policy import Policy
 from cri.toml_lines import find_line
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
@@ -53,20 +50,28 @@ RUN_DIR_BYTES = 22
 run_dir/run/pods/<64 digits>/agent.sock."""
 
 
+def leaves_room(path: str) -> str:
+    """The run directory, if sockets of pods can have names in it. Raises ValueError."""
+    if len(os.fsencode(path)) > RUN_DIR_BYTES:
+        raise ValueError(f"may have at most {RUN_DIR_BYTES} bytes, since the pods' sockets are below it")
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Table):
     """The whole file; every key has a default."""
 
-    run_dir: AbsolutePath = "/run/clearpod"
+    run_dir: str = key(default="/run/clearpod", pattern=ABSOLUTE, check=leaves_room)
     """State of living pods. Must be on tmpfs, belongs to one daemon, and has at most 22 bytes."""
-    state_dir: AbsolutePath = "/var/lib/clearpod"
+    state_dir: str = key(default="/var/lib/clearpod", pattern=ABSOLUTE)
     """Images and other things that survive a reboot. Belongs to one daemon."""
     cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
     """How VMs are put into their pods' cgroups, which the kubelet is told. `auto` is `systemd` where that is PID 1 and
     all cgroups are of version 2, else `cgroupfs`: docs/admin/node.md, "Cgroup drivers".
     """
-    cdi_dirs: tuple[AbsolutePath, ...] = Field(default=("/etc/cdi", "/var/run/cdi"), strict=False)
+    cdi_dirs: tuple[str, ...] = key(default=("/etc/cdi", "/var/run/cdi"), strict=False, items={"pattern": ABSOLUTE})
     """Where CDI specs (`*.json`) are looked for: docs/user/volumes.md."""
-    apparmor_dir: AbsolutePath = "/etc/clearpod/apparmor"
+    apparmor_dir: str = key(default="/etc/clearpod/apparmor", pattern=ABSOLUTE)
     """Where AppArmor profiles are looked for by name that the host's kernel has not loaded: docs/user/security.md."""
     socket: Socket = Socket()
     guest: Guest = Guest()
@@ -76,8 +81,8 @@ class Config(Table):
     ksm: Ksm = Ksm()
     network: Network = Network()
     streaming: Streaming = Streaming()
-    registries: tuple[Registry, ...] = Field(default=(), strict=False)
-    pinned_images: tuple[str, ...] = Field(default=(), strict=False)
+    registries: tuple[Registry, ...] = key(default=(), strict=False, items=Registry)
+    pinned_images: tuple[str, ...] = key(default=(), strict=False)
     """Full names of images, as `crictl images` shows them, that garbage collection by the kubelet and `crictl rmi
     --prune` keeps; `*` stands for anything.
     """
@@ -92,13 +97,6 @@ class Config(Table):
     jail: Jail = Jail()
     policy: Policy = Policy()
     nri: Nri = Nri()
-
-    @field_validator("run_dir")
-    @classmethod
-    def _leaves_room(cls, path: str) -> str:
-        if len(os.fsencode(path)) > RUN_DIR_BYTES:
-            raise ValueError(f"may have at most {RUN_DIR_BYTES} bytes, since the pods' sockets are below it")
-        return path
 
     @property
     def socket_path(self) -> str:
@@ -134,17 +132,22 @@ def load(path: str | None) -> Config:
 
     Raises NotFound for a missing file that was asked for, BadRequest with "file:line: sentence" otherwise.
     """
+    text = read(path)
+    return Config() if text is None else parse(text, path or DEFAULT_PATH)
+
+
+def read(path: str | None) -> str | None:
+    """The text of the file, as `load` finds it; None where a missing one means all defaults."""
     file = path or DEFAULT_PATH
     try:
         with open(file, encoding="utf-8") as opened:
-            text = opened.read()
+            return opened.read()
     except FileNotFoundError:
         if path is None:
-            return Config()
+            return None
         raise NotFound(f"{file}: there is no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadRequest(f"{file}: can't be read as a configuration file: {error}") from None
-    return parse(text, file)
 
 
 def parse(text: str, file: str = "config") -> Config:
@@ -155,35 +158,9 @@ def parse(text: str, file: str = "config") -> Config:
         position = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error))
         sentence, line = (position[1], int(position[2])) if position else (str(error), text.count("\n") + 1)
         raise BadRequest(f"{file}:{line}: this is not TOML: {sentence}") from None
+    from cri.config_check import Refused, checked  # late: it loads pydantic
+
     try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = tuple(problem["loc"])
-        raise BadRequest(f"{file}:{find_line(text, where)}: {_sentence(problem, where)}") from None
-
-
-def _sentence(problem: Any, where: tuple[int | str, ...]) -> str:
-    name = _dotted(where)
-    if problem["type"] == "extra_forbidden":
-        guess = difflib.get_close_matches(str(where[-1]), _known_keys(where[:-1]), n=1)
-        hint = f'did you mean "{guess[0]}"?' if guess else f"known here: {', '.join(_known_keys(where[:-1]))}"
-        return f'unknown key "{name}"; {hint}'
-    if problem["type"] == "missing":
-        return f'the key "{name}" is missing'
-    problem_text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("String ", "")
-    return f'"{name}" {problem_text}, but it is {problem["input"]!r}'
-
-
-def _dotted(where: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in where if isinstance(part, str))
-
-
-def _known_keys(table: tuple[int | str, ...]) -> list[str]:
-    """The keys that the table at this path may have."""
-    model: type[BaseModel] = Config
-    items: dict[str, type[BaseModel]] = {"registries": Registry, "rules": Rule}
-    for part in table:
-        if isinstance(part, str):
-            model = items[part] if part in items else type(model.model_fields[part].default)
-    return list(model.model_fields)
+        return checked(Config, values)
+    except Refused as error:
+        raise BadRequest(f"{file}:{find_line(text, error.where)}: {error.sentence}") from None

@@ -242,7 +242,7 @@ class Node:
         """The configuration in force, with `stateDir` as critest wants it, as a JSON object."""
         import json
 
-        return json.dumps({"stateDir": self.config.state_dir, **self.config.model_dump(mode="json")})
+        return json.dumps({"stateDir": self.config.state_dir, **self.config.values()})
 
     async def open(self, plain: "Pod | None" = None) -> None:
         """List what the previous daemon left, then answer calls, and prewarm VMs for pods as `plain`.

@@ -6,11 +6,11 @@ where an annotation's value ends up.
 """
 
 import difflib
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
+from cri.config_keys import Table, key
 from stage1.pod.model import MOST_WINDOW_MIB
 
 MEMORY = "clearpod.io/memory-mib"
@@ -83,10 +83,12 @@ KNOWN = (
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24
 
-Names = tuple[Annotated[str, Field(min_length=1)], ...]
+Names = tuple[str, ...]
+_WORDS = {"min_length": 1}
 
 
-def _check_known(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def are_known(names: Names | None) -> Names | None:
+    """Names of annotations. Raises ValueError."""
     for name in names or ():
         if name not in KNOWN:
             guess = difflib.get_close_matches(name, KNOWN, n=1)
@@ -95,75 +97,75 @@ def _check_known(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return names
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @field_validator("annotations", check_fields=False)
-    @classmethod
-    def _are_known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return _check_known(names)
-
-
-class Rule(_Table):
+@dataclass(frozen=True, kw_only=True)
+class Rule(Table):
     """Other bounds for the namespaces that match one of the patterns. A key that is absent is that of `[policy]`."""
 
-    namespaces: Names = Field(min_length=1, strict=False)
+    namespaces: Names = key(min_length=1, strict=False, items=_WORDS)
     """Patterns of namespaces. The first rule with one that matches the pod's namespace applies."""
-    annotations: Names | None = Field(default=None, strict=False)
-    max_memory_mib: int | None = Field(default=None, ge=0, le=MOST_MEMORY_MIB)
-    max_vcpus: int | None = Field(default=None, ge=0, le=MOST_VCPUS)
-    max_shm_mib: int | None = Field(default=None, ge=0, le=MOST_MEMORY_MIB)
-    max_window_mib: int | None = Field(default=None, ge=0, le=MOST_WINDOW_MIB)
-    max_scratch_mib: int | None = Field(default=None, ge=0, le=MOST_SCRATCH_MIB)
-    max_networks: int | None = Field(default=None, ge=0, le=MOST_NETWORKS)
-    networks: Names | None = Field(default=None, strict=False)
-    kernels: Names | None = Field(default=None, strict=False)
-    profiles: Names | None = Field(default=None, strict=False)
+    annotations: Names | None = key(default=None, strict=False, items=_WORDS, check=are_known)
+    max_memory_mib: int | None = key(default=None, ge=0, le=MOST_MEMORY_MIB)
+    max_vcpus: int | None = key(default=None, ge=0, le=MOST_VCPUS)
+    max_shm_mib: int | None = key(default=None, ge=0, le=MOST_MEMORY_MIB)
+    max_window_mib: int | None = key(default=None, ge=0, le=MOST_WINDOW_MIB)
+    max_scratch_mib: int | None = key(default=None, ge=0, le=MOST_SCRATCH_MIB)
+    max_networks: int | None = key(default=None, ge=0, le=MOST_NETWORKS)
+    networks: Names | None = key(default=None, strict=False, items=_WORDS)
+    kernels: Names | None = key(default=None, strict=False, items=_WORDS)
+    profiles: Names | None = key(default=None, strict=False, items=_WORDS)
     debug: bool | None = None
     templates: bool | None = None
 
+    def changes(self) -> dict[str, Any]:
+        """The keys that it has, beside the namespaces."""
+        return {
+            one.name: value
+            for one in fields(self)
+            if one.name != "namespaces" and (value := getattr(self, one.name)) is not None
+        }
 
-class Policy(_Table):
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(Table):
     """The bounds of every pod to which no rule applies. `networks`, `kernels` and `profiles` are patterns of names.
 
     A maximum of 0 is what the pod has without the annotation; for `max_shm_mib` it is the VM's memory.
     """
 
-    annotations: Names = Field(default=tuple(name for name in KNOWN if name != SPOOFING), strict=False)
+    annotations: Names = key(
+        default=tuple(name for name in KNOWN if name != SPOOFING), strict=False, items=_WORDS, check=are_known
+    )
     """Annotations of clearpod's that a pod may have."""
-    max_memory_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
+    max_memory_mib: int = key(default=0, ge=0, le=MOST_MEMORY_MIB)
     """The most that `clearpod.io/memory-mib` may ask for. 0: what the pod has without it."""
-    max_vcpus: int = Field(default=0, ge=0, le=MOST_VCPUS)
+    max_vcpus: int = key(default=0, ge=0, le=MOST_VCPUS)
     """The most that `clearpod.io/vcpus` may ask for. 0: what the pod has without it."""
-    max_shm_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
+    max_shm_mib: int = key(default=0, ge=0, le=MOST_MEMORY_MIB)
     """The most that `clearpod.io/shm-mib` may ask for. 0: the memory of the pod's VM."""
-    max_window_mib: int = Field(default=0, ge=0, le=MOST_WINDOW_MIB)
+    max_window_mib: int = key(default=0, ge=0, le=MOST_WINDOW_MIB)
     """The most that `clearpod.io/dax-window-mib` may ask for. 0: what the pod has without it."""
-    max_scratch_mib: int = Field(default=0, ge=0, le=MOST_SCRATCH_MIB)
+    max_scratch_mib: int = key(default=0, ge=0, le=MOST_SCRATCH_MIB)
     """The most that `clearpod.io/scratch-mib` may ask for. 0: `vm.scratch_mib`."""
-    max_networks: int = Field(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
+    max_networks: int = key(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
     """Networks that `clearpod.io/networks` may name."""
-    networks: Names = Field(default=(), strict=False)
+    networks: Names = key(default=(), strict=False, items=_WORDS)
     """Which networks it may name, as patterns (`*`, `?`, `[...]`)."""
-    kernels: Names = Field(default=("*",), strict=False)
+    kernels: Names = key(default=("*",), strict=False, items=_WORDS)
     """Guest kernels that a pod may ask for, as patterns."""
-    profiles: Names = Field(default=("default",), strict=False)
+    profiles: Names = key(default=("default",), strict=False, items=_WORDS)
     """Guest profiles that a pod may ask for, as patterns."""
     debug: bool = False
     """Whether `clearpod debug` may make a shell in the guests of pods: whoever can use the socket is root in them then.
     """
     templates: bool = True
     """Whether pods may be copies of templates: of those that `templates.enabled` has made, and of warmed ones."""
-    rules: tuple[Rule, ...] = Field(default=(), strict=False)
+    rules: tuple[Rule, ...] = key(default=(), strict=False, items=Rule)
 
     def of(self, namespace: str) -> "Grant":
         """The bounds of a pod in `namespace`: those of the first rule with a pattern that matches it."""
         for number, rule in enumerate(self.rules, start=1):
             if is_match(namespace, rule.namespaces):
-                changes: dict[str, Any] = {
-                    name: getattr(rule, name) for name in rule.model_fields_set if name != "namespaces"
-                }
-                return Grant(self.model_copy(update=changes), number)
+                return Grant(self.but(**rule.changes()), number)
         return Grant(self)
 
 
@@ -185,12 +187,13 @@ def is_match(name: str, patterns: Names) -> bool:
 
 def described(policy: Policy) -> tuple[str, ...]:
     """The policy as people read it: what counts for everybody, and then one sentence for each rule."""
-    usual = policy.model_dump(exclude={"rules"})
+    usual = policy.but(rules=()).values()
+    del usual["rules"]
     return (
         "; ".join(_phrase(key, usual[key]) for key in usual),
         *(
             f"in {', '.join(rule.namespaces)}: "
-            + ("; ".join(_phrase(key, getattr(rule, key)) for key in sorted(rule.model_fields_set - {"namespaces"})))
+            + "; ".join(_phrase(key, value) for key, value in sorted(rule.changes().items()))
             for rule in policy.rules
         ),
     )

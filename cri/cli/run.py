@@ -188,9 +188,9 @@ def planned(config: Config, request: Request, *, journal: str = "") -> PodRecord
     """The pod in the foreground. It can't grow, since nobody changes its limits: its VM has what it needs, no more."""
     if journal and not request.sandbox.annotations.get(policy.PROFILE, ""):
         raise BadRequest("--journal is for --profile systemd: the ordinary guest keeps no journal")
-    vm = config.vm.model_copy(update={"ceiling": 1.0})
-    limits = config.limits.model_copy(update={"max_pod_memory_mib": 0})
-    own = config.model_copy(update={"vm": vm, "limits": limits, "policy": EVERYTHING})
+    vm = config.vm.but(ceiling=1.0)
+    limits = config.limits.but(max_pod_memory_mib=0)
+    own = config.but(vm=vm, limits=limits, policy=EVERYTHING)
     record = sandbox.record(pb.RunPodSandboxRequest(config=request.sandbox), own, handlers=("",))
     return record._replace(pod=record.pod._replace(journal=os.path.abspath(journal) if journal else ""))
 

@@ -7,16 +7,18 @@ Called by `cri.__main__`. Logging is set up here and nowhere else.
 
 import argparse
 import asyncio
+import importlib
 import json
 import logging
 import os
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
-from cri import config as configuration
 from cri.cli.parser import Parser
 from cri.config import Config
+from cri.config_process import load_apart
 from stage1.linux.heap import use_one_heap
 
 EXAMPLES = (
@@ -39,14 +41,17 @@ def add_arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the daemon; returns when it was told to end."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it has a meaning, and until we serve none
-    config = configuration.load(args.config)
     if args.check_config:
-        print(json.dumps(config.model_dump(mode="json"), indent=2))
+        print(json.dumps(load_apart(args.config).values(), indent=2))
         return 0
-    _set_up_logging(config)
-    raise_descriptors()
     use_one_heap()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(load_apart, args.config)
+        importlib.import_module("cri.server")  # nearly all of the daemon, meanwhile
+        config = reading.result()
+    _set_up_logging(config)
+    raise_descriptors()
     return asyncio.run(serve(config, args.config))
 
 

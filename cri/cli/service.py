@@ -14,8 +14,8 @@ import threading
 from collections.abc import Callable
 
 from cri import changes, notify
-from cri import config as configuration
 from cri.config import Config
+from cri.config_process import load_apart
 from cri.node import Node
 from cri.notify import Notifier
 from cri.translate.sandbox import plain
@@ -111,7 +111,7 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            new = await asyncio.to_thread(configuration.load, self._path)
+            new = await asyncio.to_thread(load_apart, self._path)
         except PodError as error:
             self._trouble = f"the configuration was not taken: {error}"
             log.error("config.refused", extra={"error": str(error)})

@@ -9,67 +9,17 @@ and the guest's own devices can be had, and whatever else is refused by name. Se
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING, NamedTuple
 
 from cri.translate import mounts
 from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.pod.devices import device
 from stage1.pod.model import Device, Mount
 
+if TYPE_CHECKING:
+    from cri.translate import cdi_spec
+
 SPEC_BYTES = 4 << 20
-
-Text = Annotated[str, Field(pattern="^[^\0]+$")]
-
-
-class _Part(BaseModel):
-    """An unknown key is something that a device needs and that we would leave out."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Node(_Part):
-    path: Text
-    hostPath: str = ""
-    permissions: str = ""
-    type: str = ""
-    major: int = 0
-    minor: int = 0
-    fileMode: int = 0
-    uid: int = 0
-    gid: int = 0
-
-
-class _Mount(_Part):
-    hostPath: Text
-    containerPath: Text
-    type: str = ""
-    options: list[str] = []
-
-
-class _Edits(_Part):
-    env: list[str] = []
-    deviceNodes: list[_Node] = []
-    mounts: list[_Mount] = []
-    additionalGids: list[Annotated[int, Field(ge=0)]] = []
-    hooks: list[Any] = []
-    intelRdt: Any = None
-    netDevices: list[Any] = []
-
-
-class _Device(_Part):
-    name: Text
-    annotations: dict[str, str] = {}
-    containerEdits: _Edits
-
-
-class _Spec(_Part):
-    cdiVersion: str
-    kind: Text
-    annotations: dict[str, str] = {}
-    devices: list[_Device]
-    containerEdits: _Edits = _Edits()
 
 
 class Edits(NamedTuple):
@@ -90,10 +40,10 @@ def edits(names: Iterable[str], directories: tuple[str, ...]) -> Edits:
     devices, merged = list(dict.fromkeys(names)), Edits()
     if not devices:
         return merged
-    known: dict[str, tuple[_Spec, _Device]] = {}
+    known: dict[str, tuple[cdi_spec.Spec, cdi_spec.Device]] = {}
     for spec in _specs(directories):
         known |= {f"{spec.kind}={one.name}": (spec, one) for one in spec.devices}
-    used: list[_Spec] = []
+    used: list[cdi_spec.Spec] = []
     for name in devices:
         if name not in known:
             raise NotFound(f"no CDI spec in {' or '.join(directories)} has the device {name!r}; only *.json is read")
@@ -105,7 +55,7 @@ def edits(names: Iterable[str], directories: tuple[str, ...]) -> Edits:
     return merged
 
 
-def _specs(directories: tuple[str, ...]) -> Iterator[_Spec]:
+def _specs(directories: tuple[str, ...]) -> "Iterator[cdi_spec.Spec]":
     for directory in directories:
         try:
             names = sorted(os.listdir(directory))
@@ -116,19 +66,19 @@ def _specs(directories: tuple[str, ...]) -> Iterator[_Spec]:
                 yield _read(f"{directory}/{name}")
 
 
-def _read(path: str) -> _Spec:
+def _read(path: str) -> "cdi_spec.Spec":
+    from cri.translate import cdi_spec  # late: pydantic is only for nodes with CDI devices
+
     try:
         with open(path, "rb") as opened:
-            return _Spec.model_validate(json.loads(opened.read(SPEC_BYTES)))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BadRequest(f"the CDI spec {path} is not one: {where}: {problem['msg']}") from None
+            return cdi_spec.parse(json.loads(opened.read(SPEC_BYTES)))
+    except cdi_spec.NoSpec as error:
+        raise BadRequest(f"the CDI spec {path} is not one: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadRequest(f"the CDI spec {path} can't be read: {error}") from None
 
 
-def _added(so_far: Edits, more: _Edits, *, name: str) -> Edits:
+def _added(so_far: Edits, more: "cdi_spec.Edits", *, name: str) -> Edits:
     for what, given in (("hooks", more.hooks), ("intelRdt", more.intelRdt), ("netDevices", more.netDevices)):
         if given:
             raise Unsupported(
@@ -145,7 +95,7 @@ def _added(so_far: Edits, more: _Edits, *, name: str) -> Edits:
     )
 
 
-def _mount(given: _Mount, name: str) -> Mount:
+def _mount(given: "cdi_spec.Mount", name: str) -> Mount:
     if given.type not in ("", "bind", "none"):
         raise Unsupported(f"the CDI device {name} wants a mount of type {given.type}; only binds of files can be had")
     source = os.path.realpath(given.hostPath)

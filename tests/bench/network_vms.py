@@ -153,8 +153,8 @@ def in_sequence(count: int) -> dict[str, Any]:
 def in_parallel(count: int) -> dict[str, Any]:
     """As `in_sequence`, with all of them at once, small ones."""
     with place() as here:
-        patient = here.world.config.vm.model_copy(update={"boot_timeout_s": PATIENT_S})
-        here.world.config = here.world.config.model_copy(update={"vm": patient})
+        patient = here.world.config.vm.but(boot_timeout_s=PATIENT_S)
+        here.world.config = here.world.config.but(vm=patient)
         return asyncio.run(_pods(here, count, at_once=count))
 
 

@@ -135,7 +135,7 @@ async def _sandbox(cri: Client, name: str) -> str:
 async def _kind_of_pods(world: VmWorld, meter: Meter, kind: str, *, rounds: int, count: int) -> dict[str, Any]:
     """Pods that boot, or with templates that are copies."""
     templates = Templates(enabled=kind == "template")
-    world.config = world.config.model_copy(update={"templates": templates})
+    world.config = world.config.but(templates=templates)
     async with world.daemon() as cri:
         pod, _ = await start_ms(cri, meter, "first")
         made_ms = 0.0
@@ -163,7 +163,7 @@ async def measure(rounds: int, count: int) -> dict[str, Any]:
             async with world.daemon() as cri:
                 pool = await one_by_one(cri, meter, "pool", rounds=rounds, size=2)
             world.warm(0)
-            world.config = world.config.model_copy(update={"templates": Templates()})
+            world.config = world.config.but(templates=Templates())
             copied = await forks.measure(world, meter, rounds)
         finally:
             meter.close()

@@ -94,7 +94,7 @@ def node(size: int = 0, *, memory_mib: int = 64) -> Iterator[tuple[VmWorld, Oute
         with outer_net(root / "host") as net:
             world = VmWorld(root, Registered("", f"{root}/state"), guest)
             world.host = world.host._replace(network=net.settings)
-            world.config = world.config.model_copy(update={"vm": Vm(memory_mib=memory_mib, boot_timeout_s=BOOT_S)})
+            world.config = world.config.but(vm=Vm(memory_mib=memory_mib, boot_timeout_s=BOOT_S))
             world.warm(size)
             try:
                 yield world, net

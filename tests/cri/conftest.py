@@ -127,7 +127,7 @@ class World:
 
     def warm(self, size: int, **more: int) -> None:
         """Later daemons keep so many VMs waiting."""
-        self.config = self.config.model_copy(update={"pool": Pool(size=size, **more)})
+        self.config = self.config.but(pool=Pool(size=size, **more))
 
     def left_over(self) -> list[str]:
         """What pods have left on the machine: directories, mounts, processes."""

@@ -67,7 +67,7 @@ def counting_world(place: Path, guest_dir: Path) -> Iterator[tuple[VmWorld, Oute
         ImageStore(f"{place}/state").close()
         with outer_world(Registered(pushed, f"{place}/state"), guest_dir, copies=False) as (world, net):
             tables = parse(f'[volumes]\nkubelet_root = "{world.root}/kubelet"\n').volumes
-            world.config = world.config.model_copy(update={"volumes": tables})
+            world.config = world.config.but(volumes=tables)
             yield world, net
 
 

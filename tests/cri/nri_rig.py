@@ -38,7 +38,7 @@ class Held:
 def limited(world: World, **limits: float) -> World:
     """The world, whose daemons have NRI with these time limits."""
     table = Nri(enabled=True, socket=f"{world.root}/nri/nri.sock", **limits)
-    world.config = world.config.model_copy(update={"nri": table})
+    world.config = world.config.but(nri=table)
     return world
 
 

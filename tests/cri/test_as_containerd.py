@@ -54,8 +54,8 @@ async def test_a_log_directory_is_made_plain(world: World, directory: str) -> No
 
 
 async def test_pods_that_boot_count_against_the_nodes_limit(world: World) -> None:
-    limits = world.config.limits.model_copy(update={"max_pods": 2})
-    world.config = world.config.model_copy(update={"limits": limits})
+    limits = world.config.limits.but(max_pods=2)
+    world.config = world.config.but(limits=limits)
     world.faults.boot_s = 0.5
     async with world.daemon() as cri:
         calls = [cri("RunPodSandbox", config=cri.sandbox(f"p{number}")) for number in range(4)]

@@ -45,8 +45,8 @@ of_each_kind = pytest.mark.parametrize("ail", KINDS, ids=lambda kind: kind.__nam
 @pytest.fixture
 def world(world: World) -> World:
     """Guests get less time than usual."""
-    vm = world.config.vm.model_copy(update={"react_timeout_s": REACT_S * PACE})
-    world.config = world.config.model_copy(update={"vm": vm})
+    vm = world.config.vm.but(react_timeout_s=REACT_S * PACE)
+    world.config = world.config.but(vm=vm)
     return world
 
 

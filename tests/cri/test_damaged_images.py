@@ -19,7 +19,7 @@ from tests.fakes.patience import PATIENCE
 def own_store(world: World, registered: Registered, tmp_path: Path) -> World:
     """A world whose store is its own to damage."""
     state = copy_of_store(registered, tmp_path / "state")
-    world.config = world.config.model_copy(update={"state_dir": state})
+    world.config = world.config.but(state_dir=state)
     world.host = world.host._replace(state_dir=state)
     return world
 

@@ -62,7 +62,7 @@ async def test_only_a_pod_of_the_same_namespace_that_runs_is_copied(world: World
 
 async def test_a_policy_can_refuse_it(world: World) -> None:
     allowed = tuple(one for one in world.config.policy.annotations if one != FORK_OF)
-    world.config = world.config.model_copy(update={"policy": Policy(annotations=allowed)})
+    world.config = world.config.but(policy=Policy(annotations=allowed))
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
         for code, text in (

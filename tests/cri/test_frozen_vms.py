@@ -28,8 +28,8 @@ BOMB = "b() { b | b & }; b; while :; do sleep 1; done"
 @pytest.fixture
 def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
     with vm_world(sample, guest_dir, copies=True) as made:
-        vm = made.config.vm.model_copy(update={"react_timeout_s": REACT_S, "memory_mib": 64})
-        made.config = made.config.model_copy(update={"vm": vm})
+        vm = made.config.vm.but(react_timeout_s=REACT_S, memory_mib=64)
+        made.config = made.config.but(vm=vm)
         yield made
 
 

@@ -42,7 +42,7 @@ def scene(sample: Registered, guest_dir: Path) -> Iterator[Scene]:
             ImageStore(f"{place}/state").close()
             made = VmWorld(Path(root), Registered(sample.reference, f"{place}/state"), guest_dir)
             storage = Storage(reserve_mib=1, keep_free_mib=0)
-            made.config = made.config.model_copy(update={"storage": storage})
+            made.config = made.config.but(storage=storage)
             made.make_node = CopyingNode
             try:
                 yield Scene(made, disk)
@@ -111,7 +111,7 @@ NOTE = "n=0; while :; do n=$((n+1)); echo $n >>/notes && sync || echo lost $n; e
 
 def _with_guard(scene: Scene) -> None:
     storage = Storage(reserve_mib=1, keep_free_mib=KEEP_MIB)
-    scene.world.config = scene.world.config.model_copy(update={"storage": storage})
+    scene.world.config = scene.world.config.but(storage=storage)
 
 
 async def _why(cri: Client, pod: str) -> str:

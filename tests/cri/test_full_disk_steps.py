@@ -73,7 +73,7 @@ def rig(registered: Registered) -> Iterator[Rig]:
         }
         state = copy_of_store(registered, root / "disk/state")
         world = World(root, Registered(registered.reference, state))
-        world.config = world.config.model_copy(update={"storage": Storage(reserve_mib=2)})
+        world.config = world.config.but(storage=Storage(reserve_mib=2))
         cni = FakeCni(root / "fake")
         world.host = world.host._replace(network=cni.settings._replace(cache_dir=f"{state}/cni"))
         try:
@@ -286,7 +286,7 @@ async def test_a_read_only_state_disk_is_named_and_pods_can_be_stopped_and_remov
 
 
 async def test_pods_are_promised_no_more_of_the_disk_than_is_allowed(rig: Rig) -> None:
-    rig.world.config = rig.world.config.model_copy(update={"storage": Storage(overcommit=1.5, reserve_mib=2)})
+    rig.world.config = rig.world.config.but(storage=Storage(overcommit=1.5, reserve_mib=2))
     async with rig.world.daemon() as cri:
         await _kept(rig)
         made = await asyncio.gather(*(cri.pod(f"p{number}") for number in range(4)), return_exceptions=True)

@@ -117,7 +117,7 @@ class Node:
 def node(world: World) -> Iterator[Node]:
     """With a pod that runs."""
     nowhere = Registry(prefix="docker.io", location="127.0.0.1:9", insecure=True)
-    world.config = world.config.model_copy(update={"registries": (nowhere,)})
+    world.config = world.config.but(registries=(nowhere,))
     made = Node(world)
     yield made
     made.close()

@@ -78,7 +78,7 @@ class Kubelet:
 def world(hypervisor: str, tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
     with machine(tmp_path, guest_dir, hypervisor=hypervisor) as made:
         tables = parse(f'[volumes]\nkubelet_root = "{made.root}/kubelet"\n').volumes
-        made.config = made.config.model_copy(update={"volumes": tables})
+        made.config = made.config.but(volumes=tables)
         try:
             yield made
         finally:

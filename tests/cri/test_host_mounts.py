@@ -22,8 +22,8 @@ PRIVILEGED = pb.LinuxContainerConfig(security_context={"namespace_options": HOST
 @pytest.fixture
 def machine(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
     with host_world(sample, guest_dir) as made:
-        allowed = made.config.host_pods.model_copy(update={"privileged": True})
-        made.config = made.config.model_copy(update={"host_pods": allowed})
+        allowed = made.config.host_pods.but(privileged=True)
+        made.config = made.config.but(host_pods=allowed)
         yield made
 
 

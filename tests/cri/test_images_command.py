@@ -51,7 +51,7 @@ def test_prune_all_spares_what_a_container_of_the_daemon_uses(
 async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import asyncio
 
-    world.config = world.config.model_copy(update={"state_dir": copy_of_store_of(world, tmp_path)})
+    world.config = world.config.but(state_dir=copy_of_store_of(world, tmp_path))
     world.host = world.host._replace(state_dir=world.config.state_dir)
     file = tmp_path / "config.toml"
     file.write_text(f'run_dir = "{world.config.run_dir}"\nstate_dir = "{world.config.state_dir}"\n')
@@ -68,7 +68,7 @@ async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: p
 def test_an_image_of_a_warmed_template_is_spared(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.config = world.config.model_copy(update={"state_dir": copy_of_store_of(world, tmp_path)})
+    world.config = world.config.but(state_dir=copy_of_store_of(world, tmp_path))
     file = tmp_path / "config.toml"
     file.write_text(f'run_dir = "/run/no-such"\nstate_dir = "{world.config.state_dir}"\n')
 

@@ -79,8 +79,8 @@ async def test_200_pods_one_after_the_other_leave_nothing_and_do_not_get_slower(
 @pytest.mark.timeout(600)
 async def test_20_pods_at_once_have_each_a_network_and_leave_nothing(outer: tuple[VmWorld, OuterNet]) -> None:
     world, net = outer
-    patient = world.config.vm.model_copy(update={"boot_timeout_s": float(SLOW_S)})
-    world.config = world.config.model_copy(update={"vm": patient})
+    patient = world.config.vm.but(boot_timeout_s=float(SLOW_S))
+    world.config = world.config.but(vm=patient)
     small = {"clearpod.io/memory-mib": "64"}
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", annotations=small))

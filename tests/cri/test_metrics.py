@@ -88,7 +88,7 @@ async def scrape(cri: Client) -> Page:
 @asynccontextmanager
 async def measured(world: World, *, warm: int = 0) -> AsyncIterator[Client]:
     """A daemon with metrics, on any free port."""
-    world.config = world.config.model_copy(update={"metrics": Metrics(enabled=True, port=0)})
+    world.config = world.config.but(metrics=Metrics(enabled=True, port=0))
     world.warm(warm)
     async with world.daemon() as cri:
         yield cri
@@ -247,12 +247,10 @@ async def test_who_says_nothing_is_cut_and_many_at_once_make_one_page(
 async def test_a_port_that_is_taken_is_refused_and_nothing_stays_open(world: World) -> None:
     async with measured(world) as cri:
         _, port = address(cri)
-        config = world.config.model_copy(
-            update={"metrics": Metrics(enabled=True, port=port), "run_dir": f"{world.root}/r2"}
-        )
+        config = world.config.but(metrics=Metrics(enabled=True, port=port), run_dir=f"{world.root}/r2")
         with pytest.raises(AlreadyExists, match="metrics"):
             await Listener(cri.node, config).start()
-        away = config.model_copy(update={"metrics": Metrics(enabled=True, address="203.0.113.1", port=0)})
+        away = config.but(metrics=Metrics(enabled=True, address="203.0.113.1", port=0))
         with pytest.raises(BadRequest, match="metrics"):
             await Listener(cri.node, away).start()
 

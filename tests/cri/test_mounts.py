@@ -159,7 +159,7 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
     with machine(place, guest_dir) as world, _volumes(place) as base:
         CDI["devices"][0]["containerEdits"]["mounts"][0]["hostPath"] = f"{base}/dir/sub"  # type: ignore[index]
         (place / "cdi" / "thing.json").write_text(json.dumps(CDI))
-        world.config = world.config.model_copy(update={"cdi_dirs": (str(place / "cdi"),)})
+        world.config = world.config.but(cdi_dirs=(str(place / "cdi"),))
         async with world.daemon() as cri:
             await cri("PullImage", image=pb.ImageSpec(image=world.image))
             context = pb.LinuxSandboxSecurityContext(privileged=True)

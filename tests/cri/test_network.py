@@ -139,8 +139,8 @@ async def test_a_stop_whose_del_fails_can_be_called_again(world: World, cni: Fak
 async def test_addresses_go_back_while_the_guest_shuts_down_which_is_cut_off_by_then(
     world: World, cni: FakeCni
 ) -> None:
-    vm = world.config.vm.model_copy(update={"react_timeout_s": 60 * PATIENCE})
-    world.config = world.config.model_copy(update={"vm": vm})
+    vm = world.config.vm.but(react_timeout_s=60 * PATIENCE)
+    world.config = world.config.but(vm=vm)
     world.faults.ignore = messages.Shutdown
     cni.trouble("first", "DEL", "nsenter --net=$CNI_NETNS ip -o link > $here/links")
     async with world.daemon() as cri:

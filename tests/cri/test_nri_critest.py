@@ -40,7 +40,7 @@ def image_world(tmp_path: Path) -> Iterator[World]:
         registry.push(tagged, IMAGE)
         world = limited(World(Path(root), Registered(IMAGE, f"{tmp_path}/state")), request_timeout_s=30 * PATIENCE)
         mapped = Mapped(prefix="registry.k8s.io", location=registry.host, insecure=True)
-        world.config = world.config.model_copy(update={"registries": (mapped,)})
+        world.config = world.config.but(registries=(mapped,))
         yield world
         world.vmm.stop()
 

@@ -43,9 +43,9 @@ def elsewhere(world: World) -> engine.Host:
     [(("run_dir", "state_dir"), "run_dir"), (("run_dir",), "run_dir"), (("state_dir",), "state_dir"), ((), "")],
 )
 def test_a_directory_belongs_to_one_daemon(world: World, tmp_path: Path, same: tuple[str, ...], named: str) -> None:
-    first = world.config.model_copy(update={"state_dir": f"{tmp_path}/state"})
+    first = world.config.but(state_dir=f"{tmp_path}/state")
     others = {"run_dir": f"{tmp_path}/run2", "state_dir": f"{tmp_path}/state2"}
-    second = first.model_copy(update={key: path for key, path in others.items() if key not in same})
+    second = first.but(**{key: path for key, path in others.items() if key not in same})
     with own(first):
         if named:
             with pytest.raises(AlreadyExists, match=named), own(second):
@@ -58,7 +58,7 @@ def test_a_directory_belongs_to_one_daemon(world: World, tmp_path: Path, same: t
 
 
 def test_one_directory_for_both_is_one_lock(world: World, tmp_path: Path) -> None:
-    with own(world.config.model_copy(update={"run_dir": str(tmp_path), "state_dir": f"{tmp_path}/"})):
+    with own(world.config.but(run_dir=str(tmp_path), state_dir=f"{tmp_path}/")):
         pass
 
 
@@ -66,7 +66,7 @@ def test_the_command_says_who_has_the_state_directory(world: World, tmp_path: Pa
     config = tmp_path / "config.toml"
     config.write_text(f'run_dir = "{world.root}/2"\nstate_dir = "{tmp_path}/state"\n')
     argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
-    with own(world.config.model_copy(update={"state_dir": f"{tmp_path}/state"})):
+    with own(world.config.but(state_dir=f"{tmp_path}/state")):
         ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=REPO, check=False)
     assert ended.returncode != 0 and f"{tmp_path}/state" in ended.stderr and "state_dir" in ended.stderr
 

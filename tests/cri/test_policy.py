@@ -30,7 +30,7 @@ async def test_annotations_that_cost_others_are_refused_and_nothing_is_made(
 ) -> None:
     cni = FakeCni(world.root / "cni")
     world.host = world.host._replace(network=cni.settings)
-    world.config = world.config.model_copy(update={"policy": Policy()})
+    world.config = world.config.but(policy=Policy())
     async with world.daemon() as cri:
         config = cri.sandbox(annotations={f"clearpod.io/{word}": value})
         code, sentence = await cri.refused("RunPodSandbox", config=config)
@@ -42,7 +42,7 @@ async def test_annotations_that_cost_others_are_refused_and_nothing_is_made(
 
 async def test_a_rule_allows_what_the_default_refuses_for_its_namespaces_only(world: World) -> None:
     rule = Rule(namespaces=("def*",), annotations=("clearpod.io/memory-mib",), max_memory_mib=256)
-    world.config = world.config.model_copy(update={"policy": Policy(rules=(rule,))})
+    world.config = world.config.but(policy=Policy(rules=(rule,)))
     async with world.daemon() as cri:
         await cri.pod(annotations={"clearpod.io/memory-mib": "256"})
         names = {"name": "other", "namespace": "kube-system"}
@@ -53,7 +53,7 @@ async def test_a_rule_allows_what_the_default_refuses_for_its_namespaces_only(wo
 async def test_a_policy_that_became_stricter_leaves_pods_that_run_alone(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod(annotations={"clearpod.io/memory-mib": "512"})
-    world.config = world.config.model_copy(update={"policy": Policy()})
+    world.config = world.config.but(policy=Policy())
     async with world.daemon() as cri:
         await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"cpu_shares": 100})
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

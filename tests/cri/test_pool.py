@@ -263,8 +263,8 @@ async def test_a_host_port_is_taken_by_a_pod_that_waited(world: World, cni: Fake
 
 async def test_nothing_is_prewarmed_while_a_pod_starts(world: World) -> None:
     world.warm(1)
-    patient = world.config.vm.model_copy(update={"boot_timeout_s": 30.0})
-    world.config = world.config.model_copy(update={"vm": patient})
+    patient = world.config.vm.but(boot_timeout_s=30.0)
+    world.config = world.config.but(vm=patient)
     async with world.daemon() as cri:
         await cri.warmed(1)
         world.faults.boot_s = 4 * fit.QUIET_S

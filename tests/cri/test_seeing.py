@@ -304,7 +304,7 @@ async def test_debug_is_refused_unless_the_policy_allows_it(world: World, clearp
         ended = await clearpod("debug", "web", "echo", "hello")
         assert (ended.code, ended.out) == (2, "") and "policy.debug" in ended.err
         allowed = Policy(rules=(Rule(namespaces=("default",), debug=True),))
-        cri.node.config = cri.node.config.model_copy(update={"policy": allowed})
+        cri.node.config = cri.node.config.but(policy=allowed)
         assert await clearpod("debug", "web", "sh", "-c", "echo hello; exit 3") == (3, "hello\n", "")
         assert len((await cri("ListContainers")).containers) == 1
         what = [one for one in cri.node.pods.get(pod).status.history if one.subject.startswith("debug-")]
@@ -314,7 +314,7 @@ async def test_debug_is_refused_unless_the_policy_allows_it(world: World, clearp
 
 async def test_a_debug_container_whose_maker_was_killed_is_removed_by_the_next(world: World, clearpod: Command) -> None:
     labels, annotations = {debug.PID: str(2**22 + 1)}, {DEBUG: "true"}
-    world.config = world.config.model_copy(update={"policy": Policy(debug=True)})
+    world.config = world.config.but(policy=Policy(debug=True))
     async with world.daemon() as cri:
         pod = await cri.pod()
         await cri.container(pod, "sleep", "1000", name="debug-old", labels=labels, annotations=annotations)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cri.config_tables import Vm
 from cri.readiness import Readiness
 from cri.translate.sandbox import plain
 from stage1 import engine
@@ -115,7 +116,7 @@ def test_sighup_takes_what_can_change_and_says_what_can_not(daemon: Daemon) -> N
     assert any("vm.scratch_mib" in word and "pinned_images" in word for word in output if word.startswith("STATUS="))
     now = daemon.config()
     assert (now["pinned_images"], now["log"]["level"]) == (["new"], "debug")
-    assert now["vm"]["scratch_mib"] == daemon.world.config.model_validate({}).vm.scratch_mib
+    assert now["vm"]["scratch_mib"] == Vm().scratch_mib
     assert " DEBUG " in daemon.log.read_text(), "calls that are repeated each second appear"
     assert process.poll() is None
 
@@ -234,7 +235,7 @@ async def ready(cri: Client) -> tuple[bool, str, str]:
 
 async def test_what_is_taken_counts_at_once(world: World) -> None:
     async with world.daemon() as cri:
-        config = world.config.model_copy(update={"limits": world.config.limits.model_copy(update={"max_pods": 1})})
+        config = world.config.but(limits=world.config.limits.but(max_pods=1))
         await cri.node.take(config, plain(config))
         await cri.pod("one")
         assert (await cri.refused("RunPodSandbox", config=cri.sandbox("two")))[0] == "RESOURCE_EXHAUSTED"
@@ -246,8 +247,8 @@ async def test_a_pool_whose_size_of_vms_changed_is_filled_anew(world: World) -> 
     world.warm(2)
     async with world.daemon() as cri:
         await cri.warmed(2)
-        vm = world.config.vm.model_copy(update={"memory_mib": world.config.vm.memory_mib + 16})
-        changed = world.config.model_copy(update={"vm": vm})
+        vm = world.config.vm.but(memory_mib=world.config.vm.memory_mib + 16)
+        changed = world.config.but(vm=vm)
         await cri.node.take(world.config, plain(world.config))
         assert (await cri.pool())["booted"] == 2, "nothing has changed"
         await cri.node.take(changed, plain(changed))

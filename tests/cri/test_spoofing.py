@@ -39,7 +39,7 @@ SERVE = "mkdir /w; echo neighbour > /w/f; exec httpd -f -p 80 -h /w"
 @pytest.fixture
 def outer(sample: Registered, guest_dir: Path, request: pytest.FixtureRequest) -> Iterator[tuple[VmWorld, OuterNet]]:
     with outer_world(sample, guest_dir) as made:
-        made[0].config = made[0].config.model_copy(update={"policy": OPEN})
+        made[0].config = made[0].config.but(policy=OPEN)
         if request.param:
             made[0].warm(request.param)
         yield made

@@ -304,7 +304,7 @@ async def test_requests_that_make_no_sense_are_refused(
     ("address", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", r"\[::1\]")]
 )
 async def test_the_server_listens_where_it_is_told_and_says_where(world: World, address: str, shown: str) -> None:
-    world.config = world.config.model_copy(update={"streaming": Streaming(address=address)})
+    world.config = world.config.but(streaming=Streaming(address=address))
     async with world.daemon() as cri:
         c = await running(cri)
         url = (await cri("Exec", container_id=c, cmd=["true"], stdout=True)).url

@@ -37,7 +37,7 @@ grep -v 00:00:00 /sys/class/net/*/address | cut -d: -f2-
 def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
     with outer_world(sample, guest_dir, copies=False) as made:
         world = made[0]
-        world.config = world.config.model_copy(update={"templates": Templates(enabled=True)})
+        world.config = world.config.but(templates=Templates(enabled=True))
         yield made
 
 

@@ -67,7 +67,7 @@ async def traced(cri: Client, name: str, *, sampled: bool = True, **fields: Any)
 async def test_a_call_continues_its_clients_trace_and_has_the_phases_of_the_start(
     world: World, collector: Collector
 ) -> None:
-    world.config = world.config.model_copy(update={"tracing": Tracing(endpoint=collector.url)})
+    world.config = world.config.but(tracing=Tracing(endpoint=collector.url))
     async with world.daemon() as cri:
         await traced(cri, "RunPodSandbox", config=cri.sandbox())
         with pytest.raises(grpc.RpcError):
@@ -94,6 +94,6 @@ def test_without_the_sdk_one_sentence_says_what_to_install(monkeypatch: pytest.M
 
 async def test_a_collector_that_is_away_is_no_trouble(world: World, collector: Collector) -> None:
     collector.close()
-    world.config = world.config.model_copy(update={"tracing": Tracing(endpoint=collector.url, ratio=1.0)})
+    world.config = world.config.but(tracing=Tracing(endpoint=collector.url, ratio=1.0))
     async with world.daemon() as cri:
         await cri.pod()

@@ -54,7 +54,7 @@ def daemon(world: World, former: Path) -> Iterator["subprocess.Popen[bytes]"]:
 @pytest.fixture
 def image(world: World, former: Path, tmp_path: Path) -> str:
     """An image that the older version has pulled into a store of its own; its id."""
-    world.config = world.config.model_copy(update={"state_dir": f"{tmp_path}/state"})
+    world.config = world.config.but(state_dir=f"{tmp_path}/state")
     world.host = world.host._replace(state_dir=f"{tmp_path}/state", network=FakeCni(world.root / "cni").settings)
     layout = Layout(tmp_path / "layout")
     passwd = file("etc/passwd", b"root:x:0:0::/:\n")

@@ -137,7 +137,7 @@ async def test_a_policy_can_refuse_both(world: World) -> None:
             (Policy(templates=False), "policy.templates"),
             (Policy(rules=(Rule(namespaces=("d*",), templates=False),)), "rule 1"),
         ):
-            cri.node.config = cri.node.config.model_copy(update={"policy": policy})
+            cri.node.config = cri.node.config.but(policy=policy)
             code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "other"})
             assert code == "FAILED_PRECONDITION" and word in text
             code, text = await of_template(cri)

@@ -27,7 +27,7 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
     limit = pb.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
     with vm_world(sample, guest_dir) as machine:  # type: ignore[arg-type]
         clearpod = command(machine, capfd)
-        machine.config = machine.config.model_copy(update={"policy": Policy(debug=True)})
+        machine.config = machine.config.but(policy=Policy(debug=True))
         async with machine.daemon() as cri:
             await cri("PullImage", image=pb.ImageSpec(image=machine.image))
             pod = (await cri("RunPodSandbox", config=cri.sandbox(), deadline_s=90)).pod_sandbox_id

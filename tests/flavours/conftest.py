@@ -110,7 +110,7 @@ class Pods:
 
     def use(self, **keys: Any) -> None:
         """Later pods run with these keys of the configuration."""
-        self._world.config = self._world.config.model_copy(update=keys)
+        self._world.config = self._world.config.but(**keys)
 
     @asynccontextmanager
     async def running(self, *names: str, kernel: str = "full", **fields: Any) -> AsyncIterator[list[Pod]]:

@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of the configuration's keys and the example with all of them, from the pydantic models."""
+"""The page of the configuration's keys and the example with all of them, from its tables."""
 
+import dataclasses
 import importlib
 import json
 import textwrap
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, get_args, get_origin
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from cri import changes
 from cri.config import Config
-from cri.config_tables import Registry
+from cri.config_keys import Table, rules, table_of
 from cri.policy import Rule
 from tests.reference import docstrings
 from tests.reference.table import link, page, table
 
-MANY: dict[str, type[BaseModel]] = {"registries": Registry, "policy.rules": Rule}
+MANY = ("registries", "policy.rules")
 """Tables of which there may be any number."""
 SAMPLES = {"registries.prefix": "registry.example", "policy.rules.namespaces": ["example"]}
 """In the example, of the keys without a default."""
@@ -31,26 +28,26 @@ class Key(NamedTuple):
     """One key by its full name; `default` is None where there is none."""
 
     name: str
-    field: FieldInfo
+    field: "dataclasses.Field[Any]"
+    type: Any
     default: Any
     meaning: str
 
 
-def every_key(model: type[BaseModel] = Config, above: str = "") -> Iterator[Key]:
+def every_key(kind: type[Table] = Config, above: str = "") -> Iterator[Key]:
     """All keys, in the order of the source; the values of a table before the tables in it."""
-    meanings = docstrings.of_class(importlib.import_module(model.__module__), model.__name__)
-    inner = []
-    for name, field in model.model_fields.items():
-        if f"{above}{name}" in MANY:
-            inner.append((MANY[f"{above}{name}"], f"{above}{name}."))
-        elif isinstance(field.default, BaseModel):
-            inner.append((type(field.default), f"{above}{name}."))
+    meanings = docstrings.of_class(importlib.import_module(kind.__module__), kind.__name__)
+    inner, hints = [], get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = f"{above}{field.name}"
+        if below := table_of(field):
+            inner.append((below, f"{name}."))
         else:
-            default = None if field.default is PydanticUndefined else field.default
-            meaning = meanings.get(name) or ("As above, for the pods of these namespaces." if model is Rule else "")
-            yield Key(f"{above}{name}", field, default, meaning)
-    for table_of, prefix in inner:
-        yield from every_key(table_of, prefix)
+            default = None if field.default is dataclasses.MISSING else field.default
+            usual = "As above, for the pods of these namespaces." if kind is Rule else ""
+            yield Key(name, field, hints[field.name], default, meanings.get(field.name) or usual)
+    for below, prefix in inner:
+        yield from every_key(below, prefix)
 
 
 def _type(of: Any) -> str:
@@ -61,14 +58,11 @@ def _type(of: Any) -> str:
         return f"list of {_type(arguments[0])}"
     if origin is types.UnionType:
         return _type(arguments[0])
-    if hasattr(of, "__metadata__"):
-        return _type(of.__origin__)
     return _TYPES[of]
 
 
-def _bounds(field: FieldInfo) -> str:
-    named = [(name, getattr(one, name, None)) for one in field.metadata for name in _BOUNDS]
-    return ", ".join(_BOUNDS[name].format(value) for name, value in named if value is not None)
+def _bounds(field: "dataclasses.Field[Any]") -> str:
+    return ", ".join(_BOUNDS[name].format(value) for name, value in rules(field).field.items() if name in _BOUNDS)
 
 
 def _default(key: Key) -> str:
@@ -81,12 +75,11 @@ def _default(key: Key) -> str:
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    extra = key.field.json_schema_extra
-    known = _type(Literal[tuple(extra["enum"])]) if isinstance(extra, dict) else ""  # type: ignore[index]
-    values = "; ".join(filter(None, (known or _type(key.field.annotation), _bounds(key.field))))
+    known = rules(key.field).values
+    values = "; ".join(filter(None, (_type(Literal[known] if known else key.type), _bounds(key.field))))
     at = "reload" if changes.is_live(key.name) else "start"
     default = (
-        "that of `policy`" if key.name.startswith("policy.rules.") and not key.field.is_required() else _default(key)
+        "that of `policy`" if key.name.startswith("policy.rules.") and key.field.default is None else _default(key)
     )
     return f"`{key.name}`", values, default, link(key.meaning), at
 

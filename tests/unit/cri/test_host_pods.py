@@ -73,7 +73,7 @@ def test_privileged_is_allowed_for_itself() -> None:
     with pytest.raises(BadRequest, match="root"):
         asked(privileged=True, pid=pb.NODE)
     assert asked(privileged=True).host == ()
-    assert asked(ALL.model_copy(update={"privileged": True}), privileged=True, pid=pb.NODE).host == ("pid",)
+    assert asked(ALL.but(privileged=True), privileged=True, pid=pb.NODE).host == ("pid",)
 
 
 @pytest.mark.parametrize(

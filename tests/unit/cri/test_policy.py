@@ -148,7 +148,7 @@ def test_kernels_are_bounded_also_when_a_handler_stands_for_one() -> None:
 
 
 def test_the_nodes_own_limit_counts_whatever_the_policy_says() -> None:
-    config = parse("[limits]\nmax_pod_memory_mib = 512").model_copy(update={"policy": OPEN})
+    config = parse("[limits]\nmax_pod_memory_mib = 512").but(policy=OPEN)
     with pytest.raises(BadRequest, match=r"limits\.max_pod_memory_mib allows 512"):
         asked(config, memory_mib="1024")
 

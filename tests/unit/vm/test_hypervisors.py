@@ -7,7 +7,7 @@ import pytest
 
 from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, OK, evaluate
-from cri.config import Config
+from cri.config import parse
 from stage1 import engine, machine
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import HostFacts
@@ -44,7 +44,7 @@ def facts(listed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host
 
 def test_it_is_chosen_where_no_other_is_here_and_where_it_is_asked_for(facts: HostFacts) -> None:
     assert choose("auto", facts).hypervisor is choose("third", facts).hypervisor is THIRD
-    assert Config.model_validate({"vm": {"hypervisor": "third"}}).vm.hypervisor == "third"
+    assert parse('vm.hypervisor = "third"').vm.hypervisor == "third"
 
 
 def test_it_is_named_where_another_name_is_refused_and_where_none_can_run(facts: HostFacts) -> None:
