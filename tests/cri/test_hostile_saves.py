@@ -38,8 +38,8 @@ async def silent_monitor(cri: Client, pod: str) -> AsyncIterator[asyncio.Event]:
 
 
 def impatient(world: World) -> World:
-    vm = world.config.vm.model_copy(update={"react_timeout_s": REACT_S * PACE})
-    world.config = world.config.model_copy(update={"vm": vm})
+    vm = world.config.vm.but(react_timeout_s=REACT_S * PACE)
+    world.config = world.config.but(vm=vm)
     return world
 
 
