@@ -12,7 +12,7 @@ RUN_PACKAGES=(
     musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
     libseccomp-dev                                            # the filters for the VMMs
     busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
-    qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
+    qemu-system-x86 skopeo isal iproute2 containernetworking-plugins iptables   # at run time
 )
 # To test, beyond that: the guest's profile with systemd, a registry on the loopback address, linters, sanitizers and the
 # fuzzer, the lab, sources, callgrind.

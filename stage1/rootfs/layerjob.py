@@ -8,7 +8,8 @@ from stage1.rootfs.limits import Limits
 from stage1.rootfs.mkfs import make
 
 TAR, BLOB, FACTS = "layer.tar", "layer.erofs", "facts.json"
-_OPTIONS = ("--tar=f", "--aufs", "-Enoinline_data")
+_OPTIONS = ("--tar=f", "--aufs", "-Enoinline_data", "--sort=none")
+"""Contents in the order of the tar are written once; in the order of their paths they are written aside first."""
 
 
 def job(arguments: tuple[str, ...]) -> int:

@@ -78,9 +78,8 @@ def _convert(blob: Blob, place: Place) -> None:
         most_bytes = size + _SLACK_BYTES
         arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
         timeout_s = _BASE_TIMEOUT_S + size / _BYTES_PER_S
-        # Besides the tar, to which directories are added, the image is there, and until that is complete the files'
-        # contents once more, in a part of it that mkfs.erofs cuts off.
-        question = Question("stage1.rootfs.layerjob", arguments, blob.title, timeout_s, box, 3 * most_bytes)
+        # The tar, to which directories are added, and the image.
+        question = Question("stage1.rootfs.layerjob", arguments, blob.title, timeout_s, box, 2 * most_bytes)
         confined.ask(question, Asker(place.limits, place.stop))
         made, facts = f"{box}/{layerjob.BLOB}", f"{box}/{layerjob.FACTS}"
         confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)

@@ -59,6 +59,15 @@ def test_a_blob_is_the_same_bytes_each_time(place: Place, tmp_path: Path) -> Non
     assert Path(convert(blob, place)).read_bytes() == first
 
 
+def test_contents_lie_in_the_order_of_the_tar(place: Place, tmp_path: Path) -> None:
+    names = ["b", "c", "a"]
+    blob = blob_of(Layer(tar([file(name, name.encode() * 10000) for name in names])), tmp_path)
+    with Image(convert(blob, place)) as image:
+        files = [image.find(name) for name in names]
+    starts = [one.start for one in files if one]
+    assert starts == sorted(starts) and len(starts) == len(names), "else each was written aside before"
+
+
 def flipped(blob: Blob) -> Blob:
     data = bytearray(Path(blob.path).read_bytes())
     data[len(data) // 2] ^= 1
