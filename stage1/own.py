@@ -28,7 +28,7 @@ from stage1.vm.usage import usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stage1.pod.network import PodNetwork
     from stage1.rootfs.share import ImageFiles
@@ -40,6 +40,8 @@ _OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP)
 _OWNERS = "kernel-owners"
 """In the pod's directory: a user namespace that maps as those of its VMMs, of which each has its own."""
 MIB = 1 << 20
+_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX"}
+"""Of disks, by how their files begin."""
 
 
 class Boot(NamedTuple):
@@ -85,12 +87,21 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
     Raises BadRequest, or NotFound for one that is not there, Unsupported for what this node's hypervisor can't do.
     """
     kernel = boot.kernel
+
+    def look(fd: int, size: int) -> None:
+        found = _kernel(fd, size, path=kernel.path)
+        _require(host.choice.hypervisor, found.kind, path=kernel.path, machine=kernel.machine)
+        _require_memory(found, pod, path=kernel.path)
+
+    def look_at_block(fd: int, size: int) -> None:
+        _require_raw(fd, path=kernel.block)
+
     with beneath.Root(directory) as own:
         root = own.open_directory(f"share/layers/{boot.lower}")
     try:
-        path, size = _resolved(root, kernel.path, what="kernel", check=host.choice.hypervisor, machine=kernel.machine)
-        initrd, initrd_bytes = _resolved(root, kernel.initrd, what="initrd") if kernel.initrd else ("", 0)
-        block, block_bytes = _resolved(root, kernel.block, what="block image") if kernel.block else ("", 0)
+        path, size = _resolved(root, kernel.path, what="kernel", look=look)
+        initrd, initrd_bytes = _resolved(root, kernel.initrd, what="initrd")
+        block, block_bytes = _resolved(root, kernel.block, what="block image", look=look_at_block)
     finally:
         os.close(root)
     if size + initrd_bytes > pod.memory_mib * MIB // 2:
@@ -106,10 +117,10 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
     return BootFiles(path, initrd, block)
 
 
-def _resolved(
-    root: int, path: str, *, what: str, check: Hypervisor | None = None, machine: str = ""
-) -> tuple[str, int]:
-    """The host's path of a file in an image, and its bytes. A kernel's format is to fit a hypervisor and machine."""
+def _resolved(root: int, path: str, *, what: str, look: "Callable[[int, int], None] | None" = None) -> tuple[str, int]:
+    """The host's path of a file in an image, and its bytes; `look` is given its descriptor and these. None for none."""
+    if not path:
+        return "", 0
     try:
         fd = in_root.open_path(root, path)
     except (FileNotFoundError, beneath.NotPlain):
@@ -119,17 +130,38 @@ def _resolved(
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, and no file")
-        if check:
-
-            def read(at: int, count: int) -> bytes:
-                return os.pread(fd, count, at) if 0 <= at < size else b""
-
+        if look:
             with Guard("read", path):
-                kind = kernel_image.kind(read, size, title=f"the kernel {path} of the image")
-            _require(check, kind, path=path, machine=machine)
-        return os.readlink(f"/proc/self/fd/{fd}"), size
+                look(fd, size)
+        place = os.readlink(f"/proc/self/fd/{fd}")
+        if "," in place:  # QEMU would take what follows for another file
+            raise BadRequest(f"the {what} {path} is a link to a path with a comma in it; name it otherwise")
+        return place, size
     finally:
         os.close(fd)
+
+
+def _kernel(fd: int, size: int, *, path: str) -> kernel_image.Kernel:
+    def read(at: int, count: int) -> bytes:
+        return os.pread(fd, count, at) if 0 <= at < size else b""
+
+    return kernel_image.read_kernel(read, size, title=f"the kernel {path} of the image")
+
+
+def _require_memory(kernel: kernel_image.Kernel, pod: Pod, *, path: str) -> None:
+    """Raise BadRequest for one that says where it is to be loaded, when there is no memory."""
+    if kernel.end > pod.memory_mib * MIB:
+        raise BadRequest(
+            f"the kernel {path} is loaded into memory up to {kernel.end:#x}, and the VM has {pod.memory_mib} MiB; give "
+            "the pod more"
+        )
+
+
+def _require_raw(fd: int, *, path: str) -> None:
+    """Raise BadRequest for the image of a disk in a format of its own: the kernel would see that format."""
+    head = os.pread(fd, 4, 0)
+    if name := _FORMATS.get(head):
+        raise BadRequest(f"the block image {path} is in the format {name}; make it a raw one, by `qemu-img convert`")
 
 
 def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> None:

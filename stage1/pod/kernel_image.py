@@ -23,48 +23,106 @@ _HEAD = 8192
 """Where a multiboot header has to be, and all that is looked at of a bzImage."""
 _MACHINES = {3: "i386", 62: "x86_64"}
 _OTHERS = {8: "MIPS", 20: "PowerPC", 21: "PowerPC", 22: "S/390", 40: "ARM", 183: "aarch64", 243: "RISC-V"}
-_PT_NOTE, _PHYS32_ENTRY = 4, 18
-_MULTIBOOT, _HAS_ADDRESSES, _THERE = 0x1BADB002, 1 << 16, 1 << 32
+_I386, _PT_LOAD, _PT_NOTE, _PHYS32_ENTRY = 3, 1, 4, 18
+_MULTIBOOT, _MULTIBOOT2, _HAS_ADDRESSES, _THERE = 0x1BADB002, b"\xd6\x50\x52\xe8", 1 << 16, 1 << 32
+_SECTOR, _PARAGRAPH, _WITH_LENGTH = 512, 16, 0x204
+"""Units of a bzImage's header, and since which version that has the length of the rest."""
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"BZh", b"\x02\x21\x4c\x18", b"\x04\x22\x4d\x18")
 _USABLE = "clearpod boots an ELF with a PVH note, a multiboot kernel or a bzImage"
+
+
+class Kernel(NamedTuple):
+    """What it is, and where the memory ends into which it is loaded, in bytes; 0 if it says no place."""
+
+    kind: str
+    end: int = 0
 
 
 class _Elf(NamedTuple):
     is_64: bool
     machine: int
-    segments_at: int
-    segment_bytes: int
-    segments: int
+    segments: "tuple[_Segment, ...]"
+
+    @property
+    def is_32(self) -> bool:
+        """All of it, so that a loader of multiboot takes it as it is."""
+        return not self.is_64 and self.machine == _I386
 
 
-def kind(read: "Read", size: int, *, title: str) -> str:
+class _Segment(NamedTuple):
+    """Where it is in the file, and in memory."""
+
+    kind: int
+    at: int
+    bytes: int
+    address: int
+    memory_bytes: int
+    align: int
+
+
+def read_kernel(read: "Read", size: int, *, title: str) -> Kernel:
     """PVH, MULTIBOOT or BZIMAGE. `read` gives so many bytes at an offset, or fewer at the file's end; `title` is what
-    sentences call it. Raises BadRequest when it is no kernel that this host can boot, or too large.
+    sentences call it. Raises BadRequest when it is no kernel that this host can boot, is cut off, or too large.
     """
     if size > MOST_BYTES:
         raise BadRequest(f"{title} has {size} bytes, and a kernel may have {MOST_BYTES}; use a smaller one")
     head = read(0, _HEAD)
     if head[:4] == b"\x7fELF":
-        elf = _elf(head, title)
-        if _is_multiboot(head, elf):
-            return MULTIBOOT
-        if _has_pvh(read, elf):
-            return _require_no_header(head, title)
-        raise BadRequest(f"{title} is an ELF file without a PVH note and without a multiboot header; {_USABLE}")
+        return _of_elf(read, head, size=size, title=title)
     if head[0x202:0x206] == b"HdrS" and head[0x1FE:0x200] == b"\x55\xaa" and head[0x211] & 1:
-        return BZIMAGE
+        return _bzimage(head, size, title=title)
     if _is_multiboot(head, None):
-        return MULTIBOOT
+        return Kernel(MULTIBOOT, _end_by_header(head))
     raise BadRequest(f"{title} is no kernel: {_guess(head)}; {_USABLE}")
 
 
-def _require_no_header(head: bytes, title: str) -> str:
-    """PVH. QEMU looks for a multiboot header first, and refuses a kernel of 64 bits with one that it can't use."""
-    if any(_headers(head)):
+def _bzimage(head: bytes, size: int, *, title: str) -> Kernel:
+    version, paragraphs = struct.unpack_from("<H", head, 0x206)[0], struct.unpack_from("<I", head, 0x1F4)[0]
+    needed = ((head[0x1F1] or 4) + 1) * _SECTOR
+    if version >= _WITH_LENGTH and paragraphs:
+        needed += (paragraphs - 1) * _PARAGRAPH + 1
+    if size < needed:
+        raise BadRequest(
+            f"{title} is a bzImage that is cut off: it has {size} bytes, and by its header {needed} or more; copy it "
+            "into the image again"
+        )
+    return Kernel(BZIMAGE)
+
+
+def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
+    elf = _elf(read, head, title=title)
+    loaded = [one for one in elf.segments if one.kind == _PT_LOAD and one.memory_bytes]
+    for one in loaded:
+        if one.at + one.bytes > size:
+            raise BadRequest(
+                f"{title} is cut off: it has {size} bytes, and a segment of it ends at {one.at + one.bytes}; copy it "
+                "into the image again"
+            )
+    end = max((one.address + one.memory_bytes for one in loaded), default=0)
+    if _is_multiboot(head, elf):
+        return Kernel(MULTIBOOT, _end_by_header(head) or end)
+    entry = _pvh_entry(read, elf)
+    if entry is None:
+        raise BadRequest(f"{title} is an ELF file {_lack(head)}; {_USABLE}")
+    if any(_headers(head)):  # QEMU looks for one first
         raise BadRequest(
             f"{title} has a PVH note and a multiboot header without addresses: the header counts, and can't load "
             "64 bits by it; build it with one of them, or with addresses in the header"
         )
-    return PVH
+    if not any(one.address <= entry < one.address + one.memory_bytes for one in loaded):
+        raise BadRequest(f"{title} has a PVH note whose entry {entry:#x} is in none of its segments; link it anew")
+    return Kernel(PVH, end)
+
+
+def _lack(head: bytes) -> str:
+    if any(_headers(head)):
+        return (
+            "of 64 bits whose multiboot header has no addresses, and no PVH note; make one of 32 bits of it by "
+            "`objcopy -O elf32-i386`"
+        )
+    if _MULTIBOOT2 in head:
+        return "with a header for multiboot2, which QEMU does not know, and without a PVH note"
+    return "without a PVH note and without a multiboot header"
 
 
 def _guess(head: bytes) -> str:
@@ -72,12 +130,16 @@ def _guess(head: bytes) -> str:
         return "it is empty"
     if head[0x38:0x3C] == b"ARM\x64":
         return "it is for aarch64"
-    if head[:2] == b"\x1f\x8b" or head[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX"):
-        return "it is compressed"
+    if head.startswith(_COMPRESSED):
+        return "it is compressed, unpack it first"
+    if head[:2] == b"MZ":
+        return "it is a program for UEFI"
+    if head[:4] == b"QFI\xfb" or head[0x1FE:0x200] == b"\x55\xaa":
+        return "it is the image of a disk, which begins with firmware or a boot loader"
     return f"it begins with {head[:8].hex()}"
 
 
-def _elf(head: bytes, title: str) -> _Elf:
+def _elf(read: "Read", head: bytes, *, title: str) -> _Elf:
     if len(head) < 64 or head[4] not in (1, 2):
         raise BadRequest(f"{title} is a damaged ELF file: its header is cut off or of no class")
     machine: int = struct.unpack_from("<H", head, 18)[0]
@@ -89,43 +151,65 @@ def _elf(head: bytes, title: str) -> _Elf:
     each, count = struct.unpack_from("<HH", head, 54 if is_64 else 42)
     if each < (56 if is_64 else 32) or not 0 < count <= _MOST_SEGMENTS:
         raise BadRequest(f"{title} is a damaged ELF file: it has {count} segments of {each} bytes")
-    return _Elf(is_64, machine, at, each, count)
+    table = read(at, each * count)
+    if len(table) < each * count:
+        raise BadRequest(f"{title} is a damaged ELF file: its {count} segments are described behind its end")
+    return _Elf(is_64, machine, tuple(_segment(table, each * number, is_64=is_64) for number in range(count)))
 
 
-def _has_pvh(read: "Read", elf: _Elf) -> bool:
-    table = read(elf.segments_at, elf.segment_bytes * elf.segments)
-    for number in range(len(table) // elf.segment_bytes):
-        entry = table[number * elf.segment_bytes :]
-        if struct.unpack_from("<I", entry)[0] != _PT_NOTE:
+def _segment(table: bytes, at: int, *, is_64: bool) -> _Segment:
+    if is_64:
+        kind, _, offset, _, address, length, memory, align = struct.unpack_from("<IIQQQQQQ", table, at)
+    else:
+        kind, offset, _, address, length, memory, _, align = struct.unpack_from("<IIIIIIII", table, at)
+    return _Segment(kind, offset, length, address, memory, align)
+
+
+def _pvh_entry(read: "Read", elf: _Elf) -> int | None:
+    """The address at which the kernel is entered by its PVH note."""
+    for one in elf.segments:
+        if one.kind != _PT_NOTE:
             continue
-        offset, length = (
-            (struct.unpack_from("<Q", entry, 8)[0], struct.unpack_from("<Q", entry, 32)[0])
-            if elf.is_64
-            else (struct.unpack_from("<I", entry, 4)[0], struct.unpack_from("<I", entry, 16)[0])
-        )
-        if any(note == (b"Xen\0", _PHYS32_ENTRY) for note in _notes(read(offset, min(length, _MOST_NOTES)))):
-            return True
-    return False
+        data = read(one.at, min(one.bytes, _MOST_NOTES))
+        for name, number, content in _notes(data, align=one.align):
+            if (name, number) == (b"Xen\0", _PHYS32_ENTRY) and len(content) >= 4:
+                return int.from_bytes(content[:4], "little")
+    return None
 
 
-def _notes(data: bytes) -> "Iterator[tuple[bytes, int]]":
-    """Name and type of each; a damaged one is the last."""
+def _notes(data: bytes, *, align: int) -> "Iterator[tuple[bytes, int, bytes]]":
+    """Name, type and content of each; a damaged one is the last. Aligned as QEMU does: by what the segment says."""
     at = 0
-    while at + 12 <= len(data):
+    while align > 0 and at + 12 <= len(data):
         name_bytes, content_bytes, number = struct.unpack_from("<III", data, at)
-        yield data[at + 12 : at + 12 + min(name_bytes, 16)], number
-        at += 12 + (name_bytes + 3 & ~3) + (content_bytes + 3 & ~3)
+        content = at + 12 + -(-name_bytes // align) * align
+        yield data[at + 12 : at + 12 + min(name_bytes, 16)], number, data[content : content + min(content_bytes, 16)]
+        at = content + -(-content_bytes // align) * align
 
 
 def _is_multiboot(head: bytes, elf: _Elf | None) -> bool:
     """Whether QEMU's loader takes it: one of 64 bits, or no ELF, must say itself where it is to be loaded."""
     flags = next(_headers(head), 0)
-    return bool(flags & _HAS_ADDRESSES) or (bool(flags) and elf is not None and not elf.is_64)
+    return bool(flags & _HAS_ADDRESSES) or (bool(flags) and elf is not None and elf.is_32)
+
+
+def _end_by_header(head: bytes) -> int:
+    """Where the memory ends into which a multiboot header with addresses has its kernel loaded; 0 of another."""
+    at, flags = next(_places(head), (0, 0))
+    if not flags & _HAS_ADDRESSES or len(head) < at + 28:
+        return 0
+    load_end, bss_end = struct.unpack_from("<II", head, at + 20)
+    return int(load_end if load_end > bss_end else bss_end)
 
 
 def _headers(head: bytes) -> "Iterator[int]":
     """The flags of each multiboot header, with a bit that marks it as one."""
+    return (flags | _THERE for _, flags in _places(head))
+
+
+def _places(head: bytes) -> "Iterator[tuple[int, int]]":
+    """Where each multiboot header is, and its flags."""
     for at in range(0, len(head) - 11, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, at)
         if magic == _MULTIBOOT and (magic + flags + checksum) & 0xFFFFFFFF == 0:
-            yield flags | _THERE
+            yield at, flags

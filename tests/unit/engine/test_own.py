@@ -18,7 +18,7 @@ from stage1.vm.spec import Nic
 
 MULTIBOOT = struct.pack("<III", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF)
 BZIMAGE = bytearray(1024)
-BZIMAGE[0x1FE:0x200], BZIMAGE[0x202:0x206], BZIMAGE[0x211] = b"\x55\xaa", b"HdrS", 1
+BZIMAGE[0x1F1], BZIMAGE[0x1FE:0x200], BZIMAGE[0x202:0x206], BZIMAGE[0x211] = 1, b"\x55\xaa", b"HdrS", 1
 
 
 @pytest.fixture
@@ -30,6 +30,10 @@ def layers(tmp_path: Path) -> Path:
     (place / "bzImage").write_bytes(BZIMAGE)
     (place / "large").write_bytes(BZIMAGE + bytes(40 << 20))
     (place / "link").symlink_to("/bzImage")
+    (place / "high").write_bytes(MULTIBOOT + struct.pack("<IIII", 0, 0, 0, 65 << 20))
+    (place / "a,b").write_bytes(BZIMAGE)
+    (place / "comma").symlink_to("/a,b")
+    (place / "qcow2").write_bytes(b"QFI\xfb" + bytes(100))
     return tmp_path
 
 
@@ -50,6 +54,10 @@ def test_a_kernel_is_opened_through_links_that_stay_in_the_image(layers: Path) -
         (OwnKernel("/multiboot", machine="q35"), kvmtool.HYPERVISOR, Unsupported, "multiboot"),
         (OwnKernel("/bzImage", machine="microvm"), kvmtool.HYPERVISOR, Unsupported, "bzImage"),
         (OwnKernel("/large", machine="q35"), qemu.HYPERVISOR, BadRequest, "memory"),
+        (OwnKernel("/high", machine="q35"), qemu.HYPERVISOR, BadRequest, "0x4100000"),
+        (OwnKernel("/bzImage", machine="q35", block="/qcow2"), qemu.HYPERVISOR, BadRequest, "qcow2"),
+        (OwnKernel("/bzImage", machine="q35", initrd="/comma"), qemu.HYPERVISOR, BadRequest, "comma"),
+        (OwnKernel("/comma", machine="q35"), qemu.HYPERVISOR, BadRequest, "comma"),
         (OwnKernel("/bzImage", machine="q35", block="/large"), qemu.HYPERVISOR, BadRequest, "block"),
     ],
 )

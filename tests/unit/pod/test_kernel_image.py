@@ -9,59 +9,80 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage1.errors import BadRequest
-from stage1.pod.kernel_image import BZIMAGE, MOST_BYTES, MULTIBOOT, PVH, kind
+from stage1.pod.kernel_image import BZIMAGE, MOST_BYTES, MULTIBOOT, PVH, Kernel, read_kernel
 
 XEN = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x100000)
+XEN_8 = struct.pack("<III4s4xI", 4, 4, 18, b"Xen\0", 0x100000)
 GNU = struct.pack("<III4s20s", 4, 20, 3, b"GNU\0", b"")
 
 
-def _elf(*, is_64: bool = True, machine: int = 62, notes: bytes = XEN, kind_of_note: int = 4, endian: int = 1) -> bytes:
+def _elf(
+    *,
+    is_64: bool = True,
+    machine: int = 62,
+    notes: bytes = XEN,
+    kind_of_note: int = 4,
+    endian: int = 1,
+    align: int = 4,
+    load: tuple[int, int, int] = (0x100000, 0, 0x2000),
+) -> bytes:
+    """With a segment of notes, and one that is loaded: its address, its bytes and those in memory."""
     head_bytes, each = (64, 56) if is_64 else (52, 32)
     ident = b"\x7fELF" + bytes([2 if is_64 else 1, endian, 1]) + bytes(9)
-    rest = (
-        struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0x100000, head_bytes, 0, 0, head_bytes, each, 1, 0, 0, 0)
+    form = "<HHIQQQIHHHHHH" if is_64 else "<HHIIIIIHHHHHH"
+    rest = struct.pack(form, 2, machine, 1, 0x100000, head_bytes, 0, 0, head_bytes, each, 2, 0, 0, 0)
+    at = head_bytes + 2 * each
+    address, in_file, in_memory = load
+    segments = (
+        struct.pack("<IIQQQQQQ", kind_of_note, 4, at, 0, 0, len(notes), len(notes), align)
+        + struct.pack("<IIQQQQQQ", 1, 5, 0, address, address, in_file, in_memory, 4096)
         if is_64
-        else struct.pack("<HHIIIIIHHHHHH", 2, machine, 1, 0x100000, head_bytes, 0, 0, head_bytes, each, 1, 0, 0, 0)
+        else struct.pack("<IIIIIIII", kind_of_note, at, 0, 0, len(notes), len(notes), 4, align)
+        + struct.pack("<IIIIIIII", 1, 0, address, address, in_file, in_memory, 5, 4096)
     )
-    at = head_bytes + each
-    segment = (
-        struct.pack("<IIQQQQQQ", kind_of_note, 4, at, 0, 0, len(notes), len(notes), 4)
-        if is_64
-        else struct.pack("<IIIIIIII", kind_of_note, at, 0, 0, len(notes), len(notes), 4, 4)
-    )
-    return ident + rest + segment + notes
+    return ident + rest + segments + notes
 
 
-def _multiboot(flags: int = 0) -> bytes:
-    return struct.pack("<III", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
+def _multiboot(flags: int = 0, *addresses: int) -> bytes:
+    return struct.pack(f"<III{len(addresses)}I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, *addresses)
 
 
-def _bzimage(*, loadflags: int = 1) -> bytes:
+def _bzimage(*, loadflags: int = 1, setup: int = 1, version: int = 0x20F, paragraphs: int = 0) -> bytes:
     head = bytearray(1024)
     head[0x1FE:0x200], head[0x202:0x206], head[0x211] = b"\x55\xaa", b"HdrS", loadflags
+    head[0x1F1] = setup
+    struct.pack_into("<I", head, 0x1F4, paragraphs)
+    struct.pack_into("<H", head, 0x206, version)
     return bytes(head)
 
 
-def _kind(data: bytes, size: int = 0) -> str:
-    return kind(lambda at, count: data[at : at + count], size or len(data), title="the kernel /k")
+def _read(data: bytes, size: int = 0) -> Kernel:
+    return read_kernel(lambda at, count: data[at : at + count], size or len(data), title="the kernel /k")
 
 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (_elf(), PVH),
-        (_elf(is_64=False, machine=3), PVH),
-        (_elf(notes=GNU + XEN), PVH),
-        (_elf(notes=GNU + _multiboot(), is_64=False, machine=3), MULTIBOOT),
-        (_elf(notes=_multiboot(1 << 16)), MULTIBOOT),
-        (bytes(64) + _multiboot(1 << 16), MULTIBOOT),
-        (_elf(notes=XEN + _multiboot(1 << 16)), MULTIBOOT),
-        (_elf(notes=XEN + _multiboot(), is_64=False, machine=3), MULTIBOOT),
-        (_bzimage(), BZIMAGE),
+        (_elf(), Kernel(PVH, 0x102000)),
+        (_elf(is_64=False, machine=3), Kernel(PVH, 0x102000)),
+        (_elf(notes=GNU + XEN), Kernel(PVH, 0x102000)),
+        (_elf(notes=XEN_8, align=8), Kernel(PVH, 0x102000)),
+        (_elf(notes=XEN, align=1), Kernel(PVH, 0x102000)),
+        (_elf(notes=GNU + _multiboot(), is_64=False, machine=3), Kernel(MULTIBOOT, 0x102000)),
+        (_elf(notes=_multiboot(1 << 16, 0, 0, 0x200000, 0x300000)), Kernel(MULTIBOOT, 0x300000)),
+        (_elf(notes=_multiboot(1 << 16)), Kernel(MULTIBOOT, 0x102000)),
+        (bytes(64) + _multiboot(1 << 16), Kernel(MULTIBOOT)),
+        (bytes(64) + _multiboot(1 << 16, 0, 0, 0x200000, 0), Kernel(MULTIBOOT, 0x200000)),
+        (_elf(notes=XEN + _multiboot(1 << 16)), Kernel(MULTIBOOT, 0x102000)),
+        (_elf(notes=XEN + _multiboot(), is_64=False, machine=3), Kernel(MULTIBOOT, 0x102000)),
+        (_bzimage(), Kernel(BZIMAGE)),
+        (_bzimage(version=0x203, paragraphs=0xFFFF), Kernel(BZIMAGE)),
+        (_bzimage(paragraphs=2) + bytes(17), Kernel(BZIMAGE)),
+        (_bzimage(setup=0) + bytes(5 * 512), Kernel(BZIMAGE)),
     ],
 )
-def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: str) -> None:
-    assert _kind(data) == expected
+def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: Kernel) -> None:
+    assert _read(data) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,27 +97,41 @@ def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: str) -> Non
         (_elf(endian=2), "endianness"),
         (_elf(notes=GNU), "PVH"),
         (_elf(kind_of_note=1), "PVH"),
-        (_elf(notes=_multiboot()), "PVH"),
+        (_elf(notes=_multiboot()), "objcopy"),
+        (_elf(notes=_multiboot(), is_64=False), "objcopy"),
+        (_elf(notes=b"\xd6\x50\x52\xe8" + bytes(12)), "multiboot2"),
+        (_elf(load=(0x200000, 0, 0x1000)), "0x100000"),
+        (_elf(load=(0x100000, 9999, 9999)), "9999"),
+        (_elf(align=0), "PVH"),
+        (_elf(notes=XEN, align=8), "PVH"),
         (_elf(notes=XEN + _multiboot()), "multiboot"),
         (_elf(notes=b"\xff" * 64), "PVH"),
         (_elf()[:30], "damaged"),
+        (_elf()[:64] + _elf()[64:100], "damaged"),
         (_elf()[:54] + b"\0\0\0\0" + _elf()[58:], "damaged"),
         (bytes(64) + _multiboot(), "no kernel"),
         (bytes(64) + _multiboot()[:-1] + b"\0", "no kernel"),
-        (_bzimage(loadflags=0), "no kernel"),
+        (_bzimage(loadflags=0), "disk"),
+        (_bzimage(paragraphs=2), "cut off"),
+        (_bzimage(setup=0), "cut off"),
+        (_bzimage(setup=255), "cut off"),
+        (b"MZ" + bytes(600), "UEFI"),
+        (b"QFI\xfb" + bytes(600), "disk"),
+        (bytes(0x1FE) + b"\x55\xaa" + bytes(600), "disk"),
+        (b"\xfd7zXZ\0" + bytes(600), "compressed"),
     ],
 )
 def test_what_is_none_is_refused_with_what_it_looks_like(data: bytes, noun: str) -> None:
     with pytest.raises(BadRequest, match=noun):
-        _kind(data)
+        _read(data)
 
 
 def test_one_beyond_the_limit_is_refused_unread() -> None:
     with pytest.raises(BadRequest, match=str(MOST_BYTES)):
-        kind(lambda at, count: pytest.fail("it was read"), MOST_BYTES + 1, title="the kernel /k")
+        read_kernel(lambda at, count: pytest.fail("it was read"), MOST_BYTES + 1, title="the kernel /k")
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", _elf()[:4], _elf()[:64], _elf(), _bzimage()]))
 def test_nothing_else_comes_of_any_bytes(tail: bytes, head: bytes) -> None:
     with contextlib.suppress(BadRequest):
-        assert _kind(head + tail) in (PVH, MULTIBOOT, BZIMAGE)
+        assert _read(head + tail).kind in (PVH, MULTIBOOT, BZIMAGE)
