@@ -185,6 +185,13 @@ def with_labels(config: dict[str, Any], annotations: dict[str, str]) -> dict[str
     return {**config, "config": {**inner, "Labels": merged}} if annotations else config
 
 
+def with_file(config: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
+    """The config with what urunc's file in the image says of its kernel, where no label of urunc's says it."""
+    own = (config.get("config") or {}).get("Labels")
+    has_own = isinstance(own, dict) and any(str(key).startswith(own_kernel.URUNC) for key in own)
+    return config if has_own else with_labels(config, labels)
+
+
 def read_config(
     data: bytes,
     manifest: Manifest,

@@ -263,14 +263,15 @@ class _Run(NamedTuple):
         files.write_atomic(f"{out_dir}/manifest.json", self.resolved.manifest_bytes)
         image_id = self.resolved.manifest.config
         try:
-            merge(image_id, self.place, diff_ids=diff_ids, out_dir=out_dir)
+            answer = merge(image_id, self.place, diff_ids=diff_ids, out_dir=out_dir)
         except PodError:
             if not all(map(self._has, diff_ids)):
                 raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
             raise
         self.store.seal(out_dir, diff_ids, stop=self.place.stop)
         # Written anew: what the store reads again and again has passed the checks.
-        new = NewImage(image_id, out_dir, json.dumps(self.resolved.config).encode(), diff_ids)
+        config = manifest.with_file(self.resolved.config, manifest.of_kernel(answer))
+        new = NewImage(image_id, out_dir, json.dumps(config).encode(), diff_ids)
         return self.store.add(new, tag=self.names.tag, digest=self.names.digest)
 
 

@@ -19,6 +19,8 @@ OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
 """What the keys begin with."""
 MOST_TEXT = 4096
 """Characters of one value."""
+FILE, MOST_FILE_BYTES = "urunc.json", 8192
+"""In the image's root, of urunc's tools: the same keys, for runtimes that are not shown annotations."""
 
 NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = (
     "none", "absent", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
@@ -95,6 +97,19 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
     return _checked(kernel._replace(**_known(ours, image)), image)
 
 
+def of_file(data: bytes) -> dict[str, str]:
+    """What a `FILE` says, as labels; nothing of what is none."""
+    import json  # few images have one
+
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    pairs = document.items() if isinstance(document, dict) else ()
+    given = {key: text for key, text in pairs if key.startswith(URUNC) and isinstance(text, str)}
+    return _plain(given)
+
+
 def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
     fields = {key.replace("-", "_"): text for key, text in ours.items()}
     if unknown := sorted(set(fields) - set(OwnKernel._fields)):
@@ -109,7 +124,8 @@ def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
     """As labels the values are text, as annotations and in urunc.json base64. A known type tells which: a word of text
     can be valid base64 too.
     """
-    if theirs.get("unikerneltype", "").lower() in _KINDS:
+    word = next((text for key, text in theirs.items() if key.lower().endswith("unikerneltype")), "")
+    if word.lower() in _KINDS:
         return dict(theirs)
     try:
         return {key: binascii.a2b_base64(text, strict_mode=True).decode() for key, text in theirs.items()}

@@ -135,7 +135,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
-    own_kernel = _with_own_kernel(given, options)
+    own_kernel = _with_own_kernel(given, pod_dir, options)
     asked = (({}, "the pod manifest"), *((dict(entry.annotations), entry.where) for entry in given.entries))
     boots = True in [sizing.boots({**given.annotations, **own}, where=where) for own, where in asked]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
@@ -189,9 +189,10 @@ def _check(options: RunOptions) -> None:
         raise BadRequest(f"--ipc={options.ipc} is not known; there are auto and private")
 
 
-def _with_own_kernel(given: Manifest, options: RunOptions) -> Entry | None:
+def _with_own_kernel(given: Manifest, pod_dir: str, options: RunOptions) -> Entry | None:
     """The app whose image brings a kernel of its own, which has its pod for itself. Raises Unsupported."""
-    one = next((entry for entry in given.entries if entry.kernel), None)
+    entries = (_with_file(entry, directory.app_root(pod_dir, entry.name)) for entry in given.entries)
+    one = next((entry for entry in entries if entry.kernel), None)
     if one and (len(given.entries) > 1 or options.mutable):
         raise Unsupported(
             f"{one.where}: its image brings a kernel of its own, which runs neither beside other apps nor in a "
@@ -202,6 +203,22 @@ def _with_own_kernel(given: Manifest, options: RunOptions) -> Entry | None:
             f"{one.where}: its image brings a kernel of its own, which takes no input; leave --interactive out"
         )
     return one
+
+
+def _with_file(entry: Entry, root: str) -> Entry:
+    """With what urunc's file in the app's root says of a kernel, where the image's manifest says nothing of urunc's."""
+    is_theirs = any(key.startswith(manifest.KERNEL[1]) for key, _ in entry.kernel)
+    if is_theirs or not os.path.lexists(f"{root}/{manifest.KERNEL_FILE}"):
+        return entry
+    from stage1.linux import beneath, in_root
+    from stage1.pod import own_kernel  # others do not wait for it
+
+    try:
+        data = in_root.read(root, manifest.KERNEL_FILE, most=own_kernel.MOST_FILE_BYTES + 1)
+    except (FileNotFoundError, beneath.NotPlain):
+        return entry
+    labels = own_kernel.of_file(data) if len(data) <= own_kernel.MOST_FILE_BYTES else {}
+    return entry._replace(kernel=(*entry.kernel, *labels.items()))
 
 
 def _image_manifest(pod_dir: str, app: str) -> str:

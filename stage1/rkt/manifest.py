@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HOST, EMPTY = "host", "empty"
 _DOCKER = "appc.io/docker/repository"
 KERNEL = ("io.clearpod.kernel.", "com.urunc.unikernel.")
+KERNEL_FILE = "urunc.json"
 """Those of `pod.own_kernel`, which is imported only if there are any."""
 _HANDLERS = ("pre-start", "post-stop")
 MOST_PORT = 65535

@@ -160,9 +160,15 @@ class Image:
         for (inode, start, kind, _), end in zip(entries, ends, strict=True):
             yield block[start:end].rstrip(b"\0"), inode, kind
 
+    def content(self, inode: Inode) -> bytes:
+        """What is in a regular file of a layer. Look at its size first."""
+        return b"".join(self._blocks(inode))
+
     def _blocks(self, inode: Inode) -> "Iterator[bytes]":
         if inode.layout not in (_FLAT_PLAIN, _FLAT_INLINE):
-            raise Corrupt(f"{self._path} has a directory in an unknown layout ({inode.layout}); pull the image again")
+            raise Corrupt(
+                f"{self._path} has a file or directory in an unknown layout ({inode.layout}); pull the image again"
+            )
         for position in range(0, inode.size, self._block):
             size = min(self._block, inode.size - position)
             inline = inode.layout == _FLAT_INLINE and position + self._block >= inode.size

@@ -14,13 +14,15 @@ from stage1.rootfs.layers import Place, check_image
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 _BASE_TIMEOUT_S, _BYTES_PER_S = 120.0, 5_000_000
 _SLACK_BYTES = 64 << 20
 
 
-def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: str) -> None:
-    """Write `merged.erofs` and `filecaps` into `out_dir`; `diff_ids` are lowest first, their blobs exist.
+def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: str) -> "Any":
+    """Write `merged.erofs` and `filecaps` into `out_dir`; `diff_ids` are lowest first, their blobs exist. What comes
+    back is foreign: labels of a kernel in the image, of `own_kernel.FILE`.
 
     Raises NoSpace, Corrupt, OverLimit, TimedOut, Stopped, KernelError; nothing is left then.
     """
@@ -43,11 +45,12 @@ def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: st
             box,
             total + _SLACK_BYTES,
         )
-        confined.ask(question, Asker(limits, place.stop))
+        answer = confined.ask(question, Asker(limits, place.stop))
         merged = f"{out_dir}/{mergejob.MERGED}"
         confined.adopt(box, mergejob.MERGED, target=merged, most_bytes=total + _SLACK_BYTES)
         check_image(merged)
         target, most = f"{out_dir}/{mergejob.CAPABILITIES}", mergejob.MOST_CAPABILITY_BYTES
         confined.adopt(box, mergejob.CAPABILITIES, target=target, most_bytes=most)
+        return answer
     finally:
         confined.remove_box(box)

@@ -10,6 +10,7 @@ import stat
 
 from stage1.linux import files
 from stage1.linux.libc import Guard
+from stage1.pod import own_kernel
 from stage1.rootfs import facts
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Attributes, Image
@@ -39,8 +40,9 @@ def known(number: int) -> str:
     return f"{number}.json"
 
 
-def job(arguments: tuple[str, ...]) -> None:
-    """`arguments`: the image's id, and how many layers are in `in`. Writes to `out`.
+def job(arguments: tuple[str, ...]) -> dict[str, str]:
+    """`arguments`: the image's id, and how many layers are in `in`. Writes to `out`, and returns what a file in the
+    image says of a kernel, as labels.
 
     A line of `filecaps` is the value of security.capability in hex, a space, and the absolute path: 9p does
     not carry that attribute, so the agent sets it again. Raises NoSpace, Corrupt, KernelError.
@@ -55,9 +57,11 @@ def job(arguments: tuple[str, ...]) -> None:
         _remove_surplus(image, stack)
         _correct_directories(image, stack)
         caps = _filecaps(image, sorted({path for k in layers for path in k.capable}))
+        kernel = _kernel(image, stack)
     if len(caps) > MOST_CAPABILITY_BYTES:
         raise Corrupt(f"the image {image_id} has too many files with capabilities; use another image")
     files.write_atomic(f"out/{CAPABILITIES}", caps)
+    return kernel
 
 
 def _remove_surplus(image: Image, stack: "Stack") -> None:
@@ -99,3 +103,15 @@ def _filecaps(image: Image, candidates: "Sequence[str]") -> bytes:
         if value and len(value) in _CAPABILITY_BYTES:
             lines.append(f"{value.hex()} /{path}\n")
     return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _kernel(image: Image, stack: "Stack") -> dict[str, str]:
+    """What `own_kernel.FILE` says: that of the uppermost layer with such a name, if it is to be seen in the image."""
+    if image.find(own_kernel.FILE) is None:
+        return {}
+    for blob, _ in reversed(stack):
+        if (inode := blob.find(own_kernel.FILE)) is None:
+            continue
+        is_read = stat.S_ISREG(inode.mode) and inode.size <= own_kernel.MOST_FILE_BYTES
+        return own_kernel.of_file(blob.content(inode)) if is_read else {}
+    return {}

@@ -93,6 +93,25 @@ def test_what_a_manifest_says_of_a_kernel_is_kept_as_labels(annotations: Any, ke
     assert manifest.with_labels({"config": {"Labels": {**kept, "a": "b"}}}, labels)["config"]["Labels"]["a"] == "b"
 
 
+@pytest.mark.parametrize(
+    "own, labels",
+    [
+        ({"a": "b"}, {"a": "b", "com.urunc.unikernel.binary": "/file"}),
+        (None, {"com.urunc.unikernel.binary": "/file"}),
+        (
+            {"io.clearpod.kernel.machine": "pc"},
+            {"io.clearpod.kernel.machine": "pc", "com.urunc.unikernel.binary": "/file"},
+        ),
+        ({"com.urunc.unikernel.cmdline": "x"}, {"com.urunc.unikernel.cmdline": "x"}),
+        (["odd"], {"com.urunc.unikernel.binary": "/file"}),
+    ],
+)
+def test_uruncs_file_counts_where_no_label_of_uruncs_does(own: Any, labels: dict[str, str]) -> None:
+    merged = manifest.with_file({"config": {"Labels": own}}, {"com.urunc.unikernel.binary": "/file"})
+    assert merged["config"]["Labels"] == labels
+    assert manifest.with_file({"config": None}, {}) == {"config": None}
+
+
 def test_only_some_annotations_about_a_kernel_are_kept() -> None:
     many = {f"io.clearpod.kernel.{number}": "x" for number in range(1000)}
     assert len(manifest.kernel_annotations(dump({"annotations": many}))) < 100

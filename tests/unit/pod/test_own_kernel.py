@@ -2,6 +2,7 @@
 """Labels that name a kernel: what they become, and what is refused with a sentence."""
 
 import base64
+import json
 
 import pytest
 
@@ -118,3 +119,27 @@ def test_each_form_and_each_kind_is_one_of_those_that_are_listed() -> None:
     assert {one.network for one in kinds} <= set(own_kernel.FORMS)
     assert {one.machine for one in kinds} <= set(own_kernel.MACHINES)
     assert {one.exit for one in kinds} <= set(own_kernel.EXITS)
+
+
+@pytest.mark.parametrize(
+    ("document", "labels"),
+    [
+        (
+            _encoded(binary="/k", unikernelType="linux", cmdline=""),
+            _urunc(binary="/k", unikernelType="linux", cmdline=""),
+        ),
+        (_urunc(binary="/k", unikernelType="linux"), _urunc(binary="/k", unikernelType="linux")),
+        ({**_encoded(binary="/k"), f"{OURS}path": "/other", "x": 7, f"{URUNC}block": None}, _urunc(binary="/k")),
+        (_encoded(binary="/k") | _urunc(cmdline="no base64"), _encoded(binary="/k") | _urunc(cmdline="no base64")),
+        ([], {}),
+        ("text", {}),
+        ({}, {}),
+    ],
+)
+def test_uruncs_own_file_becomes_labels(document: object, labels: dict[str, str]) -> None:
+    assert own_kernel.of_file(json.dumps(document).encode()) == labels
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"{", b"[" * 8000, b'{"a":'])
+def test_what_is_no_json_says_nothing(data: bytes) -> None:
+    assert own_kernel.of_file(data) == {}

@@ -3,6 +3,8 @@
 dump.erofs.
 """
 
+import base64
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -23,14 +25,19 @@ def merged(tmp_path: Path, *layers: list[Entry], kept: Path | None = None) -> Pa
     """The directory with merged.erofs and filecaps of an image of `layers`, lowest first. Layers that are in `kept`, if
     that is given, are not converted again.
     """
+    kernel_labels(tmp_path, *layers, kept=kept)
+    return tmp_path / "out"
+
+
+def kernel_labels(tmp_path: Path, *layers: list[Entry], kept: Path | None = None) -> object:
+    """What the same says of a kernel in the image."""
     place = Place(str(kept or tmp_path / "layers"), str(tmp_path / "tmp"))
     for path in (place.layers_dir, place.work_dir, str(tmp_path / "out")):
         Path(path).mkdir(exist_ok=path == str(kept))
     contents = [tar(layer) for layer in layers]
     for content in contents:
         convert(blob_of(Layer(content), tmp_path), place)
-    merge(IMAGE_ID, place, diff_ids=[digest(c) for c in contents], out_dir=str(tmp_path / "out"))
-    return tmp_path / "out"
+    return merge(IMAGE_ID, place, diff_ids=[digest(c) for c in contents], out_dir=str(tmp_path / "out"))
 
 
 def attributes(image: Path, path: str) -> Attributes | None:
@@ -154,3 +161,39 @@ def test_a_shared_directory_of_many_blocks_whose_inodes_are_compact_is_read(tmp_
     image = merged(tmp_path, lower, [file(".wh.d", b""), file("e", mtime=0)], upper)
     assert mode(image, f"d/b0199-{'x' * 60}") == "0o644"
     assert mode(image, f"d/a0199-{'x' * 60}") == "absent"
+
+
+def urunc(path: str = "/k", **more: str) -> bytes:
+    return json.dumps(
+        {f"com.urunc.unikernel.{key}": encoded(text) for key, text in {"binary": path, **more}.items()}
+    ).encode()
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+BINARY = "com.urunc.unikernel.binary"
+
+
+@pytest.mark.parametrize(
+    ("layers", "labels"),
+    [
+        ([[file("urunc.json", urunc())]], {BINARY: "/k"}),
+        ([[file("urunc.json", urunc())], [file("x")]], {BINARY: "/k"}),
+        ([[file("urunc.json", urunc())], [file("urunc.json", urunc("/other"))]], {BINARY: "/other"}),
+        ([[file("urunc.json", urunc())], [file("urunc.json", urunc("/\u00e9"))]], {BINARY: "/\u00e9"}),
+        ([[file("urunc.json", urunc())], [file(".wh.urunc.json", b"")]], {}),
+        ([[file("urunc.json", urunc())], [directory("urunc.json/")]], {}),
+        ([[Entry("urunc.json", "s", link="etc/x"), file("etc/x", urunc())]], {}),
+        ([[file("etc/urunc.json", urunc())]], {}),
+        ([[file("urunc.json", b"")]], {}),
+        ([[file("urunc.json", b"{" * 5000)]], {}),
+        ([[file("urunc.json", b"[1]")]], {}),
+        ([[file("urunc.json", urunc() + b" " * 9000)]], {}),
+    ],
+)
+def test_what_uruncs_file_says_of_a_kernel_is_told(
+    layers: list[list[Entry]], labels: dict[str, str], tmp_path: Path
+) -> None:
+    assert kernel_labels(tmp_path, *layers) == labels
