@@ -161,7 +161,7 @@ def _require_raw(fd: int, *, path: str) -> None:
     """Raise BadRequest for the image of a disk in a format of its own: the kernel would see that format."""
     head = os.pread(fd, 4, 0)
     if name := _FORMATS.get(head):
-        raise BadRequest(f"the block image {path} is in the format {name}; make it a raw one, by `qemu-img convert`")
+        raise BadRequest(f"the block image {path} is in the format {name}; convert it to a raw one")
 
 
 def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> None:

@@ -121,7 +121,7 @@ def _lack(head: bytes) -> str:
             "`objcopy -O elf32-i386`"
         )
     if _MULTIBOOT2 in head:
-        return "with a header for multiboot2, which QEMU does not know, and without a PVH note"
+        return "with a header for multiboot2, which can't be booted here, and without a PVH note"
     return "without a PVH note and without a multiboot header"
 
 
