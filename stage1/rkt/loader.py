@@ -17,6 +17,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.linux import beneath, in_root
 from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process
 from stage1.pod.network import PodNetwork
 from stage1.rkt import (
@@ -207,17 +208,15 @@ def _with_own_kernel(given: Manifest, pod_dir: str, options: RunOptions) -> Entr
 
 def _with_file(entry: Entry, root: str) -> Entry:
     """With what urunc's file in the app's root says of a kernel, where the image's manifest says nothing of urunc's."""
-    is_theirs = any(key.startswith(manifest.KERNEL[1]) for key, _ in entry.kernel)
-    if is_theirs or not os.path.lexists(f"{root}/{manifest.KERNEL_FILE}"):
+    if any(key.startswith(manifest.KERNEL[1]) for key, _ in entry.kernel):
         return entry
-    from stage1.linux import beneath, in_root
-    from stage1.pod import own_kernel  # others do not wait for it
-
     try:
-        data = in_root.read(root, manifest.KERNEL_FILE, most=own_kernel.MOST_FILE_BYTES + 1)
+        data = in_root.read(root, manifest.KERNEL_FILE, most=manifest.MOST_KERNEL_FILE_BYTES + 1)
     except (FileNotFoundError, beneath.NotPlain):
         return entry
-    labels = own_kernel.of_file(data) if len(data) <= own_kernel.MOST_FILE_BYTES else {}
+    from stage1.pod import own_kernel  # others do not wait for it
+
+    labels = own_kernel.of_file(data) if len(data) <= manifest.MOST_KERNEL_FILE_BYTES else {}
     return entry._replace(kernel=(*entry.kernel, *labels.items()))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOST, EMPTY = "host", "empty"
 _DOCKER = "appc.io/docker/repository"
 KERNEL = ("io.clearpod.kernel.", "com.urunc.unikernel.")
-KERNEL_FILE = "urunc.json"
+KERNEL_FILE, MOST_KERNEL_FILE_BYTES = "urunc.json", 8192
 """Those of `pod.own_kernel`, which is imported only if there are any."""
 _HANDLERS = ("pre-start", "post-stop")
 MOST_PORT = 65535
