@@ -136,7 +136,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
-    own_kernel = _with_own_kernel(given, pod_dir, options)
+    own_kernel = _with_own_kernel(given, options, pod_dir=pod_dir)
     asked = (({}, "the pod manifest"), *((dict(entry.annotations), entry.where) for entry in given.entries))
     boots = True in [sizing.boots({**given.annotations, **own}, where=where) for own, where in asked]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
@@ -190,7 +190,7 @@ def _check(options: RunOptions) -> None:
         raise BadRequest(f"--ipc={options.ipc} is not known; there are auto and private")
 
 
-def _with_own_kernel(given: Manifest, pod_dir: str, options: RunOptions) -> Entry | None:
+def _with_own_kernel(given: Manifest, options: RunOptions, *, pod_dir: str) -> Entry | None:
     """The app whose image brings a kernel of its own, which has its pod for itself. Raises Unsupported."""
     entries = (_with_file(entry, directory.app_root(pod_dir, entry.name)) for entry in given.entries)
     one = next((entry for entry in entries if entry.kernel), None)
