@@ -220,6 +220,10 @@ def _with_file(entry: Entry, root: str) -> Entry:
     return entry._replace(kernel=(*entry.kernel, *labels.items()))
 
 
+def _host_mib() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / sizing.MIB
+
+
 def _image_manifest(pod_dir: str, app: str) -> str:
     return f"{os.path.dirname(directory.app_root(pod_dir, app))}/manifest"
 
@@ -231,7 +235,7 @@ def _pod(given: Manifest, options: RunOptions, *, limits: list[Isolators], ports
         namespace="rkt",
         uid=options.uuid,
         hostname=podwide.hostname(options),
-        memory_mib=sizing.memory_mib(limits, given.annotations, mutable=options.mutable),
+        memory_mib=sizing.memory_mib(limits, given.annotations, mutable=options.mutable, host_mib=_host_mib()),
         vcpus=sizing.vcpus(limits, given.annotations, cpus=os.cpu_count() or 1),
         sysctls=podwide.sysctls(limits),
         ports=ports,

@@ -21,6 +21,11 @@ SYSTEMD_MIB = 32
 """More, where systemd is in the guest."""
 APP_MIB = 448
 """For an app without a limit: a pod of one has 512 MiB, as with rkt's own VMs."""
+LEAST_APP_MIB = 32
+"""For such an app, where there are so many that all of them would want more than `SHARE` of the host's memory: QEMU
+could not be given more than the host has.
+"""
+SHARE = 0.75
 SANDBOX_MIB = GUEST_MIB + APP_MIB
 """At least, where apps come later: a VM does not grow."""
 SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
@@ -32,10 +37,12 @@ ROOT = "clearpod.io/root"
 """rkt, of an app or its pod: `disk` has what the app writes to its root on the pod's disk, not in `rkt export`."""
 
 
-def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool) -> int:
-    """Of the VM. Raises BadRequest."""
+def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool, host_mib: float) -> int:
+    """Of the VM, on a host with so much. Raises BadRequest."""
     annotated = _number(annotations, _MEMORY)
-    needed = GUEST_MIB + sum(-(-app.memory // MIB) if app.memory else APP_MIB for app in apps)
+    needed = GUEST_MIB + sum(-(-app.memory // MIB) for app in apps if app.memory)
+    unlimited = sum(not app.memory for app in apps)
+    needed += max(min(APP_MIB * unlimited, int(host_mib * SHARE) - needed), LEAST_APP_MIB * unlimited)
     return annotated or (max(needed, SANDBOX_MIB) if mutable else needed)
 
 

@@ -122,7 +122,17 @@ MIB = 1 << 20
 )
 def test_memory(limits: list[int], annotations: dict[str, str], mutable: bool, expected: int) -> None:
     apps = [Isolators(memory=limit) for limit in limits]
-    assert sizing.memory_mib(apps, annotations, mutable=mutable) == expected
+    assert sizing.memory_mib(apps, annotations, mutable=mutable, host_mib=8192) == expected
+
+
+@pytest.mark.parametrize(
+    "limits, host_mib, expected",
+    [([0] * 12, 4096, 3072), ([0] * 64, 24000, 18000), ([0] * 64, 1024, 64 + 64 * 32), ([0], 1024, 512),
+     ([100 * MIB] * 20, 1024, 2064), ([900 * MIB, 0], 1024, 64 + 900 + 32)],
+)  # fmt: skip
+def test_many_apps_without_limits_share_what_the_host_has(limits: list[int], host_mib: int, expected: int) -> None:
+    apps = [Isolators(memory=limit) for limit in limits]
+    assert sizing.memory_mib(apps, {}, mutable=False, host_mib=host_mib) == expected
 
 
 @pytest.mark.parametrize(
