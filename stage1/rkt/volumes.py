@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SHARED = "sharedVolumes"
+_NULL = "/dev/null"
+"""crun would take a file there for the app's streams."""
 
 
 class EmptyVolume(NamedTuple):
@@ -99,9 +101,12 @@ def _mount(volume: Volume, path: str, *, entry: Entry, pod_dir: str, asked: bool
         raise NotFound(
             f"{entry.where}: the volume {volume.name!r} is {volume.source}, which is not on this host; make it first"
         )
+    target = _target(path, entry=entry)
+    if target == _NULL and (volume.kind == EMPTY or os.path.isfile(source) or os.path.isdir(source)):
+        raise BadRequest(f"{entry.where}: a volume can't be at {_NULL}, which is a device; give another place")
     return Mount(
         source=source,
-        target=_target(path, entry=entry),
+        target=target,
         read_only=read_only,
         recursive_read_only=read_only and volume.recursive,
         recursive=volume.recursive,

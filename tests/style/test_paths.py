@@ -193,7 +193,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rkt/runtime.py": dict.fromkeys(("files.read", "files.write_atomic"), RKT),
     "stage1/rkt/texts.py": dict.fromkeys(("files.read", "os.path.exists"), HOST),
     "stage1/rkt/userspace.py": {"files.read": RKT},
-    "stage1/rkt/volumes.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), CLIENT),
+    "stage1/rkt/volumes.py": dict.fromkeys(
+        ("os.path.exists", "os.path.isdir", "os.path.isfile", "os.path.realpath"), CLIENT
+    ),
     "stage1/rootfs/blob.py": dict.fromkeys(("open", "os.open"), IMAGES),
     "stage1/rootfs/erofs.py": {"os.open": IMAGES},
     "stage1/rootfs/facts.py": dict.fromkeys(("files.read", "files.write_atomic", "open", "os.open"), IMAGES),

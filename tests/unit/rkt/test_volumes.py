@@ -119,6 +119,8 @@ def test_dockers_images_fill_it(tmp_path: Path) -> None:
         ),
         (mounts("/"), BadRequest, "app 'one': .*volume .*/, .*root"),
         (mounts("/a/.."), BadRequest, "app 'one': .*volume .*/, .*root"),
+        (mounts("/dev/null"), BadRequest, "app 'one': .*volume .*/dev/null, .*device"),
+        (mounts("/dev/shm/../null"), BadRequest, "app 'one': .*volume .*/dev/null, .*device"),
     ],
 )
 def test_what_cant_be_mounted(tmp_path: Path, entry: Document, kind: type[Exception], sentence: str) -> None:
