@@ -4,6 +4,7 @@
 import os
 
 from stage1.entry import dispatch
+from stage1.errors import PodError
 from stage1.rkt import apps, arguments, connect, directory, machine
 
 
@@ -13,5 +14,10 @@ def main(argv: list[str]) -> int:
     dispatch.say("app_start", *options.warnings)
     uuid = directory.uuid(pod_dir)
     with apps.changing(machine.place(uuid)), connect.to_agent(uuid) as client:
-        apps.start(client, apps.read(pod_dir, options.app))
+        try:
+            apps.start(client, apps.read(pod_dir, options.app))
+        except PodError:
+            if not (directory.has_status(pod_dir, options.app) or apps.runs(client, options.app)):
+                directory.forget_start(pod_dir, options.app)  # rkt has written that it runs before it called us
+            raise
     return 0

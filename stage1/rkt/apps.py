@@ -96,7 +96,7 @@ def stop(client: Client, app: str) -> None:
     try:
         client.call(halt, GRACE_S + REACT_S)
     except TimedOut:
-        if _runs(client, app, limit_s=PING_S):
+        if runs(client, app, limit_s=PING_S):
             raise
         client.call(halt, _EXTRA_S)
 
@@ -120,13 +120,14 @@ def end_pod(uuid: str, error: PodError) -> str:
 def require_running(client: Client, app: str) -> None:
     """Return when it runs, also if the pod boots as yet. Raises WrongState when it does not run any more."""
     until = time.monotonic() + BOOT_S
-    while not _runs(client, app):
+    while not runs(client, app):
         if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
             raise WrongState(f"the app {app} does not run, so nothing can be run in it; start it first")
         time.sleep(_POLL_S)
 
 
-def _runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
+def runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
+    """Whether the app's own container runs."""
     reply = client.call(messages.List(), limit_s)
     return any(one.id == app and one.state == messages.RUNNING for one in reply.containers)
 

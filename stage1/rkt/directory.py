@@ -128,7 +128,16 @@ def writable_status_dir(pod_dir: str) -> str:
 
 def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
     """Remove the app's status; with `marks` also those of rkt's that app rm leaves behind. Idempotent."""
-    for name in (app, *((f"{app}-created", f"{app}-started") if marks else ())):
+    _forget(pod_dir, app, *((f"{app}-created", f"{app}-started") if marks else ()))
+
+
+def forget_start(pod_dir: str, app: str) -> None:
+    """Remove rkt's mark by which an app without a status runs. Idempotent."""
+    _forget(pod_dir, f"{app}-started")
+
+
+def _forget(pod_dir: str, *names: str) -> None:
+    for name in names:
         # First where rkt has it mounted, so that the overlay knows that it is gone.
         for place in (f"{stage1_root(pod_dir)}/{_STATUS}", status_dir(pod_dir)):
             try:

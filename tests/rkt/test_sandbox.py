@@ -44,7 +44,10 @@ def check_apps(rig: Rig, pod: Pod) -> None:
     succeed(pod.app_start("two"))
     wait_until(lambda: pod.status().get("two") == 3)
     assert pod.app_state("one") == "running" and (pod.app_root("two") / "after").read_text() == "after\n"
-    assert pod.app_start("one").code == 254
+    assert pod.app_start("one").code == 254 and pod.app_state("one") == "running"
+    assert pod.app_add(rig.sh("bad", "true", exec=["/none"])).code == 127
+    assert pod.app_start("bad").code == 254 and pod.app_state("bad") == "created", "it was never made in the guest"
+    succeed(pod.app_rm("bad"))
     assert pod.enter("sh", "-c", "echo there > /kept/file; echo old > /etc/group; exit 12", app="one").code == 12
     assert pod.enter("true", app="two").code == 254
 
@@ -126,4 +129,4 @@ def test_apps_on_overlays_and_a_guest_that_hangs(rig: Rig) -> None:
     done = pod.stop()
     assert done.code == 0 and pod.uuid in done.stderr
     assert time.monotonic() - begun < (GRACE_S + 5) * PATIENCE
-    assert running.finish()[0] == 254 and pod.state() == "exited"
+    assert running.finish()[0] == 137 and pod.state() == "exited"

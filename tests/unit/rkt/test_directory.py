@@ -51,6 +51,8 @@ def test_status_files(pod: str) -> None:
         Path(directory.status_dir(pod), name).write_text("")
     directory.forget_status(pod, "one")
     assert sorted(os.listdir(directory.status_dir(pod))) == ["one-created", "one-started"]
+    directory.forget_start(pod, "one")
+    assert os.listdir(directory.status_dir(pod)) == ["one-created"]
     directory.forget_status(pod, "one", marks=True)
     assert os.listdir(directory.status_dir(pod)) == []
 
