@@ -93,7 +93,7 @@ static void on_signals(void)
     int status;
     while (read(agent.signals, info, sizeof info) > 0)
         continue;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+    for (pid_t pid; (pid = exit_reap(&status)) > 0;)
         exit_reaped(pid, status);
 }
 

@@ -2,6 +2,7 @@
 /* See relay.h. */
 #include "relay.h"
 
+#include "death.h"
 #include "error.h"
 #include "log.h"
 #include "notice.h"
@@ -18,9 +19,10 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { LAST_OUTPUT_MS = 200, END_BYTES = 4096 };
+enum { LAST_OUTPUT_MS = 200, ONE_WISH_MS = 500 };
 
 /* Bytes on their way to a descriptor. */
 struct buffer {
@@ -38,6 +40,7 @@ static struct {
     bool interactive, raw, input_over, asked, doubling;
     bool ended, dead; /* the agent reported it; the VMM is gone */
     int signals, code, status;
+    int64_t asked_ms;
     struct termios settings; /* of our terminal, before */
 } us;
 
@@ -195,6 +198,26 @@ static void reap(void)
     }
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* The second time means it. But timeout(1) signals its child and then the group, and that a terminal has gone is told
+ * by the kernel and by the shell: what comes at once is one wish. */
+static void on_wish(void)
+{
+    int64_t now = now_ms();
+    if (us.asked && now - us.asked_ms < ONE_WISH_MS)
+        return;
+    pid_t stopper = us.stop(us.asked);
+    us.stopper = stopper > 0 ? stopper : us.stopper;
+    us.asked = true;
+    us.asked_ms = now;
+}
+
 static void on_signals(void)
 {
     struct signalfd_siginfo info;
@@ -203,10 +226,8 @@ static void on_signals(void)
             reap();
         } else if (info.ssi_signo == SIGWINCH) {
             queue_size();
-        } else { /* the second time means it */
-            pid_t stopper = us.stop(us.asked);
-            us.stopper = stopper > 0 ? stopper : us.stopper;
-            us.asked = true;
+        } else {
+            on_wish();
         }
     }
 }
@@ -283,39 +304,6 @@ static void take_signals(void)
     us.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
-/* The lines that tell why. */
-static void show(const char *text, size_t size, bool is_cut)
-{
-    char lines[NOTICE_MAX];
-    notice(text, size, is_cut, lines);
-    for (char *line = lines, *end; (end = strchr(line, '\n')); line = end + 1)
-        report_error("%.*s", (int)(end - line), line);
-}
-
-/* The last of what the VMM and the guest's kernel have written. */
-static void show_end(const char *path)
-{
-    static char text[END_BYTES];
-    int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
-    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
-    ssize_t got = size > 0 ? pread(fd, text, sizeof text, size > END_BYTES ? size - END_BYTES : 0) : 0;
-    if (got > 0)
-        show(text, (size_t)got, size > END_BYTES);
-    if (fd >= 0)
-        close(fd);
-}
-
-static void explain_death(const struct launch_spec *spec)
-{
-    bool killed = WIFSIGNALED(us.status);
-    records_over(&us.records);
-    show(us.records.before, us.records.early, us.records.early == EARLY_MAX);
-    show_end(spec->console);
-    report_error("the virtual machine ended by itself (%s %d); the output of its kernel is in %s",
-                 killed ? "signal" : "code", killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status),
-                 spec->console ? spec->console : "no file");
-}
-
 /* Written beside and renamed, as the agent does: rkt may look at any time. */
 static void write_status(const char *path, int code)
 {
@@ -336,7 +324,7 @@ static int end_kernel(const struct launch_spec *spec)
     int code = killed ? 128 + WTERMSIG(us.status) : spec_code(spec, WEXITSTATUS(us.status));
     write_status(spec->status, code);
     if (code && !us.asked)
-        show_end(spec->console);
+        death_show(spec->console);
     if (code)
         report_error("the kernel of the image ended with %s %d", killed ? "signal" : "code",
                      killed ? WTERMSIG(us.status) : code);
@@ -383,6 +371,6 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
     if (spec->status)
         return end_kernel(spec);
     if (!us.ended)
-        explain_death(spec);
+        us.code = death_explain(spec, &us.records, us.status);
     return us.code;
 }

@@ -18,6 +18,8 @@ from stage1.rkt.loader import App, RktPod
 _HEAD_BYTES = 4096
 _KERNELS = ("/proc", "/sys", "/dev")
 _ELF, _SCRIPT = b"\x7fELF", b"#!"
+_SCRIPTS = 5
+"""So many interpreters may be scripts themselves."""
 _BITS_32, _KINDS, _X86_64, _ENTRY_BYTES, _PT_INTERP = 1, (2, 3), 62, 56, 3
 
 
@@ -75,19 +77,33 @@ def _is_link(root: str, path: str) -> bool:
 
 
 def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoCommand | None:
+    """Why it can't be executed: for itself or for what interprets it, from script to script as the kernel goes on."""
+    program, what = command, f"the command {command!r}"
+    for _ in range(_SCRIPTS + 1):
+        head = in_root.read(root, program, most=_HEAD_BYTES) if stat.S_ISREG(mode) and mode & 0o111 else b""
+        if why := _unfit(head, mode):
+            return NotExecutable(f"{what} {why}")
+        needed = _interpreter(head)
+        if not (needed.startswith("/") and _is_the_roots(root, needed, covered=covered)):
+            return None
+        status = inside.status(root, needed)
+        if status is None:
+            return NoCommand(f"the command {command!r} needs {needed!r}, which is not in its image")
+        if not head.startswith(_SCRIPT):
+            return None
+        program, mode, what = needed, status.st_mode, f"the command {command!r} needs {needed!r}, which"
+    return NotExecutable(f"the command {command!r} is a script whose interpreters are scripts, {_SCRIPTS} and more")
+
+
+def _unfit(head: bytes, mode: int) -> str:
+    """Why the kernel would not execute such a file, as far as its beginning and its mode say; empty: it would."""
     if not stat.S_ISREG(mode):
-        what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        return NotExecutable(f"the command {command!r} is {what}; give the path of a program")
+        return f"is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}; give the path of a program"
     if not mode & 0o111:
-        return NotExecutable(f"the command {command!r} is not executable; set its mode in the image")
-    head = in_root.read(root, command, most=_HEAD_BYTES)
-    if not head.startswith(_SCRIPT) and not _is_program(head):
-        return NotExecutable(f"the command {command!r} is neither a program for this machine nor begins with #!")
-    needed = _interpreter(head)
-    is_certain = needed.startswith("/") and _is_the_roots(root, needed, covered=covered)
-    if is_certain and inside.status(root, needed) is None:
-        return NoCommand(f"the command {command!r} needs {needed!r}, which is not in its image")
-    return None
+        return "is not executable; set its mode in the image"
+    if head.startswith(_SCRIPT):
+        return "" if _interpreter(head) else "names no interpreter behind #!"
+    return "" if _is_program(head) else "is neither a program for this machine nor begins with #!"
 
 
 def _is_program(head: bytes) -> bool:
@@ -105,8 +121,8 @@ def _is_program(head: bytes) -> bool:
 def _interpreter(head: bytes) -> str:
     """What a script, or a dynamic program, is started by, as far as its first bytes say; empty: nothing."""
     if head.startswith(_SCRIPT):
-        interpreter = head[2:].partition(b"\n")[0].split()
-        return os.fsdecode(interpreter[0]) if interpreter else ""
+        line = head[len(_SCRIPT) :].partition(b"\n")[0].partition(b"\0")[0]
+        return os.fsdecode(line.replace(b"\t", b" ").strip(b" ").partition(b" ")[0])  # a \r is the name's
     if head[4] == _BITS_32:
         return ""
     try:

@@ -37,6 +37,8 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
+KILLED = "killed"
+"""Made before a stop kills the VMM, so that the launcher knows why (images/launcher/death.c)."""
 OWN_KERNEL = "own-kernel"
 """A mark: the VM boots a kernel out of the app's image, and no guest of ours."""
 APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
@@ -249,6 +251,8 @@ def kill(place: str) -> None:
     """End the VM at once, and the launcher by that; if it is stuck, it too. Idempotent."""
     vmm, launcher = find_unrecorded(place), engine.find_vm(place)
     if vmm is not None:
+        with beneath.Root(place) as own:
+            os.close(own.open_or_make(KILLED, os.O_WRONLY, mode=0o600))
         vmm.kill()
     if launcher is not None and not launcher.wait(_LAUNCHER_S if vmm else 0):
         launcher.kill()

@@ -9,7 +9,7 @@ import select
 import termios
 from typing import NamedTuple
 
-from stage1.errors import PodError, command_error
+from stage1.errors import NotExecutable, PodError, command_error
 from stage1.guest import frame
 from stage1.guest.client import Client, exit_of
 from stage1.guest.codec import encode_request
@@ -76,10 +76,12 @@ def join(client: Client, process: Joined) -> int:
 
 
 def exec_code(code: int, error_output: bytes) -> int:
-    """The code as shells have it. What the kernel could not execute ends with 1, after a line of crun's alone."""
+    """The code as shells have it. What the kernel could not execute ends with 126, with systemd in the guest 1, after
+    a line of crun's alone, which says whether something is missing.
+    """
     line = error_output.decode("utf-8", "replace").strip()
-    is_cruns = code == 1 and line.startswith(_CRUNS) and line.endswith(_REASONS) and len(line.splitlines()) == 1
-    return command_error(line).exit_code if is_cruns else code
+    is_cruns = line.startswith(_CRUNS) and line.endswith(_REASONS) and len(line.splitlines()) == 1
+    return command_error(line).exit_code if is_cruns and code in (1, NotExecutable.exit_code) else code
 
 
 class _nothing:

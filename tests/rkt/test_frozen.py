@@ -49,7 +49,7 @@ def within(limit_s: float, call: Callable[[], Done]) -> Done:
 
 
 def check_ended(running: Running) -> None:
-    assert running.finish()[0] == 254
+    assert running.finish()[0] == 137
     pod: Pod = running.pod
     wait_until(lambda: pod.state() == "exited")
     assert vmm.find_unrecorded(machine.place(pod.uuid)) is None

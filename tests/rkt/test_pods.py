@@ -187,7 +187,7 @@ def test_a_pod_is_stopped_by_force_though_it_has_just_begun(rig: Rig) -> None:
     running = rig.run([rig.sh("one", "sleep 1000")])
     assert running.pod.wait_pid() == running.process.pid
     assert running.pod.stop(force=True).code == 0
-    assert running.finish()[0] == 254 and running.pod.state() == "exited" and running.pod.status() == {}
+    assert running.finish()[0] == 137 and running.pod.state() == "exited" and running.pod.status() == {}
 
 
 def test_what_can_not_be_run_says_so_and_leaves_nothing(rig: Rig) -> None:

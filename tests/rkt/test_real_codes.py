@@ -4,6 +4,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,74 @@ def test_what_only_the_guest_can_know_is_reported_once_and_whole(rkt: RealRkt, o
     done = pod.finish()
     assert done.code == 126 and done.err.count(name) == 1, done.err
     removed(rkt, pod)
+
+
+BAD = {"lost": (b"#!/no/such\n", 126), "text": (b"echo\n", 126), "dir/": (b"", 126), "one": (b"#!/bin/sh\nexit 1\n", 1)}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_can_not_be_executed_in_a_volume_has_the_code_of_shells(
+    rkt: RealRkt, odd: Path, tmp_path: Path, *, name: str
+) -> None:
+    path = tmp_path / name
+    path.mkdir() if name.endswith("/") else path.write_bytes(BAD[name][0])
+    path.chmod(0o755)
+    volume = [f"--volume=data,kind=host,source={tmp_path}", "--mount=volume=data,target=/data"]
+    pod = rkt.run(*volume, odd, f"--exec=/data/{name}")
+    done = pod.finish()
+    assert done.code == BAD[name][1], done.err
+    removed(rkt, pod)
+
+
+@pytest.mark.parametrize("directory, code", [("/data/file", 200), ("/data/no", 200), ("/data", 0)])
+def test_a_directory_of_a_volume_in_which_nothing_can_run_has_systemds_code(
+    rkt: RealRkt, odd: Path, tmp_path: Path, *, directory: str, code: int
+) -> None:
+    (tmp_path / "file").write_text("")
+    volume = [f"--volume=data,kind=host,source={tmp_path},readOnly=true", "--mount=volume=data,target=/data"]
+    pod = rkt.run(*volume, odd, f"--working-dir={directory}", "--exec=/bin/true")
+    done = pod.finish()
+    assert done.code == code, done.err
+    removed(rkt, pod)
+
+
+def test_a_mount_that_can_not_be_made_is_no_fault_of_the_command(rkt: RealRkt, odd: Path, tmp_path: Path) -> None:
+    volume = [f"--volume=data,kind=host,source={tmp_path}", "--mount=volume=data,target=/proc/there"]
+    pod = rkt.run(*volume, odd, "--exec=/bin/true")
+    done = pod.finish()
+    assert done.code == 254 and "/proc/there" in done.err, done.err
+    removed(rkt, pod)
+
+
+@pytest.mark.parametrize("how", ["--force", signal.SIGINT], ids=str)
+def test_a_pod_that_was_killed_is_told_from_one_that_died(
+    rkt: RealRkt, odd: Path, *, how: "str | signal.Signals"
+) -> None:
+    pod = rkt.run(odd, *sh(f"trap '' TERM; {STAYS}"))
+    pod.wait_for("up\n")
+    if isinstance(how, signal.Signals):
+        pod.process.send_signal(how)
+        time.sleep(1)  # what comes at once is one wish
+        pod.process.send_signal(how)
+    else:
+        assert rkt.call("stop", how, pod.uuid).code == 0
+    done = pod.finish()
+    assert done.code == 137 and "by itself" not in done.err and "--force" in done.err
+    removed(rkt, pod)
+
+
+def test_the_two_signals_of_timeout_are_one(rkt: RealRkt, odd: Path, tmp_path: Path) -> None:
+    argv = [*rkt.prefix, "run", "--net=none", f"--stage1-path={rkt.stage1}", f"--uuid-file-save={tmp_path}/uuid"]
+    volume = [f"--volume=data,kind=host,source={tmp_path}", "--mount=volume=data,target=/data"]
+    script = 'timeout --preserve-status --signal=INT infinity "$@" & while ! [ -e $UP ]; do sleep 0.1; done'
+    script += "; kill -INT $!; wait $!"
+    line = f"trap 'exit 17' TERM; touch /data/up; {STAYS}"
+    done = subprocess.run(
+        ["bash", "-mc", script, "x", *argv, *volume, str(odd), *sh(line)],
+        env={**rkt.env, "UP": f"{tmp_path}/up"}, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S,
+    )  # fmt: skip
+    assert done.returncode == 17, done.stderr
+    assert rkt.call("rm", (tmp_path / "uuid").read_text().strip()).code == 0
 
 
 def test_enter_has_the_codes_of_shells_and_ends_with_its_reader(rkt: RealRkt, odd: Path) -> None:

@@ -135,11 +135,23 @@ def test_a_signal_stops_in_order_and_the_second_one_at_once(stage1: BareStage1) 
     wait_until(has_started(stage1))
     process.send_signal(signal.SIGTERM)
     wait_until(lambda: stage1.wrote("stopped") == f"stop {UUID}\n")
-    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)  # past the launcher's ONE_WISH_MS
+    assert process.poll() is None and stage1.wrote("stopped") == f"stop {UUID}\n", "what comes at once is one wish"
     process.send_signal(signal.SIGINT)
     wait_until(lambda: stage1.wrote("stopped") == f"stop {UUID}\nstop --force {UUID}\n")
     os.kill(stage1.vmm_pid(), signal.SIGKILL)
     assert finish(process)[0] == 254
+
+
+def test_a_vmm_that_a_stop_has_killed_is_no_death(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK, then="exec sleep 60")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    (stage1.place / "killed").touch()  # as stage1/rkt/machine.py
+    os.kill(stage1.vmm_pid(), signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 137 and err.count(b"\n") == 1 and b"--force" in err
 
 
 def test_a_hangup_that_was_ignored_stays_ignored(stage1: BareStage1) -> None:

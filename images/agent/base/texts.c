@@ -66,6 +66,11 @@ bool is_missing_command(const char *text)
     return strstr(text, "executable file `") || strstr(text, "No such file");
 }
 
+bool is_directory_error(const char *text)
+{
+    return strstr(text, ": chdir to `");
+}
+
 void crun_message(const char *log, char *to, size_t room)
 {
     const char *line = log, *best = log;

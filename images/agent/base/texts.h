@@ -18,6 +18,8 @@ bool sysctl_path(const char *key, char *to, size_t room);
 bool is_command_error(const char *text);
 /* And that it is missing? */
 bool is_missing_command(const char *text);
+/* Does crun say that a process can't be in the directory that it is to work in? */
+bool is_directory_error(const char *text);
 /* crun's log as one line: the last message, without what only warns; of a long one the middle is left out. */
 void crun_message(const char *log, char *to, size_t room);
 

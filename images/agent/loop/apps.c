@@ -110,10 +110,17 @@ static void enter(struct app *app, unsigned stage)
         fail(app, &why, false);
 }
 
+static int code_of(const struct fault *why)
+{
+    if (why->code == FAULT_COMMAND)
+        return is_missing_command(why->text) ? APP_NO_COMMAND : APP_NO_EXEC;
+    return is_directory_error(why->text) ? APP_NO_DIRECTORY : APP_FAILED;
+}
+
 static void fail(struct app *app, const struct fault *why, bool is_shown)
 {
     if (app->stage != AFTER && !app->code)
-        app->code = why->code == FAULT_COMMAND && is_missing_command(why->text) ? APP_NO_COMMAND : APP_FAILED;
+        app->code = code_of(why);
     if (!*pod.why && !pod.halted)
         snprintf(pod.why, sizeof pod.why, "app %s: %s", app->names[MAIN], is_shown ? "it can't be started" : why->text);
     reply(&app->launcher, why);

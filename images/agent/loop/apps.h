@@ -8,7 +8,9 @@
 
 #include "loop/process.h"
 
-enum { MAX_APPS = 64, APP_NO_COMMAND = 127, APP_FAILED = 126 };
+enum { MAX_APPS = 64 };
+/* Codes of what can't be started: as shells have them for commands, as systemd for a directory to work in, and the pod's. */
+enum { APP_NO_COMMAND = 127, APP_NO_EXEC = 126, APP_NO_DIRECTORY = 200, APP_FAILED = 254 };
 
 struct apps_user {
     uint64_t (*now_ns)(void);

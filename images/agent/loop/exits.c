@@ -2,6 +2,7 @@
 /* See exits.h. */
 #include "loop/exits.h"
 
+#include "base/files.h"
 #include "base/profile.h"
 #include "helpers/task.h"
 #include "kernel/cgroup.h"
@@ -9,7 +10,10 @@
 #include "loop/loop.h"
 #include "loop/streams.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 
 /* How long somebody else may hold the pipes of a process that is gone: what was in its cgroup is being killed; what
  * an exec has left behind in the background gets just enough to finish a line. */
@@ -37,6 +41,32 @@ void process_started(struct process *process, pid_t pid)
             process->started_ns = early.unix_ns;
         exited(process, early.status, early.unix_ns);
     }
+}
+
+/* Of one that has ended and was not reaped. The kernel keeps it in the process's flags. */
+static bool never_executed(pid_t pid)
+{
+    enum { PF_FORKNOEXEC = 0x40, FLAGS = 7 }; /* so many fields behind the name */
+    char path[32], text[256];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    const char *field = file_read(path, text, sizeof text) < 0 ? NULL : strrchr(text, ')'); /* a name may have one */
+    for (int i = 0; field && i < FLAGS; i++)
+        field = strchr(field + 1, ' ');
+    return field && atoi(field) & PF_FORKNOEXEC;
+}
+
+pid_t exit_reap(int *status)
+{
+    siginfo_t one;
+    one.si_pid = 0;
+    waitid(P_ALL, 0, &one, WEXITED | WNOHANG | WNOWAIT);
+    if (!one.si_pid)
+        return 0;
+    bool is_fault = one.si_code == CLD_EXITED && one.si_status == 1 && never_executed(one.si_pid);
+    waitpid(one.si_pid, status, 0);
+    if (is_fault)
+        *status = APP_NO_EXEC << 8;
+    return one.si_pid;
 }
 
 void exit_reaped(pid_t pid, int status)

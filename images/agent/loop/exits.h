@@ -5,6 +5,9 @@
 
 #include "loop/process.h"
 
+/* Reap a process that has ended; its pid, 0 when there is none. When crun could not execute the command, which it
+ * says on the command's stderr, `status` is that of 126, and not 1, with which many commands end. */
+pid_t exit_reap(int *status);
 /* A pid was reaped. */
 void exit_reaped(pid_t pid, int status);
 /* Exits that are due go to the host. Called once per turn of the loop. */

@@ -186,6 +186,8 @@ CASE(what_can_not_be_started_has_failed)
 {
     struct fault missing = {.code = FAULT_COMMAND, .text = "crun run: executable file `/a` not found"};
     struct fault plain = {.code = FAULT_COMMAND, .text = "crun run: the path `/a` exists but it is not executable"};
+    struct fault lost = {.code = FAULT_FAILED, .text = "crun run: chdir to `/a`: No such file or directory"};
+    struct fault mount = {.code = FAULT_FAILED, .text = "crun run: mkdir `/proc/x`: No such file or directory"};
     begin();
     launch("a", "", "", 5);
     apps_started("a", &missing, false);
@@ -193,9 +195,15 @@ CASE(what_can_not_be_started_has_failed)
     launch("a", "", "", 5);
     apps_started("a", &plain, false);
     CHECK(was("start a;no 5;ended a 126;"));
+    launch("a", "", "", 5);
+    apps_started("a", &lost, false);
+    CHECK(was("start a;no 5;ended a 200;"));
+    launch("a", "", "", 5);
+    apps_started("a", &mount, false);
+    CHECK(was("start a;no 5;ended a 254;"));
     refused = "b";
     CHECK(launch("b", "", "", 6) == 0);
-    CHECK(was("start b;no 6;ended b 126;"));
+    CHECK(was("start b;no 6;ended b 254;"));
     refused = "c.post";
     launch("c", "", "c.post", 0);
     apps_started("c", NULL, false);

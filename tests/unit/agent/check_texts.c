@@ -116,6 +116,9 @@ CASE(crun_says_which_failures_are_the_commands)
     CHECK(is_command_error("the path `/etc` is not a regular file: Operation not permitted"));
     CHECK(!is_command_error("mount `proc` to `proc`: Operation not permitted"));
     CHECK(is_missing_command("executable file `nope` not found in $PATH: No such file or directory"));
+    CHECK(is_directory_error("crun run: chdir to `/v/no`: No such file or directory"));
+    CHECK(is_directory_error("crun run: chdir to `/v/file`: Not a directory"));
+    CHECK(!is_directory_error("mkdir `/proc/x`: No such file or directory"));
     CHECK(!is_missing_command("the path `/etc` is not a regular file: Operation not permitted"));
     char line[64];
     crun_message("executable file `/a/very/long/path/of/a/command/with/many/components` not found: No such file", line,

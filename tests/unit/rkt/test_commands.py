@@ -22,6 +22,9 @@ def root(tmp_path: Path) -> Path:
         "arm": (TRUE[:18] + b"\xb7\0" + TRUE[20:], 0o755), "script": (b"#!/bin/true\n", 0o755),
         "bad": (b"\x7fELF" + bytes(200), 0o755),
         "lost": (b"#! /no/such -x\n", 0o755), "true": (TRUE, 0o755), "outside": (b"#!/data/sh\n", 0o755),
+        "none": (b"#!\n", 0o755), "dos": (b"#!/bin/true\r\n", 0o755), "by-plain": (b"#!/bin/plain\n", 0o755),
+        "by-dir": (b"#! /bin\n", 0o755), "by-lost": (b"#!/bin/lost\n", 0o755), "itself": (b"#!/bin/itself\n", 0o755),
+        "by-script": (b"#!/bin/script -x\n", 0o755), "tab": (b"#!\t/bin/true\tx y\n", 0o755),
         "old": (b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0" + bytes(60), 0o755),
     }  # fmt: skip
     for name in ("bin", "opt", "lib64"):
@@ -52,6 +55,12 @@ def app(root: Path, command: str, *, mounts: tuple[Mount, ...] = (), before: str
         ("/sbin/nope", NoCommand, 127),
         ("/bin/away", NoCommand, 127),
         ("/bin/lost", NoCommand, 127),
+        ("/bin/by-lost", NoCommand, 127),
+        ("/bin/dos", NoCommand, 127),
+        ("/bin/none", NotExecutable, 126),
+        ("/bin/by-plain", NotExecutable, 126),
+        ("/bin/by-dir", NotExecutable, 126),
+        ("/bin/itself", NotExecutable, 126),
         ("/bin", NotExecutable, 126),
         ("/bin/plain", NotExecutable, 126),
         ("/bin/text", NotExecutable, 126),
@@ -71,8 +80,12 @@ def test_what_can_not_be_run_is_refused_with_the_code_of_shells(
 
 
 @pytest.mark.parametrize(
-    "command", ["/bin/true", "/bin/link", "/sbin/true", "/bin/script", "/bin/old", "/proc/self/exe", "/dev/x", "/sys/x"]
-)
+    "command",
+    [
+        "/bin/true", "/bin/link", "/sbin/true", "/bin/script", "/bin/by-script", "/bin/tab", "/bin/old",
+        "/proc/self/exe", "/dev/x", "/sys/x",
+    ],
+)  # fmt: skip
 def test_what_may_run_is_left_to_the_guest(root: Path, command: str) -> None:
     commands.check(app(root, command))
 

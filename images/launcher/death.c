@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See death.h. */
+#include "death.h"
+
+#include "error.h"
+#include "notice.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { END_BYTES = 4096, KILLED = 128 + SIGKILL };
+
+static void show(const char *text, size_t size, bool is_cut)
+{
+    char lines[NOTICE_MAX];
+    notice(text, size, is_cut, lines);
+    for (char *line = lines, *end; (end = strchr(line, '\n')); line = end + 1)
+        report_error("%.*s", (int)(end - line), line);
+}
+
+void death_show(const char *path)
+{
+    static char text[END_BYTES];
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    ssize_t got = size > 0 ? pread(fd, text, sizeof text, size > END_BYTES ? size - END_BYTES : 0) : 0;
+    if (got > 0)
+        show(text, (size_t)got, size > END_BYTES);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* Who kills the VMM for a stop leaves a file beside the console's before (stage1/rkt/machine.py). */
+static bool was_forced(const struct launch_spec *spec)
+{
+    char path[PATH_MAX];
+    const char *slash = spec->console ? strrchr(spec->console, '/') : NULL;
+    if (!slash)
+        return false;
+    snprintf(path, sizeof path, "%.*s/killed", (int)(slash - spec->console), spec->console);
+    return access(path, F_OK) == 0;
+}
+
+int death_explain(const struct launch_spec *spec, struct records *records, int status)
+{
+    bool killed = WIFSIGNALED(status);
+    if (killed && WTERMSIG(status) == SIGKILL && was_forced(spec)) {
+        report_error("the pod was killed: by a stop with --force, a second signal, or because it did not end in time");
+        return KILLED;
+    }
+    records_over(records);
+    show(records->before, records->early, records->early == EARLY_MAX);
+    death_show(spec->console);
+    report_error("the virtual machine ended by itself (%s %d); the output of its kernel is in %s",
+                 killed ? "signal" : "code", killed ? WTERMSIG(status) : WEXITSTATUS(status),
+                 spec->console ? spec->console : "no file");
+    return FAILED;
+}
