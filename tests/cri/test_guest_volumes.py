@@ -181,6 +181,49 @@ async def test_a_limited_one_is_full_by_itself_and_outlives_its_vm_with_what_it_
         await cri("RemovePodSandbox", pod_sandbox_id=second)
 
 
+FULL = "stat -c %s /data/big; cat /other/file; if echo more > /data/more && sync; then echo room; else echo full; fi"
+
+
+async def test_a_limited_one_is_the_same_after_suspend_and_in_a_checkpoint(world: VmWorld, tmp_path: Path) -> None:
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    fields = _mounts(data=kubelet.data, other=kubelet._volume("empty-dir", "other"))
+    async with world.daemon() as cri:
+        pod = await _pod(cri, 0, emptydir_limits="data=16Mi", suspend="manual")
+        container = await cri.container(pod, "sleep", "1000", **fields)
+        await cri("StartContainer", container_id=container)
+        fill = "dd if=/dev/zero of=/data/big bs=64k count=1024 2>/dev/null; echo other > /other/file; " + FULL
+        before = (await _output(cri, container, fill)).splitlines()
+        assert before[1:] == ["other", "full"]
+        await cri.ours("SuspendPod", pod)
+        await cri.ours("ResumePod", pod)
+        assert (await _output(cri, container, FULL)).splitlines() == before
+        output = tmp_path / "checkpoint"
+        output.mkdir(0o700)
+        asked = {"pod_sandbox_id": pod, "output_path": str(output), "container_ids": [container]}
+        await cri("CheckpointPod", deadline_s=300, **asked)
+        assert (await _output(cri, container, "rm /data/big; echo new > /data/more; cat /data/more")) == "new"
+        restored = await _restored(cri, world, output)
+        made = restored.restored_containers[0].container_id
+        await cri("StartContainer", container_id=made)
+        assert (await _output(cri, made, FULL)).splitlines() == before
+        for one in (pod, restored.pod_sandbox_id):
+            await cri("RemovePodSandbox", pod_sandbox_id=one)
+
+
+async def _restored(cri: Client, world: VmWorld, output: Path) -> pb.RestorePodResponse:
+    """A pod of another uid with the same volumes."""
+    kubelet = Kubelet(world.root / "kubelet", "uid-other")
+    fields = _mounts(data=kubelet.data, other=kubelet._volume("empty-dir", "other"))
+    names = pb.PodSandboxMetadata(name="other", namespace="default", uid="uid-other")
+    more = {"emptydir-limits": "data=16Mi", "suspend": "manual"}
+    annotations = GUEST | {f"clearpod.io/{key}": text for key, text in more.items()}
+    logs = f"{cri.node.config.run_dir}/logs-other"
+    config = cri.sandbox("other", metadata=names, annotations=annotations, log_directory=logs)
+    containers = [cri.config("sleep", "1000", **fields)]
+    asked = {"checkpoint_path": str(output), "config": config, "container_configs": containers}
+    return await cri("RestorePod", deadline_s=300, **asked)
+
+
 async def test_a_config_map_in_memory_is_kept_current(world: VmWorld) -> None:
     kubelet = Kubelet(world.root / "kubelet", "uid-web")
     async with world.daemon() as cri:
