@@ -15,6 +15,7 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest, NotFound
 
 SHOWN = 5
+SUSPENDED = "suspended"
 
 
 def title(pod: Any) -> str:
@@ -55,6 +56,13 @@ def _one(matching: list[pb.PodSandbox], word: str) -> pb.PodSandbox | None:
         more = f" and {len(matching) - SHOWN} more" if len(matching) > SHOWN else ""
         raise BadRequest(f"{word!r} may be {named}{more}; give more of the name or id, or NAMESPACE/NAME")
     return max(matching, key=lambda one: (one.state == pb.SANDBOX_READY, one.created_at), default=None)
+
+
+def state(reply: Any) -> str:
+    """Of the pod of a verbose PodSandboxStatusResponse, for people: ready, suspended or not ready."""
+    if reply.status.state != pb.SANDBOX_READY:
+        return "not ready"
+    return SUSPENDED if info(reply).get("suspended") else "ready"
 
 
 def info(reply: Any) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def as_json(reply: Any, *, is_all: bool) -> dict[str, Any]:
         "name": status.metadata.name,
         "uid": status.metadata.uid,
         "attempt": status.metadata.attempt,
-        "state": "ready" if status.state == pb.SANDBOX_READY else "not ready",
+        "state": lookup.state(reply),
         "createdAt": _time(status.created_at),
         "ports": _ports(json.loads(reply.info.get("info", "{}"))),
         "ips": [ip for ip in (status.network.ip, *(one.ip for one in status.network.additional_ips)) if ip],

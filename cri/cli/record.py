@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from cri.cli import lookup
 from cri.cli.daemon import Daemon
 from cri.cli.shown import moment
-from cri.pb import runtime_pb2 as pb
 from stage1.errors import NotFound
 
 
@@ -27,7 +26,8 @@ class Event(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A pod. `state` is ready, not ready or failed: then there is no pod, `error` is why, and `times` how often.
+    """A pod. `state` is ready, suspended, not ready or failed: then there is no pod, `error` is why, and `times` how
+    often.
 
     `failed` says that earlier tries to start the pod failed, and why.
     """
@@ -68,7 +68,7 @@ def _of_pod(reply: Any, failure: dict[str, Any] | None) -> Record:
     return Record(
         title=lookup.title(reply.status),
         id=reply.status.id,
-        state="ready" if reply.status.state == pb.SANDBOX_READY else "not ready",
+        state=lookup.state(reply),
         events=_events(info.get("history", [])),
         console=tuple(info.get("console", [])),
         why=info.get("why", ""),

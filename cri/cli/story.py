@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from cri.cli import shown
+from cri.cli.lookup import SUSPENDED
 from cri.cli.record import Event, Record
 from cri.store import history as h
 
@@ -59,12 +60,14 @@ def verdict(record: Record) -> Verdict:
     for rule in (_of_end, _of_hold, _of_exits, _of_disk, _of_failures):
         if verdict := rule(record):
             return verdict
+    if record.state == SUSPENDED:
+        return Verdict("its virtual machine was saved and ended, as was asked for", "`clearpod resume` lets it go on")
     return Verdict("nothing went wrong" if record.state == "ready" else record.why or "it was stopped when asked")
 
 
 def _of_end(record: Record) -> Verdict | None:
     """The VM's end, unless it was asked for; it explains the exits of all containers."""
-    if record.state == "ready" or any(one.what == h.STOPPING for one in record.events):
+    if record.state in ("ready", SUSPENDED) or any(one.what == h.STOPPING for one in record.events):
         return None
     ended, lost = _last(record, h.ENDED), _last(record, h.LOST)
     advice = "the console's lines below may say why; its containers can't be started again, make a new sandbox"

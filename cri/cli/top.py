@@ -72,6 +72,7 @@ def _with_vm(daemon: Daemon, one: dict[str, Any]) -> dict[str, Any] | None:
         "mergedBytes": vm.get("mergedBytes", 0),
         "bootMs": next((fact["tookMs"] for fact in info.get("history", []) if fact["what"] == READY), 0),
         "held": bool(info.get("why")),
+        "suspended": bool(info.get("suspended")),
     }
 
 
@@ -104,7 +105,7 @@ def text(seen: dict[str, Any], columns: int) -> str:
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     return (
-        one["name"] + (" (held)" if one["held"] else ""),
+        one["name"] + (f" ({lookup.SUSPENDED})" if one["suspended"] else " (held)" if one["held"] else ""),
         str(len(one["containers"])),
         f"{one['cpuCores'] * 100:.1f}%",
         *(shown.size(one[key]) for key in ("memoryBytes", "vmmBytes", "daxBytes", "mergedBytes")),

@@ -70,6 +70,8 @@ def _blocker(pod: "LivePod") -> str:
     for container in pod.containers.values():
         if container.status.state != states.EXITED and (why := guest_volumes.blocker(container.record.container)):
             return why
+    if pod.held:  # by the guard of the disk
+        return pod.held
     if _is_busy(pod):
         return "something is being done in it; end execs and try again"
     return ""
@@ -86,7 +88,6 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         await settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
-        await pod.images.settle()
         with pod.transfer.under_way():
             await _suspend(pod, images)
         pod.vm = None
@@ -98,6 +99,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
 async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
     pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
     try:
+        await pod.images.settle()
         await pod.call(messages.Tune(SHARES, ""), ANSWER_S)
     except BaseException:
         pod.end_suspension()
@@ -113,10 +115,11 @@ async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
 
 async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended.load) -> None:
     """Let the guest go on in a new VM; fine when it runs. Raises as `load`, and it stays suspended then; VmFailed, and
-    it has ended, when the guest was loaded and does not answer.
+    it has ended, when the guest was loaded and does not answer; WrongState when it has ended before.
     """
     async with pod.lock:
         if not pod.is_suspended:
+            pod.require_ready()
             return
         with pod.transfer.under_way():
             await _resume(pod, load)

@@ -12,13 +12,15 @@ from cri.loop_budget import LoopBudget
 from cri.recorder import Counts
 from stage1.errors import PodError
 from stage1.linux.ksm import Counters, Ksm
+from stage1.pod import states
 from stage1.vm import mapping
 from stage1.vm.window import Window
 
 if TYPE_CHECKING:
+    from cri.live.pod import LivePod
     from cri.node import Node
 
-POD_STATES = ("booting", "ready", "held", "adopting", "stopping", "dead")
+POD_STATES = ("booting", "ready", "held", "suspended", "adopting", "stopping", "dead")
 CONTAINER_STATES = ("created", "running", "exited")
 
 
@@ -69,14 +71,12 @@ class Snapshot(NamedTuple):
 def read_daemon(node: "Node") -> DaemonState:
     """On the event loop, in microseconds per pod."""
     pods = node.pods.pods()
-    states = Counter(
-        "adopting" if not pod.adopted.is_set() else "held" if pod.held else pod.status.state for pod in pods
-    )
-    states["booting"] += node.pods.booting
+    by_state = Counter(map(_state, pods))
+    by_state["booting"] += node.pods.booting
     pace = node.merger.pace
     has_windows = bool(node.host.choice.hypervisor.shim)
     return DaemonState(
-        pods=states,
+        pods=by_state,
         containers=Counter(one.status.state for pod in pods for one in pod.containers.values()),
         vms=node.pods.count_vms(),
         calls=node.calls,
@@ -87,6 +87,14 @@ def read_daemon(node: "Node") -> DaemonState:
         windows=[pod.directory for pod in pods if pod.is_ready] if has_windows else [],
         hypervisor=node.hypervisor,
     )
+
+
+def _state(pod: "LivePod") -> str:
+    if not pod.adopted.is_set():
+        return "adopting"
+    if pod.status.state == states.DEAD:
+        return pod.status.state
+    return "suspended" if pod.is_suspended else "held" if pod.held else pod.status.state
 
 
 def read_host(node: "Node", directories: list[str]) -> tuple[Counters, Windows, Images]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from stage1.guest.checked import MAX_CPU_US
-from stage1.guest.messages import ContainerStats, CpuStats, PodStats
+from stage1.guest.messages import ContainerStats, CpuStats, MemoryStats, PodStats
 
 LEAST_APART_NS = 500_000_000
 """Samples nearer to each other give no new rate: the kernel counts in ticks."""
@@ -33,6 +33,11 @@ class Sample(NamedTuple):
     pod: PodStats
     containers: Mapping[str, ContainerStats]
     nano_cores: Mapping[str, int]
+
+    def at_rest(self, unix_ns: int) -> "Sample":
+        """At that time, of a pod that has been suspended since: its counters stand still, and it has no memory."""
+        containers = {name: one._replace(memory=MemoryStats()) for name, one in self.containers.items()}
+        return Sample(unix_ns, self.pod._replace(memory=MemoryStats()), containers, dict.fromkeys(("", *containers), 0))
 
 
 class Rates:

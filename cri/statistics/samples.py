@@ -6,6 +6,7 @@ Called by the RPCs about stats and metrics.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
@@ -25,9 +26,12 @@ class Runs(Protocol):
 
 
 class Metered(Protocol):
-    """As much of a live pod as its numbers need; `held` is why its VM is stopped, empty when it runs."""
+    """As much of a live pod as its numbers need; `held` is why its VM is stopped, or saved and gone (`is_suspended`),
+    empty when it runs.
+    """
 
     held: str
+    is_suspended: bool
     meter: Meter
 
     @property
@@ -51,18 +55,24 @@ AnyPod = TypeVar("AnyPod", bound=Metered)
 
 
 async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
-    """The pod's sample, None when it has no VM any more; of one that is held the last one. Raises as `Meter.sample`.
+    """The pod's sample, None when it has no VM any more; of one that is held the last one, without its memory if it is
+    suspended. Raises as `Meter.sample`.
 
     A sample of the last moment is not asked for again if it has all containers that run.
     """
-    if not pod.is_ready and not pod.held:
-        return None
+    if pod.is_suspended or (not pod.is_ready and not pod.held):
+        return _known(pod, files=files)
     return _known(pod, files=files) or (await pod.meter.sample(files=files) if pod.is_ready else None)
 
 
 def _known(pod: Metered, *, files: bool) -> Sample | None:
+    """What is known without asking the guest."""
+    if not pod.is_ready and not pod.held:
+        return None
     if pod.held and (last := pod.meter.last(files=files)):
-        return last
+        return last.at_rest(time.time_ns()) if pod.is_suspended else last
+    if pod.is_suspended:
+        return None
     fresh = pod.meter.fresh_and_forecast(files=files)
     if fresh and all(name in fresh.containers for name, one in pod.containers.items() if one.is_running):
         return fresh
@@ -73,10 +83,15 @@ async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tup
     """The ready ones of `pods` with their samples, in the same order. The guests are waited for together: a task and a
     timeout for each would take longer than what they say.
     """
-    asked = [(pod, _known(pod, files=files) or pod.meter.ask(files=files)) for pod in pods if pod.is_ready]
+    asked = [(pod, known) for pod in pods if pod.is_ready and (known := _known_or_asked(pod, files=files))]
     await _wait([one for _, one in asked if isinstance(one, Asked)])
     samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in asked)
     return [(pod, sample) for pod, sample in samples if sample is not None]
+
+
+def _known_or_asked(pod: Metered, *, files: bool) -> Sample | Asked | None:
+    known = _known(pod, files=files)
+    return known if known or pod.is_suspended else pod.meter.ask(files=files)
 
 
 async def _wait(asked: list[Asked]) -> None:

@@ -3,15 +3,29 @@
 
 import asyncio
 import json
+from typing import Any
 
 import grpc
 import pytest
 
 from cri.live import outputs, suspension
+from cri.live.pod import LivePod
+from cri.metrics.snapshot import read_daemon
 from cri.pb import runtime_pb2 as pb
 from cri.policy import SUSPEND
+from cri.statistics.sample import Sample
 from stage1.errors import VmFailed
-from stage1.guest.messages import FAILED, WRONG_STATE, Reply, Tune, Update
+from stage1.guest.messages import (
+    FAILED,
+    WRONG_STATE,
+    ContainerStats,
+    CpuStats,
+    MemoryStats,
+    PodStats,
+    Reply,
+    Tune,
+    Update,
+)
 
 from .command_rig import command
 from .conftest import Client, World
@@ -86,6 +100,92 @@ async def test_one_whose_guest_says_nothing_when_it_is_resumed_has_ended(world: 
         assert status.status.state == pb.SANDBOX_NOTREADY and "resumed" in json.loads(status.info["info"])["why"]
         await cri("RemovePodSandbox", pod_sandbox_id=made)
         assert world.left_over() == []
+
+
+async def stats_of(cri: Client, pod: str) -> Any:
+    """As `crictl statsp` shows it."""
+    return (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux
+
+
+async def suspended_pod(cri: Client) -> tuple[LivePod, str]:
+    """A pod with a container that runs, which the daemon takes for suspended; its VM is gone."""
+    pod = cri.node.pods.get(
+        await cri.pod()
+    )  # a fake guest has no disk for images, so it is made without the annotation
+    container = await cri.container(pod.id, "sleep", "1000")
+    await cri("StartContainer", container_id=container)
+    pod.record = pod.record._replace(pod=pod.record.pod._replace(suspend="on-demand"))
+    taken, used = MemoryStats(usage=7 << 20, anonymous=7 << 20), CpuStats(usage_us=5_000_000)
+    one = ContainerStats(id=container, cpu=used, memory=taken)
+    sample = Sample(1, PodStats(cpu=used, memory=taken), {container: one}, {"": 10**9, container: 10**9})
+    pod.meter._last = {False: sample}
+    pod.begin_suspension(f"{pod.title} is suspended")
+    await pod.part()
+    vm, pod.vm = pod.vm, None
+    assert vm is not None
+    await asyncio.to_thread(vm.kill)
+    return pod, container
+
+
+async def test_one_that_was_stopped_while_it_was_suspended_is_not_resumed_any_more(world: World) -> None:
+    """As by a kubelet, which removes the containers of a pod after its sandbox was stopped."""
+    async with world.daemon() as cri:
+        pod, container = await suspended_pod(cri)
+        await cri("StopPodSandbox", pod_sandbox_id=pod.id)
+        info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True)).info["info"])
+        assert info["suspended"] is False and "while it was suspended" in info["why"]
+        code, text = await refused(cri, "ResumePod", pod.id)
+        assert code == "FAILED_PRECONDITION" and "not ready" in text
+        code, text = await cri.refused("ExecSync", container_id=container, cmd=["true"], timeout=60)
+        assert code == "FAILED_PRECONDITION"
+        await cri("StopContainer", container_id=container, timeout=30)
+        await cri("RemoveContainer", container_id=container)
+        assert pod.vm is None
+        await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
+        assert world.left_over() == []
+
+
+async def test_people_are_told_that_it_is_suspended(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    async with world.daemon() as cri:
+        pod, _ = await suspended_pod(cri)
+        clearpod = command(world, capfd)
+        assert "suspended" in (await clearpod("ps")).out
+        ((of_program,),) = (json.loads((await clearpod("ps", "--json")).out),)
+        assert of_program["state"] == "suspended"
+        assert "(suspended)" in (await clearpod("top", "--once")).out
+        told = (await clearpod("why", "web")).out
+        assert "is suspended" in told and "clearpod resume" in told
+        assert read_daemon(cri.node).pods["suspended"] == 1
+        await cri("StopPodSandbox", pod_sandbox_id=pod.id)
+        assert "suspended" not in (await clearpod("ps", "-a")).out
+        assert read_daemon(cri.node).pods["dead"] == 1
+
+
+async def test_its_numbers_stand_still_and_its_memory_is_the_hosts(world: World) -> None:
+    async with world.daemon() as cri:
+        pod, container = await suspended_pod(cri)
+        alone = await stats_of(cri, pod.id)
+        (listed,) = (await cri("ListPodSandboxStats")).stats
+        (of_container,) = (await cri("ListContainerStats")).stats
+        assert alone.cpu.usage_core_nano_seconds.value == 5 * 10**9 and of_container.attributes.id == container
+        for one in (alone, listed.linux, of_container):
+            assert one.memory.working_set_bytes.value == one.memory.usage_bytes.value == 0
+            assert one.cpu.usage_nano_cores.value == 0
+        pod.meter._last.clear()  # as in a daemon that was started meanwhile
+        assert (await stats_of(cri, pod.id)).memory.working_set_bytes.value == 0
+        assert not (await cri("ListPodSandboxStats")).stats and not (await cri("ListContainerStats")).stats
+        assert (await cri("ContainerStats", container_id=container)).stats.memory.usage_bytes.value == 0
+
+
+async def test_one_that_is_held_is_not_suspended_and_stays_held(world: World) -> None:
+    async with world.daemon() as cri:
+        made = await cri.pod(annotations={SUSPEND: "manual"})
+        pod = cri.node.pods.get(made)
+        pod.held = "held, since it was filling the disk"
+        code, text = await refused(cri, "SuspendPod", made)
+        assert code == "FAILED_PRECONDITION" and "filling" in text and pod.held == "held, since it was filling the disk"
+        assert await blocker(cri, made) == text
+        pod.held = ""
 
 
 @pytest.mark.parametrize("fault", ["", "silent", "busy", "refuses"])

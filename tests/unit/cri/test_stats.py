@@ -280,7 +280,7 @@ class OnePod:
 
     id = title = "p"
     held = ""
-    is_ready = True
+    is_ready, is_suspended = True, False
 
     def __init__(self, ask: meter.Ask) -> None:
         self.meter = Meter(ask, KNOWN)
