@@ -40,6 +40,7 @@ from cri.threads import started
 from cri.tracing import Exporting, Tracer
 from cri.translate import kernel
 from stage1.errors import PodError, WrongState
+from stage1.pod import states
 from stage1.vm import kernels
 
 if TYPE_CHECKING:
@@ -325,8 +326,13 @@ class Node:
         if pod_id or container_id:
             kind = type(request).__name__
             await self.pods.adopted(pod_id, container_id, ends=kind.startswith(("Stop", "Remove")))
-            if kind in WAKING and (pod := self.pods.about(request)):
+            pod = self.pods.about(request) if kind in WAKING else None
+            if pod and not (kind == "StopContainerRequest" and self._has_ended(container_id)):
                 await suspension.wake(pod, is_end=kind.startswith(("Stop", "Remove")))
+
+    def _has_ended(self, container_id: str) -> bool:
+        pair = self.pods.find_container(container_id)
+        return pair is not None and pair[1].status.state == states.EXITED
 
     def note_failed(self, name: str, request: Any, *, error: Exception) -> None:
         """An RPC failed: remember that in the history of the pod that it was about, if there is one."""

@@ -26,6 +26,7 @@ from stage1.guest.messages import (
     Tune,
     Update,
 )
+from stage1.pod import states
 
 from .command_rig import command
 from .conftest import Client, World
@@ -143,6 +144,16 @@ async def test_one_that_was_stopped_while_it_was_suspended_is_not_resumed_any_mo
         assert pod.vm is None
         await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
         assert world.left_over() == []
+
+
+async def test_the_stop_of_a_container_that_has_ended_resumes_nothing(world: World) -> None:
+    async with world.daemon() as cri:
+        pod, container = await suspended_pod(cri)
+        ended = pod.containers[container]
+        ended.status = ended.status._replace(state=states.EXITED)
+        await cri("StopContainer", container_id=container, timeout=30)
+        assert pod.is_suspended
+        await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
 
 
 async def test_people_are_told_that_it_is_suspended(world: World, capfd: pytest.CaptureFixture[str]) -> None:
