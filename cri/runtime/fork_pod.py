@@ -21,7 +21,7 @@ from cri.runtime.create_container import create_container
 from cri.runtime.run_pod_sandbox import pod_record
 from cri.runtime.start_container import start_container
 from cri.store import warmed
-from stage1.errors import BadRequest, PodError
+from stage1.errors import AlreadyExists, BadRequest, PodError
 
 MOST_COPIES = 64
 _KUBERNETES = {"name": "io.kubernetes.pod.name", "uid": "io.kubernetes.pod.uid"}
@@ -30,10 +30,11 @@ _OPTIONS = {"name", "copies"}
 
 async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSandboxResponse:
     """The copies. One save serves all of them; if one can't be brought up none stays. Raises as `forking.original`,
-    WrongState with what blocks it, BadRequest.
+    WrongState with what blocks it, BadRequest, AlreadyExists for a name that a pod has.
     """
     pod = node.pods.get(request.pod_sandbox_id)
     names = _names(pod, request)
+    _require_free(node, names, namespace=pod.record.pod.namespace)
     forking.require(pod)
     asked = [
         pb.RunPodSandboxRequest(config=config_of_copy(pod, name), runtime_handler=pod.record.handler) for name in names
@@ -70,6 +71,13 @@ def _names(pod: LivePod, request: pb.CheckpointPodRequest) -> list[str]:
         raise BadRequest(f"copies must be a number from 1 to {MOST_COPIES}, but it is {text[:16]!r}")
     base = options.get("name") or f"{pod.record.pod.name}-fork"
     return [base] if text == "1" else [f"{base}-{number}" for number in range(1, int(text) + 1)]
+
+
+def _require_free(node: Node, names: list[str], *, namespace: str) -> None:
+    """Raises AlreadyExists: a name on the command line is to mean one pod."""
+    others = {one.record.pod.name for one in node.pods.pods() if one.record.pod.namespace == namespace}
+    if there := sorted(others & set(names)):
+        raise AlreadyExists(f"the namespace {namespace!r} has a pod {there[0]!r}; give the copy another name")
 
 
 def config_of_copy(pod: LivePod, name: str) -> pb.PodSandboxConfig:
