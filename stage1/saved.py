@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from stage1.rootfs.checkpoint import Wanted
     from stage1.rootfs.share import ImageFiles
-    from stage1.vm.vmm import Vmm, VmProcess
 
 FORKS = "forks"
 """Below the state directory: what is saved for copies that are being made."""
@@ -140,43 +139,43 @@ def read(path: str) -> Manifest:
         raise VmFailed(f"{path}/{MANIFEST} is damaged, so nothing can be made of it") from None
 
 
-def prepare(pod: Pod, host: Host, *, manifest: Manifest) -> Prepared:
-    """As `engine.prepare`, for a pod whose VM is to be a copy of what `manifest` is of; `fill` is next. Undo:
-    `engine.clean_up`. Raises WrongState when it would be another machine, and as that.
+def prepare(pod: Pod, host: Host, *, manifest: Manifest | None = None) -> Prepared:
+    """As `engine.prepare`, for a pod whose VM is to be a copy, of what has `manifest` if that is known already: after
+    `engine.boot` its VMM waits for the guest. Undo: `engine.clean_up`. Raises WrongState when it would be another
+    machine, and as that.
     """
-    _check_memory(pod, manifest)
+    if manifest:
+        _check_memory(pod, manifest)
     prepared = engine.prepare(pod, host)
+    assert isinstance(prepared.vm, VmSpec)
     try:
-        assert isinstance(prepared.vm, VmSpec)
-        check(manifest, prepared.vm, pod=pod, host=host, network=prepared.network)
+        if manifest:
+            check(manifest, prepared.vm, pod=pod, host=host, network=prepared.network)
     except BaseException:
         engine.clean_up(prepared.directory)
         raise
     return prepared._replace(vm=prepared.vm._replace(is_resumed=True))
 
 
-def fill(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> None:
-    """Give it the disk that is in `path`. Undo: as of `prepare`. Raises NoSpace, VmFailed, KernelError."""
-    assert isinstance(prepared.vm, VmSpec)
-    if prepared.vm.scratch:
-        scratch.replace(prepared.vm.scratch, f"{path}/{DISK}")
-        if host.allocates_scratch:
-            scratch.allocate(prepared.vm.scratch)
-    mapping.restore(prepared.directory, prepared.vm.window_bytes, images=manifest.images)
-
-
-def boot(prepared: Prepared, vmm: "Vmm", *, path: str, manifest: Manifest) -> "VmProcess":
-    """Begin the VM and load the guest, which runs when this returns, with its containers as they were. Raises VmFailed,
-    KernelError; undo: as of `engine.boot`.
+def load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> None:
+    """Load the guest, with its disk, into the VM that waits for it and has opened nothing of its disk's yet but the
+    file: it runs when this returns, with its containers as they were. Raises WrongState when it would be another
+    machine, VmFailed, NoSpace, KernelError.
     """
-    assert isinstance(prepared.vm, VmSpec)
-    started = engine.boot(prepared, vmm)
+    vm = prepared.vm
+    assert isinstance(vm, VmSpec)
+    _check_memory(prepared.pod, manifest)
+    check(manifest, vm._replace(is_resumed=False), pod=prepared.pod, host=host, network=prepared.network)
+    if vm.scratch:
+        scratch.copy_sparse(f"{path}/{DISK}", vm.scratch)
+        if host.allocates_scratch:
+            scratch.allocate(vm.scratch)
+    mapping.restore(prepared.directory, vm.window_bytes, images=manifest.images)
     with medium.connected(prepared.directory, limit_s=LIMIT_S) as monitor:
         guest_file.read(monitor, f"{path}/{GUEST}")
         pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
-        medium.add(monitor, pieces, disk_bytes=prepared.vm.window_bytes)
+        medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
         monitor.run("cont")
-    return started
 
 
 def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodNetwork | None) -> None:

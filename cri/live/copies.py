@@ -20,7 +20,7 @@ from cri.store import codec, history
 from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
 from cri.threads import run_uncancellable_in
-from stage1 import saved
+from stage1 import engine, saved
 from stage1.errors import VmFailed, WrongState
 from stage1.guest import messages, settings
 from stage1.guest.messages import Tune
@@ -28,6 +28,7 @@ from stage1.guest.messages import Tune
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
+    from stage1.engine import Prepared
     from stage1.saved import Manifest
 
 log = logging.getLogger("clearpod.pod")
@@ -124,32 +125,50 @@ def original(manifest: "Manifest") -> Original:
         raise VmFailed(f"what was written down of a saved guest is damaged: {error}") from None
 
 
-async def bring_up(pod: "LivePod", path: str, *, given: "tuple[Manifest, Original] | None" = None) -> None:
+async def bring_up(
+    pod: "LivePod",
+    path: str,
+    *,
+    given: "tuple[Manifest, Original] | None" = None,
+    saving: "asyncio.Future[float] | None" = None,
+) -> None:
     """From nothing to READY as a copy of what is saved in `path`, by what is written there or `given`; its containers
-    wait in `status.waiting`.
+    wait in `status.waiting`. It may still be being saved (`saving`): the VM waits for it then.
 
-    Raises WrongState when it can't be one, and as `saved.prepare` and `boot.boot`; rolled back then.
+    Raises what `saving` does, WrongState when it can't be a copy, and as `engine.prepare`, `boot.boot` and
+    `saved.load`; rolled back then.
     """
     async with boot.until_ready(pod) as start:
         start.how = "copied"
         phases = Phases(pod)
-        manifest, former = given if given else await asyncio.to_thread(_read, path)
-        prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, manifest=manifest)
-        phases.prepared(prepared.network_ns)
-        pod.network = prepared.network
-        await pod.loopback.open(pod.record.pod, pod.ips)
-        boot.note_cgroup(pod, prepared.cgroup_note)
-        bulk, host = pod.tools.bulk, pod.tools.host
-        await run_uncancellable_in(bulk, saved.fill, prepared, host, path=path, manifest=manifest)
+        if given is None and saving is None:
+            given = await asyncio.to_thread(_read, path)
+        prepared = await _begin_vm(pod, phases, manifest=given[0] if given else None)
+        if saving is not None:
+            await asyncio.shield(saving)
+        manifest, former = given if given is not None else await asyncio.to_thread(_read, path)
         pod.unused_id = former.ids + 1
         pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
-        pod.move("boot", link_key=prepared.link_key)
-        pod.watch(await run_uncancellable_in(bulk, saved.boot, prepared, pod.tools.vmm, path=path, manifest=manifest))
+        bulk, host = pod.tools.bulk, pod.tools.host
+        await run_uncancellable_in(bulk, saved.load, prepared, host, path=path, manifest=manifest)
         await pod.meet(pod.tools.boot_timeout_s, former.link_key)
         phases.booted(pod.hello, is_copy=True)
         await _become_another(pod, manifest)
         phases.end(history.CONFIGURE)
     pod.note(Fact(history.COPIED, text=former.title))
+
+
+async def _begin_vm(pod: "LivePod", phases: Phases, *, manifest: "Manifest | None") -> "Prepared":
+    """Its VM waits for a guest then."""
+    prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, manifest=manifest)
+    phases.prepared(prepared.network_ns)
+    pod.network = prepared.network
+    await pod.loopback.open(pod.record.pod, pod.ips)
+    boot.note_cgroup(pod, prepared.cgroup_note)
+    pod.move("boot", link_key=prepared.link_key)
+    where = pod.tools.pool_of(prepared.pod)
+    pod.watch(await run_uncancellable_in(where, engine.boot, prepared, pod.tools.vmm))
+    return prepared
 
 
 def _read(path: str) -> "tuple[Manifest, Original]":

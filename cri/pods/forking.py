@@ -60,11 +60,24 @@ def require(pod: "LivePod") -> None:
 @asynccontextmanager
 async def state_of(pod: "LivePod", images: "ImageStore", *, name: str) -> AsyncIterator[str]:
     """What is saved of the pod, while the block runs, in a directory of that `name`. Raises as `copies.save`."""
-    path = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}"
-    try:
-        await copies.save(pod, images, path=path)
+    async with _being_saved(pod, images, name=name) as (path, saving):
+        await saving
         yield path
+
+
+@asynccontextmanager
+async def _being_saved(
+    pod: "LivePod", images: "ImageStore", *, name: str
+) -> "AsyncIterator[tuple[str, asyncio.Task[float]]]":
+    """As `state_of`, with the task that does it, which is over when the block has been left."""
+    path = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}"
+    saving = asyncio.get_running_loop().create_task(copies.save(pod, images, path=path), name=f"copy of {pod.title}")
+    try:
+        yield path, saving
     finally:
+        await asyncio.wait({saving})
+        if not saving.cancelled():
+            saving.exception()  # whoever failed before it did not ask
         await run_uncancellable(_remove, path)
 
 
@@ -78,15 +91,15 @@ def _remove(path: str) -> None:
 def of_request(
     record: "PodRecord", pods: "Callable[[], Iterable[LivePod]]", *, images: "ImageStore"
 ) -> "BringUp | None":
-    """What brings the pod up that is asked for, if it is to be a copy. That raises as `original`, `copies.save` and
-    `copies.bring_up`.
+    """What brings the pod up that is asked for, if it is to be a copy: its VM begins while the original is saved. That
+    raises as `original`, `copies.save` and `copies.bring_up`.
     """
     word = PodSandboxConfig.FromString(record.config).annotations.get(FORK_OF, "")
 
     async def bring_up(copy: "LivePod") -> None:
         former = original(pods(), word, namespace=record.pod.namespace)
-        async with state_of(former, images, name=copy.id) as path:
-            await copies.bring_up(copy, path)
+        async with _being_saved(former, images, name=copy.id) as (path, saving):
+            await copies.bring_up(copy, path, saving=saving)
 
     return bring_up if word else None
 

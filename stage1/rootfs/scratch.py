@@ -78,15 +78,6 @@ def note(directory: str, link: str, *, path: str) -> None:
                 raise
 
 
-def replace(path: str, source: str) -> None:
-    """Make the disk `path` a copy of the disk `source`; it stays who may open it. Raises NoSpace, KernelError."""
-    with Guard("replace", path):
-        status = os.stat(path)
-        os.unlink(path)
-        copy_sparse(source, path)
-        os.chown(path, status.st_uid, status.st_gid)
-
-
 def _make_lasting(disk: Disk, template_dir: str) -> None:
     """Unless it is there. It has its name when it is whole."""
     if os.path.lexists(disk.path):

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may copy which pod, and what is left when that fails. That it is done: test_fork_vms.py."""
 
+import asyncio
 import json
 import os
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
 
+from cri.live import copies
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
+from cri.runtime.run_pod_sandbox import pod_record
 from stage1 import saved
+from stage1.errors import WrongState
 from stage1.guest.messages import Tune
+from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
 from .conftest import Client, World
@@ -79,6 +85,37 @@ async def test_odd_options_are_refused(world: World, options: dict[str, str]) ->
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
         assert (await refused(cri, pod, **options))[0] == "INVALID_ARGUMENT"
+
+
+async def test_the_vm_of_a_copy_begins_while_the_original_is_saved(world: World) -> None:
+    """And is gone again when that fails."""
+    async with world.daemon() as cri:
+        saving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        request = pb.RunPodSandboxRequest(config=cri.sandbox("copy", annotations={FORKABLE: "true"}))
+        record = await pod_record(cri.node, request)
+        bring_up = partial(copies.bring_up, path="/nowhere", saving=saving)
+        making = asyncio.ensure_future(cri.node.pods.run(record, b"", bring_up=bring_up))
+        async with asyncio.timeout(30 * PATIENCE):
+            while not world.vmm.guests:
+                await asyncio.sleep(0.01)
+        assert not making.done()
+        saving.set_exception(WrongState("the original can't be saved"))
+        with pytest.raises(WrongState, match="original"):
+            await making
+        assert await names(cri) == [] and world.left_over() == []
+
+
+async def test_a_copy_does_not_get_the_name_of_another_pod(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        await cri.pod("web-fork")
+        await cri.pod("try-2")
+        for options in ({}, {"name": "web"}, {"name": "try", "copies": "3"}):
+            code, text = await refused(cri, pod, **options)
+            assert code == "ALREADY_EXISTS" and "another name" in text
+        ended = await command(world, capfd)("fork", "default/web", "--name", "web-fork")
+        assert ended.code != 0 and "'web-fork'" in ended.err and len(ended.err.splitlines()) == 1
+        assert await names(cri) == ["try-2", "web", "web-fork"]
 
 
 @pytest.mark.parametrize("annotations", [{FORKABLE: "yes"}, {COPY_SIGNAL: "SIGKILL"}, {COPY_SIGNAL: "10"}])

@@ -216,7 +216,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/orphans.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
     "stage1/rootfs/parted.py": dict.fromkeys(("files.read", "files.write_atomic", "os.open"), KUBELET),
     "stage1/rootfs/scratch.py": dict.fromkeys(
-        """files.make_dirs files.remove_tree os.path.lexists open os.stat os.chown os.mkdir os.open os.path.exists
+        """files.make_dirs files.remove_tree os.path.lexists open os.chown os.mkdir os.open os.path.exists
         os.rename os.unlink""".split(),
         STATE,
     ),
