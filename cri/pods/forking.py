@@ -58,18 +58,12 @@ def require(pod: "LivePod") -> None:
 
 
 @asynccontextmanager
-async def state_of(pod: "LivePod", images: "ImageStore", *, name: str) -> AsyncIterator[str]:
-    """What is saved of the pod, while the block runs, in a directory of that `name`. Raises as `copies.save`."""
-    async with _being_saved(pod, images, name=name) as (path, saving):
-        await saving
-        yield path
-
-
-@asynccontextmanager
-async def _being_saved(
+async def being_saved(
     pod: "LivePod", images: "ImageStore", *, name: str
 ) -> "AsyncIterator[tuple[str, asyncio.Task[float]]]":
-    """As `state_of`, with the task that does it, which is over when the block has been left."""
+    """The pod is saved, from now on, in a directory of that `name`, which is there as long as the block runs, and the
+    task that does it, which is over then. It raises as `copies.save`.
+    """
     path = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}"
     saving = asyncio.get_running_loop().create_task(copies.save(pod, images, path=path), name=f"copy of {pod.title}")
     try:
@@ -98,7 +92,7 @@ def of_request(
 
     async def bring_up(copy: "LivePod") -> None:
         former = original(pods(), word, namespace=record.pod.namespace)
-        async with _being_saved(former, images, name=copy.id) as (path, saving):
+        async with being_saved(former, images, name=copy.id) as (path, saving):
             await copies.bring_up(copy, path, saving=saving)
 
     return bring_up if word else None

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cri.live import copies
 from cri.live.pod import LivePod
@@ -23,7 +24,11 @@ from cri.runtime.start_container import start_container
 from cri.store import warmed
 from stage1.errors import AlreadyExists, BadRequest, PodError
 
-MOST_COPIES = 64
+if TYPE_CHECKING:
+    from cri.pods.table import BringUp
+    from cri.store.pods import PodRecord
+
+MOST_COPIES, AT_ONCE = 64, 4
 _KUBERNETES = {"name": "io.kubernetes.pod.name", "uid": "io.kubernetes.pod.uid"}
 _OPTIONS = {"name", "copies"}
 
@@ -39,20 +44,38 @@ async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSa
     asked = [
         pb.RunPodSandboxRequest(config=config_of_copy(pod, name), runtime_handler=pod.record.handler) for name in names
     ]
-    records = [await pod_record(node, one) for one in asked]
+    wanted = [(await pod_record(node, one), one.SerializeToString(deterministic=True)) for one in asked]
     running = [one.config for one in pod.containers.values() if one.is_running]
     made: list[str] = []
-    async with forking.state_of(pod, node.images, name=secrets.token_hex(8)) as path:
+    async with forking.being_saved(pod, node.images, name=secrets.token_hex(8)) as (path, saving):
         try:
-            for record, request_of_copy in zip(records, asked, strict=True):
-                text = request_of_copy.SerializeToString(deterministic=True)
-                made.append(await node.pods.run(record, text, bring_up=partial(copies.bring_up, path=path)))
+            await _run(node, wanted, bring_up=partial(copies.bring_up, path=path, saving=saving), made=made)
             await asyncio.gather(*(_start(node, pod_id, containers=running) for pod_id in made))
         except BaseException:
             await _remove(node, made)
             raise
-    items = [pb.PodSandbox(id=one, metadata=node.pods.get(one).config.metadata) for one in made]
+    metadata = {one: node.pods.get(one).config.metadata for one in made}
+    items = [
+        pb.PodSandbox(id=one, metadata=metadata[one])
+        for one in sorted(made, key=lambda one: names.index(metadata[one].name))
+    ]
     return pb.ListPodSandboxResponse(items=items)
+
+
+async def _run(node: Node, wanted: "list[tuple[PodRecord, bytes]]", *, bring_up: "BringUp", made: list[str]) -> None:
+    """All of them, some at once, also into `made` when they are there. One that fails ends the others; raises that."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def run(record: "PodRecord", text: bytes) -> None:
+        async with turns:
+            made.append(await node.pods.run(record, text, bring_up=bring_up))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in wanted:
+                group.create_task(run(*one))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _remove(node: Node, made: list[str]) -> None:
