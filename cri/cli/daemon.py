@@ -33,6 +33,8 @@ ANSWER_S = 60.0
 _LIMIT_BYTES = 16 << 20
 _OPTIONS = [("grpc.max_receive_message_length", _LIMIT_BYTES), ("grpc.enable_http_proxy", 0)]
 _CONNECT_S = 5.0
+_NOBODY = "failed to connect"
+"""So the sentence of gRPC begins, which has the path of the socket, when the daemon has ended just now."""
 _METHODS = pb.DESCRIPTOR.services_by_name["RuntimeService"].methods_by_name
 
 
@@ -116,7 +118,7 @@ def told_kind(error: Any) -> str:
 def explained(error: Any) -> PodError:
     """The error of ours that was answered, by its class or else its status code, with the answer's sentence."""
     code, sentence, told = error.code().name, str(error.details()), told_kind(error)
-    if code == "UNAVAILABLE" and not told and "clearpod" not in sentence:
+    if code == "UNAVAILABLE" and not told and ("clearpod" not in sentence or sentence.startswith(_NOBODY)):
         return Unavailable("the daemon of clearpod went away; try again when it runs")
     if code == "DEADLINE_EXCEEDED" and sentence == "Deadline Exceeded":
         return errors.TimedOut(f"the daemon of clearpod did not answer within {ANSWER_S:g} s")
