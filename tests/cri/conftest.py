@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -253,6 +254,7 @@ class VmWorld(World):
             scratch_mib=64,
             ids=self.config.jail.ids,
             cgroup_parent=OURS,
+            vsock_port=free_vsock_port() if choice.hypervisor.uses_vsock else 0,
         )
 
     def left_over(self) -> list[str]:
@@ -260,6 +262,13 @@ class VmWorld(World):
         mine = [line for line in command_lines().values() if str(self.root) in line]
         pods = f"{self.config.run_dir}/pods"
         return [*os.listdir(pods), *mount.mounts_below(str(self.root)), *mine]
+
+
+def free_vsock_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
+        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ tests/cri/test_network.py has it.
 """
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
-from stage1.vm import hypervisors
-from stage1.vm.choose import choose
 from tests.cri import test_network as cri_network
 from tests.cri.conftest import Registered, VmWorld
 from tests.fakes import places
@@ -68,21 +65,13 @@ def outer(hypervisor: str, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]
         store = ImageStore(f"{root}/state")
         image = pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config())
         store.close()
-        world = VmWorld(Path(root), Registered(image.id, f"{root}/state"), guest_dir)
-        choice = choose(hypervisor, hypervisors.facts())
-        world.host = world.host._replace(network=net.settings, choice=choice, vsock_port=free_vsock_port())
+        world = VmWorld(Path(root), Registered(image.id, f"{root}/state"), guest_dir, hypervisor=hypervisor)
+        world.host = world.host._replace(network=net.settings)
         try:
             yield world, net
         finally:
             for place in engine.pod_directories(world.host):
                 engine.clean_up(place)
-
-
-def free_vsock_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
-        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
-        return int(listener.getsockname()[1])
 
 
 @pytest.mark.only_on("kvmtool", "tests/cri/test_network.py has QEMU's")
