@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runtimes that `scripts/bench peers` compares: daemons of clearpod, and Debian's containerd.
 
+What they keep about living pods is on a tmpfs, as by default below /run.
+
 Each has a directory, a socket and a cgroup of its own, and nothing of it outlives its block. What a runtime's calls
 take of the processors is read there: the cgroup has the daemon and what it starts, /proc the threads of each VMM.
 """
@@ -9,8 +11,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,13 +151,14 @@ async def clearpod(name: str, image: str, *, root: Path, net: OuterNet, pool: in
     config = root / "config.toml"
     config.write_text(CLEARPOD.format(root=root, guest=guest, bin=BIN_DIR, pool=pool), encoding="utf-8")
     argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
-    async with _served(name, argv, root=root, socket=f"{root}/run/clearpod.sock", image=image) as (cri, group):
-        try:
-            yield Runtime(name, cri, group, root, f"{root}/run", pool)
-        finally:
-            await _remove_pods(cri)
-    for place in engine.directories(f"{root}/run"):
-        engine.clean_up(place)
+    with _in_memory(root / "run"):
+        async with _served(name, argv, root=root, socket=f"{root}/run/clearpod.sock", image=image) as (cri, group):
+            try:
+                yield Runtime(name, cri, group, root, f"{root}/run", pool)
+            finally:
+                await _remove_pods(cri)
+        for place in engine.directories(f"{root}/run"):
+            engine.clean_up(place)
 
 
 @asynccontextmanager
@@ -166,16 +169,27 @@ async def containerd(image: str, *, root: Path, net: OuterNet, pause: str) -> As
     config = root / "config.toml"
     config.write_text(CONTAINERD.format(root=root, bin=BIN_DIR, pause=pause), encoding="utf-8")
     argv, known = ["containerd", "--config", str(config)], _shared()
-    async with _served("containerd", argv, root=root, socket=f"{root}/c.sock", image=image) as (cri, group):
-        try:
-            yield Runtime("containerd", cri, group, root)
-        finally:
-            await _remove_pods(cri)
+    with _in_memory(root / "state"):
+        async with _served("containerd", argv, root=root, socket=f"{root}/c.sock", image=image) as (cri, group):
+            try:
+                yield Runtime("containerd", cri, group, root)
+            finally:
+                await _remove_pods(cri)
     for target in reversed(mount.mounts_below(str(root))):
         mount.umount(target, lazy=True)
     for place in _shared() - known:
         with suppress(OSError):  # somebody else has come to use it
             place.rmdir()
+
+
+@contextmanager
+def _in_memory(directory: Path) -> Iterator[None]:
+    directory.mkdir()
+    mount.mount("tmpfs", str(directory), "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0711")
+    try:
+        yield
+    finally:
+        mount.umount(str(directory), lazy=True)
 
 
 def _shared() -> set[Path]:
