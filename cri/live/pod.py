@@ -62,7 +62,7 @@ class LivePod:
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
         self.record, self.tools = record, tools
-        self.status = store.PodState()
+        self.status = store.PodState(ids=IDS_AT_ONCE)
         self.containers: dict[str, LiveContainer] = {}
         self.names, self.pause, self.transfer = GuestNames(self.containers), Pause(), Transfer()
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}

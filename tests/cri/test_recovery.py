@@ -2,6 +2,7 @@
 """A daemon that ends, or is killed, and the next one on the same run directory."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -72,6 +73,16 @@ async def test_what_is_written_down_already_is_not_written_again_but_what_is_mis
     async with world.daemon():
         assert [file.stat().st_ino for file in files[:3]] == before[:3]
         assert files[3].read_bytes() == identity
+
+
+async def test_a_pod_that_is_ready_has_written_down_which_ids_its_containers_will_use(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        state = Path(f"{world.config.run_dir}/pods/{pod}/state.json")
+        written = json.loads(state.read_bytes())["status"]["ids"]
+        await cri.container(pod, "true")
+        live = cri.node.pods.get(pod)
+        assert 0 < live.unused_id <= written == live.status.ids
 
 
 async def test_half_made_pods_and_unreadable_ones_are_removed(world: World) -> None:
