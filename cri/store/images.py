@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from cri.store import reference, schema
 from cri.store.integrity import Integrity
+from cri.store.lately import Lately
 from cri.store.schema import Database
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import files as fs
@@ -77,6 +78,7 @@ class ImageStore:
         fs.make_dirs(state_dir, 0o700)
         self._db = Database(f"{state_dir}/{schema.NAME}")
         self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
+        self._lately: Lately[Image | None] = Lately()
         self._integrity = Integrity(self.layers_dir, self._images_dir)
         try:
             for path in (self.layers_dir, self._images_dir, self._tmp):
@@ -112,8 +114,11 @@ class ImageStore:
         Raises BadRequest when several ids begin so.
         """
         with self._db.read():
-            image_id = self._id_of(ref)
-            return self._load(image_id) if image_id else None
+            return self._lately.of(ref, self._look_up, state=self._db.state())
+
+    def _look_up(self, ref: str) -> Image | None:
+        image_id = self._id_of(ref)
+        return self._load(image_id) if image_id else None
 
     def usable(self, image: Image) -> ImageFiles:
         """`files`, if they look as they were made. Raises Corrupt, having put the image aside; and as `files`."""

@@ -159,6 +159,13 @@ class Database:
         with self._lock, self._explained():
             yield self._db
 
+    def state(self) -> tuple[int, int] | None:
+        """Differs after each change, another process's too; None while one is made here."""
+        with self._lock, self._explained():
+            if self._db.in_transaction:
+                return None
+            return self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
+
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """A transaction that no other process overlaps; undone when the block raises."""

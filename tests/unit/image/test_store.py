@@ -188,6 +188,21 @@ def test_two_stores_on_one_directory_see_each_other(store: ImageStore) -> None:
     other.close()
 
 
+def test_what_is_asked_for_again_is_looked_up_once_until_something_changes(store: ImageStore) -> None:
+    first, queries = put(store, 1, 1, tag=TAG), list[str]()
+    store._db._db.set_trace_callback(queries.append)
+    assert store.find(TAG) == first and any("FROM tags" in one for one in queries)
+    queries.clear()
+    assert store.find(TAG) == first and not any("FROM" in one for one in queries)
+    other = ImageStore(store.state_dir)
+    second = put(other, 2, 2, tag=TAG)
+    other.close()
+    assert store.find(TAG) == second, "another process's change"
+    store.remove(TAG)
+    assert store.find(TAG) is None, "its own"
+    assert put(store, 3, 3, tag=TAG).id == sha(3) and (again := store.find(TAG)) and again.id == sha(3)
+
+
 def test_many_threads_may_remove_the_same_image(store: ImageStore) -> None:
     put(store, 1, 1)
     removed: list[Image | None] = []
