@@ -54,6 +54,9 @@ class OwnKernel(NamedTuple):
     exit: str = POWEROFF
 
 
+_NOTHING = OwnKernel(machine=MICROVM, network="")
+
+
 class _Kind(NamedTuple):
     """What a library operating system is like, unless the image says otherwise."""
 
@@ -93,8 +96,14 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
             raise BadRequest(
                 f"the image {image} has the label {key} with {len(text)} characters of {MOST_TEXT} at most"
             )
-    kernel = _of_urunc(_plain(theirs), image) if theirs else OwnKernel(machine=MICROVM, network="")
-    return _checked(kernel._replace(**_known(ours, image)), image)
+    fields = _known(ours, image)
+    try:
+        kernel = _of_urunc(_plain(theirs), image) if theirs else _NOTHING
+    except (BadRequest, Unsupported):
+        if not fields.get("path") or not fields.get("network"):
+            raise
+        kernel = _NOTHING  # an image with two kernels, of which urunc's is for another monitor
+    return _checked(kernel._replace(**fields), image)
 
 
 def of_file(data: bytes) -> dict[str, str]:

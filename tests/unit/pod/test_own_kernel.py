@@ -45,6 +45,15 @@ def _encoded(**fields: str) -> dict[str, str]:
         ),
         (_urunc(binary="/k", unikernelType="unikraft"), OwnKernel("/k", network="unikraft", machine="pc")),
         (
+            _urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt", cmdline="x")
+            | {f"{OURS}path": "/k.virtio", f"{OURS}network": "solo5", f"{OURS}machine": "pc"},
+            OwnKernel("/k.virtio", network="solo5", machine="pc"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="unikraft", cmdline="x") | {f"{OURS}machine": "q35"},
+            OwnKernel("/k", "x", network="unikraft", machine="q35"),
+        ),
+        (
             _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="v0.16.1"),
             OwnKernel("/k", network="unikraft", machine="pc"),
         ),
