@@ -38,10 +38,11 @@ _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ ")
 
 
 class Burst(NamedTuple):
-    """Pods that began at once: milliseconds until all were ready, their memory then and after a first exec in each,
-    and the milliseconds of that."""
+    """Pods that began at once: milliseconds until all were ready, processor time of their VMMs until then, their
+    memory then and after a first exec in each, and the milliseconds of that."""
 
     took_ms: float
+    cpu_ms: list[float]
     ready: "list[Memory]"
     memory: "list[Memory]"
     exec_ms: list[float]
@@ -72,6 +73,12 @@ def guest_memory(pid: int, size_mib: int = MEMORY_MIB) -> Memory:
                 kib if name == "Pss" else pss,
             )
     return largest
+
+
+def vmm_cpu_ms(pid: int) -> float:
+    """What the process has taken of processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 def qemu_ms(binary: str) -> float:
@@ -111,6 +118,7 @@ async def at_once(cri: Client, kind: str, count: int) -> Burst:
     begun = time.perf_counter()
     pods = await asyncio.gather(*(_sandbox(cri, f"{kind}-{number}") for number in range(count)))
     took_ms = (time.perf_counter() - begun) * 1000
+    cpu_ms = [vmm_cpu_ms(pod.vm.pid) for pod in cri.node.pods.pods() if pod.vm is not None]
     ready, execs_ms = _memory(cri), []
     for pod in pods:
         container = await cri.container(pod, "sleep", "100000")
@@ -118,7 +126,7 @@ async def at_once(cri: Client, kind: str, count: int) -> Burst:
         begun = time.perf_counter()
         await cri("ExecSync", container_id=container, cmd=["true"], timeout=60, deadline_s=WAIT_S)
         execs_ms.append((time.perf_counter() - begun) * 1000)
-    burst = Burst(took_ms, ready, _memory(cri), execs_ms)
+    burst = Burst(took_ms, cpu_ms, ready, _memory(cri), execs_ms)
     await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=WAIT_S) for pod in pods))
     return burst
 
@@ -164,7 +172,7 @@ async def measure(rounds: int, count: int) -> dict[str, Any]:
                 pool = await one_by_one(cri, meter, "pool", rounds=rounds, size=2)
             world.warm(0)
             world.config = world.config.but(templates=Templates())
-            copied = await forks.measure(world, meter, rounds)
+            copied = await forks.measure(world, rounds)
         finally:
             meter.close()
         leaked = world.left_over() != []
@@ -194,6 +202,10 @@ def _report(cold: dict[str, Any], copies: dict[str, Any], *, pool: list[float], 
         "start_ratio": round((ran["template"] - qemu) / ran["cold"], 3),
         "at_once_ms": {"cold": round(booted.took_ms), "template": round(begun.took_ms)},
         "at_once_ratio": round(begun.took_ms / booted.took_ms, 3),
+        "vmm_cpu_ms": {
+            "cold": round(statistics.mean(booted.cpu_ms)),
+            "template": round(statistics.mean(begun.cpu_ms)),
+        },
         "first_exec_ms": {name: round(value, 1) for name, value in execs.items()},
         "exec_ratio": round(execs["template"] / execs["cold"], 3),
         "pss_ratio": round(sum(one.pss for one in begun.memory) / sum(one.pss for one in booted.memory), 3),
