@@ -9,10 +9,13 @@ guest keeps (config maps, tokens, /etc/hosts) are the new ones before it goes on
 import signal
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
 from cri import events
 from cri.containers.stop import remove_files
 from cri.live import outputs, suspension
 from cri.live.container import LiveContainer
+from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL
 from cri.store import history
 from cri.store.history import Fact
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from cri.live.pod import LivePod
 
 
+_STREAMS = ("tty", "stdin", "stdin_once")
 _SHOWN = 400
 """Characters of a list of mounts in a sentence."""
 
@@ -49,7 +53,22 @@ def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
             f"container {name} of the original has mounts at {_shown(former) or 'no place'}, and "
             f"{_shown(planned) or 'none'} are asked for; a copy goes on with what it has"
         )
+    _compare_streams(former, planned)
     return former
+
+
+def _compare_streams(former: ContainerRecord, planned: ContainerRecord) -> None:
+    """Raises WrongState: its terminal, or that it has none, is in the guest."""
+    name = planned.container.name
+    try:
+        was, now = (pb.ContainerConfig.FromString(one.config) for one in (former, planned))
+    except DecodeError:
+        raise WrongState(f"what was written down of container {name} of the original is damaged") from None
+    if other := next((one for one in _STREAMS if getattr(was, one) != getattr(now, one)), ""):
+        raise WrongState(
+            f"container {name} of the original has {other} {getattr(was, other)}, and {getattr(now, other)} is asked "
+            "for; a copy goes on with what it has"
+        )
 
 
 def _places(record: ContainerRecord) -> list[str]:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which container of the original is meant by one that is created in a copy, and what may not differ."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cri.containers import claim
+from cri.pb import runtime_pb2 as pb
+from cri.store.pods import ContainerRecord
+from stage1.errors import WrongState
+from stage1.pod.model import Container, Mount, Process
+
+
+def record(name: str = "c", *, image: str = "sha256:a", mounts: tuple[str, ...] = ("/data",), **config: Any) -> Any:
+    """A container as it is asked for."""
+    container = Container("id", name, image, Process(("sh",)), tuple(Mount("", target) for target in mounts))
+    made = pb.ContainerConfig(**config).SerializeToString()
+    return ContainerRecord(container, made, 0, 0, image, image)
+
+
+def copied(*waiting: ContainerRecord) -> Any:
+    """A copy in which these wait."""
+    return SimpleNamespace(status=SimpleNamespace(waiting=waiting))
+
+
+def test_the_one_of_that_name_is_meant_whatever_its_program_is_called_now() -> None:
+    waiting = record(tty=True, command=["sh"])
+    assert claim.find(copied(record("other"), waiting), record(tty=True, command=["other"])) is waiting
+    assert claim.find(copied(waiting), record("new")) is None and claim.find(copied(), record()) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ({"image": "sha256:b"}, "sha256:b"),
+        ({"mounts": ("/data", "/more")}, "/more"),
+        ({"mounts": ()}, "none"),
+        ({"tty": True}, "tty"),
+        ({"stdin": True}, "stdin"),
+        ({"stdin_once": True}, "stdin_once"),
+    ],
+)
+def test_what_it_can_not_be_any_more_is_refused(asked: dict[str, Any], word: str) -> None:
+    with pytest.raises(WrongState, match=word):
+        claim.find(copied(record()), record(**asked))
+
+
+def test_what_was_written_down_of_it_may_be_damaged() -> None:
+    with pytest.raises(WrongState, match="damaged"):
+        claim.find(copied(record()._replace(config=b"\xff")), record())
