@@ -180,18 +180,23 @@ def load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> No
 
 def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodNetwork | None) -> None:
     """Raise WrongState unless the VM can be a copy: the same machine, and the same images as then."""
-    for name, value in _made_of(vm, pod, host=host).items():
-        if manifest.made_of.get(name) != value:
-            remedy = "ask for the same" if name in _OF_POD else "save a guest of now"
-            raise WrongState(
-                f"the saved guest has another {_WORDS.get(name, name)} than this pod would have here; {remedy}"
-            )
+    if other := difference(manifest.made_of, _made_of(vm, pod, host=host)):
+        remedy = "ask for the same" if other in _OF_POD else "save a guest of now"
+        raise WrongState(
+            f"the saved guest has another {_WORDS.get(other, other)} than this pod would have here; {remedy}"
+        )
     for file, _, _, was in manifest.pieces:
         if identity(file) != was:
             raise WrongState(f"{file}, of an image of the saved guest, was replaced")
     names = [[one.name for one in given] for given in (manifest.interfaces, network.interfaces if network else ())]
     if names[0] != names[1]:
         raise WrongState(f"the saved guest has the networks {names[0]}, and this pod would have {names[1]}")
+
+
+def difference(was: "Mapping[str, str]", now: "Mapping[str, str]") -> str:
+    """The first part in which a machine is another one, those of the pod's choice last: files are named by it, too."""
+    others = [name for name in now if was.get(name) != now[name]]
+    return min(others, key=lambda name: name in _OF_POD, default="")
 
 
 def outdated(manifest: Manifest) -> str:

@@ -44,6 +44,20 @@ def test_what_has_changed_is_named(manifest: Manifest, part: str, words: str) ->
     assert f"another {words} than" in saved.outdated(changed)
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ((), ""),
+        (("arguments",), "arguments"),
+        (("arguments", "hypervisor"), "hypervisor"),  # which is the first of the arguments
+        (("scratch", "kernel", "system"), "kernel"),
+    ],
+)
+def test_what_was_replaced_is_named_before_what_the_pod_asks_for(changed: tuple[str, ...], named: str) -> None:
+    was = dict.fromkeys(("format", "arguments", "scratch", "kernel", "system", "hypervisor"), "as it was")
+    assert saved.difference(was, was | dict.fromkeys(changed, "another")) == named
+
+
 def test_an_image_that_was_pulled_anew_is_named(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "new").write_bytes(b"x")
     os.rename(tmp_path / "new", tmp_path / "image")
