@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's end of a QEMU's own socket (QMP): asks it to press the guest's power button, and hears why it ended.
 
-Owned by `own_kernel`, one for each VM that boots an image's kernel. QEMU may have fallen to its guest: lines have a
-limit, and what is no event that we know is ignored.
+Owned by `own_kernel`, one for each VM that boots an image's kernel. QEMU may have fallen to its guest, and a guest in
+good order can make it tell of some events without end, as of a removed processor: lines have a limit, what is no event
+that we know is ignored, and who says much more than others is not heard any more.
 """
 
 import asyncio
@@ -18,14 +19,19 @@ log = logging.getLogger("clearpod.pod")
 
 LINE_BYTES = 65536
 CONNECT_S = 10.0
+BURST_BYTES, BYTES_PER_S = 65536, 1024
+"""What it may say at once, and for how long: an event has some 150 bytes, and most guests cause a few in their life."""
 _ORDERLY = ("guest-shutdown", "guest-reset")
 
 
 class Monitor:
-    """One connection, made by `open`. `is_orderly` once the guest has powered off or reset by itself."""
+    """One connection, made by `open`. `is_orderly` once the guest has powered off or reset by itself; `is_cut` when it
+    has said too much, and the guest's power button can't be pressed any more.
+    """
 
     def __init__(self, path: str) -> None:
-        self._path, self.is_orderly = path, False
+        self._path, self.is_orderly, self.is_cut = path, False, False
+        self._said_bytes, self._counted_s = 0.0, 0.0
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -65,9 +71,34 @@ class Monitor:
             self._writer.write(json.dumps({"execute": command}).encode() + b"\n")
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with suppress(OSError, ValueError):  # ValueError: a line beyond the limit
-            while line := await reader.readline():
+        with suppress(OSError):
+            while line := await self._line(reader):
                 self._take(line)
+                if self._is_over(len(line)):
+                    self._cut()
+                    return
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.readline()
+        except ValueError:  # it is beyond the limit
+            self._cut()
+            return b""
+
+    def _is_over(self, said_bytes: int) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        forgiven = (now_s - self._counted_s) * BYTES_PER_S
+        self._said_bytes = max(self._said_bytes - forgiven, 0) + said_bytes
+        self._counted_s = now_s
+        return self._said_bytes > BURST_BYTES
+
+    def _cut(self) -> None:
+        """QEMU keeps nothing for a client that is gone; for a slow one it would, without end."""
+        log.warning("pod.monitor", extra={"socket": self._path, "error": "it was cut off, since it said too much"})
+        self.is_cut = True
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def _take(self, line: bytes) -> None:
         try:

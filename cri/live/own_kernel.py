@@ -143,7 +143,7 @@ class OwnKernel:
         if run is None or run.container.id != op.container:
             raise WrongState(f"container {op.container} has ended")
         asks = (run.container.record.container.stop_signal, *_ENDING)
-        if op.signal == process.SIGKILL or (op.signal in asks and not run.has_button):
+        if op.signal == process.SIGKILL or (op.signal in asks and not (run.has_button and not run.monitor.is_cut)):
             await run.kill()
         elif op.signal in asks:
             run.monitor.power_down()

@@ -3,7 +3,8 @@
    around) on the address that "ip=A::" names, by virtio-net over MMIO or PCI, and ends when it is told.
 
    Words of the command line: `exit` powers off at once, `exit=N` by QEMU's debug device, `count=N` says N lines before,
-   `spin` ignores the power button. A UDP datagram "bye" ends it too. */
+   `spin` ignores the power button. What a hostile one does, without end: `flood=N` lets its VMM send its monitor's
+   clients an event each time that it writes to the port of CPU hotplug N, `gush` writes letters. A UDP datagram "bye" ends it too. */
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -59,6 +60,10 @@ static u8 in8(u16 port)
     u8 value;
     __asm__ volatile("inb %1, %0" : "=a"(value) : "d"(port));
     return value;
+}
+static void out32(u16 port, u32 value)
+{
+    __asm__ volatile("outl %0, %1" ::"a"(value), "d"(port));
 }
 static u16 in16(u16 port)
 {
@@ -144,6 +149,16 @@ static void end(void)
     __asm__ volatile("lidt %0; int3" ::"m"(none));
     for (;;)
         __asm__ volatile("hlt");
+}
+
+/* ACPI's CPU hotplug: what a guest says about the removal of a processor is an event of QEMU's. */
+static void flood_monitor(u16 base)
+{
+    out8(base, 0);      /* the interface of today */
+    out32(base, 0);     /* the first processor */
+    out8(base + 5, 2);  /* what follows is the status of a removal */
+    for (;;)
+        out32(base + 8, 1);
 }
 
 static void set_up_queue(u32 number)
@@ -321,6 +336,11 @@ void run(const struct start_info *info)
     }
     if (find(line, "exit"))
         end();
+    if ((word = find(line, "flood=")))
+        say("flooding\n"), flood_monitor((u16)number_at(word));
+    if (find(line, "gush"))
+        for (;;)
+            out8(0x3f8, 'x');
     int has_net = find_net(), is_deaf = find(line, "spin") != 0;
     if (has_net)
         set_up_net();
