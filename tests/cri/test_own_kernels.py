@@ -201,6 +201,29 @@ async def test_the_power_button_is_pressed_and_the_grace_waited_for(machine: Wor
         assert machine.left_over() == []
 
 
+@pytest.mark.parametrize("word", ["flood=3288", "gush"])
+async def test_a_kernel_that_floods_is_one_of_many(machine: World, images: Images, word: str) -> None:
+    """The monitor, by the port of a q35's CPU hotplug, or the serial port."""
+    async with machine.daemon() as cri:
+        pod = await cri.pod("loud", log_directory=f"{machine.root}/logs")
+        loud = await _started(cri, pod, images.q35, word)
+        other = await cri.pod("other", log_directory=f"{machine.root}/other")
+        quiet = await _started(cri, other, images.q35)
+        await _until_logged(cri, quiet, "ready without a network")
+        agent: Any = cri.node.pods.get(pod)._agent
+        async with asyncio.timeout(30 * PATIENCE):
+            while word != "gush" and not agent._run.monitor.is_cut:
+                await asyncio.sleep(0.05)
+        await cri("StopContainer", container_id=quiet, timeout=60)
+        assert (await cri.status(quiet)).exit_code == 0
+        assert (await cri.status(loud)).state == pb.CONTAINER_RUNNING
+        await cri("StopContainer", container_id=loud, timeout=1)
+        assert (await cri.status(loud)).exit_code == 137
+        for one in (pod, other):
+            await cri("RemovePodSandbox", pod_sandbox_id=one)
+        assert machine.left_over() == []
+
+
 async def test_what_needs_an_agent_is_refused_and_the_kernel_runs_on(machine: World, images: Images) -> None:
     async with machine.daemon() as cri:
         pod = await cri.pod()
