@@ -70,13 +70,13 @@ class Manifest(NamedTuple):
     more: "Mapping[str, Any]"
 
 
-def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> None:
+def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> bool:
     """Before the guest is saved into the directory `near` or one in it: write to the file system what of its disk would
-    have to be written while it is stopped. Raises KernelError.
+    have to be written while it is stopped. Return whether its disk will take room there. Raises KernelError.
     """
     files.make_dirs(near, 0o700)
-    if disk := machine.vm_spec(pod, host, directory=directory).scratch:
-        scratch.write_back(disk, near)
+    disk = machine.vm_spec(pod, host, directory=directory).scratch
+    return bool(disk) and not scratch.write_back(disk, near)
 
 
 def save(

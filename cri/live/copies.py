@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cri.live import boot, suspension
+from cri.live import boot, room, suspension
 from cri.live.phases import Phases
 from cri.store import codec, history
 from cri.store.history import Fact
@@ -83,10 +83,11 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
 
 async def write_back(pod: "LivePod", *, near: str) -> None:
     """Before `standing_still`, which it makes shorter, for what is saved into `near` or a directory in it. Raises
-    KernelError.
+    NoSpace, KernelError.
     """
     of_pod = (pod.directory, pod.record.pod)
-    await run_uncancellable_in(pod.tools.bulk, saved.write_back, *of_pod, host=pod.tools.host, near=near)
+    disk = await run_uncancellable_in(pod.tools.bulk, saved.write_back, *of_pod, host=pod.tools.host, near=near)
+    await room.require(pod, near, disk=disk)
 
 
 @asynccontextmanager

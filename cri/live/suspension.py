@@ -11,6 +11,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
+from cri.live import room
 from cri.store import history
 from cri.store.history import Fact
 from cri.threads import run_uncancellable_in
@@ -88,6 +89,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         await settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
+        await room.require(pod, pod.tools.host.state_dir, disk=False)
         with pod.transfer.under_way():
             await _suspend(pod, images)
         pod.vm = None

@@ -10,10 +10,11 @@ import logging
 import os
 
 from cri.config import Config
+from cri.storage import filling
 from cri.storage.space import MIB, Layers, Space, require_room
 from cri.store.reserve import Reserve
 from stage1.engine import Host
-from stage1.errors import PodError
+from stage1.errors import NoSpace, PodError
 from stage1.linux import beneath
 from stage1.pod.model import Pod
 
@@ -46,6 +47,10 @@ def _layers(state_dir: str) -> Layers:
     except FileNotFoundError:
         pass
     return Layers(used, inodes, size)
+
+
+def _size(disk: os.statvfs_result) -> int:
+    return disk.f_blocks * disk.f_frsize
 
 
 class Storage:
@@ -84,6 +89,18 @@ class Storage:
         """Raise NoSpace unless there is room for the pod beside the `others`."""
         promised = sum(map(self.size_of, others))
         require_room(space, promised=promised, needed=self.size_of(pod), overcommit=self._config.overcommit)
+
+    def require_free(self, near: str, needed: int, *, what: str) -> None:
+        """Raise NoSpace unless `what` of so many bytes can be written into the directory `near` and leaves what is kept
+        for pods. Blocks.
+        """
+        disk = os.statvfs(near)
+        free, kept = disk.f_bavail * disk.f_frsize, filling.kept_free(self._config.keep_free_mib * MIB, _size(disk))
+        if free < needed + kept:
+            raise NoSpace(
+                f"{what} may take {-(-needed // MIB)} MiB in {near}, where {free // MIB} MiB are free and "
+                f"{kept // MIB} MiB are kept for pods (storage.keep_free_mib); make some room"
+            )
 
     async def counts(self, pods: list[Pod]) -> dict[str, float]:
         """For `crictl info`; bytes. `pods` are those that have layers."""

@@ -2,15 +2,19 @@
 """A guest that is being saved, and whose VMM or agent does not answer meanwhile: what others and its own end notice."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 
 from cri.cli.serve import THREADS
 from cri.policy import FORK_OF, FORKABLE
+from stage1 import saved
 from stage1.guest import messages as m
+from stage1.linux import mount
 from stage1.vm.spec import QMP
 from tests.cri.conftest import Client, World
 from tests.fakes.patience import PACE, PATIENCE
@@ -18,6 +22,7 @@ from tests.fakes.patience import PACE, PATIENCE
 from .test_hostile_guest import running
 
 REACT_S = 1.0
+MIB = 1 << 20
 
 
 @asynccontextmanager
@@ -95,3 +100,21 @@ async def test_a_pod_is_stopped_while_its_agent_does_not_let_its_shares_go(world
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert isinstance((await asyncio.gather(copy, return_exceptions=True))[0], grpc.RpcError)
         assert world.left_over() == []
+
+
+async def test_what_is_kept_for_pods_is_not_taken_by_what_is_saved_of_one(world: World) -> None:
+    """Its author asks for copies, and others write to the same disk: their writes would fail."""
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        forks = Path(world.config.state_dir, saved.FORKS)
+        forks.mkdir(exist_ok=True)
+        mount.mount("tmpfs", str(forks), "tmpfs", data="size=16m,mode=700")
+        try:
+            (forks / "others").write_bytes(bytes(16 * MIB - MIB // 2))
+            code, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "web"}))
+            assert code == "RESOURCE_EXHAUSTED" and str(forks) in text and "keep_free_mib" in text
+            asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, m.Tune)]
+            assert asked == [], "the guest did not stand still"
+            assert os.listdir(forks) == ["others"] and cri.node.pods.get(pod).is_ready
+        finally:
+            mount.umount(str(forks))

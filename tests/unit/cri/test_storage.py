@@ -51,6 +51,16 @@ def test_pods_are_promised_no_more_than_is_allowed(
         require_room(space, promised=promised * MIB, needed=needed * MIB, overcommit=overcommit)
 
 
+@pytest.mark.parametrize(("needed", "fits"), [(0, True), (5, True), (7, False), (1 << 20, False)])
+def test_a_file_leaves_what_is_kept_for_pods(tmp_path: Path, needed: int, fits: bool) -> None:
+    """Of a disk of 8 MiB a sixteenth."""
+    storage = Storage(parse(f'state_dir = "{tmp_path}"'), Host("", "", "", Choice(qemu.HYPERVISOR, "tcg", "", "", ())))
+    with small_disk(tmp_path / "image", tmp_path / "disk", mib=8):
+        expected = contextlib.nullcontext() if fits else pytest.raises(NoSpace, match=r"storage\.keep_free_mib")
+        with expected:
+            storage.require_free(str(tmp_path / "disk"), needed * MIB, what="a guest")
+
+
 def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path) -> None:
     config = parse(f'state_dir = "{tmp_path}"\n[storage]\novercommit = 1')
     host = Host(str(tmp_path), "/g", str(tmp_path), Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ()), scratch_mib=64)
