@@ -21,7 +21,7 @@ from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
 from cri.threads import run_uncancellable_in
 from stage1 import engine, saved
-from stage1.errors import VmFailed, WrongState
+from stage1.errors import TimedOut, VmFailed, WrongState
 from stage1.guest import messages, settings
 from stage1.guest.messages import Tune
 
@@ -178,7 +178,19 @@ def _read(path: str) -> "tuple[Manifest, Original]":
 
 
 async def _become_another(pod: "LivePod", manifest: "Manifest") -> None:
-    """Nothing but the agent has run since the guest was saved, nor does it until each container is let go."""
+    """Nothing but the agent has run since the guest was saved, nor does it until each container is let go. It gets one
+    limit, however many containers it says that it has. Raises TimedOut.
+    """
+    try:
+        async with asyncio.timeout(pod.tools.boot_timeout_s):
+            await _tell_who_it_is(pod, manifest)
+    except TimeoutError:
+        raise TimedOut(
+            f"the guest of {pod.title} did not become that pod's within {pod.tools.boot_timeout_s:g} s"
+        ) from None
+
+
+async def _tell_who_it_is(pod: "LivePod", manifest: "Manifest") -> None:
     limit_s = suspension.ANSWER_S
     await pod.call(settings.leave(manifest.interfaces), limit_s)
     await pod.call(settings.become(pod.record.pod, pod.network, former=manifest.interfaces), limit_s)

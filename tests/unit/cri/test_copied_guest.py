@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that was loaded as a copy is as foreign as any: what it says of itself while it becomes another pod's."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cri.live import copies
+from stage1 import saved
+from stage1.errors import TimedOut
+from stage1.guest import messages as m
+from stage1.pod.model import Pod
+
+MANIFEST = saved.Manifest(128, {}, (), (), (), {})
+ALIVE = "a" * 64
+
+
+class Guest:
+    """What is asked of it; each answer takes `pause_s`."""
+
+    def __init__(self, listed: tuple[m.Container, ...], pause_s: float = 0) -> None:
+        self.asked: list[m.Op] = []
+        self._listed, self._pause_s = listed, pause_s
+
+    async def call(self, op: m.Op, timeout_s: float) -> m.Reply:
+        self.asked.append(op)
+        await asyncio.sleep(self._pause_s)
+        return m.Reply(containers=self._listed) if isinstance(op, m.List) else m.Reply()
+
+
+def _pod(guest: Guest, limit_s: float = 30.0) -> Any:
+    return SimpleNamespace(
+        call=guest.call, title="pod default/copy", network=None, record=SimpleNamespace(pod=Pod("1" * 64, "copy")),
+        tools=SimpleNamespace(boot_timeout_s=limit_s),
+        status=SimpleNamespace(waiting=(SimpleNamespace(guest_id=ALIVE),)),
+    )  # fmt: skip
+
+
+async def test_what_nobody_waits_for_is_deleted_and_the_rest_frozen() -> None:
+    listed = (m.Container(ALIVE, m.RUNNING), m.Container("b" * 64, m.RUNNING), m.Container("../..", m.CREATED))
+    guest = Guest(listed)
+    await copies._become_another(_pod(guest), MANIFEST)
+    assert [op.id for op in guest.asked if isinstance(op, m.Delete)] == ["b" * 64, "../.."]
+    frozen = [(op.text, op.container) for op in guest.asked if isinstance(op, m.Tune) and op.file == "cgroup.freeze"]
+    assert frozen == [("1", ALIVE), ("0", "")]
+
+
+async def test_however_many_containers_it_lists_it_gets_one_limit() -> None:
+    """Each request would have one of its own."""
+    guest = Guest(tuple(m.Container(f"{number:064}", m.RUNNING) for number in range(10_000)), pause_s=0.05)
+    with pytest.raises(TimedOut, match="default/copy"):
+        await copies._become_another(_pod(guest, limit_s=0.5), MANIFEST)
+    assert len(guest.asked) < 20
