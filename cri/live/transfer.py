@@ -19,6 +19,11 @@ class Transfer:
         self._over = asyncio.Event()
         self._over.set()
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether its guest is being saved or loaded now."""
+        return not self._over.is_set()
+
     @contextmanager
     def under_way(self) -> Iterator[None]:
         """It lasts as long as the block."""

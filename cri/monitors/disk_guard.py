@@ -57,11 +57,11 @@ class Guard:
             await asyncio.sleep(pause_s)
 
     async def _round(self, before: DiskUsage) -> DiskUsage:
-        pods = {pod.id: pod for pod in self._pods() if _is_guarded(pod)}
+        pods = {pod.id: pod for pod in self._pods() if is_guarded(pod)}
         self._held = {pod_id: pod for pod_id, pod in self._held.items() if pod_id in pods}
         now = await asyncio.to_thread(measure, self._state_dir, list(pods))
         decision = filling.evaluate(before, now, held=self._held, keep_bytes=self._keep)
-        if decision.hold in pods:
+        if decision.hold in pods and is_guarded(pods[decision.hold]):  # something may have begun meanwhile
             await self._hold(pods[decision.hold], now.taken[decision.hold])
         if decision.go_on in pods:
             await self._go_on(pods[decision.go_on])
@@ -89,10 +89,12 @@ class Guard:
             log.warning("pod.goes_on", extra={"pod": pod.id, "title": pod.title})
 
 
-def _is_guarded(pod: "LivePod") -> bool:
-    """One that is being adopted, or saved, must be able to answer, and one on the host has no disk."""
-    can_answer = pod.is_ready and pod.adopted.is_set() and not pod.is_suspended
-    return can_answer and pod.vm is not None and not pod.record.pod.host
+def is_guarded(pod: "LivePod") -> bool:
+    """Whether it may be held. One that is being adopted, saved or loaded must be able to answer, and one on the host
+    has no disk.
+    """
+    is_answering = not pod.adopted.is_set() or pod.is_suspended or pod.transfer.is_under_way
+    return pod.is_ready and not is_answering and pod.vm is not None and not pod.record.pod.host
 
 
 async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bool:
