@@ -69,11 +69,17 @@ def read_kernel(read: "Read", size: int, *, title: str) -> Kernel:
     head = read(0, _HEAD)
     if head[:4] == b"\x7fELF":
         return _of_elf(read, head, size=size, title=title)
-    if head[0x202:0x206] == b"HdrS" and head[0x1FE:0x200] == b"\x55\xaa" and head[0x211] & 1:
+    if _is_bzimage(head):
         return _bzimage(head, size, title=title)
     if _is_multiboot(head, None):
         return Kernel(MULTIBOOT, _end_by_header(head))
     raise BadRequest(f"{title} is no kernel: {_guess(head)}; {_USABLE}")
+
+
+def _is_bzimage(head: bytes) -> bool:
+    """Whether it says so, and that it is loaded high."""
+    has_magic = head[0x202:0x206] == b"HdrS" and head[0x1FE:0x200] == b"\x55\xaa"
+    return has_magic and len(head) > 0x211 and bool(head[0x211] & 1)
 
 
 def _bzimage(head: bytes, size: int, *, title: str) -> Kernel:

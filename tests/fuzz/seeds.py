@@ -5,6 +5,7 @@ The corpus is in the repository, so that a run of seconds begins where earlier o
 """
 
 import io
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -105,6 +106,24 @@ def erofs() -> list[bytes]:
     return result
 
 
+def kernel() -> list[bytes]:
+    """An ELF with a PVH note, a header of multiboot with addresses, and the beginning of a bzImage."""
+    note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x100000)
+    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    segments = struct.pack("<IIQQQQQQ", 1, 5, 0, 0x100000, 0x100000, 64, 4096, 4096)
+    segments += struct.pack("<IIQQQQQQ", 4, 4, 64 + 112, 0, 0, len(note), len(note), 4)
+    multiboot = struct.pack("<III", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF)
+    bzimage = bytes(0x1F1) + b"\1" + bytes(12) + b"\x55\xaa" + bytes(2) + b"HdrS\x0f\2" + bytes(9) + b"\1" + bytes(1024)
+    return [head + segments + note, multiboot + struct.pack("<IIIII", 0, 0, 4096, 8192, 0), bzimage, bzimage[:0x208]]
+
+
+def monitor() -> list[bytes]:
+    """Answers in good order, with a descriptor that is there, and the beginning of others."""
+    sets = b'{"return": [{"fdset-id": 3, "fds": [{"fd": 9, "opaque": "0 4096"}]}]}\r\n'
+    rest = b'{"return": "window-a"}\n{"error": {"desc": "none"}}\n' + sets + b'{"return": {"fdset-id": 4}}\n' * 2
+    return [sets + rest + b'{"return": {}}\n' * 5, b'{"event": "STOP"}\n{"return": [[[[', b"[" * 3000 + b"\n"]
+
+
 def texts() -> dict[str, list[bytes]]:
     """Those that are lines."""
     return {
@@ -119,7 +138,14 @@ def texts() -> dict[str, list[bytes]]:
 def main() -> None:
     """Write them as seed-N."""
     made = {"link": link(), "messages": messages_(), "spdy": spdy_(), "websocket": websocket(), "nri": nri()}
-    for name, inputs in {**made, "tar": tar(), "erofs": erofs(), **texts()}.items():
+    for name, inputs in {
+        **made,
+        "tar": tar(),
+        "erofs": erofs(),
+        "kernel": kernel(),
+        "monitor": monitor(),
+        **texts(),
+    }.items():
         (CORPUS / name).mkdir(parents=True, exist_ok=True)
         for number, data in enumerate(inputs):
             (CORPUS / name / f"seed-{number}").write_bytes(data)

@@ -151,6 +151,34 @@ def checkpoint(data: bytes) -> None:
         assert checkpoints.parse(checkpoints.dump(made)) == made
 
 
+def kernel(data: bytes) -> None:
+    """A kernel that an image brings: any bytes, and of a file that says to be larger than it is."""
+    from stage1.pod import kernel_image
+
+    def read(at: int, count: int) -> bytes:
+        return data[at : at + count]
+
+    for size in (len(data), kernel_image.MOST_BYTES):
+        with suppress(BadRequest):
+            made = kernel_image.read_kernel(read, size, title="the kernel")
+            assert made.kind in (kernel_image.PVH, kernel_image.MULTIBOOT, kernel_image.BZIMAGE) and made.end >= 0
+
+
+def monitor(data: bytes) -> None:
+    """What a QEMU that has fallen to its guest answers, line by line, when images are put into its disk."""
+    import socket
+
+    from stage1.vm import medium
+    from stage1.vm.monitor import Monitor
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        with Monitor(ours.detach(), limit_s=5) as asked, suppress(PodError):
+            medium.add(asked, [], disk_bytes=MIB)
+
+
 def erofs(data: bytes) -> None:
     """An erofs file: the superblock, and each entry below the root that a walk of bounded length reaches."""
     from stage1.rootfs import erofs as format_
@@ -282,5 +310,7 @@ TARGETS = {
     "reference": Target(reference, ("cri.store",)),
     "rkt": Target(rkt, ("stage1.rkt",)),
     "nri": Target(nri, ("cri.nri",)),
+    "kernel": Target(kernel, ("stage1.pod",), most_bytes=1 << 14),
+    "monitor": Target(monitor, ("stage1.vm",)),
     "console": Target(console, ("stage1.vm", "stage1.linux")),
 }

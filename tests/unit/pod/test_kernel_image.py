@@ -112,6 +112,7 @@ def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: Kernel) -> 
         (bytes(64) + _multiboot(), "no kernel"),
         (bytes(64) + _multiboot()[:-1] + b"\0", "no kernel"),
         (_bzimage(loadflags=0), "disk"),
+        (_bzimage()[:0x208], "disk"),
         (_bzimage(paragraphs=2), "cut off"),
         (_bzimage(setup=0), "cut off"),
         (_bzimage(setup=255), "cut off"),
