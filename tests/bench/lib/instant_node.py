@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stage1.linux.heap import use_one_heap
 from stage1.linux.libc import Guard
 from stage1.linux.process import spawn, start_time
 from stage1.vm.spec import SerialLink, VmSpec
@@ -115,7 +116,7 @@ def _guests(root: str) -> None:
 
 async def daemon(root: str, state_dir: str) -> None:
     """Serve until SIGTERM, as `clearpod serve` does."""
-    from cri.config import parse
+    from cri.config import Config
     from cri.node import Node
     from cri.owner import own
     from cri.store.images import ImageStore
@@ -123,7 +124,7 @@ async def daemon(root: str, state_dir: str) -> None:
     from stage1.vm import qemu
     from stage1.vm.choose import Choice
 
-    config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
+    config = Config(run_dir=f"{root}/run", state_dir=state_dir)  # not parsed: the daemon has no pydantic
     choice = Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ())
     host = Host(f"{root}/run", f"{root}/guest", state_dir, choice, scratch_mib=16)
     with own(config):
@@ -149,4 +150,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         _guests(sys.argv[1])
     else:
+        use_one_heap()
         asyncio.run(daemon(*sys.argv[1:]))
