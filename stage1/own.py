@@ -16,11 +16,12 @@ from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
 from stage1.linux import beneath, files, idmap, in_root, mount
 from stage1.linux.libc import Guard
+from stage1.pod import ids as id_ranges
 from stage1.pod import kernel_image, own_command_line, own_kernel
-from stage1.pod.model import Pod
+from stage1.pod.model import IdMap, Pod
 from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs import export, scratch
-from stage1.vm import record
+from stage1.vm import record, slots
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.own_machine import OwnMachine
 from stage1.vm.spec import QMP, SerialLink, Share, VmSpec
@@ -30,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stage1.linux.idmap import Extent
     from stage1.pod.network import PodNetwork
     from stage1.rootfs.share import ImageFiles
     from stage1.vm.spec import Nic
@@ -66,8 +68,7 @@ def add_image(directory: str, image: "ImageFiles") -> str:
     """Put the image into the layers export, with owners that any VMM of this pod sees; its name there. Raises as
     `export.add_image`.
     """
-    entry = record.read(directory)
-    extents, path = entry.ids if entry else (), f"{directory}/{_OWNERS}"
+    extents, path = _ids(directory), f"{directory}/{_OWNERS}"
     if not extents:
         return export.add_image(directory, image, ids=lambda: -1)
     if not mount.is_mount_point(path):
@@ -79,6 +80,14 @@ def add_image(directory: str, image: "ImageFiles") -> str:
         return export.add_image(directory, image, ids=lambda: fd)
     finally:
         os.close(fd)
+
+
+def _ids(directory: str) -> "Sequence[Extent]":
+    """Those of the pod's VMMs: as the one has them that runs, else as the next one will. None where VMMs have none."""
+    if entry := record.read(directory):
+        return entry.ids
+    first = slots.find(directory)
+    return () if first is None else id_ranges.extents(first, IdMap())
 
 
 def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:

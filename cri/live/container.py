@@ -42,6 +42,8 @@ class LiveContainer:
         self.ended = asyncio.Event()
         self.was_asked_to_stop = self.is_out_of_guest = False
         self.guest_pid = self.start_asked_ns = 0
+        self.end_message = ""
+        """What its exit code does not say, set before it is told."""
         self.starter: asyncio.Task[object] | None = None
         self.starting: asyncio.Task[None] | None = None
         self.removers = 0
@@ -139,7 +141,8 @@ class LiveContainer:
         event = self._last
         self.started()
         finished = self._moment(event.unix_ns, self.status.started_ns)
-        self._move("exit", finished_ns=finished, exit_code=event.exit_code, reason=reason_of(event))
+        reason, why = reason_of(event), self.end_message
+        self._move("exit", finished_ns=finished, exit_code=event.exit_code, reason=reason, message=why)
         return True
 
     def _moment(self, unix_ns: int, earliest_ns: int) -> int:

@@ -2,8 +2,6 @@
 """Pods that boot a kernel out of their image, in real VMs: through the CRI, with a kernel of the test's own."""
 
 import asyncio
-import base64
-import json
 import os
 import shutil
 import socket
@@ -20,7 +18,6 @@ from cri.pods import forward
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux.cgroup import OURS
-from stage1.pod.own_kernel import URUNC
 from stage1.vm import hypervisors, qemu
 from stage1.vm.choose import choose
 from stage1.vm.host import HostPod
@@ -152,23 +149,6 @@ async def test_a_pod_that_is_known_to_bring_its_kernel_boots_no_guest(
         assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_READY
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
-
-
-async def test_an_image_whose_kernel_only_uruncs_file_names_boots_it(
-    machine: World, images: Images, tmp_path: Path
-) -> None:
-    given = {"unikernelType": "linux", "hypervisor": "firecracker", "binary": "kernel", "cmdline": "/x count=2 exit"}
-    encoded = {URUNC + key: base64.b64encode(text.encode()).decode() for key, text in given.items()}
-    files = [file("kernel", kernels.hello()), file("urunc.json", json.dumps(encoded).encode())]
-    with Registry(tmp_path / "registry") as registry:
-        image = kernels.push(registry, tmp_path, "t/urunc:1", files=files, labels={})
-        async with machine.daemon() as cri:
-            pod = await cri.pod(log_directory=f"{machine.root}/logs")
-            await cri("PullImage", image=pb.ImageSpec(image=image))
-            c = await _started(cri, pod, image)
-            status = await cri.ended(c)
-            assert (status.exit_code, _log(status.log_path)[2:4]) == (0, ["1", "2"])
-            assert _log(status.log_path)[1].endswith("init=/x -- count=2 exit")
 
 
 async def test_a_booted_guest_gives_way_to_the_kernel(images: Images, guest_dir: Path) -> None:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels in images as others make them: named by urunc's file, readable by their owner alone, refused by QEMU."""
+
+import base64
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1.pod.own_kernel import URUNC
+from tests.fakes import kernels
+from tests.fakes.oci_layout import file
+from tests.fakes.registry import Registry
+
+from .conftest import Client, World
+from .test_own_kernels import Images, _log, _started, images, machine
+
+__all__ = ["images", "machine"]
+pytestmark = pytest.mark.vm
+
+
+async def test_an_image_whose_kernel_only_uruncs_file_names_boots_it(
+    machine: World, images: Images, tmp_path: Path
+) -> None:
+    given = {"unikernelType": "linux", "hypervisor": "firecracker", "binary": "kernel", "cmdline": "/x count=2 exit"}
+    encoded = {URUNC + key: base64.b64encode(text.encode()).decode() for key, text in given.items()}
+    files = [file("kernel", kernels.hello()), file("urunc.json", json.dumps(encoded).encode())]
+    with Registry(tmp_path / "registry") as registry:
+        image = kernels.push(registry, tmp_path, "t/urunc:1", files=files, labels={})
+        async with machine.daemon() as cri:
+            pod = await cri.pod(log_directory=f"{machine.root}/logs")
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            c = await _started(cri, pod, image)
+            status = await cri.ended(c)
+            assert (status.exit_code, _log(status.log_path)[2:4]) == (0, ["1", "2"])
+            assert _log(status.log_path)[1].endswith("init=/x -- count=2 exit")
+
+
+@pytest.mark.parametrize("handler", ["", "clearpod-image"])
+async def test_a_kernel_that_only_its_owner_may_read_is_booted(
+    machine: World, images: Images, tmp_path: Path, handler: str
+) -> None:
+    files = [file("kernel", kernels.hello(), 0o600, uid=1000)]
+    with Registry(tmp_path / "registry") as registry:
+        labels = kernels.labelled(path="/kernel", network="none")
+        image = kernels.push(registry, tmp_path, "t/secret:1", files=files, labels=labels)
+        async with machine.daemon() as cri:
+            config = cri.sandbox("web", log_directory=f"{machine.root}/logs")
+            pod = (await cri("RunPodSandbox", config=config, runtime_handler=handler)).pod_sandbox_id
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            status = await cri.ended(await _started(cri, pod, image, "exit"))
+            assert (status.exit_code, status.message) == (0, "")
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert machine.left_over() == []
+
+
+async def test_what_the_hypervisor_does_not_boot_is_told(machine: World, images: Images, tmp_path: Path) -> None:
+    kernel = bytearray(kernels.hello())
+    kernel[36] = 4  # flags of an ELF that QEMU refuses, and nobody before
+    with Registry(tmp_path / "registry") as registry:
+        labels = kernels.labelled(path="/kernel", network="none")
+        image = kernels.push(registry, tmp_path, "t/odd:1", files=[file("kernel", bytes(kernel))], labels=labels)
+        async with machine.daemon() as cri:
+            pod = await cri.pod(log_directory=f"{machine.root}/logs")
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            c = await cri.container(pod, image=pb.ImageSpec(image=image))
+            said = await _end(cri, c)
+            assert "flags" in said, said
+
+
+async def _end(cri: Client, container: str) -> str:
+    """What is said of it, also when it ends so soon that its start has failed."""
+    try:
+        await cri("StartContainer", container_id=container)
+    except grpc.aio.AioRpcError as error:
+        return str(error.details())
+    return str((await cri.ended(container)).message)
