@@ -17,7 +17,7 @@ CACHE = Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod")) / "flavour
 ALWAYS = ("iproute2", "procps", "busybox-static")
 PACKAGES = {
     "net": ("iptables", "nftables", "wireguard-tools", "iputils-ping", "netcat-openbsd", "bpftool", "bindfs"),
-    "podman": ("podman", "buildah", "fuse-overlayfs", "uidmap", "passt", "netavark"),
+    "podman": ("podman", "buildah", "fuse-overlayfs", "uidmap", "passt", "netavark", "nftables"),
     "docker": ("docker.io", "docker-cli", "iptables", "mount"),
     "work": ("git", "gcc", "libc6-dev", "make"),
 }
