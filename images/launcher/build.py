@@ -7,6 +7,7 @@ from pathlib import Path
 from lib import cache, tools
 
 SOURCE = Path(__file__).parent
+DISCARD = SOURCE.parent / "agent" / "discard.ld"
 
 
 def build(cache_dir: Path) -> Path:
@@ -19,4 +20,4 @@ def build(cache_dir: Path) -> Path:
         tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
         os.rename(out / "work" / "launcher", out / "launcher")
 
-    return cache.built(cache_dir, "launcher", cache.hash_of([*versions, SOURCE]), make)
+    return cache.built(cache_dir, "launcher", cache.hash_of([*versions, SOURCE, DISCARD]), make)

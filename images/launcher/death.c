@@ -3,12 +3,12 @@
 #include "death.h"
 
 #include "error.h"
+#include "format.h"
 #include "notice.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -42,7 +42,7 @@ static bool was_forced(const struct launch_spec *spec)
     const char *slash = spec->console ? strrchr(spec->console, '/') : NULL;
     if (!slash)
         return false;
-    snprintf(path, sizeof path, "%.*s/killed", (int)(slash - spec->console), spec->console);
+    format(path, sizeof path, "%.*s/killed", (int)(slash - spec->console), spec->console);
     return access(path, F_OK) == 0;
 }
 

@@ -2,16 +2,23 @@
 /* See error.h. */
 #include "error.h"
 
-#include <stdarg.h>
-#include <stdio.h>
+#include "format.h"
+
 #include <unistd.h>
 
-void report_error(const char *format, ...)
+enum { SENTENCE_MAX = 2 * 4096 };
+
+void report_error(const char *pattern, ...)
 {
+    static const char name[] = "clearpod: ";
+    static char line[SENTENCE_MAX];
     va_list args;
-    va_start(args, format);
-    dprintf(STDERR_FILENO, "clearpod: ");
-    vdprintf(STDERR_FILENO, format, args);
-    dprintf(STDERR_FILENO, "\n");
+    va_start(args, pattern);
+    size_t size = format(line, sizeof line, "%s", name);
+    size += format_args(line + size, sizeof line - size, pattern, args);
     va_end(args);
+    size = size < sizeof line - 1 ? size : sizeof line - 1;
+    line[size++] = '\n';
+    if (write(STDERR_FILENO, line, size) < 0)
+        return; /* closed, or nobody reads it */
 }

@@ -7,6 +7,6 @@ enum { FAILED = 254 };
 enum { AGAIN = -1 }; /* no code: the VM was a copy that did not come to life */
 
 /* One sentence on stderr. */
-void report_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void report_error(const char *pattern, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -6,6 +6,7 @@
  * has the VMM started (vmm.c) and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.
  */
 #include "error.h"
+#include "format.h"
 #include "relay.h"
 #include "spec.h"
 #include "vmm.h"
@@ -90,10 +91,10 @@ static void exec_program(const char *name, int argc, char **argv)
 {
     static const char *const places[] = {"bin", "plugins"};
     static char loader[PATH_MAX + 64], library[PATH_MAX + 64], program[2 * PATH_MAX];
-    snprintf(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
-    snprintf(library, sizeof library, "%s/" PYTHON "/lib", root);
+    format(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
+    format(library, sizeof library, "%s/" PYTHON "/lib", root);
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        snprintf(program, sizeof program, "%s/" HOME "/%s/%s", root, places[i], name);
+        format(program, sizeof program, "%s/" HOME "/%s/%s", root, places[i], name);
         char *first[] = {argv[0], "--library-path", library, program}, **all;
         if (access(program, X_OK) < 0 || !(all = malloc(sizeof first + (size_t)argc * sizeof *all)))
             continue;
@@ -113,10 +114,10 @@ static void exec_python(const char *name, char *const *arguments)
                      start,  (char *)(uintptr_t)name};
     char *argv[ARGUMENTS];
     size_t count = sizeof first / sizeof *first;
-    snprintf(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
-    snprintf(library, sizeof library, "%s/" PYTHON "/lib", root);
-    snprintf(python, sizeof python, "%s/" PYTHON "/bin/python3", root);
-    snprintf(start, sizeof start, "%s/" START, root);
+    format(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
+    format(library, sizeof library, "%s/" PYTHON "/lib", root);
+    format(python, sizeof python, "%s/" PYTHON "/bin/python3", root);
+    format(start, sizeof start, "%s/" START, root);
     size_t given = 0;
     while (arguments[given])
         given++;
@@ -158,7 +159,7 @@ static pid_t start_stop(bool forcibly)
 static void give(int fd, const char *variable)
 {
     char number[16];
-    snprintf(number, sizeof number, "%d", fd);
+    format(number, sizeof number, "%d", fd);
     fcntl(fd, F_SETFD, 0);
     setenv(variable, number, 1);
 }
@@ -205,8 +206,8 @@ static bool leave_mounts(void)
 static void reject(const char *template)
 {
     char there[PATH_MAX], rejected[PATH_MAX];
-    snprintf(there, sizeof there, "%s/manifest.json", template);
-    snprintf(rejected, sizeof rejected, "%s/rejected", template);
+    format(there, sizeof there, "%s/manifest.json", template);
+    format(rejected, sizeof rejected, "%s/rejected", template);
     rename(there, rejected);
 }
 

@@ -3,11 +3,11 @@
 #include "log.h"
 
 #include "error.h"
+#include "format.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -45,7 +45,7 @@ static int open_log(uint8_t number)
     char link[PATH_MAX], path[PATH_MAX];
     const uint64_t how[] = {O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640, NO_LINKS};
     struct stat about;
-    snprintf(link, sizeof link, "%s/%u", place, number);
+    format(link, sizeof link, "%s/%u", place, number);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0)
         return -1;
@@ -67,7 +67,7 @@ static size_t write_time(char *to, size_t size, struct timespec now)
     long year = (day - day / 1460 + day / 36524 - day / 146096) / 365;
     long of_year = day - (365 * year + year / 4 - year / 100), month = (5 * of_year + 2) / 153;
     long second = now.tv_sec % 86400;
-    return (size_t)snprintf(to, size, "%04ld-%02ld-%02ldT%02ld:%02ld:%02ld.%09ldZ", era * 400 + year + (month > 9),
+    return format(to, size, "%04ld-%02ld-%02ldT%02ld:%02ld:%02ld.%09ldZ", era * 400 + year + (month > 9),
                             month < 10 ? month + 3 : month - 9, of_year - (153 * month + 2) / 5 + 1, second / 3600,
                             second / 60 % 60, second % 60, now.tv_nsec);
 }

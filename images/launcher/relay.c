@@ -4,6 +4,7 @@
 
 #include "death.h"
 #include "error.h"
+#include "format.h"
 #include "log.h"
 #include "notice.h"
 #include "records.h"
@@ -308,11 +309,13 @@ static void take_signals(void)
 static void write_status(const char *path, int code)
 {
     char temporary[PATH_MAX];
-    snprintf(temporary, sizeof temporary, "%s~", path);
+    format(temporary, sizeof temporary, "%s~", path);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd < 0)
         return;
-    if (dprintf(fd, "%d\n", code) > 0)
+    char text[16];
+    size_t size = format(text, sizeof text, "%d\n", code);
+    if (write(fd, text, size) == (ssize_t)size)
         rename(temporary, path);
     close(fd);
 }

@@ -3,15 +3,16 @@
 #include "vmm.h"
 
 #include "error.h"
+#include "format.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -36,10 +37,12 @@ static bool open_pipes(int in[2], int out[2])
 static bool open_terminal(int in[2], int out[2])
 {
     struct termios raw;
-    const char *name;
+    char name[32];
+    int number;
     in[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-    if (in[1] < 0 || grantpt(in[1]) < 0 || unlockpt(in[1]) < 0 || !(name = ptsname(in[1])))
+    if (in[1] < 0 || unlockpt(in[1]) < 0 || ioctl(in[1], TIOCGPTN, &number) < 0)
         return false;
+    format(name, sizeof name, "/dev/pts/%d", number);
     in[0] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (in[0] < 0 || tcgetattr(in[0], &raw) < 0)
         return false;
@@ -73,7 +76,7 @@ struct copy {
 static int open_file(const char *directory, const char *name)
 {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
+    format(path, sizeof path, "%s/%s", directory, name);
     return open(path, O_RDONLY | O_CLOEXEC);
 }
 
@@ -122,7 +125,10 @@ static pid_t start_jailer(const char *path, struct inherited *descriptors, size_
     prepare();
     if (take_numbers(descriptors, count))
         execve(path, argv, env);
-    dprintf(RESULT, "failed %s can't be started: %s\n", path, strerror(errno));
+    char text[ANSWER_MAX];
+    format(text, sizeof text, "failed %s can't be started: %s\n", path, strerror(errno));
+    if (write(RESULT, text, strlen(text)) < 0)
+        report_error("%s", text);
     _exit(FAILED);
 }
 
