@@ -2,14 +2,15 @@
 """The guest's system image: Debian's crun, the libraries it needs, what makes it take bytes that are no UTF-8, and the
 places where the agent mounts.
 
-One read-only erofs, shared by all VMs.
+One read-only erofs, shared by all VMs. crun speaks to no systemd there, so a library that can do nothing stands in for
+libsystemd, of which half of crun's start would be.
 """
 
 import os
 import shutil
 from pathlib import Path
 
-from lib import cache, system, tools
+from lib import cache, stand_in, system, tools
 
 CONTENT = system.Content(
     programs=("/usr/bin/crun",),
@@ -42,8 +43,9 @@ def build(cache_dir: Path) -> Path:
 
 def content(cache_dir: Path) -> system.Content:
     """All that is in it."""
-    volumes = _volumes(cache_dir) / "volumes"
-    return CONTENT._replace(copies={BYTES: _bytes(cache_dir) / "bytes.so", VOLUMES: volumes})
+    copies = {BYTES: _bytes(cache_dir) / "bytes.so", VOLUMES: _volumes(cache_dir) / "volumes"}
+    functions = stand_in.wanted(Path(CONTENT.programs[0]), "LIBSYSTEMD_[0-9]+")
+    return CONTENT._replace(copies=copies, stand_ins=stand_in.built(cache_dir, functions, library="libsystemd.so.0"))
 
 
 def _bytes(cache_dir: Path) -> Path:

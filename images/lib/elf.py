@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a dynamic program needs to run where its libraries are not: they, and the loader that brings them."""
 
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,10 @@ def loader_of(program: Path) -> Path:
     return next(path for path in libraries([program]) if path.name.startswith("ld-"))
 
 
-def libraries(files: Iterable[Path]) -> list[Path]:
-    """What the loader would load for `files`, itself included, as ldd names it; each once, sorted."""
-    lines = [line.split() for file in files for line in tools.run(["ldd", file]).splitlines()]
+def libraries(files: Iterable[Path], *, first: Path | None = None) -> list[Path]:
+    """What the loader would load for `files`, itself included, as ldd names it; each once, sorted. Those in the
+    directory `first` are found before all others.
+    """
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(first)} if first else None
+    lines = [line.split() for file in files for line in tools.run(["ldd", file], env=environment).splitlines()]
     return sorted({Path(field) for fields in lines for field in fields if field.startswith("/")})

@@ -20,20 +20,23 @@ PROGRAMS = {"mkfs.erofs": "erofs-utils", "ldd": "libc-bin"}
 
 
 class Content(NamedTuple):
-    """What is in it. `copies` are files from elsewhere, `links` symbolic; all by their place below the root."""
+    """What is in it. `copies` are files from elsewhere, `links` symbolic; all by their place below the root. In the
+    directory `stand_ins` are libraries in place of those that have their names.
+    """
 
     programs: tuple[str, ...]
     directories: tuple[str, ...]
     files: Mapping[str, str]
     copies: Mapping[str, Path] = {}
     links: Mapping[str, str] = {}
+    stand_ins: Path | None = None
 
 
 def inputs(content: Content) -> list[str | Path]:
     """What the image is made from, for a hash."""
     texts = [f"{name}={text}" for part in (content.files, content.links) for name, text in sorted(part.items())]
     copies = [part for name, path in sorted(content.copies.items()) for part in (name, path)]
-    programs = [part for name in _programs(content) for part in (name, Path(name))]
+    programs = [part for name, path in sorted(_programs(content).items()) for part in (name, path)]
     return [tools.package_version("erofs-utils"), *content.directories, *texts, *copies, *programs, Path(__file__)]
 
 
@@ -46,8 +49,8 @@ def make(content: Content, image: Path, *, uuid: str) -> None:
         (root / name).symlink_to(f"usr/{name}")
     for name, text in content.files.items():
         (root / name).write_text(text)
-    for name in _programs(content):
-        _copy(Path(name), root / _inside(name), mode=0o755)
+    for name, path in _programs(content).items():
+        _copy(path, root / name, mode=0o755)
     for name, path in content.copies.items():
         _copy(path, root / name, mode=0o755 if os.access(path, os.X_OK) else 0o644)
     for name, target in content.links.items():
@@ -58,12 +61,15 @@ def make(content: Content, image: Path, *, uuid: str) -> None:
     shutil.rmtree(root)
 
 
-def _programs(content: Content) -> list[str]:
-    """With what they load, and the loader. Raises BuildFailed for one that is not there."""
+def _programs(content: Content) -> dict[str, Path]:
+    """With what they load, and the loader, by their place. Raises BuildFailed for one that is not there."""
     for name in content.programs:
         if not os.path.exists(name):
             raise cache.BuildFailed(f"{name} is missing")
-    return [*content.programs, *(str(path) for path in elf.libraries(map(Path, content.programs)))]
+    libraries = elf.libraries(map(Path, content.programs), first=content.stand_ins)
+    beside = next(path.parent for path in libraries if path.name.startswith("libc."))
+    moved = {path: beside / path.name for path in libraries if path.parent == content.stand_ins}
+    return {_inside(str(moved.get(path, path))): path for path in (*map(Path, content.programs), *libraries)}
 
 
 def _inside(name: str) -> str:
