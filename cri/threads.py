@@ -8,8 +8,9 @@ A cancelled `asyncio.to_thread` returns while its thread goes on, which would ma
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -58,6 +59,24 @@ async def run_uncancellable_in(pool: Executor | None, work: Callable[P, T], /, *
         if not thread.cancelled():
             thread.exception()
         raise
+
+
+@contextmanager
+def apart() -> Iterator[ThreadPoolExecutor]:
+    """A thread of one's own, for what waits for a VMM: one that does not answer takes no other's place. Raises
+    Exhausted.
+    """
+    pool = started(1, "apart")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
+
+
+async def run_apart(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As `run_uncancellable`, `apart`."""
+    with apart() as pool:
+        return await run_uncancellable_in(pool, work, *args, **options)
 
 
 async def retry_while_exhausted(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cri.threads import UNDO_S, is_done_within, run_uncancellable
+from cri.threads import UNDO_S, is_done_within, run_apart, run_uncancellable
 from stage1 import engine, own
 from stage1.errors import NotFound, PodError, Unsupported, WrongState
 from stage1.guest import messages
@@ -152,7 +152,7 @@ class PodImages:
             except WrongState:
                 return placed.offset  # it is mounted, and stays so
         pieces = await run_uncancellable(flatten, image)
-        place = await run_uncancellable(mapping.put_in, self._directory, name, pieces=pieces)
+        place = await run_apart(mapping.put_in, self._directory, name, pieces=pieces)
         try:
             await self._call(messages.MountImage(name, place.offset, place.size))
         except (PodError, asyncio.CancelledError):
@@ -185,4 +185,4 @@ class PodImages:
                 if not pause_s:
                     raise
                 await asyncio.sleep(pause_s)
-        await run_uncancellable(mapping.take_out, self._directory, name)
+        await run_apart(mapping.take_out, self._directory, name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stage1 import machine
 from stage1.linux import files
+from stage1.linux.libc import Guard
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
@@ -33,7 +34,8 @@ def _require(storage: "Storage", pod: "LivePod", *, near: str, disk: bool) -> No
     needed = min(resident_bytes(pod.vm.pid), model.memory_mib * MIB) if pod.vm else 0
     path = machine.vm_spec(model, pod.tools.host, directory=pod.directory).scratch if disk else ""
     if path:
-        needed += os.stat(path).st_blocks * 512
+        with Guard("stat", path):
+            needed += os.stat(path).st_blocks * 512
     storage.require_free(near, needed, what=f"the state of {pod.title}")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cri.live import room
 from cri.store import history
 from cri.store.history import Fact
-from cri.threads import run_uncancellable_in
+from cri.threads import apart, run_uncancellable_in
 from stage1 import suspended
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
@@ -161,7 +161,8 @@ async def adopt(pod: "LivePod") -> bool:
     if not pod.record.pod.suspend:
         return False
     if not await asyncio.to_thread(suspended.is_there, pod.directory):
-        await asyncio.to_thread(suspended.go_on, pod.directory)
+        with apart() as pool:
+            await asyncio.get_running_loop().run_in_executor(pool, suspended.go_on, pod.directory)
         await asyncio.to_thread(checkpoint.abandon, pod.directory)
         return False
     await asyncio.to_thread(suspended.settle, pod.directory)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from cri.cli.serve import THREADS
+from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE
 from stage1 import saved
 from stage1.guest import messages as m
@@ -99,6 +100,26 @@ async def test_a_pod_is_stopped_while_its_agent_does_not_let_its_shares_go(world
             await cri("StopPodSandbox", pod_sandbox_id=pod)
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert isinstance((await asyncio.gather(copy, return_exceptions=True))[0], grpc.RpcError)
+        assert world.left_over() == []
+
+
+@pytest.mark.timeout(120)
+async def test_monitors_that_do_not_answer_a_new_daemon_delay_no_other_pods_adoption(world: World) -> None:
+    """Those of guests that can be saved are asked to let them go on, whatever the last daemon was doing."""
+    async with impatient(world).daemon() as cri:
+        names = [f"web-{number}" for number in range(THREADS + 1)]
+        pods = [await cri.pod(name, annotations={FORKABLE: "true"}) for name in names]
+        other, container = await running(cri, "zzz")
+        monitors = [silent_monitor(cri, pod) for pod in pods]
+        asked = [await one.__aenter__() for one in monitors]
+    async with world.daemon() as cri:
+        assert all(one.is_set() for one in asked)
+        assert cri.node.pods.get(other).is_ready and (await cri.status(container)).state == pb.CONTAINER_RUNNING
+        assert not any(cri.node.pods.get(pod).is_ready for pod in pods)
+        for pod in (*pods, other):
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        for one in monitors:
+            await one.__aexit__(None, None, None)
         assert world.left_over() == []
 
 

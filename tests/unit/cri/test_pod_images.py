@@ -4,6 +4,7 @@
 import asyncio
 import logging
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,10 @@ from stage1.pod.model import IdMap
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
 from stage1.vm import mapping
+from stage1.vm.spec import QMP
+from stage1.vm.window import Placed
 from tests.fakes.oci_layout import Layer, Layout, file, tar
+from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
 from tests.fakes.window import FakeWindow
 
@@ -258,3 +262,24 @@ def test_the_size_of_an_image_is_that_of_its_files(images: tuple[ImageFiles, ...
         used = subprocess.run(["stat", "-c", "%s", image.merged, *image.layers], capture_output=True, check=True).stdout
         last = flatten(image)[-1]
         assert last.offset + last.size >= sum(map(int, used.split()))
+
+
+@pytest.mark.timeout(60)
+async def test_a_vmm_that_does_not_answer_takes_no_thread_of_others(tmp_path: Path) -> None:
+    """Each call waits for its own VMM only, however many of them do not answer."""
+    listeners, waiting = [], []
+    for number in range(40):
+        place = tmp_path / str(number)
+        place.mkdir()
+        mapping.create(str(place), 1 << 30, is_disk=True)
+        mapping.restore(str(place), 1 << 30, images=[Placed("image", 0, 4096)])
+        listeners.append(socket.socket(socket.AF_UNIX))
+        listeners[-1].bind(f"{place}/{QMP}")
+        listeners[-1].listen()
+        waiting.append(asyncio.ensure_future(Pod(place, Agent()).images.settle()))
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(5 * PATIENCE):
+        assert await asyncio.to_thread(divmod, 7, 2) == (3, 1)
+    for one in listeners:
+        one.close()
+    await asyncio.gather(*waiting)

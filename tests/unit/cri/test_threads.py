@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cri.threads import run_uncancellable, started
+from cri.threads import run_apart, run_uncancellable, started
 from stage1.errors import Exhausted
 from tests.fakes.patience import PATIENCE
 
@@ -15,6 +15,18 @@ async def test_the_result_and_the_error_come_back() -> None:
     assert await run_uncancellable(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await run_uncancellable(divmod, 7, 0)
+
+
+async def test_work_that_runs_apart_takes_no_thread_of_others() -> None:
+    assert await run_apart(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await run_apart(divmod, 7, 0)
+    go_on = threading.Event()
+    waiting = [asyncio.ensure_future(run_apart(go_on.wait, 10 * PATIENCE)) for _ in range(40)]
+    async with asyncio.timeout(10 * PATIENCE):
+        assert await asyncio.to_thread(divmod, 7, 2) == (3, 1)
+    go_on.set()
+    assert all(await asyncio.gather(*waiting))
 
 
 @pytest.mark.parametrize("fails", [False, True])
