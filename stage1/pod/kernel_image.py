@@ -109,7 +109,7 @@ def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
         return Kernel(MULTIBOOT, _end_by_header(head) or end)
     entry = _pvh_entry(read, elf)
     if entry is None:
-        raise BadRequest(f"{title} is an ELF file {_lack(head)}; {_USABLE}")
+        raise BadRequest(f"{title} is an ELF file {_lack(read, head, elf=elf)}; {_USABLE}")
     if any(_headers(head)):  # QEMU looks for one first
         raise BadRequest(
             f"{title} has a PVH note and a multiboot header without addresses: the header counts, and can't load "
@@ -120,7 +120,10 @@ def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
     return Kernel(PVH, end)
 
 
-def _lack(head: bytes) -> str:
+def _lack(read: "Read", head: bytes, *, elf: _Elf) -> str:
+    odd = [one.align for one in elf.segments if _entry_of(read, one._replace(align=4)) is not None]
+    if odd:
+        return f"whose PVH note is not where the alignment of its segment by {odd[0]} puts it; align that by 4"
     if any(_headers(head)):
         return (
             "of 64 bits whose multiboot header has no addresses, and no PVH note; make one of 32 bits of it by "
@@ -173,13 +176,17 @@ def _segment(table: bytes, at: int, *, is_64: bool) -> _Segment:
 
 def _pvh_entry(read: "Read", elf: _Elf) -> int | None:
     """The address at which the kernel is entered by its PVH note."""
-    for one in elf.segments:
-        if one.kind != _PT_NOTE:
-            continue
-        data = read(one.at, min(one.bytes, _MOST_NOTES))
-        for name, number, content in _notes(data, align=one.align):
-            if (name, number) == (b"Xen\0", _PHYS32_ENTRY) and len(content) >= 4:
-                return int.from_bytes(content[:4], "little")
+    return next((entry for one in elf.segments if (entry := _entry_of(read, one)) is not None), None)
+
+
+def _entry_of(read: "Read", segment: _Segment) -> int | None:
+    """The same by the notes of one segment."""
+    if segment.kind != _PT_NOTE:
+        return None
+    data = read(segment.at, min(segment.bytes, _MOST_NOTES))
+    for name, number, content in _notes(data, align=segment.align):
+        if (name, number) == (b"Xen\0", _PHYS32_ENTRY) and len(content) >= 4:
+            return int.from_bytes(content[:4], "little")
     return None
 
 
