@@ -2,7 +2,7 @@
 """Verifies that the files of images are as they were made: by sizes and erofs headers, or by reading all of them.
 
 Used by the image store, in threads. It only verifies; putting an image aside is the store's. What was read once and
-has not been touched since is not read again by the same process.
+has not been touched since is not read again by the same process, and seals are not either.
 """
 
 import contextlib
@@ -15,6 +15,10 @@ from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.seal import Seal
 
 _Identity = tuple[int, int, int, int]
+_Sealed = tuple[dict[str, Seal], tuple[str, ...]]
+
+MOST_SEALS = 4096
+"""That are remembered."""
 
 
 class Integrity:
@@ -23,6 +27,7 @@ class Integrity:
     def __init__(self, layers_dir: str, images_dir: str) -> None:
         self._layers_dir, self._images_dir = layers_dir, images_dir
         self._read: dict[str, _Identity] = {}
+        self._parsed: dict[str, tuple[_Identity, _Sealed]] = {}
 
     def of_image(self, image_id: str, diff_ids: Iterable[str], *, whole: bool, stop: Callable[[], bool] = never) -> str:
         """What is wrong with it, as a clause that names the file; empty when nothing is. Raises Stopped."""
@@ -32,7 +37,7 @@ class Integrity:
                 return why
         directory = f"{self._images_dir}/{layout.hex_of(image_id)}"
         try:
-            seals, merged_from = seal.read(f"{directory}/{layout.SEAL}")
+            seals, merged_from = self._sealed(f"{directory}/{layout.SEAL}")
         except FileNotFoundError:
             seals, merged_from = {}, ()
         except Corrupt as error:
@@ -84,9 +89,24 @@ class Integrity:
 
     def _seals(self, diff_id: str) -> dict[str, Seal]:
         try:
-            return seal.read(layout.seal_path(self._layers_dir, diff_id))[0]
+            return self._sealed(layout.seal_path(self._layers_dir, diff_id))[0]
         except FileNotFoundError:
             return {}
+
+    def _sealed(self, path: str) -> _Sealed:
+        """As `seal.read`: each container that is made has all seals of its image compared."""
+        try:
+            before = _identity(path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return seal.read(path)  # which says what is wrong
+        known = self._parsed.get(path)
+        if known is None or known[0] != before:
+            if len(self._parsed) >= MOST_SEALS:
+                self._parsed = {}
+            known = self._parsed[path] = before, seal.read(path)
+        return known[1]
 
     def _checksum(self, diff_id: str) -> str:
         seal = self._seals(diff_id).get(os.path.basename(layout.layer_path(self._layers_dir, diff_id)))
