@@ -18,6 +18,7 @@ from cri.consumers import Discarded
 from cri.live import pod_disk, state_log, vm_end
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
+from cri.live.doorbell import Doorbell
 from cri.live.guest_names import GuestNames
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
@@ -61,8 +62,7 @@ class LivePod:
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
-        self.record, self.tools = record, tools
-        self.status = store.PodState(ids=IDS_AT_ONCE)
+        self.record, self.tools, self.status = record, tools, store.PodState(ids=IDS_AT_ONCE)
         self.containers: dict[str, LiveContainer] = {}
         self.names, self.pause, self.transfer = GuestNames(self.containers), Pause(), Transfer()
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
@@ -74,15 +74,13 @@ class LivePod:
         self.adopting: asyncio.Timeout | None = None
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
         self.boot_ms, self.held, self.console_tail, self.is_suspended = 0, "", "", False
-        self.hello = messages.Hello()
+        self.hello, self._config = messages.Hello(), Parsed(pb.PodSandboxConfig.FromString)
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
         self.meter = Meter(self.call, self.containers, self._note_disk)
-        self.images, self.loopback = self._images(), LoopbackPorts(self.title)
-        self._config = Parsed(pb.PodSandboxConfig.FromString)
+        self.images, self.loopback, self.doorbell = self._images(), LoopbackPorts(self.title), Doorbell(self.title)
         self._agent: Agent | OwnKernel | None = None
-        self._port = port
-        self._saver = StateSaver(self.save, self.title)
+        self._port, self._saver = port, StateSaver(self.save, self.title)
         self._unknown_ends, self.unused_id = 0, 1
         self.epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
         self._task: asyncio.Task[None] | None = None
@@ -133,6 +131,7 @@ class LivePod:
         await self.meter.close()
         await self.work.close()
         self.loopback.close()
+        self.doorbell.close()
         self._saver.close()
         if self._agent is not None:
             await self._agent.close()
@@ -171,7 +170,8 @@ class LivePod:
         self.is_suspended, self.held = True, why
 
     def end_suspension(self) -> None:
-        """It is about to run again."""
+        """It is about to run again, or has ended."""
+        self.doorbell.close()
         self.is_suspended, self.held = False, ""
 
     async def part(self) -> None:

@@ -19,6 +19,7 @@ from stage1 import suspended
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.machine import SUSPEND
+from stage1.net import knock
 from stage1.pod import guest_volumes, states
 from stage1.pod.model import ON_DEMAND
 from stage1.rootfs import checkpoint
@@ -38,6 +39,8 @@ SHARES = "shares"
 FREEZE = "cgroup.freeze"
 """What Tune stops all containers by ("1"), or one, and lets them go on ("0")."""
 ANSWER_S = 20.0
+KNOCK_S = 10.0
+"""So long a pod that could not be resumed for who connected to it is left alone."""
 SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
 """So long what is just ending in a pod is waited for, such as an exec whose caller has its answer already."""
 
@@ -95,6 +98,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         pod.vm = None
         pod.note(Fact(history.SUSPENDED))
         pod.save_soon()
+        await _listen(pod)
     log.info("pod.suspended", extra=pod.log_fields())
 
 
@@ -145,6 +149,32 @@ async def _resume(pod: "LivePod", load: "Callable[..., VmProcess]") -> None:
     await _meet_or_end(pod, "it was resumed")
 
 
+async def _listen(pod: "LivePod") -> None:
+    """For who connects to a host port of a pod that is to be resumed on demand."""
+    ports = {(one.protocol, one.container_port) for one in pod.record.pod.ports if one.host_port}
+    if pod.record.pod.suspend != ON_DEMAND or not ports or pod.network is None or not pod.network.interfaces:
+        return
+    device = pod.network.interfaces[0]
+    door = knock.door(device.mac, pod.ips, ports=ports)
+
+    def ring() -> None:
+        pod.work.run_in_background(_resume_for_caller(pod), f"resumption of {pod.title}")
+
+    await pod.doorbell.open(pod.id, device.name, door=door, ring=ring)
+
+
+async def _resume_for_caller(pod: "LivePod") -> None:
+    """Whoever knocked tries again by himself, as TCP does. What fails is tried again when somebody knocks later."""
+    try:
+        await resume(pod)
+    except PodError as error:
+        log.warning("pod.knock", extra={**pod.log_fields(), "error": str(error)})
+        await asyncio.sleep(KNOCK_S)
+        async with pod.lock:
+            if pod.is_suspended:
+                await _listen(pod)
+
+
 async def wake(pod: "LivePod", *, is_end: bool) -> None:
     """Somebody wants to do something in the pod, which runs when this returns. Raises WrongState for one that is
     suspended and is to be resumed by hand, unless a container is to be ended.
@@ -167,6 +197,8 @@ async def adopt(pod: "LivePod") -> bool:
         return False
     await asyncio.to_thread(suspended.settle, pod.directory)
     pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
+    await pod.loopback.reopen(pod.record.pod, pod.ips)
+    await _listen(pod)
     return True
 
 

@@ -99,11 +99,12 @@ async def counted(cri: Client, pod: str) -> int:
     async with asyncio.timeout(60 * PATIENCE):
         while True:
             try:
-                return int(await asyncio.to_thread(_page, f"http://{ip}/"))
+                return int(await asyncio.to_thread(page, f"http://{ip}/"))
             except OSError:
                 await asyncio.sleep(0.1)
 
 
-def _page(url: str) -> str:
+def page(url: str) -> str:
+    """What the server says there."""
     with urllib.request.urlopen(url, timeout=10) as reply:
         return str(reply.read().decode())

@@ -124,6 +124,16 @@ def monitor() -> list[bytes]:
     return [sets + rest + b'{"return": {}}\n' * 5, b'{"event": "STOP"}\n{"return": [[[[', b"[" * 3000 + b"\n"]
 
 
+def knock() -> list[bytes]:
+    """A question by ARP, one by a neighbour's solicitation, and the first segment of a connection."""
+    mac, peer, four, six = b"\n\x58\nM\0\2", b"\n\x58\nM\0\1", bytes((10, 77, 0, 2)), b"\xfdw" + bytes(13) + b"\2"
+    arp = b"\xff" * 6 + peer + b"\x08\x06\0\1\x08\0\6\4\0\1" + peer + bytes((10, 77, 0, 1)) + bytes(6) + four
+    asked = b"\x87" + bytes(7) + six + b"\1\1" + peer
+    solicitation = mac + peer + b"\x86\xdd\x60\0\0\0\0\x20\x3a\xff" + six[:15] + b"\1" + six + asked
+    tcp = mac + peer + b"\x08\0\x45" + bytes(8) + b"\6\0\0" + bytes(4) + four + b"\x9c\x40\0\x50" + bytes(8) + b"\x50\2"
+    return [arp, solicitation, tcp]
+
+
 def texts() -> dict[str, list[bytes]]:
     """Those that are lines."""
     return {
@@ -143,6 +153,7 @@ def main() -> None:
         "tar": tar(),
         "erofs": erofs(),
         "kernel": kernel(),
+        "knock": knock(),
         "monitor": monitor(),
         **texts(),
     }.items():

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the network sends to a pod while its guest is saved: who asks for its address is answered in its place, and who
+begins to talk to one of its ports has knocked. For `cri.live.doorbell`. Pure, but for `listen`.
+
+The socket sees what the pod's device receives before the rules that pass it on to the tap, where nobody is now. What it
+reads is anybody's.
+"""
+
+import ipaddress
+import socket
+import struct
+from typing import NamedTuple
+
+from stage1.linux import namespace
+from stage1.linux.libc import Guard
+from stage1.net.settings import netns_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MOST_BYTES = 256
+"""Of a frame: all that is looked at lies there."""
+_EVERY, _ARP, _IPV4, _IPV6 = 3, 0x0806, 0x0800, 0x86DD
+_BUFFER_BYTES = 1 << 16
+_TCP, _UDP, _ICMPV6, _SOLICITATION, _ADVERTISEMENT = 6, 17, 58, 135, 136
+_SYN, _ACK = 0x02, 0x10
+_PROTOCOLS = {_TCP: "tcp", _UDP: "udp"}
+_SOLICITED_AND_OVERRIDE = 0x60000000
+_HOPS = 255
+
+
+class Door(NamedTuple):
+    """Of a pod: its device's address, its IP addresses and the ports (protocol, number) at which one may knock."""
+
+    mac: bytes
+    ips: frozenset[bytes]
+    ports: frozenset[tuple[str, int]]
+
+    def answer(self, frame: bytes) -> bytes:
+        """What to send back to who asks for an address of the pod; empty for everything else."""
+        kind = frame[12:14]
+        if kind == _ARP.to_bytes(2, "big"):
+            return _arp_reply(frame, self)
+        return _advertisement(frame, self) if kind == _IPV6.to_bytes(2, "big") else b""
+
+    def is_knock(self, frame: bytes) -> bool:
+        """Whether somebody begins to talk to one of the ports."""
+        to, protocol, segment = _packet(frame)
+        port = (_PROTOCOLS.get(protocol, ""), int.from_bytes(segment[2:4], "big"))
+        if to not in self.ips or port not in self.ports:
+            return False
+        return protocol == _UDP or (len(segment) > 13 and segment[13] & (_SYN | _ACK) == _SYN)
+
+
+def door(mac: str, ips: "Collection[str]", *, ports: "Collection[tuple[str, int]]") -> Door:
+    """Of these, as people write them. Raises ValueError."""
+    return Door(bytes.fromhex(mac.replace(":", "")), frozenset(map(_packed, ips)), frozenset(ports))
+
+
+def listen(pod_id: str, device: str) -> socket.socket:
+    """A socket that has what `device` of the pod's netns receives, and does not block. Raises KernelError."""
+    with namespace.inside_net(netns_path(pod_id)), Guard("listen", f"{device} of pod {pod_id}"):
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+            made.setblocking(False)
+            made.bind((device, _EVERY))
+        except BaseException:
+            made.close()
+            raise
+    return made
+
+
+def _packed(ip: str) -> bytes:
+    return ipaddress.ip_address(ip).packed
+
+
+def _packet(frame: bytes) -> tuple[bytes, int, bytes]:
+    """Its destination, protocol and what follows; nothing of a fragment behind the first one, nor behind extensions."""
+    kind, packet = frame[12:14], frame[14:]
+    if kind == _IPV4.to_bytes(2, "big") and len(packet) >= 20:
+        is_later = int.from_bytes(packet[6:8], "big") & 0x1FFF
+        return packet[16:20], packet[9], b"" if is_later else packet[(packet[0] & 15) * 4 :]
+    if kind == _IPV6.to_bytes(2, "big") and len(packet) >= 40:
+        return packet[24:40], packet[6], packet[40:]
+    return b"", 0, b""
+
+
+def _arp_reply(frame: bytes, door: Door) -> bytes:
+    """To a request for an IPv4 address that is not a probe whether it is free."""
+    asked = frame[14:42]
+    head = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 1)
+    if len(asked) < 28 or asked[:8] != head or asked[24:28] not in door.ips:
+        return b""
+    reply = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 2) + door.mac + asked[24:28] + asked[8:18]
+    return asked[8:14] + door.mac + _ARP.to_bytes(2, "big") + reply
+
+
+def _advertisement(frame: bytes, door: Door) -> bytes:
+    """To a neighbour's solicitation for an IPv6 address."""
+    packet, asked = frame[14:54], frame[54:78]
+    if len(asked) < 24 or packet[6] != _ICMPV6 or asked[0] != _SOLICITATION or packet[7] != _HOPS:
+        return b""
+    who, target = packet[8:24], asked[8:24]
+    if target not in door.ips or not any(who):  # none: it asks whether the address is free
+        return b""
+    text = struct.pack(">BBHI", _ADVERTISEMENT, 0, 0, _SOLICITED_AND_OVERRIDE) + target + b"\x02\x01" + door.mac
+    total = _checksum(target + who + struct.pack(">II", len(text), _ICMPV6) + text)
+    text = text[:2] + total.to_bytes(2, "big") + text[4:]
+    head = struct.pack(">IHBB", 6 << 28, len(text), _ICMPV6, _HOPS) + target + who
+    return frame[6:12] + door.mac + _IPV6.to_bytes(2, "big") + head + text
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet's, of an even number of bytes."""
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
