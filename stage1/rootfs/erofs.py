@@ -69,9 +69,12 @@ class Inode(NamedTuple):
 class Image:
     """An erofs file, open until the end of the `with`."""
 
-    def __init__(self, path: str, *, writable: bool = False) -> None:
-        """Raises Corrupt when it is not a whole erofs file, OSError when it can't be opened."""
-        self._path = path
+    def __init__(self, path: str, *, writable: bool = False, hides_all: bool = False) -> None:
+        """`hides_all`: a layer whose root is opaque, which only its facts say.
+
+        Raises Corrupt when it is not a whole erofs file, OSError when it can't be opened.
+        """
+        self._path, self.hides_all = path, hides_all
         self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             self._read_super()
@@ -194,7 +197,8 @@ class Image:
 
     def is_opaque(self, inode: Inode) -> bool:
         """Whether this directory of a layer hides what lower layers have in it."""
-        return self.xattr(inode, "trusted.overlay.opaque") == b"y"
+        is_root = self.hides_all and inode == self.inode(self.root)
+        return is_root or self.xattr(inode, "trusted.overlay.opaque") == b"y"
 
     def set_attributes(self, inode: Inode, attributes: Attributes) -> None:
         """Rewrite them in place. The image must have extended inodes and no checksum (mkfs -Enosbcrc)."""

@@ -13,11 +13,14 @@ from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
-from stage1.rootfs.tarheaders import BLOCK, Entry, Headers, directory
+from stage1.rootfs.tarheaders import BLOCK, Entry, Headers, directory, renamed
 
 _VERSION = 1
 _BUFFER_BYTES = 1 << 17
 _NAME_BYTES = 255
+_OPAQUE, _IGNORED = ".wh..wh..opq", b".wh..wh..opaque"
+"""The mark of a directory that hides what lower layers have in it (OCI image-spec, layer.md), and the whiteout of a
+name that no file has."""
 
 
 class LayerFacts(NamedTuple):
@@ -28,6 +31,8 @@ class LayerFacts(NamedTuple):
     those of the layer below (as when the tar is unpacked over it), or root and 0755."""
     capable: tuple[str, ...]
     """Files to which this layer gives file capabilities."""
+    is_opaque: bool = False
+    """Whether its root hides all that the layers below have. mkfs.erofs 1.8 fails on that mark, and does not get it."""
 
 
 def complete(tar_path: str, *, limits: Limits, what: str) -> tuple[LayerFacts, int]:
@@ -42,7 +47,7 @@ def complete(tar_path: str, *, limits: Limits, what: str) -> tuple[LayerFacts, i
         scan = _Scan(headers, limits=limits, what=what)
     with Guard("write", tar_path):
         _append(tar_path, scan, what=what)
-    return LayerFacts(tuple(scan.implicit), tuple(sorted(scan.capable))), scan.entries
+    return LayerFacts(tuple(scan.implicit), tuple(sorted(scan.capable)), bool(scan.marks)), scan.entries
 
 
 class _Scan:
@@ -50,6 +55,7 @@ class _Scan:
         self.explicit: set[str] = set()
         self.parents: set[str] = {""}
         self.capable: set[str] = set()
+        self.marks: list[int] = []
         self.entries = 0
         self._limits, self._what = limits, what
         for entry in headers.entries():
@@ -66,6 +72,8 @@ class _Scan:
         if any(len(part.encode("utf-8", "surrogateescape")) > _NAME_BYTES for part in path.split("/")):
             raise Corrupt(f"{self._what} has a file name of more than {_NAME_BYTES} bytes; push the image again")
         self._check_kind(path, entry)
+        if path == _OPAQUE:
+            self.marks.append(entry.at)
         if entry.is_directory:
             self.explicit.add(path)
         while path and (path := path.rpartition("/")[0]) not in self.parents:
@@ -77,10 +85,16 @@ class _Scan:
             self.capable.add(name)
 
     def _check_kind(self, path: str, entry: Entry) -> None:
-        """Raises Corrupt for what mkfs.erofs 1.8 crashes on: a root that is no directory, a whiteout of no name."""
+        """Raises Corrupt for what mkfs.erofs 1.8 crashes on, a root that is no directory and a whiteout of no name, and
+        for a whiteout with content, which it would take for further headers.
+        """
         if not path and not entry.is_directory:
             raise Corrupt(f"{self._what} has something else than a directory as its root; push the image again")
-        if path.rpartition("/")[2] in (".wh.", ".wh..", ".wh..."):
+        name = path.rpartition("/")[2]
+        if name.startswith(".wh.") and entry.size:
+            what = f"{self._what} has the whiteout {path[-200:]!r} of {entry.size} bytes"
+            raise Corrupt(f"{what}, and whiteouts are empty; push the image again")
+        if name in (".wh.", ".wh..", ".wh..."):
             raise Corrupt(f"{self._what} has the whiteout {path[-200:]!r}, which names nothing; push the image again")
 
 
@@ -98,6 +112,8 @@ def _append(tar_path: str, scan: _Scan, *, what: str) -> None:
         # The reader stops silently at a header that it can't read; only zeros may follow the last entry.
         if os.pread(fd, BLOCK, scan.end).strip(b"\0"):
             raise Corrupt(f"{what} is not a valid tar archive: garbage at byte {scan.end}; push the image again")
+        for at in scan.marks:
+            os.pwrite(fd, renamed(os.pread(fd, BLOCK, at), _IGNORED), at)
         os.ftruncate(fd, scan.end)
         os.lseek(fd, scan.end, os.SEEK_SET)
         with open(fd, "wb", buffering=_BUFFER_BYTES, closefd=False) as file:
@@ -112,7 +128,7 @@ def store(path: str, facts: LayerFacts) -> None:
     """Write the facts of a layer to `path`, whole or not at all."""
     import json
 
-    document = {"v": _VERSION, "implicit": facts.implicit, "capable": facts.capable}
+    document = {"v": _VERSION, "implicit": facts.implicit, "capable": facts.capable, "opaque": facts.is_opaque}
     files.write_atomic(path, json.dumps(document).encode())
 
 
@@ -123,7 +139,8 @@ def load(path: str) -> LayerFacts:
     try:
         document = json.loads(files.read(path))
         if document["v"] == _VERSION:
-            return LayerFacts(tuple(document["implicit"]), tuple(document["capable"]))
+            is_opaque = document.get("opaque") is True  # not there in those that were written first
+            return LayerFacts(tuple(document["implicit"]), tuple(document["capable"]), is_opaque)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise Corrupt(f"{path} is damaged or of another version of clearpod; remove the image and pull it again")

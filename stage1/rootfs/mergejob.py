@@ -52,7 +52,7 @@ def job(arguments: tuple[str, ...]) -> dict[str, str]:
     layers = [facts.load(f"in/{known(number)}") for number in range(int(count))]
     make(_OPTIONS, digest=image_id, image=merged, blobs=blobs)
     with Guard("merge", merged), contextlib.ExitStack() as scope:
-        stack = [(scope.enter_context(Image(b)), k) for b, k in zip(blobs, layers, strict=True)]
+        stack = [(scope.enter_context(Image(b, hides_all=k.is_opaque)), k) for b, k in zip(blobs, layers, strict=True)]
         image = scope.enter_context(Image(merged, writable=True))
         _remove_surplus(image, stack)
         _correct_directories(image, stack)

@@ -49,12 +49,15 @@ def find_surplus(images: "Sequence[Image]") -> "Iterator[tuple[str, set[str]]]":
 
 
 def _without_hidden(images: "Sequence[Image]", visit: _Visit) -> _Visit:
-    """Without the layers below an opaque one. mkfs.erofs heeds the mark in the uppermost layer only."""
+    """Without the layers below an opaque one. mkfs.erofs heeds the mark in the uppermost layer only, and gets none of a
+    layer's root.
+    """
     last = len(visit.nodes) - 1
     for position in range(last, 0, -1):
         image = images[visit.nodes[position].layer]
         if image.is_opaque(image.inode(visit.nodes[position].inode)):
-            return _Visit(visit.path, visit.nodes[position:], visit.is_cut or position < last)
+            is_cut = visit.is_cut or position < last or (image.hides_all and not visit.path)
+            return _Visit(visit.path, visit.nodes[position:], is_cut)
     return visit
 
 

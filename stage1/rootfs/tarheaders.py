@@ -34,6 +34,10 @@ class Entry(NamedTuple):
     is_directory: bool
     is_link: bool
     has_capability: bool
+    size: int
+    """Of its content, in bytes."""
+    at: int
+    """Where its header is, in bytes; what extends it comes before."""
 
 
 class Headers:
@@ -105,9 +109,10 @@ class Headers:
         self._check_name(name)
         self._check_name(link)
         kind = _DIRECTORY if kind == b"\0" and name.endswith("/") else kind
-        self.end = position + (0 if kind in _WITHOUT_CONTENT else self._content(size, position, name=name))
+        size = 0 if kind in _WITHOUT_CONTENT else size
+        self.end = position + self._content(size, position, name=name)
         has_capability = any(key in more for key in _CAPABILITY)
-        return Entry(name, link, kind == _DIRECTORY, kind == _LINK, has_capability)
+        return Entry(name, link, kind == _DIRECTORY, kind == _LINK, has_capability, size, position - BLOCK)
 
     def _content(self, size: int, position: int, *, name: str) -> int:
         if not 0 <= size <= self._size - position:
@@ -192,6 +197,12 @@ def directory(path: str) -> bytes:
         return _header(name, _DIRECTORY, size=0)
     data = (name + b"\0").ljust(_padded(len(name) + 1), b"\0")
     return _header(b"././@LongLink", _LONG_NAME, size=len(name) + 1) + data + _header(name[:99], _DIRECTORY, size=0)
+
+
+def renamed(header: bytes, name: bytes) -> bytes:
+    """A header block with the short `name` in place of its own."""
+    head, tail = name.ljust(100, b"\0") + header[100:148], header[156:345] + bytes(155) + header[500:]
+    return head + b"%06o\0 " % (sum(head) + sum(tail) + 8 * 32) + tail
 
 
 def _header(name: bytes, kind: bytes, *, size: int) -> bytes:

@@ -54,6 +54,12 @@ REFUSED = {
     "a hard link to a directory": (header(b"d/", b"5") + header(b"a", b"1", link=b"d"), Corrupt, "mkfs.erofs could"),
     "a file as a directory": (header(b"a") + header(b"a/b"), Corrupt, "mkfs.erofs could not read"),
     "a link as a directory": (header(b"l", b"2", link=b"/etc") + header(b"l/passwd"), Corrupt, "mkfs.erofs could not"),
+    "a whiteout with content": (
+        header(b"d/.wh.a", size=octal(3)) + padded(b"abc") + header(b"b"),
+        Corrupt,
+        "are empty",
+    ),
+    "an opaque mark with content": (header(b".wh..wh..opq", size=octal(1)) + padded(b"a"), Corrupt, "of 1 bytes"),
     "a zero byte in a name": (pax({b"path": b"a\0b"}) + header(b"a"), Corrupt, "zero byte"),
     "a sparse file of GNU tar": (header(b"s", b"S"), Unsupported, "sparse file"),
     "a sparse file of PAX": (pax({b"GNU.sparse.major": b"1"}) + header(b"s"), Unsupported, "sparse file"),

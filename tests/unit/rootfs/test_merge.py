@@ -105,6 +105,44 @@ def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path) -> None:
         assert not opened.is_opaque(result)
 
 
+MARKS = [file(".wh..wh..opq", b""), file("./.wh..wh..opq", b"")]
+NEW = [file("new"), file("home/you/f")]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("rest", [[], NEW, [directory("./", 0o711), *NEW]])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    "above", [[], [[file("home/last")]], [[file(".wh.new", b""), file("sub/y")], [file("home/last")]]]
+)
+def test_an_opaque_root_hides_all_that_is_below_it(
+    mark: Entry, rest: list[Entry], is_first: bool, above: list[list[Entry]], tmp_path: Path
+) -> None:
+    middle = [mark, *rest] if is_first else [*rest, mark]
+    image = merged(tmp_path, BASE, [file("tmp/x")], middle, *above)
+    with Image(str(image / "merged.erofs")) as opened:
+        gone = ["tmp", "home/me", "home/me/old", "sub/x", ".wh..wh..opq", ".wh..wh..opaque", ".wh..opaque"]
+        assert [path for path in gone if opened.find(path) is not None] == []
+        seen = {path: opened.find(path) is not None for path in ("new", "home/you/f", "home/last", "sub/y")}
+    is_new = bool(rest)
+    assert seen == {
+        "new": is_new and len(above) < 2,
+        "home/you/f": is_new,
+        "home/last": bool(above),
+        "sub/y": len(above) > 1,
+    }
+    listed = subprocess.run(["fsck.erofs", str(image / "merged.erofs")], capture_output=True, check=False)
+    assert b"<E>" not in listed.stderr, listed.stderr
+    # As of any other directory: what has no entry of its own is as in the layer below.
+    assert mode(image, "") == ("0o711" if len(rest) > len(NEW) else "0o755")
+
+
+@pytest.mark.parametrize("rest", [[], NEW])
+def test_an_opaque_root_of_the_only_layer_hides_nothing(rest: list[Entry], tmp_path: Path) -> None:
+    with Image(str(merged(tmp_path, [MARKS[0], *rest]) / "merged.erofs")) as opened:
+        assert [name for name, _, _ in opened.children(opened.root)] == (["home", "new"] if rest else [])
+
+
 def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     images = []
     for name in ("one", "two"):
