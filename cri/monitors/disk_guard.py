@@ -8,7 +8,7 @@ Made by the node. A pod that is held answers nothing; stops and removals end its
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cri.storage import filling
@@ -16,7 +16,7 @@ from cri.storage.filling import DiskUsage
 from cri.store import history
 from cri.store.history import Fact
 from stage1.errors import PodError
-from stage1.linux import beneath
+from stage1.linux import beneath, open_files
 from stage1.vm import hold
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Guard:
     async def _round(self, before: DiskUsage) -> DiskUsage:
         pods = {pod.id: pod for pod in self._pods() if is_guarded(pod)}
         self._held = {pod_id: pod for pod_id, pod in self._held.items() if pod_id in pods}
-        now = await asyncio.to_thread(measure, self._state_dir, list(pods))
+        vmms = {pod_id: pod.vm.pid for pod_id, pod in pods.items() if pod.vm}
+        now = await asyncio.to_thread(measure, self._state_dir, vmms, keep_bytes=self._keep)
         decision = filling.evaluate(before, now, held=self._held, keep_bytes=self._keep)
         if decision.hold in pods and is_guarded(pods[decision.hold]):  # something may have begun meanwhile
             await self._hold(pods[decision.hold], now.taken[decision.hold])
@@ -107,15 +108,23 @@ async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bo
     return True
 
 
-def measure(state_dir: str, pod_ids: list[str]) -> DiskUsage:
-    """The disk now, and what those pods have taken of it. Blocks."""
+def measure(state_dir: str, vmms: "Mapping[str, int]", *, keep_bytes: int) -> DiskUsage:
+    """The disk now, and what pods have taken of it, whose VMMs have these pids. Blocks.
+
+    When there is little room it is looked at what else a VMM has open to write to: the file that its guest was saved
+    in, which one that has fallen to its guest may have kept.
+    """
     disk = os.statvfs(state_dir)
+    size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    is_full = free < filling.ENOUGH * filling.kept_free(keep_bytes, size)
     taken = {}
     try:
         with beneath.Root(f"{state_dir}/scratch") as place:
-            for pod_id in pod_ids:
-                if (status := place.stat(f"{pod_id}.img")) is not None:
-                    taken[pod_id] = status.st_blocks * 512
+            device = os.fstat(place.fd).st_dev
+            for pod_id, pid in vmms.items():
+                if (own := place.stat(f"{pod_id}.img")) is not None:
+                    kept = open_files.written_blocks(pid, device, but=own.st_ino) if is_full else 0
+                    taken[pod_id] = (own.st_blocks + kept) * 512
     except FileNotFoundError:
         pass
-    return DiskUsage(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, taken)
+    return DiskUsage(size, free, taken)

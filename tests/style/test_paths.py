@@ -98,6 +98,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/store/integrity.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
+    "stage1/linux/open_files.py": dict.fromkeys(("open", "os.listdir", "os.stat"), VMM),
     "stage1/own.py": {
         **dict.fromkeys(("files.unlink", "os.open"), TOP),
         "os.readlink": HOST,

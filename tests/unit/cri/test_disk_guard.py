@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods may be held when the disk is nearly full: those of which nobody waits for an answer."""
+"""Which pods may be held when the disk is nearly full, and what of it is theirs."""
 
 import asyncio
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cri.live.transfer import Transfer
-from cri.monitors.disk_guard import is_guarded
+from cri.monitors.disk_guard import is_guarded, measure
+from tests.fakes.small_disk import small_disk
+
+MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -33,3 +38,19 @@ async def test_a_pod_that_runs_may_be_held(change: dict[str, Any], expected: boo
     with pod.transfer.under_way():
         assert not is_guarded(pod), "who saves it asks its VMM"
     assert is_guarded(pod) == expected
+
+
+@pytest.mark.parametrize("leave_mib", [1, 12])
+def test_what_a_vmm_has_kept_open_counts_when_the_disk_is_nearly_full(tmp_path: Path, leave_mib: int) -> None:
+    """A saved guest's file, which nobody finds by a name. Of 32 MiB 2 are kept, and 4 are enough."""
+    with small_disk(tmp_path / "image", tmp_path / "disk", mib=32) as disk:
+        scratch = disk.place / "scratch"
+        scratch.mkdir()
+        (scratch / "p.img").write_bytes(b"x" * MIB)
+        with (scratch / "saved").open("wb") as kept:
+            kept.write(b"x" * 4 * MIB)
+            kept.flush()
+            (scratch / "saved").unlink()
+            disk.fill(leave=leave_mib * MIB)
+            taken = measure(str(disk.place), {"p": os.getpid(), "none": 1}, keep_bytes=1 << 30).taken
+    assert {pod: size // MIB for pod, size in taken.items()} == {"p": 1 + (4 if leave_mib == 1 else 0)}
