@@ -29,8 +29,8 @@ EMPTY = "empty"
 _DEVICE = "/machine/peripheral/window"
 _NAMES = ("window-a", "window-b")
 _FILL = "zeros"
-_MOST_SETS, _MOST_WORD = 65536, 64
-_MOST_BYTES = 1 << 24
+_MOST_SETS, _MOST_WORD = 16384, 64
+_MOST_BYTES = 1 << 22
 """Of answers: one about descriptors has a hundred bytes for each layer of each image."""
 _HEAD = """# Disk DescriptorFile
 version=1

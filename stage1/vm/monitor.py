@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 LIMIT_S = 60.0
 """For a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
 _MOST_BYTES = 1 << 20
-_MOST_NUMBER = 1 << 63
+_MOST_NUMBER, _MOST_VALUES = 1 << 63, 1 << 17
+"""The latter of one answer: each takes many times of its text in memory."""
 
 
 class Refused(VmFailed):
@@ -110,6 +111,8 @@ class Monitor:
                 raise VmFailed("the VMM's monitor was closed" if not data else "the VMM's monitor sent too much")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
+        if sum(map(line.count, b"[{,")) > _MOST_VALUES:
+            raise VmFailed("the VMM's monitor sent too much")
         try:
             reply = json.loads(line)
         except (ValueError, RecursionError):

@@ -129,3 +129,19 @@ def test_a_descriptor_has_a_number_or_there_is_an_error(reply: Any, tmp_path: Pa
         pytest.raises(VmFailed, match="number"),
     ):
         monitor.add_file(file.fileno(), "word")
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"0", b"[0]"])
+def test_an_answer_of_many_small_values_is_not_made_into_them(value: bytes) -> None:
+    """A list of empty lists takes twenty times its text; each pod's VMM may say one."""
+    text = b'{"return": [' + b",".join([value] * 300_000) + b"]}\n"
+    qemu = Qemu(lambda name: [text])
+    with Monitor(qemu.ours.detach(), most_bytes=1 << 22) as monitor, pytest.raises(VmFailed, match="too much"):
+        monitor.run("query-fdsets")
+
+
+def test_an_answer_about_many_descriptors_is_read() -> None:
+    sets = [{"fds": [{"fd": one, "opaque": f"{one} 4096"}], "fdset-id": one} for one in range(16_000)]
+    qemu = Qemu(lambda name: [{"return": sets}])
+    with Monitor(qemu.ours.detach(), most_bytes=1 << 22) as monitor:
+        assert monitor.run("query-fdsets") == sets
