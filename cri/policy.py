@@ -151,7 +151,7 @@ class Policy(Table):
     networks: Names = key(default=(), strict=False, items=_WORDS)
     """Which networks it may name, as patterns (`*`, `?`, `[...]`)."""
     kernels: Names = key(default=("*",), strict=False, items=_WORDS)
-    """Guest kernels that a pod may ask for, as patterns."""
+    """Guest kernels that a pod may ask for, as patterns. `image` is the one that its image brings, asked for or not."""
     profiles: Names = key(default=("default",), strict=False, items=_WORDS)
     """Guest profiles that a pod may ask for, as patterns."""
     debug: bool = False

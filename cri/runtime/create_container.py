@@ -32,6 +32,9 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         log.warning("container.debug", extra={"pod": pod.id, "title": pod.title, "container": config.metadata.name})
     images = _images(node, config)
     kernel = own_kernel.of(images[config.image.image])
+    if kernel.path:
+        namespace = pod.record.pod.namespace
+        own_kernel.require_allowed(node.config.policy.of(namespace), namespace, image=config.image.image)
     create.require_alone(pod, kernel, image=config.image.image)
     files = await _usable(node, images.values())
     devices = tuple(one.name for one in config.CDI_devices)

@@ -6,8 +6,12 @@ CreateContainer and by `container`. Pure.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cri import policy
 from cri.pb import runtime_pb2 as pb
+from cri.policy import Grant
+from stage1.errors import BadRequest
 from stage1.pod import own_kernel
+from stage1.pod.model import KERNEL_OF_IMAGE
 from stage1.pod.own_kernel import OwnKernel
 
 if TYPE_CHECKING:
@@ -19,6 +23,18 @@ def of(image: "Image") -> OwnKernel:
     labels = (image.config.get("config") or {}).get("Labels") or {}
     texts = {str(key): str(text) for key, text in labels.items()} if isinstance(labels, dict) else {}
     return own_kernel.read(texts, image=image.title) or OwnKernel()
+
+
+def require_allowed(grant: Grant, namespace: str, *, image: str) -> None:
+    """Raise BadRequest unless images may bring kernels of their own there: what a pod may not ask for does not come by
+    its image either.
+    """
+    if not policy.is_match(KERNEL_OF_IMAGE, grant.bounds.kernels):
+        raise BadRequest(
+            f"the image {image} brings a kernel of its own, and in namespace {namespace!r} {grant.key('kernels')} in "
+            f"clearpod's configuration does not allow {KERNEL_OF_IMAGE!r}; it allows "
+            f"{', '.join(grant.bounds.kernels) or 'none'}"
+        )
 
 
 def arguments(config: pb.ContainerConfig, image: Mapping[str, Any], *, kernel: OwnKernel) -> tuple[str, ...]:

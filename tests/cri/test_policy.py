@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pod's author asks for by annotations, over the CRI, with the policy that is the default."""
 
+from pathlib import Path
+
 import pytest
 
+from cri.pb import runtime_pb2 as pb
 from cri.policy import Policy, Rule
 from stage1.vm import volume_server
+from tests.fakes import kernels
 from tests.fakes.cni import FakeCni
+from tests.fakes.oci_layout import file
+from tests.fakes.registry import Registry
 
 from .conftest import World
 
@@ -68,3 +74,22 @@ async def test_virtiofsd_that_is_not_installed_is_refused_with_its_name(
         code, sentence = await cri.refused("RunPodSandbox", config=config)
         assert code == "UNIMPLEMENTED" and "virtiofsd" in sentence
         await cri.pod(annotations={"clearpod.io/volumes": "9p"})
+
+
+async def test_an_image_brings_no_kernel_where_none_of_an_image_may_be_asked_for(world: World, tmp_path: Path) -> None:
+    """Neither by its labels alone; elsewhere it is looked at."""
+    labels = kernels.labelled(path="/kernel", network="none")
+    rule = Rule(namespaces=("default",), kernels=("default", "sctp"))
+    world.config = world.config.but(policy=Policy(rules=(rule,)))
+    with Registry(tmp_path / "registry") as registry:
+        image = kernels.push(registry, tmp_path, "t/kernel:1", files=[file("kernel", b"none")], labels=labels)
+        async with world.daemon() as cri:
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            config = cri.config(image=pb.ImageSpec(image=image))
+            code, text = await cri.refused("CreateContainer", pod_sandbox_id=await cri.pod(), config=config)
+            assert code == "INVALID_ARGUMENT" and "policy.kernels" in text and "'image'" in text
+            other = cri.sandbox("other")
+            other.metadata.namespace = "elsewhere"
+            pod = (await cri("RunPodSandbox", config=other)).pod_sandbox_id
+            code, text = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+            assert code == "INVALID_ARGUMENT" and "policy" not in text and "/kernel" in text
