@@ -16,9 +16,9 @@ from cri import events
 from cri.agent import Agent, Identity
 from cri.consumers import Discarded
 from cri.live import pod_disk, state_log, vm_end
+from cri.live.activation import Activation
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
-from cri.live.doorbell import Doorbell
 from cri.live.guest_names import GuestNames
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
@@ -78,7 +78,7 @@ class LivePod:
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
         self.meter = Meter(self.call, self.containers, self._note_disk)
-        self.images, self.loopback, self.doorbell = self._images(), LoopbackPorts(self.title), Doorbell(self.title)
+        self.images, self.loopback, self.activation = self._images(), LoopbackPorts(self.title), Activation(self.title)
         self._agent: Agent | OwnKernel | None = None
         self._port, self._saver = port, StateSaver(self.save, self.title)
         self._unknown_ends, self.unused_id = 0, 1
@@ -131,7 +131,7 @@ class LivePod:
         await self.meter.close()
         await self.work.close()
         self.loopback.close()
-        self.doorbell.close()
+        self.activation.close()
         self._saver.close()
         if self._agent is not None:
             await self._agent.close()
@@ -171,7 +171,7 @@ class LivePod:
 
     def end_suspension(self) -> None:
         """It is about to run again, or has ended."""
-        self.doorbell.close()
+        self.activation.close()
         self.is_suspended, self.held = False, ""
 
     async def part(self) -> None:

@@ -19,7 +19,7 @@ from stage1 import suspended
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.machine import SUSPEND
-from stage1.net import knock
+from stage1.net import activation
 from stage1.pod import guest_volumes, states
 from stage1.pod.model import ON_DEMAND
 from stage1.rootfs import checkpoint
@@ -39,7 +39,7 @@ SHARES = "shares"
 FREEZE = "cgroup.freeze"
 """What Tune stops all containers by ("1"), or one, and lets them go on ("0")."""
 ANSWER_S = 20.0
-KNOCK_S = 10.0
+RETRY_S = 10.0
 """So long a pod that could not be resumed for who connected to it is left alone."""
 SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
 """So long what is just ending in a pod is waited for, such as an exec whose caller has its answer already."""
@@ -155,21 +155,21 @@ async def _listen(pod: "LivePod") -> None:
     if pod.record.pod.suspend != ON_DEMAND or not ports or pod.network is None or not pod.network.interfaces:
         return
     device = pod.network.interfaces[0]
-    door = knock.door(device.mac, pod.ips, ports=ports)
+    endpoints = activation.endpoints(device.mac, pod.ips, ports=ports)
 
-    def ring() -> None:
+    def activate() -> None:
         pod.work.run_in_background(_resume_for_caller(pod), f"resumption of {pod.title}")
 
-    await pod.doorbell.open(pod.id, device.name, door=door, ring=ring)
+    await pod.activation.open(pod.id, device.name, endpoints=endpoints, activate=activate)
 
 
 async def _resume_for_caller(pod: "LivePod") -> None:
-    """Whoever knocked tries again by himself, as TCP does. What fails is tried again when somebody knocks later."""
+    """The client sends again, as TCP does. After a failure the next connection tries again, some seconds later."""
     try:
         await resume(pod)
     except PodError as error:
-        log.warning("pod.knock", extra={**pod.log_fields(), "error": str(error)})
-        await asyncio.sleep(KNOCK_S)
+        log.warning("pod.activation_failed", extra={**pod.log_fields(), "error": str(error)})
+        await asyncio.sleep(RETRY_S)
         async with pod.lock:
             if pod.is_suspended:
                 await _listen(pod)

@@ -124,7 +124,7 @@ def monitor() -> list[bytes]:
     return [sets + rest + b'{"return": {}}\n' * 5, b'{"event": "STOP"}\n{"return": [[[[', b"[" * 3000 + b"\n"]
 
 
-def knock() -> list[bytes]:
+def activation() -> list[bytes]:
     """A question by ARP, one by a neighbour's solicitation, and the first segment of a connection."""
     mac, peer, four, six = b"\n\x58\nM\0\2", b"\n\x58\nM\0\1", bytes((10, 77, 0, 2)), b"\xfdw" + bytes(13) + b"\2"
     arp = b"\xff" * 6 + peer + b"\x08\x06\0\1\x08\0\6\4\0\1" + peer + bytes((10, 77, 0, 1)) + bytes(6) + four
@@ -153,7 +153,7 @@ def main() -> None:
         "tar": tar(),
         "erofs": erofs(),
         "kernel": kernel(),
-        "knock": knock(),
+        "activation": activation(),
         "monitor": monitor(),
         **texts(),
     }.items():

@@ -151,13 +151,13 @@ def checkpoint(data: bytes) -> None:
         assert checkpoints.parse(checkpoints.dump(made)) == made
 
 
-def knock(data: bytes) -> None:
+def activation(data: bytes) -> None:
     """A frame for a pod whose guest is saved: from anybody on its network."""
-    from stage1.net import knock
+    from stage1.net.activation import endpoints
 
-    door = knock.door("0a:58:0a:4d:00:02", ("10.77.0.2", "fd77::2"), ports={("tcp", 80), ("udp", 53)})
-    answer = door.answer(data)
-    assert len(answer) in (0, 42, 86) and not (answer and door.is_knock(data))
+    pod = endpoints("0a:58:0a:4d:00:02", ("10.77.0.2", "fd77::2"), ports={("tcp", 80), ("udp", 53)})
+    answer = pod.answer(data)
+    assert len(answer) in (0, 42, 86) and not (answer and pod.is_connection(data))
 
 
 def kernel(data: bytes) -> None:
@@ -320,7 +320,7 @@ TARGETS = {
     "rkt": Target(rkt, ("stage1.rkt",)),
     "nri": Target(nri, ("cri.nri",)),
     "kernel": Target(kernel, ("stage1.pod",), most_bytes=1 << 14),
-    "knock": Target(knock, ("stage1.net",)),
+    "activation": Target(activation, ("stage1.net",)),
     "monitor": Target(monitor, ("stage1.vm",)),
     "console": Target(console, ("stage1.vm", "stage1.linux")),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices who connects to a host port of a pod that is suspended, so that it is resumed. Owned by a live pod, opened by
+"""Activation of a suspended pod by the first connection to one of its host ports. Owned by a live pod, opened by
 `suspension`.
 
 What is read is anybody's, and as much as anybody likes: so many frames are looked at within a while, and no more.
@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable
 
 from stage1.errors import KernelError
-from stage1.net import knock
-from stage1.net.knock import Door
+from stage1.net import activation
+from stage1.net.activation import Endpoints
 
 log = logging.getLogger("clearpod.pod")
 
@@ -20,25 +20,25 @@ FRAMES, REST_S = 64, 0.1
 """So many are looked at in a turn, and so long nothing is after a turn that left some."""
 
 
-class Doorbell:
-    """`title` is the pod's display name."""
+class Activation:
+    """A packet socket at the pod's device while it is suspended. `title` is the pod's display name."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._socket: socket.socket | None = None
-        self._door = Door(b"", frozenset(), frozenset())
-        self._ring: Callable[[], None] = lambda: None
+        self._endpoints = Endpoints(b"", frozenset(), frozenset())
+        self._activate: Callable[[], None] = lambda: None
         self._rest: asyncio.TimerHandle | None = None
 
-    async def open(self, pod_id: str, device: str, *, door: Door, ring: Callable[[], None]) -> None:
-        """Listen at the pod's `device`, and `ring` once when somebody knocks. Undo: `close`. An error is logged."""
+    async def open(self, pod_id: str, device: str, *, endpoints: Endpoints, activate: Callable[[], None]) -> None:
+        """Listen at the pod's `device`; call `activate` at the first connection. Undo: `close`. Logs errors."""
         self.close()
         try:
-            made = await asyncio.to_thread(knock.listen, pod_id, device)
+            made = await asyncio.to_thread(activation.listen, pod_id, device)
         except KernelError as error:
-            log.warning("pod.doorbell", extra={"pod": pod_id, "title": self._title, "error": str(error)})
+            log.warning("pod.activation", extra={"pod": pod_id, "title": self._title, "error": str(error)})
             return
-        self._socket, self._door, self._ring = made, door, ring
+        self._socket, self._endpoints, self._activate = made, endpoints, activate
         self._listen()
 
     def close(self) -> None:
@@ -58,17 +58,17 @@ class Doorbell:
         assert self._socket is not None
         for _ in range(FRAMES):
             try:
-                frame = self._socket.recv(knock.MOST_BYTES)
+                frame = self._socket.recv(activation.MOST_BYTES)
             except BlockingIOError:
                 return
             except OSError:  # the device is gone, and its pod soon
                 self.close()
                 return
-            if self._door.is_knock(frame):
+            if self._endpoints.is_connection(frame):
                 self.close()
-                self._ring()
+                self._activate()
                 return
-            self._send(self._door.answer(frame))
+            self._send(self._endpoints.answer(frame))
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket)
         self._rest = loop.call_later(REST_S, self._listen)

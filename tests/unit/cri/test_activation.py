@@ -11,9 +11,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from cri.live.doorbell import FRAMES, Doorbell
+from cri.live.activation import FRAMES, Activation
 from stage1.linux import namespace
-from stage1.net import knock
+from stage1.net import activation
 from stage1.net.settings import netns_path
 from tests.fakes.patience import PATIENCE
 
@@ -60,28 +60,30 @@ def wire() -> Iterator[Wire]:
 
 async def test_it_rings_once_for_a_port_and_for_nothing_else(wire: Wire) -> None:
     rung: list[bool] = []
-    heard, bell = asyncio.Event(), Doorbell("pod default/web")
-    door = knock.door(MAC, (IP, "fd77::2"), ports={("tcp", 80), ("udp", 53)})
+    called, listener = asyncio.Event(), Activation("pod default/web")
+    endpoints = activation.endpoints(MAC, (IP, "fd77::2"), ports={("tcp", 80), ("udp", 53)})
 
-    def ring() -> None:
+    def activate() -> None:
         rung.append(True)
-        heard.set()
+        called.set()
 
     for port, kind in ((80, socket.SOCK_STREAM), (53, socket.SOCK_DGRAM)):
-        heard.clear()
-        await bell.open(wire.pod, "eth0", door=door, ring=ring)
+        called.clear()
+        await listener.open(wire.pod, "eth0", endpoints=endpoints, activate=activate)
         await asyncio.to_thread(wire.talk, 81)
-        assert not heard.is_set(), "another port"
+        assert not called.is_set(), "another port"
         await asyncio.to_thread(wire.talk, port, kind)
         async with asyncio.timeout(10 * PATIENCE):
-            await heard.wait()
+            await called.wait()
         await asyncio.to_thread(wire.talk, port, kind, 0.1)
     assert len(rung) == 2
 
 
 async def test_a_flood_of_other_frames_is_looked_at_in_turns(wire: Wire) -> None:
-    heard, bell = asyncio.Event(), Doorbell("pod default/web")
-    await bell.open(wire.pod, "eth0", door=knock.door(MAC, (IP,), ports={("tcp", 80)}), ring=heard.set)
+    called, listener = asyncio.Event(), Activation("pod default/web")
+    await listener.open(
+        wire.pod, "eth0", endpoints=activation.endpoints(MAC, (IP,), ports={("tcp", 80)}), activate=called.set
+    )
     await asyncio.to_thread(wire.talk, 81, limit_s=0.1)  # now the peer knows the address
 
     def flood() -> None:
@@ -90,15 +92,17 @@ async def test_a_flood_of_other_frames_is_looked_at_in_turns(wire: Wire) -> None
                 made.sendto(b"x", (IP, 81))
 
     await asyncio.to_thread(flood)
-    assert not heard.is_set()
+    assert not called.is_set()
     async with asyncio.timeout(30 * PATIENCE):
-        while not heard.is_set():
+        while not called.is_set():
             await asyncio.to_thread(wire.talk, 80, limit_s=0.3)
-    bell.close()
-    bell.close()
+    listener.close()
+    listener.close()
 
 
 async def test_a_pod_without_that_device_is_logged_and_no_error() -> None:
-    bell = Doorbell("pod default/web")
-    await bell.open("0" * 64, "eth0", door=knock.door(MAC, (IP,), ports=set()), ring=lambda: None)
-    bell.close()
+    listener = Activation("pod default/web")
+    await listener.open(
+        "0" * 64, "eth0", endpoints=activation.endpoints(MAC, (IP,), ports=set()), activate=lambda: None
+    )
+    listener.close()

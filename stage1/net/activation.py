@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the network sends to a pod while its guest is saved: who asks for its address is answered in its place, and who
-begins to talk to one of its ports has knocked. For `cri.live.doorbell`. Pure, but for `listen`.
+"""Frames for a pod whose guest is suspended: requests for its addresses (ARP, neighbour discovery) are answered in its
+place, and connections to its ports are recognised. For `cri.live.activation`. Pure, but for `listen`.
 
 The socket sees what the pod's device receives before the rules that pass it on to the tap, where nobody is now. What it
 reads is anybody's.
@@ -30,8 +30,8 @@ _SOLICITED_AND_OVERRIDE = 0x60000000
 _HOPS = 255
 
 
-class Door(NamedTuple):
-    """Of a pod: its device's address, its IP addresses and the ports (protocol, number) at which one may knock."""
+class Endpoints(NamedTuple):
+    """Of a pod: its MAC, its IP addresses in network byte order, and ports (protocol, number) that activate it."""
 
     mac: bytes
     ips: frozenset[bytes]
@@ -44,8 +44,8 @@ class Door(NamedTuple):
             return _arp_reply(frame, self)
         return _advertisement(frame, self) if kind == _IPV6.to_bytes(2, "big") else b""
 
-    def is_knock(self, frame: bytes) -> bool:
-        """Whether somebody begins to talk to one of the ports."""
+    def is_connection(self, frame: bytes) -> bool:
+        """Whether the frame opens a TCP connection to one of the ports (SYN without ACK), or is a datagram for one."""
         to, protocol, segment = _packet(frame)
         port = (_PROTOCOLS.get(protocol, ""), int.from_bytes(segment[2:4], "big"))
         if to not in self.ips or port not in self.ports:
@@ -53,9 +53,9 @@ class Door(NamedTuple):
         return protocol == _UDP or (len(segment) > 13 and segment[13] & (_SYN | _ACK) == _SYN)
 
 
-def door(mac: str, ips: "Collection[str]", *, ports: "Collection[tuple[str, int]]") -> Door:
+def endpoints(mac: str, ips: "Collection[str]", *, ports: "Collection[tuple[str, int]]") -> Endpoints:
     """Of these, as people write them. Raises ValueError."""
-    return Door(bytes.fromhex(mac.replace(":", "")), frozenset(map(_packed, ips)), frozenset(ports))
+    return Endpoints(bytes.fromhex(mac.replace(":", "")), frozenset(map(_packed, ips)), frozenset(ports))
 
 
 def listen(pod_id: str, device: str) -> socket.socket:
@@ -87,29 +87,29 @@ def _packet(frame: bytes) -> tuple[bytes, int, bytes]:
     return b"", 0, b""
 
 
-def _arp_reply(frame: bytes, door: Door) -> bytes:
+def _arp_reply(frame: bytes, endpoints: Endpoints) -> bytes:
     """To a request for an IPv4 address that is not a probe whether it is free."""
     asked = frame[14:42]
     head = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 1)
-    if len(asked) < 28 or asked[:8] != head or asked[24:28] not in door.ips:
+    if len(asked) < 28 or asked[:8] != head or asked[24:28] not in endpoints.ips:
         return b""
-    reply = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 2) + door.mac + asked[24:28] + asked[8:18]
-    return asked[8:14] + door.mac + _ARP.to_bytes(2, "big") + reply
+    reply = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 2) + endpoints.mac + asked[24:28] + asked[8:18]
+    return asked[8:14] + endpoints.mac + _ARP.to_bytes(2, "big") + reply
 
 
-def _advertisement(frame: bytes, door: Door) -> bytes:
+def _advertisement(frame: bytes, endpoints: Endpoints) -> bytes:
     """To a neighbour's solicitation for an IPv6 address."""
     packet, asked = frame[14:54], frame[54:78]
     if len(asked) < 24 or packet[6] != _ICMPV6 or asked[0] != _SOLICITATION or packet[7] != _HOPS:
         return b""
     who, target = packet[8:24], asked[8:24]
-    if target not in door.ips or not any(who):  # none: it asks whether the address is free
+    if target not in endpoints.ips or not any(who):  # none: it asks whether the address is free
         return b""
-    text = struct.pack(">BBHI", _ADVERTISEMENT, 0, 0, _SOLICITED_AND_OVERRIDE) + target + b"\x02\x01" + door.mac
+    text = struct.pack(">BBHI", _ADVERTISEMENT, 0, 0, _SOLICITED_AND_OVERRIDE) + target + b"\x02\x01" + endpoints.mac
     total = _checksum(target + who + struct.pack(">II", len(text), _ICMPV6) + text)
     text = text[:2] + total.to_bytes(2, "big") + text[4:]
     head = struct.pack(">IHBB", 6 << 28, len(text), _ICMPV6, _HOPS) + target + who
-    return frame[6:12] + door.mac + _IPV6.to_bytes(2, "big") + head + text
+    return frame[6:12] + endpoints.mac + _IPV6.to_bytes(2, "big") + head + text
 
 
 def _checksum(data: bytes) -> int:

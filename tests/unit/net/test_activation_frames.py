@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames for a pod whose guest is saved: which are answered in its place, and which are knocks."""
+"""Frames for a pod whose guest is saved: which are answered in its place, and which open a connection."""
 
 import ipaddress
 import struct
 
 import pytest
 
-from stage1.net import knock
+from stage1.net import activation
 
 MAC, PEER = bytes.fromhex("0a5800000002"), bytes.fromhex("0a5800000001")
 V4, V6, OTHER = "10.77.0.2", "fd77::2", "10.77.0.3"
-DOOR = knock.door("0a:58:00:00:00:02", (V4, V6), ports={("tcp", 80), ("udp", 53)})
+ENDPOINTS = activation.endpoints("0a:58:00:00:00:02", (V4, V6), ports={("tcp", 80), ("udp", 53)})
 SYN, ACK, RST = 0x02, 0x10, 0x04
 
 
@@ -56,8 +56,8 @@ def solicitation(target: str) -> bytes:
         ipv6(V6, 6, tcp(80, SYN)),
     ],
 )
-def test_who_begins_to_talk_to_a_port_knocks(frame: bytes) -> None:
-    assert DOOR.is_knock(frame) and DOOR.answer(frame) == b""
+def test_the_first_frame_to_a_port_opens_a_connection(frame: bytes) -> None:
+    assert ENDPOINTS.is_connection(frame) and ENDPOINTS.answer(frame) == b""
 
 
 @pytest.mark.parametrize(
@@ -82,23 +82,23 @@ def test_who_begins_to_talk_to_a_port_knocks(frame: bytes) -> None:
     ],
 )
 def test_all_else_does_not(frame: bytes) -> None:
-    assert not DOOR.is_knock(frame)
+    assert not ENDPOINTS.is_connection(frame)
 
 
 def test_who_asks_for_an_ipv4_address_is_answered() -> None:
-    reply = DOOR.answer(arp(V4))
+    reply = ENDPOINTS.answer(arp(V4))
     assert reply[:14] == PEER + MAC + b"\x08\x06" and reply[20:22] == b"\x00\x02"
     assert reply[22:42] == MAC + packed(V4) + PEER + packed("10.77.0.1")
 
 
 def test_who_asks_for_an_ipv6_address_is_answered() -> None:
-    reply = DOOR.answer(ipv6("ff02::1:ff00:2", 58, solicitation(V6)))
+    reply = ENDPOINTS.answer(ipv6("ff02::1:ff00:2", 58, solicitation(V6)))
     assert reply[:14] == PEER + MAC + b"\x86\xdd"
     packet = reply[14:]
     assert packet[6:8] == bytes((58, 255)) and packet[8:40] == packed(V6) + packed("fd77::1")
     text = packet[40:]
     assert text[0] == 136 and text[8:24] == packed(V6) and text[24:] == b"\x02\x01" + MAC
-    assert knock._checksum(packet[8:40] + struct.pack(">II", len(text), 58) + text) == 0
+    assert activation._checksum(packet[8:40] + struct.pack(">II", len(text), 58) + text) == 0
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_who_asks_for_an_ipv6_address_is_answered() -> None:
     ],
 )
 def test_others_are_not_answered(frame: bytes) -> None:
-    assert DOOR.answer(frame) == b""
+    assert ENDPOINTS.answer(frame) == b""
