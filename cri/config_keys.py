@@ -62,8 +62,8 @@ def key(
 
 def rules(field: "dataclasses.Field[Any]") -> Rules:
     """Those of a key."""
-    found: Rules = field.metadata.get(RULES, NONE)
-    return found
+    known: Rules = field.metadata.get(RULES, NONE)
+    return known
 
 
 def table_of(field: "dataclasses.Field[Any]") -> type[Table] | None:

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stage1.rootfs.checkpoint import Wanted
+    from stage1.rootfs.checkpoint import Awaited
     from stage1.rootfs.share import ImageFiles
     from stage1.suspended import Piece
 
@@ -37,25 +37,25 @@ class Written(NamedTuple):
 
 
 def save(
-    directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]", target: "tuple[str, Wanted]"
+    directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]", target: "tuple[str, Awaited]"
 ) -> Written:
     """Write guest and disk into the directory `target[0]`, after `rootfs.checkpoint.begin` and as long as `target[1]`
     says that somebody wants it; the guest runs when this returns or raises.
 
-    Raises TimedOut when it is not wanted any more, NoSpace, VmFailed, KernelError.
+    Raises TimedOut when it is not awaited any more, NoSpace, VmFailed, KernelError.
     """
-    output, is_wanted = target
+    output, is_awaited = target
     manifest = saved.describe(directory, pod, host=host, images=images)
     disk = machine.vm_spec(pod, host, directory=directory).scratch
     make(f"{output}/{GUEST}")
-    stopped_s = saved.take(directory, output, disk=disk, is_wanted=is_wanted)
+    stopped_s = saved.take(directory, output, disk=disk, is_awaited=is_awaited)
     return Written(manifest, File(), File(size_bytes=int(bool(disk))), stopped_s)
 
 
-def measure(written: Written, output: str, *, is_wanted: "Wanted") -> Written:
+def measure(written: Written, output: str, *, is_awaited: "Awaited") -> Written:
     """With the digests of the files, which takes its time and needs no guest. Raises TimedOut, KernelError."""
-    disk = examined(f"{output}/{DISK}", is_wanted) if written.disk.size_bytes else File()
-    return written._replace(guest=examined(f"{output}/{GUEST}", is_wanted), disk=disk)
+    disk = examined(f"{output}/{DISK}", is_awaited) if written.disk.size_bytes else File()
+    return written._replace(guest=examined(f"{output}/{GUEST}", is_awaited), disk=disk)
 
 
 def check(place: str, *, guest: File, disk: File, title: str = "") -> None:

@@ -97,20 +97,20 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
     """
     kernel = boot.kernel
 
-    def look(fd: int, size: int) -> None:
-        found = _kernel(fd, size, path=kernel.path)
-        _require(host.choice.hypervisor, found.kind, path=kernel.path, machine=kernel.machine)
-        _require_memory(found, pod, path=kernel.path)
+    def examine_kernel(fd: int, size: int) -> None:
+        facts = _kernel(fd, size, path=kernel.path)
+        _require(host.choice.hypervisor, facts.kind, path=kernel.path, machine=kernel.machine)
+        _require_memory(facts, pod, path=kernel.path)
 
-    def look_at_block(fd: int, size: int) -> None:
+    def examine_block(fd: int, size: int) -> None:
         _require_raw(fd, path=kernel.block)
 
     with beneath.Root(directory) as own:
         root = own.open_directory(f"share/layers/{boot.lower}")
     try:
-        path, size = _resolved(root, kernel.path, what="kernel", look=look)
+        path, size = _resolved(root, kernel.path, what="kernel", examine=examine_kernel)
         initrd, initrd_bytes = _resolved(root, kernel.initrd, what="initrd")
-        block, block_bytes = _resolved(root, kernel.block, what="block image", look=look_at_block)
+        block, block_bytes = _resolved(root, kernel.block, what="block image", examine=examine_block)
     finally:
         os.close(root)
     if size + initrd_bytes > pod.memory_mib * MIB // 2:
@@ -126,8 +126,12 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
     return BootFiles(path, initrd, block)
 
 
-def _resolved(root: int, path: str, *, what: str, look: "Callable[[int, int], None] | None" = None) -> tuple[str, int]:
-    """The host's path of a file in an image, and its bytes; `look` is given its descriptor and these. None for none."""
+def _resolved(
+    root: int, path: str, *, what: str, examine: "Callable[[int, int], None] | None" = None
+) -> tuple[str, int]:
+    """The host's path of a file in an image, and its bytes; `examine` is given its descriptor and these. Both are empty
+    where none is named.
+    """
     if not path:
         return "", 0
     try:
@@ -139,9 +143,9 @@ def _resolved(root: int, path: str, *, what: str, look: "Callable[[int, int], No
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, and no file")
-        if look:
+        if examine:
             with Guard("read", path):
-                look(fd, size)
+                examine(fd, size)
         place = os.readlink(f"/proc/self/fd/{fd}")
         if "," in place:  # QEMU would take what follows for another file
             raise BadRequest(f"the {what} {path} is a link to a path with a comma in it; name it otherwise")

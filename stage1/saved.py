@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from stage1.rootfs.checkpoint import Wanted
+    from stage1.rootfs.checkpoint import Awaited
     from stage1.rootfs.share import ImageFiles
 
 FORKS = "forks"
@@ -234,9 +234,9 @@ def _made_of(vm: VmSpec, pod: Pod, *, host: Host) -> dict[str, str]:
     return template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
 
 
-def take(directory: str, new: str, *, disk: str, is_wanted: "Wanted" = lambda: True) -> float:
+def take(directory: str, new: str, *, disk: str, is_awaited: "Awaited" = lambda: True) -> float:
     """Save the guest and its `disk`, if there is one, into files in `new`; the first one is there. The guest goes on in
-    any case; seconds for which it was stopped. Raises TimedOut when it is not wanted any more, VmFailed, NoSpace,
+    any case; seconds for which it was stopped. Raises TimedOut when it is not awaited any more, VmFailed, NoSpace,
     KernelError.
     """
     begun_s = time.monotonic()
@@ -245,9 +245,9 @@ def take(directory: str, new: str, *, disk: str, is_wanted: "Wanted" = lambda: T
             begun_s = time.monotonic()
             monitor.run("stop")
             medium.take_out(monitor)
-            guest_file.write(monitor, f"{new}/{GUEST}", is_wanted=is_wanted)
+            guest_file.write(monitor, f"{new}/{GUEST}", is_awaited=is_awaited)
             if disk:
-                scratch.copy_sparse(disk, f"{new}/{DISK}", between=lambda: require(is_wanted))
+                scratch.copy_sparse(disk, f"{new}/{DISK}", between=lambda: require(is_awaited))
             medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
             monitor.run("cont")
     except BaseException as error:

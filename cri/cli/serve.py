@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     use_one_heap()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
-    with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(load_apart, args.config)
+    with ThreadPoolExecutor(1) as executor:
+        reading = executor.submit(load_apart, args.config)
         importlib.import_module("cri.server")  # nearly all of the daemon, meanwhile
         config = reading.result()
     _set_up_logging(config)
@@ -109,7 +109,7 @@ class JsonFormat(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The event's fields beside time, level and event."""
+        """The event's fields executor time, level and event."""
         head = {"time": record.created, "level": record.levelname.lower(), "event": record.getMessage()}
         trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
         return json.dumps({**head, **_fields(record), **trace}, default=str)

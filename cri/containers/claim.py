@@ -134,10 +134,10 @@ def _make_files(pod: "LivePod", container: LiveContainer) -> None:
     container.log.open()
 
 
-async def let_go(pod: "LivePod", container: LiveContainer) -> None:
+async def go_on(pod: "LivePod", container: LiveContainer) -> None:
     """Let its processes go on, and tell its first one by the signal that the pod asks for. Raises PodError."""
     await pod.call(messages.Tune(suspension.FREEZE, "0", container.id))
-    container.let_go()
+    container.went_on()
     if name := pod.config.annotations.get(COPY_SIGNAL, ""):
         try:
             await pod.call(messages.Signal(container.id, 0, signal.Signals[name]))

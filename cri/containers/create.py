@@ -189,7 +189,7 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
             raise
         try:
             if container.status.is_held:
-                return await claim.let_go(pod, container)
+                return await claim.go_on(pod, container)
             reply = await pod.call(messages.Start(container.id), timeout_s=math.inf)
             container.guest_pid = reply.pid
             container.started()

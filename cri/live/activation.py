@@ -52,9 +52,9 @@ class Activation:
 
     def _listen(self) -> None:
         if self._socket is not None:
-            asyncio.get_running_loop().add_reader(self._socket, self._look)
+            asyncio.get_running_loop().add_reader(self._socket, self._receive)
 
-    def _look(self) -> None:
+    def _receive(self) -> None:
         assert self._socket is not None
         for _ in range(FRAMES):
             try:

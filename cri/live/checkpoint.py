@@ -43,7 +43,7 @@ class _Asked:
     def __init__(self, pool: "Executor | None") -> None:
         self._pool, self._given_up = pool, threading.Event()
 
-    def is_wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """Asked by the threads."""
         return not self._given_up.is_set()
 
@@ -103,9 +103,9 @@ async def _write(
                 await copies.write_back(pod, near=output)
                 begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, asked=asked)
             took_ns = time.time_ns() - begun_ns
-            written = await asked.run(checkpoint.measure, written, output, is_wanted=asked.is_wanted)
+            written = await asked.run(checkpoint.measure, written, output, is_awaited=asked.is_awaited)
             data = checkpoints.dump(_manifest(pod, written, made_ns=begun_ns))
-            await asked.run(place.seal, pod.directory, output, manifest=data, is_wanted=asked.is_wanted)
+            await asked.run(place.seal, pod.directory, output, manifest=data, is_awaited=asked.is_awaited)
         except BaseException:
             await run_uncancellable(place.abandon, pod.directory)
             raise
@@ -146,7 +146,7 @@ async def _saved(pod: "LivePod", images: "ImageStore", *, output: str, asked: _A
     async with copies.standing_still(pod):
         return await asked.run(
             checkpoint.save, pod.directory, pod.record.pod,
-            host=pod.tools.host, images=files, target=(output, asked.is_wanted),
+            host=pod.tools.host, images=files, target=(output, asked.is_awaited),
         )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class LiveContainer:
         if self.status.state == states.CREATED:
             self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
 
-    def let_go(self) -> None:
+    def went_on(self) -> None:
         """It was running in a copied guest, and goes on there."""
         self.status = self.status._replace(is_held=False)
         self.started()

@@ -195,9 +195,9 @@ async def _tell_who_it_is(pod: "LivePod", manifest: "Manifest") -> None:
     await pod.call(settings.leave(manifest.interfaces), limit_s)
     await pod.call(settings.become(pod.record.pod, pod.network, former=manifest.interfaces), limit_s)
     await pod.call(Tune(suspension.SHARES, "mount"), limit_s)
-    wanted = {one.guest_id for one in pod.status.waiting}
+    expected = {one.guest_id for one in pod.status.waiting}
     for listed in (await pod.call(messages.List(), limit_s)).containers:
-        if listed.id in wanted and listed.state == messages.RUNNING:
+        if listed.id in expected and listed.state == messages.RUNNING:
             await pod.call(Tune(suspension.FREEZE, "1", listed.id), limit_s)
         else:
             await pod.call(messages.Delete(listed.id), limit_s)

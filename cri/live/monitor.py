@@ -31,7 +31,7 @@ class Monitor:
 
     def __init__(self, path: str) -> None:
         self._path, self.is_orderly, self.is_cut = path, False, False
-        self._said_bytes, self._counted_s = 0.0, 0.0
+        self._event_bytes, self._counted_s = 0.0, 0.0
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -85,12 +85,12 @@ class Monitor:
             self._cut()
             return b""
 
-    def _is_over(self, said_bytes: int) -> bool:
+    def _is_over(self, event_bytes: int) -> bool:
         now_s = asyncio.get_running_loop().time()
         forgiven = (now_s - self._counted_s) * BYTES_PER_S
-        self._said_bytes = max(self._said_bytes - forgiven, 0) + said_bytes
+        self._event_bytes = max(self._event_bytes - forgiven, 0) + event_bytes
         self._counted_s = now_s
-        return self._said_bytes > BURST_BYTES
+        return self._event_bytes > BURST_BYTES
 
     def _cut(self) -> None:
         """QEMU keeps nothing for a client that is gone; for a slow one it would, without end."""

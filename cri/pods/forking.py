@@ -33,15 +33,15 @@ LEAST_PREFIX = 6
 def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePod":
     """The pod of that name or id in the namespace, which consents. Raises NotFound, BadRequest, WrongState."""
     own = [pod for pod in pods if pod.record.pod.namespace == namespace and pod.status.state == states.READY]
-    found = [pod for pod in own if pod.record.pod.name == word]
-    if not found and len(word) >= LEAST_PREFIX:
-        found = [pod for pod in own if pod.id.startswith(word)]
-    if not found:
+    matches = [pod for pod in own if pod.record.pod.name == word]
+    if not matches and len(word) >= LEAST_PREFIX:
+        matches = [pod for pod in own if pod.id.startswith(word)]
+    if not matches:
         raise NotFound(f"no pod {word!r} runs in the namespace {namespace!r}, of which another one could be a copy")
-    if len(found) > 1:
-        raise BadRequest(f"{len(found)} pods of the namespace {namespace!r} are called {word!r}; give the id of one")
-    require(found[0])
-    return found[0]
+    if len(matches) > 1:
+        raise BadRequest(f"{len(matches)} pods of the namespace {namespace!r} are called {word!r}; give the id of one")
+    require(matches[0])
+    return matches[0]
 
 
 def blocker(pod: "LivePod") -> str:

@@ -60,10 +60,10 @@ class Warmed:
     async def open(self) -> None:
         """Forget what a daemon has left that was killed while it made or used one."""
         try:
-            await asyncio.to_thread(self._store.sweep)
+            await asyncio.to_thread(self._store.collect_garbage)
         except PodError as error:
             log.warning("template.left", extra={"path": self._store.top, "error": str(error)})
-        await self._look()
+        await self._renew_image_ids()
 
     def counts(self) -> dict[str, int]:
         """Since the daemon's start: templates made, pods begun as copies of one, pods that could not."""
@@ -90,7 +90,7 @@ class Warmed:
             except BaseException:
                 await run_uncancellable(self._store.discard, path)
                 raise
-            await self._look()
+            await self._renew_image_ids()
         self._counts["made"] += 1
         log.info("template.made", extra={**pod.log_fields(), "template": f"{namespace}/{name}"})
         return await asyncio.to_thread(self._described, namespace, name)
@@ -130,7 +130,7 @@ class Warmed:
         async with self._lock:
             await run_uncancellable(self._store.remove, namespace, name)
             self._whole.pop((namespace, name), None)
-            await self._look()
+            await self._renew_image_ids()
         log.info("template.removed", extra={"templates": f"{namespace}/{name}"})
 
     def of_request(self, record: "PodRecord") -> "BringUp | None":
@@ -202,7 +202,7 @@ class Warmed:
             why = str(error)
         return Described(namespace, name, path, warmed.taken_bytes(path), manifest, why)
 
-    async def _look(self) -> None:
+    async def _renew_image_ids(self) -> None:
         """Which images are needed now."""
         try:
             self.image_ids = await asyncio.to_thread(images_of, self._store)

@@ -44,12 +44,12 @@ async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSa
     asked = [
         pb.RunPodSandboxRequest(config=config_of_copy(pod, name), runtime_handler=pod.record.handler) for name in names
     ]
-    wanted = [(await pod_record(node, one), one.SerializeToString(deterministic=True)) for one in asked]
+    requests = [(await pod_record(node, one), one.SerializeToString(deterministic=True)) for one in asked]
     running = [one.config for one in pod.containers.values() if one.is_running]
     made: list[str] = []
     async with forking.being_saved(pod, node.images, name=secrets.token_hex(8)) as (path, saving):
         try:
-            await _run(node, wanted, bring_up=partial(copies.bring_up, path=path, saving=saving), made=made)
+            await _run(node, requests, bring_up=partial(copies.bring_up, path=path, saving=saving), made=made)
             await asyncio.gather(*(_start(node, pod_id, containers=running) for pod_id in made))
         except BaseException:
             await _remove(node, made)
@@ -62,7 +62,7 @@ async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSa
     return pb.ListPodSandboxResponse(items=items)
 
 
-async def _run(node: Node, wanted: "list[tuple[PodRecord, bytes]]", *, bring_up: "BringUp", made: list[str]) -> None:
+async def _run(node: Node, requests: "list[tuple[PodRecord, bytes]]", *, bring_up: "BringUp", made: list[str]) -> None:
     """All of them, some at once, also into `made` when they are there. One that fails ends the others; raises that."""
     turns = asyncio.Semaphore(AT_ONCE)
 
@@ -72,7 +72,7 @@ async def _run(node: Node, wanted: "list[tuple[PodRecord, bytes]]", *, bring_up:
 
     try:
         async with asyncio.TaskGroup() as group:
-            for one in wanted:
+            for one in requests:
                 group.create_task(run(*one))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from cri.store import reference, schema
 from cri.store.integrity import Integrity
-from cri.store.lately import Lately
+from cri.store.lookups import Lookups
 from cri.store.schema import Database
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import files as fs
@@ -78,7 +78,7 @@ class ImageStore:
         fs.make_dirs(state_dir, 0o700)
         self._db = Database(f"{state_dir}/{schema.NAME}")
         self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
-        self._lately: Lately[Image | None] = Lately()
+        self._lookups: Lookups[Image | None] = Lookups()
         self._integrity = Integrity(self.layers_dir, self._images_dir)
         try:
             for path in (self.layers_dir, self._images_dir, self._tmp):
@@ -114,7 +114,7 @@ class ImageStore:
         Raises BadRequest when several ids begin so.
         """
         with self._db.read():
-            return self._lately.of(ref, self._look_up, state=self._db.state())
+            return self._lookups.of(ref, self._look_up, state=self._db.state())
 
     def _look_up(self, ref: str) -> Image | None:
         image_id = self._id_of(ref)

@@ -46,7 +46,7 @@ class WarmedStore:
     def __init__(self, state_dir: str) -> None:
         self.top = f"{state_dir}/{DIRECTORY}"
 
-    def sweep(self) -> None:
+    def collect_garbage(self) -> None:
         """Remove what a daemon has left that was killed. Nobody may be making or using one. Raises KernelError."""
         for name in (_NEW, _LENT):
             files.remove_tree(f"{self.top}/{name}")
@@ -135,11 +135,11 @@ def taken(namespace: str, name: str) -> AlreadyExists:
 
 def facts(path: str) -> Facts:
     """Of the files that are in `path`, without reading them. Raises KernelError."""
-    found = _files(path)
+    status = _files(path)
     return tuple(
-        (found[name].st_ino, found[name].st_size, found[name].st_mtime_ns)
+        (status[name].st_ino, status[name].st_size, status[name].st_mtime_ns)
         for name in (place.GUEST, place.DISK)
-        if name in found
+        if name in status
     )
 
 

@@ -9,18 +9,18 @@ def written_blocks(pid: int, device: int, *, but: int) -> int:
     """Blocks of 512 bytes of the regular files on `device` that the process has open to write to, each once, without
     that of the inode `but`. 0 for one that is gone.
     """
-    found: dict[int, int] = {}
+    blocks: dict[int, int] = {}
     try:
         for number in os.listdir(f"/proc/{pid}/fd"):
             try:
                 status = os.stat(f"/proc/{pid}/fd/{number}")
                 if stat.S_ISREG(status.st_mode) and status.st_dev == device and _is_written(pid, number):
-                    found[status.st_ino] = status.st_blocks
+                    blocks[status.st_ino] = status.st_blocks
             except OSError:  # it was closed meanwhile
                 continue
     except OSError:
         return 0
-    return sum(blocks for inode, blocks in found.items() if inode != but)
+    return sum(count for inode, count in blocks.items() if inode != but)
 
 
 def _is_written(pid: int, number: str) -> bool:

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Wanted = Callable[[], bool]
+    Awaited = Callable[[], bool]
 
 GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
 """Memory and devices, as the VMM writes them; the pod's disk; and what they are."""
@@ -87,7 +87,7 @@ def make(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
-def seal(directory: str, output: str, *, manifest: bytes, is_wanted: "Wanted") -> None:
+def seal(directory: str, output: str, *, manifest: bytes, is_awaited: "Awaited") -> None:
     """The checkpoint is whole when this returns, after a power cut too. Raises TimedOut, NoSpace, KernelError; it is to
     be abandoned then.
     """
@@ -96,7 +96,7 @@ def seal(directory: str, output: str, *, manifest: bytes, is_wanted: "Wanted") -
     for name in there:
         files.sync(f"{output}/{name}")
     files.write_atomic(f"{output}/{MANIFEST}", manifest, durable=True)
-    require(is_wanted)
+    require(is_awaited)
     with beneath.Root(directory) as own:
         own.unlink(LINK)
 
@@ -125,7 +125,7 @@ def _empty(output: str) -> None:
         pass
 
 
-def examined(path: str, is_wanted: "Wanted" = lambda: True) -> File:
+def examined(path: str, is_awaited: "Awaited" = lambda: True) -> File:
     """What the file is, which may be anybody's. Raises TimedOut when nobody wants to know any more, NotPlain or
     BadRequest for what is no file of ours alone, KernelError.
     """
@@ -139,28 +139,28 @@ def examined(path: str, is_wanted: "Wanted" = lambda: True) -> File:
                 f"{path} can be written to by others than user {os.geteuid()}, so it can change once it was looked at; "
                 "give it mode 0600"
             )
-        return File(status.st_size, digest(fd, is_wanted))
+        return File(status.st_size, digest(fd, is_awaited))
     finally:
         os.close(fd)
 
 
-def digest(descriptor: int, is_wanted: "Wanted" = lambda: True) -> str:
+def digest(descriptor: int, is_awaited: "Awaited" = lambda: True) -> str:
     """SHA-256 over the blocks of 64 KiB in which a byte is not 0, each behind its number (8 bytes, big endian): all
     copies have the same, with whatever holes. Raises as `examined`.
     """
     from hashlib import sha256  # rkt, which removes pods by this module, waits for each import
 
-    found, end, size = sha256(), 0, os.fstat(descriptor).st_size
+    total, end, size = sha256(), 0, os.fstat(descriptor).st_size
     with Guard("read", "a file of a checkpoint"):
         while end < size:
             start, hole = _data_from(descriptor, end, size=size)
             for number in range(start // _BLOCK_BYTES, -(-hole // _BLOCK_BYTES)):
-                require(is_wanted)
+                require(is_awaited)
                 block = os.pread(descriptor, _BLOCK_BYTES, number * _BLOCK_BYTES)
                 if block != _ZEROS[: len(block)]:
-                    found.update(number.to_bytes(8, "big") + block)
+                    total.update(number.to_bytes(8, "big") + block)
             end = max(-(-hole // _BLOCK_BYTES) * _BLOCK_BYTES, end + 1)
-    return found.hexdigest()
+    return total.hexdigest()
 
 
 def _data_from(descriptor: int, offset: int, *, size: int) -> tuple[int, int]:
@@ -174,7 +174,7 @@ def _data_from(descriptor: int, offset: int, *, size: int) -> tuple[int, int]:
         return size, size
 
 
-def require(is_wanted: "Wanted") -> None:
-    """Raise TimedOut when a checkpoint is not wanted any more."""
-    if not is_wanted():
+def require(is_awaited: "Awaited") -> None:
+    """Raise TimedOut when a checkpoint is not awaited any more."""
+    if not is_awaited():
         raise TimedOut("the checkpoint was given up, since nobody waits for it any more; give it more time")

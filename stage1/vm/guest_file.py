@@ -33,13 +33,13 @@ def make(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def write(monitor: "Monitor", path: str, *, is_wanted: "Callable[[], bool]" = lambda: True) -> None:
+def write(monitor: "Monitor", path: str, *, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
     """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises NoSpace, VmFailed,
-    also when it is not wanted any more.
+    also when it is not awaited any more.
     """
     monitor.run("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
     try:
-        _migrate(monitor, "migrate", path=path, is_wanted=is_wanted)
+        _migrate(monitor, "migrate", path=path, is_awaited=is_awaited)
     except VmFailed as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise NoSpace(
@@ -53,7 +53,7 @@ def read(monitor: "Monitor", path: str) -> None:
     _migrate(monitor, "migrate-incoming", path=path)
 
 
-def settled(monitor: "Monitor", is_wanted: "Callable[[], bool]" = lambda: True) -> str:
+def settled(monitor: "Monitor", is_awaited: "Callable[[], bool]" = lambda: True) -> str:
     """How what was begun has ended, for people; empty when nothing was. It is cancelled when nobody wants it."""
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -61,13 +61,13 @@ def settled(monitor: "Monitor", is_wanted: "Callable[[], bool]" = lambda: True) 
         status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
         if status in ("", "completed", "failed", "cancelled"):
             return f"{status} {reply.get('error-desc', '')}".strip()[:400] if status else ""
-        if not is_wanted():
+        if not is_awaited():
             monitor.run("migrate_cancel")
         time.sleep(pause_s)
         pause_s = min(_GROWTH * pause_s, _LAST_PAUSE_S)
 
 
-def _migrate(monitor: "Monitor", command: str, *, path: str, is_wanted: "Callable[[], bool]" = lambda: True) -> None:
+def _migrate(monitor: "Monitor", command: str, *, path: str, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
     flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
     with Guard("open", path):
         fd = os.open(path, flags | os.O_CLOEXEC)
@@ -77,7 +77,7 @@ def _migrate(monitor: "Monitor", command: str, *, path: str, is_wanted: "Callabl
         os.close(fd)
     try:
         monitor.run(command, {"uri": f"file:/dev/fdset/{number}"})
-        if (status := settled(monitor, is_wanted)) != "completed":
+        if (status := settled(monitor, is_awaited)) != "completed":
             raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
     finally:
         monitor.run("remove-fd", {"fdset-id": number})

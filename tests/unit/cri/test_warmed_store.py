@@ -79,7 +79,7 @@ def test_what_was_only_begun_is_swept_and_foreign_names_are_ignored(tmp_path: Pa
     (tmp_path / "warmed/default/file").write_bytes(b"")
     (tmp_path / "warmed/lost+found").mkdir(0o700)
     for _ in range(2):
-        store.sweep()
+        store.collect_garbage()
         assert store.names() == [("default", "warm")]
     assert sorted(os.listdir(tmp_path / "warmed")) == ["default", "lost+found"]
 

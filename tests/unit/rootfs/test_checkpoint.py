@@ -113,7 +113,7 @@ def test_it_is_whole_once_it_is_sealed_and_abandoned_before(places: tuple[str, P
     (output / "of-somebody-else").unlink()
     checkpoint.begin(directory, str(output))
     checkpoint.make(f"{output}/{checkpoint.GUEST}")
-    checkpoint.seal(directory, str(output), manifest=b"{}", is_wanted=lambda: True)
+    checkpoint.seal(directory, str(output), manifest=b"{}", is_awaited=lambda: True)
     checkpoint.abandon(directory)
     assert sorted(os.listdir(output)) == [checkpoint.GUEST, checkpoint.MANIFEST] and os.listdir(directory) == []
 
@@ -125,7 +125,7 @@ def test_one_that_nobody_waits_for_is_given_up_to_the_last_moment(places: tuple[
     with pytest.raises(TimedOut):
         checkpoint.examined(str(output / checkpoint.GUEST), lambda: False)
     with pytest.raises(TimedOut):
-        checkpoint.seal(directory, str(output), manifest=b"{}", is_wanted=lambda: False)
+        checkpoint.seal(directory, str(output), manifest=b"{}", is_awaited=lambda: False)
     checkpoint.abandon(directory)
     assert os.listdir(output) == []
 
@@ -147,6 +147,6 @@ def test_a_full_disk_is_no_space(places: tuple[str, Path], tiny_disk: Path) -> N
     checkpoint.begin(directory, str(output))
     checkpoint.make(f"{output}/{checkpoint.GUEST}")
     with pytest.raises(NoSpace, match="manifest"):
-        checkpoint.seal(directory, str(output), manifest=bytes(64 << 20), is_wanted=lambda: True)
+        checkpoint.seal(directory, str(output), manifest=bytes(64 << 20), is_awaited=lambda: True)
     checkpoint.abandon(directory)
     assert os.listdir(output) == []
