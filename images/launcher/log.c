@@ -68,8 +68,8 @@ static size_t write_time(char *to, size_t size, struct timespec now)
     long of_year = day - (365 * year + year / 4 - year / 100), month = (5 * of_year + 2) / 153;
     long second = now.tv_sec % 86400;
     return format(to, size, "%04ld-%02ld-%02ldT%02ld:%02ld:%02ld.%09ldZ", era * 400 + year + (month > 9),
-                            month < 10 ? month + 3 : month - 9, of_year - (153 * month + 2) / 5 + 1, second / 3600,
-                            second / 60 % 60, second % 60, now.tv_nsec);
+                  month < 10 ? month + 3 : month - 9, of_year - (153 * month + 2) / 5 + 1, second / 3600,
+                  second / 60 % 60, second % 60, now.tv_nsec);
 }
 
 static bool put(int fd, struct line *line, bool is_error)

@@ -154,9 +154,9 @@ static void end(void)
 /* ACPI's CPU hotplug: what a guest says about the removal of a processor is an event of QEMU's. */
 static void flood_monitor(u16 base)
 {
-    out8(base, 0);      /* the interface of today */
-    out32(base, 0);     /* the first processor */
-    out8(base + 5, 2);  /* what follows is the status of a removal */
+    out8(base, 0);     /* the interface of today */
+    out32(base, 0);    /* the first processor */
+    out8(base + 5, 2); /* what follows is the status of a removal */
     for (;;)
         out32(base + 8, 1);
 }

@@ -7,14 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SAME(room, ...)                                                                                                \
-    do {                                                                                                               \
-        char ours[64], theirs[64];                                                                                     \
-        memset(ours, 'x', sizeof ours);                                                                                \
-        size_t size = format(ours, room, __VA_ARGS__);                                                                 \
-        CHECK(size == (size_t)snprintf(theirs, room, __VA_ARGS__));                                                    \
-        CHECK(!strcmp(ours, theirs));                                                                                  \
-        CHECK(ours[(room)] == 'x');                                                                                    \
+#define SAME(room, ...)                                             \
+    do {                                                            \
+        char ours[64], theirs[64];                                  \
+        memset(ours, 'x', sizeof ours);                             \
+        size_t size = format(ours, room, __VA_ARGS__);              \
+        CHECK(size == (size_t)snprintf(theirs, room, __VA_ARGS__)); \
+        CHECK(!strcmp(ours, theirs));                               \
+        CHECK(ours[(room)] == 'x');                                 \
     } while (0)
 
 CASE(texts_and_numbers_are_as_of_snprintf)
