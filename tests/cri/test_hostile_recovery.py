@@ -73,6 +73,21 @@ async def test_a_guest_that_refuses_to_delete_what_nobody_knows_keeps_its_pod_an
         assert world.left_over() == []
 
 
+async def test_a_container_that_the_guest_is_still_making_for_a_killed_daemon_is_removed_then(world: World) -> None:
+    faults, half = Faults(), "e" * 64
+    neighbour, container, pod = await two_pods(world, faults)
+    faults.lie[m.List] = lambda true: true._replace(containers=(*true.containers, m.Container(half)))
+    faults.refuse[m.Delete] = m.Reply(code=m.WRONG_STATE, error="it is busy with another request")
+    bundle = Path(world.config.run_dir, "pods", pod, "tree/volumes/containers", half)
+    bundle.mkdir()
+    async with world.daemon(settled=False) as cri:
+        await assert_served(cri, neighbour, container)
+        faults.refuse.clear()
+        async with asyncio.timeout(30 * PATIENCE):
+            while bundle.exists():
+                await asyncio.sleep(0.05)
+
+
 def invented(count: int) -> Callable[[m.Reply], m.Reply]:
     return lambda true: true._replace(containers=(*true.containers, *(m.Container(f"{n:x}") for n in range(count))))
 
