@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cri.live import boot, room, suspension
@@ -96,7 +97,7 @@ async def standing_still(pod: "LivePod") -> AsyncIterator[None]:
     block runs. Raises PodError, and all goes on then.
     """
     with pod.pause.holding():
-        await _ask(pod, Tune(suspension.SHARES, ""))
+        await suspension.unmount_shares(partial(_ask, pod))
         try:
             await _ask(pod, Tune(suspension.FREEZE, "1"))
             yield

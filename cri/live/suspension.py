@@ -25,7 +25,7 @@ from stage1.pod.model import ON_DEMAND
 from stage1.rootfs import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
@@ -38,7 +38,7 @@ SHARES = "shares"
 """What Tune is told to unmount, and with a text to mount again."""
 FREEZE = "cgroup.freeze"
 """What Tune stops all containers by ("1"), or one, and lets them go on ("0")."""
-ANSWER_S = 20.0
+ANSWER_S, SHARES_S = 20.0, 5.0
 RETRY_S = 10.0
 """So long a pod that could not be resumed for who connected to it is left alone."""
 SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
@@ -50,6 +50,22 @@ async def settle(pod: "LivePod") -> None:
     for _ in range(round(SETTLE_S / SETTLE_STEP_S)):
         if not _is_busy(pod):
             return
+        await asyncio.sleep(SETTLE_STEP_S)
+
+
+async def unmount_shares(ask: "Callable[[messages.Tune], Awaitable[object]]") -> None:
+    """Have the guest unmount the host's directories, which `ask` tells it. A container that was started a moment ago
+    holds them until its program runs, after crun's answer: that is waited for up to `SHARES_S`. Raises PodError.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + SHARES_S
+    while True:
+        try:
+            await ask(messages.Tune(SHARES, ""))
+            return
+        except WrongState:
+            if loop.time() > until_s:
+                raise
         await asyncio.sleep(SETTLE_STEP_S)
 
 
@@ -106,7 +122,7 @@ async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
     pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
     try:
         await pod.images.settle()
-        await pod.call(messages.Tune(SHARES, ""), ANSWER_S)
+        await unmount_shares(lambda op: pod.call(op, ANSWER_S))
     except BaseException:
         pod.end_suspension()
         raise
