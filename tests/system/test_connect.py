@@ -121,6 +121,7 @@ def booting() -> Iterator[Place]:
     argv = ["qemu-system-x86_64", "-c", "while :; do :; done", f"{made.path}/vm"]
     with subprocess.Popen(argv, executable="/bin/sh") as vmm:
         made.started(vmm.pid)
+        wait_until(lambda: find_unrecorded(str(made.path)))  # its arguments are there a moment after its program
         yield made
         vmm.kill()
     wait_until(lambda: not made.kill_proxies())  # one may wait for an agent as long as a test told it to
