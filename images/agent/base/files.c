@@ -8,9 +8,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -42,6 +44,16 @@ int file_write(const char *path, const char *text)
         return -1;
     ssize_t put = write(fd, text, strlen(text));
     return put == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+size_t unread_bytes(int fd)
+{
+    /* What was written to a terminal is handed on by a kernel thread. poll() waits for that (n_tty_poll), FIONREAD does
+     * not, and says 0 of output whose writer has ended. */
+    struct pollfd flushed = {.fd = fd, .events = POLLIN};
+    int count = 0;
+    poll(&flushed, 1, 0);
+    return ioctl(fd, FIONREAD, &count) < 0 ? 0 : (size_t)count;
 }
 
 int make_dir(const char *path, mode_t mode)

@@ -13,6 +13,8 @@
 ssize_t file_read(const char *path, char *to, size_t room);
 /* One write of all of `text` to a file that exists (a cgroup or sysctl); -1 with errno. */
 int file_write(const char *path, const char *text);
+/* How many bytes of a pipe, a socket or a terminal can be read now; 0 on an error. */
+size_t unread_bytes(int fd);
 /* 0 also when the directory is there. */
 int make_dir(const char *path, mode_t mode);
 /* openat2 below `root`; `how` is RESOLVE_IN_ROOT or RESOLVE_BENEATH. */

@@ -2,13 +2,13 @@
 /* See streams.h. */
 #include "loop/streams.h"
 
+#include "base/files.h"
 #include "loop/loop.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -129,13 +129,11 @@ void streams_drain(struct process *process)
 {
     for (int i = 0; i < 2; i++) {
         struct output *out = &process->out[i];
-        int left = 0;
         if (out->fd < 0)
             continue;
-        ioctl(out->fd, FIONREAD, &left);
-        out->left = (uint32_t)left;
+        out->left = (uint32_t)unread_bytes(out->fd);
         out->draining = true;
-        if (left == 0)
+        if (!out->left)
             output_end(out);
     }
 }

@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <linux/rtnetlink.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -255,4 +256,20 @@ CASE(a_tree_is_removed_however_deep_it_is)
     close(dir);
     CHECK(remove_tree(top, &why) == 0 && access(top, F_OK) < 0 && access("/etc/passwd", F_OK) == 0);
     CHECK(remove_tree(top, &why) == 0);
+}
+
+CASE(bytes_on_their_way_through_a_terminal_are_counted)
+{
+    for (int i = 0; i < 200; i++) {
+        int ours = posix_openpt(O_RDWR | O_NOCTTY), its;
+        CHECK(ours >= 0 && grantpt(ours) == 0 && unlockpt(ours) == 0);
+        CHECK((its = open(ptsname(ours), O_RDWR | O_NOCTTY)) >= 0);
+        CHECK(write(its, "24 80", 5) == 5 && close(its) == 0);
+        CHECK(unread_bytes(ours) == 5);
+        CHECK(close(ours) == 0);
+    }
+    int ends[2];
+    CHECK(pipe(ends) == 0 && unread_bytes(ends[0]) == 0 && write(ends[1], "ab", 2) == 2);
+    CHECK(unread_bytes(ends[0]) == 2 && unread_bytes(-1) == 0);
+    CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
 }
