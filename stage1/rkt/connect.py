@@ -27,6 +27,8 @@ ANSWER_S = 4.0
 """For an agent that has booted to say anything."""
 SAMPLE_S = 3.0
 """A VM that boots uses a processor in this time, a frozen one does not. Each further sample takes twice as long."""
+ALIVE_S = 0.5
+"""How often a proxy that waits for the agent looks whether there is still a VM."""
 _BACKLOG = 16
 
 
@@ -173,7 +175,17 @@ def _streams(place: str) -> list[int]:
 
 
 def _factory(place: str) -> "connect.Factory":
-    link = machine.link(place)
+    """Waits for the agent no longer than there is a VM."""
+    link, vm = machine.link(place), engine.find_vm(place)
     if isinstance(link, SerialLink):
-        return connect.unix_factory(link.socket)
-    return connect.vsock_factory(link.cid, link.port)
+        attempts = connect.unix_factory(link.socket)
+    else:
+        attempts = connect.vsock_factory(link.cid, link.port)
+
+    def connected(until: float) -> _socket.socket | None:
+        while (now := time.monotonic()) < until and (vm is None or vm.alive()):
+            if (sock := attempts(min(now + ALIVE_S, until))) is not None:
+                return sock
+        return None
+
+    return connected

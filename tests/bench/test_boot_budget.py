@@ -91,8 +91,12 @@ def test_no_figure_is_worse_than_its_baseline(boots, plain_boots, guest_dir, tmp
     assert baseline.worse(figures, base) == []
 
 
-def test_a_boot_takes_as_many_instructions_as_another(boots):
-    least, next_least = sorted(boot.init_ms for boot in boots)[:2]
+def test_a_boot_takes_as_many_instructions_as_another(boots, tmp_path):
+    for _ in range(MORE_BOOTS):
+        least, next_least = sorted(boot.init_ms for boot in boots)[:2]
+        if next_least - least < REPEATS_WITHIN_MS:
+            break
+        boots.append(bench.boot(bench.clearpod_argv(str(tmp_path)), str(tmp_path)))
     assert next_least - least < REPEATS_WITHIN_MS
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from stage1.entry import stop
 from stage1.errors import NotFound
+from stage1.guest.proxy import PATIENCE_S as BOOT_S
 from stage1.linux.process import start_time
 from stage1.rkt import connect, machine
 from stage1.vm.vmm import find_unrecorded
@@ -176,6 +177,19 @@ def test_a_vm_that_boots_is_waited_for_as_long_as_it_may_boot(booting: Place) ->
     assert select.select([program.stderr], [], [], 2)[0] == []  # longer than for an answer and a look
     booting.boot()
     assert finish(program)
+
+
+def test_a_proxy_that_waits_for_the_agent_ends_with_the_vm(booting: Place) -> None:
+    program = booting.start(limits=(0.2, 1, 60))
+    wait_until(booting.proxies)
+    vmm = find_unrecorded(str(booting.path))
+    assert vmm is not None
+    os.kill(vmm.pid, signal.SIGKILL)
+    begun = time.monotonic()
+    wait_until(lambda: not booting.proxies())
+    assert time.monotonic() - begun < BOOT_S - 5  # it would have waited so long for an agent that boots
+    program.kill()
+    program.communicate()
 
 
 def test_a_vm_that_does_not_run_is_not_waited_for(booting: Place) -> None:
