@@ -15,7 +15,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import free_port
 from tests.kubernetes import configuration
 from tests.kubernetes.cluster import POD_S, Cluster, is_ready, status_of
-from tests.kubernetes.configuration import CLASS, EVICTION_MIB, NODE, PODS_MIB, resources
+from tests.kubernetes.configuration import CLASS, EVICTION_MIB, NODE, OVERHEAD_MIB, PODS_MIB, resources
 from tests.kubernetes.node import until
 
 DOCS = Path(__file__).parents[2] / "docs/admin/kubernetes"
@@ -219,10 +219,18 @@ def test_a_pod_is_resized_down_and_up_and_beyond_what_it_began_with(cluster: Clu
     cluster.delete("sized")
 
 
+def _holding(mib: int) -> str:
+    """A shell command that takes so much memory and keeps it."""
+    return f"dd if=/dev/zero bs={mib}M count=1 | sleep 10000"
+
+
 def test_under_pressure_the_pod_that_eats_is_evicted(cluster: Cluster, web: list[str]) -> None:
     eats = PODS_MIB - EVICTION_MIB
     container = {"resources": resources(64, most_mib=eats)}
-    script = f"dd if=/dev/zero bs={eats - 100}M count=1 | sleep 10000"  # dd holds all of it
+    # Who has more than it asked for is evicted first, by numbers of pods that are up to 15 s old, while the node's are
+    # new (maxHousekeepingInterval of the kubelet's cadvisor). So it has too much before the node has too little.
+    first = OVERHEAD_MIB + 168
+    script = f"{_holding(first)} & sleep 20; {_holding(eats - 100 - first)}"
     pod = configuration.pod("eater", cluster.node.image, script, container=container, runtimeClassName=CLASS)
     cluster.run(pod, until_ready=False)
     evicted = cluster.wait("eater", lambda pod: pod["status"]["phase"] == "Failed", within_s=2 * POD_S)
