@@ -8,10 +8,10 @@ the daemon's pods, whose names the daemon keeps.
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from stage1.errors import AlreadyExists
-from stage1.linux import flock
+from stage1.linux import files, flock
 from stage1.linux.libc import Guard
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,8 +30,7 @@ def claimed(run_dir: str, name: str, *, pod_id: str) -> Iterator[None]:
             os.pwrite(fd, pod_id.encode(), 0)
         yield
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+        files.unlink(path)
         os.close(fd)
 
 

@@ -15,6 +15,7 @@ from cri.live.container import LiveContainer
 from cri.live.deadlines import limit
 from cri.live.pod import LivePod
 from cri.live.shutdown import KILL_S, kill_unresponsive
+from cri.retry import backoff, every, retry_while_busy
 from cri.threads import UNDO_S, is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import NotFound, PodError, TimedOut, WrongState
@@ -95,15 +96,8 @@ def remove_files(pod: LivePod, container: LiveContainer, *, has_bundle: bool = T
 
 
 async def _delete(pod: LivePod, container_id: str) -> None:
-    """Ask the guest until it is not busy with something else for the container, such as limits that came too late."""
-    while True:
-        try:
-            await pod.call(messages.Delete(container_id))
-            return
-        except WrongState:
-            if not pod.is_ready:
-                raise
-        await asyncio.sleep(BUSY_S)
+    """Ask the guest until it is not busy with another request for the container, such as limits that came too late."""
+    await retry_while_busy(lambda: pod.call(messages.Delete(container_id)), every(BUSY_S, lambda: pod.is_ready))
 
 
 async def follow_rest(pod: LivePod) -> None:
@@ -133,10 +127,9 @@ async def _remove(pod: LivePod, container: LiveContainer) -> None:
 
 async def _discard_later(pod: LivePod, container_id: str) -> None:
     """What the guest did not remove in time takes its memory, and keeps its bundle, until it does."""
-    pause_s = FIRST_PAUSE_S
+    pauses = backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
     while pod.is_ready:
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        await asyncio.sleep(next(pauses))
         try:
             await pod.call(messages.Delete(container_id))
         except NotFound:

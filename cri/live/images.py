@@ -11,9 +11,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from cri.retry import retry_while_busy
 from cri.threads import UNDO_S, is_done_within, run_apart, run_uncancellable
 from stage1 import engine, own
 from stage1.errors import NotFound, PodError, Unsupported, WrongState
@@ -175,14 +176,6 @@ class PodImages:
         return [image.name for image in window.images if not self._is_used(image.name)] if window else []
 
     async def _release(self, name: str) -> None:
-        for pause_s in (*PAUSES_S, 0):
-            try:
-                await self._call(messages.UnmountImage(name))
-                break
-            except NotFound:
-                break
-            except WrongState:
-                if not pause_s:
-                    raise
-                await asyncio.sleep(pause_s)
+        with suppress(NotFound):
+            await retry_while_busy(lambda: self._call(messages.UnmountImage(name)), PAUSES_S)
         await run_apart(mapping.take_out, self._directory, name)

@@ -9,10 +9,12 @@ host sees what was written back before.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cri.live.container import LiveContainer
-from stage1.errors import NotFound, PodError, WrongState
+from cri.retry import every, retry_while_busy
+from stage1.errors import NotFound, PodError
 from stage1.guest import messages
 
 if TYPE_CHECKING:
@@ -54,13 +56,6 @@ class _Saving:
             log.warning("container.outputs", extra={**self._pod.log_fields(self._container), "error": why})
 
     async def _ask(self) -> None:
-        while True:
-            try:
-                await self._pod.call(messages.Update(self._container.id))
-                return
-            except NotFound:
-                return  # it is removed just now
-            except WrongState:  # it is busy with something else
-                if not self._pod.is_ready:
-                    raise
-            await asyncio.sleep(BUSY_S)
+        with suppress(NotFound):  # it is removed just now
+            op = messages.Update(self._container.id)
+            await retry_while_busy(lambda: self._pod.call(op), every(BUSY_S, lambda: self._pod.is_ready))

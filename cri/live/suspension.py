@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from cri.live import room
+from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store.history import Fact
 from cri.threads import apart, run_uncancellable_in
@@ -57,16 +58,7 @@ async def unmount_shares(ask: "Callable[[messages.Tune], Awaitable[object]]") ->
     """Have the guest unmount the host's directories, which `ask` tells it. A container that was started a moment ago
     holds them until its program runs, after crun's answer: that is waited for up to `SHARES_S`. Raises PodError.
     """
-    loop = asyncio.get_running_loop()
-    until_s = loop.time() + SHARES_S
-    while True:
-        try:
-            await ask(messages.Tune(SHARES, ""))
-            return
-        except WrongState:
-            if loop.time() > until_s:
-                raise
-        await asyncio.sleep(SETTLE_STEP_S)
+    await retry_while_busy(lambda: ask(messages.Tune(SHARES, "")), every(SETTLE_STEP_S, within(SHARES_S)))
 
 
 def _is_busy(pod: "LivePod") -> bool:

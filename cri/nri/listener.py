@@ -22,6 +22,7 @@ from cri.nri.plugin import Plugin
 from cri.pb import nri_pb2 as nri
 from cri.translate import bounds
 from stage1.errors import BadRequest, WrongState
+from stage1.linux import files
 
 log = logging.getLogger("clearpod.nri")
 
@@ -57,10 +58,7 @@ class PluginListener:
         self._server.close()
         for connection in list(self._connections):
             connection.link.close(ENDING)
-        try:
-            await asyncio.to_thread(os.unlink, self._config.socket)
-        except FileNotFoundError:
-            pass
+        await asyncio.to_thread(files.unlink, self._config.socket)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= MOST_PLUGINS:

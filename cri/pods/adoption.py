@@ -16,6 +16,7 @@ from cri.live import outputs, suspension
 from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
+from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store import pods as store
 from cri.store.history import Fact
@@ -32,7 +33,7 @@ log = logging.getLogger("clearpod.pod")
 ORPHANS_S = 60.0
 """How long the guest may take to remove orphans. No call waits for it."""
 BUSY_S, BUSY_STEP_S = 30.0, 0.1
-"""How long of that a request of the last daemon's is waited for, and how often it is asked after."""
+"""How long of that a request of the last daemon's is waited for, and the pause between tries."""
 
 
 class Orphans(NamedTuple):
@@ -185,29 +186,14 @@ async def _remove(pod: LivePod, containers: Iterable[str], *, bundles: Iterable[
 async def _delete(pod: LivePod, container: str) -> str:
     """The container's id if it may still be there, else nothing."""
     try:
-        await _when_free(pod, messages.Delete(container))
+        # What the last daemon asked for may still be under way: the agent refuses until it is done.
+        await retry_while_busy(lambda: pod.call(messages.Delete(container)), every(BUSY_STEP_S, within(BUSY_S)))
     except NotFound:
         return ""
     except PodError as error:
         log.warning("pod.cleanup_failed", extra={**pod.log_fields(), "container": container, "error": str(error)})
         return container
     return ""
-
-
-async def _when_free(pod: LivePod, op: messages.Delete) -> None:
-    """What the last daemon asked for may still be under way: the guest refuses anything else about that container until
-    it has an answer, which nobody will read. Raises PodError.
-    """
-    loop = asyncio.get_running_loop()
-    until_s = loop.time() + BUSY_S
-    while True:
-        try:
-            await pod.call(op)
-            return
-        except WrongState:
-            if loop.time() > until_s:
-                raise
-        await asyncio.sleep(BUSY_STEP_S)
 
 
 async def mark_dead(pod: LivePod) -> None:

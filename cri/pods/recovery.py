@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cri.live.pod import LivePod
 from cri.live.tools import Tools, log_deferred_del
 from cri.pods import adoption
+from cri.retry import backoff
 from cri.store import recover
 from cri.store.pods import PodRecord, Stored
 from cri.tasks import Tasks
@@ -25,7 +26,7 @@ log = logging.getLogger("clearpod.pods")
 PATIENCE_S = 5.0
 """How much longer than a guest may take to be adopted a call waits for it."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
-"""Between tries to collect what can't be collected."""
+"""Between tries to remove what could not be removed."""
 
 
 class Lasting(NamedTuple):
@@ -145,12 +146,10 @@ class Recovery:
             self.clean_up_later(plan.directory)
 
     async def _clean_up_later(self, directory: str) -> None:
-        pause_s = FIRST_PAUSE_S
-        while True:
+        for pause_s in backoff(FIRST_PAUSE_S, LAST_PAUSE_S):
             await asyncio.sleep(pause_s)
             if not await self._try_clean_up(directory):
                 return
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     async def _try_clean_up(self, directory: str) -> str:
         """What went wrong, if anything."""

@@ -17,6 +17,10 @@ from stage1.linux.flock import Lock
 from stage1.rkt import directory, loader, logs, machine, make, network, plan, runtime
 from stage1.rkt.loader import RktPod
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL, as container runtimes have it."""
 START_S = 60.0
@@ -119,11 +123,10 @@ def end_pod(uuid: str, error: PodError) -> str:
 
 def require_running(client: Client, app: str) -> None:
     """Return when it runs, also if the pod boots as yet. Raises WrongState when it does not run any more."""
-    until = time.monotonic() + BOOT_S
-    while not runs(client, app):
-        if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
-            raise WrongState(f"the app {app} does not run, so nothing can be run in it; start it first")
-        time.sleep(_POLL_S)
+    for _ in _tries(app):
+        if runs(client, app):
+            return
+    raise WrongState(f"the app {app} does not run, so nothing can be run in it; start it first")
 
 
 def runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
@@ -134,15 +137,23 @@ def runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
 
 def when_running(client: Client, app: str, *, request: Exec) -> None:
     """Send an Exec; one that comes while the pod boots waits for the app. Raises WrongState, NotFound when it ended."""
-    until = time.monotonic() + BOOT_S
-    while True:
+    refusal: PodError
+    for _ in _tries(app):
         try:
             client.call(request, START_S)
             return
         except (WrongState, NotFound) as error:
-            if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
-                raise _explained(error, app) from None
+            refusal = error
+    raise _explained(refusal, app)
+
+
+def _tries(app: str) -> "Iterator[None]":
+    """Yield once, and again every _POLL_S seconds while the pod boots and the app has not run yet."""
+    until = time.monotonic() + BOOT_S
+    yield
+    while time.monotonic() <= until and _is_awaited(os.getcwd(), app):
         time.sleep(_POLL_S)
+        yield
 
 
 def _is_awaited(pod_dir: str, app: str) -> bool:

@@ -160,8 +160,7 @@ def _make_template(template: str, size: int, *, has_journal: bool) -> None:
             files.sync(os.path.dirname(template))
         finally:
             for path in (full, sparse):
-                if os.path.exists(path):
-                    os.unlink(path)
+                files.unlink(path)
 
 
 def _format(path: str, size: int, *, has_journal: bool) -> None:

@@ -10,6 +10,7 @@ import os
 import time
 
 from stage1.errors import NoSpace, VmFailed
+from stage1.linux import files
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
@@ -25,11 +26,8 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S, _GROWTH = 0.002, 0.25, 1.2
 
 def make(path: str) -> None:
     """An empty file in the place of what is there, root's. Raises KernelError."""
+    files.unlink(path)
     with Guard("make", path):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 

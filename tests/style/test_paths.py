@@ -48,7 +48,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/check_mounts.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL),
     "cri/cli/check_start.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), "the run directory and the socket"),
     "cri/cli/claimed_name.py": dict.fromkeys(
-        ("os.listdir", "os.makedirs", "os.open", "os.path.isdir", "os.stat", "os.unlink"), OURS
+        ("files.unlink", "os.listdir", "os.makedirs", "os.open", "os.path.isdir", "os.stat", "os.unlink"), OURS
     ),
     "cri/cli/detached.py": dict.fromkeys(("os.listdir", "os.path.isdir", "shutil.rmtree"), STATE),
     "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
@@ -81,7 +81,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/monitors/disk_guard.py": {"os.statvfs": STATE},
     "cri/storage/disk.py": {"os.statvfs": STATE},
-    "cri/nri/listener.py": dict.fromkeys(("os.chmod", "os.unlink"), OURS),
+    "cri/nri/listener.py": dict.fromkeys(("files.unlink", "os.chmod"), OURS),
     "cri/translate/apparmor.py": dict.fromkeys(("open", "os.listdir", "os.path.lexists"), HOST),
     "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "files.unlink"), OURS),
     "cri/store/reserve.py": dict.fromkeys(
@@ -218,7 +218,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/orphans.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
     "stage1/rootfs/parted.py": dict.fromkeys(("files.read", "files.write_atomic", "os.open"), KUBELET),
     "stage1/rootfs/scratch.py": dict.fromkeys(
-        """files.make_dirs files.remove_tree os.path.lexists open os.chown os.mkdir os.open os.path.exists
+        """files.make_dirs files.remove_tree files.unlink os.path.lexists open os.chown os.mkdir os.open os.path.exists
         os.rename os.unlink""".split(),
         STATE,
     ),
@@ -280,7 +280,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         ),
         STATE,
     ),
-    "stage1/vm/guest_file.py": dict.fromkeys(("os.open", "os.unlink"), STATE),
+    "stage1/vm/guest_file.py": dict.fromkeys(("files.unlink", "os.open"), STATE),
     "stage1/vm/medium.py": {"os.open": IMAGES},
     "stage1/templates.py": {"os.open": STATE},
     "stage1/vm/copying.py": {"os.open": STATE},
