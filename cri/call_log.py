@@ -60,14 +60,14 @@ class CallLog:
         self._dedup = LogDedup(REPEATED_S, MOST_REPEATED)
 
     def began(self, name: str, request: Any) -> Call:
-        """It begins now."""
+        """Return the record of a call that begins now."""
         return Call(name, request, time.monotonic(), self._subject(request) if name in REMOVALS else {})
 
     def ended(
         self, call: Call, code: str, *, sentence: str = "", fault: BaseException | None = None, response: Any = None
     ) -> None:
-        """It has ended with that code; `sentence` is the client's, `fault` what must not have happened. What was made
-        is named by the `response`.
+        """Log and count the end of a call with that code; `sentence` is the client's error, `fault` an internal one.
+        Objects that the call made are named by the `response`.
         """
         took_s = time.monotonic() - call.began_s
         self._node.recorder.count(recorder.RPCS, call.name, code)

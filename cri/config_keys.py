@@ -61,7 +61,7 @@ def key(
 
 
 def rules(field: "dataclasses.Field[Any]") -> Rules:
-    """Those of a key."""
+    """Return the rules for the values of a key."""
     known: Rules = field.metadata.get(RULES, NONE)
     return known
 

@@ -39,7 +39,7 @@ class Discarded:
         return len(data)
 
     def writing(self) -> "asyncio.Task[None] | None":
-        """Nothing is."""
+        """Return None: nothing is written in the background."""
         return None
 
     def commit(self) -> None:

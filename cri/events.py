@@ -66,7 +66,7 @@ class Subscription:
         self._leave(self)
 
     def finish(self) -> None:
-        """Nothing will happen any more: who iterates comes to the end."""
+        """End the iteration after the events that are queued."""
         self._is_over = True
         self._arrived.set()
 

@@ -50,7 +50,7 @@ class Notifier:
 
 
 def reloading() -> tuple[str, str]:
-    """That the configuration is being read again, from now."""
+    """Return the messages that tell systemd that the configuration is being read again, from now."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
 
 

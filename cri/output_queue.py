@@ -56,10 +56,10 @@ class OutputQueue:
         return 0
 
     def writing(self) -> None:
-        """Nothing to wait for."""
+        """Return None: nothing is written in the background."""
 
     def commit(self) -> None:
-        """Nothing to make durable: it ends with the daemon."""
+        """Do nothing: a queue ends with the daemon, so its content is not durable."""
 
     def put(self, buffer: Buffer) -> None:
         """Queue a piece."""
@@ -67,7 +67,7 @@ class OutputQueue:
         self._moved.set()
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """End the iteration after what is queued."""
         self._ended = True
         self._moved.set()
 

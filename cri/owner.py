@@ -127,7 +127,7 @@ def listener(address: str, port: int, *, table: str) -> socket.socket:
 
 
 def group_id(name: str) -> int:
-    """Of the socket's group. Raises BadRequest when this machine has none of that name."""
+    """Return the id of the socket's group. Raises BadRequest when this machine has no group of that name."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:

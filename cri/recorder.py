@@ -39,10 +39,10 @@ class Recorder:
     tracer = Tracer()
 
     def count(self, *key: str) -> None:
-        """It happened once more."""
+        """Count one more event with these labels."""
 
     def observe(self, seconds: float, *key: str) -> None:
-        """It took so long."""
+        """Put a duration into its bucket."""
 
     @contextmanager
     def timing(self, *key: str) -> Iterator[None]:

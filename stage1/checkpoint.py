@@ -53,7 +53,9 @@ def save(
 
 
 def measure(written: Written, output: str, *, is_awaited: "Awaited") -> Written:
-    """With the digests of the files, which takes its time and needs no guest. Raises TimedOut, KernelError."""
+    """Return the checkpoint with the digests of its files, for which the guest need not stand still. Raises TimedOut,
+    KernelError.
+    """
     disk = examined(f"{output}/{DISK}", is_awaited) if written.disk.size_bytes else File()
     return written._replace(guest=examined(f"{output}/{GUEST}", is_awaited), disk=disk)
 

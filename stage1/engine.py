@@ -195,7 +195,7 @@ def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
 
 
 def owners_of(directory: str, pod: Pod) -> owners.Owners:
-    """Of a VMM that runs; without a mapping where there is none, or one without a user namespace."""
+    """Return the owners of files for the pod's running VMM; unmapped when it does not run or has no user namespace."""
     entry = record.read(directory)
     vmm = (entry.vmm.pid, entry.vmm.start_time, entry.ids) if entry else (0, 0, ())
     return owners.Owners(directory, pod.ids, vmm)

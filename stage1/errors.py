@@ -140,7 +140,7 @@ class NoCommand(AgentFailed):
 
 
 class NotExecutable(NoCommand):
-    """It is there, but can't be executed."""
+    """The command is there, but can't be executed."""
 
     exit_code = 126
 

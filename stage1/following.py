@@ -8,7 +8,7 @@ from stage1.rootfs import following
 
 
 def volumes(container: Container) -> "list[tuple[int, Mount]]":
-    """Those that follow, with their places in the container's list."""
+    """Return the volumes into which later mounts of the host propagate, with their places in the container's list."""
     return [one for one in enumerate(container.mounts) if one[1].propagation == HOST_TO_CONTAINER and not one[1].image]
 
 

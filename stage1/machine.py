@@ -181,7 +181,7 @@ def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
 
 
 def with_network(plan: "VmSpec | HostPod", pod: Pod, *, host: Host, network: PodNetwork | None) -> "VmSpec | HostPod":
-    """And with them, or the pod on the host in its network namespace."""
+    """Return the VM with the pod's network devices, or the pod on the host in its network namespace."""
     if network is None or host.network is None:
         return plan
     path = netns_path(pod.id)

@@ -83,7 +83,9 @@ def add_image(directory: str, image: "ImageFiles") -> str:
 
 
 def _ids(directory: str) -> "Sequence[Extent]":
-    """Those of the pod's VMMs: as the one has them that runs, else as the next one will. None where VMMs have none."""
+    """Return the id mapping of the pod's running VMM, else that of its next one; empty where VMMs have no user
+    namespace.
+    """
     if entry := record.read(directory):
         return entry.ids
     first = slots.find(directory)
@@ -262,7 +264,7 @@ def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "Pod
 
 
 def devices(kernel: OwnKernel, nics: "tuple[Nic, ...]") -> "tuple[Nic, ...]":
-    """Those network devices of the pod's that the kernel gets: some, as Solo5's, do not boot with one too many."""
+    """Return the network devices that the kernel gets: some, as Solo5's, do not boot with one too many."""
     return () if kernel.network == own_kernel.ABSENT else nics
 
 

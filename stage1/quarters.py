@@ -135,8 +135,8 @@ def _begin(vm: VmSpec, paths: list[str], *, pid: int) -> None:
 
 
 def _make(vm: VmSpec, places: dict[str, str], *, directory: str, ending: str = "") -> tuple[str, ...]:
-    """They are written down before they are made, so that whoever comes later finds what is there. Those in a scope are
-    made with that. A further VM of the pod finds them written down.
+    """Make the VM's cgroups, each recorded in the pod's directory before it is made, so that a later clean-up finds it.
+    Those in a scope are made with the scope. A further VM of the pod uses the recorded ones.
     """
     known = set(cgroups(directory))
     with beneath.Root(directory) as own:

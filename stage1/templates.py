@@ -72,7 +72,7 @@ def make(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: f
 
 
 def _alike(prepared: Prepared, vm: VmSpec) -> Prepared:
-    """With what a front door adds to the VMs of its pods."""
+    """Return the template's VM with what a front end adds to the VMs of its pods."""
     made = prepared.vm
     assert isinstance(made, VmSpec)
     read_only = {share.tag: share.read_only for share in vm.shares}

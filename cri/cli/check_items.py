@@ -86,7 +86,7 @@ def _config(facts: Facts) -> Item:
 
 
 def _status_and_text(one: "Tried") -> tuple[str, str]:
-    """Of one part of the daemon's start. An error says already what to do."""
+    """Return status and text for one part of the daemon's start. An error already says what to do."""
     return (FAIL if one.is_fatal else WARN, one.error) if one.error else (OK, one.detail)
 
 

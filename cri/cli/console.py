@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _failed(daemon: Daemon, word: str) -> int:
-    """Of a sandbox that could not be started there are the lines that tell something."""
+    """Print the console lines that were kept of a sandbox that could not be started. Raises NotFound."""
     failure = lookup.find_failed(lookup.failed(daemon), word)
     if failure is None:
         raise NotFound(f"there is no pod {word!r}; `clearpod ps -a` lists those that exist")

@@ -59,7 +59,7 @@ def _one(matching: list[pb.PodSandbox], word: str) -> pb.PodSandbox | None:
 
 
 def state(reply: Any) -> str:
-    """Of the pod of a verbose PodSandboxStatusResponse, for people: ready, suspended or not ready."""
+    """Return the state of the pod of a verbose PodSandboxStatusResponse, for people: ready, suspended or not ready."""
     if reply.status.state != pb.SANDBOX_READY:
         return "not ready"
     return SUSPENDED if info(reply).get("suspended") else "ready"

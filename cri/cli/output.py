@@ -53,10 +53,10 @@ class Output:
         return 0
 
     def writing(self) -> None:
-        """Nothing to wait for."""
+        """Return None: nothing is written in the background."""
 
     def commit(self) -> None:
-        """Nothing to make durable."""
+        """Do nothing: output of a command is not durable."""
 
     async def drained(self) -> None:
         """Everything is written, or nothing can be written any more."""

@@ -99,7 +99,7 @@ def _time(ns: int) -> str:
 
 
 def _ports(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of the host that lead to the pod."""
+    """Return the host's ports that lead to the pod."""
     return [
         {
             "hostIp": one.get("host_ip", ""),

@@ -46,7 +46,7 @@ class Record(NamedTuple):
 
 
 def find(daemon: Daemon, word: str) -> Record:
-    """Of the pod that is meant, else of the failed sandbox that is meant. Raises NotFound, BadRequest."""
+    """Return the record of the pod that `word` names, else of the failed sandbox. Raises NotFound, BadRequest."""
     failures = lookup.failed(daemon)
     pod = lookup.find(lookup.pods(daemon), word)
     if pod is not None:

@@ -52,7 +52,7 @@ def entrypoint(text: str) -> list[str]:
 
 
 def variables(files: list[str], entries: list[str], *, ours: Mapping[str, str]) -> dict[str, str]:
-    """Of --env-file and then of --env; `ours` has the values of names that come alone."""
+    """Return the variables of --env-file and then of --env; names without a value take it from `ours`."""
     result: dict[str, str] = {}
     for entry in (*(line for path in files for line in _lines(path)), *entries):
         key, is_given, value = entry.partition("=")

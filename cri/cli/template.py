@@ -99,7 +99,7 @@ def remove(args: argparse.Namespace, daemon: Daemon) -> None:
 
 
 def _options(daemon: Daemon, word: str) -> dict[str, str]:
-    """Of the template that is meant. Raises NotFound, BadRequest when several are."""
+    """Return namespace and name of the template that `word` names. Raises NotFound, BadRequest when several match."""
     matching = [one for one in _all(daemon) if word in (one["name"], _title(one))]
     if not matching:
         raise NotFound(f"there is no template {word!r}; `clearpod template list` shows those that exist")

@@ -58,7 +58,7 @@ def sample(daemon: Daemon) -> dict[str, Any]:
 
 
 def _with_vm(daemon: Daemon, one: dict[str, Any]) -> dict[str, Any] | None:
-    """With what the VMM takes on the host; None when the pod was removed meanwhile."""
+    """Return the pod's row with what its VMM takes on the host; None when the pod was removed meanwhile."""
     try:
         reply = daemon("PodSandboxStatus", pod_sandbox_id=one["id"], verbose=True)
     except NotFound:

@@ -113,7 +113,9 @@ async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRe
 
 
 async def _take_over(pod: "LivePod", container: LiveContainer) -> None:
-    """Its files become those of this pod, and its output goes to its log. Raises WrongState when it has ended."""
+    """Connect a container that runs in the copied guest with this pod: its volumes, its CPUs and its log. Raises
+    WrongState when it has ended.
+    """
     reply = await pod.call(messages.List())
     listed = next((one for one in reply.containers if one.id == container.id), None)
     if listed is None or listed.state != messages.RUNNING:

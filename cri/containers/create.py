@@ -157,7 +157,9 @@ def require_alone(pod: LivePod, kernel: OwnKernel, *, image: str) -> None:
 
 
 async def _take_over(pod: LivePod, record: ContainerRecord, *, lower: str) -> None:
-    """Nothing of the pod's is given up for a kernel that can't be booted."""
+    """End the guest that the pod was booted with, so that the container's kernel takes its place; only after that
+    kernel was found to be bootable.
+    """
     boot = own.Boot(record.kernel, lower, record.container.process.argv)
     await run_uncancellable(own.check, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
     require_alone(pod, record.kernel, image=record.image_ref)

@@ -65,10 +65,10 @@ class Capture:
         return len(data)
 
     def writing(self) -> None:
-        """Nothing to wait for."""
+        """Return None: nothing is written in the background."""
 
     def commit(self) -> None:
-        """Nothing to make durable: an exec ends with the daemon."""
+        """Do nothing: an exec ends with the daemon, so its output is not durable."""
 
     def data(self) -> bytes:
         """Everything kept."""

@@ -39,7 +39,9 @@ _ELSEWHERE = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CE
 
 
 class Digests:
-    """Those who are asked. Safe for tasks of one event loop. Close it."""
+    """Asks registries for digests, by a process for each registry and user. Safe for tasks of one event
+    loop. Close it.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Registry] = {}

@@ -171,7 +171,7 @@ def kernel_annotations(data: bytes) -> dict[str, str]:
 
 
 def of_kernel(annotations: Any) -> dict[str, str]:
-    """Those among foreign annotations that are about a kernel, are texts and not too many."""
+    """Return the annotations of an image that are about a kernel: only texts, bounded in length and number."""
     pairs = annotations.items() if isinstance(annotations, dict) else ()
     ours = [(k, v) for k, v in pairs if str(k).startswith(_KERNEL) and isinstance(v, str) and len(v) <= _MOST_TEXT]
     return {str(key): value for key, value in ours[:_MOST_ANNOTATIONS]}

@@ -86,7 +86,7 @@ LOCAL = ("oci:", "docker-archive:")
 
 
 def names_of(reference: Reference, digest: str) -> Names:
-    """Of what has this `digest` in the registry."""
+    """Return the tag and the digest reference under which an image with this `digest` is stored."""
     return Names("" if reference.digest else str(reference), f"{reference.name}@{digest}")
 
 
@@ -221,7 +221,7 @@ class LayoutSource:
         return self._blob(digest)
 
     async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
-        """Nothing to bring."""
+        """Set the paths of the blobs, which are in the directory already."""
         _set_paths(f"{self._directory}/blobs/sha256", files, digests=files)
 
     async def _top(self) -> str:
@@ -279,7 +279,7 @@ class ArchiveSource:
         return await self._layout.resolve()
 
     async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
-        """They are there."""
+        """Set the paths of the blobs, which `resolve` has unpacked already."""
         await self._layout.fetch(resolved, files)
 
     def close(self) -> None:

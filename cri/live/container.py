@@ -82,7 +82,7 @@ class LiveContainer:
         return StoredContainer(self.record, self.status)
 
     async def reopen_log(self) -> None:
-        """Its file was renamed: go on in a new one, which exists when this returns.
+        """Continue the log, whose file was renamed, in a new one, which exists when this returns.
 
         Raises NoSpace when it can't be made, WrongState when something else is there; the old one stays open then.
         """
@@ -108,18 +108,20 @@ class LiveContainer:
             self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
 
     def went_on(self) -> None:
-        """It was running in a copied guest, and goes on there."""
+        """Mark it RUNNING: it was running in the guest that was copied, and continues there."""
         self.status = self.status._replace(is_held=False)
         self.started()
 
     def start_failed(self, why: str) -> None:
-        """It could not be started: EXITED with exit code 128 and reason StartError, as clients expect."""
+        """Mark it EXITED with exit code 128 and reason StartError, as clients expect of one that could not be
+        started.
+        """
         if self.status.state == states.CREATED:
             now = self._moment(0, self.record.created_ns)
             self._move("start_failed", finished_ns=now, exit_code=128, reason="StartError", message=why)
 
     def exited(self, event: Exited, then: Callable[[], None] = lambda: None) -> bool:
-        """Its process ended, after the last byte of its output; whether that was not known yet.
+        """Take in the end of its process, which comes after the last byte of its output; whether it was not known yet.
 
         It is EXITED, and `then` called, once its log has all of it: at once but for what a thread is writing.
         """
@@ -157,7 +159,7 @@ class LiveContainer:
         await self._feed.written(limit_s)
 
     def vm_gone(self, why: str) -> None:
-        """Its VM ended under it."""
+        """Mark it EXITED, killed, because its VM has ended."""
         if not self._end() and self.status.state != states.EXITED:
             now = self._moment(0, self.status.started_ns)
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)

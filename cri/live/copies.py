@@ -93,8 +93,8 @@ async def write_back(pod: "LivePod", *, near: str) -> None:
 
 @asynccontextmanager
 async def standing_still(pod: "LivePod") -> AsyncIterator[None]:
-    """Its containers are frozen, its guest has no directory of the host's, and what is asked of it waits, while the
-    block runs. Raises PodError, and all goes on then.
+    """Freeze the pod for the block: its containers are frozen, the host's directories are unmounted in its guest, and
+    requests to its agent wait. Thawed afterwards, also when this raises PodError.
     """
     with pod.pause.holding():
         await suspension.unmount_shares(partial(_ask, pod))
@@ -161,7 +161,7 @@ async def bring_up(
 
 
 async def _begin_vm(pod: "LivePod", phases: Phases, *, manifest: "Manifest | None") -> "Prepared":
-    """Its VM waits for a guest then."""
+    """Start the VM of a copy, which then waits for the saved guest to be loaded."""
     prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, manifest=manifest)
     phases.prepared(prepared.network_ns)
     pod.network = prepared.network
@@ -179,8 +179,8 @@ def _read(path: str) -> "tuple[Manifest, Original]":
 
 
 async def _become_another(pod: "LivePod", manifest: "Manifest") -> None:
-    """Nothing but the agent has run since the guest was saved, nor does it until each container is let go. It gets one
-    limit, however many containers it says that it has. Raises TimedOut.
+    """Give the loaded guest the identity of this pod, while only its agent runs and all containers are frozen. One time
+    limit holds for all of it, however many containers the guest claims to have. Raises TimedOut.
     """
     try:
         async with asyncio.timeout(pod.tools.boot_timeout_s):

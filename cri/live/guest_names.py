@@ -16,7 +16,9 @@ _BY_ID = (messages.Create, messages.Start, messages.Delete, messages.Update)
 
 
 class GuestNames:
-    """Of the pod with these `containers`, which may change."""
+    """Translates container ids between us and a copied guest, which knows its containers by the original's ids.
+    `containers` are the pod's, and may change.
+    """
 
     def __init__(self, containers: "Mapping[str, LiveContainer]") -> None:
         self._containers = containers

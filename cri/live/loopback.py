@@ -108,7 +108,7 @@ class LoopbackPorts:
 
 
 def served(ports: Iterable[Port]) -> list[Port]:
-    """Those that `LoopbackPorts` listens for."""
+    """Return the ports that `LoopbackPorts` listens on."""
     return [port for port in ports if port.host_ip in HOST_IPS and port.protocol in ("tcp", "udp")]
 
 

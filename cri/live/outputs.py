@@ -35,7 +35,7 @@ def follow(pod: "LivePod", container: LiveContainer) -> None:
 
 
 class _Saving:
-    """Of one container, once."""
+    """Asks the guest once to write back the outputs of one container."""
 
     def __init__(self, pod: "LivePod", container: LiveContainer) -> None:
         self._pod, self._container = pod, container

@@ -98,7 +98,7 @@ class LivePod:
 
     @property
     def ips(self) -> tuple[str, ...]:
-        """Its addresses, the primary one first."""
+        """The pod's IP addresses, the primary one first."""
         return self.network.ips if self.network else ()
 
     @property
@@ -166,11 +166,11 @@ class LivePod:
         self._agent, self.vm = successor, None
 
     def begin_suspension(self, why: str) -> None:
-        """Nothing may be done in the pod from now on. Undo: `end_suspension`."""
+        """Mark the pod suspended: requests for it are refused with `why`. Undo: `end_suspension`."""
         self.is_suspended, self.held = True, why
 
     def end_suspension(self) -> None:
-        """It is about to run again, or has ended."""
+        """Mark the pod not suspended: it is about to run again, or has ended."""
         self.activation.close()
         self.is_suspended, self.held = False, ""
 

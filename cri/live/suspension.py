@@ -195,7 +195,7 @@ async def wake(pod: "LivePod", *, is_end: bool) -> None:
 
 
 async def adopt(pod: "LivePod") -> bool:
-    """Of the daemon before: whether the pod is suspended. If not, its guest runs in any case. Raises VmFailed."""
+    """Finish what the previous daemon began: whether the pod is suspended. If not, its guest runs. Raises VmFailed."""
     if not pod.record.pod.suspend:
         return False
     if not await asyncio.to_thread(suspended.is_there, pod.directory):
@@ -219,7 +219,7 @@ async def mount_again(pod: "LivePod") -> None:
 
 
 async def _go_on(pod: "LivePod") -> None:
-    """Its guest was not saved, and runs: meet it again. What can't be is a pod that has ended."""
+    """Connect again to the guest, which was not saved and runs. When that fails the pod has ended."""
     with contextlib.suppress(VmFailed):
         await _meet_or_end(pod, "it could not be suspended")
 
@@ -258,7 +258,7 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
 
 
 def files_in_window(pod: "LivePod", images: "ImageStore") -> "dict[str, ImageFiles]":
-    """Of the images that containers of the pod use, by their names in its window. Blocks."""
+    """Return the files of the images that containers of the pod use, by their names in its window. Blocks."""
     image_files: dict[str, ImageFiles] = {}
     for record in (*(one.record for one in pod.containers.values()), *pod.status.waiting):
         name = record.window_image

@@ -26,7 +26,7 @@ class Transfer:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """It lasts as long as the block."""
+        """Mark the transfer as being under way while the block runs."""
         self._over.clear()
         try:
             yield

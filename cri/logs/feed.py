@@ -72,7 +72,7 @@ class LogStream:
             self._unwritten.append(buffer)
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """Tell the followers that the stream has ended."""
         for follower in self.followers:
             follower.finish()
 
@@ -200,7 +200,7 @@ class LogFeed:
         self.writer.take(opened)
 
     def _warn(self, fault: str) -> None:
-        """Once for each reason, not once a second."""
+        """Log a fault when it is another one than the last, so that a full disk is not a line each second."""
         if fault != self._fault:
             log.warning("container.log", extra={"container": self._container_id, "error": fault})
         self._fault = fault

@@ -81,7 +81,7 @@ def decide(before: Sight | None, now: Sight, *, pace: Pace, max_cpu_percent: flo
 
 
 def _measured(before: Sight, now: Sight, *, pace: Pace) -> Pace:
-    """With what has come of it since `before`."""
+    """Return the pace with what was measured since `before`: cost of a page, part of pages merged, processor use."""
     took_s, used_s = max(now.at_s - before.at_s, 0.001), max(now.thread_s - before.thread_s, 0.0)
     counted = now.counters.pages_scanned >= 0
     pages = now.counters.pages_scanned - before.counters.pages_scanned if counted else pace.pages_per_s * took_s

@@ -57,5 +57,5 @@ def _settings(document: dict[str, int]) -> Settings:
 
 
 def forget(where: str) -> None:
-    """Nothing is to be given back any more."""
+    """Remove the record of KSM's original settings. Idempotent."""
     files.unlink(where)

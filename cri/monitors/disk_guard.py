@@ -27,7 +27,9 @@ log = logging.getLogger("clearpod.storage")
 
 
 class Guard:
-    """Of the pods that `pods` gives, with disks in `state_dir`, of which `keep_bytes` are to be free; 0: no guard."""
+    """Holds pods that fill the disk of `state_dir`, so that `keep_bytes` of it stay free; 0 switches it off. `pods`
+    returns the pods to watch.
+    """
 
     def __init__(self, state_dir: str, pods: "Callable[[], list[LivePod]]", *, keep_bytes: int) -> None:
         self._state_dir, self._pods, self._keep = state_dir, pods, keep_bytes

@@ -63,7 +63,7 @@ class Hub(Hooks):
         await self._listener.open()
 
     def titles(self) -> list[str]:
-        """Of the plugins that are here, in their order."""
+        """Return the titles of the connected plugins, in their order."""
         return [plugin.title for plugin in self._plugins]
 
     async def close(self) -> None:
@@ -74,7 +74,9 @@ class Hub(Hooks):
     # -- coming and going ------------------------------------------------------------------------------------
 
     def _join(self, plugin: Plugin) -> None:
-        """Nothing may happen between listing what exists and the place in the queue: no await."""
+        """Add a plugin. It must not await between listing what exists and queuing Synchronize, or the plugin misses an
+        event.
+        """
         if plugin.link.gone.is_set():
             return
         pods = {**{pod.id: pod for pod in self._pods()}, **self._coming_pods}
@@ -121,7 +123,7 @@ class Hub(Hooks):
             del self._coming_pods[pod.id]
 
     async def stopped(self, pod: LivePod) -> None:
-        """Once for each pod."""
+        """Tell all plugins that the pod has stopped, once for each pod."""
         if pod.id in self._stopped:
             return
         self._stopped.add(pod.id)
@@ -211,7 +213,7 @@ class Hub(Hooks):
     # -- what happens ----------------------------------------------------------------------------------------
 
     def told(self, kind: int, pod: LivePod, *, subject: str) -> None:
-        """Of a container, and of a pod its removal."""
+        """Pass on an event of a container, or the removal of a pod. Never raises."""
         try:
             self._told(kind, pod, subject=subject)
         except Exception:

@@ -59,7 +59,7 @@ class Plugin:
         return not event or bool(self.events & 1 << event - 1)
 
     async def ask(self, method: str, message: Any, *, what: str) -> Any:
-        """Its answer, None as with `put`. Raises WrongState when it refuses; `what` is what that is about."""
+        """Return the plugin's answer, None as with `put`. Raises WrongState, which names `what`, when it refuses."""
         try:
             return await self.put(method, message)
         except Refused as error:

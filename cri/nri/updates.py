@@ -46,7 +46,9 @@ class Updates:
     async def apply(
         self, plugin: Plugin, updates: Sequence[nri.ContainerUpdate], *, evict: Sequence[nri.ContainerEviction] = ()
     ) -> list[nri.ContainerUpdate]:
-        """Those that failed, each of which is logged, without those whose failure does not matter."""
+        """Carry out evictions and updates; return the updates that failed and do not ignore it. Each failure is
+        logged.
+        """
         failed = []
         if len(updates) + len(evict) > MOST_UPDATES:
             log.warning("nri.update", extra={"plugin": plugin.title, "error": f"more than {MOST_UPDATES} at once"})

@@ -131,7 +131,9 @@ class Recovery:
             pod.adopted.set()
 
     async def _clean_up(self, plan: recover.Plan) -> None:
-        """Once. What can't be removed is listed as a pod that is not ready, if its record can be read, else retried."""
+        """Remove a half-made pod. When that fails it is listed as not ready if its record can be read, else retried
+        later.
+        """
         error = await self._try_clean_up(plan.directory)
         if plan.stored is not None:
             del self._cleaning[self._name_of(plan.stored.record)]

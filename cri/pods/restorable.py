@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read(path: str) -> Manifest:
-    """Of the checkpoint in the directory. Raises BadRequest, NotFound, Unsupported, KernelError."""
+    """Return the manifest of the checkpoint in `path`. Raises BadRequest, NotFound, Unsupported, KernelError."""
     place.check_directory(path)
     return checkpoints.parse(place.read_manifest(path, most=checkpoints.MOST_BYTES))
 

@@ -47,7 +47,7 @@ class Described(NamedTuple):
 
 
 class Warmed:
-    """Those below `state_dir`, which may take `most_bytes` together."""
+    """The warmed templates below `state_dir`, which may take `most_bytes` together."""
 
     def __init__(self, state_dir: str, images: "ImageStore", *, most_bytes: int) -> None:
         self._store, self._images, self.most_bytes = warmed.WarmedStore(state_dir), images, most_bytes
@@ -188,7 +188,9 @@ class Warmed:
         return given
 
     def _described(self, namespace: str, name: str, *, is_whole: bool | None = None) -> Described:
-        """With `is_whole` None the files are not compared. Blocks. Raises NotFound."""
+        """Return a template and why it can't be used, if so. With `is_whole` None its files are not compared with their
+        digests. Blocks. Raises NotFound.
+        """
         path = self._store.path(namespace, name)
         manifest, why = None, ""
         try:
@@ -223,7 +225,7 @@ def images_of(store: warmed.WarmedStore) -> frozenset[str]:
 
 
 def _require_consent(manifest: Manifest, namespace: str) -> None:
-    """Of the pod that the template was made of. Raises WrongState."""
+    """Raise WrongState unless the pod that the template was made of has consented to be copied in this namespace."""
     try:
         consent = PodSandboxConfig.FromString(manifest.pod.config).annotations.get(FORKABLE)
     except DecodeError:

@@ -73,7 +73,7 @@ def _images(node: Node, config: pb.ContainerConfig) -> dict[str, Image]:
 async def _confined(
     node: Node, pod: LivePod, *, record: ContainerRecord, config: pb.ContainerConfig
 ) -> tuple[ContainerRecord, bytes]:
-    """With the AppArmor profile that its kernel can apply, and the compiled policy of that for a guest."""
+    """Return the record with the AppArmor profile that its kernel can apply, and the compiled policy for its guest."""
     security, of_pod = record.container.security, pod.record.pod
     asked = apparmor.profile(config.linux.security_context)
     name = apparmor.require(asked, of_pod, is_there=pod.hello.apparmor and not record.kernel.path)

@@ -8,7 +8,9 @@ from cri.translate import streams
 
 
 async def exec(node: Node, request: pb.ExecRequest) -> pb.ExecResponse:  # noqa: A001 - named after its RPC
-    """Nothing is started yet. Raises BadRequest, NotFound, WrongState, NoSpace."""
+    """Return a URL for the streams; the command starts when a client connects. Raises BadRequest, NotFound, WrongState,
+    NoSpace.
+    """
     streams.check(request)
     _, container = node.pods.get_container(request.container_id)
     execs.require_running(container, tuple(request.cmd))

@@ -12,7 +12,9 @@ from cri.translate import stats
 
 
 async def list_container_stats(node: Node, request: pb.ListContainerStatsRequest) -> pb.ListContainerStatsResponse:
-    """Those that pass the filter; those whose guest does not answer are left out, and what one message can't hold."""
+    """Return numbers of the containers that pass the filter, without those whose guest does not answer, and as many as
+    one message holds.
+    """
     owners = {container: pod.id for pod in node.pods.pods() for container in pod.containers}
     fit = fitting(await matching(node, request.filter), lambda one: owners.get(one.attributes.id, ""))
     return pb.ListContainerStatsResponse(stats=fit)

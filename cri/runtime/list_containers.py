@@ -7,7 +7,7 @@ from cri.translate import entries
 
 
 async def list_containers(node: Node, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
-    """Those that pass the filter, newest first."""
+    """Return the containers that pass the filter, newest first."""
     return pb.ListContainersResponse(containers=matching(node, request.filter))
 
 

@@ -7,7 +7,7 @@ from cri.translate import entries
 
 
 async def list_pod_sandbox(node: Node, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
-    """Those that pass the filter, newest first."""
+    """Return the pods that pass the filter, newest first."""
     return pb.ListPodSandboxResponse(items=matching(node, request.filter))
 
 

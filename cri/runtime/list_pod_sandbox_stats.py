@@ -9,7 +9,9 @@ from cri.translate import stats
 
 
 async def list_pod_sandbox_stats(node: Node, request: pb.ListPodSandboxStatsRequest) -> pb.ListPodSandboxStatsResponse:
-    """Those that pass the filter; those whose guest does not answer are left out, and what one message can't hold."""
+    """Return numbers of the pods that pass the filter, without those whose guest does not answer, and as many as one
+    message holds.
+    """
     fit = fitting(await matching(node, request.filter), lambda one: one.attributes.id)
     return pb.ListPodSandboxStatsResponse(stats=fit)
 

@@ -7,7 +7,7 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def stop_container(node: Node, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
-    """Not running, or unknown: fine."""
+    """Stop the container. Idempotent: returns at once when it does not run or is unknown."""
     if pair := node.pods.find_container(request.container_id):
         await stops.stop(*pair, grace_s=max(request.timeout, 0))
     return pb.StopContainerResponse()

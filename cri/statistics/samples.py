@@ -36,7 +36,7 @@ class Metered(Protocol):
 
     @property
     def containers(self) -> Mapping[str, Runs]:
-        """Its containers by id."""
+        """The pod's containers by id."""
 
     @property
     def id(self) -> str:
@@ -95,7 +95,7 @@ def _known_or_asked(pod: Metered, *, files: bool) -> Sample | Asked | None:
 
 
 async def _wait(asked: list[Asked]) -> None:
-    """Those that are late already get the little that is left for them after the others."""
+    """Wait for the answers; guests that are late already get only the time that the others have left."""
     groups: dict[bool, list[Asked]] = {False: [], True: []}
     for one in asked:
         groups[one.question.is_late].append(one)

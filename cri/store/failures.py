@@ -45,7 +45,7 @@ class Failure(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Of which pod it is, in all its attempts."""
+        """The pod's identity, which is the same in all its attempts."""
         return self.namespace, self.name, self.uid
 
 
@@ -54,7 +54,7 @@ class _File(NamedTuple):
 
 
 class Failures:
-    """Those of the daemon of `run_dir`."""
+    """The sandboxes that could not be started lately, kept in `run_dir` for the next daemon."""
 
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir

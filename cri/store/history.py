@@ -48,8 +48,8 @@ class Fact(NamedTuple):
 
 
 def added(facts: tuple[Fact, ...], new: Fact) -> tuple[Fact, ...]:
-    """With `new`, which is of now unless it says when. The oldest one that is no phase of the start goes when there are
-    too many; what is only repeated is counted, and takes no more room.
+    """Return the facts with `new`, whose time is now unless it has one. A fact that is only repeated is counted. When
+    there are too many the oldest one that is no phase of the start is dropped.
     """
     new = _bounded(new)
     same = next((one for one in facts if _is_same(one, new)), None)

@@ -207,7 +207,9 @@ class ImageStore:
         return ""
 
     def _put_aside(self, image: Image, why: str, *, inodes: tuple[int, ...]) -> str:
-        """Nothing is done, and nothing logged, when the image was removed or pulled anew meanwhile."""
+        """Mark the image damaged and return the sentence about it; empty when it was removed or pulled anew
+        meanwhile.
+        """
         sentence = f"the image {image.title} is damaged: {why}; pull it again"
         with self._db.change() as db:
             if self._load(image.id) is None or self._inodes(image.id, self._diff_ids(image.id)) != inodes:

@@ -22,7 +22,7 @@ MOST_SEALS = 4096
 
 
 class Integrity:
-    """Of what is in these two directories of the store."""
+    """Compares the files in these two directories of the store with the seals that were made when they were written."""
 
     def __init__(self, layers_dir: str, images_dir: str) -> None:
         self._layers_dir, self._images_dir = layers_dir, images_dir

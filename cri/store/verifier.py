@@ -19,7 +19,7 @@ _LEAST_PRIORITY = 19
 
 
 class Verifier:
-    """Of one store."""
+    """Verifies the images of one store, one after the other, in a thread of low priority."""
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store

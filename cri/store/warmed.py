@@ -41,7 +41,7 @@ def check_name(name: str, *, what: str = "name of a template") -> None:
 
 
 class WarmedStore:
-    """Those below `state_dir`."""
+    """The directories of warmed templates below `state_dir`."""
 
     def __init__(self, state_dir: str) -> None:
         self.top = f"{state_dir}/{DIRECTORY}"
@@ -62,7 +62,7 @@ class WarmedStore:
         ]
 
     def path(self, namespace: str, name: str) -> str:
-        """Its directory. Raises NotFound, also for names that none can have."""
+        """Return the template's directory. Raises NotFound, also for invalid names."""
         path = f"{self.top}/{namespace}/{name}"
         is_name = _NAME.fullmatch(namespace) and _NAME.fullmatch(name)
         if not is_name or name not in _directories(os.path.dirname(path)):
@@ -134,7 +134,9 @@ def taken(namespace: str, name: str) -> AlreadyExists:
 
 
 def facts(path: str) -> Facts:
-    """Of the files that are in `path`, without reading them. Raises KernelError."""
+    """Return inode, size and time of the files in `path`, to notice a change without reading them. Raises
+    KernelError.
+    """
     status = _files(path)
     return tuple(
         (status[name].st_ino, status[name].st_size, status[name].st_mtime_ns)

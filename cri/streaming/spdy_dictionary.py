@@ -25,7 +25,7 @@ CHECKSUM = 0xE3C6A7C2
 
 
 def dictionary() -> bytes:
-    """Its 1423 bytes: each token behind its length, then the tail."""
+    """Return the dictionary of SPDY/3, 1423 bytes: each token behind its length, then the tail."""
     tokens = [token.strip().encode() for token in _TOKENS.split("|")]
     made = b"".join(len(token).to_bytes(4, "big") + token for token in tokens) + _TAIL.encode()
     assert zlib.adler32(made) == CHECKSUM, "the dictionary of SPDY/3 was changed"

@@ -32,7 +32,7 @@ def exit_code(version: int, code: int) -> bytes:
 
 
 def failure(version: int, message: str) -> bytes:
-    """It did not come to an exit code."""
+    """Return the status of a command that failed without an exit code."""
     if version < FIRST_WITH_JSON:
         return message.encode()
     return _document({

@@ -52,7 +52,7 @@ def number(sandbox: pb.PodSandboxConfig, word: str) -> int | None:
 
 
 def scratch_mib(sandbox: pb.PodSandboxConfig, usual_mib: int) -> int:
-    """Of the disk for writable layers; 0 for the usual one. Raises BadRequest.
+    """Return the size of the disk for writable layers; 0 for the default. Raises BadRequest.
 
     An empty disk of each size is kept as a template, so there are few sizes: 16, 24, 32, 48, 64, 96 and so on. It is
     one that is not larger than what was asked for.

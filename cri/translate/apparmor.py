@@ -107,7 +107,9 @@ def _default(guest_dir: str) -> bytes:
 
 
 def _loaded(name: str, directory: str) -> bytes:
-    """Of the host's kernel; empty when it has no such profile, or shows no policy."""
+    """Return the policy of a profile that is loaded in the host's kernel; empty when there is none or it is
+    not shown.
+    """
     try:
         entries = sorted(os.listdir(directory))[:PROFILES]
         return next((_raw(f"{directory}/{one}") for one in entries if _name(f"{directory}/{one}") == name), b"")

@@ -184,8 +184,8 @@ def signal_enum(number: int) -> "pb.Signal.ValueType":
 
 
 def shown_tag(asked: pb.ImageSpec, tags: Sequence[str]) -> str:
-    """Of an image's tags the one by which the pod's author calls it, else the first: the kubelet asks by the id, and
-    shows what the status says. Empty when there is none.
+    """Return the tag that the pod's author wrote, else the image's first one: the kubelet asks by the id, and shows
+    what the status says. Empty for an image without tags.
     """
     for name in (asked.user_specified_image, asked.image):
         try:

@@ -39,7 +39,7 @@ def tmpfs(annotations: Mapping[str, str]) -> tuple[Tmpfs, ...]:
 
 
 def tmpfs_of(word: str) -> Tmpfs:
-    """Of `/run:size=64m,mode=755`. Raises BadRequest."""
+    """Parse a tmpfs, as `/run:size=64m,mode=755`. Raises BadRequest."""
     path, _, options = word.partition(":")
     given = tuple(options.split(",")) if options else ()
     for option in given:
@@ -57,7 +57,7 @@ def rlimits(annotations: Mapping[str, str]) -> tuple[Rlimit, ...]:
 
 
 def rlimit_of(word: str) -> Rlimit:
-    """Of `nofile=1024:4096` or `nofile=1024`. Raises BadRequest."""
+    """Parse a resource limit, as `nofile=1024:4096` or `nofile=1024`. Raises BadRequest."""
     name, _, numbers = word.partition("=")
     soft_word, _, hard_word = numbers.partition(":")
     hard_word = hard_word or soft_word
@@ -79,7 +79,7 @@ def hosts(annotations: Mapping[str, str]) -> tuple[HostName, ...]:
 
 
 def host_of(word: str) -> HostName:
-    """Of `db:10.0.0.5`. Raises BadRequest."""
+    """Parse a line for /etc/hosts, as `db:10.0.0.5`. Raises BadRequest."""
     name, _, address = word.partition(":")
     try:
         parsed = str(ipaddress.ip_address(address.strip("[]")))

@@ -100,7 +100,9 @@ def _placed(one: Mount, pod: Pod) -> Mount:
 
 
 def _on_disk(volume: kubelet.Volume, pod: Pod) -> OnDisk:
-    """With the owner and the mode that the kubelet gave it, as by fsGroup."""
+    """Return the volume's place on the guest's disk, with the owner and the mode that the kubelet gave it, as by
+    fsGroup.
+    """
     status = os.stat(f"{pod.kubelet_dir}/volumes/{volume.kind}/{volume.name}")
     path = f"{volume.name}/{volume.below}".rstrip("/")
     if "\n" in path or len(os.fsencode(path)) > 4000:

@@ -52,8 +52,8 @@ def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *,
 
 
 def _plain(given: pb.LinuxContainerResources) -> pb.LinuxContainerResources:
-    """With -1 for no limit. The kubelet reads what is in force from the pod's cgroup, where no limit is a negative or a
-    very large number, and takes the overhead off from that.
+    """Return the resources with -1 for each absent limit: the kubelet reads what is in force from the pod's cgroup,
+    where no limit is a negative or a very large number, and subtracts the overhead from that.
     """
     resources = pb.LinuxContainerResources()
     resources.CopyFrom(given)

@@ -80,7 +80,7 @@ def _pid_namespace(options: pb.NamespaceOption) -> str:
 
 
 def host_namespaces(options: pb.NamespaceOption) -> tuple[str, ...]:
-    """Those of the host that are asked for."""
+    """Return the names of the host's namespaces that are asked for."""
     return tuple(name for name in HOST_NAMESPACES if getattr(options, name) == pb.NODE)
 
 

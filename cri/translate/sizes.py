@@ -39,7 +39,7 @@ class Facts(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of a VM. `online_vcpus` are those that run from the start, when that is not all; else 0."""
+    """The size of a VM. `online_vcpus` is how many run from the start, 0 for all."""
 
     memory_mib: int
     vcpus: int
@@ -96,7 +96,7 @@ def cpus(given: pb.LinuxContainerResources, ratio: float = 1.0) -> int:
 
 
 def processors() -> int:
-    """Of this host."""
+    """Return the number of processors of this host."""
     return os.cpu_count() or 1
 
 

@@ -40,7 +40,7 @@ def _of_others(pod_dir: str) -> "Iterator[str]":
 
 
 def _template(pod_dir: str) -> "list[str]":
-    """That which the pod would have been a copy of is made now, where that is allowed."""
+    """Make the template that the pod could have been a copy of, where that is allowed. Returns problems."""
     if not os.path.isdir(f"{directory.data(pod_dir)}/{machine.TEMPLATES}"):
         return []
     from stage1.entry import templating  # other gcs do not wait for it

@@ -79,7 +79,7 @@ class Pressure(NamedTuple):
 
 
 class Pressures(NamedTuple):
-    """Of the three resources that the kernel watches."""
+    """Pressure stall information for the three resources that the kernel watches."""
 
     cpu: Pressure | None = None
     memory: Pressure | None = None

@@ -65,7 +65,7 @@ class Held:
             raise LinkFault("the guest's agent sends without waiting for acknowledgements")
 
     def release(self, seq: int) -> None:
-        """That one. Idempotent."""
+        """Release the frame `seq`. Idempotent."""
         self._bytes -= self._sizes.pop(seq, 0)
 
     def release_until(self, seq: int) -> None:
@@ -74,5 +74,5 @@ class Held:
             self._bytes -= self._sizes.pop(first)
 
     def used_up(self, received: int) -> int:
-        """Of the frames up to `received`, the last one before which none is held."""
+        """Return the number of the last frame, up to `received`, before which none is held."""
         return next(iter(self._sizes)) - 1 if self._sizes else received

@@ -91,7 +91,9 @@ class Reader:
         return [self._value(letter) for letter in signature]
 
     def fields(self) -> "dict[int, Any]":
-        """Of a header, which are variants by number; `data` begins with their length, at a multiple of 8 less 4."""
+        """Return a header's fields, which are variants by number; `data` begins with their length, at a multiple of 8
+        less 4.
+        """
         end, fields = self._number(4) + 4, {}
         while self._at < end:
             self._at += -(self._at + 4) % 8

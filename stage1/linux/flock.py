@@ -28,8 +28,8 @@ class Lock:
     """`with Lock(path):` holds the lock. The file is made when absent and never removed."""
 
     def __init__(self, path: str, *, wait: bool = True, limit_s: float = 0) -> None:
-        """With `wait` false, entering raises WrongState when another process holds the lock; with a limit, it raises
-        TimedOut when that is so after that time.
+        """A lock on `path`. Entering raises WrongState when another process holds it and `wait` is false, and TimedOut
+        when that is still so after `limit_s`, if not 0.
         """
         self._path, self._wait, self._fd = path, wait, -1
         self._limit_s = limit_s

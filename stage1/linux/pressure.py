@@ -33,7 +33,7 @@ class Shortage(NamedTuple):
 
 
 def shortage() -> Shortage:
-    """Of this host, now."""
+    """Measure how short of memory and processor time this host is now."""
     return Shortage(some_percent("memory"), some_percent("cpu"), memory().free_percent)
 
 

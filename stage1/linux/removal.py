@@ -65,7 +65,7 @@ def _enter(parent: int, name: str) -> int:
 
 
 class _Removal:
-    """Of one entry of the directory `parent`."""
+    """The removal of one entry of the directory `parent`, with its budget of entries and of surprises."""
 
     def __init__(self, parent: int) -> None:
         self._top, self._left, self._surprises = -1, MOST_ENTRIES, _MOST_SURPRISES

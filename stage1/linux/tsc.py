@@ -69,7 +69,9 @@ def _rate(begin: "Sample", end: "Sample") -> float:
 
 
 def _sample(read: "Callable[[], int]") -> "Sample":
-    """Of some readings the one during which the least time passed: others were interrupted."""
+    """Read the counter several times and return the reading during which the least time passed: others were
+    interrupted.
+    """
     best = (1 << 62, 0, 0)
     for _ in range(_READINGS):
         before, counter, after = time.monotonic_ns(), read(), time.monotonic_ns()

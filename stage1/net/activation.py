@@ -31,7 +31,9 @@ _HOPS = 255
 
 
 class Endpoints(NamedTuple):
-    """Of a pod: its MAC, its IP addresses in network byte order, and ports (protocol, number) that activate it."""
+    """A pod's network endpoints: MAC, IP addresses in network byte order, and ports (protocol, number) that activate
+    it.
+    """
 
     mac: bytes
     ips: frozenset[bytes]
@@ -54,7 +56,7 @@ class Endpoints(NamedTuple):
 
 
 def endpoints(mac: str, ips: "Collection[str]", *, ports: "Collection[tuple[str, int]]") -> Endpoints:
-    """Of these, as people write them. Raises ValueError."""
+    """Return the endpoints from addresses as people write them. Raises ValueError."""
     return Endpoints(bytes.fromhex(mac.replace(":", "")), frozenset(map(_packed, ips)), frozenset(ports))
 
 
@@ -77,7 +79,9 @@ def _packed(ip: str) -> bytes:
 
 
 def _packet(frame: bytes) -> tuple[bytes, int, bytes]:
-    """Its destination, protocol and what follows; nothing of a fragment behind the first one, nor behind extensions."""
+    """Return destination, protocol and payload of the frame's packet; no payload of later fragments and behind
+    extensions.
+    """
     kind, packet = frame[12:14], frame[14:]
     if kind == _IPV4.to_bytes(2, "big") and len(packet) >= 20:
         is_later = int.from_bytes(packet[6:8], "big") & 0x1FFF

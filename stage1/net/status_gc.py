@@ -109,7 +109,9 @@ def _garbage_collect(network: Network, valid: list[Attachment], *, settings: Set
 
 
 def _recorded(places: list[str]) -> list[Attachment]:
-    """Of all pods of ours, also those whose DEL is deferred. Raises PodError when a record is damaged."""
+    """Return the attachments of all our pods, also those whose DEL is deferred. Raises PodError when a record is
+    damaged.
+    """
     known = [record.load_first(path) for place in places for path in record.every(place).values()]
     return [(one.network.name, one.call.container, one.call.ifname) for pod in known if pod for one in pod.attachments]
 
@@ -122,7 +124,7 @@ def _elsewhere(network: Network, known: list[Attachment]) -> list[Attachment]:
 
 
 def _of_others() -> list[Attachment]:
-    """Of other runtimes."""
+    """Return the attachments of other runtimes. Raises PodError when a file of theirs can't be read."""
     attachments = []
     for name in os.listdir(RESULTS_DIR) if os.path.isdir(RESULTS_DIR) else ():
         try:

@@ -75,7 +75,9 @@ def network(devices: tuple[Interface, ...], seen: Seen) -> PodNetwork:
 
 
 def _routes(entries: list[Document], names: set[str], *, family: int) -> tuple[Route, ...]:
-    """Those that the guest's kernel does not make by itself, gateways last: they must be reachable first."""
+    """Return the routes that the guest's kernel does not make by itself, gateways last: they must be
+    reachable first.
+    """
     kept = [
         _route(entry, family)
         for entry in entries

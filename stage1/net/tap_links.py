@@ -68,7 +68,7 @@ def join_all(*, is_free: bool = False) -> PodNetwork:
 
 
 def cut_all() -> None:
-    """Nothing passes between a guest and its taps from now on. Raises NetworkFailed."""
+    """Set all taps in this netns down, so that guests are cut off. Raises NetworkFailed."""
     with TapLinks() as links:
         seen = query(links)
         numbers = seen.numbers()

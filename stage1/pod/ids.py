@@ -37,7 +37,7 @@ def extents(first: int, ids: IdMap) -> tuple[Extent, ...]:
 
 
 def shifted(ids: IdMap, vmm: "Sequence[Extent]") -> tuple[Extent, ...]:
-    """Of a mount whose 0 on disk is the first of the pod's `ids`, for a VMM with the maps `vmm`.
+    """Return the id mapping for a mount whose 0 on disk is the first of the pod's `ids`, for a VMM with the maps `vmm`.
 
     The 9p server is 0 in the guest: it makes a file as that and gives it to its owner then. For so long the file on
     the disk is the VMM's own, by the number that the host knows it by.

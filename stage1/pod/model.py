@@ -137,7 +137,9 @@ class Tmpfs(NamedTuple):
 
 
 class Rlimit(NamedTuple):
-    """Of every process in a container: `name` is the kernel's (RLIMIT_NOFILE), both limits are at most `UNLIMITED`."""
+    """A resource limit of every process in a container: `name` is the kernel's (RLIMIT_NOFILE), limits up to
+    `UNLIMITED`.
+    """
 
     name: str
     soft: int
@@ -230,7 +232,7 @@ class Container(NamedTuple):
 
     @property
     def bound_mounts(self) -> dict[int, Mount]:
-        """Those of its mounts, by number, that the host binds into its bundle; all others the guest makes."""
+        """Return, by number, the mounts that the host binds into the bundle; the guest makes all others."""
         mounts = enumerate(self.mounts)
         return {number: one for number, one in mounts if not (one.image or one.inside or one.disk.path)}
 

@@ -12,7 +12,7 @@ WAITING_MAC = "02:63:6c:70:6f:64"
 
 
 def waiting_mac(number: int) -> str:
-    """Of the device `number`, from 0, of such a guest."""
+    """Return the MAC address of the device `number`, from 0, of a guest before it knows its pod."""
     return f"{WAITING_MAC[:-2]}{int(WAITING_MAC[-2:], 16) + number:02x}"
 
 

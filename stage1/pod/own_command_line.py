@@ -41,7 +41,7 @@ class Address(NamedTuple):
 
 
 def address(network: "PodNetwork | None") -> Address | None:
-    """That of the pod's first device. None without one."""
+    """Return the IPv4 address of the pod's first device; None without one."""
     first = network.interfaces[0] if network and network.interfaces else None
     for text in first.addresses if first else ():
         ip, _, prefix = text.partition("/")

@@ -156,7 +156,9 @@ def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
 
 
 def _detach(*, keep: tuple[int, ...]) -> None:
-    """Nothing of whoever called us is kept: neither its streams, which somebody waits for the end of, nor its place."""
+    """Give up what was inherited from the caller: descriptors but those in `keep`, whose end somebody may wait for, and
+    the working directory.
+    """
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
@@ -170,7 +172,7 @@ def _detach(*, keep: tuple[int, ...]) -> None:
 
 
 def _streams(place: str) -> list[int]:
-    """Of all apps that there are; of some, nothing comes."""
+    """Return the numbers of the output streams of all apps; some of them never carry data."""
     return [stream for name in machine.apps(place) for stream in plan.streams(name)]
 
 

@@ -45,7 +45,9 @@ def find(vm: VmSpec, pod: Pod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[st
 
 
 def stored(vm: VmSpec, pod_dir: str) -> VmSpec:
-    """With the guest's files where all pods of the stage1 image have them, and not where this one sees them."""
+    """Return the VM with paths of the guest's files that hold for all pods of the stage1 image, not for this
+    one only.
+    """
     seen, shared = f"{directory.stage1_root(os.path.realpath(pod_dir))}/", f"{directory.stored_root(pod_dir)}/"
 
     def there(path: str) -> str:

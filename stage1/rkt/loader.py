@@ -207,7 +207,9 @@ def _with_own_kernel(given: Manifest, options: RunOptions, *, pod_dir: str) -> E
 
 
 def _with_file(entry: Entry, root: str) -> Entry:
-    """With what urunc's file in the app's root says of a kernel, where the image's manifest says nothing of urunc's."""
+    """Return the app with the kernel of urunc's file in its root, where the image's manifest has no label of
+    urunc's.
+    """
     if any(key.startswith(manifest.KERNEL[1]) for key, _ in entry.kernel):
         return entry
     try:

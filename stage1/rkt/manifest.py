@@ -140,7 +140,9 @@ def read(path: str, image_of: "Callable[[str], str]", *, only: str = "") -> Mani
 
 
 def annotations(path: str) -> dict[str, str]:
-    """Those of the pod manifest at `path`, nothing else of which is looked at. Raises BadRequest and NotFound."""
+    """Return the annotations of the pod manifest at `path`; nothing else of it is checked. Raises BadRequest and
+    NotFound.
+    """
     return document.pairs(_load(path), "annotations", where="the pod manifest")
 
 

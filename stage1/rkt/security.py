@@ -20,7 +20,7 @@ READ_ONLY = (
 
 
 def security(isolators: Isolators, options: RunOptions, *, uid: int, read_only_root: bool, where: str) -> Security:
-    """Of the app itself. Raises BadRequest for an unknown capability or errno."""
+    """Return the security of the app itself. Raises BadRequest for an unknown capability or errno."""
     add, drop = _capabilities(isolators.capabilities, options)
     try:
         held = bounding(add, drop)
@@ -37,7 +37,7 @@ def security(isolators: Isolators, options: RunOptions, *, uid: int, read_only_r
 
 
 def of_handler(options: RunOptions, *, read_only_root: bool) -> Security:
-    """Of an event handler, which sets up or clears away what the app itself may not: no filter, every capability."""
+    """Return the security of an event handler, which does what the app itself may not: no filter, every capability."""
     return _paths(options)._replace(read_only_root=read_only_root, add_capabilities=("CAP_ALL",))
 
 

@@ -38,7 +38,7 @@ ROOT = "clearpod.io/root"
 
 
 def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool, host_mib: float) -> int:
-    """Of the VM, on a host with so much. Raises BadRequest."""
+    """Return the VM's memory, on a host with `host_mib`. Raises BadRequest."""
     annotated = _number(annotations, _MEMORY)
     needed = GUEST_MIB + sum(-(-app.memory // MIB) for app in apps if app.memory)
     unlimited = sum(not app.memory for app in apps)
@@ -52,7 +52,7 @@ def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
 
 
 def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus: int) -> int:
-    """Of the VM: the sum of the limits, rounded up, and no more than the host has; without a limit as many as it has.
+    """Return the VM's vCPUs: the sum of the limits, rounded up, at most the host's; without a limit all of the host's.
 
     Raises BadRequest.
     """
@@ -63,7 +63,7 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
 
 def scratch_mib(annotations: "Mapping[str, str]") -> int:
-    """Of the disk. Raises BadRequest."""
+    """Return the size of the scratch disk. Raises BadRequest."""
     given = _number(annotations, _SCRATCH) or SCRATCH_MIB
     if given < LEAST_SCRATCH_MIB:
         raise BadRequest(f"the annotation {_SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {given}")

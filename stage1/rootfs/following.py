@@ -79,6 +79,8 @@ def _show(view: View, path: str, *, source: str) -> None:
 
 
 def _is_gone(error: PodError) -> bool:
-    """It was unmounted meanwhile, or is hidden by another mount, or a guest has put a link in its way."""
+    """Whether the mount was unmounted meanwhile, is hidden by another one, or a guest has replaced its path
+    by a link.
+    """
     gone = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
     return isinstance(error, FileNotFoundError) or (isinstance(error, KernelError) and error.errno in gone)

@@ -25,7 +25,9 @@ SHARED = "volumes/journal"
 
 
 def place(pod: Pod, state_dir: str) -> str:
-    """Its directory: the one that the pod names, else one that goes with the pod; `/run` is memory."""
+    """Return the journal's directory: the one that the pod names, else one that is removed with the pod. Not in `/run`,
+    which is memory.
+    """
     return pod.journal or f"{state_dir}/journals/{pod.id}"
 
 

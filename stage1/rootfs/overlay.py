@@ -33,7 +33,7 @@ class Layers(NamedTuple):
 
 
 def find(path: str) -> Layers | None:
-    """Those of the overlay at `path`, which can be written; None when there is none."""
+    """Return the layers of the writable overlay at `path`; None when there is none."""
     options = mount.overlay_options(os.path.realpath(path))
     if options is None or not options.get("upperdir"):
         return None
@@ -62,7 +62,7 @@ def show(layers: Layers, directory: str, *, at: str, ids: int, owner: int) -> No
 
 
 def _options(layers: Layers, scratch: str, *, ids: int) -> "list[tuple[str, str]]":
-    """Those of ours, whose layers are mounted below `scratch`."""
+    """Return the mount options of our overlay, whose layers are mounted below `scratch`."""
     above = os.path.commonpath((layers.upper, layers.work))
     work = f"{layers.work}.clearpod"
     files.make_dirs(work, 0o700)

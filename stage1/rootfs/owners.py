@@ -50,22 +50,27 @@ class Owners:
         return self._vmm[2]
 
     def of(self, volume: Mount) -> int:
-        """Of the files of a volume. Raises as `shifted` and `plain`."""
+        """Return a descriptor of the user namespace that maps the owners of a volume's files. Raises as `shifted` and
+        `plain`.
+        """
         return self.shifted() if volume.mapped else self.plain()
 
     def plain(self) -> int:
-        """Of files whose numbers on disk are the guest's. Raises WrongState as `idmap.of_process`."""
+        """Return a descriptor of the user namespace for files whose numbers on disk are the guest's; -1 without a
+        mapping. Raises WrongState as `idmap.of_process`.
+        """
         if self._plain < 0 and self._vmm[2]:
             self._plain = self._kept() if os.path.exists(f"{self._directory}/{PLAIN}") else idmap.of_process(*self._vmm)
         return self._plain
 
     def _kept(self) -> int:
-        """It is mounted in the mount namespace of the process on record, and ends with that."""
+        """Open the user namespace that is kept in the mount namespace of the VMM on record, with which it ends."""
         path = f"{self._directory}/{PLAIN}"
         return namespace.in_mounts_of(self._vmm[0], lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def shifted(self) -> int:
-        """Of files whose 0 on disk is the container's; `plain` in a pod without a user namespace.
+        """Return a descriptor of the user namespace for files whose 0 on disk is the container's; `plain` in a pod
+        without a user namespace.
 
         Raises WrongState when the pod has one and its VMM, of an earlier version, none.
         """

@@ -58,7 +58,9 @@ def layout(disk_bytes: int, limits: "Sequence[DiskLimit]") -> list[Part]:
 
 
 def file_system_bytes(size_bytes: int) -> int:
-    """Of one in which so much can be written: ext4 keeps 256 bytes for each inode, a journal and a few tables."""
+    """Return the size of a file system that holds `size_bytes`: ext4 keeps 256 bytes for each inode, a journal and
+    tables.
+    """
     return _whole(size_bytes + size_bytes // 29 + ((_JOURNAL_MIB + 1) << 20))
 
 

@@ -25,7 +25,7 @@ _EROFS, _JSON = ".erofs", ".json"
 
 
 class Seal(NamedTuple):
-    """Of one file: bytes, and SHA-256 in hex."""
+    """What a file must be: its size in bytes, and its SHA-256 in hex."""
 
     size: int
     sha256: str

@@ -137,7 +137,7 @@ class Headers:
         return self._file.read(size)
 
     def _records(self, data: bytes) -> dict[bytes, bytes]:
-        """Those records of a PAX header ("LENGTH KEY=VALUE\\n" again and again) that matter here."""
+        """Parse a PAX header ("LENGTH KEY=VALUE\\n" for each record) and return the records that matter here."""
         records, position, end = {}, 0, len(data.rstrip(b"\0"))
         while position < end:
             digits, space, _ = data[position : position + 24].partition(b" ")

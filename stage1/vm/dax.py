@@ -53,7 +53,9 @@ def plan(memory_mib: int, sizes: "Sequence[int]") -> tuple[Region, ...]:
 
 
 def regions(dax: Dax, memory_mib: int) -> tuple[Region, ...]:
-    """Those of the images, and last that of the window if there is one. Raises BadRequest as `plan` does."""
+    """Return the regions of the images, and last that of the window if there is one. Raises BadRequest as
+    `plan` does.
+    """
     window = [dax.window_bytes] if dax.window_bytes else []
     return plan(memory_mib, [*(image.size for image in dax.images), *window])
 
@@ -77,7 +79,7 @@ def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> di
 
 
 def small_pages(memory_mib: int) -> dict[str, str]:
-    """And for it to keep huge pages to the parts of the guest's memory that are full after boot."""
+    """Return the shim's variable that keeps huge pages to the parts of the guest's memory that are full after boot."""
     rest = min(memory_mib * MIB, _4_GIB - _GAP_BYTES) - _HEAD_BYTES - _TAIL_BYTES
     return {"CLEARPOD_SMALL_PAGES": f"{_HEAD_BYTES}:{rest}"} if rest > 0 else {}
 

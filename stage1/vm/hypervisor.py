@@ -49,7 +49,7 @@ class Hypervisor:
     """It reads no standard input but a terminal's."""
 
     def find(self) -> "Program":
-        """Its program on this host."""
+        """Return the hypervisor's program on this host."""
         raise NotImplementedError
 
     def is_program(self, name: str) -> bool:

@@ -82,7 +82,9 @@ class InForce(NamedTuple):
 
 
 def read(pid: int, start_time: int, *, cgroups: "Sequence[str]" = ()) -> InForce:
-    """Of the VMM `pid`, with the cgroups that it was put into. Raises WrongState when it has ended."""
+    """Return what confines the VMM `pid`, with the cgroups that it was put into. Raises WrongState when it
+    has ended.
+    """
     handle = process.open_process(pid, start_time)
     if handle is None:
         raise WrongState(f"the virtual machine (pid {pid}) has ended; nothing is in force any more")

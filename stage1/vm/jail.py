@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
     @property
     def letter(self) -> str:
-        """Of its field."""
+        """The letter by which the jailer is told the kind of place."""
         return "rmwv"[self.mapped + 2 * self.writable]
 
 
@@ -218,7 +218,7 @@ def limits() -> list[tuple[int, int, int]]:
 
 
 def outermost(candidates: "Iterable[Place]") -> list[Place]:
-    """Those that exist and are not in another one anyway, the shorter paths first, without links at the top."""
+    """Return the places that exist and are not inside another one, shorter paths first, without links at the top."""
     kept: list[Place] = []
     straight = {place._replace(path=_without_top_link(place.path)) for place in candidates}
     for place in sorted(straight, key=lambda one: (one.path.count("/"), one.path, not one.writable, not one.mapped)):

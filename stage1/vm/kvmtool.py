@@ -146,11 +146,11 @@ class _Kvmtool(Hypervisor):
         return environment(vm)
 
     def listener(self, vm: VmSpec) -> tuple[str, bool] | None:
-        """Of the window, which is filled while the guest runs."""
+        """Return the socket of the DAX window, through which images are mapped while the guest runs."""
         return (vm.dax.socket, True) if vm.dax and vm.dax.window_bytes else None
 
     def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
-        """It is watched until a vCPU's thread is there: by then it has taken all that it was given."""
+        """Whether it ends before a vCPU's thread is there: by then it has opened all that it was given."""
         from stage1.vm import startup  # rkt's launcher does that itself
 
         return startup.ends_before_thread(handle, "kvm-vcpu-")

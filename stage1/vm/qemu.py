@@ -280,7 +280,7 @@ class _Qemu(Hypervisor):
         return environment(vm)
 
     def listener(self, vm: VmSpec) -> tuple[str, bool] | None:
-        """Of the agent's link, or of QEMU itself where there is no agent."""
+        """Return the socket of the agent's link, or of QEMU's monitor where there is no agent."""
         if vm.own:
             return (vm.own.monitor, False)
         return (vm.link.socket, False) if isinstance(vm.link, SerialLink) and vm.link.socket else None

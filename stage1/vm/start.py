@@ -44,7 +44,7 @@ def _with_next_cid(vm: VmSpec, is_free: "Callable[[int], bool] | None") -> VmSpe
 
 
 def _forget(path: str) -> None:
-    """Of the VMM that has just ended: the next one may not remove a socket, and its log does not begin with that."""
+    """Remove the console of the VMM that has just ended: the next one appends to what is there."""
     directory, name = os.path.split(path)
     with beneath.Root(directory) as own:
         own.unlink(name)

@@ -99,7 +99,7 @@ class ProcessVmm:
         return started
 
     def _start_served(self, vm: VmSpec, *, fixed: dict[int, int], console: str, log: int) -> VmProcess:
-        """With virtiofsd, which the VMM waits for."""
+        """Start the VMM with virtiofsd, whose connection it waits for."""
         from stage1.vm import volume_server  # few pods have one
 
         with volume_server.Sockets() as sockets:
@@ -230,7 +230,9 @@ def _listen(path: str, is_packets: bool) -> int:
 
 
 def _check_files(vm: VmSpec) -> None:
-    """Its user is nobody on the host. What it changes is given to it; what it reads must be readable by everybody."""
+    """Give the VMM's user, who is nobody on the host, the files that it writes, and raise VmFailed for one that it
+    can't read.
+    """
     owner = vm.ids[0].outside
     if vm.scratch:
         with Guard("chown", vm.scratch):

@@ -61,7 +61,7 @@ def decode(text: bytes) -> Manifest:
 
 
 def digest(path: str) -> str:
-    """Of the file's size, and of its data with their places; holes are not read. Raises KernelError."""
+    """Return the digest of a sparse file: of its size, and of its data with their offsets. Raises KernelError."""
     import hashlib  # who starts one pod has no use for it, and waits for each import
 
     with Guard("read", path), open(path, "rb", buffering=0) as file:
@@ -207,7 +207,7 @@ class Store:
         return True
 
     def names(self) -> list[str]:
-        """Of all templates, the one that was used last first."""
+        """Return the names of all templates, the most recently used first."""
         try:
             names = [one for one in os.listdir(self.top) if _NEW not in one]
         except FileNotFoundError:

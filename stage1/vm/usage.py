@@ -23,7 +23,7 @@ class Usage(NamedTuple):
 
 
 def usage(pid: int, directory: str) -> Usage:
-    """Of the VMM of the pod in `directory`. All zero for a process that is gone."""
+    """Return what the VMM `pid` of the pod in `directory` uses; all zero for a process that is gone."""
     try:
         rollup = files.read(f"/proc/{pid}/smaps_rollup").decode()
         fields = files.read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()

@@ -70,7 +70,9 @@ class VmProcess(NamedTuple):
                 raise VmFailed(f"the VMM (pid {self.pid}) did not end within {_DEATH_S:g} s of SIGKILL")
 
     def _reap_server(self) -> None:
-        """It is killed by the end of the VMM, which the kernel holds back until its parent, maybe we, has reaped it."""
+        """Reap the volume server, which the end of the VMM kills: the kernel holds that end back until its parent,
+        maybe we, has reaped it.
+        """
         handle = process.open_process(*self.server) if self.server else None
         if handle is not None:
             with handle:
@@ -119,7 +121,7 @@ class VmProcess(NamedTuple):
 
 
 def _identity(pid: object, start_time: object) -> tuple[int, int] | tuple[()]:
-    """Of a process; empty when these can't be one's."""
+    """Return the identity of a process from untrusted values; empty when they are invalid."""
     if not (isinstance(pid, int) and isinstance(start_time, int)):
         return ()
     return (pid, start_time) if 1 < pid < 2**31 and 0 <= start_time < 2**63 else ()

@@ -33,7 +33,7 @@ def find() -> Program:
 
 
 def argv(binary: str, share: str) -> list[str]:
-    """Its command line. Files are asked for anew each time they are opened, and names after a second at most."""
+    """Return virtiofsd's command line. The guest revalidates files at each open, and names after a second at most."""
     return [
         binary,
         *("--fd", str(_SOCKET_FD)),
@@ -71,7 +71,7 @@ class Sockets:
         self.close()
 
     def close(self) -> None:
-        """Once both programs have theirs."""
+        """Close our ends, once both programs have inherited theirs."""
         self.server.close()
         self.client.close()
 

@@ -46,7 +46,9 @@ class Window(NamedTuple):
         return next((Placed(name, offset, needed) for offset, free in self.gaps() if free >= needed), None)
 
     def plus(self, image: Placed) -> "Window":
-        """With it. Raises ValueError when it is not inside, is no whole pages, or lies over another."""
+        """Return the window with `image` mapped. Raises ValueError unless it is page-aligned, inside the window and
+        free.
+        """
         fits = any(offset <= image.offset and image.end <= offset + free for offset, free in self.gaps())
         if not fits or (image.offset | image.size) % PAGE_BYTES or image.size <= 0 or self.find(image.name):
             raise ValueError(f"{image} can't be put into {self}")

@@ -59,6 +59,13 @@ def _members(node: Def | ast.ClassDef) -> Iterator[tuple[str, Def]]:
             yield f"{node.name}.{member.name}", member
 
 
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings of the file's classes, functions and methods, private ones too: line and text."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, Def | ast.ClassDef) and (text := ast.get_docstring(node)):
+            yield node.lineno, text
+
+
 def undocumented(path: Path) -> Iterator[tuple[int, str]]:
     """Public classes, functions and methods of the file that have no docstring: line and name."""
     for node in tree(path).body:

@@ -218,7 +218,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/orphans.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
     "stage1/rootfs/parted.py": dict.fromkeys(("files.read", "files.write_atomic", "os.open"), KUBELET),
     "stage1/rootfs/scratch.py": dict.fromkeys(
-        """files.make_dirs files.remove_tree files.unlink os.path.lexists open os.chown os.mkdir os.open os.path.exists
+        """files.make_dirs files.remove_tree files.unlink os.path.lexists open os.chown os.mkdir os.open
         os.rename os.unlink""".split(),
         STATE,
     ),

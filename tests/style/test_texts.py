@@ -13,6 +13,8 @@ pytestmark = pytest.mark.style
 
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 SHIPPED = ("stage1", "cri")
+NO_SUBJECT = frozenset("And It Its Not Nothing Of Once That Them They Those With".split())
+"""Words that a docstring does not begin with: they continue the name, which then has to be guessed from."""
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PAGE = re.compile(r"docs/[\w/.-]+\.(?:md|toml|service|yaml)\b")
 URL = re.compile(r"https://\S+")
@@ -54,6 +56,17 @@ def test_public_names_are_documented() -> None:
         for line, name in py_scan.undocumented(path)
     ]
     repo.report(silent, "a public class, function or method has a docstring")
+
+
+def test_a_docstring_begins_with_what_the_thing_is() -> None:
+    riddles = [
+        f"{repo.where(path, line)}: {text.splitlines()[0]}"
+        for path in repo.of("python")
+        if _is_shipped(path)
+        for line, text in py_scan.docstrings(path)
+        if text.split()[0].strip(".,:;") in NO_SUBJECT
+    ]
+    repo.report(riddles, "a docstring begins with the noun or the verb that its reader does not know yet")
 
 
 def _links(path: Path) -> Iterator[tuple[int, str, str]]:
