@@ -62,7 +62,7 @@ def disk(key: str, path: str) -> Lack | None:
     except OSError as error:
         return Lack("DiskMissing", f"{path} ({key}) can't be used: {error.strerror}", "mount it")
     if status.f_flag & os.ST_RDONLY:
-        return Lack("DiskReadOnly", f"{path} ({key}) is mounted read-only", "look at its disk, and mount it anew")
+        return Lack("DiskReadOnly", f"{path} ({key}) is mounted read-only", "check its disk, and mount it again")
     return None
 
 

@@ -91,7 +91,7 @@ def located(
             pieces.append((path, place.offset + offset, size, identity(path)))
     if sorted((offset, size, mark) for _, offset, size, mark in pieces) != sorted(was):
         raise WrongState(
-            "an image of the checkpoint was pulled or merged anew since, so its guest would read another file; take "
+            "an image of the checkpoint was pulled or merged again since, so its guest would read another file; take "
             "another checkpoint"
         )
     return tuple(pieces)

@@ -40,7 +40,7 @@ class PodError(Exception):
 
 
 class BadRequest(PodError):
-    """The caller asked for something that makes no sense."""
+    """The caller's request is invalid."""
 
     grpc_code, exit_code = "INVALID_ARGUMENT", 2
 

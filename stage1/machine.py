@@ -70,7 +70,7 @@ def check_size(pod: Pod) -> None:
         what = "namespaces of the host" if pod.host else "systemd" if pod.profile else "a user namespace"
         raise BadRequest(f"a pod with {what} can't be suspended or copied; leave out {SUSPEND} and the like")
     if pod.vcpus < 1:
-        raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
+        raise BadRequest(f"{pod.vcpus} vCPUs are too few for a VM; give the pod at least 1")
 
 
 def host_pod(pod: Pod, host: Host, *, directory: str) -> "HostPod":

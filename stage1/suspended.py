@@ -164,7 +164,7 @@ def _check(document: "dict[str, Any]", vm: VmSpec) -> None:
         if document["made_of"].get(name) != value:
             raise WrongState(
                 f"the pod was suspended with another {name} than this host has now, so it can't be resumed; delete the "
-                "pod, so that it is made anew"
+                "pod, so that it is made again"
             )
     for path, _, _, was in document["pieces"]:
         if identity(path) != was:
@@ -181,5 +181,5 @@ def _read(directory: str) -> "dict[str, Any]":
     except FileNotFoundError:
         raise WrongState("the pod is not suspended") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise VmFailed(f"{directory}/{FILE} is damaged; delete the pod, so that it is made anew") from None
+        raise VmFailed(f"{directory}/{FILE} is damaged; delete the pod, so that it is made again") from None
     return document

@@ -55,7 +55,7 @@ def find(daemon: Daemon, word: str) -> Record:
     failure = lookup.find_failed(failures, word)
     if failure is None:
         raise NotFound(
-            f"there is no pod {word!r}, nor did one fail to start lately; `clearpod ps -a` lists those that exist"
+            f"there is no pod {word!r}, nor did one fail to start recently; `clearpod ps -a` lists those that exist"
         )
     return _of_failure(failure)
 

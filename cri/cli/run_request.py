@@ -51,8 +51,8 @@ def has_network(args: argparse.Namespace) -> bool:
     name: str = args.network
     if name == "host" or ":" in name or name in ("private", "pasta", "slirp4netns"):
         raise BadRequest(
-            f"--network {name} can't be had: a virtual machine has a network stack of its own; publish ports by -p, or "
-            "take none, default or the name of a CNI network"
+            f"--network {name} is not supported: a virtual machine has a network stack of its own; publish ports by "
+            "-p, or take none, default or the name of a CNI network"
         )
     if name == NONE and args.publish:
         raise BadRequest("--publish needs a network, and --network none leaves the pod without one")

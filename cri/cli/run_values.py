@@ -110,7 +110,7 @@ def _apply(made: pb.Mount, word: str, *, option: str) -> None:
         made.propagation = PROPAGATIONS[kind]
     elif word not in ACCEPTED:
         raise BadRequest(
-            f"{option}: the option {word} can't be had; known are ro, rw, {', '.join(mounts.OPTIONS)}, "
+            f"{option}: the option {word} is not supported; known are ro, rw, {', '.join(mounts.OPTIONS)}, "
             f"{', '.join(f'r{one}' for one in PROPAGATIONS)}, z and Z"
         )
 
@@ -126,7 +126,7 @@ def mount(word: str) -> pb.Mount | str:
     if kind == "tmpfs":
         return _tmpfs(target, fields)
     if kind != "bind":
-        raise BadRequest(f"--mount {word[:128]}: the type {kind} can't be had; known are bind and tmpfs")
+        raise BadRequest(f"--mount {word[:128]}: the type {kind} is not supported; known are bind and tmpfs")
     propagation = fields.pop("bind-propagation", "")
     options = [name for name, value in fields.items() if value in ("", "true")] + [propagation] * bool(propagation)
     return bind(source, target, options=options, option=f"--mount {word}")
@@ -181,7 +181,7 @@ def _take(one: pb.PortMapping, held: ExitStack) -> None:
         probe.bind((one.host_ip, one.host_port))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        where = f"--publish {one.host_port or one.container_port}: a port can't be had at"
+        where = f"--publish {one.host_port or one.container_port}: no port can be published at"
         raise AlreadyExists(f"{where} {one.host_ip or 'every address'}: {reason}; take another") from None
     one.host_port = probe.getsockname()[1]
 

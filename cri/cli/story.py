@@ -45,7 +45,7 @@ ADVICE = {
     "VmFailed": "`clearpod check` says whether this machine can run pods; the console's lines below are the guest's",
     "NoSpace": "free what is exhausted, or raise the limit that is named",
     "TimedOut": "the host may be overloaded; vm.boot_timeout_s is how long a guest may take",
-    "BadRequest": "the pod asks for something that makes no sense or that the policy forbids; change its manifest",
+    "BadRequest": "the pod asks for something invalid or that the policy forbids; change its manifest",
     "Unsupported": "the pod asks for something that clearpod does not do; change its manifest",
     "NotFound": "the thing that is named is missing; `clearpod check` says what of clearpod's own is",
     "DiskFailed": "repair the disk or file system that is named",

@@ -63,7 +63,7 @@ def _compare_streams(former: ContainerRecord, planned: ContainerRecord) -> None:
     try:
         was, now = (pb.ContainerConfig.FromString(one.config) for one in (former, planned))
     except DecodeError:
-        raise WrongState(f"what was written down of container {name} of the original is damaged") from None
+        raise WrongState(f"the record of container {name} of the original is damaged") from None
     if other := next((one for one in _STREAMS if getattr(was, one) != getattr(now, one)), ""):
         raise WrongState(
             f"container {name} of the original has {other} {getattr(was, other)}, and {getattr(now, other)} is asked "

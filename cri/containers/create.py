@@ -79,12 +79,12 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
     if (raw := oci.is_raw(record.container.process)) and not pod.hello.raw:
         raise Unsupported(
             f"{pod.title} was booted by an earlier version, whose guest takes only UTF-8 as values of environment"
-            " variables; delete the pod, so that it is made anew"
+            " variables; delete the pod, so that it is made again"
         )
     if record.container.has_guest_volumes and not pod.hello.guest_volumes:
         raise Unsupported(
             f"{pod.title} runs in a guest of an earlier version, which can't have volumes itself; build the guest's"
-            " images of this version and delete the pod, so that it is made anew"
+            " images of this version and delete the pod, so that it is made again"
         )
     begun_ns = time.time_ns()
     await capacity.make(pod)

@@ -33,7 +33,7 @@ async def explained(pod: LivePod, record: ContainerRecord, *, error: PodError) -
     seen = ", ".join(f"the {side} sees {what}" for side, what in sides.items())
     return NoCommand(
         f"{error}, though it is in the image {record.image_ref}: {seen}; {len(pod.containers)} containers, PATH is"
-        f" {path_of(record.container.process)[:MOST_TEXT]}; delete the container, so that it is made anew, and report"
+        f" {path_of(record.container.process)[:MOST_TEXT]}; delete the container, so that it is made again, and report"
         " this"
     )
 

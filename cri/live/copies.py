@@ -51,7 +51,9 @@ def blocker(pod: "LivePod") -> str:
     if pod.is_suspended or pod.held:
         return f"{pod.title} can't be copied: {pod.held}"
     if not pod.hello.copies and pod.record.pod.suspend:
-        return f"{pod.title} can't be copied: its guest is of an earlier version; make the pod anew"
+        return (
+            f"{pod.title} can't be copied: its guest is of an earlier version; delete the pod, so that it is made again"
+        )
     return suspension.blocker(pod, "copied")
 
 
@@ -124,7 +126,7 @@ def original(manifest: "Manifest") -> Original:
     try:
         return codec.load(Original, manifest.more)
     except ValueError as error:
-        raise VmFailed(f"what was written down of a saved guest is damaged: {error}") from None
+        raise VmFailed(f"the record of a saved guest is damaged: {error}") from None
 
 
 async def bring_up(

@@ -300,7 +300,7 @@ class Run:
             await vm_end.sentence(self.vm, handle, title=self._pod.title)
             last = await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES)
             log.warning("container.kernel", extra={**self._pod.log_fields(self.container), "code": code, "error": last})
-            why = last.strip() or "it did not say why"
+            why = last.strip() or "it gave no reason"
             self.container.end_message = f"its virtual machine ended with {status}: {why}"
         return code
 

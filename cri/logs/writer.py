@@ -178,7 +178,7 @@ class LogWriter:
     def refused(self, error: PodError) -> PodError:
         """What to raise when `open_file` did, the old file being in use still."""
         kind = WrongState if isinstance(error, NotPlain) else NoSpace
-        return kind(f"{self._place.path} can't be opened anew, the old file is still in use: {error}")
+        return kind(f"{self._place.path} can't be opened again, the old file is still in use: {error}")
 
     def close(self) -> None:
         """Give the descriptors back; the log and its record stay."""

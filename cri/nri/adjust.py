@@ -44,9 +44,9 @@ def adjusted(
         return _with_resources(record, wish, pod=pod, who=who)
     except (Unsupported, BadRequest) as error:
         reason = str(error)
-        raise type(error)(reason if reason.startswith(who) else f"{who} what can't be: {reason}") from None
+        raise type(error)(reason if reason.startswith(who) else f"{who} something invalid: {reason}") from None
     except PodError as error:
-        raise BadRequest(f"{who} what can't be: {error}") from None
+        raise BadRequest(f"{who} something invalid: {error}") from None
 
 
 def _fields(wish: nri.ContainerAdjustment) -> Iterator[tuple[int, str]]:

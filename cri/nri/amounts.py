@@ -72,7 +72,7 @@ def to_cri(given: nri.LinuxResources, *, who: str) -> pb.LinuxContainerResources
         bounds.check(made)
         limits.check(made)
     except BadRequest as error:
-        raise BadRequest(f"{who} resources that can't be: {error}") from None
+        raise BadRequest(f"{who} invalid resources: {error}") from None
     return made
 
 

@@ -77,7 +77,7 @@ class Reader:
         if self._connection not in self._begun:
             raise FrameFault(f"it sent to connection {self._connection}, and there are only {PLUGIN} and {RUNTIME}")
         if self._left > MOST_CHUNK:
-            raise FrameFault(f"it sent a chunk of {self._left} bytes, and at most {MOST_CHUNK} can be had")
+            raise FrameFault(f"it sent a chunk of {self._left} bytes, and at most {MOST_CHUNK} are allowed")
 
     def _take(self, part: memoryview) -> list[Message]:
         """A part of the current connection's stream."""
@@ -99,7 +99,7 @@ class Reader:
             return _MESSAGE.size
         length, _, kind, _ = _MESSAGE.unpack_from(begun)
         if length > MESSAGE_BYTES:
-            raise FrameFault(f"it sent a message of {length} bytes, and at most {MESSAGE_BYTES} can be had")
+            raise FrameFault(f"it sent a message of {length} bytes, and at most {MESSAGE_BYTES} are allowed")
         if kind != (RESPONSE if self._connection == PLUGIN else REQUEST):
             raise FrameFault(f"it sent a message of type {kind} on connection {self._connection}")
         return _MESSAGE.size + int(length)

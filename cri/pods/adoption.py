@@ -110,7 +110,7 @@ async def _take_over(pod: LivePod) -> Orphans:
         return Orphans()
     vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
     if vm is None:
-        raise VmFailed(f"the VM of {pod.title} is not known any more")
+        raise VmFailed(f"there is no record of the VM of {pod.title}")
     if await retry_while_exhausted(hold.is_held, pod.directory):
         await asyncio.to_thread(hold.go_on, vm, pod.directory)  # the disk guard holds it again if it must
     pod.watch(vm)

@@ -81,7 +81,7 @@ class Warmed:
             used = await asyncio.to_thread(self._require_room, namespace, name)
             running = [one.id for one in pod.containers.values() if one.is_running]
             if not running:
-                raise WrongState(f"no container runs in {pod.title}, so a template of it would be of no use; start one")
+                raise WrongState(f"no container runs in {pod.title}, so a template of it would hold nothing; start one")
             title = f"the template {namespace}/{name}"
             path = await run_uncancellable(self._store.begin)
             try:

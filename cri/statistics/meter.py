@@ -64,11 +64,11 @@ class Asked(NamedTuple):
         """After the wait. Raises as `Meter.sample`."""
         task, last = self.question.task, self.last
         if task.cancelled():
-            raise NotFound("the pod was removed while its guest was asked for its numbers")
+            raise NotFound("the pod was removed while its guest was asked for its statistics")
         if task.done():
             return task.result()
         if last is None or not 0 <= time.time_ns() - last.unix_ns <= STALE_S * 1e9:  # below 0: a clock was set back
-            raise TimedOut(f"the guest did not say its numbers within {PATIENCE_S:g} s")
+            raise TimedOut(f"the guest did not report its statistics within {PATIENCE_S:g} s")
         return last
 
 
@@ -186,7 +186,7 @@ class Meter:
         for _ in range(MOST_ROUNDS):
             reply = await self._ask(op, ANSWER_S)
             if reply.pod is None:
-                raise PodError("the agent answered Stats without numbers")
+                raise PodError("the agent answered Stats without statistics")
             first = first or reply.pod
             containers |= {one.id: one for one in reply.stats if one.id in self._known}
             if not reply.pod.next:

@@ -113,7 +113,7 @@ def parse(data: bytes) -> Manifest:
     try:
         document = json.loads(data)
         if not isinstance(document, dict) or document.get("kind") != "pod checkpoint":
-            raise ValueError("it does not say that it is one")
+            raise ValueError("it lacks the kind of a checkpoint")
         if (version := document.get("v")) != VERSION:
             raise Unsupported(
                 f"the checkpoint has version {str(version)[:20]!r}, and this clearpod reads {VERSION}; make a new one"
@@ -133,7 +133,7 @@ def _check(manifest: Manifest) -> None:
     _require(pod.memory_mib, (1, 1 << 30), what="memory_mib")
     _require(pod.ids, (0, 1 << 32), what="ids")
     if not _ID.fullmatch(pod.id) or len(pod.link_key) != _KEY_BYTES:
-        raise ValueError("the pod's id or link_key is none")
+        raise ValueError("the pod's id or link_key is invalid")
     _check_files(manifest)
     _check_window(tuple((one.offset, one.size, one.name) for one in manifest.images), what="an image")
     _check_window(tuple((*one,) for one in manifest.pieces), what="a piece of an image")
@@ -161,7 +161,7 @@ def _check_window(places: tuple[tuple[int, int, str], ...], *, what: str) -> Non
         _require(size, (1, DISK_WINDOW_BYTES), what=f"the size of {what}")
         _require(offset, (end, DISK_WINDOW_BYTES - size), what=f"the offset of {what}")
         if (offset | size) % _PAGE_BYTES or len(name) > _MOST_TEXT:
-            raise ValueError(f"{what} at {offset} is none of whole pages, or has a long name")
+            raise ValueError(f"{what} at {offset} is not page-aligned, or its name is too long")
         end = offset + size
 
 
@@ -171,7 +171,7 @@ def _check_devices(devices: tuple[Device, ...]) -> None:
     for one in devices:
         _require(one.mtu, (0, 1 << 16), what="an mtu")
         if any(len(text) > _MOST_ADDRESS or not text.isprintable() for text in (one.name, one.mac, *one.addresses)):
-            raise ValueError(f"the network device {one.name[:80]!r} has a name or address that is none")
+            raise ValueError(f"the network device {one.name[:80]!r} has an invalid name or address")
 
 
 def _check_containers(manifest: Manifest) -> None:

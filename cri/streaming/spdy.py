@@ -137,7 +137,7 @@ class Codec:
         if kind == PING:
             (number,) = _numbers(body, 1)
             if not number or flags:
-                raise SpdyFault("a PING that makes no sense")
+                raise SpdyFault("an invalid PING")
             return Ping(number) if number % 2 else None
         if kind == GOAWAY:
             return GoAway()

@@ -145,7 +145,7 @@ def _message(message: Any, where: str) -> None:
     for fields, most in TOGETHER.get(message.DESCRIPTOR.name, ()):
         size = sum(_size(getattr(message, one)) for one in fields)
         if size > most:
-            raise BadRequest(f"{where}{' and '.join(fields)} have {size} bytes, and at most {most} can be had")
+            raise BadRequest(f"{where}{' and '.join(fields)} have {size} bytes, and at most {most} are allowed")
 
 
 def _field(field: Any, value: Any, *, where: str) -> None:
@@ -154,7 +154,7 @@ def _field(field: Any, value: Any, *, where: str) -> None:
         _value(field, value, rule=rule, where=where)
         return
     if len(value) > rule.entries:
-        raise BadRequest(f"{where} has {len(value)} entries, and at most {rule.entries} can be had")
+        raise BadRequest(f"{where} has {len(value)} entries, and at most {rule.entries} are allowed")
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         _map(field.message_type, value, where=where)
         return
@@ -187,7 +187,7 @@ def _value(field: Any, value: Any, *, rule: _Rule, where: str) -> None:
 def _text(value: str | bytes, rule: _Rule, *, where: str) -> None:
     size = _size([value])
     if size > rule.bytes:
-        raise BadRequest(f"{where} has {size} bytes, and at most {rule.bytes} can be had; it begins {short(value)}")
+        raise BadRequest(f"{where} has {size} bytes, and at most {rule.bytes} are allowed; it begins {short(value)}")
     if (b"\0" if isinstance(value, bytes) else "\0") in value:  # type: ignore[operator]
         raise BadRequest(f"{where} has a zero byte: {short(value)}")
     if not rule.is_free and _CONTROL.search(str(value)):

@@ -73,7 +73,7 @@ def _read(path: str) -> "cdi_spec.Spec":
         with open(path, "rb") as opened:
             return cdi_spec.parse(json.loads(opened.read(SPEC_BYTES)))
     except cdi_spec.NoSpec as error:
-        raise BadRequest(f"the CDI spec {path} is not one: {error}") from None
+        raise BadRequest(f"the CDI spec {path} is invalid: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadRequest(f"the CDI spec {path} can't be read: {error}") from None
 
@@ -97,7 +97,7 @@ def _added(so_far: Edits, more: "cdi_spec.Edits", *, name: str) -> Edits:
 
 def _mount(given: "cdi_spec.Mount", name: str) -> Mount:
     if given.type not in ("", "bind", "none"):
-        raise Unsupported(f"the CDI device {name} wants a mount of type {given.type}; only binds of files can be had")
+        raise Unsupported(f"the CDI device {name} wants a mount of type {given.type}; only bind mounts are supported")
     source = os.path.realpath(given.hostPath)
     if not os.path.exists(source):
         raise NotFound(f"{given.hostPath}, which the CDI device {name} mounts, does not exist on the host")

@@ -93,5 +93,5 @@ def host_of(word: str) -> HostName:
 def _parts(annotations: Mapping[str, str], name: str, *, separator: str) -> Iterator[str]:
     parts = [word for word in annotations.get(name, "").split(separator) if word]
     if len(parts) > MOST:
-        raise BadRequest(f"the annotation {name} has {len(parts)} parts, and at most {MOST} can be had")
+        raise BadRequest(f"the annotation {name} has {len(parts)} parts, and at most {MOST} are allowed")
     return iter(parts)

@@ -43,7 +43,7 @@ def profile(given: pb.SecurityProfile) -> str:
     try:
         return json.dumps(oci(json.loads(text)))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BadRequest(f"the seccomp profile {path} is not one: {error}") from None
+        raise BadRequest(f"the seccomp profile {path} is invalid: {error}") from None
 
 
 def oci(given: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def check_namespaces(options: pb.NamespaceOption, *, who: str, allowed: tuple[st
                 f"the {who} asks for the host's {name} namespace, which a pod in its own VM can't have, and {why}"
             )
         if mode not in pb.NamespaceMode.values():
-            raise BadRequest(f"namespace_options.{name} of the {who} is {mode}, which is no mode")
+            raise BadRequest(f"namespace_options.{name} of the {who} is {mode}, which is not a known mode")
 
 
 def _check_paths(paths: Iterable[str], *, what: str) -> tuple[str, ...]:

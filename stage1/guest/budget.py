@@ -54,5 +54,5 @@ class Budget:
         new_useless, new_resyncs = useless - self._seen[0], resyncs - self._seen[1]
         self._seen = useless, resyncs
         if self._resyncs.take(new_resyncs, now_s):
-            raise LinkFault("the guest's agent sends what is no frame, again and again")
+            raise LinkFault("the guest's agent repeatedly sends malformed frames")
         return max(self._events.take(events, now_s), self._useless.take(new_useless, now_s))

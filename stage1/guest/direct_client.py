@@ -25,7 +25,7 @@ class DirectClient:
         self._until = time.monotonic() + limit_s
         connected = unix_factory(path)(self._until)
         if connected is None:
-            raise TimedOut(f"there is no agent's socket {path} after {limit_s:g} s")
+            raise TimedOut(f"the agent's socket {path} did not appear within {limit_s:g} s")
         self._socket = connected
         self._link = HostLink(START, int.from_bytes(os.urandom(7), "little") | 1)
         self._link.connect(time.time_ns())

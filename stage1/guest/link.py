@@ -103,7 +103,7 @@ class HostLink:
         self._noise = 0 if self.open else self._noise + len(data)
         try:
             if self._noise > MAX_NOISE or self._split.false_markers > MAX_FALSE_MARKERS:
-                raise LinkFault("the guest's agent does not answer, and sends what is not a frame")
+                raise LinkFault("the guest's agent does not answer, and sends malformed frames")
             while work > 0 and (frame := self._split.take()) is not None:
                 work -= 1 + (len(frame.payload) >> 8)
                 self._on_frame(frame, items)
@@ -154,7 +154,7 @@ class HostLink:
         self._resyncs += 1
         self.resyncs += 1
         if self._resyncs > MAX_RESYNCS:
-            raise LinkFault(f"the guest's agent sends what is not a frame: {self._split.lost}")
+            raise LinkFault(f"the guest's agent sends malformed frames: {self._split.lost}")
         self._split.lost = ""
         self._greet()
 
@@ -271,7 +271,7 @@ class HostLink:
             return self._reject_hello()
         self._hellos -= 1
         if self._hellos < 0:
-            raise LinkFault("the guest's agent says hello again and again")
+            raise LinkFault("the guest's agent repeats Hello too often")
         self._check_hello(hello)
         self._sent.acknowledge(hello.received)
         if self.hello is None:
@@ -287,14 +287,14 @@ class HostLink:
         self.useless += 1
         self._hellos -= self.open  # what was still under way for others came before our answer
         if self._hellos < 0:
-            raise LinkFault("the guest's agent says hello again and again")
+            raise LinkFault("the guest's agent repeats Hello too often")
         self._split.reject_hello()
 
     def _check_hello(self, hello: Hello) -> None:
         try:
             checked.hello(hello)
         except WireError as error:
-            raise LinkFault(f"the guest's agent sent a message that can't be: {error}") from None
+            raise LinkFault(f"the guest's agent sent an invalid message: {error}") from None
         if hello.version != messages.VERSION:
             raise LinkFault(f"the guest's agent speaks version {hello.version} of the link, not {messages.VERSION}")
         if not hello.first:
@@ -302,7 +302,7 @@ class HostLink:
         if self.hello is None:
             return
         if hello.boot_id != self.hello.boot_id:
-            raise LinkFault("the guest was booted anew: what ran in it is gone")
+            raise LinkFault("the guest was rebooted: what ran in it is gone")
         if hello.first > self._received + 1:
             raise LinkFault(f"the guest's agent lost frames {self._received + 1} to {hello.first - 1}")
 
@@ -313,7 +313,7 @@ class HostLink:
             self.useless += 1
             return
         if not flow.receive(size, end=end):
-            raise LinkFault(f"the guest's agent sent more on stream {frame.stream} than it may")
+            raise LinkFault(f"the guest's agent exceeded its credit on stream {frame.stream}")
         self._held.add(frame.seq, size)
         items.append(DataSeen(frame.stream, frame.payload, end, frame.seq))
 
@@ -321,7 +321,7 @@ class HostLink:
         amount = credit_amount(frame.payload)
         flow = self._flows.get(frame.stream)
         if not amount or (flow is not None and not flow.gain(amount)):
-            raise LinkFault(f"the guest's agent gave credit on stream {frame.stream} that makes no sense")
+            raise LinkFault(f"the guest's agent gave invalid credit on stream {frame.stream}")
         self.useless += flow is None or amount < LEAST_CREDIT
 
     def _on_message(self, frame: Frame, items: list[Incoming]) -> None:
@@ -338,7 +338,7 @@ class HostLink:
             else:
                 raise LinkFault("the guest's agent sent a request; only the host does that")
         except WireError as error:
-            raise LinkFault(f"the guest's agent sent a message that can't be: {error}") from None
+            raise LinkFault(f"the guest's agent sent an invalid message: {error}") from None
 
     def _on_reply(self, frame: Frame, items: list[Incoming]) -> None:
         """Decode a reply that somebody waits for; any other is counted and not read."""

@@ -223,7 +223,7 @@ class Proxy:
             return
         op = decode_request(incoming.payload)
         if incoming.kind != frame.REQUEST or op is None:
-            raise ValueError("a client sends what makes no sense")
+            raise ValueError("a client sent an invalid request")
         if isinstance(op, Exec):
             client.running.add(_Running(op.container, op.exec))
         if isinstance(op, Create):

@@ -100,7 +100,7 @@ class _Connection:
         while not reply.endswith(b"\r\n"):
             reply += self._receive(1)
         if not reply.startswith(b"OK "):
-            raise ValueError(f"it does not know us ({reply[:60]!r})")
+            raise ValueError(f"it refused authentication ({reply[:60]!r})")
         self._socket.sendall(b"BEGIN\r\n")
 
     def _call(
@@ -128,7 +128,7 @@ class _Connection:
         head = self._receive(16)
         size, fields_size = (int.from_bytes(head[at : at + 4], "little") for at in (4, 12))
         if head[0] != ord("l") or size + fields_size > _MOST_BYTES:
-            raise ValueError("what came is no message that we understand")
+            raise ValueError("it sent an invalid message")
         rest = self._receive(-(-fields_size // 8) * 8 + size)
         fields = wire.Reader(head[12:] + rest[:fields_size], at=0).fields()
         signature = str(fields.get(wire.F_SIGNATURE, ""))

@@ -200,14 +200,14 @@ def _checked(record: Record) -> Record:
     texts += tuple(word for call in calls for word in (call.container, call.netns, call.ifname))
     results = [one.result for one in record.attachments if one.result is not None]
     if not all(isinstance(word, str) for word in texts):
-        raise TypeError("a name is no text")
+        raise TypeError("a name is not text")
     if not all(
         isinstance(one, dict) for one in (*results, *(p for one in record.attachments for p in one.network.plugins))
     ):
-        raise TypeError("a result or a plugin is no object")
+        raise TypeError("a result or a plugin is not an object")
     numbers: tuple[object, ...] = (record.limit_s, record.failures)
     if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("a number is none")
+        raise TypeError("a field that must be a number is none")
     return record
 
 

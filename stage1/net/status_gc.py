@@ -131,5 +131,7 @@ def _of_others() -> list[Attachment]:
             attachment = json.loads(files.read(f"{RESULTS_DIR}/{name}"))
             attachments.append((attachment["networkName"], attachment["containerId"], attachment["ifName"]))
         except (OSError, ValueError, KeyError, TypeError):
-            raise PodError(f"{RESULTS_DIR}/{name} is not an attachment of another runtime; look at it") from None
+            raise PodError(
+                f"{RESULTS_DIR}/{name} is not a CNI attachment that can be read; repair or remove it"
+            ) from None
     return attachments

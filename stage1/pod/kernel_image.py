@@ -116,7 +116,7 @@ def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
             "64 bits by it; build it with one of them, or with addresses in the header"
         )
     if not any(one.address <= entry < one.address + one.memory_bytes for one in loaded):
-        raise BadRequest(f"{title} has a PVH note whose entry {entry:#x} is in none of its segments; link it anew")
+        raise BadRequest(f"{title} has a PVH note whose entry {entry:#x} is in none of its segments; link it again")
     return Kernel(PVH, end)
 
 

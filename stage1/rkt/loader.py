@@ -255,7 +255,7 @@ def _with_profile(pod: Pod, pod_dir: str, *, annotations: dict[str, str]) -> Pod
 def _read(entry: Entry, given: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:
     root = directory.app_root(pod_dir, entry.name)
     if not os.path.isdir(root):
-        raise NotFound(f"{entry.where}: its root {root} is missing; prepare the pod anew")
+        raise NotFound(f"{entry.where}: its root {root} is missing; prepare the pod again")
     requested = isolators.read(entry.isolators, where=entry.where)
     placed = volumes.of_app(entry, given.volumes, pod_dir=pod_dir, root=root)
     app = _app(entry, requested, root=root, options=options, terminal=terminal)

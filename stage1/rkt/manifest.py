@@ -156,9 +156,9 @@ def _load(path: str) -> "Document":
     try:
         parsed = json.loads(files.read(path))
     except ValueError as error:
-        raise BadRequest(f"{path} is not JSON: {error}; prepare the pod anew") from None
+        raise BadRequest(f"{path} is not JSON: {error}; prepare the pod again") from None
     if not isinstance(parsed, dict):
-        raise BadRequest(f"{path} must be a JSON object; prepare the pod anew")
+        raise BadRequest(f"{path} must be a JSON object; prepare the pod again")
     return parsed
 
 

@@ -24,16 +24,16 @@ from tests.fakes.hostile_guest import ATTACKS
 from tests.fakes.patience import PATIENCE
 
 CUT = {
-    "hello_each_4_ms": "hello again and again",
-    "hello_flood": "hello again and again",
-    "hello_of_another_epoch": "hello again and again",
-    "hello_of_another_boot": "booted anew",
+    "hello_each_4_ms": "repeats Hello",
+    "hello_flood": "repeats Hello",
+    "hello_of_another_epoch": "repeats Hello",
+    "hello_of_another_boot": "rebooted",
     "exited_in_the_year_2554": "Exited.unix_ns is 18446744073709551615",
     "credit_that_overflows": "credit on stream",
     "acknowledgement_from_the_future": "has frame 4611686018427387904",
-    "lying_lengths": "not a frame",
-    "markers_without_hello": "not a frame",
-    "resync_with_progress": "no frame, again and again",
+    "lying_lengths": "malformed frames",
+    "markers_without_hello": "malformed frames",
+    "resync_with_progress": "repeatedly sends malformed",
 }
 """Attacks that break the rules, and a piece of the sentence that their pods get; the others stay ready."""
 ATTACK_S = 0.5

@@ -117,19 +117,19 @@ def test_after_rubbish_the_link_greets_again_and_goes_on(link: HostLink, rubbish
 
 def test_a_guest_that_says_hello_without_being_greeted_is_a_fault(link: HostLink) -> None:
     assert link.receive(greeting()) == link.receive(greeting()) == [HelloSeen(HELLO)]
-    with pytest.raises(LinkFault, match="hello"):
+    with pytest.raises(LinkFault, match="Hello"):
         link.receive(greeting())
 
 
 def test_answers_to_greetings_can_not_be_saved_up(link: HostLink) -> None:
     for _ in range(1000):
         link.connect(1)
-    with pytest.raises(LinkFault, match="hello"):
+    with pytest.raises(LinkFault, match="Hello"):
         feed(link, *[greeting()] * (MOST_HELLOS + 1))
 
 
 def test_rubbish_without_end_is_a_fault_in_the_end(link: HostLink) -> None:
-    with pytest.raises(LinkFault, match="not a frame"):
+    with pytest.raises(LinkFault, match="malformed frames"):
         feed(link, *[greeting() + bytes(40)] * 20)
 
 
