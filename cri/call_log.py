@@ -53,7 +53,7 @@ class Call(NamedTuple):
 
 
 class CallLog:
-    """One for the server."""
+    """The log and the counters of the server's calls."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

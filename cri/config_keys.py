@@ -39,7 +39,7 @@ class Table:
     """Values are not converted, and unknown keys are refused. One with `why_not` can refuse values as a whole."""
 
     def but(self, **changes: Any) -> Self:
-        """A copy with other values."""
+        """Return a copy of the table with other values."""
         return dataclasses.replace(self, **changes)
 
     def values(self) -> dict[str, Any]:

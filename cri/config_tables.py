@@ -22,7 +22,7 @@ _LARGEST = ImageLimits()
 
 
 def fits_a_socket(path: str) -> str:
-    """The path. Raises ValueError."""
+    """Return the path. Raises ValueError when it is longer than that of a unix socket."""
     if len(os.fsencode(path)) > 107:
         raise ValueError("is longer than the 107 bytes that a unix socket's path can have")
     return path
@@ -344,7 +344,7 @@ class Jail(Table):
 
     @property
     def ids(self) -> Range:
-        """For the engine."""
+        """Return the ids as the engine takes them."""
         return Range(self.first_id, self.count)
 
 

@@ -43,4 +43,4 @@ class Discarded:
         return None
 
     def commit(self) -> None:
-        """There is nothing to."""
+        """Do nothing: discarded output is not durable."""

@@ -78,13 +78,13 @@ class Bus:
         self._subscriptions: set[Subscription] = set()
 
     def subscribe(self, render: Render) -> Subscription:
-        """Listen from now on."""
+        """Return a subscription to the events from now on."""
         subscription = Subscription(render, self._subscriptions.discard)
         self._subscriptions.add(subscription)
         return subscription
 
     def publish(self, what: Event) -> None:
-        """Tell everybody; never waits."""
+        """Pass an event to all subscriptions; never waits."""
         for subscription in self._subscriptions:
             subscription.put(what)
 

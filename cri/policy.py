@@ -88,7 +88,7 @@ _WORDS = {"min_length": 1}
 
 
 def are_known(names: Names | None) -> Names | None:
-    """Names of annotations. Raises ValueError."""
+    """Return the names if all are known annotations. Raises ValueError."""
     for name in names or ():
         if name not in KNOWN:
             guess = difflib.get_close_matches(name, KNOWN, n=1)

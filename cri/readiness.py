@@ -51,7 +51,7 @@ def absent_file(path: str) -> Lack:
 
 
 def absent_tool(name: str) -> Lack:
-    """The same of a program."""
+    """Return what lacks when a program is absent."""
     return Lack("ToolMissing", f"{name} is not on PATH", f"apt install {TOOLS.get(name, name)}")
 
 

@@ -74,7 +74,7 @@ def apart() -> Iterator[ThreadPoolExecutor]:
 
 
 async def run_apart(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As `run_uncancellable`, `apart`."""
+    """As `run_uncancellable`, in a thread of its own (`apart`)."""
     with apart() as pool:
         return await run_uncancellable_in(pool, work, *args, **options)
 

@@ -42,7 +42,7 @@ _OF_VMM = ("agent.sock", QMP)
 
 
 def is_there(directory: str) -> bool:
-    """Whether the pod is suspended."""
+    """Whether the pod in `directory` is suspended."""
     with beneath.Root(directory) as own:
         return own.exists(FILE)
 

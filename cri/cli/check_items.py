@@ -234,7 +234,7 @@ def _driver(facts: Facts) -> Item:
 
 
 def _overhead(facts: Facts) -> list[Item]:
-    """For who writes the RuntimeClass."""
+    """Return the item with a VM's overhead, for a RuntimeClass."""
     if facts.choice is None or not facts.vm_mib:
         return []
     mib = limits.estimate_mib(facts.vm_mib, is_emulated=facts.choice.is_emulated)

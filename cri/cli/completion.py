@@ -17,12 +17,12 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def add_arguments(parser: Parser) -> None:
-    """The shell."""
+    """The argument of `clearpod completion`: the shell."""
     parser.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the script."""
+    """Print the completion script of the shell."""
     import shtab
 
     parser = make(None)

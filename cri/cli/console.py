@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print it. Raises NotFound, BadRequest, KernelError."""
+    """Print a pod's console. Raises NotFound, BadRequest, KernelError."""
     if args.tail < 0:
         raise BadRequest(f"--tail must be 0 or more, but it is {args.tail}")
     with connect(args.config) as daemon:

@@ -56,7 +56,7 @@ def as_json(event: Any) -> dict[str, Any]:
 
 
 def text(one: dict[str, Any]) -> str:
-    """One line."""
+    """Return an event as one line."""
     at = shown.moment(one["at"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
     what = f"container {one['container']} of " if "container" in one else ""
     code = f" ({one['exitCode']}, {one['reason']})" if "exitCode" in one else ""

@@ -111,7 +111,7 @@ def _rows(image: "Image", now_s: float) -> Iterator[tuple[str, ...]]:
 
 
 def as_json(image: "Image") -> dict[str, Any]:
-    """For programs; sizes in bytes."""
+    """Return an image as an object for --json; sizes in bytes."""
     return {
         "id": image.id,
         "names": list(image.repo_tags),
@@ -123,7 +123,7 @@ def as_json(image: "Image") -> dict[str, Any]:
 
 
 def bring(args: argparse.Namespace) -> int:
-    """Print the id of each."""
+    """Pull the images, and print the id of each."""
     from cri.image.pull import pull
 
     config = _load(args)
@@ -134,7 +134,7 @@ def bring(args: argparse.Namespace) -> int:
 
 
 def remove(args: argparse.Namespace) -> int:
-    """Print what was removed. Raises NotFound for the first that is not there; those before it are gone."""
+    """Remove images and print which. Raises NotFound for the first that is not there; those before it are gone."""
     from cri.storage.disk import reserve_of
 
     config = _load(args)

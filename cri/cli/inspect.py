@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print one object. Raises NotFound, BadRequest."""
+    """Print the pod or container as one JSON object. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
         result = inspected(daemon, args.name, container=args.container)
     shown.say(json.dumps(result, indent=2))

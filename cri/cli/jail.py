@@ -37,7 +37,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print it. Raises NotFound, BadRequest when several pods begin so, WrongState when its VM does not run."""
+    """Print what confines the pod's VMM. Raises NotFound, BadRequest when several pods begin so, WrongState when its VM
+    does not run.
+    """
     directory = find(configuration.load(args.config).run_dir, args.pod)
     jail = inspect(directory)
     print(json.dumps(as_json(directory, jail), indent=1) if args.json else text(directory, jail))

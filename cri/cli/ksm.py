@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def observe(directory: Ksm, run_dir: str, *, thread: int) -> Observation:
-    """Everything at this moment."""
+    """Measure KSM's settings, counters and profit now."""
     return Observation(
         time.monotonic(),
         directory.settings(),
@@ -123,12 +123,12 @@ def who(now: Observation) -> str:
 
 
 def profit_known(now: Observation) -> bool:
-    """Whether this kernel counts it."""
+    """Whether this kernel reports KSM's profit."""
     return now.counters.general_profit != -1
 
 
 def line(before: Observation, now: Observation) -> str:
-    """What happened since."""
+    """Return one line with the changes since the last measurement."""
     took_s = max(now.at_s - before.at_s, 0.001)
     cpu = 100 * (now.thread_s - before.thread_s) / took_s
     new = now.counters.saved - before.counters.saved
@@ -140,7 +140,7 @@ def line(before: Observation, now: Observation) -> str:
 
 
 def as_json(now: Observation) -> dict[str, Any]:
-    """For programs; sizes in bytes."""
+    """Return a measurement as an object for --json; sizes in bytes."""
     return {
         "settings": now.settings._asdict(),
         "counters": now.counters._asdict(),

@@ -121,7 +121,7 @@ class LogFile:
         return True
 
     def _rotated(self) -> list[str]:
-        """Without .gz, oldest first."""
+        """Return the rotated files of the log, oldest first, without their .gz."""
         directory, _, base = self._name.rpartition("/")
         names = self._root.names(directory or ".")
         mine = [name for name in names if name.startswith(base) and _ROTATED.fullmatch(name[len(base) :])]

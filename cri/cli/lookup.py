@@ -19,12 +19,12 @@ SUSPENDED = "suspended"
 
 
 def title(pod: Any) -> str:
-    """NAMESPACE/NAME."""
+    """Return the pod's name as NAMESPACE/NAME."""
     return f"{pod.metadata.namespace}/{pod.metadata.name}"
 
 
 def pods(daemon: Daemon) -> list[pb.PodSandbox]:
-    """All, newest first."""
+    """Return all pods, newest first."""
     return sorted(daemon("ListPodSandbox").items, key=lambda pod: -pod.created_at)
 
 

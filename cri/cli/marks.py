@@ -10,13 +10,13 @@ class Timeline:
     """Marks in milliseconds since the process began; `text` draws them, one line each."""
 
     def __init__(self, start_s: float) -> None:
-        """`start_s` is of time.monotonic."""
+        """Marks are relative to `start_s`, of time.monotonic."""
         self._start_s = start_s
         self._marks: list[tuple[float, str]] = []
         self._notes: list[str] = []
 
     def mark(self, what: str) -> None:
-        """Something was reached now."""
+        """Note that `what` was reached now."""
         self._marks.append(((time.monotonic() - self._start_s) * 1000, what))
 
     def note(self, text: str) -> None:

@@ -63,7 +63,7 @@ class Output:
         await self._idle.wait()
 
     def close(self) -> None:
-        """Write no more."""
+        """Stop writing; what is queued is dropped."""
         if not self._idle.is_set():
             asyncio.get_running_loop().remove_writer(self._descriptor)
             self._idle.set()

@@ -49,7 +49,7 @@ class Wishes(NamedTuple):
 
 
 def gather(state_dir: str, hypervisor: str = "auto") -> Seen:
-    """Ask the host."""
+    """Gather the facts about this host."""
     facts, disk = hypervisors.facts(), os.statvfs(files.existing(state_dir))
     return Seen(
         is_emulated=_is_emulated(hypervisor, facts),
@@ -74,7 +74,7 @@ def _free_ids() -> Range | None:
 
 
 def text(seen: Seen, wishes: Wishes) -> str:
-    """The file."""
+    """Return the text of the configuration file."""
     parts = [HEAD, f"state_dir = {json.dumps(wishes.state_dir)}\n" if wishes.state_dir else ""]
     parts += [_table("vm", _vm(seen, wishes)), _table("host_pods", _host_pods(wishes))]
     if wishes.metrics:

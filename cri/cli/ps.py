@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print them."""
+    """Print pods and their containers."""
     with connect(args.config) as daemon:
         listed = [pod for pod in lookup.pods(daemon) if args.all or pod.state == pb.SANDBOX_READY]
         if args.quiet:

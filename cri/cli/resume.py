@@ -18,7 +18,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Raises NotFound, and WrongState when it can't be resumed here."""
+    """Resume the pod. Raises NotFound, and WrongState when it can't be resumed here."""
     with connect(args.config) as daemon:
         daemon("ResumePod", limit_s=LIMIT_S, pod_sandbox_id=lookup.pod(daemon, args.pod).id)
     return 0

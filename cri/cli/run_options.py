@@ -50,7 +50,7 @@ class Refuse(argparse.Action):
 
 
 def add(parser: Parser) -> None:
-    """All options, in groups."""
+    """Add all options of `clearpod run`, in groups."""
     parser.wrong = FAULT
     _add_container(parser)
     _add_confinement(parser)

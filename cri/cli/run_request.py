@@ -47,7 +47,7 @@ def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
 
 
 def has_network(args: argparse.Namespace) -> bool:
-    """Whether the pod gets one. Raises BadRequest for one that a VM can't have."""
+    """Whether the pod gets a network. Raises BadRequest for a network that a VM can't have."""
     name: str = args.network
     if name == "host" or ":" in name or name in ("private", "pasta", "slirp4netns"):
         raise BadRequest(

@@ -79,7 +79,7 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def volume(word: str) -> pb.Mount:
-    """SRC:DST[:OPTIONS]."""
+    """Parse a volume, SRC:DST[:OPTIONS]."""
     parts = word.split(":")
     if len(parts) not in (2, 3) or not all(parts):
         raise BadRequest(f"--volume {word[:128]} must be SRC:DST[:OPTIONS], with a path of the host before the colon")

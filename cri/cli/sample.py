@@ -7,7 +7,7 @@ from stage1.errors import NotFound
 
 
 def reference(guest_dir: str) -> str:
-    """As `clearpod run` takes it. Raises NotFound."""
+    """Return the reference of the sample image, as `clearpod run` takes it. Raises NotFound."""
     layout = f"{guest_dir}/sample"
     if not os.path.exists(layout):
         raise NotFound(f"there is no sample image in {guest_dir}; build it with `clearpod images build`")

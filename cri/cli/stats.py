@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print them once. Raises NotFound, BadRequest."""
+    """Print statistics of containers once. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
         chosen = lookup.pod(daemon, args.pod).id if args.pod is not None else ""
         listed = [one for one in pods(daemon) if chosen in ("", one["id"])]

@@ -53,7 +53,7 @@ ADVICE = {
 
 
 def verdict(record: Record) -> Verdict:
-    """What matters most."""
+    """Return the most important fact about the pod, with advice."""
     if record.state == "failed":
         tries = f" {record.times} times" if record.times > 1 else ""
         return Verdict(f"it could not be started{tries}: {record.error}", ADVICE.get(record.kind, ""))

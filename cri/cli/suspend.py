@@ -20,7 +20,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Raises NotFound, and WrongState with the reason why it can't be suspended."""
+    """Suspend the pod. Raises NotFound, and WrongState with the reason why it can't be suspended."""
     with connect(args.config) as daemon:
         daemon("SuspendPod", limit_s=LIMIT_S, pod_sandbox_id=lookup.pod(daemon, args.pod).id)
     return 0

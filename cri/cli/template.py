@@ -51,14 +51,16 @@ def _action(actions: Any, name: str, *, function: Callable[..., None], summary: 
 
 
 def main(args: argparse.Namespace) -> int:
-    """Raises NotFound, BadRequest, and WrongState with the reason why a pod can't be made a template."""
+    """Run a command on warmed templates. Raises NotFound, BadRequest, and WrongState with the reason why a pod can't be
+    made a template.
+    """
     with connect(args.config) as daemon:
         args.action_of(args, daemon)
     return 0
 
 
 def create_one(args: argparse.Namespace, daemon: Daemon) -> None:
-    """Write its name and size."""
+    """Make a template of a pod, and print its name and size."""
     pod = lookup.pod(daemon, args.pod)
     reply = daemon("CreateTemplate", limit_s=LIMIT_S, pod_sandbox_id=pod.id, options={"name": args.name})
     made = json.loads(reply.info["template"])
@@ -66,7 +68,7 @@ def create_one(args: argparse.Namespace, daemon: Daemon) -> None:
 
 
 def list_all(args: argparse.Namespace, daemon: Daemon) -> None:
-    """One line each."""
+    """Print a line for each template."""
     templates = _all(daemon)
     if args.json:
         shown.say(json.dumps(templates, indent=2))
@@ -84,14 +86,14 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def show(args: argparse.Namespace, daemon: Daemon) -> None:
-    """One JSON object each."""
+    """Print each template as a JSON object."""
     for word in args.template:
         reply = daemon("ShowTemplate", limit_s=LIMIT_S, options=_options(daemon, word))
         shown.say(json.dumps(json.loads(reply.info["template"]), indent=2))
 
 
 def remove(args: argparse.Namespace, daemon: Daemon) -> None:
-    """Write what was removed."""
+    """Remove templates and print which."""
     for word in args.template:
         options = _options(daemon, word)
         daemon("RemoveTemplate", limit_s=LIMIT_S, options=options)

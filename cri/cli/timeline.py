@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Draw it on standard output. Raises NotFound, BadRequest."""
+    """Draw a pod's start on standard output. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
         record = find(daemon, args.pod)
     drawn = bars.chart(record)
@@ -43,11 +43,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def page(record: Record, drawn: bars.Chart | None) -> str:
-    """The page of HTML."""
+    """Return the timeline as a page of HTML."""
     story = why.text(record, now_s=time.time()).splitlines()
     return svg.page(drawn, shown.printable(f"pod {record.title}"), source=source(record), story=story, console=[])
 
 
 def source(record: Record) -> str:
-    """Who measured what."""
+    """Return which version of clearpod measured the phases, and with which hypervisor."""
     return f"measured by clearpod {__version__}" + (f" with {record.hypervisor}" if record.hypervisor else "")

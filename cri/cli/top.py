@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print it until ^C. Raises Unavailable when the daemon ends."""
+    """Print the table until ^C. Raises Unavailable when the daemon ends."""
     if not 0.1 <= args.interval <= 3600:
         raise BadRequest(f"--interval must be from 0.1 to 3600 seconds, but it is {args.interval:g}")
     with connect(args.config) as daemon:
@@ -77,7 +77,7 @@ def _with_vm(daemon: Daemon, one: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def drawn(seen: dict[str, Any], *, is_json: bool, is_once: bool) -> str:
-    """One round's text."""
+    """Return the text of one refresh."""
     if is_json:
         return json.dumps(seen)
     is_screen = sys.stdout.isatty() and not is_once

@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Tell it. Raises NotFound, BadRequest."""
+    """Print why the pod is in its state. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
         record = find(daemon, args.pod)
     if args.json:

@@ -42,7 +42,7 @@ class Activation:
         self._listen()
 
     def close(self) -> None:
-        """Listen no more. Idempotent."""
+        """Stop listening. Idempotent."""
         if self._rest is not None:
             self._rest.cancel()
         if self._socket is not None:

@@ -44,11 +44,11 @@ class _Asked:
         self._pool, self._given_up = pool, threading.Event()
 
     def is_awaited(self) -> bool:
-        """Asked by the threads."""
+        """Whether somebody still waits for the checkpoint; asked by its threads."""
         return not self._given_up.is_set()
 
     def give_up(self) -> None:
-        """The threads end soon."""
+        """Let the threads of the checkpoint end soon."""
         self._given_up.set()
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:

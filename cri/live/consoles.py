@@ -31,7 +31,7 @@ class Consoles:
 
     @contextmanager
     def kept_short(self, vm: "VmProcess") -> "Iterator[None]":
-        """Cut this VM's console meanwhile."""
+        """Keep the VM's console short for the block."""
         self._vms.add(vm)
         self._task = self._task or asyncio.get_running_loop().create_task(self._rounds(), name="consoles")
         try:

@@ -86,7 +86,7 @@ class Relay:
         there.close()
 
     def _expire(self) -> None:
-        """The oldest are first."""
+        """Drop clients that were silent for too long; the oldest are first."""
         before = self._loop.time() - self._idle_s
         for who, client in list(self._clients.items()):
             if client.seen_s > before:

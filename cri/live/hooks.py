@@ -42,7 +42,7 @@ class Hooks:
         return given
 
     def updated(self, pod: "LivePod", container: "LiveContainer") -> None:
-        """The limits have been applied."""
+        """Called after new limits were applied."""
 
     async def updating_pod(self, pod: "LivePod", request: "pb.UpdatePodSandboxResourcesRequest") -> None:
         """As `updating`, for the whole pod."""

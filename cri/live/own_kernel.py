@@ -65,7 +65,9 @@ class OwnKernel:
     # -- as an agent ---------------------------------------------------------------------------------------------
 
     async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
-        """Do it here. Raises Unsupported for what only an agent can do, and what starting a VM does."""
+        """Carry out a request without an agent. Raises Unsupported for what only an agent can do, and what starting a
+        VM does.
+        """
         if isinstance(op, messages.Exec | messages.Connect | messages.Update):
             raise Unsupported(f"{self._pod.title} {NO_AGENT}: {type(op).__name__.lower()} is not possible")
         answer = self._answers.get(type(op))
@@ -95,10 +97,10 @@ class OwnKernel:
         """As `send`."""
 
     def rename(self, name: str) -> None:
-        """The pod has its name."""
+        """Ignored: the pod's name is set already."""
 
     def lose(self, why: str) -> None:
-        """Nobody waits for answers."""
+        """Do nothing: nobody waits for answers."""
 
     async def drain(self, timeout_s: float) -> None:
         """The end of the kernel has done that."""
@@ -262,7 +264,7 @@ class Run:
         await asyncio.to_thread(self.vm.kill)
 
     async def close(self) -> None:
-        """Let it go on."""
+        """Stop following the VM, which continues to run."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

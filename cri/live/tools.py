@@ -31,7 +31,7 @@ def log_deferred_del(sentence: str) -> None:
 
 
 def _leave(directory: str) -> None:
-    """The next daemon collects it."""
+    """Do nothing about what could not be removed: the next daemon cleans it up."""
 
 
 class Tools(NamedTuple):

@@ -34,5 +34,5 @@ def tunes(record: PodRecord) -> tuple[Tune, ...]:
 
 
 def online(vcpus: int) -> Tune:
-    """So many vCPUs."""
+    """Bring so many vCPUs online."""
     return Tune("cpus", str(vcpus))

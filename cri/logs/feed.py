@@ -81,7 +81,7 @@ class LogStream:
         return self._feed.task
 
     def commit(self) -> None:
-        """Before the acknowledgement."""
+        """Write the commit record, before the guest gets its acknowledgement."""
         self._feed.writer.commit()
 
     def settle(self) -> None:

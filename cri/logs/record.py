@@ -63,7 +63,7 @@ class CommitRecord:
         self._number += 1
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         while self._fds:
             os.close(self._fds.pop())
 

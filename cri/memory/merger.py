@@ -51,7 +51,7 @@ class Merger:
 
     @property
     def pace(self) -> Pace:
-        """What was decided last."""
+        """The pace that was decided last."""
         return self._pace
 
     async def open(self) -> None:

@@ -30,12 +30,12 @@ class Record(NamedTuple):
 
 
 def path(run_dir: str) -> str:
-    """Where it is."""
+    """Return the path of the record."""
     return f"{run_dir}/ksm.json"
 
 
 def write(where: str, record: Record) -> None:
-    """Put it there, whole. Raises KernelError, NoSpace."""
+    """Write the record, atomically. Raises KernelError, NoSpace."""
     fields = {key: value._asdict() if isinstance(value, Settings) else value for key, value in record._asdict().items()}
     files.write_atomic(where, json.dumps({"v": VERSION, **fields}).encode())
 

@@ -123,7 +123,7 @@ FAMILIES = (
 
 
 def made(snapshot: Snapshot) -> Iterator[Metric]:
-    """All metrics of that moment."""
+    """Return the text of all metrics at that moment."""
     for family in FAMILIES:
         yield _metric(family, snapshot)
 

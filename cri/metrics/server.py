@@ -33,7 +33,7 @@ PATH = "/metrics"
 
 
 class Reply(NamedTuple):
-    """An answer of HTTP's."""
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -52,7 +52,9 @@ class MetricsServer:
         ProcessCollector(registry=self._process)
 
     async def start(self) -> None:
-        """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
+        """Begin to listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this
+        host's.
+        """
         port = await self._listener.start(self._config.address, self._config.port)
         self._node.metrics_url = f"http://{host_port(self._config.address, port)}{PATH}"
         log.info("metrics.serving", extra={"url": self._node.metrics_url})
@@ -104,7 +106,7 @@ class MetricsServer:
         return await asyncio.to_thread(self._render, daemon, storage)
 
     def _render(self, daemon: DaemonState, storage: dict[str, float]) -> bytes:
-        """Blocks."""
+        """Render the metrics. Blocks."""
         snapshot = Snapshot(daemon, *read_host(self._node, daemon.windows), storage)
         registry = CollectorRegistry()
         registry.register(_Collector(snapshot))

@@ -39,7 +39,7 @@ class Refresher:
         self._known: set[str] = set()
 
     def open(self) -> None:
-        """Begin. Undo: `close`."""
+        """Begin to watch. Undo: `close`."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="files")
 
     async def close(self) -> None:

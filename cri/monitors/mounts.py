@@ -39,7 +39,7 @@ class Follower:
         self._told: dict[str, set[str]] = {}
 
     def open(self) -> None:
-        """Begin. Undo: `close`."""
+        """Begin to watch. Undo: `close`."""
         loop = asyncio.get_running_loop()
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.epoll()  # the loop asks for readability, which a file of /proc always has

@@ -95,7 +95,7 @@ class NodeNetwork:
             problems = tuple(await loop.run_in_executor(self._pool, garbage.networks, self._host))
 
     def _tell(self, problems: tuple[str, ...]) -> None:
-        """Each once, not each minute."""
+        """Log each problem when it appears, not each minute."""
         for problem in problems:
             if problem not in self._told:
                 log.warning("network.cleanup", extra={"error": problem})

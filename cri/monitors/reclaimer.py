@@ -39,7 +39,7 @@ class Reclaimer:
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin."""
+        """Begin to watch for shortage."""
         self._task = asyncio.get_running_loop().create_task(self._live(), name="reclaim")
 
     async def close(self) -> None:

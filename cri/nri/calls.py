@@ -50,7 +50,7 @@ def is_plain(method: str) -> bool:
 
 
 def request(method: str, message: Any, *, timeout_s: float) -> bytes:
-    """A call to a plugin."""
+    """Return the message of a call to a plugin."""
     request = ttrpc.Request(
         service=f"{PACKAGE}.Plugin",
         method=method,
@@ -79,7 +79,7 @@ class Asked(NamedTuple):
 
 
 def asked(data: bytes) -> Asked:
-    """What a plugin calls. Raises FrameFault."""
+    """Return which method a plugin calls, with its request. Raises FrameFault."""
     try:
         request = ttrpc.Request.FromString(data)
         method = _RUNTIME.get(request.method)
@@ -91,7 +91,7 @@ def asked(data: bytes) -> Asked:
 
 
 def reply(message: Any, *, code: int = 0, error: str = "") -> bytes:
-    """Our answer to a plugin."""
+    """Return the message of our answer to a plugin."""
     payload = b"" if code else message.SerializeToString()
     status = ttrpc.Status(code=code, message=error) if code else None
     return ttrpc.Response(status=status, payload=payload).SerializeToString()

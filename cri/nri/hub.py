@@ -144,7 +144,7 @@ class Hub(Hooks):
             await plugin.ask("UpdatePodSandbox", message, what=pod.title)
 
     def updated_pod(self, pod: LivePod) -> None:
-        """Nobody waits."""
+        """Tell the plugins in the background."""
         self._tell("PostUpdatePodSandbox", nri.PodRequest(pod=shown.pod(pod)))
 
     # -- containers ------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ class Hub(Hooks):
         return given
 
     def updated(self, pod: LivePod, container: LiveContainer) -> None:
-        """Nobody waits."""
+        """Tell the plugins in the background."""
         self._tell("PostUpdateContainer", _about(pod, container.record, status=container.status))
 
     # -- what happens ----------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ class PluginListener:
         self._connections: set[_Connection] = set()
 
     async def open(self) -> None:
-        """Listen. Raises AlreadyExists when another runtime does there, BadRequest for a path that can't be."""
+        """Begin to listen. Raises AlreadyExists when another runtime does there, BadRequest for a path that
+        can't be.
+        """
         bound = await asyncio.to_thread(_bind, self._config.socket)
         self._server = await asyncio.start_unix_server(self._accepted, sock=bound)
 

@@ -23,7 +23,7 @@ BIND = "bind"
 
 
 def pod(live: LivePod) -> nri.PodSandbox:
-    """A pod."""
+    """Return the pod as NRI has it."""
     config = live.config
     made = nri.PodSandbox(
         id=live.id,

@@ -36,7 +36,7 @@ class Updates:
         self._tasks = Tasks(log, "nri.fault")
 
     def own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run it to its end."""
+        """Keep a task until it ends."""
         return self._tasks.own(work, "nri")
 
     async def close(self) -> None:

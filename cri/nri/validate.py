@@ -22,12 +22,12 @@ class Wishes:
         self._all = nri.ValidateContainerAdjustmentRequest(pod=about.pod, container=about.container)
 
     def consulted(self, plugin: Plugin) -> None:
-        """This one was asked."""
+        """Note that this plugin was consulted."""
         index, _, name = plugin.title.partition("-")
         self._all.plugins.add(name=name, index=index)
 
     def take(self, answer: nri.CreateContainerResponse) -> None:
-        """What it answered."""
+        """Take in the plugin's answer."""
         self._all.adjust.MergeFrom(answer.adjust)
         self._all.update.MergeFrom(answer.update)
 

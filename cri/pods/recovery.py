@@ -154,7 +154,7 @@ class Recovery:
                 return
 
     async def _try_clean_up(self, directory: str) -> str:
-        """What went wrong, if anything."""
+        """Remove the pod in `directory`; return the error, empty when there was none."""
         try:
             log_deferred_del(await run_uncancellable_in(self._tools.pool, engine.clean_up, directory))
         except (PodError, OSError, ValueError) as error:

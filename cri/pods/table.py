@@ -35,7 +35,7 @@ BringUp = Callable[[LivePod], Coroutine[Any, Any, None]]
 
 
 def _ignore(pod: LivePod) -> None:
-    """Nobody wants to know."""
+    """Do nothing: the callback where none is given."""
 
 
 class PodTable:

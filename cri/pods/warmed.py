@@ -118,7 +118,7 @@ class Warmed:
         )
 
     async def described(self) -> list[Described]:
-        """All, by namespace and name."""
+        """Return all templates, by namespace and name."""
         return await asyncio.to_thread(lambda: [self._described(*one) for one in self._store.names()])
 
     async def examined(self, namespace: str, name: str) -> Described:
@@ -205,7 +205,7 @@ class Warmed:
         return Described(namespace, name, path, warmed.taken_bytes(path), manifest, why)
 
     async def _renew_image_ids(self) -> None:
-        """Which images are needed now."""
+        """Look up which images the templates need now."""
         try:
             self.image_ids = await asyncio.to_thread(images_of, self._store)
         except PodError as error:
@@ -241,7 +241,7 @@ def _moment(manifest: Manifest) -> str:
 
 
 def as_json(one: Described) -> dict[str, Any]:
-    """For programs."""
+    """Return the template as an object for --json."""
     manifest = one.manifest
     of_pod = manifest and {
         "made": _moment(manifest),

@@ -8,7 +8,7 @@ from cri.translate import streams
 
 
 async def attach(node: Node, request: pb.AttachRequest) -> pb.AttachResponse:
-    """Nobody is attached yet. Raises BadRequest, NotFound, WrongState, NoSpace."""
+    """Return a URL; the client is attached when it connects. Raises BadRequest, NotFound, WrongState, NoSpace."""
     streams.check(request)
     _, container = node.pods.get_container(request.container_id)
     pods.require_running(container)

@@ -6,7 +6,7 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def remove_container(node: Node, request: pb.RemoveContainerRequest) -> pb.RemoveContainerResponse:
-    """Idempotent: also for an unknown one."""
+    """Stop and remove the container. Idempotent: also for an unknown one."""
     if pair := node.pods.find_container(request.container_id):
         await node.pods.remove_container(*pair)
     return pb.RemoveContainerResponse()

@@ -6,7 +6,7 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def remove_pod_sandbox(node: Node, request: pb.RemovePodSandboxRequest) -> pb.RemovePodSandboxResponse:
-    """Idempotent: also for an unknown one."""
+    """Stop and remove the pod. Idempotent: also for an unknown one."""
     if pod := node.pods.find(request.pod_sandbox_id):
         await node.pods.remove(pod)
     return pb.RemovePodSandboxResponse()

@@ -10,6 +10,6 @@ from cri.runtime.show_template import names
 
 
 async def remove_template(node: Node, request: pb.CheckpointPodRequest) -> pb.StopPodSandboxResponse:
-    """Raises NotFound."""
+    """Remove the template. Raises NotFound."""
     await node.warmed.remove(*names(request.options))
     return pb.StopPodSandboxResponse()

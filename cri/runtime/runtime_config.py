@@ -6,6 +6,6 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def runtime_config(node: Node, request: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
-    """The cgroup driver."""
+    """Return the cgroup driver."""
     driver = pb.SYSTEMD if node.host.has_scopes else pb.CGROUPFS
     return pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=driver))

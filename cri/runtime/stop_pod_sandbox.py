@@ -7,7 +7,7 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def stop_pod_sandbox(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
-    """Idempotent: also for an unknown one, or one whose VM has ended."""
+    """Stop the containers and the VM. Idempotent: also for an unknown pod, or one whose VM has ended."""
     if pod := node.pods.find(request.pod_sandbox_id):
         await shutdown.stop(pod)
     return pb.StopPodSandboxResponse()

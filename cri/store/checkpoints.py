@@ -102,12 +102,14 @@ class Manifest(NamedTuple):
 
 
 def dump(manifest: Manifest) -> bytes:
-    """The file."""
+    """Return the manifest as the content of its file."""
     return json.dumps({"v": VERSION, "kind": "pod checkpoint", **codec.dump(manifest)}, separators=(",", ":")).encode()
 
 
 def parse(data: bytes) -> Manifest:
-    """What `dump` made. Raises BadRequest with the reason when it is something else, Unsupported for other versions."""
+    """Parse what `dump` made. Raises BadRequest with the reason when it is something else, Unsupported for other
+    versions.
+    """
     if len(data) > MOST_BYTES:
         raise BadRequest(f"a checkpoint's manifest of {len(data)} bytes is too long; at most {MOST_BYTES} are read")
     try:

@@ -37,7 +37,7 @@ class Texts:
         self._kept: dict[int, tuple[Any, str]] = {}
 
     def of(self, value: Any) -> str:
-        """The text."""
+        """Return the value as text."""
         used: dict[int, tuple[Any, str]] = {}
         text = self._text(value, used)
         self._kept = used

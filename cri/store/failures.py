@@ -62,7 +62,7 @@ class Failures:
         self._writing = asyncio.Lock()
 
     def all(self) -> list[Failure]:
-        """Oldest first."""
+        """Return all failures, oldest first."""
         return list(self._failures.values())
 
     async def open(self) -> None:

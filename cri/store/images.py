@@ -50,7 +50,7 @@ class Image(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What sentences call it."""
+        """The image's name in errors."""
         return (*self.repo_tags, *self.repo_digests, self.id)[0]
 
 
@@ -390,7 +390,7 @@ def _remove_others(directory: str, known: set[str]) -> None:
 
 
 def _inode(path: str) -> int:
-    """0 when nothing is there."""
+    """Return the inode of the file; 0 when it does not exist."""
     with contextlib.suppress(OSError):
         return os.stat(path).st_ino
     return 0

@@ -43,7 +43,7 @@ class Verifier:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Leave off in the middle."""
+        """Stop, also in the middle of an image."""
         self._stop.set()
         await self.settled()
         self._threads.shutdown()

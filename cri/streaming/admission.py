@@ -59,7 +59,7 @@ class Waiting:
                 del self._of_source[gate.source]
 
     def close(self) -> None:
-        """Cut them all."""
+        """Close all connections."""
         for gate in list(self._since_s):
             self._cut(gate)
         if self._timer is not None:

@@ -161,7 +161,7 @@ async def _converse(node: Node, offer: Offer, *, client: Session) -> None:
 
 
 async def _work(node: Node, offer: Offer, *, client: Session) -> bytes:
-    """The status in the end."""
+    """Serve the request; return its final status."""
     work = execute if offer.kind == "exec" else attach
     try:
         return await work(node, offer.request, client=client)

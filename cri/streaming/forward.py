@@ -34,7 +34,7 @@ class Forwarder:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until the client is gone."""
+        """Serve connections until the client is gone."""
         try:
             await self._connection.run()
         finally:

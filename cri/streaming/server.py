@@ -43,7 +43,9 @@ class StreamingServer:
         self.address = ""
 
     async def start(self) -> None:
-        """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
+        """Begin to listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this
+        host's.
+        """
         port = await self._listener.start(self._config.address, self._config.port)
         self.address = host_port(ANY.get(self._config.address, self._config.address), port)
         self._node.streaming = self

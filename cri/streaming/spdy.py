@@ -191,7 +191,7 @@ def pong(ping: Ping) -> bytes:
 
 
 def goaway(last_stream: int) -> bytes:
-    """GOAWAY, all is well."""
+    """GOAWAY with the status OK."""
     return control(GOAWAY, _HEAD.pack(last_stream, 0))
 
 

@@ -38,12 +38,12 @@ class SpdyStream:
             await self._connection.send(spdy.data(self.number, data[at : at + spdy.CHUNK]))
 
     async def touch(self) -> None:
-        """Send data without any. Raises ConnectionError."""
+        """Send an empty data frame, to see whether the client is there. Raises ConnectionError."""
         if not self._is_over:
             await self._connection.send(spdy.data(self.number, b""))
 
     async def close(self) -> None:
-        """Say that nothing more comes. Raises ConnectionError."""
+        """Send the end of the stream. Raises ConnectionError."""
         if not self._is_over:
             self._is_over = True
             await self._connection.send(spdy.data(self.number, b"", fin=True))

@@ -11,12 +11,12 @@ FIRST_WITH_JSON = 4
 
 
 def success(version: int) -> bytes:
-    """All went well."""
+    """Return the status of success."""
     return _document({"metadata": {}, "status": "Success"}) if version >= FIRST_WITH_JSON else b""
 
 
 def exit_code(version: int, code: int) -> bytes:
-    """The command ended with `code`."""
+    """Return the status of a command that ended with `code`."""
     if code == 0:
         return success(version)
     message = f"command terminated with non-zero exit code: exit status {code}"

@@ -142,7 +142,7 @@ class WebSocket:
         return True
 
     async def close(self) -> None:
-        """The close frame, once."""
+        """Send the close frame, once."""
         try:
             await self._send(CloseConnection(code=1000))
         except ConnectionError:

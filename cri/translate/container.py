@@ -160,7 +160,7 @@ def stop_signal(config: pb.ContainerConfig, image: Mapping[str, Any]) -> int:
 
 
 def signal_number(name: str) -> int:
-    """SIGTERM, TERM, 15, SIGRTMIN+3, SIGRTMINPLUS3. Raises BadRequest."""
+    """Parse a signal: SIGTERM, TERM, 15, SIGRTMIN+3, SIGRTMINPLUS3. Raises BadRequest."""
     text = name.upper().replace("PLUS", "+").replace("MINUS", "-")
     base, sign, offset = text.partition("+") if "+" in text else text.partition("-")
     try:

@@ -14,7 +14,7 @@ from stage1.pod.model import Pod, Security
 
 
 def is_asked(config: pb.ContainerConfig) -> bool:
-    """Whether the container is one."""
+    """Whether the container is a debugging container."""
     return config.annotations.get(DEBUG) == "true"
 
 

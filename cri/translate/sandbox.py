@@ -61,7 +61,7 @@ def plain(config: Config) -> Pod:
 
 
 def _plain_sizes(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Sizes:
-    """Without annotations."""
+    """Return the VM's sizes that follow from the configuration, without annotations."""
     plain = sizes.ceiling(sandbox, config, facts=facts)
     window_mib = min(config.vm.window_mib, plain.memory_mib * WINDOW_PER_MEMORY)
     return Sizes(plain.memory_mib, plain.vcpus, window_mib, config.vm.scratch_mib)
@@ -147,7 +147,7 @@ def _sysctls(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_names(names: pb.PodSandboxMetadata) -> None:
-    """CNI_ARGS has them as NAME=VALUE;NAME=VALUE."""
+    """Raise BadRequest for names that CNI_ARGS, NAME=VALUE;NAME=VALUE, could not hold."""
     if not names.name or not names.namespace:
         raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
     for what in ("name", "namespace", "uid"):

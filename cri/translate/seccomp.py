@@ -23,7 +23,9 @@ FLAGS = frozenset(f"SECCOMP_FILTER_FLAG_{name}" for name in "LOG SPEC_ALLOW TSYN
 
 
 def profile(given: pb.SecurityProfile) -> str:
-    """For `Security.seccomp`. Raises NotFound for a file that can't be read, BadRequest for one that is no profile."""
+    """Return the profile for `Security.seccomp`. Raises NotFound for a file that can't be read, BadRequest for one that
+    is no profile.
+    """
     if given.profile_type == pb.SecurityProfile.Unconfined:
         return ""
     if given.profile_type == pb.SecurityProfile.RuntimeDefault:

@@ -101,7 +101,7 @@ def processors() -> int:
 
 
 def _containers(sandbox: pb.PodSandboxConfig, facts: Facts) -> int:
-    """Bytes: their limits or requests."""
+    """Return the bytes that containers may take: their limits or requests."""
     resources = sandbox.linux.resources
     return max(
         resources.memory_limit_in_bytes, facts.kept_bytes, *(_bytes(resources.unified.get(name, "")) for name in KEPT)

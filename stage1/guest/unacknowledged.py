@@ -46,7 +46,7 @@ class Sent:
         return len(self._frames) < before
 
     def frames(self) -> list[bytes]:
-        """All of them."""
+        """Return all unacknowledged frames."""
         return [frame for _, frame in self._frames]
 
 

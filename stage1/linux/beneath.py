@@ -80,7 +80,7 @@ class Root:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self.fd)
 
     # -- looking ---------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class _Connection:
         raise Unavailable(f"systemd can't be reached: {', '.join(problems)}")
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._socket.close()
 
     def do_job(self, member: str, signature: str, values: "tuple[Any, ...]") -> None:

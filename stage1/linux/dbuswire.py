@@ -87,7 +87,7 @@ class Reader:
         self._data, self._at = data, at
 
     def values(self, signature: str) -> "list[Any]":
-        """One for each letter."""
+        """Return one value for each letter of the signature."""
         return [self._value(letter) for letter in signature]
 
     def fields(self) -> "dict[int, Any]":

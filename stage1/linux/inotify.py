@@ -31,7 +31,7 @@ class Watch:
             raise
 
     def fileno(self) -> int:
-        """For poll and event loops."""
+        """Return the descriptor, for poll and event loops."""
         return self._fd
 
     def clear(self) -> None:
@@ -42,7 +42,7 @@ class Watch:
             return
 
     def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
+        """Close the descriptor. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -61,7 +61,7 @@ class Watches:
         return libc.call("inotify_add_watch", self.fd, os.fsencode(path), _IN_CLOSE_WRITE | _IN_MOVED_TO, what=path)
 
     def remove(self, number: int) -> None:
-        """Watch it no more. Idempotent."""
+        """Stop watching it. Idempotent."""
         try:
             libc.call("inotify_rm_watch", self.fd, number, what="a watch")
         except KernelError:

@@ -67,7 +67,7 @@ class Ksm:
         return ""
 
     def settings(self) -> Settings:
-        """What is in force. Raises KernelError."""
+        """Return the settings in force. Raises KernelError."""
         return Settings(*(self._number(name) for name in Settings._fields))
 
     def counters(self) -> Counters:

@@ -47,7 +47,7 @@ def some_percent(resource: str, *, directory: str = PRESSURE) -> float:
 
 
 def memory(path: str = MEMINFO) -> Memory:
-    """From meminfo."""
+    """Return the host's memory, from meminfo."""
     try:
         lines = files.read(path).decode("ascii", "replace").splitlines()
         values = {fields[0]: int(fields[1]) << 10 for fields in map(str.split, lines) if len(fields) == 3}

@@ -35,7 +35,7 @@ class Network(NamedTuple):
     disable_gc: bool = False
 
     def types(self) -> tuple[str, ...]:
-        """The plugins' names."""
+        """The names of the network's plugins."""
         return tuple(plugin["type"] for plugin in self.plugins)
 
 

@@ -58,7 +58,9 @@ def _addresses(link: Document) -> tuple[str, ...]:
 
 
 def network(devices: tuple[Interface, ...], seen: Seen) -> PodNetwork:
-    """What the guest is told. Raises NetworkFailed when that is more than its agent takes."""
+    """Return the network that the guest is configured with. Raises NetworkFailed when that is more than its agent
+    takes.
+    """
     names = {one.name for one in devices}
     routes = (*_routes(seen.routes, names, family=4), *_routes(seen.routes6, names, family=6))
     neighbours = tuple(

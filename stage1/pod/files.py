@@ -24,7 +24,7 @@ def on_host_network(pod: Pod, host_text: str) -> str:
 
 
 def hostname(pod: Pod) -> str:
-    """One line."""
+    """Return /etc/hostname."""
     return f"{pod.hostname or 'localhost'}\n"
 
 

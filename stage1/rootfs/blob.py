@@ -42,7 +42,7 @@ class Blob(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What sentences call it."""
+        """The layer's name in errors."""
         return f"the layer {self.digest}"
 
 

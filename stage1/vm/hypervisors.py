@@ -15,12 +15,12 @@ ALL = (
 
 
 def names() -> tuple[str, ...]:
-    """As the configuration has them."""
+    """Return the names of all hypervisors, as in the configuration."""
     return tuple(one.name for one in ALL)
 
 
 def kernels() -> tuple[str, ...]:
-    """The files that they boot."""
+    """Return the names of the kernel files that they boot."""
     return tuple(dict.fromkeys(one.kernel for one in ALL))
 
 

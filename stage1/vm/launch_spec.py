@@ -93,7 +93,7 @@ def _loader(start: str) -> tuple[str, ...]:
 
 
 def send(spec: LaunchSpec) -> None:
-    """Write it for the launcher. Raises BadRequest when no launcher has started this process."""
+    """Send the launch spec to the launcher. Raises BadRequest when no launcher has started this process."""
     _write(DESCRIPTION_VARIABLE, spec.jailer)
     if spec.copy:
         _write(COPY_VARIABLE, spec.copy)

@@ -51,7 +51,7 @@ class Extent(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """The first byte behind the file."""
         return self.offset + self.size
 
 

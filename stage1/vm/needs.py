@@ -25,7 +25,7 @@ class Needs(NamedTuple):
 
 
 def find(jailer: str) -> Needs:
-    """Ask this host. Raises nothing."""
+    """Gather what this host has for VMs. Never raises."""
     if not os.access(jailer, os.X_OK):
         return Needs(f"there is no program {jailer}, which starts VMMs; build it with `clearpod images build`")
     if why := idmap.why_not():

@@ -44,7 +44,7 @@ class Manifest(NamedTuple):
     facts: "Mapping[str, str]" = {}  # noqa: RUF012  never changed
 
     def encode(self) -> bytes:
-        """For the file."""
+        """Return the manifest as the content of its file."""
         return json.dumps({"version": 1, **self._asdict()}, indent=1).encode()
 
 
@@ -269,7 +269,7 @@ def _require_room(top: str, memory_bytes: int) -> None:
 
 
 def _written(template: Template) -> dict[str, str]:
-    """The same for the manifest."""
+    """Return the facts about the template's files as they stand in the manifest, by name."""
     names = (template.ram, template.state)
     return {os.path.basename(name): " ".join(map(str, one)) for name, one in zip(names, _facts(template), strict=True)}
 

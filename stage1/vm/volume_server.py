@@ -27,7 +27,7 @@ _SOCKET_FD = 15
 
 
 def find() -> Program:
-    """The program, or what lacks."""
+    """Return the program, or a sentence about what is missing."""
     path = next((path for path in PATHS if os.access(path, os.X_OK)), "")
     return Program(path) if path else Program(lack="virtiofsd is not installed", remedy="apt install virtiofsd")
 

@@ -19,7 +19,7 @@ class Placed(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """The first byte behind the image."""
         return self.offset + self.size
 
 
