@@ -50,7 +50,7 @@ RUN_DIR_BYTES = 22
 run_dir/run/pods/<64 digits>/agent.sock."""
 
 
-def leaves_room(path: str) -> str:
+def fits_socket_paths(path: str) -> str:
     """The run directory, if sockets of pods can have names in it. Raises ValueError."""
     if len(os.fsencode(path)) > RUN_DIR_BYTES:
         raise ValueError(f"may have at most {RUN_DIR_BYTES} bytes, since the pods' sockets are below it")
@@ -61,7 +61,7 @@ def leaves_room(path: str) -> str:
 class Config(Table):
     """The whole file; every key has a default."""
 
-    run_dir: str = key(default="/run/clearpod", pattern=ABSOLUTE, check=leaves_room)
+    run_dir: str = key(default="/run/clearpod", pattern=ABSOLUTE, check=fits_socket_paths)
     """State of living pods. Must be on tmpfs, belongs to one daemon, and has at most 22 bytes."""
     state_dir: str = key(default="/var/lib/clearpod", pattern=ABSOLUTE)
     """Images and other things that survive a reboot. Belongs to one daemon."""

@@ -59,13 +59,15 @@ def chart(record: Record) -> Chart | None:
 def text(drawn: Chart, columns: int) -> str:
     """One line for each phase: name, how long, when, a bar; in lines of at most `columns` characters."""
     name_wide = min(max(len(bar.name) for bar in drawn.bars), NAME_CHARS, max(columns // 3, 6))
-    room = max(columns - name_wide - 22, 0)
+    bar_columns = max(columns - name_wide - 22, 0)
     lines = [f"{'phase':<{name_wide}}  {'took':>8}  {'from':>8}"[:columns]]
     for bar in drawn.bars:
         line = f"{cut(bar.name, name_wide):<{name_wide}}  {took(bar.took_ms):>8}  {took(bar.begun_ms):>8}"
-        if room >= LEAST_BAR:
-            left, right = (round(ms / drawn.total_ms * room) for ms in (bar.begun_ms, bar.begun_ms + bar.took_ms))
-            line += "  " + " " * min(left, room - 1) + "█" * max(right - left, 1)
+        if bar_columns >= LEAST_BAR:
+            left, right = (
+                round(ms / drawn.total_ms * bar_columns) for ms in (bar.begun_ms, bar.begun_ms + bar.took_ms)
+            )
+            line += "  " + " " * min(left, bar_columns - 1) + "█" * max(right - left, 1)
         lines.append(line[:columns])
     if drawn.ready_ms:
         lines.append(f"the pod was ready after {took(drawn.ready_ms)}"[:columns])

@@ -101,8 +101,8 @@ def _of_disk(record: Record) -> Verdict | None:
 
 def _full(record: Record, at_s: float) -> Event | None:
     """The fact that the pod's own disk was full at that time: it is looked at a moment after an exit."""
-    full, room = _last(record, h.FULL, until_s=at_s + LOOKED_AT_S), _last(record, h.ROOM, until_s=at_s)
-    return full if full and (room is None or room.at_s < full.at_s) else None
+    full, cleared = _last(record, h.FULL, until_s=at_s + LOOKED_AT_S), _last(record, h.NOT_FULL, until_s=at_s)
+    return full if full and (cleared is None or cleared.at_s < full.at_s) else None
 
 
 def _of_failures(record: Record) -> Verdict | None:
@@ -158,7 +158,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     h.FAILED: _failed,
     h.HELD: lambda one: one.text,
     h.FULL: lambda one: one.text,
-    h.ROOM: lambda one: one.text,
+    h.NOT_FULL: lambda one: one.text,
     h.GOES_ON: lambda _: "it goes on, since there is room on the disk again",
     h.SUSPENDED: lambda _: "it was suspended: its virtual machine was saved and ended",
     h.RESUMED: lambda _: "it was resumed",

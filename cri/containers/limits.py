@@ -74,11 +74,11 @@ async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> 
 
 
 async def _put_in_force(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
-    await _require_room(pod, container, limits=limits)
+    await _require_memory(pod, container, limits=limits)
     await _apply(pod, container, limits=limits)
 
 
-async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+async def _require_memory(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
     """The kernel would kill what does not fit."""
     if limits.memory <= 0 or limits.memory == container.record.container.limits.memory:
         return

@@ -235,9 +235,9 @@ class _Run(NamedTuple):
         return await _read(work, self.stop, limits=self.place.limits)
 
     def _convert(self, blob: Blob) -> None:
-        self._require_room(os.path.getsize(blob.path))
+        self._require_space(os.path.getsize(blob.path))
         layers.convert(blob, self.place)
-        self._require_room(0)
+        self._require_space(0)
         known = {
             layout.layer_path(self.place.layers_dir, diff_id) for _, diff_id in self.layers() if self._has(diff_id)
         }
@@ -245,7 +245,7 @@ class _Run(NamedTuple):
         if used > cap << 20:
             raise refusal(f"the image {self.source.name} has more than {cap << 20} bytes", key="image_mib", cap=cap)
 
-    def _require_room(self, needed: int) -> None:
+    def _require_space(self, needed: int) -> None:
         """What pods write would be lost on a disk that an image has filled."""
         disk = os.statvfs(self.store.state_dir)
         keep = filling.kept_free(self.keep_bytes, disk.f_blocks * disk.f_frsize)

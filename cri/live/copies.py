@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from cri.live import boot, room, suspension
+from cri.live import boot, save_space, suspension
 from cri.live.phases import Phases
 from cri.store import codec, history
 from cri.store.history import Fact
@@ -90,7 +90,7 @@ async def write_back(pod: "LivePod", *, near: str) -> None:
     """
     of_pod = (pod.directory, pod.record.pod)
     disk = await run_uncancellable_in(pod.tools.bulk, saved.write_back, *of_pod, host=pod.tools.host, near=near)
-    await room.require(pod, near, disk=disk)
+    await save_space.require(pod, near, disk=disk)
 
 
 @asynccontextmanager
@@ -157,7 +157,7 @@ async def bring_up(
         await run_uncancellable_in(bulk, saved.load, prepared, host, path=path, manifest=manifest)
         await pod.meet(pod.tools.boot_timeout_s, former.link_key)
         phases.booted(pod.hello, is_copy=True)
-        await _become_another(pod, manifest)
+        await _assume_identity(pod, manifest)
         phases.end(history.CONFIGURE)
     pod.note(Fact(history.COPIED, text=former.title))
 
@@ -180,7 +180,7 @@ def _read(path: str) -> "tuple[Manifest, Original]":
     return manifest, original(manifest)
 
 
-async def _become_another(pod: "LivePod", manifest: "Manifest") -> None:
+async def _assume_identity(pod: "LivePod", manifest: "Manifest") -> None:
     """Give the loaded guest the identity of this pod, while only its agent runs and all containers are frozen. One time
     limit holds for all of it, however many containers the guest claims to have. Raises TimedOut.
     """
@@ -196,7 +196,7 @@ async def _become_another(pod: "LivePod", manifest: "Manifest") -> None:
 async def _tell_who_it_is(pod: "LivePod", manifest: "Manifest") -> None:
     limit_s = suspension.ANSWER_S
     await pod.call(settings.leave(manifest.interfaces), limit_s)
-    await pod.call(settings.become(pod.record.pod, pod.network, former=manifest.interfaces), limit_s)
+    await pod.call(settings.identify(pod.record.pod, pod.network, former=manifest.interfaces), limit_s)
     await pod.call(Tune(suspension.SHARES, "mount"), limit_s)
     expected = {one.guest_id for one in pod.status.waiting}
     for listed in (await pod.call(messages.List(), limit_s)).containers:

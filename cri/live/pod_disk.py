@@ -9,20 +9,22 @@ from cri.store import history
 from cri.store.history import Fact
 from stage1.guest.messages import PodStats
 
-FULL_PERCENT, ROOM_PERCENT = 99, 95
+FULL_PERCENT, CLEARED_PERCENT = 99, 95
 """Apart, so that a disk at its edge is not told of again and again."""
 MIB = 1 << 20
 
 
 def change(known: tuple[Fact, ...], numbers: PodStats) -> Fact | None:
     """What the numbers say that is not known yet: that it is full now, or has room again."""
-    last = next((one for one in reversed(known) if one.what in (history.FULL, history.ROOM)), None)
+    last = next((one for one in reversed(known) if one.what in (history.FULL, history.NOT_FULL)), None)
     was_full = last is not None and last.what == history.FULL
-    lack = _lack(numbers, percent=ROOM_PERCENT if was_full else FULL_PERCENT)
+    lack = _lack(numbers, percent=CLEARED_PERCENT if was_full else FULL_PERCENT)
     if bool(lack) == was_full:
         return None
     whose = f"the disk of its containers' layers, with {numbers.disk_bytes // MIB} MiB for files,"
-    return Fact(history.FULL, text=f"{whose} {lack}") if lack else Fact(history.ROOM, text=f"{whose} has room again")
+    return (
+        Fact(history.FULL, text=f"{whose} {lack}") if lack else Fact(history.NOT_FULL, text=f"{whose} has room again")
+    )
 
 
 def _lack(numbers: PodStats, *, percent: int) -> str:

@@ -11,7 +11,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from cri.live import room
+from cri.live import save_space
 from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store.history import Fact
@@ -100,7 +100,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         await settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
-        await room.require(pod, pod.tools.host.state_dir, disk=False)
+        await save_space.require(pod, pod.tools.host.state_dir, disk=False)
         with pod.transfer.under_way():
             await _suspend(pod, images)
         pod.vm = None

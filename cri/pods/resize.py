@@ -55,7 +55,7 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
         if pod.record.pod.host:
             changes = []  # kubelet limits what runs on the host itself
         elif _memory(record) != _memory(pod.record):
-            await _require_room(pod, _memory(record))
+            await _require_memory(pod, _memory(record))
         await _apply(pod, changes)
         pod.record = record
         pod.save_soon()
@@ -68,7 +68,7 @@ def _memory(record: PodRecord) -> int:
     return limit
 
 
-async def _require_room(pod: LivePod, limit: int) -> None:
+async def _require_memory(pod: LivePod, limit: int) -> None:
     """The guest's kernel would kill what does not fit."""
     if limit <= 0:
         return

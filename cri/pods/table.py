@@ -136,7 +136,7 @@ class PodTable:
         if made := await self._pod_names.repeated(name, request):
             return made
         with self._pod_names.reserved(name, request) as reservation:
-            await self._require_room(record.pod)
+            await self._require_resources(record.pod)
             with self._place(), self.pool.starting(), self._failure_counted():
                 pod = await self._start(record, failed, bring_up=bring_up)
             pod.tell(events.CREATED)
@@ -144,7 +144,7 @@ class PodTable:
             reservation.keep(pod.id)
         return pod.id
 
-    async def _require_room(self, pod: Pod) -> None:
+    async def _require_resources(self, pod: Pod) -> None:
         """Raise AlreadyExists when a host port of the pod is taken, NoSpace when its disk does not fit, WrongState
         while another pod has that. After the last await nothing may be waited for until the pod is booting: it counts
         for others from then on.
@@ -153,7 +153,7 @@ class PodTable:
             ports.require_free(pod, self._publishing())
         if (storage := self._tools.storage) and storage.is_bound:
             space = await storage.measure()
-            storage.require_room_for(pod, space, others=self.with_disks())
+            storage.require_space_for(pod, space, others=self.with_disks())
         self._require_disk(pod)
 
     def _require_disk(self, pod: Pod) -> None:

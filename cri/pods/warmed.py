@@ -78,7 +78,7 @@ class Warmed:
         warmed.check_name(namespace, what="namespace of a template")
         forking.require(pod)
         async with self._lock:
-            used = await asyncio.to_thread(self._require_room, namespace, name)
+            used = await asyncio.to_thread(self._require_space, namespace, name)
             running = [one.id for one in pod.containers.values() if one.is_running]
             if not running:
                 raise WrongState(f"no container runs in {pod.title}, so a template of it would hold nothing; start one")
@@ -95,22 +95,22 @@ class Warmed:
         log.info("template.made", extra={**pod.log_fields(), "template": f"{namespace}/{name}"})
         return await asyncio.to_thread(self._described, namespace, name)
 
-    def _require_room(self, namespace: str, name: str) -> int:
+    def _require_space(self, namespace: str, name: str) -> int:
         """What the others take. Raises AlreadyExists, NoSpace."""
         others = self._store.names()
         if (namespace, name) in others:
             raise warmed.taken(namespace, name)
         used = sum(warmed.taken_bytes(self._store.path(*one)) for one in others)
         if used >= self.most_bytes:
-            raise self._no_room(used, 0)
+            raise self._no_space(used, 0)
         return used
 
     def _publish(self, path: str, names: tuple[str, str], *, used: int) -> None:
         if used + (size := warmed.taken_bytes(path)) > self.most_bytes:
-            raise self._no_room(used, size)
+            raise self._no_space(used, size)
         self._store.publish(path, names[0], name=names[1])
 
-    def _no_room(self, used: int, size: int) -> NoSpace:
+    def _no_space(self, used: int, size: int) -> NoSpace:
         more = f" and another one {size // MIB} MiB" if size else ""
         return NoSpace(
             f"warmed templates take {used // MIB} MiB{more}, and templates.warmed_mib allows {self.most_bytes // MIB}; "

@@ -11,7 +11,7 @@ import os
 
 from cri.config import Config
 from cri.storage import filling
-from cri.storage.space import MIB, Layers, Space, require_room
+from cri.storage.space import MIB, Layers, Space, require_space
 from cri.store.reserve import Reserve
 from stage1.engine import Host
 from stage1.errors import NoSpace, PodError
@@ -54,7 +54,7 @@ def _size(disk: os.statvfs_result) -> int:
 
 
 class Storage:
-    """`require_room_for` before a pod is made; `open` and `close` with the node."""
+    """`require_space_for` before a pod is made; `open` and `close` with the node."""
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config, self._host = config.storage, host
@@ -85,10 +85,10 @@ class Storage:
         """The state disk now."""
         return await asyncio.to_thread(measure, self._host.state_dir)
 
-    def require_room_for(self, pod: Pod, space: Space, *, others: list[Pod]) -> None:
+    def require_space_for(self, pod: Pod, space: Space, *, others: list[Pod]) -> None:
         """Raise NoSpace unless there is room for the pod beside the `others`."""
         promised = sum(map(self.size_of, others))
-        require_room(space, promised=promised, needed=self.size_of(pod), overcommit=self._config.overcommit)
+        require_space(space, promised=promised, needed=self.size_of(pod), overcommit=self._config.overcommit)
 
     def require_free(self, near: str, needed: int, *, what: str) -> None:
         """Raise NoSpace unless `what` of so many bytes can be written into the directory `near` and leaves what is kept

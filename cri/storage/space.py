@@ -25,7 +25,7 @@ class Space(NamedTuple):
     layers: Layers
 
 
-def require_room(space: Space, *, promised: int, needed: int, overcommit: float) -> None:
+def require_space(space: Space, *, promised: int, needed: int, overcommit: float) -> None:
     """Raise NoSpace when pods could then together write more than `overcommit` allows; bytes.
 
     What they can write is what is free and what they have written already.

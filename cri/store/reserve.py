@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 SHARES = 8
 """It is given up in so many parts: others write to the disk as well, and would take all of it at once."""
-SPARE = 2
+HEADROOM = 2
 """Filled up only when so many times of what is missing is free: it is not to be what fills the disk."""
 
 
@@ -70,7 +70,7 @@ class Reserve:
         if missing := self._size - self._length():
             files.make_dirs(os.path.dirname(self._path), 0o700)
             disk = os.statvfs(os.path.dirname(self._path))
-            if disk.f_bavail * disk.f_frsize >= SPARE * missing:
+            if disk.f_bavail * disk.f_frsize >= HEADROOM * missing:
                 self._allocate()
         return self._length() >= self._size
 

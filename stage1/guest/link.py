@@ -172,7 +172,7 @@ class HostLink:
             raise BadRequest(f"{type(op).__name__} has {len(payload)} bytes, the agent takes {MAX_PAYLOAD}")
         if len(self._waiting) >= MAX_WAITING:
             raise LinkFull(f"the guest's agent has not answered {len(self._waiting)} earlier requests; try again later")
-        if not self._sent.has_room():
+        if not self._sent.has_capacity():
             raise LinkFull(f"the guest's agent has stopped taking requests, {len(self._waiting)} wait; try again later")
         number = self._next_id
         self._next_id = number % 0xFFFFFFFF + 1
@@ -197,7 +197,7 @@ class HostLink:
     def credit_of(self, stream: int) -> int:
         """Return how many bytes `send_data` would accept now; 0 for a stream that is not open."""
         flow = self._flows.get(stream)
-        return max(0, min(flow.credit, RING - self._sent.size)) if flow and self._sent.has_room() else 0
+        return max(0, min(flow.credit, RING - self._sent.size)) if flow and self._sent.has_capacity() else 0
 
     def send_data(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> int:
         """Send as much of `data` as credit allows and return that many bytes; `end` goes out with the last

@@ -72,7 +72,7 @@ def leave(former: tuple[Interface, ...]) -> messages.Configure:
     )
 
 
-def become(pod: Pod, network: PodNetwork | None, *, former: tuple[Interface, ...]) -> messages.Configure:
+def identify(pod: Pod, network: PodNetwork | None, *, former: tuple[Interface, ...]) -> messages.Configure:
     """The Configure of the pod that a copy becomes, which has devices of the same names."""
     macs = {one.name: one.mac for one in former}
     settings = configure(pod, network, has_waited=True)

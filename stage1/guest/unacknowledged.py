@@ -22,7 +22,7 @@ class Sent:
         self._seq = 0
         self._frames: deque[tuple[int, bytes]] = deque()
 
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """For requests and data; the other half is for credit, which has to go out."""
         return self.size <= SENT_LIMIT // 2 and len(self._frames) <= SENT_FRAMES // 2
 

@@ -27,7 +27,7 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _KIND_MASK = 0x3FFF
 _LIMIT_S = 10
-_ROOM_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 18
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -100,7 +100,7 @@ class Netlink:
 
     def _receive(self, what: str) -> "Iterator[tuple[int, bytes]]":
         with Guard("netlink", what):
-            data = self._socket.recv(_ROOM_BYTES)
+            data = self._socket.recv(_BUFFER_BYTES)
         at = 0
         while at + _HEADER.size <= len(data):
             size, kind, *_ = _HEADER.unpack_from(data, at)

@@ -157,7 +157,7 @@ class Store:
         """
         files.make_dirs(self.top, 0o700)
         self.abandon(name)
-        _require_room(self.top, memory_bytes)
+        _require_space(self.top, memory_bytes)
         template = Template(f"{self.top}/{name}{_NEW}")
         with Guard("make", template.directory):
             os.mkdir(template.directory, 0o700)
@@ -256,7 +256,7 @@ class Store:
             return 0.0
 
 
-def _require_room(top: str, memory_bytes: int) -> None:
+def _require_space(top: str, memory_bytes: int) -> None:
     """A VMM whose memory is a file on a full disk ends by SIGBUS, which tells nobody why. Raises NoSpace."""
     with Guard("statvfs", top):
         status = os.statvfs(top)

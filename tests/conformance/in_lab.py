@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
 def directories(given: list[str]) -> list[str]:
     """Where the programs are that Debian does not have. Raises LabError."""
     places = [*given, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":")), os.environ.get("PATH", "")]
-    found = {name: shutil.which(name, path=":".join(places)) for name in PROGRAMS}
-    if missing := [name for name, path in found.items() if not path]:
+    programs = {name: shutil.which(name, path=":".join(places)) for name in PROGRAMS}
+    if missing := [name for name, path in programs.items() if not path]:
         raise LabError(
             f"there is no {' and no '.join(missing)} in --path, $CLEARPOD_LAB_PATH or PATH; see docs/dev/testing.md"
         )
-    return list(dict.fromkeys(os.path.dirname(os.path.realpath(path)) for path in found.values() if path))
+    return list(dict.fromkeys(os.path.dirname(os.path.realpath(path)) for path in programs.values() if path))
 
 
 def command(args: argparse.Namespace, paths: list[str]) -> list[str]:

@@ -325,8 +325,8 @@ async def test_until_the_daemon_is_ready_only_probes_are_answered(world: World) 
         await cri("Version")
         assert not (await cri("Status")).status.conditions[0].status
         assert (await cri.refused("ListPodSandbox"))[0] == "UNAVAILABLE"
-        early = asyncio.create_task(cri("ListPodSandbox"))
+        waiting = asyncio.create_task(cri("ListPodSandbox"))
         await asyncio.sleep(0.1)
         cri.node.is_ready = True
         cri.node._opened.set()
-        assert list((await early).items) == []
+        assert list((await waiting).items) == []

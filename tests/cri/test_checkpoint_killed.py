@@ -78,9 +78,9 @@ async def _killed(node: Node, call: Any, when: Callable[[], bool]) -> None:
     node.start()
 
 
-def _begun(pods: Path, pod: str, wanted: str) -> Callable[[], bool]:
+def _begun(pods: Path, pod: str, file: str) -> Callable[[], bool]:
     """Whether another pod has come so far."""
-    return lambda: any(os.path.lexists(one / wanted) for one in pods.iterdir() if one.name != pod)
+    return lambda: any(os.path.lexists(one / file) for one in pods.iterdir() if one.name != pod)
 
 
 async def test_a_kill_in_the_middle_leaves_the_pod_and_nothing_else(node: Node, tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ async def test_a_kill_in_the_middle_leaves_the_pod_and_nothing_else(node: Node, 
             checkpoint_path=str(output), config=_sandbox("other"), container_configs=[config]
         )
         pods = Path(node.run_dir, "pods")
-        for wanted in ("scratch.img", "vm.json"):
+        for file in ("scratch.img", "vm.json"):
             async with client(node) as cri:
-                await _killed(node, cri.RestorePod(restoring), _begun(pods, pod, wanted))
+                await _killed(node, cri.RestorePod(restoring), _begun(pods, pod, file))
             async with client(node) as cri:
                 listed = (await cri.ListPodSandbox(pb.ListPodSandboxRequest())).items
                 assert [one.id for one in listed] == [pod]

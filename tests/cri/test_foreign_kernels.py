@@ -66,12 +66,12 @@ async def test_what_the_hypervisor_does_not_boot_is_told(machine: World, images:
             pod = await cri.pod(log_directory=f"{machine.root}/logs")
             await cri("PullImage", image=pb.ImageSpec(image=image))
             c = await cri.container(pod, image=pb.ImageSpec(image=image))
-            said = await _end(cri, c)
-            assert "flags" in said, said
+            message = await _end(cri, c)
+            assert "flags" in message, message
 
 
 async def _end(cri: Client, container: str) -> str:
-    """What is said of it, also when it ends so soon that its start has failed."""
+    """The message of its end, also when it ends so soon that its start has failed."""
     try:
         await cri("StartContainer", container_id=container)
     except grpc.aio.AioRpcError as error:

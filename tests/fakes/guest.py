@@ -147,7 +147,7 @@ class FakeGuest:
         if job.stdin >= 0 and (job.input or (job.input_ends and not job.stdio.tty)):
             watched[job.stdin] = (select.POLLOUT, lambda: self._feed(job))
         for fd, stream in job.outputs.items():
-            if self._link.room(stream):
+            if self._link.sendable(stream):
                 watched[fd] = (select.POLLIN, lambda fd=fd: self._read(job, fd))  # type: ignore[misc]
 
     def _woken(self) -> None:
@@ -229,7 +229,7 @@ class FakeGuest:
 
     def _read(self, job: Job, fd: int) -> None:
         stream = job.outputs[fd]
-        data = job.read(fd, self._link.room(stream))
+        data = job.read(fd, self._link.sendable(stream))
         self._link.send(stream, data, end=not data)
         self._containers.finish(job)
 

@@ -94,12 +94,12 @@ class GuestLink:
         if stream:
             self._credit[stream], self._unacknowledged[stream] = f.WINDOW, 0
 
-    def room(self, stream: int) -> int:
-        """How many bytes `send` may be given now: credit, and room in the ring."""
+    def sendable(self, stream: int) -> int:
+        """How many bytes `send` may be given now: credit, and space in the ring."""
         return max(0, min(self._credit[stream], f.RING - self._ring_bytes, f.MAX_DATA))
 
     def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """Send output, at most `room` bytes."""
+        """Send output, at most `sendable` bytes."""
         self._credit[stream] -= len(data)
         self._send(f.DATA, data, stream=stream, flags=f.END if end else 0)
 

@@ -48,7 +48,7 @@ def _make(spec: "TemplateSpec", host: "Host", *, store: Store, **more: Any) -> T
     KEPT.mkdir(parents=True, exist_ok=True)
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if found := store.find(spec.name):
-            return found
+        if kept := store.find(spec.name):
+            return kept
         templates.remove_unused(store, most_bytes=MOST_MIB << 20)
         return templates.make(spec, host, store=store, **more)

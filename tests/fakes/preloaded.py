@@ -60,8 +60,8 @@ class Popen(subprocess.Popen[Any]):
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
         standard = [fd if fd >= 0 else own for own, fd in enumerate((pipes[0], pipes[3], pipes[5]))]
-        order = _order(args, options["cwd"] or os.getcwd(), env, has_session=has_session)
-        self.pid = _server().fork(order, standard)
+        request = _request(args, options["cwd"] or os.getcwd(), env, has_session=has_session)
+        self.pid = _server().fork(request, standard)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -88,7 +88,7 @@ def _namespaces(pid: str) -> list[str]:
     return [os.readlink(f"/proc/{pid}/ns/{name}") for name in _NAMESPACES]
 
 
-def _order(argv: Sequence[Any], cwd: Any, env: Any, *, has_session: bool) -> bytes:
+def _request(argv: Sequence[Any], cwd: Any, env: Any, *, has_session: bool) -> bytes:
     words = {
         "argv": list(map(os.fspath, argv)),
         "cwd": os.fspath(cwd),
@@ -111,10 +111,10 @@ class _Server:
             self.process = subprocess.Popen(argv, cwd=CHECKOUT, env=env, pass_fds=[theirs.fileno()])
         self._lock = threading.Lock()
 
-    def fork(self, order: bytes, standard: list[int]) -> int:
+    def fork(self, request: bytes, standard: list[int]) -> int:
         """Start it; its pid."""
         with self._lock, open("/proc/thread-self/ns/net", "rb") as net:
-            socket.send_fds(self.socket, [order], [*standard, net.fileno()])
+            socket.send_fds(self.socket, [request], [*standard, net.fileno()])
             return int(self.socket.recv(20))
 
     def stop(self) -> None:
@@ -141,7 +141,7 @@ def stop() -> None:
             _servers.pop().stop()
 
 
-class _Order(NamedTuple):
+class _Request(NamedTuple):
     """What a child is to be; `descriptors` are its standard ones and that of its network namespace."""
 
     argv: list[str]
@@ -152,8 +152,8 @@ class _Order(NamedTuple):
     descriptors: list[int]
 
 
-def _forked(asked: socket.socket) -> _Order:
-    """Fork for each order, and return it in the child, whose parent is ours; ends this process with its parent."""
+def _forked(asked: socket.socket) -> _Request:
+    """Fork for each request, and return it in the child, whose parent is ours; ends this process with its parent."""
     while True:
         text, descriptors, _, _ = socket.recv_fds(asked, _MOST_BYTES, _DESCRIPTORS)
         if not text:
@@ -162,38 +162,38 @@ def _forked(asked: socket.socket) -> _Order:
         if (between := os.fork()) == 0:
             if os.fork():
                 os._exit(0)
-            order = _Order(**json.loads(text), descriptors=descriptors)
-            if order.has_session:
+            request = _Request(**json.loads(text), descriptors=descriptors)
+            if request.has_session:
                 os.setsid()
             os.write(write, b"%d" % os.getpid())
             for fd in (read, write, asked.detach()):
                 os.close(fd)
-            return order
+            return request
         os.waitpid(between, 0)  # now its child is our parent's
         asked.send(os.read(read, 20))
         for fd in (read, write, *descriptors):
             os.close(fd)
 
 
-def _become(order: _Order) -> None:
+def _take_over(request: _Request) -> None:
     """Take over all that a new process would have."""
-    *standard, net = order.descriptors
+    *standard, net = request.descriptors
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(net, _NEW_NET):
         raise OSError(ctypes.get_errno(), "setns")
     for own, fd in enumerate(standard):
         os.dup2(fd, own)
-    for fd in order.descriptors:
+    for fd in request.descriptors:
         os.close(fd)
-    os.chdir(order.cwd)
+    os.chdir(request.cwd)
     os.environ.clear()
-    os.environ.update(order.env)
-    sys.path[:1] = [order.cwd, *filter(None, order.env.get("PYTHONPATH", "").split(":"))]
-    resource.setrlimit(resource.RLIMIT_NOFILE, order.files)
+    os.environ.update(request.env)
+    sys.path[:1] = [request.cwd, *filter(None, request.env.get("PYTHONPATH", "").split(":"))]
+    resource.setrlimit(resource.RLIMIT_NOFILE, request.files)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin, sys.stdout, sys.stderr = (_stream(own) for own in range(3))
-    sys.argv = order.argv[2:]
-    _show(order.argv)
+    sys.argv = request.argv[2:]
+    _show(request.argv)
 
 
 def _stream(own: int) -> Any:
@@ -219,9 +219,9 @@ def main(number: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    order = _forked(socket.socket(fileno=int(number)))
-    _become(order)
-    runpy.run_module(order.argv[2], run_name="__main__", alter_sys=True)
+    request = _forked(socket.socket(fileno=int(number)))
+    _take_over(request)
+    runpy.run_module(request.argv[2], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ MOST_INPUTS, MOST_BYTES = 40, 16 << 10
 
 
 def main() -> None:
-    """Add to the corpus what reaches more than it does, the smallest inputs first, as far as there is room."""
+    """Add to the corpus what reaches more than it does, the smallest inputs first, as far as there is budget."""
     name = sys.argv[1]
     kept = HERE / "corpus" / name
     kept.mkdir(parents=True, exist_ok=True)
@@ -27,10 +27,10 @@ def main() -> None:
         arguments = [sys.executable, "-m", "tests.fuzz.run", name, "0", "-merge=1", merged]
         subprocess.run(arguments, cwd=CHECKOUT, check=True)
         result = [path for path in Path(merged).iterdir() if not (kept / path.name).exists()]
-        room = MOST_BYTES
+        budget = MOST_BYTES
         for path in sorted(result, key=lambda one: one.stat().st_size)[: MOST_INPUTS - len(list(kept.iterdir()))]:
-            room -= path.stat().st_size
-            if room > 0:
+            budget -= path.stat().st_size
+            if budget > 0:
                 shutil.copy(path, kept / path.name[:16])
     print(f"{kept}: {len(list(kept.iterdir()))} inputs, from {len(list((OUT / name).iterdir()))} in {OUT / name}")
 

@@ -114,7 +114,7 @@ class Newlines(Flood):
 
     def burst(self) -> bytes:
         stdio = self.victim.stdio or m.Stdio()
-        size = self.link.room(stdio.stdout)
+        size = self.link.sendable(stdio.stdout)
         if size:
             self.link.send(stdio.stdout, b"\n" * size)
         return b""

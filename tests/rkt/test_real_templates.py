@@ -53,8 +53,8 @@ def test_a_pod_boots_and_the_next_one_of_its_kind_is_a_copy(rkt: RealRkt, app: P
 def test_each_device_of_a_copy_has_the_address_of_its_network(rkt: RealRkt, app: Path) -> None:
     for expected in ("booted", "copy"):
         show = "for one in eth0 eth1; do ip -o -4 addr show dev $one | grep -o 'inet [0-9.]*'; done"
-        reach = "for one in 10.98.0.1 10.97.0.1; do ping -c 1 -W 20 $one > /dev/null && echo reached; done"
-        pod = rkt.run(app, *sh(f"{HOW}; {show}; {reach}"), net="first,second")
+        pings = "for one in 10.98.0.1 10.97.0.1; do ping -c 1 -W 20 $one > /dev/null && echo reached; done"
+        pod = rkt.run(app, *sh(f"{HOW}; {show}; {pings}"), net="first,second")
         done = pod.finish()
         addresses = {one["netName"]: one["ip"] for one in pod.listed()["networks"]}
         lines = [expected, f"inet {addresses['first']}", f"inet {addresses['second']}", "reached", "reached"]

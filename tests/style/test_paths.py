@@ -68,7 +68,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/image/skopeo.py": {"os.path.exists": IMAGES},
     "cri/image/source.py": dict.fromkeys(("open", "os.listdir", "os.makedirs", "os.open", "os.path.isdir"), IMAGES),
-    "cri/live/room.py": {"files.read": VMM, "os.stat": STATE},
+    "cri/live/save_space.py": {"files.read": VMM, "os.stat": STATE},
     "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
     "cri/monitors/mounts.py": {"os.open": HOST},
     "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "files.unlink"), OURS),

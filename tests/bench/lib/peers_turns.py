@@ -225,10 +225,10 @@ async def all_of(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, i
 
 
 async def _in_turns(
-    runtimes: Sequence[Runtime], rounds: int, turn: Callable[[Runtime, int], Awaitable[None]], *, until: float
+    runtimes: Sequence[Runtime], rounds: int, measure: Callable[[Runtime, int], Awaitable[None]], *, until: float
 ) -> None:
     for number in range(rounds):
         if number and time.monotonic() > until:
             break
         for runtime in runtimes:
-            await turn(runtime, number)
+            await measure(runtime, number)

@@ -41,7 +41,7 @@ def _pod(guest: Guest, limit_s: float = 30.0) -> Any:
 async def test_what_nobody_waits_for_is_deleted_and_the_rest_frozen() -> None:
     listed = (m.Container(ALIVE, m.RUNNING), m.Container("b" * 64, m.RUNNING), m.Container("../..", m.CREATED))
     guest = Guest(listed)
-    await copies._become_another(_pod(guest), MANIFEST)
+    await copies._assume_identity(_pod(guest), MANIFEST)
     assert [op.id for op in guest.asked if isinstance(op, m.Delete)] == ["b" * 64, "../.."]
     frozen = [(op.text, op.container) for op in guest.asked if isinstance(op, m.Tune) and op.file == "cgroup.freeze"]
     assert frozen == [("1", ALIVE), ("0", "")]
@@ -51,5 +51,5 @@ async def test_however_many_containers_it_lists_it_gets_one_limit() -> None:
     """Each request would have one of its own."""
     guest = Guest(tuple(m.Container(f"{number:064}", m.RUNNING) for number in range(10_000)), pause_s=0.05)
     with pytest.raises(TimedOut, match="default/copy"):
-        await copies._become_another(_pod(guest, limit_s=0.5), MANIFEST)
+        await copies._assume_identity(_pod(guest, limit_s=0.5), MANIFEST)
     assert len(guest.asked) < 20

@@ -13,7 +13,7 @@ def disk(free: int, inodes_free: int = 50, *, size: int = 1000) -> PodStats:
     return PodStats(disk_bytes=size, disk_free=free, disk_inodes=100, disk_inodes_free=inodes_free)
 
 
-FULL, ROOM = Fact(h.FULL), Fact(h.ROOM)
+FULL, NOT_FULL = Fact(h.FULL), Fact(h.NOT_FULL)
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ FULL, ROOM = Fact(h.FULL), Fact(h.ROOM)
         ((), PodStats(), ""),  # an agent that could not tell
         ((FULL,), disk(0), ""),
         ((FULL,), disk(50), ""),
-        ((FULL,), disk(51), h.ROOM),
+        ((FULL,), disk(51), h.NOT_FULL),
         ((FULL,), disk(500, 5), ""),
-        ((FULL, ROOM), disk(500), ""),
-        ((FULL, ROOM, Fact(h.STARTED)), disk(5), h.FULL),
-        ((ROOM, FULL), disk(500), h.ROOM),
+        ((FULL, NOT_FULL), disk(500), ""),
+        ((FULL, NOT_FULL, Fact(h.STARTED)), disk(5), h.FULL),
+        ((NOT_FULL, FULL), disk(500), h.NOT_FULL),
     ],
 )
 def test_a_full_disk_is_told_of_once(known: tuple[Fact, ...], numbers: PodStats, what: str) -> None:

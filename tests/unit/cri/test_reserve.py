@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.store.reserve import SHARES, SPARE, Reserve
+from cri.store.reserve import HEADROOM, SHARES, Reserve
 from stage1.errors import NoSpace
 from stage1.linux import files
 from tests.fakes.small_disk import MIB, SmallDisk, small_disk
@@ -62,7 +62,7 @@ def test_a_write_for_which_all_of_it_is_too_little_fails(disk: SmallDisk) -> Non
 
 def test_it_is_filled_up_when_there_is_room_and_is_not_what_fills_the_disk(disk: SmallDisk) -> None:
     reserve = _reserve(disk)
-    disk.fill(leave=SPARE * SIZE - MIB)
+    disk.fill(leave=HEADROOM * SIZE - MIB)
     assert not reserve.fill()
     assert reserve.held_bytes() == 0
     disk.free()

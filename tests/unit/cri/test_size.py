@@ -126,10 +126,10 @@ def test_the_largest_vm_for_a_room_is_the_largest(available_mib: int, is_emulate
 
 def test_a_ceiling_does_not_cost_a_pod_its_cgroup() -> None:
     expected = asked(800)
-    room = Facts(allowed_bytes=(800 + 128) * MIB)
-    pod = made(expected, 4, room)
+    memory = Facts(allowed_bytes=(800 + 128) * MIB)
+    pod = made(expected, 4, memory)
     assert 928 < pod.memory_mib < 1100 and limits.estimate_mib(pod.memory_mib, is_emulated=False) <= 128
-    assert pod.is_bounded and not made(expected, 4).is_bounded and not made(asked(), 4, room).is_bounded
+    assert pod.is_bounded and not made(expected, 4).is_bounded and not made(asked(), 4, memory).is_bounded
     none = Facts(allowed_bytes=(800 + 64) * MIB)
     assert made(expected, 4, none).memory_mib == made(expected, 4).memory_mib, "it has no place there anyway"
 

@@ -10,7 +10,7 @@ import pytest
 from cri.config import parse
 from cri.pb import runtime_pb2 as pb
 from cri.storage.disk import Storage, measure
-from cri.storage.space import Layers, Space, require_room
+from cri.storage.space import Layers, Space, require_space
 from cri.store.disk_errors import explained
 from cri.translate import sandbox
 from stage1.engine import Host
@@ -48,7 +48,7 @@ def test_pods_are_promised_no_more_than_is_allowed(
         contextlib.nullcontext() if fits else pytest.raises(NoSpace, match=rf"{needed} MiB .*storage\.overcommit")
     )
     with expected:
-        require_room(space, promised=promised * MIB, needed=needed * MIB, overcommit=overcommit)
+        require_space(space, promised=promised * MIB, needed=needed * MIB, overcommit=overcommit)
 
 
 @pytest.mark.parametrize(("needed", "fits"), [(0, True), (5, True), (7, False), (1 << 20, False)])
@@ -68,9 +68,9 @@ def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path
     assert storage.is_bound
     sizes = [storage.size_of(one) for one in (pod, pod._replace(scratch_mib=16), pod._replace(host=("network",)))]
     assert sizes == [64 * MIB, 16 * MIB, 0]
-    storage.require_room_for(pod, Space(128 * MIB, Layers()), others=[pod])
+    storage.require_space_for(pod, Space(128 * MIB, Layers()), others=[pod])
     with pytest.raises(NoSpace):
-        storage.require_room_for(pod, Space(127 * MIB, Layers()), others=[pod])
+        storage.require_space_for(pod, Space(127 * MIB, Layers()), others=[pod])
 
 
 def test_the_disks_of_pods_are_counted_by_what_they_take_and_by_what_they_may_grow_to(tmp_path: Path) -> None:

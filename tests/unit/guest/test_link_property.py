@@ -122,7 +122,7 @@ class World:
     def guest_writes(self, size: int) -> None:
         if not self.sent_out < len(self.output):
             return
-        size = min(size, self.guest.room(OUT), len(self.output) - self.sent_out)
+        size = min(size, self.guest.sendable(OUT), len(self.output) - self.sent_out)
         data = self.output[self.sent_out : self.sent_out + size]
         self.sent_out += size
         if data:

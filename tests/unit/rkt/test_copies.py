@@ -61,9 +61,9 @@ def make(place: Path, vm: VmSpec, pod_dir: str) -> str:
 def test_a_pod_without_a_template_boots_and_what_is_to_be_made_is_written_down(place: Path) -> None:
     pod_dir, vm = laid(place)
     assert copies.find(vm, POD, pod_dir=pod_dir) == (None, ())
-    found = copies.missing(pod_dir)
-    assert found
-    pod, devices = found
+    missing = copies.missing(pod_dir)
+    assert missing
+    pod, devices = missing
     assert (pod.memory_mib, pod.vcpus, pod.scratch_mib, pod.hypervisor, devices) == (512, 2, 0, "qemu", 1)
 
 
@@ -81,8 +81,8 @@ def test_the_devices_of_two_networks_are_found_by_addresses_of_their_own(place: 
     pod_dir, vm = laid(place)
     vm = vm._replace(nics=(*vm.nics, Nic("tap8", "02:00:00:00:00:02")))
     assert copies.find(vm, POD, pod_dir=pod_dir) == (None, ())
-    found = copies.missing(pod_dir)
-    assert found and found[1] == 2
+    missing = copies.missing(pod_dir)
+    assert missing and missing[1] == 2
     make(place, vm, pod_dir)
     copy, _ = copies.find(vm, POD, pod_dir=pod_dir)
     assert copy and copy.nics == (Nic("tap7", waiting_mac(0)), Nic("tap8", waiting_mac(1)))

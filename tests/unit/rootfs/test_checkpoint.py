@@ -43,8 +43,8 @@ def test_holes_and_zeros_are_the_same(tmp_path: Path, pieces: dict[int, bytes], 
     (tmp_path / "whole").write_bytes(whole)
     assert checkpoint.examined(str(tmp_path / "whole")) == sparse and sparse.size_bytes == size
     blocks = {number: bytes(whole[number * BLOCK : (number + 1) * BLOCK]) for number in range(-(-size // BLOCK))}
-    wanted = b"".join(number.to_bytes(8, "big") + data for number, data in blocks.items() if any(data))
-    assert sparse.sha256 == hashlib.sha256(wanted).hexdigest()
+    expected = b"".join(number.to_bytes(8, "big") + data for number, data in blocks.items() if any(data))
+    assert sparse.sha256 == hashlib.sha256(expected).hexdigest()
 
 
 def test_a_byte_or_a_place_more_is_another_file(tmp_path: Path) -> None:
