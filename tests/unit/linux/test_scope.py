@@ -64,8 +64,8 @@ def test_a_scope_is_asked_for_with_its_slice_and_its_process(
         ("failed", WrongState, "result is failed"),
         ("silent", Unavailable, "within 0.2 s"),
         ("closes", Unavailable, "closed the connection"),
-        ("garbage", Unavailable, "no message"),
-        ("stranger", Unavailable, "know us"),
+        ("garbage", Unavailable, "invalid message"),
+        ("stranger", Unavailable, "authentication"),
         ("done", WrongState, "slice"),  # it has made no cgroup there
     ],
 )

@@ -122,7 +122,7 @@ def test_a_network_whose_del_is_deferred_is_no_garbage_and_those_of_other_runtim
     assert sorted(mine) == sorted([os.path.basename(directory), "c1"])
     (results / "odd").write_text("{")
     assert status_gc.collect_garbage(cni.settings) == (
-        f"no garbage is collected: {results}/odd is not an attachment of another runtime; look at it",
+        f"no garbage is collected: {results}/odd is not a CNI attachment that can be read; repair or remove it",
     )
     cni.trouble("second", "DEL", "")
     for path in record.every(cni.settings.cache_dir).values():
