@@ -209,13 +209,11 @@ class LivePod:
         if kind == events.STARTED:
             took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
             self.note(history.Fact(history.STARTED, status.started_ns, took_ns, subject=name))
+            self.meter.begin(lambda: container.is_running)
         elif kind == events.STOPPED:
             self.tools.recorder.count(EXITS, status.reason)
-            self.note(
-                history.Fact(
-                    history.EXITED, status.finished_ns, 0, name, status.reason, status.exit_code, status.message
-                )
-            )
+            how = (name, status.reason, status.exit_code, status.message)
+            self.note(history.Fact(history.EXITED, status.finished_ns, 0, *how))
             if status.exit_code and self.is_ready:
                 self.meter.current()  # its disk may be full, which is noted
 

@@ -31,6 +31,8 @@ LEAD_S = (0.4, 0.6)
 """How long before it is expected a guest is asked, each at another moment, so that hundreds are not asked at once."""
 WALK_S = 0.3
 """A first answer about a pod has the sizes of its writable layers too, if these are counted in so short a time."""
+BEGIN_S = 0.1
+"""How long after a start a container's first numbers are asked for: what is short-lived has ended by then."""
 MOST_ROUNDS = 16
 """A guest that never says that it is done is not believed."""
 
@@ -122,12 +124,25 @@ class Meter:
 
     def fresh_and_forecast(self, *, files: bool = False) -> Sample | None:
         """As `fresh`, for somebody who may ask again: if that is foreseen, there will be a sample then."""
-        loop, now_s = asyncio.get_running_loop(), time.monotonic()
-        self._prefetches = [timer for timer in self._prefetches if timer.when() > loop.time()]
+        now_s = time.monotonic()
         for expected_s in self._times[files].add(now_s):
-            delay_s = max(expected_s - now_s - self._lead_s, 0)
-            self._prefetches.append(loop.call_later(delay_s, self._renew, files))
+            self._later(max(expected_s - now_s - self._lead_s, 0), self._renew, files)
         return self.fresh(files=files)
+
+    def begin(self, runs: Callable[[], bool]) -> None:
+        """A container has started: unless it has ended soon, its rates count from then on, and who asks in the next
+        second has its numbers.
+        """
+        self._later(BEGIN_S, self._begin, runs)
+
+    def _begin(self, runs: Callable[[], bool]) -> None:
+        if runs():
+            self._question(Stats(disk=time.monotonic() - self._disk_at > DISK_S))
+
+    def _later(self, delay_s: float, ask: Callable[..., None], *given: object) -> None:
+        loop = asyncio.get_running_loop()
+        self._prefetches = [timer for timer in self._prefetches if timer.when() > loop.time()]
+        self._prefetches.append(loop.call_later(delay_s, ask, *given))
 
     def _renew(self, files: bool) -> None:
         """Ask, unless a sample will still be new when it is wanted."""

@@ -253,6 +253,27 @@ async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers
     assert timer.cancelled()
 
 
+async def test_what_has_started_and_still_runs_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "BEGIN_S", 0.01)
+    asked: list[Stats] = []
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        asked.append(op)
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    one = Meter(ask, KNOWN)
+    for runs in (False, True, True):
+        one.begin(lambda runs=runs: runs)  # type: ignore[misc]
+        assert not any(op.disk for op in asked[1:])
+        await asyncio.sleep(0.05)
+    assert asked == [Stats(disk=True), Stats()], "what is on the disk was just counted"
+    assert one.fresh() is not None
+    one.begin(lambda: True)
+    await one.close()
+    await asyncio.sleep(0.05)
+    assert len(asked) == 2, "nobody answers any more"
+
+
 async def test_a_count_of_the_disk_that_takes_long_makes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "WALK_S", 0.02)
 
