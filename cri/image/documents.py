@@ -15,6 +15,7 @@ from stage1.pod import own_kernel
 from stage1.rootfs import confined
 from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits, refusal
 
 _TIMEOUT_S, _CPU_S = 60.0, 120.0
@@ -32,8 +33,8 @@ class Top(NamedTuple):
 class Reader:
     """Reads the documents of the image `name`, in one process, which the first question starts. Close it."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
-        self._name, self._limits = name, limits
+    def __init__(self, name: str, limits: Limits, server: ForkServer | None = None) -> None:
+        self._name, self._limits, self._server = name, limits, server
         self._architecture = manifest.host_architecture()
         self._session: confined.Session | None = None
 
@@ -41,7 +42,7 @@ class Reader:
         """The process, started if it was not. Blocks. Raises NotFound without util-linux, KernelError."""
         if self._session is None:
             question = Question("cri.image.documentjob", (), f"the documents of {self._name}", _CPU_S)
-            self._session = confined.Session(question, Asker(self._limits))
+            self._session = confined.Session(question, Asker(self._limits, server=self._server))
         return self._session
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from cri.config import Config
 from cri.image import manifest
 from cri.image.claims import bring_all
 from cri.image.digests import Digests
+from cri.image.readers import Readers
 from cri.image.registries import Auth
 from cri.image.source import LOCAL, BlobFiles, Names, Resolved, Source, names_of, source_of
 from cri.storage import filling
@@ -32,6 +33,7 @@ from stage1.errors import NoSpace, PodError
 from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout
 from stage1.rootfs.blob import Blob
+from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits, refusal
 from stage1.rootfs.merge import merge
 
@@ -78,7 +80,21 @@ class _Flight:
 
 
 _Key = tuple[str, Auth | None]
-_digests: "weakref.WeakKeyDictionary[ImageStore, Digests]" = weakref.WeakKeyDictionary()
+
+
+class _Helpers(NamedTuple):
+    """Processes of a store that outlive a pull."""
+
+    digests: Digests
+    readers: Readers
+
+    def close(self) -> None:
+        """End them; those of `digests` in threads. Idempotent."""
+        self.digests.close()
+        self.readers.close()
+
+
+_helpers: "weakref.WeakKeyDictionary[ImageStore, _Helpers]" = weakref.WeakKeyDictionary()
 _flights: "weakref.WeakKeyDictionary[ImageStore, dict[_Key, _Flight]]" = weakref.WeakKeyDictionary()
 
 
@@ -104,6 +120,13 @@ async def pull(store: ImageStore, reference: str, *, config: Config, auth: Auth 
             _landed(flights, key, task=flight.task)
 
 
+def _helpers_of(store: ImageStore) -> _Helpers:
+    if store not in _helpers:
+        helpers = _helpers[store] = _Helpers(Digests(), Readers())
+        store.at_close = helpers.close
+    return _helpers[store]
+
+
 def _landed(flights: dict[_Key, _Flight], key: _Key, *, task: "asyncio.Task[Image]") -> None:
     if key in flights and flights[key].task is task:
         del flights[key]
@@ -123,12 +146,12 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
             async with slots.pulls:
                 if there := await _again(store, reference, auth=auth, config=config):
                     return there
-                with _disk_errors(store), store.workshop() as work_dir:
-                    source = source_of(reference, work_dir, config=config, auth=auth)
+                with _disk_errors(store), store.workshop() as work_dir, _helpers_of(store).readers.used() as server:
+                    source = source_of(reference, work_dir, config=config, auth=auth, server=server)
                     with contextlib.closing(source):
                         if store.find(reference) is None:
                             await asyncio.to_thread(source.prepare)
-                        return await _bring(store, source, work_dir=work_dir, config=config)
+                        return await _bring(store, source, work_dir=work_dir, server=server, config=config)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -139,10 +162,8 @@ async def _again(store: ImageStore, reference: str, *, auth: Auth | None, config
     """The image that is here by this name, if the registry still means it and that can be told without skopeo."""
     if reference.startswith(LOCAL) or store.find(reference) is None:
         return None
-    digests = _digests.setdefault(store, Digests())
-    store.at_close = digests.close
     parsed = parse(reference)
-    digest = await digests.of(parsed, config=config, auth=auth)
+    digest = await _helpers_of(store).digests.of(parsed, config=config, auth=auth)
     if not digest or parsed.digest not in ("", digest):
         return None
     stop, names = threading.Event(), names_of(parsed, digest)
@@ -159,9 +180,9 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
         raise NoSpace(f"{error} ({free.f_bavail * free.f_frsize} bytes are free in {store.state_dir})") from None
 
 
-async def _bring(store: ImageStore, source: Source, *, work_dir: str, config: Config) -> Image:
+async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: ForkServer, config: Config) -> Image:
     stop = threading.Event()
-    place = layers.Place(store.layers_dir, work_dir, stop.is_set, config.images.limits)
+    place = layers.Place(store.layers_dir, work_dir, stop.is_set, config.images.limits, server)
     names = await source.named()
     if there := await _kept(store, names.digest, names=names, place=place, stop=stop):
         return there

@@ -24,6 +24,7 @@ from cri.store.reference import Reference, parse
 from cri.threads import run_uncancellable
 from stage1.errors import NotFound
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layout import hex_of
 from stage1.rootfs.limits import Limits, refusal
 
@@ -90,14 +91,16 @@ def names_of(reference: Reference, digest: str) -> Names:
     return Names("" if reference.digest else str(reference), f"{reference.name}@{digest}")
 
 
-def source_of(text: str, work_dir: str, *, config: Config, auth: Auth | None) -> Source:
-    """The source that `text` names. Raises BadRequest."""
+def source_of(
+    text: str, work_dir: str, *, config: Config, auth: Auth | None, server: ForkServer | None = None
+) -> Source:
+    """The source that `text` names, whose documents are read by who `server` forks. Raises BadRequest."""
     kind, colon, rest = text.partition(":")
     if colon and kind == "oci":
-        return LayoutSource(text, *_split_layout(rest), limits=config.images.limits)
+        return LayoutSource(text, *_split_layout(rest), limits=config.images.limits, server=server)
     if colon and kind == "docker-archive":
-        return ArchiveSource(text, work_dir, limits=config.images.limits)
-    return RegistrySource(parse(text), work_dir, config=config, auth=auth)
+        return ArchiveSource(text, work_dir, limits=config.images.limits, server=server)
+    return RegistrySource(parse(text), work_dir, config=config, auth=auth, server=server)
 
 
 def _split_layout(rest: str) -> tuple[str, str]:
@@ -135,14 +138,22 @@ class RegistrySource:
     once for the layers that are missing.
     """
 
-    def __init__(self, reference: Reference, work_dir: str, *, config: Config, auth: Auth | None) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        work_dir: str,
+        *,
+        config: Config,
+        auth: Auth | None,
+        server: ForkServer | None,
+    ) -> None:
         self.name = str(reference)
         self._reference, self._work_dir, self._limits = reference, work_dir, config.images.limits
         known = config.registries
         _write(f"{work_dir}/registries.conf", registries.registries_conf(known, reference))
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
-        self._reader = Reader(self.name, self._limits)
+        self._reader = Reader(self.name, self._limits, server)
         self._raw, self._fetches = b"", 0
 
     def prepare(self) -> None:
@@ -194,9 +205,9 @@ class RegistrySource:
 class LayoutSource:
     """An OCI layout is read where it lies."""
 
-    def __init__(self, name: str, directory: str, ref: str, *, limits: Limits) -> None:
+    def __init__(self, name: str, directory: str, ref: str, *, limits: Limits, server: ForkServer | None) -> None:
         self.name, self._directory, self._ref, self._limits = name, directory, ref, limits
-        self._reader = Reader(name, limits)
+        self._reader = Reader(name, limits, server)
 
     def prepare(self) -> None:
         """See `Source`."""
@@ -259,9 +270,9 @@ class LayoutSource:
 class ArchiveSource:
     """An archive of `docker save` is first turned into a layout by skopeo."""
 
-    def __init__(self, name: str, work_dir: str, *, limits: Limits) -> None:
+    def __init__(self, name: str, work_dir: str, *, limits: Limits, server: ForkServer | None) -> None:
         self.name, self._work_dir, self._limits = name, work_dir, limits
-        self._layout = LayoutSource(name, f"{work_dir}/layout", "", limits=limits)
+        self._layout = LayoutSource(name, f"{work_dir}/layout", "", limits=limits, server=server)
 
     def prepare(self) -> None:
         """See `Source`."""

@@ -15,6 +15,7 @@ import time
 from typing import NamedTuple
 
 from stage1.errors import NotFound, TimedOut
+from stage1.linux import libc
 from stage1.linux.libc import Guard, failure
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SIGKILL, SIGTERM, _SIGPIPE, _SIGXFSZ = 9, 15, 13, 25
 SIGCONT, SIGSTOP = 18, 19
 
+_PR_SET_NAME = 15
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _DRAIN_S = 0.5
 
@@ -41,6 +43,11 @@ def capabilities() -> int:
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
         sets = [line.split()[1] for line in file if line.startswith("CapBnd:")]
     return int(sets[0], 16)
+
+
+def set_name(name: str) -> None:
+    """Be called by that, of which the kernel keeps 15 bytes, in `ps` and proc_pid_stat(5)."""
+    libc.call("prctl", _PR_SET_NAME, os.fsencode(name), what="PR_SET_NAME")
 
 
 def start_time(pid: int) -> int:

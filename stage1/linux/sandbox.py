@@ -74,7 +74,8 @@ def command(box: Box, tools: Means) -> list[str]:
     """The arguments before those of the program."""
     argv = [tools.setpriv, "--pdeathsig=KILL", "--"]
     argv += _apart(box, tools) if tools.unshare else ["env", f"--chdir={box.directory}"]
-    argv += [tools.prlimit, *_bounds(box), "--"]
+    # Soft and hard alike: the first process of a PID namespace ignores SIGXCPU, which the soft one sends.
+    argv += [tools.prlimit, *(f"--{kind}={most}" for kind, most in bounds(box).items()), "--"]
     argv += [tools.setpriv, *_powers(box)]
     argv += _fence(box) if tools.landlock else []
     filter_ = tools.filters[box.sockets]
@@ -87,17 +88,17 @@ def _apart(box: Box, tools: Means) -> list[str]:
     return [tools.unshare, *kinds, f"--wd={box.directory}", "--"]
 
 
-def _bounds(box: Box) -> list[str]:
-    # Soft and hard alike: the first process of a PID namespace ignores SIGXCPU, which the soft one sends.
-    space = "data" if box.reserves else "as"
-    return [
-        f"--{space}={box.memory_bytes}",
-        f"--cpu={box.cpu_s}",
-        f"--fsize={box.file_bytes}",
-        f"--nofile={_FILES}",
-        *([f"--nproc={_PROCESSES}"] if box.uid else []),
-        "--core=0",
-    ]
+def bounds(box: Box) -> dict[str, int]:
+    """Return the limits of what runs in the box, by setrlimit(2)'s names in small letters."""
+    processes = {"nproc": _PROCESSES} if box.uid else {}
+    return {
+        "data" if box.reserves else "as": box.memory_bytes,
+        "cpu": box.cpu_s,
+        "fsize": box.file_bytes,
+        "nofile": _FILES,
+        **processes,
+        "core": 0,
+    }
 
 
 def _powers(box: Box) -> list[str]:
@@ -109,15 +110,20 @@ def _powers(box: Box) -> list[str]:
 
 
 def _fence(box: Box) -> list[str]:
-    options = ["--landlock-access=fs"]
+    rules = (f"--landlock-rule=path-beneath:{rights}:{path}" for path, rights in existing(box))
+    return ["--landlock-access=fs", *rules]
+
+
+def existing(box: Box) -> tuple[tuple[str, str], ...]:
+    """The system's places and the box's own that are there, with the rights that what is there can have."""
+    rules = []
     for path, rights in (*SYSTEM, *box.places):
         there = os.path.join(box.directory, path)
         if os.path.isdir(there):
-            options.append(f"--landlock-rule=path-beneath:{rights}:{path}")
+            rules.append((path, rights))
         elif os.path.exists(there):
-            only = ",".join(right for right in rights.split(",") if right in _FILE_RIGHTS)
-            options.append(f"--landlock-rule=path-beneath:{only}:{path}")
-    return options
+            rules.append((path, ",".join(right for right in rights.split(",") if right in _FILE_RIGHTS)))
+    return tuple(rules)
 
 
 _cached: list[Means] = []
@@ -186,12 +192,15 @@ ENVIRONMENT = {
 _FILE = os.path.abspath(globals().get("__file__", ""))
 """This one; modules of rkt's image have none, and confine nobody."""
 _CODE = os.path.dirname(os.path.dirname(os.path.dirname(_FILE)))
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.child import main; main()"
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.{} import main; main()"
 
 
-def python(arguments: tuple[str, ...]) -> list[str]:
-    """The command line of a confined Python with our code and nothing else: `rootfs.child`, with these arguments."""
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START, _CODE, *arguments]
+def python(arguments: tuple[str, ...], *, main: str = "child") -> list[str]:
+    """The command line of a Python with our code and nothing else: the module `main` of rootfs, with these arguments.
+
+    To be confined by `command`, but for the fork server.
+    """
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START.format(main), _CODE, *arguments]
 
 
 def python_places() -> tuple[tuple[str, str], ...]:

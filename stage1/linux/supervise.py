@@ -15,6 +15,29 @@ from stage1.linux import process, sandbox
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from typing import Protocol
+
+    class Child(Protocol):
+        """A program that was started."""
+
+        @property
+        def exit_code(self) -> int | None:
+            """The exit status, or 128 + the signal; None until `wait` has seen its end."""
+            ...
+
+        def wait(self, timeout_s: float) -> bool:
+            """Wait until it has ended, at most `timeout_s`; true if it has."""
+            ...
+
+        def kill(self) -> None:
+            """Kill it, and all that it started. Idempotent."""
+            ...
+
+        def close(self) -> None:
+            """Give back what is kept of it. Idempotent."""
+            ...
+
+    Start = Callable[["Standard"], Child]
 
 _CHUNK_BYTES = 1 << 18
 _TAIL_BYTES = 4096
@@ -39,10 +62,18 @@ def _nothing() -> None:
     return None
 
 
-class Job(NamedTuple):
-    """A program: its arguments with those of `sandbox.command` before them, what it reads, and when it is ended."""
+class Standard(NamedTuple):
+    """A program's standard descriptors, which stay the caller's; `stdin` None is /dev/null."""
 
-    argv: "Sequence[str]"
+    stdin: int | None
+    stdout: int
+    stderr: int
+
+
+class Job(NamedTuple):
+    """A program: how it is started, what it reads, and when it is ended."""
+
+    start: "Start"
     stdin: int
     """A descriptor, the caller's; -1 for /dev/null."""
     timeout_s: float
@@ -59,6 +90,38 @@ class Ended(NamedTuple):
     last: str
 
 
+class _Program:
+    """A child of ours, first of its session. The programs of `sandbox.command` end with it."""
+
+    def __init__(self, pid: int) -> None:
+        self._held = process.hold(pid)
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._held.exit_code
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._held.wait(timeout_s)
+
+    def kill(self) -> None:
+        # Not yet reaped, so the group's number is still its own. All that it started is in its PID namespace, whose
+        # first process is in the group.
+        if self.exit_code is None:
+            try:
+                os.killpg(self._held.pid, process.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def close(self) -> None:
+        self._held.close()
+
+
+def program(argv: "Sequence[str]") -> "Start":
+    """The program of these arguments, with those of `sandbox.command` before them."""
+
+    return lambda standard: _Program(process.spawn(argv, **standard._asdict(), env=sandbox.ENVIRONMENT))
+
+
 def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
     """What the program writes to standard output, in pieces; then `outcome` gets how it ended.
 
@@ -69,14 +132,14 @@ def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
     ends = {*out, *err}
     try:
         _widen(out[1])
-        pid = process.spawn(
-            job.argv, stdin=None if job.stdin < 0 else job.stdin, stdout=out[1], stderr=err[1], env=sandbox.ENVIRONMENT
-        )
-        with process.hold(pid) as child:
+        child = job.start(Standard(None if job.stdin < 0 else job.stdin, out[1], err[1]))
+        try:
             for fd in (out[1], err[1]):
                 os.close(fd)
                 ends.remove(fd)
             yield from _supervised(child, job, out=out[0], err=err[0], outcome=outcome)
+        finally:
+            child.close()
     finally:
         for fd in ends:
             os.close(fd)
@@ -92,7 +155,7 @@ def _widen(fd: int) -> None:
 
 
 def _supervised(
-    child: process.PidHandle, job: Job, *, out: int, err: int, outcome: "list[Ended]"
+    child: "Child", job: Job, *, out: int, err: int, outcome: "list[Ended]"
 ) -> "Generator[bytes, None, None]":
     deadline = time.monotonic() + job.timeout_s
     tail = bytearray()
@@ -138,27 +201,21 @@ def _check(job: Job, deadline: float) -> None:
     job.check()
 
 
-def _kill(child: process.PidHandle) -> None:
+def _kill(child: "Child") -> None:
     if child.exit_code is None:
-        # Not yet reaped, so the group's number is still its own. All that it started is in its PID namespace, whose
-        # first process is in the group.
-        try:
-            os.killpg(child.pid, process.SIGKILL)
-        except ProcessLookupError:
-            pass
+        child.kill()
         child.wait(_END_S)
 
 
 class Talk:
     """A program that is asked several times, by its standard input and output. Close it."""
 
-    def __init__(self, argv: "Sequence[str]") -> None:
-        """Raises KernelError."""
+    def __init__(self, start: "Start") -> None:
+        """`start` as in a `Job`. Raises KernelError."""
         made = process.pipes(3, "the pipes of a program")
         (theirs_in, self._in), (self._out, theirs_out), (self._err, theirs_err) = made
         try:
-            pid = process.spawn(argv, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err, env=sandbox.ENVIRONMENT)
-            self._child = process.hold(pid)
+            self._child = start(Standard(theirs_in, theirs_out, theirs_err))
         except BaseException:
             for fd in (self._in, self._out, self._err):
                 os.close(fd)

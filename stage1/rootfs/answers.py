@@ -21,3 +21,7 @@ MEMORY = "Memory"
 
 LENGTH_DIGITS = 12
 """Of each length in a session: before a question those of its arguments and its data, before an answer its own."""
+
+DESCRIPTORS = 5
+"""Of a request to the fork server: where a child's end is told, its standard input, output and errors, and a file that
+says what it shall do."""

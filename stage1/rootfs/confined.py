@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from stage1.rootfs.forking import ForkServer
+
 _SENTENCE_CHARACTERS = 1000
 _SIGKILL = 128 + 9
 _MOST_FILES = 64
@@ -47,10 +49,11 @@ class Question(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Under which limits, and when nobody wants the answer."""
+    """Under which limits, when nobody wants the answer, and who forks the process; without, it is a new Python."""
 
     limits: Limits
     stop: "Callable[[], bool]" = supervise.never
+    server: "ForkServer | None" = None
 
 
 def ask(question: Question, asker: Asker) -> "Any":
@@ -58,8 +61,8 @@ def ask(question: Question, asker: Asker) -> "Any":
 
     Raises Corrupt, OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
     """
-    argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
-    job = supervise.Job(argv, -1, question.timeout_s, asker.stop, lambda: _check_output(question))
+    start = _start(question, asker)
+    job = supervise.Job(start, -1, question.timeout_s, asker.stop, lambda: _check_output(question))
     outcome: list[supervise.Ended] = []
     text = bytearray()
     pieces = supervise.output(job, outcome)
@@ -84,8 +87,7 @@ class Session:
 
     def __init__(self, question: Question, asker: Asker) -> None:
         self._question, self._asker = question, asker
-        argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
-        self._talk = supervise.Talk(argv)
+        self._talk = supervise.Talk(_start(question, asker))
         self._lock = threading.Lock()
 
     def ask(self, question: Question, data: bytes) -> "Any":
@@ -135,8 +137,11 @@ def _box(question: Question, asker: Asker) -> sandbox.Box:
     )
 
 
-def _program(question: Question) -> list[str]:
-    return sandbox.python((question.module, *question.arguments))
+def _start(question: Question, asker: Asker) -> "supervise.Start":
+    words, box = (question.module, *question.arguments), _box(question, asker)
+    if asker.server and not sandbox.means().lacks:
+        return asker.server.job(words, box)
+    return supervise.program([*sandbox.command(box, sandbox.means()), *sandbox.python(words)])
 
 
 def _check_output(question: Question) -> None:

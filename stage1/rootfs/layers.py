@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stage1.rootfs.forking import ForkServer
+
 _BASE_TIMEOUT_S, _BYTES_PER_S = 120.0, 2_000_000
 _SLACK_BYTES = 256 << 20
 _FACTS_BYTES = 1 << 30
@@ -46,6 +48,8 @@ class Place(NamedTuple):
     stop: "Callable[[], bool]" = never
     """Asked now and then; true ends the work with `Stopped`."""
     limits: Limits = Limits()
+    server: "ForkServer | None" = None
+    """Who forks those that read the layers; without, they are started anew."""
 
 
 def convert(blob: Blob, place: Place) -> str:
@@ -73,14 +77,14 @@ def _convert(blob: Blob, place: Place) -> None:
     try:
         confined.make_box(box, uid=uid)
         tar = f"{box}/out/{layerjob.TAR}"
-        size = unpack(blob, tar, rules=Rules(place.limits, place.stop))
+        size = unpack(blob, tar, rules=Rules(place.limits, place.stop, place.server))
         confined.give(tar, uid=uid)
         most_bytes = size + _SLACK_BYTES
         arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
         timeout_s = _BASE_TIMEOUT_S + size / _BYTES_PER_S
         # The tar, to which directories are added, and the image.
         question = Question("stage1.rootfs.layerjob", arguments, blob.title, timeout_s, box, 2 * most_bytes)
-        confined.ask(question, Asker(place.limits, place.stop))
+        confined.ask(question, Asker(place.limits, place.stop, place.server))
         made, facts = f"{box}/{layerjob.BLOB}", f"{box}/{layerjob.FACTS}"
         confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)
         check_image(made)

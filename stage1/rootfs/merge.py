@@ -45,7 +45,7 @@ def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: st
             box,
             total + _SLACK_BYTES,
         )
-        answer = confined.ask(question, Asker(limits, place.stop))
+        answer = confined.ask(question, Asker(limits, place.stop, place.server))
         merged = f"{out_dir}/{mergejob.MERGED}"
         confined.adopt(box, mergejob.MERGED, target=merged, most_bytes=total + _SLACK_BYTES)
         check_image(merged)

@@ -29,7 +29,7 @@ def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[
     # The tar comes by standard input: of a name mkfs.erofs would want the absolute path, whose directories are closed.
     fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC) if tar else -1
     try:
-        _run(supervise.Job(argv, fd, _BASE_TIMEOUT_S + size / _BYTES_PER_S), image)
+        _run(supervise.Job(supervise.program(argv), fd, _BASE_TIMEOUT_S + size / _BYTES_PER_S), image)
     finally:
         if fd >= 0:
             os.close(fd)

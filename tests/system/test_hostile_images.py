@@ -169,21 +169,19 @@ def test_all_layers_together_are_limited(layout: Layout, store: ImageStore) -> N
     assert (orphans(store), store.list(), os.listdir(store.layers_dir)) == ([], (), [])
 
 
-def readers(module: bytes = b"") -> list[int]:
-    """Our confined processes that read layers or documents, and none that somebody else started; children last."""
+def readers(kind: str = "") -> list[int]:
+    """The confined processes of that kind, or of any, that our fork server has forked."""
     parents, result = {}, []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             argv = (path / "cmdline").read_bytes().split(b"\0")
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            name, _, rest = (path / "stat").read_text().partition("(")[2].rpartition(")")
         except OSError:
             continue
-        if b"-I" in argv and any(
-            word.startswith((b"stage1.rootfs.", b"cri.image.")) and module in word for word in argv
-        ):
+        parents[int(path.name)] = int(rest.split()[1])
+        if b"-I" in argv and any(word.startswith(b"stage1.rootfs.") for word in argv) and kind in ("", name):
             result.append(int(path.name))
-    mine = [pid for pid in result if os.getpid() in (parents[pid], parents.get(parents[pid]))]
-    return sorted(mine, key=lambda pid: parents[pid] in mine)
+    return [pid for pid in result if parents.get(parents[pid]) == os.getpid()]
 
 
 async def _awaited(condition: Any) -> None:
@@ -199,9 +197,9 @@ async def test_a_process_that_reads_a_layer_may_end_at_any_time(ends: str, layou
 
     with OddRegistry(layout, made) as registry:
         task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config()))
-        await _awaited(lambda: len(readers(b"layerjob")) > 1)
+        await _awaited(lambda: readers("layerjob"))
         if ends == "it is killed":
-            os.kill(readers(b"layerjob")[-1], signal.SIGKILL)
+            os.kill(readers("layerjob")[0], signal.SIGKILL)
             with pytest.raises(PodError, match=r"killed|ended") as caught:
                 await task
             assert caught.value.grpc_code == "RESOURCE_EXHAUSTED"

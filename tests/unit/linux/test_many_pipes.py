@@ -16,7 +16,7 @@ while True:
     except PermissionError:
         break
 ends = []
-print(b"".join(supervise.output(supervise.Job(["echo", "through"], -1, 60.0), ends)), ends[0].code)
+print(b"".join(supervise.output(supervise.Job(supervise.program(["echo", "through"]), -1, 60.0), ends)), ends[0].code)
 """
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The confinement of who reads foreign bytes: its command line, and what a program that has been taken over can do."""
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ import pytest
 from stage1.errors import TimedOut
 from stage1.linux import sandbox, supervise
 from stage1.linux.sandbox import Box, Means
+from stage1.rootfs.forking import ForkServer
 from tests.fakes.patience import PATIENCE
 
 MEANS = Means("/setpriv", "/unshare", "/prlimit", landlock=True, filters=("/f", "/s"))
 MIB = 1 << 20
+Begin = Callable[[Sequence[str], Box], "supervise.Start"]
 
 ATTACKS = """
 import ctypes, json, os, socket, sys
@@ -104,22 +108,32 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(directory: Path, program: str, *more: str, **changes: object) -> tuple[str, supervise.Ended]:
+@pytest.fixture(params=["a new program", "a fork"])
+def begin(request: pytest.FixtureRequest) -> Iterator[Begin]:
+    """Both ways in which a confined program is started."""
+    if request.param == "a new program":
+        yield lambda argv, box: supervise.program([*sandbox.command(box, sandbox.means()), *argv])
+    else:
+        with contextlib.closing(ForkServer(())) as server:
+            yield server.program
+
+
+def run(begin: Begin, directory: Path, program: str, *more: str, **changes: object) -> tuple[str, supervise.Ended]:
     """What a confined Python says, and how it ended."""
     places = (("in", sandbox.READ), ("out", sandbox.WRITE), *sandbox.python_places())
     box = Box(512 * MIB, 20, MIB, str(directory), places, uid=65530)._replace(**changes)  # type: ignore[arg-type]
-    argv = [*sandbox.command(box, sandbox.means()), os.path.realpath(sys.executable), "-I", "-S", "-c", program, *more]
+    start = begin([os.path.realpath(sys.executable), "-I", "-S", "-c", program, *more], box)
     output: list[supervise.Ended] = []
-    text = b"".join(supervise.output(supervise.Job(argv, -1, 60), output))
+    text = b"".join(supervise.output(supervise.Job(start, -1, 60), output))
     return text.decode(), output[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("uid", [65530, 0])
-def test_a_program_that_was_taken_over_gets_nowhere(directory: Path, uid: int) -> None:
+def test_a_program_that_was_taken_over_gets_nowhere(begin: Begin, directory: Path, uid: int) -> None:
     assert sandbox.means().lacks == ""
     os.chown(directory / "out", uid, uid)
-    text, ended = run(directory, ATTACKS, str(directory / "secret"), str(os.getpid()), uid=uid)
+    text, ended = run(begin, directory, ATTACKS, str(directory / "secret"), str(os.getpid()), uid=uid)
     assert ended.code == 0, ended
     result = json.loads(text)
     denied = ("reads", "reads passwd", "lists", "writes in", "writes beside", "proc", "interfaces")
@@ -143,29 +157,28 @@ def test_a_program_that_was_taken_over_gets_nowhere(directory: Path, uid: int) -
     }
 
 
-def test_a_call_of_another_abi_ends_the_program(directory: Path) -> None:
-    _, ended = run(directory, "import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)")
+def test_a_call_of_another_abi_ends_the_program(begin: Begin, directory: Path) -> None:
+    _, ended = run(begin, directory, "import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)")
     assert ended.code == 128 + 31
 
 
-def test_where_sockets_are_allowed_there_is_no_network_still(directory: Path) -> None:
+def test_where_sockets_are_allowed_there_is_no_network_still(begin: Begin, directory: Path) -> None:
     program = "import socket; print([name for _, name in socket.if_nameindex()])"
-    assert run(directory, program, sockets=True)[0] == "['lo']\n"
+    assert run(begin, directory, program, sockets=True)[0] == "['lo']\n"
 
 
-def test_a_file_may_not_grow_past_its_limit(directory: Path) -> None:
+def test_a_file_may_not_grow_past_its_limit(begin: Begin, directory: Path) -> None:
     os.chmod(directory / "out", 0o777)
     program = "import signal; signal.signal(25, signal.SIG_IGN); open('out/x', 'wb', 0).write(bytes(3 << 20))"
-    _, ended = run(directory, program)
+    _, ended = run(begin, directory, program)
     assert os.path.getsize(directory / "out" / "x") <= MIB, ended
 
 
-def test_it_is_killed_with_all_its_children_when_its_time_is_over() -> None:
-    program = ["sh", "-c", "setsid sleep 1234 & echo; wait"]
-    argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), *program]
+def test_it_is_killed_with_all_its_children_when_its_time_is_over(begin: Begin) -> None:
+    start = begin(["/bin/sh", "-c", "setsid sleep 1234 & echo; wait"], Box(512 * MIB, 20, uid=65530))
     output: list[supervise.Ended] = []
     with pytest.raises(TimedOut):
-        list(supervise.output(supervise.Job(argv, -1, 1.0), output))
+        list(supervise.output(supervise.Job(start, -1, 1.0), output))
     assert output == []
     deadline = time.monotonic() + 10 * PATIENCE
     while [path for path in Path("/proc").glob("[0-9]*/cmdline") if _has(path, b"sleep\x001234")]:
@@ -181,19 +194,19 @@ def _has(path: Path, text: bytes) -> bool:
 
 
 @pytest.mark.parametrize("wants", ["stop", "read"])
-def test_it_is_ended_when_nobody_wants_it(wants: str) -> None:
+def test_it_is_ended_when_nobody_wants_it(begin: Begin, wants: str) -> None:
     class Enough(Exception):
         pass
 
     def read() -> None:
         raise Enough
 
-    argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), "sleep", "1000"]
-    job = supervise.Job(argv, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"check": read}))  # type: ignore[arg-type]
+    start = begin(["/bin/sleep", "1000"], Box(512 * MIB, 20, uid=65530))
+    job = supervise.Job(start, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"check": read}))  # type: ignore[arg-type]
     with pytest.raises(supervise.Stopped if wants == "stop" else Enough):
         list(supervise.output(job, []))
 
 
-def test_processor_time_is_limited_for_the_first_process_of_a_namespace(directory: Path) -> None:
-    _, ended = run(directory, "while True: pass", cpu_s=1)
+def test_processor_time_is_limited_for_the_first_process_of_a_namespace(begin: Begin, directory: Path) -> None:
+    _, ended = run(begin, directory, "while True: pass", cpu_s=1)
     assert ended.code == 128 + 9

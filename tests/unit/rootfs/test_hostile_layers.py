@@ -3,9 +3,11 @@
 case the process that pulls grows by nothing and nothing half-made stays.
 """
 
+import contextlib
 import functools
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,13 @@ from stage1.errors import PodError, Unsupported
 from stage1.rootfs.blob import Blob
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
+from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layers import Place, convert
 from stage1.rootfs.limits import Limits, OverLimit
 from tests.fakes.oci_layout import digest
 from tests.fakes.raw_tar import END, base256, header, octal, padded, pax
 
-from .test_layers import left_behind, place
-
-__all__ = ["place"]
+from .test_layers import left_behind
 
 MIB = 1 << 20
 LIES = header(b"x", b"x", size=octal(10)) + padded(b"99999 a=b\n")
@@ -93,6 +94,20 @@ REFUSED = {
         "mkfs.erofs",
     ),
 }
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """As pulls have it; `test_layers` has layers read by Pythons that are started."""
+    with contextlib.closing(ForkServer(("stage1.rootfs.layerjob",))) as server:
+        yield server
+
+
+@pytest.fixture
+def place(tmp_path: Path, server: ForkServer) -> Place:
+    for name in ("layers", "tmp"):
+        (tmp_path / name).mkdir()
+    return Place(str(tmp_path / "layers"), str(tmp_path / "tmp"), server=server)
 
 
 def blob_of(content: bytes, tmp_path: Path, stored: bytes | None = None) -> Blob:
