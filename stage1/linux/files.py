@@ -18,6 +18,7 @@ from stage1.linux.mount import mounts_below
 
 _TAIL_BYTES = 65536
 _PAGE_BYTES = 4096
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
@@ -37,6 +38,16 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = F
             raise
     if durable:
         sync(os.path.dirname(path))
+
+
+def begin_sync(path: str) -> None:
+    """Let the disk begin to write what is in the file, of which a later `sync` then waits for the rest."""
+    with Guard("open", path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        libc.call("sync_file_range", fd, 0, 0, _SYNC_FILE_RANGE_WRITE, what=path)
+    finally:
+        os.close(fd)
 
 
 def sync(path: str) -> None:

@@ -32,9 +32,11 @@ class Seal(NamedTuple):
 
 
 def of(path: str, stop: "Callable[[], bool]" = supervise.never) -> Seal:
-    """Sync the file, read it all, and seal it. Raises KernelError, Missing, NoSpace, Stopped."""
+    """Sync the file, read it all meanwhile, and seal it. Raises KernelError, Missing, NoSpace, Stopped."""
+    files.begin_sync(path)
+    digest = _sha256(path, stop)
     files.sync(path)
-    return Seal(os.path.getsize(path), _sha256(path, stop))
+    return Seal(os.path.getsize(path), digest)
 
 
 def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]" = ()) -> None:
