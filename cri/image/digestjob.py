@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a registry for which manifest a reference stands: the part of `digests` that runs in the confined process.
+"""Asks a registry for which manifest a reference stands, or for a small document: the part of `digests` and `direct`
+that runs in the confined process.
 
-Whatever is not plain (a redirect, another way to log in) has no answer here.
+Whatever is not plain (another way to log in, a blob that is elsewhere) has no answer here.
 """
 
 import base64
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from cri.image.asked import Asked
 
 _CALL_S = 2.0
+_MANIFEST, _BLOB = "manifest", "blob"
 _TOKEN_BYTES = 64 << 10
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ACCEPT = ", ".join(
@@ -34,29 +36,54 @@ longer than an answer.
 """
 
 
+_granted: dict[tuple[Asked, str], str] = {}
+"""The header that let us in, by who asks what of whom, for the next document of the same image."""
+
+
 def job(arguments: tuple[str, ...], data: bytes) -> str:
-    """The digest that the registry names for `data`, which is an `Asked` as JSON; empty without one."""
-    return digest(Asked(*json.loads(data)))
+    """The digest that the registry names for `data`, which is an `Asked` as JSON. With arguments, which are manifest or
+    blob, a digest, and how many bytes it may have: that document in base64. Empty without an answer.
+    """
+    asked = Asked(*json.loads(data))
+    if not arguments:
+        return digest(asked)
+    kind, reference, most = arguments
+    return base64.b64encode(document(asked._replace(reference=reference), kind, most_bytes=int(most))).decode()
 
 
 def digest(asked: Asked) -> str:
     """As `job`. An insecure registry is asked without TLS where that fails, as by skopeo."""
+    answer = _answer("HEAD", f"manifests/{asked.reference}", asked=asked)
+    named = answer.headers.get("Docker-Content-Digest") or "" if answer else ""
+    return named if _DIGEST.fullmatch(named) else ""
+
+
+def document(asked: Asked, kind: str, *, most_bytes: int) -> bytes:
+    """As `job`: it says nothing of what is in the document, which may be anything."""
+    answer = _answer("GET", f"{kind}s/{asked.reference}", asked=asked, most_bytes=most_bytes)
+    return answer.body if answer else b""
+
+
+def _answer(method: str, what: str, *, asked: Asked, most_bytes: int = 0) -> "_Answer | None":
+    """None unless the registry gives it, whole, and without a detour."""
     for scheme in ("https", "http") if asked.is_insecure else ("https",):
         try:
-            return _head(scheme, asked)
+            answer = _authorized(method, scheme, what=what, asked=asked, most_bytes=most_bytes)
         except (OSError, http.client.HTTPException, ValueError, RecursionError):
             continue
-    return ""
+        return answer if answer.status == 200 and len(answer.body) <= most_bytes else None
+    return None
 
 
-def _head(scheme: str, asked: Asked) -> str:
+def _authorized(method: str, scheme: str, *, what: str, asked: Asked, most_bytes: int) -> "_Answer":
     host = _HOSTS.get(asked.registry, asked.registry)
-    url = f"{scheme}://{host}/v2/{asked.path}/manifests/{asked.reference}"
-    answer = _call("HEAD", url, asked=asked, authorization="")
+    url, key = f"{scheme}://{host}/v2/{asked.path}/{what}", (asked._replace(reference=""), scheme)
+    answer = _call(method, url, asked=asked, authorization=_granted.get(key, ""), most_bytes=most_bytes)
     if answer.status == 401 and (authorization := _authorization(answer, scheme, asked=asked)):
-        answer = _call("HEAD", url, asked=asked, authorization=authorization)
-    named = answer.headers.get("Docker-Content-Digest") or ""
-    return named if answer.status == 200 and _DIGEST.fullmatch(named) else ""
+        answer = _call(method, url, asked=asked, authorization=authorization, most_bytes=most_bytes)
+        if method == "GET" and answer.status == 200:  # whoever stays asks anew
+            _granted[key] = authorization
+    return answer
 
 
 class _Answer(NamedTuple):
@@ -65,7 +92,8 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-def _call(method: str, url: str, *, asked: Asked, authorization: str) -> _Answer:
+def _call(method: str, url: str, *, asked: Asked, authorization: str, most_bytes: int = _TOKEN_BYTES) -> _Answer:
+    """A little more than `most_bytes` of a body that has more."""
     parts = urllib.parse.urlsplit(url)
     kind: Any = http.client.HTTPConnection
     options: dict[str, Any] = {}
@@ -77,7 +105,10 @@ def _call(method: str, url: str, *, asked: Asked, authorization: str) -> _Answer
     with contextlib.closing(kind(parts.netloc, timeout=_CALL_S, **options)) as connection:
         connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, headers=headers)
         with connection.getresponse() as response:
-            return _Answer(response.status, response.headers, response.read(_TOKEN_BYTES))
+            body = response.read(most_bytes + 1)
+            if response.length and len(body) <= most_bytes:
+                raise http.client.IncompleteRead(body, response.length)
+            return _Answer(response.status, response.headers, body)
 
 
 def _authorization(answer: _Answer, scheme: str, *, asked: Asked) -> str:

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cri.image import direct
 from stage1.rootfs.forking import ForkServer
 
 KEEP_S = 60.0
 """How long the server stays after the last pull."""
-_MODULES = ("stage1.rootfs.layerjob", "stage1.rootfs.mergejob", "cri.image.documentjob")
+_MODULES = ("stage1.rootfs.layerjob", "stage1.rootfs.mergejob", "cri.image.documentjob", direct.MODULE)
 
 
 class Readers:

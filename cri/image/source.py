@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
 from cri.image import manifest, registries
+from cri.image.direct import Direct
 from cri.image.documents import Reader, Top
 from cri.image.manifest import Manifest
 from cri.image.progress import Download, watched
@@ -134,8 +135,8 @@ async def _with_config(
 
 
 class RegistrySource:
-    """skopeo asks the registry for the manifest, which is all for an image that is here; else twice more in small, then
-    once for the layers that are missing.
+    """The registry is asked for the manifest, which is all for an image that is here; else once or twice more in small
+    (`Direct`, or skopeo where that has no answer), then by skopeo for the layers that are missing.
     """
 
     def __init__(
@@ -154,15 +155,17 @@ class RegistrySource:
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
         self._reader = Reader(self.name, self._limits, server)
+        self._direct = Direct(reference, config=config, auth=auth, server=server)
         self._raw, self._fetches = b"", 0
 
     def prepare(self) -> None:
         """See `Source`."""
+        self._direct.start()
         self._reader.start()
 
     async def named(self) -> Names:
         """Follows the tag once; everything after goes by digest."""
-        self._raw = await self._skopeo.inspect(f"docker://{self._reference}")
+        self._raw = await self._manifest(self._reference.digest or self._reference.tag, f"docker://{self._reference}")
         digest = self._reference.digest or manifest.digest_of(self._raw)
         manifest.verified(self._raw, digest)
         return names_of(self._reference, digest)
@@ -171,15 +174,25 @@ class RegistrySource:
         """See `Source`."""
         raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
-        config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), chosen.config)
+        config = await self._config(chosen.config)
         return await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""
         self._reader.close()
+        self._direct.close()
 
     async def _by_digest(self, digest: str) -> bytes:
-        return await self._skopeo.inspect(f"docker://{self._reference.name}@{digest}")
+        return await self._manifest(digest, f"docker://{self._reference.name}@{digest}")
+
+    async def _manifest(self, reference: str, source: str) -> bytes:
+        return await self._direct.manifest(reference) or await self._skopeo.inspect(source)
+
+    async def _config(self, digest: str) -> bytes:
+        data = await self._direct.config(digest)
+        if not data or manifest.digest_of(data) != digest:
+            data = await self._skopeo.inspect(self._exact, config=True)
+        return manifest.verified(data, digest)
 
     async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
         """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob

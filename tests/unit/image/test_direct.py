@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents that a registry is asked for without skopeo: those that come plainly and whole, and no others."""
+
+import base64
+import contextlib
+import json
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from cri.config import Config
+from cri.image import digestjob
+from cri.image.asked import Asked
+from cri.image.direct import Direct
+from cri.store.reference import parse
+from stage1.errors import PodError
+from stage1.linux import sandbox
+from stage1.rootfs.forking import ForkServer
+
+from .test_digests import Answer, says, server
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def by_token(body: bytes) -> tuple[Answer, list[str]]:
+    """What answers with `body` to who shows a token, and what it was asked for."""
+    seen: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.path.partition("?")[0])
+        if request.path.startswith("/token?"):
+            says(200, body=b'{"token": "t"}')(request)
+        elif request.headers["Authorization"] == "Bearer t":
+            says(200, body=body)(request)
+        else:
+            realm = f'Bearer realm="http://{request.headers["Host"]}/token",service="x",scope="s:a"'
+            says(401, ("WWW-Authenticate", realm))(request)
+
+    return answer, seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "data"),
+    [
+        (says(200, body=b"{}"), b"{}"),
+        (says(200, ("Content-Length", "2"), body=b"{}"), b"{}"),
+        (says(200, ("Content-Length", "3"), body=b"{}"), b""),
+        (says(200, ("Content-Length", "x"), body=b"{}"), b"{}"),
+        (says(200, body=b"x" * 100), b"x" * 100),
+        (says(200, body=b"x" * 101), b""),
+        (says(200, ("Content-Length", "1000000000000"), body=b"x" * 200), b""),
+        (says(200), b""),
+        (says(404, body=b"{}"), b""),
+        (says(429, body=b"{}"), b""),
+        (says(307, ("Location", "http://127.0.0.1:1/"), body=b"{}"), b""),
+        (says(206, body=b"{}"), b""),
+    ],
+)
+def test_a_document_is_taken_from_a_plain_and_whole_answer_only(answer: Answer, data: bytes) -> None:
+    with server(answer) as host:
+        asked = json.dumps(Asked(host, "a", "1", True)).encode()
+        assert base64.b64decode(digestjob.job(("manifest", "1", "100"), asked)) == data
+
+
+def test_a_token_serves_for_all_documents_of_an_image() -> None:
+    answer, seen = by_token(b"{}")
+    with server(answer) as host:
+        asked = Asked(host, "a", "1", True, "me:secret")
+        assert digestjob.document(asked, "manifest", most_bytes=100) == b"{}"
+        assert digestjob.document(asked._replace(reference=DIGEST), "blob", most_bytes=100) == b"{}"
+        assert digestjob.document(asked._replace(user="you:secret"), "manifest", most_bytes=100) == b"{}"
+    manifest, blob = "/v2/a/manifests/1", f"/v2/a/blobs/{DIGEST}"
+    assert seen == [manifest, "/token", manifest, blob, manifest, "/token", manifest]
+
+
+async def test_without_a_server_or_a_fence_skopeo_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(ForkServer(())) as forks:
+        lacking = sandbox.means()._replace(lacks="no Landlock")
+        without = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=None)
+        monkeypatch.setattr(sandbox, "means", lambda: lacking)
+        unfenced = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
+        for one in (without, unfenced):
+            assert (await one.manifest("1"), await one.config(DIGEST)) == (b"", b"")
+            assert one._session is None
+
+
+async def test_one_process_asks_for_all_and_an_answer_that_is_none_ends_it() -> None:
+    with server(says(200, body=b"{}")) as host, contextlib.closing(ForkServer((digestjob.__name__,))) as forks:
+        one = Direct(parse(f"{host}/a:1"), config=Config(), auth=None, server=forks)
+        assert await one.manifest("1") == b"{}"
+        session = one._session
+        assert session is not None
+        assert await one.config(DIGEST) == b"{}" and one._session is session
+        session._talk.kill()
+        assert await one.config(DIGEST) == b"" and one._session is None
+        assert await one.manifest("1") == b"", "skopeo has it from now on"
+        one.close()
+
+
+async def test_an_answer_of_a_process_that_was_taken_over_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        def __init__(self, answer: object) -> None:
+            self.answer = answer
+
+        def ask(self, *_: object) -> object:
+            if isinstance(self.answer, PodError):
+                raise self.answer
+            return self.answer
+
+        def close(self) -> None:
+            """Nothing."""
+
+    with contextlib.closing(ForkServer(())) as forks:
+        for answer in (7, None, ["e30="], "e30", "e30=\n", "é", PodError("it was killed")):
+            one = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
+            one._session = Session(answer)  # type: ignore[assignment]
+            assert await one.manifest("1") == b"", answer
