@@ -173,7 +173,11 @@ def _children() -> dict[int, str]:
     """Living descendants that have no other parent left: pid -> command line."""
     result = {}
     for task in Path("/proc/self/task").iterdir():
-        for pid in task.joinpath("children").read_text().split():
+        try:
+            pids = task.joinpath("children").read_text().split()
+        except OSError:
+            continue  # a thread that has ended just now
+        for pid in pids:
             try:
                 command = Path("/proc", pid, "cmdline").read_text().replace("\0", " ").strip()
             except OSError:
