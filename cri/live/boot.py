@@ -23,6 +23,7 @@ from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_i
 from stage1 import engine, prewarmed
 from stage1.errors import AgentFailed, KernelError, PodError, TimedOut, VmFailed
 from stage1.guest.settings import configure, warm_ups
+from stage1.pod.network import PodNetwork
 from stage1.vm.spec import VmSpec
 
 log = logging.getLogger("clearpod.pod")
@@ -113,16 +114,28 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     async with until_ready(pod):
         phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
-            pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
+            pod.network, cgroup_note = await _claimed(pod, record, tools=tools)
         phases.end(history.NETWORK)
         await pod.loopback.open(record.pod, pod.ips)
-        note_cgroup(
-            pod, await run_uncancellable_in(tools.pool_of(record.pod), prewarmed.enter_cgroups, record.pod, tools.host)
-        )
+        note_cgroup(pod, cgroup_note)
         settings = configure(record.pod, pod.network, has_waited=True)
         answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
         await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
         phases.end(history.CLAIM)
+
+
+async def _claimed(pod: LivePod, record: PodRecord, *, tools: Tools) -> tuple[PodNetwork | None, str]:
+    """The pod's network, and while the plugins make it, its cgroups: `note_cgroup` is to follow."""
+    pool, host = tools.pool_of(record.pod), tools.host
+    entering = asyncio.ensure_future(run_uncancellable_in(pool, prewarmed.enter_cgroups, record.pod, host))
+    try:
+        network = await pod.run_in_pool(prewarmed.claim, record.pod, host, wake=wakeup_of(pod.call))
+    finally:
+        await asyncio.wait({entering})
+        failure = entering.exception()
+    if failure is not None:
+        raise failure
+    return network, entering.result()
 
 
 async def discard(pod: LivePod) -> None:
