@@ -119,14 +119,16 @@ async def _answer(
 async def _upgraded(node: Node, tcp: Tcp, *, chosen: upgrade.Upgrade, offer: Offer) -> None:
     idle = asyncio.ensure_future(_end_when_idle(tcp))
     try:
-        websocket = WebSocket(tcp, b"") if chosen.transport == upgrade.WEBSOCKET else None
+        budget = node.pods.loop_budget
+        websocket = WebSocket(tcp, budget) if chosen.transport == upgrade.WEBSOCKET else None
         if offer.kind == "portforward":
             wire: Wire = Tunnel(websocket) if websocket else tcp
             await Forwarder(node, offer.request, wire).run()
         elif websocket:
             await _converse(node, offer, client=ChannelSession(websocket, chosen.version))
         else:
-            await _converse(node, offer, client=SpdySession(tcp, chosen.version, expected=_expected_streams(offer)))
+            spdy = SpdySession(tcp, chosen.version, expected=_expected_streams(offer), budget=budget)
+            await _converse(node, offer, client=spdy)
     finally:
         idle.cancel()
         tcp.abort()

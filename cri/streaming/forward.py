@@ -15,8 +15,9 @@ from cri.pods import forward
 from cri.pods.forward import AnyConnection
 from cri.streaming import pump, spdy
 from cri.streaming.session import SETUP_S
-from cri.streaming.spdy_session import SpdyConnection, SpdyStream
+from cri.streaming.spdy_session import MOST_STREAMS, SpdyConnection, SpdyStream
 from cri.streaming.wire import Wire
+from cri.threads import is_set_within
 from stage1.errors import BadRequest, PodError
 
 LINGER_S = 1.0
@@ -29,8 +30,8 @@ class Forwarder:
 
     def __init__(self, node: Node, request: pb.PortForwardRequest, wire: Wire) -> None:
         self._node, self._request = node, request
-        self._connection = SpdyConnection(wire, self._opened)
-        self._pairs: dict[str, dict[str, SpdyStream]] = {}
+        self._connection = SpdyConnection(wire, self._opened, node.pods.loop_budget)
+        self._halves: dict[str, tuple[SpdyStream, asyncio.Task[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -44,29 +45,34 @@ class Forwarder:
                 await asyncio.wait(self._tasks)
 
     async def _opened(self, stream: SpdyStream) -> None:
-        kind, name = stream.headers.get("streamtype", ""), _pair_of(stream)
-        pair = self._pairs.setdefault(name, {})
-        if kind not in KINDS or kind in pair:
+        kind, name = _kind(stream), _pair_of(stream)
+        other = self._halves.get(name)
+        if kind not in KINDS or (other and _kind(other[0]) == kind):
             return await stream.reset(spdy.PROTOCOL_ERROR)
-        pair[kind] = stream
-        if pair.keys() == KINDS:
-            del self._pairs[name]
-            self._start(self._forward(pair["error"], pair["data"]))
-        else:
-            self._start(self._expire(name, stream))
+        if len(self._tasks) >= MOST_STREAMS:  # of those that it has reset something may still go on
+            return await stream.reset(spdy.REFUSED_STREAM)
+        if kind == "error":
+            stream.input.close()  # it has nothing to say there
+        if other is None:
+            self._halves[name] = stream, self._start(self._expire(name, stream))
+            return None
+        del self._halves[name]
+        other[1].cancel()
+        error, data = (stream, other[0]) if kind == "error" else (other[0], stream)
+        self._start(self._forward(error, data))
         return None
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _expire(self, name: str, stream: SpdyStream) -> None:
-        """Half a pair is not kept for ever."""
-        await asyncio.sleep(SETUP_S)
-        if stream in self._pairs.get(name, {}).values():
-            del self._pairs[name]
-            await stream.reset(spdy.CANCEL)
+        """Half a pair is not kept for ever, nor when the client does not want it."""
+        await is_set_within(SETUP_S, stream.gone)
+        del self._halves[name]
+        await stream.reset(spdy.CANCEL)
 
     async def _forward(self, error: SpdyStream, data: SpdyStream) -> None:
         try:
@@ -82,11 +88,14 @@ class Forwarder:
             self._connection.forget(stream.number)
 
 
+def _kind(stream: SpdyStream) -> str:
+    return stream.headers.get("streamtype", "")
+
+
 def _pair_of(stream: SpdyStream) -> str:
     """Old clients open the error stream and then, as the next, its data stream, and name neither."""
     name = stream.headers.get("requestid", "")
-    is_data = stream.headers.get("streamtype") == "data"
-    return name or f"stream {stream.number - 2 if is_data else stream.number}"
+    return name or f"stream {stream.number - 2 if _kind(stream) == 'data' else stream.number}"
 
 
 def _port(stream: SpdyStream) -> int:

@@ -7,6 +7,7 @@ SpdyFault, and nothing that is kept for it grows without limit: data frames are 
 """
 
 import zlib
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ PROTOCOL_ERROR, INVALID_STREAM, REFUSED_STREAM, CANCEL = 1, 2, 3, 5
 
 MAX_CONTROL = 1 << 16
 """Longest control frame that is taken."""
-MAX_HEADERS = 1 << 16
-"""Most bytes that a header block may unpack to."""
+MAX_HEADERS, MOST_HEADERS = 1 << 13, 64
+"""Most bytes that a header block may unpack to, and most names in it. Clients of Kubernetes send three."""
 CHUNK = 32768
 """Longest data frame that is sent."""
 
@@ -83,11 +84,14 @@ class Codec:
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes, return what they say. Raises SpdyFault; after that the codec is of no use."""
+        return [event for event in self.events(data) if event is not None]
+
+    def events(self, data: bytes) -> Iterator[Event | None]:
+        """As `receive`, frame by frame as they are asked for: None for one that says nothing."""
         self._buffer += data
         events: list[Event] = []
         while self._take_data(events) if self._left else self._take_head(events):
-            pass
-        return events
+            yield events.pop() if events else None
 
     def _take_data(self, events: list[Event]) -> bool:
         piece = bytes(self._buffer[: self._left])
@@ -206,7 +210,7 @@ def _texts(raw: bytes) -> list[str]:
     if len(raw) < _U32.size:
         raise SpdyFault("headers that are cut off")
     texts, at, (count,) = [], _U32.size, _U32.unpack_from(raw)
-    if count > len(raw) // 8:
+    if count > min(MOST_HEADERS, len(raw) // 8):
         raise SpdyFault(f"{count} headers in {len(raw)} bytes")
     for _ in range(2 * count):
         size = int.from_bytes(raw[at : at + 4], "big")

@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cri.loop_budget import LoopBudget
 from cri.streaming import spdy
-from cri.streaming.input_queue import InputQueue
+from cri.streaming.input_queue import Backlog, InputQueue
 from cri.streaming.session import SETUP_S
+from cri.streaming.turns import turn
 from cri.streaming.wire import Wire
 from stage1.errors import TimedOut
 
@@ -25,7 +27,7 @@ class SpdyStream:
 
     def __init__(self, connection: "SpdyConnection", number: int, *, headers: dict[str, str]) -> None:
         self.number, self.headers = number, headers
-        self.input = InputQueue()
+        self.input = InputQueue(connection.backlog)
         self.gone = asyncio.Event()
         self._connection = connection
         self._is_over = False
@@ -67,11 +69,13 @@ Opened = Callable[[SpdyStream], Coroutine[Any, Any, None]]
 
 
 class SpdyConnection:
-    """One client. `opened` is told of each stream, after the reply to it is on its way."""
+    """One client, whose bytes are parsed within `budget`. `opened` is told of each stream, after the reply to it is on
+    its way.
+    """
 
-    def __init__(self, wire: Wire, opened: Opened) -> None:
-        self._wire, self._opened = wire, opened
-        self._codec = spdy.Codec()
+    def __init__(self, wire: Wire, opened: Opened, budget: LoopBudget) -> None:
+        self._wire, self._opened, self._budget = wire, opened, budget
+        self._codec, self.backlog = spdy.Codec(), Backlog()
         self._streams: dict[int, SpdyStream] = {}
         self._last = 0
 
@@ -79,8 +83,11 @@ class SpdyConnection:
         """Take what the client sends until it is gone or breaks the rules."""
         try:
             while data := await self._wire.read():
-                for event in self._codec.receive(data):
-                    await self._take(event)
+                events = self._codec.events(data)
+                while some := await turn(events, self._budget):
+                    for event in some:
+                        if event is not None:
+                            await self._take(event)
         except (spdy.SpdyFault, ConnectionError):
             pass
         finally:
@@ -92,8 +99,9 @@ class SpdyConnection:
         await self._wire.write(frames)
 
     def forget(self, number: int) -> None:
-        """What still comes for this stream is dropped."""
-        self._streams.pop(number, None)
+        """What still comes for this stream is dropped, and what has come."""
+        if stream := self._streams.pop(number, None):
+            stream.input.close()
 
     async def finish(self) -> None:
         """Say that no more streams are taken. Raises ConnectionError."""
@@ -149,13 +157,13 @@ class SpdyConnection:
 class SpdySession:
     """See `session.Session`. `expected` are the streams that the client must open, by their `streamtype`."""
 
-    def __init__(self, wire: Wire, version: int, *, expected: set[str]) -> None:
+    def __init__(self, wire: Wire, version: int, *, expected: set[str], budget: LoopBudget) -> None:
         self.version = version
         self.stdin, self.resize = InputQueue(), InputQueue()
         self._expected = expected
         self._streams: dict[str, SpdyStream] = {}
         self._complete = asyncio.Event()
-        self._connection = SpdyConnection(wire, self._opened)
+        self._connection = SpdyConnection(wire, self._opened, budget)
 
     async def run(self) -> None:
         """Take what the client sends until it is gone."""
@@ -172,6 +180,8 @@ class SpdySession:
             self.stdin = stream.input
         elif name == "resize":
             self.resize = stream.input
+        else:
+            stream.input.close()
         if self._expected == self._streams.keys():
             self._complete.set()
         return None

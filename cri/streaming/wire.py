@@ -8,11 +8,16 @@ closes either direction: none of the protocols has a use for half a connection.
 import asyncio
 import select
 import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from cri.loop_budget import LoopBudget
+from cri.streaming.turns import turn
 
 READ_BYTES = 65536
 
@@ -90,12 +95,13 @@ class Tcp:
 
 
 class WebSocket:
-    """Messages on a Wire, after the handshake."""
+    """Messages on a Wire, after the handshake; they are parsed within `budget`."""
 
-    def __init__(self, wire: Wire, first: bytes) -> None:
-        self._wire = wire
-        self._codec = Connection(ConnectionType.SERVER, trailing_data=first)
-        self._events = list(self._codec.events())
+    def __init__(self, wire: Wire, budget: LoopBudget) -> None:
+        self._wire, self._budget = wire, budget
+        self._codec = Connection(ConnectionType.SERVER)
+        self._coming: Iterator[Event] = iter(())
+        self._events: deque[Event] = deque()
 
     @property
     def last_s(self) -> float:
@@ -106,15 +112,18 @@ class WebSocket:
         """A part of a message and whether the message ends there; None when the client is gone."""
         while True:
             while self._events:
-                part = await self._take(self._events.pop(0))
+                part = await self._take(self._events.popleft())
                 if part or part is None:
                     return part
-            data = await self._wire.read()
-            if not data:
-                return None
             try:
+                if some := await turn(self._coming, self._budget):
+                    self._events.extend(some)
+                    continue
+                data = await self._wire.read()
+                if not data:
+                    return None
                 self._codec.receive_data(data)
-                self._events = list(self._codec.events())
+                self._coming = self._codec.events()
             except RemoteProtocolError:
                 return None
 
