@@ -16,12 +16,16 @@ REQUEST, RESPONSE = 1, 2
 
 MESSAGE_BYTES = 4 << 20
 """The most that a message may hold."""
+TAKEN_BYTES = 1 << 20
+"""The most that one of a plugin's may: as many updates as are taken, of a KiB each. What can be put into one takes
+thirty times of it in memory, and the daemon's time while it is decoded.
+"""
 FIRST_BYTES = 4096
 """Of the first chunk of a message; the rest is a second one. Go's ttrpc reads with a buffer of this size, into which
 the multiplexer there must be able to put a whole chunk, and closes the socket when more than 256 chunks wait."""
 
 _CHUNK, _MESSAGE = struct.Struct(">II"), struct.Struct(">IIBB")
-MOST_CHUNK = _MESSAGE.size + MESSAGE_BYTES
+MOST_CHUNK = _MESSAGE.size + TAKEN_BYTES
 
 
 class FrameFault(Exception):
@@ -98,8 +102,8 @@ class Reader:
         if len(begun) < _MESSAGE.size:
             return _MESSAGE.size
         length, _, kind, _ = _MESSAGE.unpack_from(begun)
-        if length > MESSAGE_BYTES:
-            raise FrameFault(f"it sent a message of {length} bytes, and at most {MESSAGE_BYTES} are allowed")
+        if length > TAKEN_BYTES:
+            raise FrameFault(f"it sent a message of {length} bytes, and at most {TAKEN_BYTES} are allowed")
         if kind != (RESPONSE if self._connection == PLUGIN else REQUEST):
             raise FrameFault(f"it sent a message of type {kind} on connection {self._connection}")
         return _MESSAGE.size + int(length)

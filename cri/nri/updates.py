@@ -26,6 +26,8 @@ log = logging.getLogger("clearpod.nri")
 
 MOST_UPDATES = 1024
 """In one message."""
+MOST_LOGGED = 16
+"""Failures of one message that get a line each."""
 
 
 class Updates:
@@ -46,19 +48,21 @@ class Updates:
     async def apply(
         self, plugin: Plugin, updates: Sequence[nri.ContainerUpdate], *, evict: Sequence[nri.ContainerEviction] = ()
     ) -> list[nri.ContainerUpdate]:
-        """Carry out evictions and updates; return the updates that failed and do not ignore it. Each failure is
-        logged.
+        """Carry out evictions and updates; return the updates that failed and do not ignore it. Of the failures
+        a few are logged, and how many more there were.
         """
-        failed = []
         if len(updates) + len(evict) > MOST_UPDATES:
             log.warning("nri.update", extra={"plugin": plugin.title, "error": f"more than {MOST_UPDATES} at once"})
             return list(updates[:MOST_UPDATES])
+        failures = _Failures(plugin.title)
         for eviction in evict:
-            await self._try(self._evict(plugin, eviction), plugin, container=eviction.container_id)
-        for update in updates:
-            is_done = await self._try(self._update(plugin, update), plugin, container=update.container_id)
-            if not is_done and not update.ignore_failure:
-                failed.append(update)
+            await failures.tried(self._evict(plugin, eviction), eviction.container_id)
+        failed = [
+            update
+            for update in updates
+            if not await failures.tried(self._update(plugin, update), update.container_id) and not update.ignore_failure
+        ]
+        failures.log_rest()
         return failed
 
     async def briefly(
@@ -80,15 +84,6 @@ class Updates:
             return
         if response is not None:
             await self.apply(plugin, response.update)
-
-    async def _try(self, work: Coroutine[Any, Any, None], plugin: Plugin, *, container: str) -> bool:
-        try:
-            await work
-        except PodError as error:
-            extra = {"plugin": plugin.title, "container": bounds.short(container), "error": str(error)}
-            log.warning("nri.update", extra=extra)
-            return False
-        return True
 
     async def _update(self, plugin: Plugin, wish: nri.ContainerUpdate) -> None:
         pod, container = self._find(wish.container_id)
@@ -114,3 +109,29 @@ class Updates:
             if container := pod.containers.get(container_id):
                 return pod, container
         raise NotFound(f"there is no container {bounds.short(container_id)}")
+
+
+class _Failures:
+    """Failures of what the plugin `title` wants by one message, which may name a thousand unknown containers."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._count = title, 0
+
+    async def tried(self, work: Coroutine[Any, Any, None], container: str) -> bool:
+        """Whether it could be done; others have had their turn then."""
+        is_done = True
+        try:
+            await work
+        except PodError as error:
+            is_done, self._count = False, self._count + 1
+            if self._count <= MOST_LOGGED:
+                extra = {"plugin": self._title, "container": bounds.short(container), "error": str(error)}
+                log.warning("nri.update", extra=extra)
+        await asyncio.sleep(0)
+        return is_done
+
+    def log_rest(self) -> None:
+        """How many more there were."""
+        if self._count > MOST_LOGGED:
+            error = f"{self._count - MOST_LOGGED} more could not be done"
+            log.warning("nri.update", extra={"plugin": self._title, "error": error})

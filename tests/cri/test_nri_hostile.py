@@ -2,11 +2,13 @@
 """NRI through the daemon: plugins that hang, lie or break the protocol; nobody else waits."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from cri.nri import calls, link, updates
 from cri.pb import nri_pb2 as nri
 from cri.pb import ttrpc_pb2 as ttrpc
 from tests.fakes.nri_plugin import FakePlugin
@@ -164,3 +166,55 @@ async def test_a_plugin_that_reads_nothing_is_dropped(world: World) -> None:
             await after.until(lambda: "RunPodSandbox" in after.methods())
         bad.resume()
         await bad.gone.wait()
+
+
+async def test_a_plugin_that_sends_without_a_pause_gets_a_part_of_the_daemons_time(
+    nri_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is so small on the wire that a MiB of it takes the daemon long; here each call takes it 10 ms."""
+    looked, busy_s, true = 0, 0.01, calls.asked
+
+    def slow(data: bytes) -> calls.Asked:
+        nonlocal looked
+        looked += 1
+        time.sleep(busy_s)
+        return true(data)
+
+    async with nri_world.daemon(), plugin(nri_world, "flood") as bad:
+        monkeypatch.setattr(calls, "asked", slow)
+        data = nri.UpdateContainersRequest(evict=[nri.ContainerEviction(reason="x" * link.READ_BYTES)])
+        begun_s = time.monotonic()
+        for _ in range(40):
+            await bad.call("UpdateContainers", data)
+        assert time.monotonic() - begun_s > 40 * busy_s * link.REST / 2
+        assert looked == 40
+
+
+async def test_a_thousand_containers_that_are_not_here_are_a_few_lines_of_the_log(
+    nri_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with nri_world.daemon() as cri, plugin(nri_world, "odd") as bad:
+        wishes = [nri.ContainerUpdate(container_id=f"{number}") for number in range(updates.MOST_UPDATES)]
+        reply = await bad.call("UpdateContainers", nri.UpdateContainersRequest(update=wishes))
+        failed = nri.UpdateContainersResponse.FromString(reply.payload).failed
+        assert [one.container_id for one in failed] == [one.container_id for one in wishes]
+        lines = [one for one in caplog.records if one.getMessage() == "nri.update"]
+        assert len(lines) == updates.MOST_LOGGED + 1 and "1008 more" in lines[-1].__dict__["error"]
+        await cri.pod()
+
+
+async def test_more_updates_than_are_taken_are_cut_off_before_they_are_decoded(
+    nri_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of each MiB of empty ones the daemon would have made 30 MiB."""
+    async with nri_world.daemon() as cri, plugin(nri_world, "good") as good:
+        bad = plugin(nri_world)
+        async with bad.connected(), asyncio.timeout(FOREVER):
+            call = ttrpc.Request(service="nri.pkg.api.v1alpha1.Runtime", method="UpdateContainers")
+            call.payload = b"\x0a\0" * (3 << 19)
+            bad.raw(2, FakePlugin.message(1, 1, call.SerializeToString()))
+            await bad.gone.wait()
+        (line,) = [one for one in caplog.records if one.getMessage() == "nri.unregistered"]
+        assert "at most" in line.__dict__["error"]
+        await cri.pod()
+        assert "RunPodSandbox" in good.methods()

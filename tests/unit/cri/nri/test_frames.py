@@ -53,7 +53,7 @@ BROKEN = {
     "connection 0": (0, b"x"),
     "connection 3": (3, b"x"),
     "a chunk of": (1, None),
-    "a message of": (2, struct.pack(">IIBB", (4 << 20) + 1, 1, REQUEST, 0)),
+    "a message of": (2, struct.pack(">IIBB", frames.TAKEN_BYTES + 1, 1, REQUEST, 0)),
     "type 3": (2, struct.pack(">IIBB", 0, 1, 3, 0)),
     "type 1 on connection 1": (1, struct.pack(">IIBB", 0, 1, REQUEST, 0)),
     "type 2 on connection 2": (2, struct.pack(">IIBB", 0, 1, RESPONSE, 0)),
