@@ -24,8 +24,6 @@ from stage1.pod import states
 from stage1.rootfs import checkpoint as place
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
     from cri.store.pods import ContainerRecord
@@ -38,14 +36,16 @@ T = TypeVar("T")
 
 
 class _Asked:
-    """Whether somebody still waits for a checkpoint, which is made by threads of `pool`."""
+    """Whether somebody still waits for a checkpoint of the pod, which is made by threads of `Tools.bulk`. Nobody waits
+    for that of a pod that is to be stopped.
+    """
 
-    def __init__(self, pool: "Executor | None") -> None:
-        self._pool, self._given_up = pool, threading.Event()
+    def __init__(self, pod: "LivePod") -> None:
+        self._pod, self._given_up = pod, threading.Event()
 
     def is_awaited(self) -> bool:
         """Whether somebody still waits for the checkpoint; asked by its threads."""
-        return not self._given_up.is_set()
+        return not (self._given_up.is_set() or self._pod.is_going)
 
     def give_up(self) -> None:
         """Let the threads of the checkpoint end soon."""
@@ -53,7 +53,7 @@ class _Asked:
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
         """As `run_uncancellable_in`, and the work is told to end when we are cancelled."""
-        thread = asyncio.ensure_future(run_uncancellable_in(self._pool, work, *args, **options))
+        thread = asyncio.ensure_future(run_uncancellable_in(self._pod.tools.bulk, work, *args, **options))
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -72,7 +72,7 @@ async def write(
     When it is cancelled the checkpoint is given up. Raises BadRequest, NotFound or AlreadyExists for what can't be
     asked for, WrongState with the blocker, NoSpace, VmFailed; nothing is left in `output` then, and the pod goes on.
     """
-    asked = _Asked(pod.tools.bulk)
+    asked = _Asked(pod)
     work = _write(pod, images, target=(output, title or output), container_ids=container_ids, asked=asked)
     task = pod.work.run_in_background(work, f"checkpoint of {pod.title}")
     try:

@@ -58,7 +58,7 @@ class LivePod:
     """`gone` is set once the VM has ended and all who wait were told; `adopted` is not set while a restarted daemon is
     adopting the pod. `held` is why its VM is stopped, or saved and gone (`is_suspended`); empty when it runs.
     `console_tail` is the console of a VM whose pod could not be started. `lock` serializes stops and suspensions,
-    `removal` removals, during which `is_going` is true.
+    `removal` removals. `is_going` is true from the beginning of a stop or removal on.
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
@@ -227,8 +227,9 @@ class LivePod:
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""
         if not self.is_ready:
+            state = "it is being stopped" if self.is_going and self.status.state == states.READY else self.status.state
             why = f": {self.status.why}" if self.status.why else ""
-            raise WrongState(f"{self.title} is not ready ({self.status.state}){why}; make a new sandbox")
+            raise WrongState(f"{self.title} is not ready ({state}){why}; make a new sandbox")
         if self.is_suspended:
             raise WrongState(self.held)
 

@@ -26,11 +26,21 @@ KILL_S = 20.0
 
 
 async def stop(pod: LivePod) -> None:
-    """Kill all containers, end the VM, release the volumes and the network; idempotent, also without a VM.
+    """Kill all containers, end the VM, release the volumes and the network; idempotent, also without a VM. Who waits
+    for the pod's lock to save its guest is refused.
 
     Raises VmFailed, and NetworkFailed as `engine.remove_network`.
     """
-    await _end_transfer(pod)
+    pod.is_going = True
+    try:
+        await _end_transfer(pod)
+        await _stop(pod)
+    except BaseException:
+        pod.is_going = False
+        raise
+
+
+async def _stop(pod: LivePod) -> None:
     async with pod.lock:
         releasing = None
         if pod.status.state != states.DEAD:

@@ -3,7 +3,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from stage1.linux import mount
 from stage1.vm.spec import QMP
 from tests.cri.conftest import Client, World
 from tests.fakes.patience import PACE, PATIENCE
+from tests.hostile.monitor import Monitor
+from tests.hostile.phantom import Phantom
 
 from .test_hostile_guest import running
 
@@ -139,3 +142,69 @@ async def test_what_is_kept_for_pods_is_not_taken_by_what_is_saved_of_one(world:
             assert os.listdir(forks) == ["others"] and cri.node.pods.get(pod).is_ready
         finally:
             mount.umount(str(forks))
+
+
+@pytest.mark.timeout(90)
+async def test_a_stop_waits_for_no_copies_that_are_not_begun(world: World) -> None:
+    """Their author may ask for any number; each takes as long as the guest has memory."""
+    world.faults.reply_delay_s = 0.1
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        making = [cri.pod(f"copy-{number}", annotations={FORK_OF: "web"}) for number in range(8)]
+        copies = [asyncio.ensure_future(one) for one in making]
+        guest = next(iter(world.vmm.guests.values()))
+
+        def begun() -> int:
+            return sum(isinstance(op, m.Tune) and (op.file, op.text) == ("shares", "") for op in guest.asked)
+
+        async with asyncio.timeout(30 * PATIENCE):
+            while not begun():
+                await asyncio.sleep(0.01)
+            await cri("StopPodSandbox", pod_sandbox_id=pod)
+        assert begun() <= 2
+        failed = await asyncio.gather(*copies, return_exceptions=True)
+        assert all(isinstance(one, grpc.RpcError) for one in failed)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert world.left_over() == []
+
+
+class Endless(Phantom):
+    """A VMM that saves until it is told not to."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__(listener)
+        self.asked: list[str] = []
+
+    def command(self, name: str, do: Callable[[], object]) -> object:
+        self.asked.append(name)
+        if name == "query-migrate" and "migrate" in self.asked:
+            return {"status": "cancelled" if "migrate_cancel" in self.asked else "active"}
+        return do()
+
+
+@pytest.mark.timeout(90)
+async def test_a_stop_ends_a_checkpoint_before_it_ends_the_vm(world: World) -> None:
+    """Its digests take as long as the guest has memory, and the pod's lock with them."""
+    world.config = world.config.but(vm=world.config.vm.but(react_timeout_s=60.0))
+    world.faults.refuse = {m.MountImage: m.Reply(), m.UnmountImage: m.Reply()}
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{cri.node.pods.get(pod).directory}/{QMP}")
+            listener.listen()
+            vmm = Endless(listener)
+            with Monitor(listener, vmm):
+                container = await cri.container(pod, "sleep", "1000")
+                await cri("StartContainer", container_id=container)
+                output = world.root / "checkpoint"
+                output.mkdir(mode=0o700)
+                asked = {"pod_sandbox_id": pod, "output_path": str(output), "container_ids": [container]}
+                saving = asyncio.ensure_future(cri("CheckpointPod", **asked))
+                async with asyncio.timeout(30 * PATIENCE):
+                    while "query-migrate" not in vmm.asked:
+                        await asyncio.sleep(0.01)
+                    await cri("StopPodSandbox", pod_sandbox_id=pod)
+                assert "migrate_cancel" in vmm.asked and os.listdir(output) == []
+                assert isinstance((await asyncio.gather(saving, return_exceptions=True))[0], grpc.RpcError)
+                await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert world.left_over() == []

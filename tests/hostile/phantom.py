@@ -8,7 +8,9 @@ It runs inside the jail, so it needs nothing but its descriptors.
 import os
 import select
 import socket
+import threading
 import time
+from collections.abc import Callable
 
 from stage1.guest import messages as m
 from tests.fakes.guest_link import Asked, EpochBegan, GuestLink
@@ -29,6 +31,8 @@ class Phantom:
         self.ready = False
         self.ended = False
         self.epochs = 0
+        self.runs = threading.Event()
+        self.runs.set()
 
     def run(self) -> None:
         """Serve until Shutdown."""
@@ -39,6 +43,7 @@ class Phantom:
 
     def step(self) -> None:
         """One round of the loop; attackers add to it."""
+        self.runs.wait()
         if self.connection is None:
             self.connection, _ = self.listener.accept()
             self.connection.setblocking(False)
@@ -116,6 +121,10 @@ class Phantom:
         elif isinstance(op, m.Shutdown):
             self.ended = True
         return m.Reply(pid=2)
+
+    def command(self, name: str, do: Callable[[], object]) -> object:
+        """What the monitor of its VMM returns for a command; None is nothing, bytes are sent as they are."""
+        return do()
 
     def end(self, name: str) -> None:
         """A container's end, said once."""
