@@ -36,7 +36,7 @@ from cri.store import history
 from cri.store.failures import Failures
 from cri.store.history import Fact
 from cri.store.verifier import Verifier
-from cri.threads import started
+from cri.threads import Bulk, started
 from cri.tracing import Exporting, Tracer
 from cri.translate import kernel
 from stage1.errors import PodError, WrongState
@@ -104,7 +104,7 @@ class Node:
         self.handlers = kernel.handlers([])
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pool, self._bulk = started(NETWORKS_AT_ONCE, "network"), started(BULK_AT_ONCE, "bulk")
+        self._pool = started(NETWORKS_AT_ONCE, "network")
         self.events = Bus()
         self.tracer = Exporting(config.tracing, __version__) if config.tracing.endpoint else Tracer()
         self.recorder = Counts() if config.metrics.enabled else Recorder()
@@ -118,7 +118,7 @@ class Node:
             vmm=vmm,
             boot_timeout_s=config.vm.boot_timeout_s,
             pool=self._pool,
-            bulk=self._bulk,
+            bulk=Bulk(BULK_AT_ONCE),
             events=self.events,
             adopt_timeout_s=config.vm.adopt_timeout_s,
             storage=self.storage,
@@ -318,7 +318,6 @@ class Node:
         self.readiness.close()
         await self.tracer.close()
         self._pool.shutdown(wait=False)
-        self._bulk.shutdown(wait=False)
 
     async def settle(self, request: Any) -> None:
         """Wait until the pod that `request` names, if any, has been adopted. Raises Unavailable, BadRequest."""

@@ -8,6 +8,7 @@ A cancelled `asyncio.to_thread` returns while its thread goes on, which would ma
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ EXHAUSTED_S = 0.3
 """Between tries while there is no descriptor, or no process."""
 UNDO_S = 0.8
 """What a guest that let an operation time out gets for each of its undoing, of which two fit into the promised 2 s."""
+LONG_S, MOST_BULK = 10.0, 32
+"""After so long work of a `Bulk` does not count any more among those that others wait for, and how many may go on."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -77,6 +80,54 @@ async def run_apart(work: Callable[P, T], /, *args: P.args, **options: P.kwargs)
     """As `run_uncancellable`, in a thread of its own (`apart`)."""
     with apart() as pool:
         return await run_uncancellable_in(pool, work, *args, **options)
+
+
+class Bulk:
+    """Work for which a whole guest or disk is moved, or a VMM waited for that does so: `count` at a time, each in a
+    thread of its own, in the order in which they came. One that takes `long_s` makes place for the next, since its VMM
+    may have fallen to its guest, until `most` go on.
+    """
+
+    def __init__(self, count: int, *, long_s: float = LONG_S, most: int = MOST_BULK) -> None:
+        self._count, self._long_s, self._most = count, long_s, most
+        self._begun = self._long = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+        """As `run_apart`, when it is its turn."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._next()
+        try:
+            await turn
+            return await self._run(partial(work, *args, **options))
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._begun -= 1
+                self._next()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        is_long = False
+
+        def take_long() -> None:
+            nonlocal is_long
+            is_long = True
+            self._long += 1
+            self._next()
+
+        timer = asyncio.get_running_loop().call_later(self._long_s, take_long)
+        try:
+            return await run_apart(work)
+        finally:
+            timer.cancel()
+            self._long -= is_long
+
+    def _next(self) -> None:
+        while self._waiting and self._begun - self._long < self._count and self._begun < self._most:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._begun += 1
+                turn.set_result(None)
 
 
 async def retry_while_exhausted(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:

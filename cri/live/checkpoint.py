@@ -17,7 +17,7 @@ from cri.live import copies, suspension
 from cri.store import checkpoints, history
 from cri.store.checkpoints import Device, Manifest, Part, Piece, SavedContainer, SavedPod
 from cri.store.history import Fact
-from cri.threads import run_uncancellable, run_uncancellable_in
+from cri.threads import run_uncancellable
 from stage1 import checkpoint
 from stage1.errors import BadRequest, NotFound, WrongState
 from stage1.pod import states
@@ -53,7 +53,7 @@ class _Asked:
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
         """As `run_uncancellable_in`, and the work is told to end when we are cancelled."""
-        thread = asyncio.ensure_future(run_uncancellable_in(self._pod.tools.bulk, work, *args, **options))
+        thread = asyncio.ensure_future(self._pod.tools.run_in_bulk(work, *args, **options))
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:

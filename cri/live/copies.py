@@ -72,8 +72,8 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
             await write_back(pod, near=os.path.dirname(path))
             more, begun_s = codec.dump(of(pod)), time.monotonic()
             async with standing_still(pod):
-                stopped_s = await run_uncancellable_in(
-                    pod.tools.bulk, saved.save, pod.directory, pod.record.pod,
+                stopped_s = await pod.tools.run_in_bulk(
+                    saved.save, pod.directory, pod.record.pod,
                     host=pod.tools.host, images=files, target=(path, more),
                 )  # fmt: skip
         paused_s = time.monotonic() - begun_s
@@ -89,7 +89,7 @@ async def write_back(pod: "LivePod", *, near: str) -> None:
     NoSpace, KernelError.
     """
     of_pod = (pod.directory, pod.record.pod)
-    disk = await run_uncancellable_in(pod.tools.bulk, saved.write_back, *of_pod, host=pod.tools.host, near=near)
+    disk = await pod.tools.run_in_bulk(saved.write_back, *of_pod, host=pod.tools.host, near=near)
     await save_space.require(pod, near, disk=disk)
 
 
@@ -153,8 +153,7 @@ async def bring_up(
         manifest, former = given if given is not None else await asyncio.to_thread(_read, path)
         pod.unused_id = former.ids + 1
         pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
-        bulk, host = pod.tools.bulk, pod.tools.host
-        await run_uncancellable_in(bulk, saved.load, prepared, host, path=path, manifest=manifest)
+        await pod.tools.run_in_bulk(saved.load, prepared, pod.tools.host, path=path, manifest=manifest)
         await pod.meet(pod.tools.boot_timeout_s, former.link_key)
         phases.booted(pod.hello, is_copy=True)
         await _assume_identity(pod, manifest)

@@ -130,10 +130,8 @@ class OwnKernel:
             raise WrongState(f"{self._pod.title} runs a kernel of its own already")
         pod, record = self._pod, container.record
         boot = own.Boot(record.kernel, export.image_name(record.image_id), record.container.process.argv)
-        where = pod.tools.bulk if record.kernel.block else None  # which is copied
-        prepared = await run_uncancellable_in(
-            where, own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network
-        )
+        run = pod.tools.run_in_bulk if record.kernel.block else run_uncancellable  # since that is copied
+        prepared = await run(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
         vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
         await self._watch(vm, container)
         with suppress(PodError):  # where its processors are does not keep it from running

@@ -15,7 +15,7 @@ from cri.live import save_space
 from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store.history import Fact
-from cri.threads import apart, run_uncancellable_in
+from cri.threads import apart
 from stage1 import suspended
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
@@ -149,9 +149,7 @@ async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended
 async def _resume(pod: "LivePod", load: "Callable[..., VmProcess]") -> None:
     tools = pod.tools
     living = [one.record.container for one in pod.containers.values() if one.status.state != states.EXITED]
-    vm = await run_uncancellable_in(
-        tools.bulk, load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living
-    )
+    vm = await tools.run_in_bulk(load, pod.directory, pod.record.pod, host=tools.host, vmm=tools.vmm, containers=living)
     pod.end_suspension()
     pod.vm = vm
     await _meet_or_end(pod, "it was resumed")
@@ -250,7 +248,7 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
     files = await asyncio.to_thread(files_in_window, pod, images)
     try:
         of_pod, tools = (pod.directory, pod.record.pod), pod.tools
-        await run_uncancellable_in(tools.bulk, suspended.save, *of_pod, host=tools.host, images=files)
+        await tools.run_in_bulk(suspended.save, *of_pod, host=tools.host, images=files)
     except (PodError, OSError) as error:
         if not await asyncio.to_thread(suspended.is_there, pod.directory):
             raise

@@ -2,10 +2,11 @@
 """What a pod needs from outside, in one value, so that tests can put fakes in."""
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from cri.live.hooks import Hooks
 from cri.recorder import Recorder
+from cri.threads import run_uncancellable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from cri.live.templates import Templates
     from cri.loop_budget import LoopBudget
     from cri.storage.disk import Storage
+    from cri.threads import Bulk
     from stage1.engine import Host
     from stage1.pod.model import Pod
     from stage1.vm.vmm import Vmm
 
 
 log = logging.getLogger("clearpod.network")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def log_deferred_del(sentence: str) -> None:
@@ -40,7 +45,7 @@ class Tools(NamedTuple):
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
     other pods that wait for them; and since it is small, many pods at once queue instead of contending for the lock of
     the packet filter's rules. `bulk` runs what moves as much as a guest or a disk has, or waits for a VMM that does:
-    its threads are few, and all others stay free for other pods. `events` hears what happens (None: nobody does).
+    few at a time, and all other threads stay free for other pods. `events` hears what happens (None: nobody does).
     `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets `adopt_timeout_s` to
     answer the next one, and any guest `react_s` to end what it is told to. `storage` says how much pods may write
     (None: all). `hooks` has a say in what is done. `clean_up_later` takes the directory of a pod that failed and could
@@ -54,7 +59,7 @@ class Tools(NamedTuple):
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0
     pool: "Executor | None" = None
-    bulk: "Executor | None" = None
+    bulk: "Bulk | None" = None
     events: "Bus | None" = None
     loop_budget: "LoopBudget | None" = None
     adopt_timeout_s: float = 10.0
@@ -64,6 +69,10 @@ class Tools(NamedTuple):
     clean_up_later: "Callable[[str], None]" = _leave
     recorder: Recorder = Recorder()
     templates: "Templates | None" = None
+
+    async def run_in_bulk(self, work: "Callable[P, T]", /, *args: "P.args", **options: "P.kwargs") -> "T":
+        """As `run_uncancellable`, by `bulk`."""
+        return await (self.bulk.run if self.bulk else run_uncancellable)(work, *args, **options)
 
     def pool_of(self, pod: "Pod") -> "Executor | None":
         """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""

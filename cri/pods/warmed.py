@@ -19,7 +19,7 @@ from cri.pods import forking, restorable
 from cri.policy import FORKABLE, TEMPLATE
 from cri.store import warmed
 from cri.store.checkpoints import Manifest
-from cri.threads import run_uncancellable, run_uncancellable_in
+from cri.threads import run_uncancellable
 from stage1 import checkpoint as files_of
 from stage1 import saved
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported, WrongState
@@ -157,7 +157,7 @@ class Warmed:
         await asyncio.to_thread(self._store.path, namespace, name)
         try:
             lent = await run_uncancellable(self._store.lend, namespace, name, borrower=pod.id)
-            given = await run_uncancellable_in(pod.tools.bulk, self._given, namespace, name, path=lent)
+            given = await pod.tools.run_in_bulk(self._given, namespace, name, path=lent)
             await copies.bring_up(pod, lent, given=given)
         except (BadRequest, NotFound, WrongState, Unsupported) as error:
             raise WrongState(f"the template {namespace}/{name} can't be used: {error}") from None

@@ -12,7 +12,6 @@ from cri.pb import runtime_pb2 as pb
 from cri.pods import restorable
 from cri.runtime.create_container import create_container
 from cri.runtime.run_pod_sandbox import pod_record
-from cri.threads import run_uncancellable_in
 from cri.translate import restoring
 from stage1.errors import BadRequest, PodError, WrongState
 from stage1.machine import SUSPEND
@@ -27,7 +26,7 @@ async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePo
     path = request.checkpoint_path
     manifest = await asyncio.to_thread(restorable.read, path)
     restoring.check(manifest, request.container_configs)
-    given = await run_uncancellable_in(node.tools.bulk, restorable.of_this_host, manifest, node.images, path=path)
+    given = await node.tools.run_in_bulk(restorable.of_this_host, manifest, node.images, path=path)
     asked = pb.RunPodSandboxRequest(config=request.config, runtime_handler=request.runtime_handler)
     record = await pod_record(node, asked)
     if not record.pod.suspend:

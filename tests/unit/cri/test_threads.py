@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from cri.threads import run_apart, run_uncancellable, started
-from stage1.errors import Exhausted
+from cri.threads import Bulk, run_apart, run_uncancellable, started
+from stage1.errors import Exhausted, VmFailed
 from tests.fakes.patience import PATIENCE
 
 
@@ -60,3 +60,66 @@ async def test_a_pool_that_was_started_needs_no_other_thread(monkeypatch: pytest
         assert list(pool.map(abs, (-1, -2, -3))) == [1, 2, 3]
         with pytest.raises(Exhausted, match="a thread"):
             started(2, "none")
+
+
+class Jobs:
+    """Work that goes on until it is let go; `begun` are the names of what has begun, in order."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self._go = threading.Event()
+
+    def __call__(self, name: str) -> str:
+        self.begun.append(name)
+        assert self._go.wait(30 * PATIENCE)
+        return name
+
+    def end(self) -> None:
+        self._go.set()
+
+    async def number(self, count: int) -> None:
+        """Wait until so many have begun."""
+        async with asyncio.timeout(30 * PATIENCE):
+            while len(self.begun) < count:
+                await asyncio.sleep(0.005)
+
+
+async def test_bulk_work_is_done_a_few_at_a_time_in_the_order_in_which_it_came() -> None:
+    bulk, jobs = Bulk(2, long_s=600), Jobs()
+    tasks = [asyncio.ensure_future(bulk.run(jobs, name)) for name in "abcd"]
+    await jobs.number(2)
+    await asyncio.sleep(0.05)
+    assert sorted(jobs.begun) == ["a", "b"]
+    tasks[2].cancel()
+    jobs.end()
+    assert await asyncio.gather(*tasks[:2], tasks[3]) == ["a", "b", "d"]
+    assert tasks[2].cancelled() and "c" not in jobs.begun
+
+
+async def test_bulk_work_that_lasts_keeps_nobody_else_waiting_until_there_is_too_much() -> None:
+    bulk, jobs = Bulk(1, long_s=0.01, most=3), Jobs()
+    tasks = [asyncio.ensure_future(bulk.run(jobs, name)) for name in "abcd"]
+    await jobs.number(3)
+    await asyncio.sleep(0.1)
+    assert jobs.begun == ["a", "b", "c"]
+    jobs.end()
+    assert await asyncio.gather(*tasks) == ["a", "b", "c", "d"]
+    assert (bulk._begun, bulk._long) == (0, 0)
+
+
+async def test_bulk_work_that_fails_or_whose_caller_goes_makes_room_when_it_has_ended() -> None:
+    bulk, jobs = Bulk(1, long_s=600), Jobs()
+
+    def fail() -> None:
+        raise VmFailed("no")
+
+    with pytest.raises(VmFailed):
+        await bulk.run(fail)
+    gone = asyncio.ensure_future(bulk.run(jobs, "gone"))
+    await jobs.number(1)
+    gone.cancel()
+    after = asyncio.ensure_future(bulk.run(jobs, "after"))
+    await asyncio.sleep(0.05)
+    assert jobs.begun == ["gone"]
+    jobs.end()
+    assert await after == "after"
