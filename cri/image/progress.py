@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from cri.image.skopeo import RegistryUnavailable
 from cri.threads import run_uncancellable
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, OverLimit, refusal
 
 log = logging.getLogger("clearpod.pull")
 
@@ -22,17 +23,25 @@ _MORE_BYTES = 16 << 20
 
 
 class Download(NamedTuple):
-    """What is awaited: `bytes` (0: unknown) of the image `name` below `directory`."""
+    """What is awaited: `bytes` (0: unknown) of the image `name` below `directory`, and at most `most_mib`, the limit of
+    images.
+    """
 
     name: str
     directory: str
     bytes: int
     stalled_s: float = STALLED_S
     interval_s: float = _POLL_S
+    most_mib: int = Limits().image_mib
 
 
 async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
-    """Await `work`. Raises what it raises, RegistryUnavailable when nothing comes, Corrupt when too much does."""
+    """Await `work`. Raises what it raises, RegistryUnavailable when nothing comes, Corrupt when more does than said,
+    OverLimit when that is too much.
+    """
+    if download.bytes > download.most_mib << 20:
+        work.close()
+        raise _too_much(download)
     task = asyncio.ensure_future(work)
     log.info("pull.download", extra={"image": download.name, "bytes": download.bytes})
     try:
@@ -62,9 +71,16 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
                 f"the registry sends more of {download.name} than the {download.bytes} bytes that its manifest says;"
                 " push it again"
             )
+        if had > (download.most_mib << 20) + _MORE_BYTES:
+            raise _too_much(download)
         if now - logged_at >= LOG_EVERY_S:
             logged_at = now
             log.info("pull.progress", extra={"image": download.name, "bytes": had, "of": download.bytes})
+
+
+def _too_much(download: Download) -> OverLimit:
+    what = f"the layers of {download.name} have more than {download.most_mib << 20} bytes"
+    return refusal(what, key="image_mib", cap=download.most_mib)
 
 
 def bytes_below(directory: str) -> int:

@@ -41,6 +41,8 @@ log = logging.getLogger("clearpod.pull")
 
 T = TypeVar("T")
 _ATTEMPTS = 3
+ROOM_S = 1.0
+"""How often it is looked whether a download leaves what is kept for pods."""
 
 
 class _Slots(NamedTuple):
@@ -244,8 +246,20 @@ class _Run(NamedTuple):
         layers = dict.fromkeys((blob, diff_id) for blob, diff_id in self.layers() if blob in blobs)
         self.made.update(diff_id for _, diff_id in layers)
         blob_files: BlobFiles = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
-        fetching = self.source.fetch(self.resolved, blob_files)
+        fetching = self._fetch(blob_files)
         await _together([fetching, *(self._bring(blob_files[blob], blob, diff_id=diff_id) for blob, diff_id in layers)])
+
+    async def _fetch(self, blob_files: BlobFiles) -> None:
+        """A registry may send what it likes, and says nothing beforehand that it has to keep to."""
+        fetching = asyncio.ensure_future(self.source.fetch(self.resolved, blob_files))
+        try:
+            while not (await asyncio.wait({fetching}, timeout=ROOM_S))[0]:
+                await asyncio.to_thread(self._require_space, 0)
+            fetching.result()
+        finally:
+            fetching.cancel()
+            await asyncio.wait({fetching})
+            _ = fetching.cancelled() or fetching.exception()
 
     async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_id: str) -> None:
         await asyncio.wait({file})

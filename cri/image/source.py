@@ -208,7 +208,7 @@ class RegistrySource:
         copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
         watching = asyncio.ensure_future(_watch(f"{place}/blobs/sha256", files))
         try:
-            await watched(copy, Download(self.name, place, total))
+            await watched(copy, Download(self.name, place, total, most_mib=self._limits.image_mib))
         finally:
             watching.cancel()
             await asyncio.wait({watching})

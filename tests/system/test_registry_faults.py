@@ -3,6 +3,7 @@
 
 import asyncio
 import base64
+import json
 import logging
 import os
 import signal
@@ -16,15 +17,18 @@ from typing import Any
 import pytest
 
 from cri.config import Config
+from cri.config_tables import Images, Storage
 from cri.image import progress, source
 from cri.image import pull as pull_module
 from cri.image.pull import pull
 from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable
+from cri.storage import filling
 from cri.store.images import ImageStore
-from stage1.errors import PodError, Unsupported
+from stage1.errors import NoSpace, PodError, Unsupported
 from stage1.rootfs import layout as layout_of_store
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import OverLimit
 from tests.fakes import odd_registry
 from tests.fakes.oci_layout import Layer, Layout, digest, file, tar
 from tests.fakes.odd_registry import OddRegistry
@@ -89,6 +93,49 @@ async def test_more_than_the_manifest_promises_is_not_taken(tmp_path: Path, monk
     with pytest.raises(Corrupt, match=r"x .*1999 bytes"):
         await progress.watched(asyncio.sleep(60), progress.Download("x", str(tmp_path), 1999, interval_s=0.01))
     await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 2000, interval_s=0.01))
+
+
+async def test_more_than_an_image_may_have_is_not_taken_whatever_the_manifest_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when it says no sizes, nor when it says such."""
+    monkeypatch.setattr(progress, "_MORE_BYTES", 0)
+    (tmp_path / "there").write_bytes(bytes((1 << 20) + 1))
+    for said in (0, (1 << 20) + 1):
+        download = progress.Download("x", str(tmp_path), said, interval_s=0.01, most_mib=1)
+        with pytest.raises(OverLimit, match=r"images.image_mib = 1 "):
+            await progress.watched(asyncio.sleep(60), download)
+    (tmp_path / "there").write_bytes(bytes(1 << 20))
+    await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 0, interval_s=0.01, most_mib=1))
+
+
+def test_layers_that_say_that_they_have_more_than_an_image_may_have_are_not_asked_for(
+    layout: Layout, store: ImageStore
+) -> None:
+    top = json.loads((layout.path / "blobs/sha256" / small(layout).partition(":")[2]).read_bytes())
+    top["layers"][0]["size"] = 2 << 20
+    large = digest(data := json.dumps(top).encode())
+    (layout.path / "blobs/sha256" / large.partition(":")[2]).write_bytes(data)
+    with OddRegistry(layout, {"1": large}) as registry, pytest.raises(OverLimit, match=r"images.image_mib = 1 "):
+        pull_blocking(store, f"{registry.host}/a:1", config=Config(images=Images(image_mib=1)))
+    assert registry.gets[top["layers"][0]["digest"]] == 0
+    assert (orphans(store), store.list()) == ([], ())
+
+
+async def test_a_download_that_takes_what_is_kept_for_pods_is_ended(
+    monkeypatch: pytest.MonkeyPatch, layout: Layout, store: ImageStore
+) -> None:
+    """It was only looked when a layer was whole: by then the disk may be full."""
+    monkeypatch.setattr(pull_module, "ROOM_S", 0.02)
+    top, kept = small(layout), Config().but(storage=Storage(keep_free_mib=1 << 30))
+    with OddRegistry(layout, {"1": top}, odd_registry.half_then_hang) as registry:
+        task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=kept))
+        await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
+        monkeypatch.setattr(filling, "PART", 1)  # all of the disk is kept
+        async with asyncio.timeout(30 * PATIENCE):
+            with pytest.raises(NoSpace, match=r"storage.keep_free_mib"):
+                await task
+    assert (orphans(store), store.list()) == ([], ())
 
 
 async def test_progress_is_in_the_log(
