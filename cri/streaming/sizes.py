@@ -5,6 +5,8 @@ import json
 
 LONGEST = 256
 """Bytes of one object, with some air."""
+LATEST = 4096
+"""Bytes that are looked at of what has come at once: a terminal has its last size."""
 
 
 class Sizes:
@@ -14,12 +16,12 @@ class Sizes:
         self._rest = b""
 
     def receive(self, data: bytes) -> list[tuple[int, int]]:
-        """Width and height of each size that is complete now; what is no size is thrown away."""
+        """Width and height of each of the latest sizes that are complete now; what is no size is thrown away."""
         sizes = []
-        *whole, rest = (self._rest + data).split(b"}")
+        *whole, rest = (self._rest + data)[-LATEST:].split(b"}")
         for text in whole:
             try:
-                size = json.loads(text[text.rfind(b"{") :] + b"}")
+                size = json.loads(text[text.rfind(b"{") :][:LONGEST] + b"}")
                 sizes.append((_number(size["Width"]), _number(size["Height"])))
             except (ValueError, KeyError, TypeError):
                 continue

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cri.streaming import channels, status
 from cri.streaming.channels import ChannelFault, Channels, Piece
-from cri.streaming.sizes import Sizes
+from cri.streaming.sizes import LATEST, LONGEST, Sizes
 from cri.streaming.tokens import LIFE_S, MOST, Offer, Tokens
 from cri.streaming.upgrade import Refusal, Upgrade, decide
 from stage1.errors import NoSpace
@@ -68,6 +68,16 @@ def test_sizes_are_read_however_the_bytes_are_cut(text: bytes, sizes: list[tuple
         codec = Sizes()
         result = [size for at in range(0, len(text), portion) for size in codec.receive(text[at : at + portion])]
         assert result == sizes
+
+
+@pytest.mark.parametrize("flood", [b"}" * (1 << 18), b"{}" * (1 << 17), b'{"Width":' + b"[" * (1 << 18)])
+def test_of_a_flood_the_end_is_looked_at(flood: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 256 KiB each brace was, which took the event loop a second; nested ones were a fault of ours."""
+    looked: list[bytes] = []
+    true = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: looked.append(text) or true(text))
+    assert Sizes().receive(flood + b'}{"Width":80,"Height":24}') == [(80, 24)]
+    assert len(looked) <= LATEST and max(map(len, looked)) <= LONGEST + 1
 
 
 @given(st.lists(st.binary(max_size=60), max_size=10))
