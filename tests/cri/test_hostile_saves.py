@@ -32,18 +32,21 @@ MIB = 1 << 20
 @asynccontextmanager
 async def silent_monitor(cri: Client, pod: str) -> AsyncIterator[asyncio.Event]:
     """The pod's VMM has a monitor that takes commands and says nothing, as long as it lives; set once it was asked."""
-    live, asked = cri.node.pods.get(pod), asyncio.Event()
+    live, asked, ended = cri.node.pods.get(pod), asyncio.Event(), asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         asked.set()
-        while live.vm is not None and await asyncio.to_thread(live.vm.alive):
+        while not ended.is_set() and live.vm is not None and await asyncio.to_thread(live.vm.alive):
             await asyncio.sleep(0.05)
         writer.close()
 
     server = await asyncio.start_unix_server(listen, f"{live.directory}/{QMP}")
     async with server:
-        yield asked
+        try:
+            yield asked
+        finally:
+            ended.set()  # else the server would wait for who has asked, and a test that fails would not end
 
 
 def impatient(world: World) -> World:
