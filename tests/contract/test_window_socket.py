@@ -23,22 +23,30 @@ ByteAt = Callable[[int], int]
 """The byte that a guest sees at an offset."""
 
 
-def fake(root: Path) -> Iterator[ByteAt]:
+def fake(root: Path, _: pytest.FixtureRequest) -> Iterator[ByteAt]:
     """The one of tests/fakes."""
     with FakeWindow(f"{root}/dax.sock", SIZE) as window:
         yield lambda offset: window.at(offset, 1)[0]
 
 
-def shim(root: Path) -> Iterator[ByteAt]:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shim's own sources, in a program that is no VMM."""
     if not shutil.which("gcc"):
         pytest.skip("needs gcc: apt install gcc")
+    server = tmp_path_factory.mktemp("window") / "server"
     sources = [SHIM / name for name in ("plan.c", "region.c", "window.c")]
     argv = ["gcc", "-std=c17", "-D_GNU_SOURCE", "-pthread", f"-I{SHIM}", *sources]
-    argv += [Path(__file__).with_name("window_server.c"), "-o", root / "server"]
+    argv += [Path(__file__).with_name("window_server.c"), "-o", server]
     subprocess.run(argv, check=True, timeout=60)
+    return server
+
+
+def shim(root: Path, request: pytest.FixtureRequest) -> Iterator[ByteAt]:
+    """The window of the shim."""
+    server_program: Path = request.getfixturevalue("program")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([root / "server", f"{root}/dax.sock", str(SIZE)], text=True, **pipes) as server:
+    with subprocess.Popen([server_program, f"{root}/dax.sock", str(SIZE)], text=True, **pipes) as server:
         assert server.stdin and server.stdout and server.stdout.readline() == "ready\n"
 
         def byte_at(offset: int) -> int:
@@ -55,7 +63,7 @@ def shim(root: Path) -> Iterator[ByteAt]:
 @pytest.fixture(params=[fake, shim])
 def byte_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ByteAt]:
     """A window of 2 MiB at tmp_path/dax.sock."""
-    yield from request.param(tmp_path)
+    yield from request.param(tmp_path, request)
 
 
 def ask(root: Path, text: str, *files: Path) -> str:

@@ -11,10 +11,19 @@ from tests.fakes.run_order import WAITING
 
 COMPUTE = 2
 """Processes that begin with files that compute."""
+STYLE = "tests/style/"
+APART = "tests/style/test_linters.py"
+"""The only file there that starts programs; all others read the same sources, which one process parses once."""
 
 
 class Lanes(LoadFileScheduling):
-    """As its base, files in the order of the collection, but each process prefers those of its lane."""
+    """As its base, files in the order of the collection, but each process prefers those of its lane, and the tests of
+    style are as one file.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return STYLE if file.startswith(STYLE) and file != APART else file
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         waits = int(node.gateway.id.removeprefix("gw")) >= COMPUTE

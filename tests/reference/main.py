@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from tests.reference import commands, configuration, decisions, interfaces
@@ -20,12 +21,17 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
+@cache
+def made() -> dict[str, str]:
+    """The text of each page, as the code says it."""
+    return {name: make() for name, make in PAGES.items()}
+
+
 def stale() -> dict[str, str]:
     """The pages that are not what the code says, with what they should be."""
-    made = {name: make() for name, make in PAGES.items()}
     return {
         name: text
-        for name, text in made.items()
+        for name, text in made().items()
         if not (PLACE / name).exists() or (PLACE / name).read_text(encoding="utf-8") != text
     }
 

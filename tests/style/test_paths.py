@@ -8,6 +8,7 @@ root or a log directory.
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -325,9 +326,13 @@ ALLOWED: dict[str, dict[str, str]] = {
 }
 
 
-def _calls(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def _calls(path: Path) -> tuple[tuple[int, str], ...]:
     """Line and name of each mention of something that goes by a path; a call with a directory's descriptor does not."""
-    nodes = list(ast.walk(py_scan.tree(path)))
+    return tuple(_by_path(list(ast.walk(py_scan.tree(path)))))
+
+
+def _by_path(nodes: list[ast.AST]) -> Iterator[tuple[int, str]]:
     relative = {id(node.func) for node in nodes if isinstance(node, ast.Call) and _has_directory(node)}
     for node in nodes:
         if isinstance(node, ast.Name | ast.Attribute) and id(node) not in relative and (name := _name(node)):

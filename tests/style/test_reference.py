@@ -17,8 +17,8 @@ def test_every_key_of_the_configuration_has_a_meaning() -> None:
 
 
 def test_no_row_is_empty() -> None:
-    for name, make in main.PAGES.items():
-        for line in make().splitlines():
+    for name, text in main.made().items():
+        for line in text.splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             assert not line.startswith("| `") or all(cells[:2]), f"{name}: {line}"
 

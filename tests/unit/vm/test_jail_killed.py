@@ -17,6 +17,8 @@ from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 
+pytestmark = pytest.mark.slow  # a process after the other, until one was killed at each moment
+
 STEP_S, GROWTH = 0.0003, 1.2
 ENOUGH = 2
 """Started so often in a row, a VMM runs by that time, and there is no later moment to try."""
