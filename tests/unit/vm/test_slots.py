@@ -156,6 +156,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_a_storm_of_claims_gives_no_range_to_two(tmp_path: Path) -> None:
     """A storm of processes that claim, look whether they are alone, and go, some without giving anything back."""
     (tmp_path / "seen").mkdir()
