@@ -75,13 +75,19 @@ def _folder_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[1]
 
 
+@functools.cache
+def _name_of(path: Path) -> str:
+    """As `run_order` has it."""
+    return str(path.relative_to(ROOT / "tests").with_suffix(""))
+
+
 def _rank(item: pytest.Item) -> tuple[bool | int, ...]:
     """Side by side a file's tests stay together, so that the first of them says when the file's turn is."""
     folder = _folder(item)
     place = ORDER.index(folder) if folder in ORDER else len(ORDER)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return bool(item.get_closest_marker("vm")), place
-    return folder not in QUICK, run_order.rank(f"{folder}/{item.path.stem}"), place
+    return folder not in QUICK, run_order.rank(_name_of(item.path)), place
 
 
 @pytest.hookimpl(tryfirst=True)

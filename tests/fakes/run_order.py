@@ -5,7 +5,9 @@ Files are named without `tests/` and `.py`.
 """
 
 WAITING = """cri/test_bounded cri/test_streaming_flood cri/test_hostile_links cri/test_network rkt/test_frozen
-hostile/test_link cri/test_hostile_recovery hostile/test_jail system/test_connect""".split()
+hostile/test_link cri/test_hostile_recovery hostile/test_jail system/test_connect unit/guest/test_proxy
+unit/net/test_attach unit/cri/test_served_vms unit/cri/test_stats unit/net/test_status_gc unit/cri/test_agent_limits
+unit/lab/test_agent unit/cri/test_activation""".split()
 """Files that leave most of a processor to others, since they wait for limits or for what does not answer; the longest
 first.
 """
