@@ -290,23 +290,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/copying.py": {"os.open": STATE},
     "stage1/vm/template_key.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
     "stage1/vm/template_store.py": dict.fromkeys(
-        (
-            "files.make_dirs",
-            "files.read",
-            "files.remove_tree",
-            "files.unlink",
-            "files.write_atomic",
-            "open",
-            "os.chmod",
-            "os.chown",
-            "os.listdir",
-            "os.mkdir",
-            "os.path.isdir",
-            "os.rename",
-            "os.stat",
-            "os.statvfs",
-            "os.utime",
-        ),
+        """files.make_dirs files.read files.remove_tree files.unlink files.write_atomic open os.chmod os.chown
+        os.listdir os.mkdir os.path.isdir os.rename os.stat os.statvfs os.utime""".split(),
         STATE,
     ),
     "stage1/vm/slots.py": dict.fromkeys(
