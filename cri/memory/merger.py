@@ -154,7 +154,7 @@ class Merger:
         try:
             if self._record.explains(self._ksm.settings()):
                 self._ksm.apply(self._record.before)
-                log.info("ksm.given_back", extra={"run": self._record.before.run})
+                log.info("ksm.restored", extra={"run": self._record.before.run})
         except PodError as error:
             log.warning("ksm.failed", extra={"warning": f"KSM's settings could not be given back: {error}"})
             return

@@ -89,7 +89,7 @@ class Guard:
             pod.held = ""
             pod.note(Fact(history.GOES_ON))
             pod.save_soon()
-            log.warning("pod.goes_on", extra={"pod": pod.id, "title": pod.title})
+            log.warning("pod.continued", extra={"pod": pod.id, "title": pod.title})
 
 
 def is_guarded(pod: "LivePod") -> bool:
@@ -105,7 +105,7 @@ async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bo
     try:
         await asyncio.to_thread(do, pod.vm, pod.directory)
     except (PodError, OSError) as error:
-        log.error("pod.unheld", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
+        log.error("pod.hold_failed", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
         return False
     return True
 

@@ -207,7 +207,7 @@ async def mark_dead(pod: LivePod) -> None:
             await asyncio.to_thread(pod.vm.kill)
         await pod.end_rest()
     except (PodError, OSError) as error:
-        log.error("pod.unended", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
+        log.error("pod.kill_failed", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
     await pod.detach(ENDED)
     for container in list(pod.containers.values()):
         try:

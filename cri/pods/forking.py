@@ -79,7 +79,7 @@ def _remove(path: str) -> None:
     try:
         saved.remove(path)
     except PodError as error:
-        log.warning("fork.left", extra={"path": path, "error": str(error)})
+        log.warning("fork.cleanup_failed", extra={"path": path, "error": str(error)})
 
 
 def of_request(

@@ -62,7 +62,7 @@ class Warmed:
         try:
             await asyncio.to_thread(self._store.collect_garbage)
         except PodError as error:
-            log.warning("template.left", extra={"path": self._store.top, "error": str(error)})
+            log.warning("template.cleanup_failed", extra={"path": self._store.top, "error": str(error)})
         await self._renew_image_ids()
 
     def counts(self) -> dict[str, int]:
@@ -168,7 +168,7 @@ class Warmed:
         try:
             self._store.give_back(borrower)
         except PodError as error:
-            log.warning("template.left", extra={"path": self._store.top, "error": str(error)})
+            log.warning("template.cleanup_failed", extra={"path": self._store.top, "error": str(error)})
 
     def _given(
         self, namespace: str, name: str, *, path: str, is_whole: bool = True
