@@ -168,12 +168,13 @@ def check(directory: str) -> None:
             Runner(known.bin_dirs, known.limit_s).check(one.network, one.call, previous=one.result)
 
 
-def detach(directory: str, *, tries: int = 1, is_cut: bool = False) -> str:
+def detach(directory: str, *, tries: int = 1, is_cut: bool = False, all_s: float = 0.0) -> str:
     """DEL by all plugins, then the netns with its taps, then the record; idempotent. The VM has ended, or `is_cut` off
     first: who gets its addresses next is not to hear of it. Raises NetworkFailed when that is not possible.
 
     When a plugin fails at DEL for the `tries`-th time, the pod is detached all the same and its DEL deferred: then this
-    returns a sentence about it. Before that it raises NetworkFailed, and another call tries again.
+    returns a sentence about it. Before that it raises NetworkFailed, and another call tries again. `all_s` is as in
+    Runner.
     """
     path, problem = record.linked(directory), ""
     if not path:
@@ -185,7 +186,7 @@ def detach(directory: str, *, tries: int = 1, is_cut: bool = False) -> str:
 
             tap_links.cut_all()
     try:
-        detach_recorded(path)
+        detach_recorded(path, all_s=all_s)
     except PodError as error:
         from stage1.net import deferred  # who starts a pod does not wait for it
 
@@ -194,14 +195,14 @@ def detach(directory: str, *, tries: int = 1, is_cut: bool = False) -> str:
     return problem
 
 
-def detach_recorded(path: str) -> None:
+def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
     """As `detach`, from the record alone: for deferred DELs, and pods whose directory did not survive a reboot.
 
     Raises NetworkFailed when a plugin fails at DEL.
     """
     known = record.load_first(path)
     if known is not None:
-        _delete_all(path, known)
+        _delete_all(path, known, all_s=all_s)
         # From here on there is nothing that a stand-in could help to remove. If that can't be written, the next
         # call makes one in vain.
         record.try_to_save(path, known._replace(attachments=()))
@@ -209,8 +210,8 @@ def detach_recorded(path: str) -> None:
     record.forget(path)
 
 
-def _delete_all(path: str, known: Record) -> None:
-    runner = Runner(known.bin_dirs, known.limit_s)
+def _delete_all(path: str, known: Record, *, all_s: float) -> None:
+    runner = Runner(known.bin_dirs, known.limit_s, all_s=all_s)
     is_there, is_lost = _stand_in(known) if known.attachments else (True, False)
     failures: list[PodError] = []
     attachments = list(known.attachments)

@@ -4,6 +4,8 @@
 A plugin that does not end in time is killed with its session. What plugins are given and answer is `protocol`'s.
 """
 
+import time
+
 from stage1.errors import NetworkFailed, PodError, TimedOut
 from stage1.linux import process
 from stage1.net import portmap, protocol
@@ -16,15 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+LEAST_S = 1.0
+"""Each plugin gets so long at least, however long those before it have taken."""
+
+
 class PluginGone(NetworkFailed):
     """The plugin's program is not there any more."""
 
 
 class Runner:
-    """`bin_dirs` are searched for plugins in order; `limit_s` is the time that each call of a plugin may take."""
+    """`bin_dirs` are searched for plugins in order; `limit_s` is the time that each call of a plugin may take.
 
-    def __init__(self, bin_dirs: tuple[str, ...], limit_s: float = LIMIT_S) -> None:
+    With `all_s` its calls take no longer than that together, but for `LEAST_S` of each.
+    """
+
+    def __init__(self, bin_dirs: tuple[str, ...], limit_s: float = LIMIT_S, *, all_s: float = 0.0) -> None:
         self.bin_dirs, self.limit_s = bin_dirs, limit_s
+        self._until = time.monotonic() + all_s if all_s else 0.0
+
+    def _limit_s(self) -> float:
+        left_s = max(self._until - time.monotonic(), LEAST_S) if self._until else self.limit_s
+        return min(left_s, self.limit_s)
 
     def add(self, network: Network, call: Call, *, done: "Callable[[Document], None]") -> Document:
         """ADD by each plugin; `done` hears each result as soon as there is one. Undo: `delete`.
@@ -94,10 +108,11 @@ class Runner:
         path, verb = find_plugin(kind, self.bin_dirs), env["CNI_COMMAND"]
         if not path:
             raise PluginGone(f"{who} is not in {' or '.join(self.bin_dirs)}; install it there")
+        limit_s = self._limit_s()
         try:
-            ended = process.run([path], timeout_s=self.limit_s, input=given, env=env)
+            ended = process.run([path], timeout_s=limit_s, input=given, env=env)
         except TimedOut:
-            raise NetworkFailed(f"{who} did not finish {verb} within {self.limit_s:g} s and was killed") from None
+            raise NetworkFailed(f"{who} did not finish {verb} within {limit_s:.3g} s and was killed") from None
         if ended.code != 0:
             reason = protocol.error_text(ended.stdout, ended.stderr, code=ended.code)
             raise NetworkFailed(f"{who} failed at {verb}: {reason}")

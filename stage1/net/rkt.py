@@ -23,6 +23,8 @@ from stage1.pod.network import PodNetwork
 NETWORKS, NONE, HOST = "networks", "none", "host"
 ALL = "all"
 INFO = "net-info.json"
+DEL_S = 10.0
+"""For all plugins of a pod together, and for all pods whose DEL is tried again by one gc: somebody waits for that."""
 _ENDINGS = (".conf", ".conflist")
 _OLD = ("", "0.1.0", "0.2.0")
 _LENIENT = ("IgnoreUnknown", "1")

@@ -29,15 +29,18 @@ def is_due(path: str) -> bool:
     return known is not None and known.failures >= TRIES
 
 
-def write_off(path: str, error: PodError) -> str:
-    """Free what can be freed without the plugin that fails with `error`, and keep the record elsewhere; a sentence."""
+def write_off(path: str, error: PodError, *, all_s: float) -> str:
+    """Free what can be freed without the plugin that fails with `error`, and keep the record elsewhere; a sentence.
+
+    IPAM plugins have `all_s` for that together, as in Runner.
+    """
     pod_id = record.pod_of(path)
     try:
         known = record.load_first(path)
     except PodError:
         known = None
     namespace.remove_net(known.netns if known else netns_path(pod_id))
-    stuck = _taken(known) if known else ()
+    stuck = _taken(known, all_s=all_s) if known else ()
     kept = record.put_aside(path)
     left = f"; {' and '.join(stuck)}" if stuck else ""
     return (
@@ -46,9 +49,9 @@ def write_off(path: str, error: PodError) -> str:
     )
 
 
-def _taken(known: Record) -> tuple[str, ...]:
+def _taken(known: Record, *, all_s: float) -> tuple[str, ...]:
     """A sentence for each network of which addresses may be taken still."""
-    runner = Runner(known.bin_dirs, known.limit_s)
+    runner = Runner(known.bin_dirs, known.limit_s, all_s=all_s)
     return tuple(filter(None, (_free(runner, one) for one in known.attachments)))
 
 

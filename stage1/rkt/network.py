@@ -87,19 +87,22 @@ def detach(pod_dir: str) -> str:
 
     Returns a sentence when a plugin did not give back what it had made; `collect_garbage` tries again.
     """
-    return net.detach(pod_dir, tries=1)
+    return net.detach(pod_dir, tries=1, all_s=rkt.DEL_S)
 
 
 def collect_garbage(pod_dir: str) -> list[str]:
     """Take away what pods left that are gone, or whose plugins failed; a sentence for each that could not be.
 
-    `pod_dir` is any pod's. What fails for ever is written off in the end.
+    `pod_dir` is any pod's. What fails for ever is written off in the end. Who was tried longest ago comes first; where
+    plugins hang, the others are left to the next gc.
     """
     from stage1.net import deferred, living  # `run` never comes here, and waits for each import
 
-    problems = []
-    data = directory.data(pod_dir)
-    for pod_id, path in record.every(records(pod_dir)).items():
+    problems: list[str] = []
+    data, until = directory.data(pod_dir), time.monotonic() + rkt.DEL_S
+    for pod_id, path in sorted(record.every(records(pod_dir)).items(), key=lambda one: _changed_s(one[1])):
+        if time.monotonic() > until:
+            break
         try:
             is_gone = not directory.exists(data, pod_id) and living.is_abandoned(path, "")
             if (deferred.is_deferred(path) or is_gone) and not _was_just_tried(path):
@@ -111,13 +114,21 @@ def collect_garbage(pod_dir: str) -> list[str]:
 
 def _pay(path: str) -> list[str]:
     try:
-        net.detach_recorded(path)
+        net.detach_recorded(path, all_s=rkt.DEL_S)
     except PodError as error:
         from stage1.net import deferred, writeoff  # nor for these
 
         problem = deferred.defer(path, error, tries=1, had_netns=True)
-        return [writeoff.write_off(path, error) if writeoff.is_due(path) else problem]
+        return [writeoff.write_off(path, error, all_s=rkt.DEL_S) if writeoff.is_due(path) else problem]
     return []
+
+
+def _changed_s(path: str) -> float:
+    """When a DEL was tried last, or the network made."""
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _was_just_tried(path: str) -> bool:

@@ -8,7 +8,7 @@ from stage1.errors import PodError, WrongState
 from stage1.linux import files
 from stage1.linux.flock import Lock
 from stage1.net import attach as net
-from stage1.net import record
+from stage1.net import record, rkt
 from stage1.pod.model import Pod
 from stage1.rkt import directory
 
@@ -19,7 +19,7 @@ Claim = tuple[str, int, str]
 
 
 def lock(data_dir: str, place: str) -> Lock:
-    """`with turn(...):` no other pod gets ports. `place` is where the records are, in rkt's data directory."""
+    """`with lock(...):` no other pod gets ports. `place` is where the records are, in rkt's data directory."""
     files.make_dirs(place, 0o700)
     return Lock(f"{data_dir}/clearpod/{LOCK}")
 
@@ -27,7 +27,7 @@ def lock(data_dir: str, place: str) -> Lock:
 def claim(pod: Pod, data_dir: str, *, place: str) -> None:
     """Make sure that the pod's ports are nobody's. One that has ended and was not collected yet gives its network back.
 
-    Must be called in `turn`. Raises WrongState with the owner, NetworkFailed when a plugin keeps what it made.
+    Must be called in `lock`. Raises WrongState with the owner, NetworkFailed when a plugin keeps what it made.
     """
     host_ports = [(port.protocol, port.host_port, port.host_ip) for port in pod.ports if port.host_port]
     for pod_id, path in record.every(place).items():
@@ -38,7 +38,7 @@ def claim(pod: Pod, data_dir: str, *, place: str) -> None:
             raise WrongState(
                 f"the host's port {shared[1]}/{shared[0]} is the pod {pod_id}'s; stop that one, or give another port"
             )
-        net.detach_recorded(path)
+        net.detach_recorded(path, all_s=rkt.DEL_S)
 
 
 def _of(path: str) -> list[Claim]:

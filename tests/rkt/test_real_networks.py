@@ -127,6 +127,38 @@ def test_a_network_that_can_not_be_given_back_makes_no_other_pods_gc_fail(rkt: R
     (records / f"{pod.uuid}.written-off").unlink()
 
 
+def test_a_plugin_that_hangs_is_written_off_after_some_tries(rkt: RealRkt, app: Path) -> None:
+    plugin, tried = rkt.place / "local/net.d/hangs", rkt.place / "tried"
+    answer = {"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.97.0.2/24"}]}
+    plugin.write_text(f"""#!/bin/sh
+        test $CNI_COMMAND = ADD || {{ echo >> {tried}; trap '' TERM; sleep 1000 & wait; wait; }}
+        nsenter --net=$CNI_NETNS sh -c "ip link add $CNI_IFNAME type veth peer name p && ip link set $CNI_IFNAME up"
+        echo '{json.dumps(answer)}'
+    """)
+    plugin.chmod(0o755)
+    (rkt.place / "local/net.d/30.conf").write_text(json.dumps({"name": "hangs", "type": "hangs"}))
+    pod = rkt.run(app, *sh("exit 0"), net="hangs")
+    assert pod.finish().code == 0
+    records = rkt.data / "clearpod/networks"
+    record = records / f"{pod.uuid}.json"
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps({**document, "limit_s": 0.5}))
+    output = rkt.call("rm", pod.uuid).err
+    assert "did not finish DEL within 0.5 s" in output and record.exists()
+    for _ in range(writeoff.TRIES):
+        if record.exists():
+            os.utime(record, (0, 0))
+        other = rkt.run(app, *sh("exit 0"))
+        assert other.finish().code == 0
+        done = rkt.call("rm", other.uuid)
+        assert done.code == 0 and "exit status" not in done.err, done.err
+        output += done.err
+    assert output.count("tried no more") == 1 and f"{pod.uuid}.written-off" in output and not record.exists()
+    assert len(tried.read_text()) == 2 * writeoff.TRIES - 1, "again without the netns, where that is lost; none since"
+    assert not os.path.exists(f"/run/netns/clearpod-{pod.uuid}")
+    (records / f"{pod.uuid}.written-off").unlink()
+
+
 @pytest.mark.skipif(bool(host_facts().cpu_virtualization), reason="kvmtool has more devices")
 def test_three_networks_are_the_most_with_qemu_and_a_fourth_is_refused(rkt: RealRkt, app: Path) -> None:
     for number in range(1, 5):

@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 
 from stage1.errors import BadRequest, NetworkFailed, Unsupported, WrongState
 from stage1.linux import namespace
-from stage1.net import rkt, writeoff
+from stage1.net import plugins, rkt, writeoff
 from stage1.pod.model import Pod, Port
 from stage1.rkt import network, ports
 from stage1.rkt.arguments import RunOptions
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 
 UUID = "5f1c2a3b-0000-4000-8000-00000000aaaa"
 TREE = "deps-sha512-" + "0" * 64
+OTHER = UUID.replace("aaaa", "bbbb")
 POD = Pod(UUID, "web", hostname="web")
 
 
@@ -185,6 +188,52 @@ def test_what_is_never_given_back_is_written_off_in_the_end_and_its_lease_freed(
     assert not namespace.is_net(f"/run/netns/clearpod-{UUID}")
 
 
+def test_plugins_that_hang_cost_a_gc_a_bounded_time_and_are_written_off_in_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rkt, "DEL_S", 0.3)
+    monkeypatch.setattr(plugins, "LEAST_S", 0.2)
+    world.configure("10", "web", ipam={"type": "first"})
+    world.attach("web", POD._replace(ports=(Port(80, 8080),)))
+    for name in ("first", "second"):
+        world.cni.trouble(name, "DEL", "sleep 1000")
+    moved, began = world.move(), time.monotonic()
+    assert "did not finish DEL" in network.detach(moved)
+    output: list[str] = []
+    while not output or "tried again later" in output[-1]:
+        world.age_record()
+        output += network.collect_garbage(moved)
+    assert len(output) == writeoff.TRIES - 1 and f"{UUID}.written-off" in output[-1]
+    assert time.monotonic() - began < 15 * PATIENCE, "and not 30 s for each plugin each time"
+    assert network.collect_garbage(moved) == [] and not namespace.is_net(f"/run/netns/clearpod-{UUID}")
+
+
+def test_the_next_gc_goes_on_with_what_had_to_wait_for_a_plugin_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.attach("web")
+    place = world.data / "clearpod/networks"
+    other = place / f"{OTHER}.json"
+    other.write_text((place / f"{UUID}.json").read_text().replace(UUID, OTHER))
+    moved = world.move()
+    for path in (place / f"{UUID}.json", other):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps({**document, "is_owed": True}))
+    os.utime(other, (1, 1))
+    monkeypatch.setattr(rkt, "DEL_S", 0.2)
+    monkeypatch.setattr(plugins, "LEAST_S", 0.1)
+    world.cni.trouble("first", "DEL", "sleep 1000")
+    (sentence,) = network.collect_garbage(moved)
+    assert f"network of pod {OTHER} " in sentence, "which was tried longest ago"
+    (sentence,) = network.collect_garbage(moved)
+    assert f"network of pod {UUID} " in sentence
+    world.cni.trouble("first", "DEL", "")
+    for path in (place / f"{UUID}.json", other):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(rkt, "DEL_S", 30)
+    assert network.collect_garbage(moved) == [] and world.records == []
+
+
 def test_a_record_that_is_damaged_is_reported_once(world: World) -> None:
     world.attach("web")
     moved = world.move()
@@ -193,9 +242,6 @@ def test_a_record_that_is_damaged_is_reported_once(world: World) -> None:
     os.rename(moved, world.data / "gone")
     (sentence,) = network.collect_garbage(moved)
     assert f"{UUID}.written-off" in sentence and network.collect_garbage(moved) == []
-
-
-OTHER = UUID.replace("aaaa", "bbbb")
 
 
 @pytest.mark.parametrize(
