@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import aci
-from tests.rkt.real import LIMIT_S, RealRkt, removed, sh
+from tests.rkt.real import LIMIT_S, RealRkt, removed, sh, wait_until
 
 pytestmark = [
     pytest.mark.rkt,
@@ -134,6 +134,21 @@ def test_a_pod_that_was_killed_is_told_from_one_that_died(
         assert rkt.call("stop", how, pod.uuid).code == 0
     done = pod.finish()
     assert done.code == 137 and "by itself" not in done.err and "--force" in done.err
+    removed(rkt, pod)
+
+
+def test_a_pod_that_is_stopped_before_its_app_has_begun_is_no_success(rkt: RealRkt, odd: Path) -> None:
+    pod = rkt.run(odd, *sh(f"trap 'exit 0' TERM; {STAYS}"))
+    proc = Path(f"/proc/{pod.process.pid}")
+
+    def is_heard() -> bool:
+        blocked = int((proc / "status").read_text().partition("SigBlk:")[2].split()[0], 16)
+        return not os.readlink(proc / "exe").endswith("/rkt") and bool(blocked & 1 << signal.SIGTERM - 1)
+
+    wait_until(is_heard)
+    pod.process.send_signal(signal.SIGTERM)
+    done = pod.finish()
+    assert (done.code, done.out) == (143, ""), done.err
     removed(rkt, pod)
 
 

@@ -10,7 +10,7 @@
 enum stage { BEFORE, MAIN, AFTER, STAGES };
 
 struct app {
-    bool used, up; /* up: the container of this stage runs */
+    bool used, up, has_run; /* up: the container of this stage runs; has_run: the app itself did */
     enum stage stage;
     char names[STAGES][100];
     int code;
@@ -22,7 +22,7 @@ struct app {
 static struct {
     const struct apps_user *user;
     struct app table[MAX_APPS];
-    bool settled, lasting, halted, over;
+    bool known, settled, lasting, halted, over; /* known: `lasting` is */
     int code;
     char why[600];
 } pod;
@@ -68,10 +68,14 @@ static void end_when_empty(void)
     for (const struct app *app = pod.table; app < pod.table + MAX_APPS; app++)
         if (app->used)
             return;
-    if (!pod.over && (pod.halted || (pod.settled && !pod.lasting))) {
-        pod.over = true;
-        pod.user->over(pod.code, pod.why);
+    if (pod.over || !(pod.halted || (pod.settled && !pod.lasting)))
+        return;
+    pod.over = true;
+    if (!pod.settled && !pod.code && !(pod.known && pod.lasting)) {
+        pod.code = APP_STOPPED;
+        snprintf(pod.why, sizeof pod.why, "the pod was stopped before all of its apps had begun");
     }
+    pod.user->over(pod.code, pod.why);
 }
 
 /* Without `lasting` the first failure ends the pod, with its code; the others get as long as the pod's own stop would
@@ -79,13 +83,16 @@ static void end_when_empty(void)
 static void end_app(struct app *app)
 {
     static const uint64_t grace_ns = 10000000000;
+    bool was_stopped = app->halted && !app->has_run && !app->code;
     app->used = false;
+    app->code = was_stopped ? APP_STOPPED : app->code;
     pod.user->ended(app->names[MAIN], app->code);
     reply(&app->halter, NULL);
     if (app->code && !pod.lasting && !pod.code) {
         pod.code = app->code;
         if (!*pod.why)
-            snprintf(pod.why, sizeof pod.why, "app %s ended with code %d", app->names[MAIN], app->code);
+            snprintf(pod.why, sizeof pod.why, "app %s %s %d", app->names[MAIN],
+                     was_stopped ? "was stopped before it had begun, which is code" : "ended with code", app->code);
         if (!pod.halted)
             halt_all(pod.user->now_ns() + grace_ns);
     }
@@ -137,6 +144,7 @@ void apps_init(const struct apps_user *user)
 void apps_begin(bool lasting)
 {
     pod.lasting = lasting;
+    pod.known = true;
 }
 
 static struct app *find_app(const char *id)
@@ -196,8 +204,10 @@ void apps_started(const char *container, const struct fault *failed, bool is_sho
         return;
     }
     app->up = true;
-    if (app->stage == MAIN)
+    if (app->stage == MAIN) {
+        app->has_run = true;
         reply(&app->launcher, NULL);
+    }
     if (app->halted && app->stage != AFTER)
         pod.user->stop(container, app->killed);
 }

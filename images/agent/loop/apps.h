@@ -9,8 +9,9 @@
 #include "loop/process.h"
 
 enum { MAX_APPS = 64 };
-/* Codes of what can't be started: as shells have them for commands, as systemd for a directory to work in, and the pod's. */
-enum { APP_NO_COMMAND = 127, APP_NO_EXEC = 126, APP_NO_DIRECTORY = 200, APP_FAILED = 254 };
+/* Codes of what can't be started: as shells have them for commands, as systemd for a directory to work in, and the pod's;
+ * and of what was not started, since it was stopped before: as if SIGTERM had met it. */
+enum { APP_NO_COMMAND = 127, APP_NO_EXEC = 126, APP_NO_DIRECTORY = 200, APP_FAILED = 254, APP_STOPPED = 143 };
 
 struct apps_user {
     uint64_t (*now_ns)(void);

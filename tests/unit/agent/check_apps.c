@@ -254,7 +254,31 @@ CASE(an_app_that_is_halted_while_it_starts_is_stopped_then)
     apps_started("a.post", NULL, false);
     CHECK(was(""));
     apps_exited("a.post", 0);
-    CHECK(was("ended a 0;yes 2;"));
+    CHECK(was("ended a 143;yes 2;"));
+}
+
+CASE(a_pod_that_is_halted_before_its_apps_have_begun_is_no_success)
+{
+    begin(); /* before it is known what the pod is */
+    CHECK(!halt("", 5000, 9));
+    CHECK(was("over 143 the pod was stopped before all of its apps had begun;"));
+    begin(); /* one has ended well, and others would have come */
+    apps_begin(false);
+    launch("a", "", "", 0);
+    apps_started("a", NULL, false);
+    apps_exited("a", 0);
+    CHECK(was("start a;ended a 0;") && !halt("", 5000, 9));
+    CHECK(was("over 143 the pod was stopped before all of its apps had begun;"));
+    begin(); /* what comes before the app has ended well */
+    launch("a", "a.pre", "", 0);
+    settle(false);
+    apps_started("a.pre", NULL, false);
+    CHECK(!halt("", 5000, 9) && was("start a.pre;stop a.pre;"));
+    apps_exited("a.pre", 0);
+    CHECK(was("ended a 143;over 143 app a was stopped before it had begun, which is code 143;"));
+    begin(); /* a sandbox has no apps to wait for */
+    apps_begin(true);
+    CHECK(!halt("", 5000, 9) && was("over 0 ;"));
 }
 
 CASE(an_app_that_had_to_be_killed_has_no_post_stop)
