@@ -31,6 +31,12 @@ _REFUSALS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 """EPERM: it is mapped already, or belongs to another user namespace."""
 
 
+class OwnersRefused(Unsupported):
+    """`is_below`: what can't be mapped is mounted below what was asked for, which could do without it."""
+
+    is_below = False
+
+
 class Extent(NamedTuple):
     """`length` users and groups: `inside` in the namespace (for a mount: on its disk), `outside` on the host."""
 
@@ -178,10 +184,12 @@ def _refusal(what: str, namespace: int, why: str) -> Unsupported:
     if not what.startswith("/"):
         return Unsupported(f"{what} can't be mounted with mapped owners ({why}): use Linux 6.12 or newer")
     where, kind = _culprit(what, namespace)
-    return Unsupported(
+    refusal = OwnersRefused(
         f"{where} can't be a volume, or below one: its file system, {kind}, can't be mounted with mapped owners "
         f"({why}); put the data on ext4, xfs, btrfs or tmpfs"
     )
+    refusal.is_below = where != what
+    return refusal
 
 
 def _culprit(what: str, namespace: int) -> tuple[str, str]:

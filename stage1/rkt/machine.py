@@ -12,7 +12,7 @@ import time
 
 from stage1 import engine
 from stage1.engine import Host, Prepared
-from stage1.errors import NotFound, PodError
+from stage1.errors import NotFound, PodError, Unsupported
 from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.pod.model import Mount
@@ -162,7 +162,12 @@ def add(place: str, pod: RktPod, *, app: App) -> None:
     _show_volumes(place, pod)
     show(place, pod, source=app.root, at=f"layers/apps/{app.name}")
     for one in app.containers:
-        engine.add_container(place, pod.pod, container=one)
+        try:
+            engine.add_container(place, pod.pod, container=one)
+        except idmap.OwnersRefused as error:
+            if not error.is_below:
+                raise
+            raise Unsupported(f"{error}, or give the volume recursive=false, so that it is not shown") from None
 
 
 def apps(place: str) -> list[str]:

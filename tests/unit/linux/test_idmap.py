@@ -121,8 +121,12 @@ def test_of_a_tree_the_mount_that_can_not_is_named(places: tuple[Path, Path]) ->
     mount.mount("tmpfs", str(source / "a"), "tmpfs")
     mount.mount("proc", str(source / "b"), "proc")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(Unsupported, match=f"^{source}/b .*volume.*, proc,"):
+    with pytest.raises(idmap.OwnersRefused, match=f"^{source}/b .*volume.*, proc,") as refused:
         show(source, target, IDS)
+    assert refused.value.is_below
+    with pytest.raises(idmap.OwnersRefused) as refused:
+        show(source / "b", target, IDS)
+    assert not refused.value.is_below
     assert len(os.listdir("/proc/self/fd")) == before
     assert os.listdir(target) == []
 
