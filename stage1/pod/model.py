@@ -204,7 +204,8 @@ class Process(NamedTuple):
 class Container(NamedTuple):
     """One container of a pod. `image` is the image id whose merged root is exported to the guest under that name.
 
-    `pod_files` are those of the pod's own files that it sees in /etc, where no mount is. `volumes` are directories of
+    `pod_files` are those of the pod's own files that it sees in /etc, where no mount is; `files_over` are those of them
+    that a mount of the whole /etc does not hide. `volumes` are directories of
     its root (VOLUME of an image), which are writable also when the root is not. With `root_of`, the id of a container
     that is only made and never run, its root is that one's.
     """
@@ -220,6 +221,7 @@ class Container(NamedTuple):
     stop_signal: int = 15
     oom_score_adj: int = 0
     pod_files: tuple[str, ...] = POD_FILES
+    files_over: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     root_of: str = ""
     tmpfs: tuple[Tmpfs, ...] = ()

@@ -177,7 +177,8 @@ def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
         at = [one["destination"] for one in first].index("/dev")
         first[at : at + 1] = [device, *(_mount(node, "bind", *BOUND, source=node) for node in NODES)]
     below = [one for one in volumes if one["destination"] == "/etc" and one in own]
-    return [*first, *below, *_identity_mounts(pod, container), *(one for one in volumes if one not in below)]
+    under, over = _identity_mounts(pod, container)
+    return [*first, *below, *under, *(one for one in volumes if one not in below), *over]
 
 
 def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
@@ -193,17 +194,19 @@ def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
     ]
 
 
-def _identity_mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
-    """hosts, hostname, resolv.conf and machine-id of the pod, unless the request mounts its own.
+def _identity_mounts(pod: Pod, container: Container) -> tuple[list[dict[str, "Any"]], list[dict[str, "Any"]]]:
+    """hosts, hostname, resolv.conf and machine-id of the pod, unless the request mounts its own: those that are under
+    the volumes, and those over them.
 
     What runs on the host is on no machine of its own.
     """
     taken = {mount.target for mount in container.mounts}
-    return [
-        _mount(f"/etc/{name}", "bind", *BOUND, source=f"{GUEST}/volumes/pod/{name}")
-        for name in container.pod_files
-        if f"/etc/{name}" not in taken and not (pod.host and name == "machine-id")
+    names = [
+        name for name in container.pod_files if f"/etc/{name}" not in taken and not (pod.host and name == "machine-id")
     ]
+    mounts = {name: _mount(f"/etc/{name}", "bind", *BOUND, source=f"{GUEST}/volumes/pod/{name}") for name in names}
+    over = [mounts.pop(name) for name in names if name in container.files_over]
+    return [*mounts.values()], over
 
 
 def _depth(mount: dict[str, "Any"]) -> int:

@@ -21,6 +21,7 @@ from stage1.linux import beneath, in_root
 from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process
 from stage1.pod.network import PodNetwork
 from stage1.rkt import (
+    covers,
     directory,
     environment,
     inside,
@@ -169,9 +170,10 @@ def with_network(
     files = {texts.HOSTS: hosts, texts.HOSTNAME: f"{pod.pod.hostname}\n"}
     if resolv is not None:
         files[texts.RESOLV] = resolv
+    asked = (*([texts.HOSTS] if wins else ()), *([texts.RESOLV] if options.resolv_mode in texts.ASKED else ()))
     url = environment.metadata_url(host_ip, options.mds_token) if options.mds_token and host_ip else ""
     return pod._replace(
-        apps=tuple(_settled(app, files=tuple(files), hosts_win=wins, url=url) for app in pod.apps),
+        apps=tuple(_settled(app, files=tuple(files), asked=asked, url=url) for app in pod.apps),
         files=tuple(files.items()),
     )
 
@@ -322,16 +324,18 @@ def _handler(entry: Entry, container: Container, *, event: str, options: RunOpti
 def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, tty: bool) -> App:
     process = app.container.process._replace(tty=tty or used.is_terminal, stdin=used.has_input)
     app = app._replace(container=app.container._replace(process=process), streams=used)
-    return app.each(lambda one: one._replace(mounts=mounts))
+    return app.each(lambda one: covers.uncovered(one._replace(mounts=mounts)))
 
 
-def _settled(app: App, *, files: tuple[str, ...], hosts_win: bool, url: str) -> App:
+def _settled(app: App, *, files: tuple[str, ...], asked: tuple[str, ...], url: str) -> App:
     """The app with its files in /etc: an image's own hosts stays unless --dns-conf-mode says otherwise."""
-    keeps_hosts = not hosts_win and inside.status(app.root, "/etc/hosts") is not None
+    keeps_hosts = texts.HOSTS not in asked and inside.status(app.root, "/etc/hosts") is not None
     kept = tuple(name for name in files if not (name == texts.HOSTS and keeps_hosts))
+    over = covers.shown_over(app.container, kept, asked=asked, where=f"app {app.name!r}")
     more = (f"AC_METADATA_URL={url}",) if url else ()
 
     def settle(one: Container) -> Container:
-        return one._replace(pod_files=kept, process=one.process._replace(env=(*one.process.env, *more)))
+        env = (*one.process.env, *more)
+        return one._replace(pod_files=kept, files_over=over, process=one.process._replace(env=env))
 
     return app.each(settle)

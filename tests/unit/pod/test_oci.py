@@ -228,6 +228,13 @@ def test_only_the_files_of_the_pod_that_were_asked_for_are_there():
     assert places == ["/etc/hostname", "/etc/hosts"]
 
 
+@pytest.mark.parametrize("over, place", [((), 0), (("hosts",), 1)])
+def test_a_file_of_the_pods_own_can_be_over_a_volume_of_the_whole_etc(over, place):
+    asked = container(pod_files=("hosts",), files_over=over, mounts=(Mount("/v", "/etc"),))
+    places = [place for place in mounts_of(oci.config(POD, asked)) if place.startswith("/etc")]
+    assert places.index("/etc/hosts") == place
+
+
 @pytest.mark.parametrize("writable", [True, False])
 def test_sys_can_be_writable_without_any_other_privilege(writable):
     document = oci.config(POD, container(security=Security(writable_sys=writable)))
