@@ -42,13 +42,22 @@ class _Running(NamedTuple):
     exec: int
 
 
+class _Debt:
+    """`count` bytes of a stream, which the guest may send again when all of the `readers` have taken them."""
+
+    __slots__ = ("count", "readers", "stream")
+
+    def __init__(self, stream: int, count: int, readers: int) -> None:
+        self.stream, self.count, self.readers = stream, count, readers
+
+
 class _Client:
     """One connection: what is to be written to it, and what the guest has not taken of it."""
 
     def __init__(self, sock: _socket.socket, base: int) -> None:
         self.sock, self.base, self.cutter = sock, base, Cutter()
         self.out = bytearray(frame.pack(frame.HELLO, stream=base))
-        self.unpaid: list[tuple[int, int]] = []
+        self.unpaid: list[_Debt] = []
         self.inputs: list[Frame] = []
         self.running: set[_Running] = set()
         self.follows: set[int] = set()
@@ -167,21 +176,30 @@ class Proxy:
         elif isinstance(item, EventSeen):
             event = item.event
             owner = self._owner(event.exec)
-            if owner is not None and event.exec:
-                owner.running.discard(_Running(event.container, event.exec))
+            one = _Running(event.container, event.exec)
+            if owner is not None and one in owner.running:  # a guest could tell of an end without end
+                owner.running.remove(one)
                 owner.out += frame.pack(frame.EVENT, encode_event(event))
             self._link.settle(item.seq)
 
     def _on_data(self, item: DataSeen) -> None:
-        """To all who want it; the first of them is who slows the sender."""
+        """To all who want it; the slowest of them slows the sender, so that nothing piles up here."""
         owner = self._owner(item.stream)
         readers = [one for one in self._clients.values() if one is owner or item.stream in one.follows]
         for one in readers:
             one.out += frame.pack(frame.DATA, item.data, stream=item.stream, flags=frame.END if item.end else 0)
-        if readers:
-            readers[0].unpaid.append((item.stream, len(item.data)))
-        else:
+        debt = _Debt(item.stream, len(item.data), len(readers))
+        for one in readers:
+            one.unpaid.append(debt)
+        if not readers:
             self._link.consumed(item.stream, len(item.data))
+
+    def _pay(self, client: _Client) -> None:
+        for debt in client.unpaid:
+            debt.readers -= 1
+            if not debt.readers:
+                self._link.consumed(debt.stream, debt.count)
+        client.unpaid.clear()
 
     def _owner(self, number: int) -> _Client | None:
         """Whose id that is: of a stream or an exec."""
@@ -246,14 +264,13 @@ class Proxy:
                     break
                 client.inputs.pop(0)
             if len(client.out) < _BACKLOG_BYTES:
-                for stream, count in client.unpaid:
-                    self._link.consumed(stream, count)
-                client.unpaid.clear()
+                self._pay(client)
 
     def _drop(self, client: _Client) -> None:
         """End the processes that the client started and nobody waits for any more."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
+        self._pay(client)  # else others who follow the same would get no more
         for one in client.running:
             self._link.request(Signal(one.container, one.exec, _SIGKILL, all=True))
         for stream in range(client.base, client.base + STREAMS):

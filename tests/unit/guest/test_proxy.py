@@ -19,6 +19,7 @@ from stage1.guest import frame, proxy
 from stage1.guest import messages as m
 from stage1.guest.client import Client, exit_of
 from stage1.guest.connect import unix_factory
+from stage1.guest.link import EventSeen
 from tests.fakes.guest import FakeGuest, Faults
 from tests.fakes.patience import PATIENCE
 
@@ -130,6 +131,56 @@ def test_what_a_program_started_ends_with_it(place: Place) -> None:
             assert time.monotonic() < until
             time.sleep(0.01)
         assert stays.call(m.List(), 10).code == m.OK
+
+
+def test_who_follows_and_does_not_read_costs_no_memory_and_is_waited_for_only_while_it_is_there(place: Place) -> None:
+    with place.client() as reads, place.client() as stalls:
+        document = {"process": {"args": ["sh", "-c", "exec yes"], "env": ["PATH=/usr/bin:/bin"]}}
+        (place.directory / "containers/c/config.json").write_text(json.dumps(document))
+        stream = 1 << 31
+        stdio = m.Stdio(0, stream, stream + 1)
+        reads.call(m.Create("c", "image", tmpfs=True, stdio=stdio), 10)
+        for one in (reads, stalls):
+            one.follow(stream)
+            one.call(m.List(), 10)
+        reads.call(m.Start("c"), 10)
+        got, until = 0, time.monotonic() + 2
+        while time.monotonic() < until:
+            got += received(reads)
+            assert max(len(one.out) for one in [*place.proxy_._clients.values()]) < 1 << 20
+        assert got > 0
+        stalls.__exit__()
+        got, until = 0, time.monotonic() + 20 * PATIENCE
+        while got < 2_000_000:
+            got += received(reads)
+            assert time.monotonic() < until, got
+
+
+def received(client: Client) -> int:
+    """How many bytes of data have come within a tenth of a second."""
+    poll = select.poll()
+    poll.register(client.fileno(), select.POLLIN)
+    poll.poll(100)
+    return sum(len(one.payload) for one in client.pump() if one.kind == frame.DATA)
+
+
+def test_of_an_exec_one_end_is_passed_on_and_of_others_none(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with socket.socket(socket.AF_UNIX) as listener, ours, theirs:
+        listener.bind(str(tmp_path / "s"))
+        made = proxy.Proxy(listener, lambda until: None, key=KEY)
+        client = made._clients[ours.fileno()] = proxy._Client(ours, 64)
+        client.running.add(proxy._Running("c", 65))
+        before = len(client.out)
+        for seq in range(1, 100):
+            made._on_item(EventSeen(m.Exited("other", 65, 4), seq))
+            made._on_item(EventSeen(m.Exited("c", 66, 4), seq))
+        assert len(client.out) == before
+        made._on_item(EventSeen(m.Exited("c", 65, 4), 100))
+        once = len(client.out)
+        for seq in range(101, 200):
+            made._on_item(EventSeen(m.Exited("c", 65, 4), seq))
+        assert before < len(client.out) == once
 
 
 def test_the_proxy_ends_soon_after_its_last_client(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
