@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     if guest_root.is_meant(pod_dir, options.app):
         with connect.to_agent(uuid) as client:
             return guest_root.run(client, uuid, command=options.command)
-    pod = apps.read(pod_dir, options.app)
+    pod = apps.read(pod_dir, options.app, runs=True)
     with connect.to_agent(uuid) as client:
         return _run(client, pod, options=options)
 

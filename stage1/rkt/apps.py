@@ -39,10 +39,10 @@ def changing(place: str, *, limit_s: float = START_S) -> Lock:
     return Lock(f"{place}/apps.lock", limit_s=limit_s)
 
 
-def read(pod_dir: str, app: str) -> RktPod:
-    """The pod with that one app, as it was told by `run` and is now. Raises what `loader.read_pod` does."""
+def read(pod_dir: str, app: str, *, runs: bool = False) -> RktPod:
+    """The pod with that one app, as it was told by `run` and is now; `runs` as of `loader.read_pod`, which raises."""
     options = runtime.load(pod_dir)
-    pod = loader.read_pod(pod_dir, options, only=app)
+    pod = loader.read_pod(pod_dir, options, only=app, runs=runs)
     host_ip = network.host_ip(pod_dir)
     return loader.with_network(pod, pod_dir, options=options, network=engine.network(pod_dir), host_ip=host_ip)
 

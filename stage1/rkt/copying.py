@@ -6,6 +6,7 @@ Goes by descriptors and follows no link, for the image is not trusted. Devices a
 
 import os
 import stat
+from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux.libc import Guard
@@ -17,28 +18,44 @@ _MOST_DEEP = 128
 _CHUNK = 1 << 24
 
 
-def copy_tree(source: int, target: int, *, depth: int = 0) -> None:
-    """Put what is in the directory `source` into the empty directory `target`, which also gets its mode and owner.
+class _Copy(NamedTuple):
+    """One copy. `top` is the directory that is filled; `first` says, below it, where a file with several names is."""
+
+    top: int
+    first: dict[tuple[int, int], str]
+
+
+def copy_tree(source: int, target: int) -> None:
+    """Put what is in the directory `source` into the empty directory `target`, which also gets its mode and owner. A
+    file with several names is one file again: else a small image could fill the host's disk by names.
 
     Both are descriptors. Raises KernelError, NoSpace, and BadRequest when directories are nested too deeply.
     """
-    if depth > _MOST_DEEP:
-        raise BadRequest(f"directories of the image are nested more than {_MOST_DEEP} deep; give it a volume there")
     with Guard("copy", "a directory of the image into a new volume"):
-        with os.scandir(source) as entries:
-            names = sorted(entry.name for entry in entries)
-        for name in names:
-            _copy_entry(name, source, target=target, depth=depth)
-        _copy_attributes(source, target)
+        _copy_directory(source, target, copy=_Copy(target, {}), path="")
 
 
-def _copy_entry(name: str, source: int, *, target: int, depth: int) -> None:
+def _copy_directory(source: int, target: int, *, copy: _Copy, path: str) -> None:
+    if path.count("/") > _MOST_DEEP:
+        raise BadRequest(f"directories of the image are nested more than {_MOST_DEEP} deep; give it a volume there")
+    with os.scandir(source) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        _copy_entry(name, source, target=target, copy=copy, path=f"{path}{name}")
+    _copy_attributes(source, target)
+
+
+def _copy_entry(name: str, source: int, *, target: int, copy: _Copy, path: str) -> None:
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
     if stat.S_ISDIR(status.st_mode):
         os.mkdir(name, 0o700, dir_fd=target)
         with _Opened(name, source, flags=_DIRECTORY) as read, _Opened(name, target, flags=_DIRECTORY) as write:
-            copy_tree(read, write, depth=depth + 1)
+            _copy_directory(read, write, copy=copy, path=f"{path}/")
     elif stat.S_ISREG(status.st_mode):
+        first = copy.first.setdefault((status.st_dev, status.st_ino), path) if status.st_nlink > 1 else path
+        if first != path:
+            os.link(first, name, src_dir_fd=copy.top, dst_dir_fd=target, follow_symlinks=False)
+            return
         with _Opened(name, source, flags=_FILE) as read, _Opened(name, target, flags=_NEW) as write:
             while os.sendfile(write, read, None, _CHUNK):
                 pass

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.linux import beneath, in_root
-from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process
+from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process, User
 from stage1.pod.network import PodNetwork
 from stage1.rkt import (
     covers,
@@ -29,6 +29,7 @@ from stage1.rkt import (
     manifest,
     podwide,
     security,
+    sizes,
     sizing,
     streams,
     syscalls,
@@ -42,9 +43,9 @@ from stage1.rkt.isolators import Isolators
 from stage1.rkt.manifest import Entry, Manifest
 from stage1.rkt.streams import Streams
 from stage1.rkt.volumes import EmptyVolume as EmptyVolume
+from stage1.rkt.volumes import Volumes
 
-MOST_APPS = 64
-"""Of one pod: the agent's table has room for so many."""
+_NOBODY = 65534
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1_000
 """The kernel's own."""
@@ -101,6 +102,16 @@ class RktPod(NamedTuple):
     own_kernel: Entry | None = None
 
 
+class _Pod(NamedTuple):
+    """What all apps are read with; see `read_pod`."""
+
+    manifest: Manifest
+    dir: str
+    options: RunOptions
+    terminal: str | None
+    runs: bool
+
+
 class _Read(NamedTuple):
     """What goes together while an app is read."""
 
@@ -110,11 +121,15 @@ class _Read(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str | None = None) -> RktPod:
+def read_pod(
+    pod_dir: str, options: RunOptions, *, only: str = "", terminal: str | None = None, runs: bool = False
+) -> RktPod:
     """The pod in `pod_dir` as values; with `only` just the app of that name, as for app add.
 
     Args:
         terminal: TERM of the caller's terminal when `--interactive` is on one, else None.
+        runs: whether the app does, and may have changed its root and volumes so that nobody else could look after it.
+            It is without volumes then, with a user who is nobody if its own is gone, and with no kernel out of a file.
 
     Raises:
         BadRequest: the manifest makes no sense, or a user or volume is not there: one sentence.
@@ -129,15 +144,12 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
         raise BadRequest(f"--interactive is for pods of one app, but this one has {len(given.entries)}")
     if not (given.entries or options.mutable):
         raise BadRequest("the pod manifest has no apps; name an image")
-    if len(given.entries) > MOST_APPS:
-        raise BadRequest(
-            f"the pod has {len(given.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
-        )
-    apps = [_read(entry, given, pod_dir=pod_dir, options=options, terminal=terminal) for entry in given.entries]
+    apps = [_read(entry, _Pod(given, pod_dir, options, terminal, runs)) for entry in given.entries]
     empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
+    sizes.check([one.app for one in apps], empty)
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
-    own_kernel = _with_own_kernel(given, options, pod_dir=pod_dir)
+    own_kernel = None if runs else _with_own_kernel(given, options, pod_dir=pod_dir)
     asked = (({}, "the pod manifest"), *((dict(entry.annotations), entry.where) for entry in given.entries))
     boots = True in [sizing.boots({**given.annotations, **own}, where=where) for own, where in asked]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
@@ -254,27 +266,28 @@ def _with_profile(pod: Pod, pod_dir: str, *, annotations: dict[str, str]) -> Pod
     return pod._replace(profile=profile, journal=directory.journal(pod_dir), memory_mib=memory_mib)
 
 
-def _read(entry: Entry, given: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:
-    root = directory.app_root(pod_dir, entry.name)
+def _read(entry: Entry, pod: _Pod) -> _Read:
+    given, options, root = pod.manifest, pod.options, directory.app_root(pod.dir, entry.name)
     if not os.path.isdir(root):
         raise NotFound(f"{entry.where}: its root {root} is missing; prepare the pod again")
     requested = isolators.read(entry.isolators, where=entry.where)
-    placed = volumes.of_app(entry, given.volumes, pod_dir=pod_dir, root=root)
-    app = _app(entry, requested, root=root, options=options, terminal=terminal)
+    placed = Volumes() if pod.runs else volumes.of_app(entry, given.volumes, pod_dir=pod.dir, root=root)
+    app = _app(entry, requested, root=root, pod=pod)
     if sizing.is_root_on_disk({**given.annotations, **dict(entry.annotations)}, where=entry.where):
         app = app.each(lambda one: one._replace(root_of=root_on_disk(entry.name)))
     used = streams.of_app(entry, given.annotations, interactive=options.interactive)
-    app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and terminal is not None)
+    app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and pod.terminal is not None)
     odd = syscalls.unknown(requested.seccomp) if requested.seccomp else ()
     strange = (f"{entry.where}: no system calls here, so ignored: {', '.join(odd)}",) if odd else ()
     return _Read(app, requested, placed.empty, (*requested.warnings, *placed.warnings, *strange))
 
 
-def _app(entry: Entry, given: Isolators, *, root: str, options: RunOptions, terminal: str | None) -> App:
-    env = environment.variables(entry.name, entry.env, terminal=terminal if options.interactive else None)
+def _app(entry: Entry, given: Isolators, *, root: str, pod: _Pod) -> App:
+    options = pod.options
+    env = environment.variables(entry.name, entry.env, terminal=pod.terminal if options.interactive else None)
     path = dict(entry.env).get("PATH", "")
     command = inside.executable(root, entry.argv[0], cwd=entry.cwd, path=path)
-    user = users.resolve(entry, root)
+    user = _user(entry, root, runs=pod.runs)
     container = Container(
         id=entry.name,
         name=entry.name,
@@ -294,6 +307,15 @@ def _app(entry: Entry, given: Isolators, *, root: str, options: RunOptions, term
         _handler(entry, container, event="pre-start", options=options, root=root),
         _handler(entry, container, event="post-stop", options=options, root=root),
     )
+
+
+def _user(entry: Entry, root: str, *, runs: bool) -> User:
+    try:
+        return users.resolve(entry, root)
+    except BadRequest:
+        if not runs:
+            raise
+        return User(_NOBODY, _NOBODY)
 
 
 def _limits(given: Isolators) -> Limits:

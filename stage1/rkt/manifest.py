@@ -155,7 +155,7 @@ def names(path: str) -> list[str]:
 def _load(path: str) -> "Document":
     try:
         parsed = json.loads(files.read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"{path} is not JSON: {error}; prepare the pod again") from None
     if not isinstance(parsed, dict):
         raise BadRequest(f"{path} must be a JSON object; prepare the pod again")

@@ -180,6 +180,16 @@ def test_a_filled_volume_is_as_the_image_has_it(full: Path, tmp_path: Path) -> N
     assert os.stat(target / "file").st_mtime == 2 and os.getxattr(target / "file", "user.a") == b"b"
 
 
+def test_a_file_with_many_names_is_one_in_a_volume_too(tmp_path: Path) -> None:
+    (tmp_path / "root/data/deep").mkdir(parents=True)
+    (tmp_path / "root/data/deep/b").write_bytes(b"x" * 5000)
+    for name in ("a", "c", "deep/d"):
+        os.link(tmp_path / "root/data/deep/b", tmp_path / "root/data" / name)
+    make.empty_volume(EmptyVolume(str(tmp_path / "v"), root=str(tmp_path / "root"), inside="/data"))
+    made = [(tmp_path / "v" / name).stat() for name in ("a", "c", "deep/b", "deep/d")]
+    assert {(one.st_ino, one.st_nlink, one.st_size) for one in made} == {(made[0].st_ino, 4, 5000)}
+
+
 @needs_root
 def test_what_the_image_has_there_may_be_a_file(full: Path, tmp_path: Path) -> None:
     make.empty_volume(EmptyVolume(str(tmp_path / "v"), root=str(full), inside="/data/file"))
