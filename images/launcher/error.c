@@ -4,9 +4,17 @@
 
 #include "format.h"
 
+#include <poll.h>
 #include <unistd.h>
 
-enum { SENTENCE_MAX = 2 * 4096 };
+enum { SENTENCE_MAX = 2 * 4096, PATIENCE_MS = 1000 };
+
+static int to = STDERR_FILENO;
+
+void report_to(int fd)
+{
+    to = fd;
+}
 
 void report_error(const char *pattern, ...)
 {
@@ -19,6 +27,7 @@ void report_error(const char *pattern, ...)
     va_end(args);
     size = size < sizeof line - 1 ? size : sizeof line - 1;
     line[size++] = '\n';
-    if (write(STDERR_FILENO, line, size) < 0)
+    struct pollfd ready = {.fd = to, .events = POLLOUT};
+    if (poll(&ready, 1, PATIENCE_MS) < 1 || write(to, line, size) < 0)
         return; /* closed, or nobody reads it */
 }

@@ -6,7 +6,9 @@
 enum { FAILED = 254 };
 enum { AGAIN = -1 }; /* no code: the VM was a copy that did not come to life */
 
-/* One sentence on stderr. */
+/* One sentence on stderr, if there is room for it within a second. */
 void report_error(const char *pattern, ...) __attribute__((format(printf, 1, 2)));
+/* Another descriptor for that from now on: one that does not wait. */
+void report_to(int fd);
 
 #endif

@@ -8,6 +8,8 @@
 #include "log.h"
 #include "notice.h"
 #include "records.h"
+#include "statuses.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,6 +46,8 @@ static struct {
     int64_t asked_ms;
     struct termios settings; /* of our terminal, before */
 } us;
+
+static int outputs[2] = {STDOUT_FILENO, STDERR_FILENO};
 
 static void on_signals(void);
 
@@ -127,6 +131,21 @@ static void on_end(const uint8_t *payload, size_t size)
     kill(us.vmm.pid, SIGKILL); /* all is written, in the guest as well */
 }
 
+/* A terminal with less room than a write needs would make it wait, and nobody would hear a signal meanwhile. A pipe or
+ * socket that poll finds ready has room for a record. The terminal's other users keep waiting where they like to. */
+static void open_outputs(void)
+{
+    char path[32];
+    for (int i = 0; i < 2; i++) {
+        if (outputs[i] > STDERR_FILENO || !isatty(outputs[i]))
+            continue;
+        format(path, sizeof path, "/proc/self/fd/%d", outputs[i]);
+        int own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        outputs[i] = own >= 0 ? own : outputs[i];
+    }
+    report_to(outputs[1]);
+}
+
 /* Take the next record as soon as the last one is out; those for logs, while there are any. */
 static void deliver(void)
 {
@@ -146,7 +165,7 @@ static void deliver(void)
     memcpy(us.out.bytes, payload, size);
     us.out.at = 0;
     us.out.end = size;
-    us.out.to = kind == R_OUT ? STDOUT_FILENO : STDERR_FILENO;
+    us.out.to = outputs[kind != R_OUT];
 }
 
 /* Without a reader it is thrown away, and the pod goes on. */
@@ -199,13 +218,6 @@ static void reap(void)
     }
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* The second time means it. But timeout(1) signals its child and then the group, and that a terminal has gone is told
  * by the kernel and by the shell: what comes at once is one wish. */
 static void on_wish(void)
@@ -252,11 +264,13 @@ static bool step(void)
         {.fd = listens ? STDIN_FILENO : -1, .events = POLLIN},
         {.fd = us.in.end ? us.vmm.in : -1, .events = POLLOUT},
         {.fd = us.vmm.monitor, .events = POLLIN},
+        {.fd = watch_fd(), .events = POLLIN},
     };
     if (us.records.used == sizeof us.records.bytes)
         ready[1].fd = -1;
     /* An agent has had all of its records taken before it said that it ends. */
-    int limit_ms = us.dead && !us.records.plain ? LAST_OUTPUT_MS : us.vmm.monitor >= 0 ? 1000 : -1;
+    bool is_last = us.dead && !us.records.plain;
+    int limit_ms = is_last ? LAST_OUTPUT_MS : us.vmm.monitor >= 0 ? 1000 : watch_limit_ms();
     int count = poll(ready, sizeof ready / sizeof *ready, limit_ms);
     if (ready[0].revents)
         on_signals();
@@ -272,6 +286,7 @@ static bool step(void)
         kill(us.vmm.pid, SIGKILL);
         leave_monitor();
     }
+    watch_step(ready[6].revents);
     deliver();
     return !us.dead || (!us.ended && (us.vmm.out >= 0 || us.out.end) && count != 0);
 }
@@ -305,27 +320,12 @@ static void take_signals(void)
     us.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
-/* Written beside and renamed, as the agent does: rkt may look at any time. */
-static void write_status(const char *path, int code)
-{
-    char temporary[PATH_MAX];
-    format(temporary, sizeof temporary, "%s~", path);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd < 0)
-        return;
-    char text[16];
-    size_t size = format(text, sizeof text, "%d\n", code);
-    if (write(fd, text, size) == (ssize_t)size)
-        rename(temporary, path);
-    close(fd);
-}
-
 /* A kernel of the image has ended: by itself, or with its VMM, by whomever. */
 static int end_kernel(const struct launch_spec *spec)
 {
     bool killed = WIFSIGNALED(us.status);
     int code = killed ? 128 + WTERMSIG(us.status) : spec_code(spec, WEXITSTATUS(us.status));
-    write_status(spec->status, code);
+    status_write(spec->status, code);
     if (code && !us.asked)
         death_show(spec->console);
     if (code)
@@ -360,7 +360,9 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
     us.in.to = vmm.in;
     us.code = FAILED;
     us.records.plain = spec->status;
+    open_outputs();
     log_begin(spec->logs);
+    watch_begin(spec);
     take_signals();
     if (spec->template)
         queue(R_GO, 0); /* it has been loaded when it reads that */
@@ -369,6 +371,7 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
         continue;
     restore_terminal();
     log_end();
+    watch_end();
     if (is_stillborn(spec))
         return forget_copy();
     if (spec->status)

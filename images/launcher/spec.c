@@ -26,12 +26,16 @@ bool spec_parse(char *bytes, size_t size, struct launch_spec *spec)
             spec->interactive = true;
         else if (*item == 't')
             spec->terminal = true;
+        else if (*item == 'w')
+            spec->told = item + 1;
+        else if (*item == 'r')
+            spec->codes = item + 1;
         else if (*item == 'k' && item[1])
             spec->code = item[1], spec->status = item + 2;
         else
             return false;
     }
-    return spec->jailer && !spec->template == !spec->monitor;
+    return spec->jailer && !spec->template == !spec->monitor && !spec->told == !spec->codes;
 }
 
 /* QEMU's is twice what was written to its debug device, and one. */

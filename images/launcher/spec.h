@@ -13,9 +13,9 @@
  * a kernel of the image: the VMM's output is the app's, and its end the app's; the value is how the kernel says its code (p:
  * not at all, d: by the debug device, s: by that as Solo5 does), and the app's status file. v: the VMM begins as a copy of the
  * template in this directory, by a launch description of its own, and m is what its monitor is told; if no copy comes to life,
- * it boots. */
+ * it boots. w is the directory in which the guest writes the codes of its apps, r the one in which rkt looks for them. */
 struct launch_spec {
-    const char *jailer, *listener, *console, *logs, *status, *template, *monitor;
+    const char *jailer, *listener, *console, *logs, *status, *template, *monitor, *told, *codes;
     bool interactive, terminal;
     char code; /* of k */
 };

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What entry points ask the agent of a running pod for: to make, start, end and forget apps. Called by stage1/entry.
 
-rkt calls several of them at once; those that change the same pod take turns (`changing`). The status files are the
-agent's to write, so they are there when an app counts as ended.
+rkt calls several of them at once; those that change the same pod take turns (`changing`). An app
+counts as ended when rkt sees its code, which the guest writes and the launcher hands on.
 """
 
 import os
@@ -81,6 +81,7 @@ def start(client: Client, pod: RktPod) -> None:
     reply = client.call(messages.List(), START_S)
     states = {one.id: one.state for one in reply.containers}
     if states.get(app.name) != messages.RUNNING:
+        _forget_former(app.name)
         app = logs.begin(machine.place(pod.pod.id), app)
     for request in plan.creation(app):
         state = states.get(request.id)
@@ -91,8 +92,15 @@ def start(client: Client, pod: RktPod) -> None:
     client.call(plan.launch(app), START_S)
 
 
+def _forget_former(app: str) -> None:
+    """A code that was on its way when rkt forgot the one before is not that of the app that starts."""
+    pod_dir = os.getcwd()
+    directory.await_told(pod_dir, app)
+    directory.forget_status(pod_dir, app)
+
+
 def stop(client: Client, app: str) -> None:
-    """End it; returns when its status is written. Idempotent, also for an app that was never there.
+    """End it; returns when rkt sees its status. Idempotent, also for an app that was never there.
 
     Raises TimedOut when the guest has not ended it `REACT_S` after the grace; only its post-stop may take longer.
     """
@@ -103,6 +111,7 @@ def stop(client: Client, app: str) -> None:
         if runs(client, app, limit_s=PING_S):
             raise
         client.call(halt, _EXTRA_S)
+    directory.await_told(os.getcwd(), app)
 
 
 def remove(client: Client, place: str, *, app: str) -> None:

@@ -6,8 +6,9 @@ Called by stage1/entry with the pod's directory, which is rkt's to name and to m
 """
 
 import os
+import time
 
-from stage1.errors import AlreadyExists, BadRequest, NotFound
+from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound
 from stage1.linux import beneath, files, flock
 from stage1.linux.libc import Guard
 
@@ -15,6 +16,8 @@ PID, READY = "pid", "rkt/supervisor-status"
 _READY_TEXT = "ready"
 _STATUS, _JOURNAL = "rkt/status", "var/log/journal"
 RUN = "run"
+TOLD = "app-status"
+_HAND_S, _POLL_S = 2.0, 0.005
 STATES = ("embryo", "prepare", "prepared", RUN, "exited-garbage", "garbage")
 """Directories below pods/, in the order in which a pod moves through them."""
 
@@ -120,10 +123,34 @@ def status_dir(pod_dir: str) -> str:
 
 
 def writable_status_dir(pod_dir: str) -> str:
-    """The same, for the guest: the overlay is made to have the directory of its own. Raises NotFound, KernelError."""
+    """The same, to be written: the overlay is made to have the directory of its own. Raises NotFound, KernelError."""
     with Guard("touch", f"{stage1_root(pod_dir)}/{_STATUS}"):
         os.utime(f"{stage1_root(pod_dir)}/{_STATUS}")
     return status_dir(pod_dir)
+
+
+def make_told(pod_dir: str) -> str:
+    """Make the directory in which the guest writes the codes of its apps. The launcher hands them on to `status_dir`,
+    which the guest must never have: rkt follows links in it. Idempotent. Raises KernelError.
+    """
+    with beneath.Root(pod_dir) as pod:
+        pod.make_directories(TOLD, 0o755)
+    return f"{pod_dir}/{TOLD}"
+
+
+def await_told(pod_dir: str, app: str) -> None:
+    """Wait until the launcher has handed on the app's code, if the guest has written one; not longer than `_HAND_S`."""
+    until = time.monotonic() + _HAND_S
+    while _is_told(pod_dir, app) and time.monotonic() < until:
+        time.sleep(_POLL_S)
+
+
+def _is_told(pod_dir: str, app: str) -> bool:
+    try:
+        with beneath.Root(f"{pod_dir}/{TOLD}") as told:
+            return told.exists(app)
+    except FileNotFoundError:
+        return False  # the pod is of an older stage1
 
 
 def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
@@ -145,6 +172,15 @@ def _forget(pod_dir: str, *names: str) -> None:
                     status.unlink(name)
             except FileNotFoundError:
                 continue
+        _forget_told(pod_dir, name)
+
+
+def _forget_told(pod_dir: str, name: str) -> None:
+    try:
+        with beneath.Root(f"{pod_dir}/{TOLD}") as told:
+            told.remove_tree(name)
+    except (FileNotFoundError, KernelError):
+        pass  # the guest fills it without end: then nobody takes it for a code
 
 
 def has_status(pod_dir: str, name: str) -> bool:

@@ -2,9 +2,9 @@
 """The VM of an rkt pod: what the engine makes of it, and how later programs find it. Called by stage1/entry.
 
 The engine's directory of the pod lies in RUN, whatever rkt calls its own directory meanwhile, and short enough for
-sockets. What the guest sees is only there: apps' roots and the status files are mounted in it one by one, with mapped
-owners, in a mount namespace that ends with the pod. rkt's tree, which holds programs that the host runs as root, is no
-part of it.
+sockets. What the guest sees is only there: apps' roots and a place for their codes are mounted in it one by one, with
+mapped owners, in a mount namespace that ends with the pod. rkt's tree, which holds programs that the host runs as root,
+is no part of it.
 """
 
 import os
@@ -117,7 +117,8 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     record.write(place, Record(launcher(place), vm.ids, cid=cid))
     for name in (APPS, EMPTY):
         own.make_directory(name, 0o755)
-    show(place, pod, source=directory.writable_status_dir(pod_dir), at="volumes/status")
+    statuses = directory.make_told(pod_dir), directory.writable_status_dir(pod_dir)
+    show(place, pod, source=statuses[0], at="volumes/status")
     for name, text in pod.files:
         own.write(f"{identity.WHERE}/{name}", text.encode(), 0o644)
     apps = tuple(logs.begin(place, app) for app in pod.apps)
@@ -133,7 +134,7 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     own.write(KEY, prepared.link_key)
     own.write(engine.CONSOLE, b"")
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
-    return launch_spec.of(vm, interactive=interactive, copy=copy)._replace(warnings=warnings)
+    return launch_spec.of(vm, interactive=interactive, copy=copy, statuses=statuses)._replace(warnings=warnings)
 
 
 def _as_copy(vm: VmSpec, pod: RktPod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:

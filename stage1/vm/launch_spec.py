@@ -32,14 +32,23 @@ class LaunchSpec(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def of(vm: VmSpec, *, interactive: bool, kernel: str = "", copy: VmSpec | None = None) -> LaunchSpec:
+def of(
+    vm: VmSpec,
+    *,
+    interactive: bool,
+    kernel: str = "",
+    copy: VmSpec | None = None,
+    statuses: "tuple[str, str] | None" = None,
+) -> LaunchSpec:
     """For a VMM that ends with the launcher; `kernel` is the item of one of the image's. `copy` is the same VM as a
-    copy of a template, if it is tried as one first. The directories of `vm` must exist. Raises BadRequest.
+    copy of a template, if it is tried as one first. `statuses`: the directory in which the guest writes the codes of
+    its apps, and the one in which rkt looks for them. The directories of `vm` must exist. Raises BadRequest.
     """
     fields = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
     place = _listener(vm)
     fields += [f"s{place}"] if place else []
     fields += [f"k{kernel}"] if kernel else []
+    fields += [f"w{statuses[0]}", f"r{statuses[1]}"] if statuses else []
     if interactive:
         fields += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
     if copy and copy.template:

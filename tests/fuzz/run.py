@@ -21,6 +21,7 @@ PROGRAMS = {
     "agent-link": "fuzz_link",
     "agent-texts": "fuzz_texts",
     "launcher-records": "fuzz_records",
+    "launcher-texts": "fuzz_texts",
     "jailer-description": "fuzz_description",
 }
 """Fuzzers in C, made by `make fuzz` in images/ and the part of the name before the dash."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.bare_stage1 import END, EOF, ERR, GO, IN, MARK, OUT, OWNER, SIZE, UUID, BareStage1, record
+from tests.fakes.bare_stage1 import END, EOF, ERR, IN, MARK, OUT, OWNER, SIZE, UUID, BareStage1, record
 from tests.fakes.patience import PATIENCE
 from tests.rkt import small_stage1
 
@@ -190,6 +190,45 @@ def test_a_slow_reader_slows_and_loses_nothing_and_keeps_nobody_from_ending_it(s
     assert (process.poll(), finish(process)[:2]) == (None, (3, b"x" * 256000))
 
 
+def test_a_terminal_that_takes_nothing_keeps_nobody_from_ending_it(stage1: BareStage1) -> None:
+    ours, theirs = pty.openpty()
+    says = MARK + b"".join(record(OUT, bytes([65 + at % 26]) * 4000) for at in range(64)) + record(END, b"\x03")
+    stage1.vmm(says=says)
+    process = stage1.run(stdout=theirs)
+    time.sleep(0.5)  # until the terminal is full
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: stage1.wrote("stopped"), limit_s=3)
+    got = bytearray()
+    while select.select([ours], [], [], 0.5)[0]:
+        got += os.read(ours, 65536)
+    assert process.wait(30 * PATIENCE) == 3 and len(got) == 256000, "and nothing of it is lost"
+    os.close(ours), os.close(theirs)
+
+
+def test_the_codes_of_apps_are_handed_on_by_the_launcher_until_the_end(stage1: BareStage1) -> None:
+    told, codes = stage1.place / "told", stage1.place / "codes"
+    for path in (told, codes, stage1.pod / "appsinfo/one", stage1.pod / "appsinfo/two"):
+        path.mkdir(parents=True)
+    os.chown(told, OWNER, OWNER)
+    (stage1.place / "victim").write_text("whole")
+    stage1.vmm(says=MARK, then="exec sleep 60", more=f"w{told}\0r{codes}")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    (told / ".new").write_text("7\n")
+    (told / ".new").rename(told / "one")
+    wait_until((codes / "one").exists)
+    assert (codes / "one").read_text() == "7\n" and not (told / "one").exists()
+    (told / "one-started").symlink_to(stage1.place / "victim")
+    (told / ".link").symlink_to(stage1.place / "victim")
+    (told / ".link").rename(told / "two")
+    wait_until(lambda: not os.path.lexists(told / "two"))
+    assert os.listdir(codes) == ["one"], "no link, and nothing but the codes of apps"
+    (told / "two").write_text("0")
+    os.kill(stage1.vmm_pid(), signal.SIGKILL)
+    finish(process)
+    assert (codes / "two").read_text() == "0\n" and (stage1.place / "victim").read_text() == "whole"
+
+
 def test_input_comes_in_records_and_ends_in_one(stage1: BareStage1) -> None:
     then = f"head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
     stage1.vmm(says=MARK, then=then, interactive=True)
@@ -324,55 +363,6 @@ def test_the_vmm_is_nobody_on_the_host(stage1: BareStage1) -> None:
     assert {*output["Uid"].split(), *output["Gid"].split()} == {str(OWNER)} and output["NoNewPrivs"].strip() == "1"
     process.kill()
     process.communicate()
-
-
-def test_a_copy_of_a_template_gets_its_files_and_its_monitor_and_hears_when_it_may_go(stage1: BareStage1) -> None:
-    stage1.vmm()
-    there = "read -r -u 12 told; cat <&13; cat <&14; head -c 4 | od -An -tx1; test -w /proc/$$/fd/14 || :; echo $told"
-    says = "printf '\\nclearpod-console\\n'; printf '\\003\\000\\001\\000\\007'; sleep 60"
-    template = stage1.copy(f"{{ {there}; }} > {stage1.place}/heard; {says}")
-    (stage1.place / "spec").write_bytes((stage1.place / "spec").read_bytes().replace(b"mtell", b"mtell\n"))
-    assert finish(stage1.run()) == (7, b"", b"")
-    assert stage1.wrote("heard").split() == ["state", "ram", *record(GO).hex(" ").split(), "tell"]
-    assert not stage1.wrote("vmm") and (template / "manifest.json").exists()
-
-
-@pytest.mark.parametrize(
-    "then",
-    [
-        "exit 1",
-        "kill -9 $$",
-        'echo \'{"error": {"desc": "no"}}\' >&12; exec sleep 60',
-        'echo \'{"event": "MIGRATION", "data": {"status": "failed"}}\' >&12; exec sleep 60',
-        "exec 12>&-; exec sleep 60",
-    ],
-)
-def test_a_copy_that_does_not_come_to_life_is_given_up_and_the_pod_boots(stage1: BareStage1, then: str) -> None:
-    stage1.vmm(says=MARK + record(OUT, b"out\n") + record(END, b"\5"))
-    template = stage1.copy(then)
-    code, out, err = finish(stage1.run())
-    assert (code, out) == (5, b"out\n")
-    assert err.decode().count("\n") == 1 and str(template) in err.decode() and "boots" in err.decode()
-    assert sorted(os.listdir(template)) == ["ram", "rejected", "state"]
-
-
-def test_a_template_that_has_just_gone_is_no_reason_not_to_boot(stage1: BareStage1) -> None:
-    stage1.vmm(says=MARK + record(END, b"\5"))
-    template = stage1.copy("exit 1")
-    (template / "ram").unlink()
-    code, _, err = finish(stage1.run())
-    assert code == 5 and b"No such file" in err
-
-
-def test_a_pod_that_was_told_to_end_while_it_was_copied_does_not_boot(stage1: BareStage1) -> None:
-    stage1.vmm(says=MARK + record(END, b"\5"))
-    stage1.copy(f"echo up > {stage1.place}/vmm; exec sleep 60")
-    process = stage1.run()
-    wait_until(has_started(stage1))
-    process.send_signal(signal.SIGTERM)
-    wait_until(lambda: stage1.wrote("stopped"))
-    os.kill(stage1.vmm_pid(), signal.SIGKILL)
-    assert finish(process)[0] == 254 and not stage1.wrote("vmm-fds")
 
 
 def test_the_other_entry_points_become_python(stage1: BareStage1) -> None:
