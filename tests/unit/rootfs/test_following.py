@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import Unsupported
 from stage1.linux import idmap, mount
 from stage1.linux.idmap import Extent
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
@@ -101,7 +100,7 @@ def test_another_file_system_in_the_same_place_is_seen(place: Place) -> None:
 def test_what_can_not_be_mapped_is_named_and_the_others_are_shown(place: Place) -> None:
     place.new("a", "", kind="proc")
     place.new("c", "later")
-    assert place.update() == {f"{place.path}/source/a": Unsupported}
+    assert place.update() == {f"{place.path}/source/a": idmap.OwnersRefused}
     assert place.shown == {"c": ("later", 500000), "d": ("at first", 500000)}
 
 

@@ -61,13 +61,16 @@ def until_gone(pid: int) -> None:
 
 
 @pytest.mark.parametrize("uid", [65530, 0])
-def test_a_fork_that_runs_our_code_has_what_a_new_python_has(server: ForkServer, uid: int) -> None:
+def test_a_fork_that_runs_our_code_has_what_a_new_python_has(
+    server: ForkServer, uid: int, request: pytest.FixtureRequest
+) -> None:
     seen = []
     for one in (server, None):
-        asker = Asker(Limits(uid=uid), server=one)
+        asker, before = Asker(Limits(uid=uid), server=one), children(os.getpid())
         asking = Session(Question("cri.image.documentjob", (), "the documents of x", 60.0), asker)
+        request.addfinalizer(asking.close)
         assert asking.ask(NAMES, b'{"manifests": []}') == {}
-        [pid] = children(pid_of(server)) if one else [last_child(os.getpid(), but=pid_of(server))]
+        [pid] = children(pid_of(server)) if one else [last_child(os.getpid(), but=before)]
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         kept = ("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters", *SETS)
         limits = Path(f"/proc/{pid}/limits").read_text()
@@ -80,10 +83,10 @@ def test_a_fork_that_runs_our_code_has_what_a_new_python_has(server: ForkServer,
     assert seen[0][0][6:] == ["0" * 16] * len(SETS) and seen[0][3] == [0, 1, 2]
 
 
-def last_child(pid: int, *, but: int) -> int:
-    """The last process of the chain that `pid` has started, beside the server."""
-    while found := [one for one in children(pid) if one != but]:
-        pid = found[0]
+def last_child(pid: int, *, but: list[int]) -> int:
+    """The last process of the chain that `pid` has started, beside its children `but`."""
+    while more := [one for one in children(pid) if one not in but]:
+        pid = more[0]
     return pid
 
 
