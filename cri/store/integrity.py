@@ -71,10 +71,11 @@ class Integrity:
         for diff_id in layers:
             if not self._seals(diff_id):
                 paths = (layout.layer_path(self._layers_dir, diff_id), layout.facts_path(self._layers_dir, diff_id))
-                seals = {os.path.basename(path): seal.of(path, stop) for path in paths}
+                seals = dict(zip(map(os.path.basename, paths), seal.of(paths, stop), strict=True))
                 seal.write(layout.seal_path(self._layers_dir, diff_id), seals)
         if not os.path.exists(f"{directory}/{layout.SEAL}"):
-            seals = {name: seal.of(f"{directory}/{name}", stop) for name in os.listdir(directory)}
+            names = os.listdir(directory)
+            seals = dict(zip(names, seal.of((f"{directory}/{name}" for name in names), stop), strict=True))
             seal.write(f"{directory}/{layout.SEAL}", seals, merged_from=tuple(map(self._checksum, layers)))
 
     def remember(self, image_id: str, diff_ids: Iterable[str]) -> None:

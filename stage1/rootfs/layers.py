@@ -97,8 +97,8 @@ def _convert(blob: Blob, place: Place) -> None:
 def _keep(diff_id: str, place: Place, *, made: str, facts: str) -> None:
     """Move the two files of a layer to their places, the blob last."""
     moves = {facts: layout.facts_path(place.layers_dir, diff_id), made: layout.layer_path(place.layers_dir, diff_id)}
-    seals = {os.path.basename(target): seal.of(path, place.stop) for path, target in moves.items()}
-    seal.write(layout.seal_path(place.layers_dir, diff_id), seals)
+    seals = zip(map(os.path.basename, moves.values()), seal.of(moves, place.stop), strict=True)
+    seal.write(layout.seal_path(place.layers_dir, diff_id), dict(seals))
     for path, target in moves.items():
         with Guard("rename", path):
             os.rename(path, target)

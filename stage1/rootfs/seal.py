@@ -17,7 +17,7 @@ from stage1.rootfs.erofs import Image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 VERSION = 1
 _CHUNK_BYTES = 1 << 20
@@ -31,12 +31,15 @@ class Seal(NamedTuple):
     sha256: str
 
 
-def of(path: str, stop: "Callable[[], bool]" = supervise.never) -> Seal:
-    """Sync the file, read it all meanwhile, and seal it. Raises KernelError, Missing, NoSpace, Stopped."""
-    files.begin_sync(path)
-    digest = _sha256(path, stop)
-    files.sync(path)
-    return Seal(os.path.getsize(path), digest)
+def of(paths: "Iterable[str]", stop: "Callable[[], bool]" = supervise.never) -> "list[Seal]":
+    """Sync the files, read them all meanwhile, and seal them. Raises KernelError, Missing, NoSpace, Stopped."""
+    paths = tuple(paths)
+    for path in paths:
+        files.begin_sync(path)
+    digests = [_sha256(path, stop) for path in paths]
+    for path in paths:  # of small ones the first brings all to the disk
+        files.sync(path)
+    return [Seal(os.path.getsize(path), digest) for path, digest in zip(paths, digests, strict=True)]
 
 
 def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]" = ()) -> None:
