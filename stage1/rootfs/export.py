@@ -50,8 +50,9 @@ def add_image(
         own.write(f"images/{name}", files)
         own.make_directories(f"tree/layers/{name}", 0o755)
         with beneath.Root(os.path.dirname(image.merged)) as place:
-            if place.exists("filecaps"):
-                own.write(f"tree/layers/{name}.filecaps", place.read("filecaps"), 0o644)
+            # Of most images it is empty, and the guest asks less of one that is not there.
+            if place.exists("filecaps") and (capabilities := place.read("filecaps")):
+                own.write(f"tree/layers/{name}.filecaps", capabilities, 0o644)
         target = own.pin_for_mount(f"share/layers/{name}")
         try:
             mount_image(image, target, ids=ids())
