@@ -22,8 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from stage1.rootfs.forking import ForkServer
-
     Chunks = Generator[bytes, None, None]
 
 _CHUNK_BYTES = 1 << 20
@@ -53,8 +51,6 @@ class Rules(NamedTuple):
 
     limits: Limits = Limits()
     stop: "Callable[[], bool]" = supervise.never
-    server: "ForkServer | None" = None
-    """Who forks the programs."""
 
 
 def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
@@ -158,10 +154,9 @@ def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, commands: "Se
         raise NotFound(f"a layer is compressed by {name} and there is no `{name}` program; install {name}")
     timeout_s = _BASE_TIMEOUT_S + most / _BYTES_PER_S
     box = sandbox.Box(limits.memory_mib << 20, int(timeout_s), uid=limits.uid)
-    argv, outcome = [program, *command[1:]], list[supervise.Ended]()
-    yield from supervise.output(
-        supervise.Job(_start(argv, box, server=rules.server), fd, timeout_s, rules.stop), outcome
-    )
+    start = supervise.program([*sandbox.command(box, sandbox.means()), program, *command[1:]])
+    outcome: list[supervise.Ended] = []
+    yield from supervise.output(supervise.Job(start, fd, timeout_s, rules.stop), outcome)
     code, last = outcome[0]
     if "memory" in last:
         what = f"{blob.title} needs more memory to be decompressed than {limits.memory_mib} MiB"
@@ -169,9 +164,3 @@ def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, commands: "Se
     if code != 0:
         reason = last.rpartition(": ")[2] or f"{name} ended with status {code}"
         raise Corrupt(f"{blob.title} is not valid {name}: {reason}; push it again")
-
-
-def _start(argv: "Sequence[str]", box: sandbox.Box, *, server: "ForkServer | None") -> "supervise.Start":
-    if server and not sandbox.means().lacks:
-        return server.program(argv, box)
-    return supervise.program([*sandbox.command(box, sandbox.means()), *argv])

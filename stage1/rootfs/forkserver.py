@@ -160,8 +160,6 @@ def _become(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
     if select.select([_LIFE], [], [], 0)[0]:
         return  # the server had ended before it could take us with it
     os.close(_LIFE)
-    if program := request["program"]:
-        os.execv(program[0], program)
     sys.argv[1:] = request["job"]
     process.set_name(sys.argv[1].rpartition(".")[2])
     child.main()

@@ -77,7 +77,7 @@ def _convert(blob: Blob, place: Place) -> None:
     try:
         confined.make_box(box, uid=uid)
         tar = f"{box}/out/{layerjob.TAR}"
-        size = unpack(blob, tar, rules=Rules(place.limits, place.stop, place.server))
+        size = unpack(blob, tar, rules=Rules(place.limits, place.stop))
         confined.give(tar, uid=uid)
         most_bytes = size + _SLACK_BYTES
         arguments = (blob.title, blob.diff_id, json.dumps(place.limits))

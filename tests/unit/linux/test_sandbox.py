@@ -15,6 +15,7 @@ from stage1.errors import TimedOut
 from stage1.linux import sandbox, supervise
 from stage1.linux.sandbox import Box, Means
 from stage1.rootfs.forking import ForkServer
+from tests.fakes import becomes
 from tests.fakes.patience import PATIENCE
 
 MEANS = Means("/setpriv", "/unshare", "/prlimit", landlock=True, filters=("/f", "/s"))
@@ -114,8 +115,8 @@ def begin(request: pytest.FixtureRequest) -> Iterator[Begin]:
     if request.param == "a new program":
         yield lambda argv, box: supervise.program([*sandbox.command(box, sandbox.means()), *argv])
     else:
-        with contextlib.closing(ForkServer(())) as server:
-            yield server.program
+        with contextlib.closing(ForkServer((becomes.__name__,))) as server:
+            yield lambda argv, box: server.job((becomes.__name__, *argv), box)
 
 
 def run(begin: Begin, directory: Path, program: str, *more: str, **changes: object) -> tuple[str, supervise.Ended]:

@@ -20,6 +20,7 @@ from stage1.rootfs.confined import Asker, Question, Session
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits
+from tests.fakes import becomes
 from tests.fakes.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can confine a process by itself")
@@ -31,7 +32,7 @@ SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    server = ForkServer(("cri.image.documentjob",))
+    server = ForkServer(("cri.image.documentjob", becomes.__name__))
     yield server
     server.close()
 
@@ -103,7 +104,7 @@ def test_children_are_side_by_side_and_apart(server: ForkServer) -> None:
 
 
 def test_a_child_that_nobody_waits_for_any_more_is_killed(server: ForkServer) -> None:
-    job = supervise.Job(server.program(["/bin/sh", "-c", "echo; exec sleep 1000"], BOX), -1, 60)
+    job = supervise.Job(server.job((becomes.__name__, "/bin/sh", "-c", "echo; exec sleep 1000"), BOX), -1, 60)
     pieces = supervise.output(job, [])
     next(pieces)
     [pid] = children(pid_of(server))
@@ -143,8 +144,9 @@ ASKING = """
 import os, sys, time
 from stage1.linux import sandbox, supervise
 from stage1.rootfs.forking import ForkServer
-server = ForkServer(())
-child = server.program(["/bin/sleep", "1000"], sandbox.Box(512 << 20, 20, uid=65530))(supervise.Standard(None, 2, 2))
+server = ForkServer(("tests.fakes.becomes",))
+box = sandbox.Box(512 << 20, 20, uid=65530)
+child = server.job(("tests.fakes.becomes", "/bin/sleep", "1000"), box)(supervise.Standard(None, 2, 2))
 def children(): return open(f"/proc/{server._process.pid}/task/{server._process.pid}/children").read().split()
 while not children(): time.sleep(0.01)
 print(server._process.pid, *children(), flush=True)
@@ -159,7 +161,7 @@ def test_a_server_that_may_open_no_more_says_so_and_goes_on(server: ForkServer, 
     known = len(os.listdir(f"/proc/{pid_of(server)}/fd"))
     limits = resource.prlimit(pid_of(server), resource.RLIMIT_NOFILE)
     resource.prlimit(pid_of(server), resource.RLIMIT_NOFILE, (known + free, limits[1]))
-    job = supervise.Job(server.program(["/bin/true"], BOX), -1, 60)
+    job = supervise.Job(server.job((becomes.__name__, "/bin/true"), BOX), -1, 60)
     with pytest.raises(Exhausted):
         list(supervise.output(job, []))
     resource.prlimit(pid_of(server), resource.RLIMIT_NOFILE, limits)
