@@ -33,6 +33,8 @@ static void prepare(void)
     shim.images = getenv("CLEARPOD_DAX_IMAGES");
     shim.window_place = getenv("CLEARPOD_DAX_WINDOW");
     shim.small_pages = getenv("CLEARPOD_SMALL_PAGES");
+    if (getenv("CLEARPOD_FILTERED"))
+        shim.fence = filter_close;
     shim.listener = getenv("CLEARPOD_DAX_LISTENER");
 }
 

@@ -153,6 +153,20 @@ const struct rule loading_rules[] = {
     END,
 };
 
+/* The same for who has the filter with `loading_rules` already: a few instructions, where the kernel would compile the whole list
+ * once more. */
+const struct rule closing_rules[] = {
+    KILL(execve),
+    KILL_IF(mmap, BITS(2, PROT_EXEC, PROT_EXEC)),
+    KILL_IF(mprotect, BITS(2, PROT_EXEC, PROT_EXEC)),
+    KILL(seccomp),
+    KILL_IF(prctl, IS(0, PR_SET_NO_NEW_PRIVS)),
+    KILL_IF(prctl, IS(0, PR_GET_NO_NEW_PRIVS)),
+    KILL_IF(prctl, IS(0, PR_SET_SECCOMP)),
+    KILL_IF(prctl, IS(0, PR_GET_SECCOMP)),
+    END,
+};
+
 /* Nothing that is written becomes code any more. */
 const struct rule loaded_rules[] = {
     ALLOW_IF(mmap, BITS(2, PROT_EXEC, 0)),

@@ -18,12 +18,14 @@ enum { LISTS = 4, TREE = 2 /* libseccomp's: a binary search by the call's number
 struct filter {
     const char *name;
     const struct rule *lists[LISTS];
+    uint32_t otherwise; /* the answer to all other calls */
 };
 
 static const struct filter filters[] = {
-    {"seccomp-qemu", {library_rules, loading_rules, file_rules, qemu_rules}},
-    {"seccomp-kvmtool", {library_rules, loading_rules, file_rules, kvmtool_rules}},
-    {"kvmtool-loaded", {library_rules, loaded_rules, file_rules, kvmtool_rules}},
+    {"seccomp-qemu", {library_rules, loading_rules, file_rules, qemu_rules}, SCMP_ACT_KILL_PROCESS},
+    {"seccomp-kvmtool", {library_rules, loading_rules, file_rules, kvmtool_rules}, SCMP_ACT_KILL_PROCESS},
+    {"kvmtool-loaded", {library_rules, loaded_rules, file_rules, kvmtool_rules}, SCMP_ACT_KILL_PROCESS},
+    {"kvmtool-closing", {closing_rules}, SCMP_ACT_ALLOW},
 };
 
 _Noreturn static void give_up(const char *what, const char *name, int error)
@@ -48,7 +50,7 @@ static void add_all(scmp_filter_ctx to, const struct rule *rules)
 /* Only x86-64: i386 by `int 0x80` is another architecture, and x32 has numbers of its own; both end the process. */
 static scmp_filter_ctx compile(const struct filter *filter)
 {
-    scmp_filter_ctx context = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    scmp_filter_ctx context = seccomp_init(filter->otherwise);
     if (!context)
         give_up("begin", filter->name, ENOMEM);
     check(seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS), "set", "BADARCH");

@@ -17,7 +17,8 @@
 
 enum { RULE_CONDITIONS = 3 };
 
-/* A call, and what happens when all `count` conditions hold: SCMP_ACT_ALLOW, or SCMP_ACT_ERRNO. A call may have several rules. */
+/* A call, and what happens when all `count` conditions hold: SCMP_ACT_ALLOW, SCMP_ACT_ERRNO or, in a filter that
+ * allows what it does not name, SCMP_ACT_KILL_PROCESS. A call may have several rules. */
 struct rule {
     const char *name;
     int number;
@@ -38,6 +39,8 @@ struct rule {
 #define ALLOW_IF(call, ...) RULE(call, SCMP_ACT_ALLOW, __VA_ARGS__)
 #define FAIL(call, error) {.name = #call, .number = __NR_##call, .action = SCMP_ACT_ERRNO(error)}
 #define FAIL_IF(call, error, ...) RULE(call, SCMP_ACT_ERRNO(error), __VA_ARGS__)
+#define KILL(call) {.name = #call, .number = __NR_##call, .action = SCMP_ACT_KILL_PROCESS}
+#define KILL_IF(call, ...) RULE(call, SCMP_ACT_KILL_PROCESS, __VA_ARGS__)
 #define END {.name = NULL}
 
 /* Conditions on the lower 32 bits of an argument, which is all that the kernel looks at in an `int`. */
@@ -67,6 +70,7 @@ struct rule {
 extern const struct rule library_rules[]; /* what the C library, threads and an event loop need; in every filter */
 extern const struct rule loading_rules[]; /* to become the VMM: exec, the dynamic loader, a further filter */
 extern const struct rule loaded_rules[];  /* instead of these, once the VMM is complete: no exec, no new code */
+extern const struct rule closing_rules[]; /* what `loading_rules` has more, ended: for a filter that allows the rest */
 extern const struct rule file_rules[];    /* disks and the 9p server */
 extern const struct rule qemu_rules[];
 extern const struct rule kvmtool_rules[];

@@ -62,7 +62,8 @@ def environment(vm: VmSpec) -> dict[str, str]:
     from stage1.vm import dax  # rkt has none, and waits for each import
 
     disk = {"CLEARPOD_DISK": vm.scratch} if vm.scratch else {}
-    return own | disk | dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer))
+    filtered = {"CLEARPOD_FILTERED": "1"} if vm.filter else {}
+    return own | disk | filtered | dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer))
 
 
 def kernel_command_line(vm: VmSpec) -> str:

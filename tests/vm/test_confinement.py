@@ -127,7 +127,7 @@ async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(ma
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
             assert status["Uid"].split() == status["Gid"].split() == [str(owner)] * 4
         environment = {one.partition("=")[0] for one in (place / "environ").read_text().split("\0") if one}
-        shim = {"LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_DISK", "CLEARPOD_SMALL_PAGES"}
+        shim = {"LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_DISK", "CLEARPOD_SMALL_PAGES", "CLEARPOD_FILTERED"}
         assert environment == {"PATH", "HOME"} | (shim if driver == "kvmtool" else set())
 
         expected = re.compile(

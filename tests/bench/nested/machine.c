@@ -5,7 +5,7 @@
  * KVM where the guest's counter lies, and ends the VMM. Results are lines on the console, traces on the second port.
  *
  * A plan file has lines: `name KIND.NUMBER`, `until N` (skip it when N starts of its kind came to `ready`), `trace EVENT`
- * (of tracefs), `env K=V`, `arg WORD`. Written by plan.py.
+ * (of tracefs), `filter FILE` (of system calls, which it is started with), `env K=V`, `arg WORD`. Written by plan.py.
  */
 #include "stage.h"
 
@@ -20,9 +20,17 @@
 #define SOCKETS_OF_KVMTOOL "/run/.lkvm"
 
 enum { WORDS = 96, KINDS = 8, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
+enum { SECCOMP_MODE_FILTER = 2, LINE_BYTES = 8 };
+
+/* As linux/filter.h has it, which musl has not. */
+struct filter {
+    unsigned short lines;
+    char *first;
+};
 
 struct plan {
     char *text, *name, *events[WORDS], *env[WORDS + 1], *argv[WORDS + 1];
+    struct filter filter;
     int event_count, env_count, arg_count, until;
 };
 
@@ -41,7 +49,7 @@ struct run {
 static char console[CONSOLE_BYTES];
 static struct kind kinds[KINDS];
 
-static char *read_all(const char *path)
+static char *read_file(const char *path, size_t *size)
 {
     struct stat about;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -51,7 +59,21 @@ static char *read_all(const char *path)
     if (!text || read(fd, text, (size_t)about.st_size) != about.st_size)
         fail("can't read", path);
     close(fd);
+    *size = (size_t)about.st_size;
     return text;
+}
+
+static char *read_all(const char *path)
+{
+    size_t size;
+    return read_file(path, &size);
+}
+
+static struct filter read_filter(const char *path)
+{
+    size_t size;
+    char *first = read_file(path, &size);
+    return (struct filter){(unsigned short)(size / LINE_BYTES), first};
 }
 
 static void add(char **list, int *count, char *word)
@@ -75,6 +97,8 @@ static void parse(struct plan *plan, char *line)
         plan->until = atoi(value);
     else if (!strcmp(line, "trace"))
         add(plan->events, &plan->event_count, value);
+    else if (!strcmp(line, "filter"))
+        plan->filter = read_filter(value);
     else if (!strcmp(line, "env"))
         add(plan->env, &plan->env_count, value);
     else if (!strcmp(line, "arg"))
@@ -167,6 +191,9 @@ static void become_vmm(const struct plan *plan, int out, uint64_t *began)
     /* As stage1.vm.vmm starts ours, where not the shim sees to it; the traditional way has the kernel's default. */
     if (strcmp(plan->name, "microvm") == 0 || strcmp(plan->name, "lkvm_plain") == 0)
         prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    if (plan->filter.lines && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || /* as the jailer does */
+                               prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &plan->filter) < 0))
+        _exit(126);
     *began = __rdtsc();
     execve(plan->argv[0], plan->argv, plan->env);
     _exit(127);
@@ -262,6 +289,7 @@ static void run_plan(const char *path)
     struct plan plan = read_plan(path);
     if (!plan.until || *good_starts(&plan) < plan.until)
         start_vmm(&plan);
+    free(plan.filter.first);
     free(plan.text);
 }
 

@@ -22,7 +22,16 @@ NO_STRINGS = ",-erms,-fsrm"
 """Without them a string instruction counts by the word and not by the byte, which is nearer to a real processor."""
 MEMORY_MIB = 3072
 LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr norandmaps"
-OURS = ("bzImage", "vmlinux", "initramfs", "system.erofs", "lkvm-shim.so", "initramfs-systemd", "system-systemd.erofs")
+OURS = (
+    "bzImage",
+    "vmlinux",
+    "initramfs",
+    "system.erofs",
+    "lkvm-shim.so",
+    "seccomp-kvmtool.bpf",
+    "initramfs-systemd",
+    "system-systemd.erofs",
+)
 LIMIT_S = 3600
 
 

@@ -11,6 +11,7 @@ from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
 
 GUEST = "/guest"
 """In the outer machine: the directory of kernel, initramfs and system image."""
+FILTER = f"{GUEST}/seccomp-kvmtool.bpf"
 LKVM, SHIM, QEMU = "/usr/bin/lkvm", f"{GUEST}/lkvm-shim.so", "/usr/bin/qemu-system-x86_64"
 MEMORY_MIB, DEBIAN_MEMORY_MIB, WINDOW_MIB = 128, 256, 256
 CID = 3
@@ -26,6 +27,7 @@ class Variant(NamedTuple):
     argv: list[str]
     env: dict[str, str]
     is_long: bool = False
+    filter: str = ""
 
 
 def variants(system_bytes: int, systemd_bytes: int, *, with_lkvm: bool) -> list[Variant]:
@@ -49,6 +51,7 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
         link=link,
         accel="kvm",
         kernel_arguments=("clearpod.mark",),
+        filter=FILTER if isinstance(link, VsockLink) else "",
     )
 
 
@@ -56,19 +59,23 @@ def _lkvm(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
     env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
-    return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), env)
+    return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), env, filter=vm.filter)
 
 
 def _lkvm_window(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
     dax = Dax(SHIM, (image,), WINDOW_MIB << 20, "/run/dax.sock")
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=dax)
-    return Variant("lkvm_window", "kvmtool, with a window for images", kvmtool.argv(vm), kvmtool.environment(vm))
+    return Variant(
+        "lkvm_window", "kvmtool, with a window for images", kvmtool.argv(vm), kvmtool.environment(vm), filter=vm.filter
+    )
 
 
 def _lkvm_plain() -> Variant:
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)
-    return Variant("lkvm_plain", "kvmtool without the shim", kvmtool.argv(vm), kvmtool.environment(vm))
+    return Variant(
+        "lkvm_plain", "kvmtool without the shim", kvmtool.argv(vm), kvmtool.environment(vm), filter=vm.filter
+    )
 
 
 def _lkvm_systemd(system_bytes: int) -> Variant:
@@ -76,7 +83,7 @@ def _lkvm_systemd(system_bytes: int) -> Variant:
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
     vm = vm._replace(initramfs=f"{GUEST}/initramfs-systemd", system_image=image.path)
     env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
-    return Variant("lkvm_systemd", "kvmtool, the profile with systemd by DAX", kvmtool.argv(vm), env)
+    return Variant("lkvm_systemd", "kvmtool, the profile with systemd by DAX", kvmtool.argv(vm), env, filter=vm.filter)
 
 
 def _microvm() -> Variant:
@@ -103,6 +110,7 @@ def text(variant: Variant, number: str, events: tuple[str, ...] = (), *, until: 
     lines = [
         f"name {variant.name}.{number}",
         *([f"until {until}"] if until else []),
+        *([f"filter {variant.filter}"] if variant.filter else []),
         *(f"trace {event}" for event in events),
         *(f"env {name}={value}" for name, value in variant.env.items()),
         *(f"arg {word}" for word in variant.argv),

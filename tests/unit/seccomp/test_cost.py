@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.seccomp.test_filters import FILTERS, LOADED, built, pytestmark
 
+CLOSING = "kvmtool-closing"
+
 __all__ = ["built", "pytestmark"]
 
 BOOT_INSTRUCTIONS = 44_100_000
@@ -19,6 +21,7 @@ BUDGET = 0.02
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 X86_64 = 0xC000003E
+STRICTNESS = (ALLOW, ERRNO | errno.ENOSYS, ERRNO | errno.EPERM, ERRNO | errno.EAFNOSUPPORT, KILL)
 KVM_RUN = (16, (3, 0xAE80, 0))
 HOT = {
     "read": (0, ()),
@@ -91,3 +94,20 @@ def test_every_number_is_let_through_refused_in_two_ways_or_ends_the_vmm(built: 
     assert sum(action == ALLOW for action in answers.values()) < 220
     assert all(action == KILL for number, action in answers.items() if number > 470 or 335 <= number < 424)
     assert ask(lines, 0x40000000).action == ask(lines, 0x40000000 | 39).action == KILL
+
+
+@pytest.mark.parametrize("first", range(64))
+def test_what_only_takes_away_leaves_what_the_whole_list_does(built: Path, first: int) -> None:
+    """For every call, with small numbers, protections, options and requests at each place where a filter looks."""
+    whole, started, closing = (load(built / f"{name}.bpf") for name in (LOADED, "seccomp-kvmtool", CLOSING))
+    values = (first, 0xAE80 + first, 0x5400 + first, 1 << first, (1 << 32) + first)
+    for number in range(600):
+        for arguments in ((value,) * 4 for value in values):
+            answers = [ask(lines, number, arguments).action for lines in (started, closing)]
+            assert max(answers, key=STRICTNESS.index) == ask(whole, number, arguments).action, (number, arguments)
+    assert len(closing) < 40
+
+
+def test_what_only_takes_away_answers_other_architectures_as_the_whole_list_does(built: Path) -> None:
+    lines = load(built / f"{CLOSING}.bpf")
+    assert ask(lines, 0x40000000 | 39).action == ask(load(built / f"{LOADED}.bpf"), 0x40000000 | 39).action

@@ -86,20 +86,11 @@ def test_the_shim_gets_the_windows_socket_where_there_is_a_jail() -> None:
     assert "CLEARPOD_DAX_LISTENER" not in dax.environment(window._replace(window_bytes=0), 128, by_descriptor=True)
 
 
+VM = VmSpec("v", kvmtool.HYPERVISOR, "/b/lkvm", "/run/pod", "/k", "/i", "/s", 128, 1, VsockLink(9, 1))
+
+
 def test_kvmtool_is_told_which_disk_is_the_pods_where_the_shim_is() -> None:
-    vm = VmSpec(
-        "v",
-        kvmtool.HYPERVISOR,
-        "/b/lkvm",
-        "/run/pod",
-        "/k",
-        "/i",
-        "/s",
-        128,
-        1,
-        VsockLink(9, 1),
-        scratch="/state/pod.img",
-    )
+    vm = VM._replace(scratch="/state/pod.img")
     shim = Dax("/g/lkvm-shim.so", (SYSTEM,))
     assert kvmtool.environment(vm._replace(dax=shim))["CLEARPOD_DISK"] == "/state/pod.img"
     for other in (vm, vm._replace(dax=shim, scratch="")):
@@ -117,3 +108,10 @@ def test_without_a_window_there_is_no_socket() -> None:
 )
 def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, text: str | None) -> None:
     assert dax.small_pages(memory_mib).get("CLEARPOD_SMALL_PAGES") == text
+
+
+def test_the_shim_is_told_of_the_filter_that_its_vmm_was_started_with() -> None:
+    plain = VM._replace(dax=Dax("/g/lkvm-shim.so", (SYSTEM,)))
+    filtered = plain._replace(filter="/guest/seccomp-kvmtool.bpf")
+    assert "CLEARPOD_FILTERED" not in kvmtool.environment(plain)
+    assert kvmtool.environment(filtered)["CLEARPOD_FILTERED"] == "1"
