@@ -194,7 +194,7 @@ class Agent:
     async def drain(self, timeout_s: float) -> None:
         """After the VMM's end: take in what it had already sent, until the connection ends."""
         if self._task is not None:
-            self._lost = self._lost or "ended"
+            self._lost = self._lost or f"the virtual machine of {self._who.name} has ended"
             self._expect_nothing()
             await asyncio.wait({self._task}, timeout=timeout_s)
 

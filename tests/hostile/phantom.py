@@ -24,7 +24,9 @@ class Phantom:
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
-        self.link = GuestLink(m.Hello(boot_id=int.from_bytes(os.urandom(8), "little"), kernel="phantom"))
+        boot_id = int.from_bytes(os.urandom(8), "little")
+        can = {"volumes": True, "raw": True, "guest_volumes": True, "copies": True}
+        self.link = GuestLink(m.Hello(boot_id=boot_id, kernel="phantom", **can))
         self.connection: socket.socket | None = None
         self.pending = b""
         self.containers: dict[str, m.Container] = {}

@@ -17,7 +17,7 @@ MARK = "clearpod-hostile: "
 def main() -> None:
     """Be what the hostname says until the host has enough."""
     arguments = sys.argv[1:]
-    volumes, layers = (share(arguments, tag) for tag in ("volumes", "layers"))
+    volumes = share(arguments, "volumes")
     with open(f"{volumes}/pod/hostname", encoding="utf-8") as file:
         what = file.read().strip()
     if what == "memory-bomb":
@@ -25,12 +25,18 @@ def main() -> None:
     if what == "console-bomb":
         console_bomb()
     from tests.hostile.link_attacks import ATTACKS
+    from tests.hostile.monitor import Monitor
     from tests.hostile.phantom import Phantom
+    from tests.hostile.save_attacks import SAVE_ATTACKS
 
-    guest = ATTACKS.get(what, Phantom)(listener(arguments))
+    guest = (ATTACKS | SAVE_ATTACKS).get(what, Phantom)(listener(arguments, "link"))
     if what == "compromised" and os.fork() == 0:
-        tell(arguments, volumes=volumes, layers=layers)
+        tell(arguments, volumes=volumes, layers=share(arguments, "layers"))
         os._exit(0)
+    if any(word.startswith("socket,id=qmp") for word in arguments):
+        if "-incoming" in arguments:
+            guest.runs.clear()
+        Monitor(listener(arguments, "qmp"), guest).start()
     guest.run()
 
 
@@ -40,9 +46,9 @@ def share(arguments: list[str], tag: str) -> str:
     return re.search(r"path=([^,]+)", result)[1]  # type: ignore[index]
 
 
-def listener(arguments: list[str]) -> socket.socket:
-    """Of the link: the descriptor that QEMU was given, or the path where it would listen."""
-    result = next(word for word in arguments if word.startswith("socket,id=link"))
+def listener(arguments: list[str], name: str) -> socket.socket:
+    """Of the link or the monitor: the descriptor that QEMU was given, or the path where it would listen."""
+    result = next(word for word in arguments if word.startswith(f"socket,id={name}"))
     if given := re.search(r",fd=(\d+)", result):
         return socket.socket(fileno=int(given[1]))
     made = socket.socket(socket.AF_UNIX)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent, or a VMM, that somebody else has become may do in the moment in which its guest is saved, copied or
+loaded, one class for each idea. Those whose names begin with `copy-` are for the hostname of the copy.
+
+They begin as good guests (`phantom`), and are chosen by their pod's hostname, as those of `link_attacks`.
+"""
+
+import os
+import time
+
+from stage1.guest import codec
+from stage1.guest import frame as f
+from stage1.guest import messages as m
+from tests.fakes.guest_link import GuestLink
+from tests.hostile.link_attacks import MOST, Flood
+from tests.hostile.phantom import Phantom
+
+# -- the agent of an original
+
+
+class Silent(Phantom):
+    """Answers no Tune: neither lets its shares go nor stands still."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if not isinstance(op, m.Tune):
+            super().answer(number, op)
+
+
+class Frozen(Phantom):
+    """Lets its shares go, and never answers that it stands still, or goes on."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if not isinstance(op, m.Tune) or op.file == "shares":
+            super().answer(number, op)
+
+
+class Twice(Phantom):
+    """Answers each Tune four times, two of them to other questions, and differently."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        super().answer(number, op)
+        if isinstance(op, m.Tune):
+            self.link.reply(number, m.Reply(m.FAILED, "no, it could not"))
+            self.link.reply(number + 1, m.Reply())
+            self.link.reply(0xFFFFFFF0, m.Reply(pid=MOST & 0x3FFFFF))
+
+
+class Busy(Phantom):
+    """Says that its shares are in use, for ever."""
+
+    def reply_to(self, op: m.Op) -> m.Reply:
+        if isinstance(op, m.Tune) and op.file == "shares":
+            return m.Reply(m.WRONG_STATE, "\x1b[2Jin use " * 3000)
+        return super().reply_to(op)
+
+
+class HangsUp(Phantom):
+    """Cuts the connection at each Tune, and has forgotten it then."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if isinstance(op, m.Tune):
+            return self.disconnect()
+        return super().answer(number, op)
+
+    def read(self) -> None:
+        if self.connection is not None:
+            super().read()
+
+
+class Dies(Phantom):
+    """Its VM ends at the first Tune."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if isinstance(op, m.Tune):
+            os._exit(1)
+        super().answer(number, op)
+
+
+class OnceTuned(Flood):
+    """Floods from the first Tune on, which it does not answer."""
+
+    def __init__(self, listener: object) -> None:
+        super().__init__(listener)
+        self.tuned = False
+
+    def answer(self, number: int, op: m.Op) -> None:
+        self.tuned |= isinstance(op, m.Tune)
+        if not self.tuned:
+            super().answer(number, op)
+
+    def step(self) -> None:
+        ready, self.ready = self.ready, self.ready and self.tuned
+        super().step()
+        self.ready = self.ready or ready
+
+
+class TunedEvents(OnceTuned):
+    """The ends of its containers, again and again."""
+
+    def burst(self) -> bytes:
+        event = codec.encode_event(m.Exited(self.victim.id, 0, 1, False, time.time_ns()))
+        return self.frames(f.EVENT, event, count=500)
+
+
+class TunedHellos(OnceTuned):
+    """The HELLO of its boot, replayed."""
+
+    every_s = 0.002
+
+    def burst(self) -> bytes:
+        hello = self.link._boot._replace(epoch=self.link.epoch, received=0, first=1)
+        return self.link._key + f.pack(f.HELLO, codec.encode(hello))
+
+
+# -- the VMM of an original
+
+
+class Deaf(Phantom):
+    """Its monitor takes the command to stop the guest, and says nothing."""
+
+    def command(self, name: str, do: object) -> object:
+        return None if name == "stop" and self.ready else super().command(name, do)
+
+
+class Endless(Phantom):
+    """It saves for ever."""
+
+    def command(self, name: str, do: object) -> object:
+        return {"status": "active"} if name == "query-migrate" and self.ready else super().command(name, do)
+
+
+class Nothing(Phantom):
+    """It has saved, it says, and has written nothing."""
+
+    def command(self, name: str, do: object) -> object:
+        if name == "migrate":
+            return {}
+        return {"status": "completed"} if name == "query-migrate" else super().command(name, do)
+
+
+class Talks(Phantom):
+    """Its monitor tells of events without end in place of an answer."""
+
+    def command(self, name: str, do: object) -> object:
+        return b'{"event": "X", "data": {}}\n' * (1 << 18) if name == "migrate" else super().command(name, do)
+
+
+class Odd(Phantom):
+    """Its monitor answers with something else."""
+
+    def command(self, name: str, do: object) -> object:
+        odd = {"add-fd": {"fdset-id": -1}, "query-fdsets": [{"fds": [{"opaque": "0 512"}], "fdset-id": 1}] * 20000}
+        return odd[name] if self.ready and name in odd else super().command(name, do)
+
+
+class Vanishes(Phantom):
+    """It ends in the middle of a save."""
+
+    def command(self, name: str, do: object) -> object:
+        if name == "migrate":
+            os._exit(1)
+        return super().command(name, do)
+
+
+# -- the agent and the VMM of a copy
+
+
+class Copy(Phantom):
+    """What its guest was saved with is an honest guest's."""
+
+
+class OldKey(Copy):
+    """Goes on with the original's key, whatever its host says."""
+
+    def read(self) -> None:
+        self.link.__class__ = _Stubborn
+        super().read()
+
+
+class _Stubborn(GuestLink):
+    def _on_hello(self, hello: m.Hello, items: object) -> None:
+        super()._on_hello(hello._replace(key=b""), items)  # type: ignore[arg-type]
+
+
+class CopyMute(Copy):
+    """Says hello and nothing more."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        """No."""
+
+
+class CopyInventor(Copy):
+    """Has 255 containers of nobody's beside the original's, and takes a second to remove each."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if isinstance(op, m.Delete):
+            time.sleep(1)
+        super().answer(number, op)
+
+    def reply_to(self, op: m.Op) -> m.Reply:
+        if isinstance(op, m.List):
+            invented = tuple(m.Container(f"{number:064x}", state=m.RUNNING) for number in range(255))
+            return m.Reply(containers=(*self.containers.values(), *invented))
+        return super().reply_to(op)
+
+
+class CopyForgets(Copy):
+    """Has none of the original's containers."""
+
+    def reply_to(self, op: m.Op) -> m.Reply:
+        return m.Reply() if isinstance(op, m.List) else super().reply_to(op)
+
+
+class CopyDies(Copy):
+    """Its VM ends when it is told who it is."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if isinstance(op, m.Configure):
+            os._exit(1)
+        super().answer(number, op)
+
+
+class CopyDoesNotLoad(Copy):
+    """Its VMM loads for ever."""
+
+    def command(self, name: str, do: object) -> object:
+        return {"status": "active"} if name == "query-migrate" else super().command(name, do)
+
+
+ORIGINALS: dict[str, type[Phantom]] = {
+    "silent": Silent,
+    "frozen": Frozen,
+    "twice": Twice,
+    "busy": Busy,
+    "hangs-up": HangsUp,
+    "dies": Dies,
+    "tuned-events": TunedEvents,
+    "tuned-hellos": TunedHellos,
+    "deaf": Deaf,
+    "endless": Endless,
+    "nothing": Nothing,
+    "talks": Talks,
+    "odd": Odd,
+    "vanishes": Vanishes,
+}
+COPIES: dict[str, type[Phantom]] = {
+    "copy-old-key": OldKey,
+    "copy-mute": CopyMute,
+    "copy-inventor": CopyInventor,
+    "copy-forgets": CopyForgets,
+    "copy-dies": CopyDies,
+    "copy-does-not-load": CopyDoesNotLoad,
+}
+SAVE_ATTACKS = {f"save-{name}": kind for name, kind in ORIGINALS.items()} | COPIES
