@@ -26,7 +26,7 @@ import os
 import time
 from typing import NamedTuple
 
-from stage1 import disks, machine, quarters
+from stage1 import disks, machine, placement
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import beneath, cgroup, files, mount, namespace, process
 from stage1.linux.libc import Guard
@@ -112,8 +112,8 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
 
 
 def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
-    """The VM with its ids, cgroups and disks, and the note of `quarters.add`."""
-    vm, note = quarters.add(vm, pod, host=host, directory=vm.run_dir)
+    """The VM with its ids, cgroups and disks, and the note of `placement.add`."""
+    vm, note = placement.add(vm, pod, host=host, directory=vm.run_dir)
     disks.add(vm, pod, host=host)
     if size := vm.window_bytes or (vm.dax.window_bytes if vm.dax else 0):
         from stage1.vm import mapping  # rkt has no window, and waits for each import
@@ -123,7 +123,7 @@ def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
 
 
 def _furnish_on_host(pod: "HostPod", host: Host) -> None:
-    quarters.add_host_pod(pod)
+    placement.add_host_pod(pod)
     disks.add_on_host(pod, host)
 
 
@@ -131,11 +131,11 @@ def boot(prepared: Prepared, vmm: "Vmm") -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
     vm = prepared.vm
     if isinstance(vm, VmSpec):
-        started, link = quarters.entering(vm, lambda: start(vm, vmm))
+        started, link = placement.entering(vm, lambda: start(vm, vmm))
         memory_bytes = limits.of(vm).memory_bytes if vm.cgroups else 0
         entry = Record(started, vm.ids, memory_bytes=memory_bytes, cid=link.cid if isinstance(link, VsockLink) else 0)
     else:
-        started = quarters.entering_host_pod(vm, lambda: vmm.start(vm))
+        started = placement.entering_host_pod(vm, lambda: vmm.start(vm))
         entry = Record(started)
     try:
         record.write(prepared.directory, entry)
@@ -183,7 +183,7 @@ def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
             at = f"volumes/containers/{container.id}/mounts/{number}"
             volumes.attach(volume, directory, at=at, pid=pid, ids=mapped.of(volume))
     if pid and any(not volume.read_only for volume in container.mounts):
-        quarters.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
+        placement.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
 
 
 def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
@@ -284,7 +284,7 @@ def _clean_up(directory: str) -> str:
     unmounting.below(directory)
     left = disks.remove(directory)
     problems = "; ".join(filter(None, [*left, net.detach(directory)]))
-    quarters.see_removed(directory)
+    placement.see_removed(directory)
     slot = slots.find(directory)
     files.remove_tree(directory)
     slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong
@@ -293,7 +293,7 @@ def _clean_up(directory: str) -> str:
 
 def end_rest(directory: str) -> None:
     """Kill what a pod on the host has left, its agent having ended; remove the cgroups, a VMM's too. Idempotent."""
-    quarters.end(directory)
+    placement.end(directory)
 
 
 def _clean_up_after(error: BaseException, directory: str) -> None:
@@ -363,7 +363,7 @@ def _attach(pod: Pod, directory: str, *, settings: Settings | None) -> PodNetwor
 def _document(pod: Pod, container: Container, *, directory: str, target_pid: int) -> "dict[str, object]":
     if not pod.host:
         return oci.config(pod, container, target_pid=target_pid)
-    usable = cgroup.controllers(next(iter(quarters.cgroups(directory)), ""))
+    usable = cgroup.controllers(next(iter(placement.cgroups(directory)), ""))
     document = on_host.config(pod, container, controllers=usable, target_pid=target_pid)
     return {**document, "process": _within(document["process"])}
 

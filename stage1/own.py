@@ -10,7 +10,7 @@ import stat
 import time
 from typing import NamedTuple
 
-from stage1 import engine, machine, quarters
+from stage1 import engine, machine, placement
 from stage1.engine import Host, Prepared
 from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
@@ -228,7 +228,7 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
         own.unlink(MONITOR)
     if disk:
         copy_block(boot_files.block, disk, directory=directory)
-    spec, note = quarters.add(spec._replace(scratch=disk), pod, host=host, directory=directory)
+    spec, note = placement.add(spec._replace(scratch=disk), pod, host=host, directory=directory)
     return Prepared(pod, directory, spec, b"", network, note)
 
 
@@ -291,7 +291,7 @@ def numbers(directory: str, pid: int, *, devices: "Sequence[str]" = ()) -> PodSt
     taken = usage(pid, directory)
     memory = MemoryStats(usage=taken.pss_bytes, anonymous=taken.pss_bytes)
     cpu = CpuStats(usage_us=taken.cpu_ms * 1000)
-    for path in quarters.cgroups(directory):
+    for path in placement.cgroups(directory):
         cpu, memory = _of_cgroup(path, cpu=cpu, memory=memory)
     return PodStats(at_ns, cpu, memory, _threads(pid), _interfaces(pid, devices))
 

@@ -7,7 +7,7 @@ netns, disk and records have their names and `engine.clean_up` undoes everything
 
 import os
 
-from stage1 import engine, machine, quarters
+from stage1 import engine, machine, placement
 from stage1.engine import Host, Prepared
 from stage1.errors import VmFailed
 from stage1.net import attach, pool_slot
@@ -54,13 +54,13 @@ def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -
 
 
 def enter_cgroups(pod: Pod, host: Host) -> str:
-    """Put the VMM into its pod's cgroups, as `quarters.move`. Raises KernelError, VmFailed when there is no VMM."""
+    """Put the VMM into its pod's cgroups, as `placement.move`. Raises KernelError, VmFailed when there is no VMM."""
     directory = engine.pod_directory(host, pod.id)
     vm = engine.recorded_vm(directory)
     if vm is None:
         raise VmFailed(f"the pool slot {directory} has no record of its prewarmed VM; create the pod again")
     spec = machine.vm_spec(pod, host, directory=directory)
-    return quarters.move(spec, pod, host=host, directory=directory, pids=(vm.pid, *vm.server[:1]))
+    return placement.move(spec, pod, host=host, directory=directory, pids=(vm.pid, *vm.server[:1]))
 
 
 def record(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:

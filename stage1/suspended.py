@@ -10,7 +10,7 @@ leaves one guest. The file is root's, beside the pod's disk, and QEMU gets it as
 
 import json
 
-from stage1 import engine, machine, quarters
+from stage1 import engine, machine, placement
 from stage1.engine import Host, Prepared
 from stage1.errors import VmFailed, WrongState
 from stage1.linux import beneath
@@ -102,7 +102,7 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
     with beneath.Root(directory) as own:
         for name in _OF_VMM:
             own.unlink(name)
-    vm, note = quarters.add(spec._replace(is_resumed=True), pod, host=host, directory=directory)
+    vm, note = placement.add(spec._replace(is_resumed=True), pod, host=host, directory=directory)
     try:
         started = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:

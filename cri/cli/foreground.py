@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pod run in the foreground: booted, its streams and signals passed through, and collected, by this process.
+"""One pod run in the foreground: booted, its streams and signals passed through, and cleaned up, by this process.
 
 Used by `clearpod run`. The pod is the daemon's own LivePod, in a run directory of its own that no daemon looks at.
 Should this process be killed, the kernel kills the VMM with it, and the next `clearpod run` removes the rest.

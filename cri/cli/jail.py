@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from cri import config as configuration
 from cri.cli.parser import Parser
-from stage1 import engine, quarters
+from stage1 import engine, placement
 from stage1.errors import BadRequest, NotFound, Unsupported, WrongState
 from stage1.linux.idmap import Extent
 from stage1.vm import in_force
@@ -73,7 +73,7 @@ def inspect(directory: str) -> InForce:
     vm = find_unrecorded(directory) if directory.startswith(f"{RKT}/") else engine.find_vm(directory)
     if vm is None:
         raise WrongState(f"the pod in {directory} has no virtual machine: it is just being made, or was not started")
-    jail = in_force.read(vm.pid, vm.start_time, cgroups=quarters.cgroups(directory))
+    jail = in_force.read(vm.pid, vm.start_time, cgroups=placement.cgroups(directory))
     if os.path.basename(jail.program) == AGENT:
         raise Unsupported(f"the pod in {directory} runs on the host, so there is no jail around it")
     return jail

@@ -7,7 +7,7 @@ import time
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.translate import replies
-from stage1 import quarters
+from stage1 import placement
 from stage1.vm.usage import Usage, usage
 
 CONSOLE_LINES = 300
@@ -20,7 +20,7 @@ async def pod_sandbox_status(node: Node, request: pb.PodSandboxStatusRequest) ->
     info = {}
     if request.verbose:
         taken = await asyncio.to_thread(usage, pod.vm.pid, pod.directory) if pod.vm and pod.is_ready else Usage()
-        cgroups = await asyncio.to_thread(quarters.cgroups, pod.directory)
+        cgroups = await asyncio.to_thread(placement.cgroups, pod.directory)
         console = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES) if pod.vm else ""
         info = replies.sandbox_info(pod, taken, cgroups=cgroups, console=console)
     return pb.PodSandboxStatusResponse(

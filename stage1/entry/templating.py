@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the template that a pod would have used, when the pod is collected. Called by `gc`, last; no program itself.
+"""Makes the template that a pod would have used. Called by `gc`, last; no program itself.
 
 rkt has no daemon, and a pod shall not wait; who calls `rkt gc` or `rkt rm` waits for a boot, once for each kind of VM.
 One program makes one at a time, in the directory WORK; what a killed one left there the next one removes.

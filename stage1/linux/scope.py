@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scopes of systemd's: units for processes that systemd has not started, each with a cgroup that is delegated. Called
-by `quarters`, where the cgroup driver is systemd.
+by `placement`, where the cgroup driver is systemd.
 
 A VMM's cgroup is `vm` in its scope's, and what we write is written there: the scope's own files are systemd's, which
 writes them again when it likes. A scope without a process ends, so one that is ours is in it until the VMM is; and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods and containers as values. Both front doors translate into these; everything below reads only these.
+"""Pods and containers as values. Both front ends translate into these; everything below reads only these.
 
 Sizes are bytes unless the name says otherwise, durations are microseconds where the kernel's files want them.
 Zero and empty mean "not given".

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States of pods and containers: one table of allowed moves. Both front doors and the recovery code use it.
+"""States of pods and containers: one table of allowed moves. Both front ends and the recovery code use it.
 
 A pod is READY from the moment its agent answered until its VM is gone or a stop began; there is no way back
 (CRI PodSandboxState). A container's states are those of CRI ContainerState without UNKNOWN.

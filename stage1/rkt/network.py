@@ -2,7 +2,7 @@
 """A pod's network under rkt: what `run` makes by `--net`, and what `gc` takes away again. Called by stage1/entry.
 
 The records lie beside rkt's pods in its data directory, since they must survive the pod's directory, which rkt removes
-whether gc could do its work or not. What a plugin would not give back is tried again when other pods are collected.
+whether gc could do its work or not. What a plugin would not give back is tried again by the gc of other pods.
 """
 
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the host a VMM may take, from the size of its VM. Pure but for the number of processors.
 
-Used by `quarters`. A VMM's cgroup fences in a compromised one; the guest's limit is the VM's size. So
+Used by `placement`. A VMM's cgroup fences in a compromised one; the guest's limit is the VM's size. So
 each number has room for the worst that was measured (docs/admin/threat-model.md, "Limits of the hypervisor"). The page
 cache of what a guest reads and writes is in it too, and is reclaimed when it is full.
 """

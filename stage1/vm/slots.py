@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host ids for VMMs: each pod of this host has a range of its own, a slot. Called by the engine, for both front doors.
+"""Host ids for VMMs: each pod of this host has a range of its own, a slot. Called by the engine, for both front ends.
 
 A claim is a symbolic link `/run/clearpod-ids/<number of the slot>` to the pod's directory, and a link `ids` from there
 back. It is one place for all run directories, daemons and programs of this host, and it is empty after a boot, which no

@@ -11,7 +11,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import machine as machines
-from stage1 import quarters
+from stage1 import placement
 from stage1.linux import cgroup, podcgroup
 from stage1.pod.model import Pod
 from stage1.vm import limits
@@ -108,7 +108,7 @@ async def test_a_vm_is_counted_and_bounded_in_its_pods_cgroup(machine: VmWorld, 
         pod = await run(cri, machine)
         output = await shown(cri, pod)
         assert output["vm"]["cgroupNote"] == "" and sorted(output["vm"]["cgroups"]) == sorted(
-            quarters.cgroups(output["directory"])
+            placement.cgroups(output["directory"])
         )
         assert of_process(output["pid"]) == len({os.path.realpath(place) for place in kubelet.places})
         idle = kubelet.read("memory.current", "memory.usage_in_bytes")

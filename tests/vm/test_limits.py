@@ -12,7 +12,7 @@ import pytest
 from cri.containers import exec as execs
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
-from stage1 import engine, quarters
+from stage1 import engine, placement
 from stage1.linux import cgroup, mount
 from stage1.pod.model import Mount, Pod
 from stage1.vm import in_force, limits
@@ -39,7 +39,7 @@ HOG = "tail /dev/zero 2>/dev/null || true"
 
 def counters(directory: str) -> dict[str, str]:
     """Of all cgroups of the pod together; names of both versions are given those of version 2."""
-    result = {name: value for path in quarters.cgroups(directory) for name, value in cgroup.usage(path).items()}
+    result = {name: value for path in placement.cgroups(directory) for name, value in cgroup.usage(path).items()}
     names = {
         "memory.limit_in_bytes": "memory.max",
         "memory.max_usage_in_bytes": "memory.peak",
@@ -59,7 +59,7 @@ async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: 
     async with booted(machine) as pod:
         vm = pod.vm
         assert vm is not None
-        places = quarters.cgroups(pod.directory)
+        places = placement.cgroups(pod.directory)
         result = in_force.read(vm.pid, vm.start_time, cgroups=places)
         assert [one.path for one in result.cgroups] == places
         assert places
@@ -74,12 +74,12 @@ async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: 
         assert seen.get("memory.swap.max", "0") == "0"
         directory = pod.directory
     assert [path for path in places if os.path.exists(path)] == []
-    assert quarters.cgroups(directory) == []
+    assert placement.cgroups(directory) == []
 
 
 def lower_memory(directory: str, size_bytes: int) -> None:
     """The limit becomes smaller than what the VM's size says."""
-    for path in quarters.cgroups(directory):
+    for path in placement.cgroups(directory):
         for name in ("memory.max", "memory.limit_in_bytes"):
             if os.path.exists(f"{path}/{name}"):
                 Path(path, name).write_text(str(size_bytes))
@@ -137,7 +137,7 @@ def _hog(places: list[str]) -> int:
 async def test_who_takes_more_than_the_limit_is_ended_alone(machine: Machine) -> None:
     """The hog stands in for a VMM that fell."""
     async with booted(machine) as victim, booted(machine) as neighbour:
-        assert await asyncio.to_thread(_hog, quarters.cgroups(victim.directory)) == -signal.SIGKILL
+        assert await asyncio.to_thread(_hog, placement.cgroups(victim.directory)) == -signal.SIGKILL
         assert neighbour.vm is not None and neighbour.vm.alive()
         assert int(counters(neighbour.directory)["memory.events.oom_kill"]) == 0
 
@@ -147,7 +147,7 @@ async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(mach
     prepared = engine.prepare(Pod(id=os.urandom(32).hex(), name="one"), host)
     try:
         pid = engine.boot(prepared, ProcessVmm()).pid
-        places = quarters.cgroups(prepared.directory)
+        places = placement.cgroups(prepared.directory)
         assert len(places) and all(pid in cgroup.members(path) for path in places)
     finally:
         for _ in range(2):

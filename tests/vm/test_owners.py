@@ -12,7 +12,7 @@ import pytest
 
 from cri.cli import jail
 from cri.cli.parser import Parser
-from stage1 import following, quarters
+from stage1 import following, placement
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported, WrongState
 from stage1.linux import idmap, mount
 from stage1.pod.ids import POD_IDS
@@ -187,7 +187,7 @@ async def test_clearpod_jail_prints_what_is_in_force(
         assert {path for path in writable if not path.endswith((".img", "/mounts/0", "/vmm"))} == set()
         assert result["limits"]["core file size"] == {"soft": "0", "hard": "0"}
         assert result["uid_map"][0]["length"] == 65536
-        assert set(result["cgroups"]) == set(quarters.cgroups(pod.directory))
+        assert set(result["cgroups"]) == set(placement.cgroups(pod.directory))
         text = await asyncio.to_thread(printed, pod.id)
         for expected in ("no new privs      yes", "0 to 65535 are", "seccomp           filter", "cgroup "):
             assert expected in text, text

@@ -14,14 +14,14 @@ START, NETWORK, JAIL, REST = "start_of_python", "network", "jail", "rest"
 MODULES = {
     NETWORK: ("stage1.net", "stage1.rkt.network", "stage1.linux.netlink", "stage1.linux.tun", "stage1.linux.bpf"),
     JAIL: (
-        *("stage1.vm.jail", "stage1.vm.limits", "stage1.vm.slots", "stage1.quarters", "stage1.linux.idmap"),
+        *("stage1.vm.jail", "stage1.vm.limits", "stage1.vm.slots", "stage1.placement", "stage1.linux.idmap"),
         *("stage1.linux.cgroup", "stage1.linux.podcgroup", "stage1.rootfs.owners", "stage1.rootfs.overlay"),
     ),
 }
 CALLS = {
     NETWORK: ("stage1.rkt.network.attach", "stage1.rkt.network.host_ip"),
     JAIL: (
-        *("stage1.quarters.add", "stage1.rootfs.owners.keep_plain", "stage1.rkt.machine.show"),
+        *("stage1.placement.add", "stage1.rootfs.owners.keep_plain", "stage1.rkt.machine.show"),
         *("stage1.vm.jail.describe", "stage1.vm.slots.configured"),
     ),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stage1 import engine, quarters
+from stage1 import engine, placement
 from stage1.errors import Unavailable
 from stage1.linux import cgroup, dbus, podcgroup, scope
 from stage1.pod.model import Pod
@@ -89,7 +89,7 @@ def test_the_scope_is_there_with_limits_before_the_vmm_and_goes_with_the_pod(
         inside = [path for path in prepared.vm.cgroups if scope.of(path)]
         assert {os.path.realpath(scope.of(path)) for path in inside} == {f"{path}/{UNIT}" for path in slices}
         assert vmm.usage["pids.max"] == str(limits.of(prepared.vm).pids)
-        assert sorted(quarters.cgroups(prepared.directory)) == sorted(prepared.vm.cgroups)
+        assert sorted(placement.cgroups(prepared.directory)) == sorted(prepared.vm.cgroups)
         assert cgroup.members(f"{cgroup.tree()}/{WHERE}/{UNIT}/start") == [], "the keeper has gone"
     finally:
         for _ in range(2):
@@ -117,7 +117,7 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
     try:
         engine.boot(prepared, Looking())
         for _ in range(2):
-            output = quarters.move(prepared.vm, POD, host=host, directory=prepared.directory, pids=(one.pid,))
+            output = placement.move(prepared.vm, POD, host=host, directory=prepared.directory, pids=(one.pid,))
             assert output == ""
         assert Path(f"/proc/{one.pid}/cgroup").read_text().count(f"/{WHERE}/{UNIT}/vm") == len(slices)
     finally:

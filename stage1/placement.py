@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod's VMM has on the host beside its files: ids of its own, and cgroups with limits. Called by the engine.
+"""Places a pod's VMM on the host: ids of its own, and cgroups with limits. Called by the engine.
 
 A VMM is in the cgroup that was made for its pod (`linux.podcgroup`) where that has room for it, else below one of ours.
 Where the cgroup driver is systemd, it is in a scope there (`linux.scope`). All is found again from links in the pod's
@@ -39,7 +39,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> tuple[VmSpec, st
         vm = vm._replace(ids=numbers.extents(slots.claim(directory, host.ids), pod.ids))
         owners.keep(directory, pod.ids, vmm=vm.ids)
     if host.cgroup_parent:
-        places, why_not = home(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
+        places, why_not = choose_cgroups(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
         return vm._replace(cgroups=_make(vm, places, directory=directory)), why_not
     return vm, ""
 
@@ -50,9 +50,10 @@ def add_host_pod(pod: "HostPod") -> None:
         own.link("cgroup", pod.cgroup)
 
 
-def home(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = False) -> tuple[dict[str, str], str]:
-    """Where the VMM's cgroups go, by hierarchy, and why not into the pod's cgroup; that is empty if they do, or if the
-    pod has none. In hierarchies where the pod has none they are below `parent`. With `has_scopes` the pod's is a slice.
+def choose_cgroups(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = False) -> tuple[dict[str, str], str]:
+    """Return the paths of the VMM's cgroups by hierarchy, and why they are not in the pod's; that is empty if they are,
+    or if the pod has none. In hierarchies where the pod has none they are below `parent`. With `has_scopes` the pod's
+    is a slice.
     """
     name = f"clearpod-{pod.id}"
     places = cgroup.places(parent, name)
@@ -84,13 +85,13 @@ def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
 
 def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[int]") -> str:
     """Put a VMM that runs already, since it waited for its pod, and what is beside it, into the cgroups of its pod;
-    what it has taken until then stays counted where it was. Returns why not, as `home` does.
+    what it has taken until then stays counted where it was. Returns why not, as `choose_cgroups` does.
 
     Undo: as of `add`. Raises KernelError.
     """
     if not host.cgroup_parent or not pod.cgroup_parent:
         return ""
-    places, why_not = home(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
+    places, why_not = choose_cgroups(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
     now = set(cgroups(directory))
     new = {kind: path for kind, path in places.items() if path not in now}
     paths = _make(vm, new, directory=directory, ending=".pod")

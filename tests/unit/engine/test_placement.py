@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1 import engine, machine, quarters
+from stage1 import engine, machine, placement
 from stage1.errors import NoSpace, NotFound, Unsupported, WrongState
 from stage1.linux import cgroup, mount, podcgroup
 from stage1.linux.idmap import Extent
@@ -67,7 +67,7 @@ def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine
         assert (disk.st_uid, disk.st_gid, stat.S_IMODE(disk.st_mode)) == (first, first, 0o600)
         assert stat.S_IMODE(os.stat(os.path.dirname(vm.scratch)).st_mode) == 0o700
         places = cgroup.places(PARENT, f"clearpod-{POD.id}")
-        assert sorted(vm.cgroups) == sorted(quarters.cgroups(directory)) == sorted(places.values())
+        assert sorted(vm.cgroups) == sorted(placement.cgroups(directory)) == sorted(places.values())
         expected = limits.of(vm)
         assert expected == cgroup.Limits((128 + 128 + 16 + 256) << 20, 2 + 96 + (os.cpu_count() or 1), 300_000)
         usage = {name: value for path in vm.cgroups for name, value in cgroup.usage(path).items()}
@@ -199,7 +199,7 @@ def test_a_vmm_is_in_the_cgroup_that_was_made_for_its_pod(host: engine.Host, mad
             os.path.realpath(path) for path in prepared.vm.cgroups
         }
         assert prepared.cgroup_note == ""
-        assert sorted(quarters.cgroups(prepared.directory)) == sorted(prepared.vm.cgroups)
+        assert sorted(placement.cgroups(prepared.directory)) == sorted(prepared.vm.cgroups)
         elsewhere = [path for path in prepared.vm.cgroups if f"/{PARENT_OF_POD}/" not in path]
         assert all(f"/{PARENT}/" in path for path in elsewhere)
     finally:
@@ -215,7 +215,7 @@ def test_a_pod_without_room_for_its_vm_has_it_elsewhere(
     vm = machine.vm_spec(IN_POD, host, directory="/nowhere")
     cost_mib = limits.cost_mib(vm)
     limit(made, 64 + cost_mib - short_mib)
-    places, why_not = quarters.home(vm, IN_POD, parent=PARENT)
+    places, why_not = placement.choose_cgroups(vm, IN_POD, parent=PARENT)
     assert any(f"/{PARENT_OF_POD}/" in path for path in places.values()) is not bool(short_mib)
     assert bool(why_not) is bool(short_mib)
     if short_mib:
@@ -229,11 +229,11 @@ def test_a_pod_whose_processes_are_too_few_or_whose_cgroup_is_missing_says_so(
     pids = next((place / "pids.max" for place in made.values() if (place / "pids.max").exists()), None)
     if pids:
         pids.write_text("20")
-        places, why_not = quarters.home(vm, IN_POD, parent=PARENT)
+        places, why_not = placement.choose_cgroups(vm, IN_POD, parent=PARENT)
         assert "podPidsLimit" in why_not and places == cgroup.places(PARENT, f"clearpod-{POD.id}")
     gone = IN_POD._replace(cgroup_parent="/no/such/pod")
-    assert "there is no cgroup no/such/pod" in quarters.home(vm, gone, parent=PARENT)[1]
-    assert quarters.home(vm, POD, parent=PARENT)[1] == ""
+    assert "there is no cgroup no/such/pod" in placement.choose_cgroups(vm, gone, parent=PARENT)[1]
+    assert placement.choose_cgroups(vm, POD, parent=PARENT)[1] == ""
 
 
 def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, made: dict[str, Path]) -> None:
@@ -243,11 +243,11 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
         for path in prepared.vm.cgroups:
             cgroup.join(path, one.pid)
         for _ in range(2):
-            output = quarters.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pids=(one.pid,))
+            output = placement.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pids=(one.pid,))
             assert output == ""
         now = Path(f"/proc/{one.pid}/cgroup").read_text()
         assert now.count(f"/{PARENT_OF_POD}/clearpod-{POD.id}") >= len(set(map(os.path.realpath, made.values())))
-        result = quarters.cgroups(prepared.directory)
+        result = placement.cgroups(prepared.directory)
     finally:
         engine.clean_up(prepared.directory)
     assert one.wait(10 * PATIENCE) == -9
