@@ -12,6 +12,7 @@ import logging
 
 from cri.config import Config
 from cri.image.digests import question
+from cri.image.one_session import OneSession
 from cri.image.registries import Auth
 from cri.store.reference import Reference
 from stage1.errors import PodError
@@ -33,13 +34,16 @@ class Direct:
     def __init__(self, reference: Reference, *, config: Config, auth: Auth | None, server: ForkServer | None) -> None:
         self._asked = question(reference, config=config, auth=auth) if server else None
         self._limits, self._server = config.images.limits, server
-        self._session: confined.Session | None = None
+        self._session = OneSession(self._made)
 
-    def start(self) -> None:
-        """Start the process, if there is one to be. Blocks. Raises KernelError."""
-        if self._asked and self._session is None and not sandbox.means().lacks:
-            kind = Question(MODULE, (), _WHAT, _CPU_S, network=True)
-            self._session = confined.Session(kind, Asker(self._limits, server=self._server))
+    def start(self) -> confined.Session | None:
+        """The process, started if it was not and there is one to be. Blocks. Raises KernelError, Stopped."""
+        return self._session.get() if self._asked and not sandbox.means().lacks else None
+
+    def _made(self) -> confined.Session:
+        return confined.Session(
+            Question(MODULE, (), _WHAT, _CPU_S, network=True), Asker(self._limits, server=self._server)
+        )
 
     async def manifest(self, reference: str) -> bytes:
         """The manifest or index of that tag or digest; empty without an answer."""
@@ -53,10 +57,10 @@ class Direct:
         most = most_kib << 10
         question = Question(MODULE, (kind, reference, str(most)), _WHAT, _ANSWER_S, answer_bytes=65536 + 2 * most)
         try:
-            await asyncio.to_thread(self.start)
-            if self._session is None:
+            session = await asyncio.to_thread(self.start)
+            if session is None:
                 return b""
-            answer = await asyncio.to_thread(self._session.ask, question, json.dumps(self._asked).encode())
+            answer = await asyncio.to_thread(session.ask, question, json.dumps(self._asked).encode())
             return base64.b64decode(answer, validate=True)[:most]
         except (PodError, TypeError, ValueError) as error:
             log.info("pull.document", extra={"error": str(error)})
@@ -66,6 +70,4 @@ class Direct:
 
     def close(self) -> None:
         """End the process. Idempotent."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        self._session.close()

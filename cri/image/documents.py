@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cri.image import manifest
 from cri.image.manifest import Manifest
+from cri.image.one_session import OneSession
 from stage1.pod import own_kernel
 from stage1.rootfs import confined
 from stage1.rootfs.confined import Asker, Question
@@ -36,19 +37,19 @@ class Reader:
     def __init__(self, name: str, limits: Limits, server: ForkServer | None = None) -> None:
         self._name, self._limits, self._server = name, limits, server
         self._architecture = manifest.host_architecture()
-        self._session: confined.Session | None = None
+        self._session = OneSession(self._made)
 
     def start(self) -> confined.Session:
-        """The process, started if it was not. Blocks. Raises NotFound without util-linux, KernelError."""
-        if self._session is None:
-            question = Question("cri.image.documentjob", (), f"the documents of {self._name}", _CPU_S)
-            self._session = confined.Session(question, Asker(self._limits, server=self._server))
-        return self._session
+        """The process, started if it was not. Blocks. Raises NotFound without util-linux, KernelError, Stopped."""
+        return self._session.get()
+
+    def _made(self) -> confined.Session:
+        question = Question("cri.image.documentjob", (), f"the documents of {self._name}", _CPU_S)
+        return confined.Session(question, Asker(self._limits, server=self._server))
 
     def close(self) -> None:
         """End the process. Idempotent."""
-        if self._session is not None:
-            self._session.close()
+        self._session.close()
 
     async def top(self, data: bytes) -> Top:
         """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""

@@ -12,10 +12,14 @@ from cri.config import Config
 from cri.image import digestjob
 from cri.image.asked import Asked
 from cri.image.direct import Direct
+from cri.image.documents import Reader
+from cri.image.one_session import OneSession
 from cri.store.reference import parse
 from stage1.errors import PodError
 from stage1.linux import sandbox
+from stage1.linux.supervise import Stopped
 from stage1.rootfs.forking import ForkServer
+from stage1.rootfs.limits import Limits
 
 from .test_digests import Answer, says, server
 
@@ -81,18 +85,18 @@ async def test_without_a_server_or_a_fence_skopeo_is_asked(monkeypatch: pytest.M
         unfenced = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
         for one in (without, unfenced):
             assert (await one.manifest("1"), await one.config(DIGEST)) == (b"", b"")
-            assert one._session is None
+            assert one._session._session is None
 
 
 async def test_one_process_asks_for_all_and_an_answer_that_is_none_ends_it() -> None:
     with server(says(200, body=b"{}")) as host, contextlib.closing(ForkServer((digestjob.__name__,))) as forks:
         one = Direct(parse(f"{host}/a:1"), config=Config(), auth=None, server=forks)
         assert await one.manifest("1") == b"{}"
-        session = one._session
+        session = one.start()
         assert session is not None
-        assert await one.config(DIGEST) == b"{}" and one._session is session
+        assert await one.config(DIGEST) == b"{}" and one.start() is session
         session._talk.kill()
-        assert await one.config(DIGEST) == b"" and one._session is None
+        assert await one.config(DIGEST) == b"" and one.start() is None
         assert await one.manifest("1") == b"", "skopeo has it from now on"
         one.close()
 
@@ -113,5 +117,17 @@ async def test_an_answer_of_a_process_that_was_taken_over_is_none(monkeypatch: p
     with contextlib.closing(ForkServer(())) as forks:
         for answer in (7, None, ["e30="], "e30", "e30=\n", "é", PodError("it was killed")):
             one = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
-            one._session = Session(answer)  # type: ignore[assignment]
+            one._session = OneSession(lambda answer=answer: Session(answer))  # type: ignore[arg-type, misc]
             assert await one.manifest("1") == b"", answer
+
+
+def test_a_process_that_was_closed_is_not_started_any_more_by_a_thread_that_comes_late() -> None:
+    with contextlib.closing(ForkServer(())) as forks:
+        direct = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
+        reader = Reader("a", Limits(), forks)
+        for one in (direct, reader):
+            one.close()
+            with pytest.raises(Stopped):
+                one.start()
+            one.close()
+        assert forks._process is None
