@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cri.agent import UNTAKEN_BYTES, Agent, Identity
-from stage1.errors import AgentFailed, PodError
+from stage1.errors import AgentFailed, PodError, VmFailed
 from stage1.guest import messages as m
 from stage1.guest.frame import RING
 from stage1.guest.link import MAX_WAITING
@@ -91,6 +91,18 @@ async def test_a_guest_that_lies_is_not_heard_again(tmp_path: Path) -> None:
     assert len(reasons) == 1
     assert "Exited.unix_ns is 18446744073709551615" in reasons[0]
     with pytest.raises(PodError, match="was cut"):
+        await agent.call(m.List(), timeout_s=5)
+    await agent.close()
+    server.close()
+
+
+async def test_what_is_asked_of_a_vm_that_has_just_ended_is_told_so(tmp_path: Path) -> None:
+    guest, path = Guest(), str(tmp_path / "link")
+    server = await asyncio.start_unix_server(guest.serve, path)
+    agent = Agent(Identity("pod x/y", SerialLink(path), KEY, 5), lambda event: True)
+    await agent.open()
+    await agent.drain(0.01)
+    with pytest.raises(VmFailed, match=r"pod x/y has ended"):
         await agent.call(m.List(), timeout_s=5)
     await agent.close()
     server.close()
