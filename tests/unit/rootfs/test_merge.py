@@ -4,14 +4,18 @@ dump.erofs.
 """
 
 import base64
+import contextlib
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
 from stage1.rootfs.erofs import Attributes, Image
+from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layers import Place, convert
 from stage1.rootfs.merge import merge
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, digest, directory, file, tar
@@ -21,23 +25,32 @@ IMAGE_ID = "sha256:" + "ab" * 32
 CAPABLE = (("security.capability", CAP_NET_RAW),)
 
 
+class Shared(TypedDict):
+    """What the tests here share: converted layers, since most have the same, and who forks the confined processes."""
+
+    kept: Path
+    server: ForkServer
+
+
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converted layers of all tests here: two confined processes make each, and most tests have the same."""
-    return tmp_path_factory.mktemp("layers")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    with contextlib.closing(ForkServer(("stage1.rootfs.layerjob", "stage1.rootfs.mergejob"))) as server:
+        yield {"kept": tmp_path_factory.mktemp("layers"), "server": server}
 
 
-def merged(tmp_path: Path, *layers: list[Entry], kept: Path | None = None) -> Path:
+def merged(tmp_path: Path, *layers: list[Entry], kept: Path | None = None, server: ForkServer | None = None) -> Path:
     """The directory with merged.erofs and filecaps of an image of `layers`, lowest first. Layers that are in `kept`, if
     that is given, are not converted again.
     """
-    kernel_labels(tmp_path, *layers, kept=kept)
+    kernel_labels(tmp_path, *layers, kept=kept, server=server)
     return tmp_path / "out"
 
 
-def kernel_labels(tmp_path: Path, *layers: list[Entry], kept: Path | None = None) -> object:
+def kernel_labels(
+    tmp_path: Path, *layers: list[Entry], kept: Path | None = None, server: ForkServer | None = None
+) -> object:
     """What the same says of a kernel in the image."""
-    place = Place(str(kept or tmp_path / "layers"), str(tmp_path / "tmp"))
+    place = Place(str(kept or tmp_path / "layers"), str(tmp_path / "tmp"), server=server)
     for path in (place.layers_dir, place.work_dir, str(tmp_path / "out")):
         Path(path).mkdir(exist_ok=path == str(kept))
     contents = [tar(layer) for layer in layers]
@@ -84,25 +97,27 @@ BASE = [
     ],
 )
 def test_a_directory_without_entry_looks_as_in_the_layer_below(
-    upper: list[Entry], path: str, expected: Attributes | None, tmp_path: Path, kept: Path
+    upper: list[Entry], path: str, expected: Attributes | None, tmp_path: Path, shared: Shared
 ) -> None:
-    assert attributes(merged(tmp_path, BASE, upper, kept=kept), path) == expected
+    assert attributes(merged(tmp_path, BASE, upper, **shared), path) == expected
 
 
 @pytest.mark.parametrize("middle", [[file(".wh.home", b"")], [file("home", b"a file")]])
-def test_what_a_middle_layer_removed_does_not_shine_through(middle: list[Entry], tmp_path: Path, kept: Path) -> None:
-    image = merged(tmp_path, BASE, middle, [file("home/me/f")], kept=kept)
+def test_what_a_middle_layer_removed_does_not_shine_through(
+    middle: list[Entry], tmp_path: Path, shared: Shared
+) -> None:
+    image = merged(tmp_path, BASE, middle, [file("home/me/f")], **shared)
     assert attributes(image, "home/me") == Attributes(0o755, 0, 0, 0)
     assert attributes(image, "home/me/old") is None
 
 
-def test_the_root_of_a_single_layer_is_no_longer_open_to_all(tmp_path: Path, kept: Path) -> None:
-    assert mode(merged(tmp_path, [file("a")], kept=kept), "") == "0o755"
+def test_the_root_of_a_single_layer_is_no_longer_open_to_all(tmp_path: Path, shared: Shared) -> None:
+    assert mode(merged(tmp_path, [file("a")], **shared), "") == "0o755"
 
 
-def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path, kept: Path) -> None:
+def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path, shared: Shared) -> None:
     image = merged(
-        tmp_path, [directory("d/"), file(".wh.gone", b""), file("d/.wh..wh..opq", b""), file("d/f")], kept=kept
+        tmp_path, [directory("d/"), file(".wh.gone", b""), file("d/.wh..wh..opq", b""), file("d/f")], **shared
     )
     with Image(str(image / "merged.erofs")) as opened:
         assert opened.find("gone") is None
@@ -124,10 +139,10 @@ NEW = [file("new"), file("home/you/f")]
     "above", [[], [[file("home/last")]], [[file(".wh.new", b""), file("sub/y")], [file("home/last")]]]
 )
 def test_an_opaque_root_hides_all_that_is_below_it(
-    mark: Entry, rest: list[Entry], is_first: bool, above: list[list[Entry]], tmp_path: Path, kept: Path
+    mark: Entry, rest: list[Entry], is_first: bool, above: list[list[Entry]], tmp_path: Path, shared: Shared
 ) -> None:
     middle = [mark, *rest] if is_first else [*rest, mark]
-    image = merged(tmp_path, BASE, [file("tmp/x")], middle, *above, kept=kept)
+    image = merged(tmp_path, BASE, [file("tmp/x")], middle, *above, **shared)
     with Image(str(image / "merged.erofs")) as opened:
         gone = ["tmp", "home/me", "home/me/old", "sub/x", ".wh..wh..opq", ".wh..wh..opaque", ".wh..opaque"]
         assert [path for path in gone if opened.find(path) is not None] == []
@@ -146,8 +161,8 @@ def test_an_opaque_root_hides_all_that_is_below_it(
 
 
 @pytest.mark.parametrize("rest", [[], NEW])
-def test_an_opaque_root_of_the_only_layer_hides_nothing(rest: list[Entry], tmp_path: Path, kept: Path) -> None:
-    with Image(str(merged(tmp_path, [MARKS[0], *rest], kept=kept) / "merged.erofs")) as opened:
+def test_an_opaque_root_of_the_only_layer_hides_nothing(rest: list[Entry], tmp_path: Path, shared: Shared) -> None:
+    with Image(str(merged(tmp_path, [MARKS[0], *rest], **shared) / "merged.erofs")) as opened:
         assert [name for name, _, _ in opened.children(opened.root)] == (["home", "new"] if rest else [])
 
 
@@ -177,15 +192,15 @@ def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_filecaps_lists_what_is_in_force_in_the_end(
-    layers: list[list[Entry]], lines: list[str], tmp_path: Path, kept: Path
+    layers: list[list[Entry]], lines: list[str], tmp_path: Path, shared: Shared
 ) -> None:
-    text = (merged(tmp_path, *layers, kept=kept) / "filecaps").read_text()
+    text = (merged(tmp_path, *layers, **shared) / "filecaps").read_text()
     assert text == "".join(f"{CAP_NET_RAW.hex()} {line}\n" for line in lines)
 
 
-def test_our_reader_agrees_with_dump_erofs(tmp_path: Path, kept: Path) -> None:
+def test_our_reader_agrees_with_dump_erofs(tmp_path: Path, shared: Shared) -> None:
     many = [file(f"dir/file-{n:04}", b"1" * n, 0o600 + n % 8, uid=n, gid=70000 + n) for n in range(700)]
-    image = merged(tmp_path, [directory("dir/"), *many], kept=kept) / "merged.erofs"
+    image = merged(tmp_path, [directory("dir/"), *many], **shared) / "merged.erofs"
     for path in ("dir", "dir/file-0000", "dir/file-0333", "dir/file-0699"):
         argv = ["dump.erofs", f"--path=/{path}", str(image)]
         text = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -196,15 +211,15 @@ def test_our_reader_agrees_with_dump_erofs(tmp_path: Path, kept: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["nothing", "dir/nothing", "dir/f/below", "dir/f/"])
-def test_a_path_that_is_not_there_is_refused(path: str, tmp_path: Path, kept: Path) -> None:
-    assert attributes(merged(tmp_path, [file("dir/f")], kept=kept), path) is None
+def test_a_path_that_is_not_there_is_refused(path: str, tmp_path: Path, shared: Shared) -> None:
+    assert attributes(merged(tmp_path, [file("dir/f")], **shared), path) is None
 
 
-def test_a_shared_directory_of_many_blocks_whose_inodes_are_compact_is_read(tmp_path: Path, kept: Path) -> None:
+def test_a_shared_directory_of_many_blocks_whose_inodes_are_compact_is_read(tmp_path: Path, shared: Shared) -> None:
     # mkfs.erofs writes a compact inode where the time is the image's own, which -T0 makes 0.
     lower, upper = ([directory("./", mtime=0), directory("d/", mtime=0),
                      *(file(f"d/{side}{n:04}-{'x' * 60}", mtime=0) for n in range(200))] for side in "ab")  # fmt: skip
-    image = merged(tmp_path, lower, [file(".wh.d", b""), file("e", mtime=0)], upper, kept=kept)
+    image = merged(tmp_path, lower, [file(".wh.d", b""), file("e", mtime=0)], upper, **shared)
     assert mode(image, f"d/b0199-{'x' * 60}") == "0o644"
     assert mode(image, f"d/a0199-{'x' * 60}") == "absent"
 
@@ -240,6 +255,6 @@ BINARY = "com.urunc.unikernel.binary"
     ],
 )
 def test_what_uruncs_file_says_of_a_kernel_is_told(
-    layers: list[list[Entry]], labels: dict[str, str], tmp_path: Path, kept: Path
+    layers: list[list[Entry]], labels: dict[str, str], tmp_path: Path, shared: Shared
 ) -> None:
-    assert kernel_labels(tmp_path, *layers, kept=kept) == labels
+    assert kernel_labels(tmp_path, *layers, **shared) == labels
