@@ -193,14 +193,18 @@ async def _assume_identity(pod: "LivePod", manifest: "Manifest") -> None:
 
 
 async def _tell_who_it_is(pod: "LivePod", manifest: "Manifest") -> None:
-    limit_s = suspension.ANSWER_S
-    await pod.call(settings.leave(manifest.interfaces), limit_s)
-    await pod.call(settings.identify(pod.record.pod, pod.network, former=manifest.interfaces), limit_s)
-    await pod.call(Tune(suspension.SHARES, "mount"), limit_s)
+    """The agent does one after the other, so none of the first requests waits for the reply to the one before."""
+
+    async def told(*ops: messages.Op) -> "list[messages.Reply]":
+        return await asyncio.gather(*(pod.call(op, suspension.ANSWER_S) for op in ops))
+
+    identify = settings.identify(pod.record.pod, pod.network, former=manifest.interfaces)
+    mount = Tune(suspension.SHARES, "mount")
+    *_, listed = await told(settings.leave(manifest.interfaces), identify, mount, messages.List())
     expected = {one.guest_id for one in pod.status.waiting}
-    for listed in (await pod.call(messages.List(), limit_s)).containers:
-        if listed.id in expected and listed.state == messages.RUNNING:
-            await pod.call(Tune(suspension.FREEZE, "1", listed.id), limit_s)
-        else:
-            await pod.call(messages.Delete(listed.id), limit_s)
-    await pod.call(Tune(suspension.FREEZE, "0"), limit_s)
+    waiting = {one.id for one in listed.containers if one.id in expected and one.state == messages.RUNNING}
+    await told(*(Tune(suspension.FREEZE, "1", one) for one in sorted(waiting)))
+    for one in listed.containers:
+        if one.id not in waiting:
+            await pod.call(messages.Delete(one.id), suspension.ANSWER_S)
+    await told(Tune(suspension.FREEZE, "0"))

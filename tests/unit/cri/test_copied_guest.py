@@ -47,6 +47,19 @@ async def test_what_nobody_waits_for_is_deleted_and_the_rest_frozen() -> None:
     assert frozen == [("1", ALIVE), ("0", "")]
 
 
+async def test_it_is_told_who_it_is_at_once_and_in_order() -> None:
+    """Each reply takes its way through the emulated guest, which does what it is asked in turn."""
+    guest = Guest((m.Container(ALIVE, m.RUNNING),), pause_s=0.05)
+    making = asyncio.ensure_future(copies._assume_identity(_pod(guest), MANIFEST))
+    await asyncio.sleep(0.01)
+    leave, become, mount, listed = guest.asked
+    assert isinstance(leave, m.Configure) and leave.copied and leave.entropy
+    assert isinstance(become, m.Configure) and not become.copied and become.entropy != leave.entropy
+    assert mount == m.Tune("shares", "mount") and listed == m.List()
+    await making
+    assert guest.asked[4:] == [m.Tune("cgroup.freeze", "1", ALIVE), m.Tune("cgroup.freeze", "0")]
+
+
 async def test_however_many_containers_it_lists_it_gets_one_limit() -> None:
     """Each request would have one of its own."""
     guest = Guest(tuple(m.Container(f"{number:064}", m.RUNNING) for number in range(10_000)), pause_s=0.05)
