@@ -10,7 +10,7 @@ from stage1.pod.model import Pod
 from stage1.pod.network import waiting_mac
 from stage1.vm import template_key
 from stage1.vm.spec import SerialLink, VmSpec
-from stage1.vm.template import ARGUMENT, Template
+from stage1.vm.template import Template, arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,15 +30,18 @@ class TemplateSpec(NamedTuple):
         return self.vm._replace(template=template)
 
 
-def spec_of(pod: Pod, vm: VmSpec, *, scratch_bytes: int) -> TemplateSpec | None:
-    """None when the pod's VM can't be a copy of any. Its disk, if it has one, is of that size. Raises BadRequest,
+def spec_of(pod: Pod, vm: VmSpec, *, scratch_bytes: int, disk: str = "") -> TemplateSpec | None:
+    """None when the pod's VM can't be a copy of any. Its disk, if it has one, is of that size; `disk` is the UUID of
+    its file system if that is mounted before the guest is saved, which keeps blocks of it. Raises BadRequest,
     KernelError.
     """
     if lack(pod, vm):
         return None
     nics = tuple(one._replace(mac=waiting_mac(number)) for number, one in enumerate(vm.nics))
-    vm = vm._replace(nics=nics, kernel_arguments=(*vm.kernel_arguments, ARGUMENT))
+    vm = vm._replace(nics=nics, kernel_arguments=(*vm.kernel_arguments, *arguments(vm.memory_mib)))
     made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
+    if disk:
+        made_of |= {"disk": disk}
     return TemplateSpec(pod, vm, template_key.name(made_of), made_of)
 
 

@@ -21,6 +21,7 @@ from stage1.guest.messages import Create, Delete, Op, Start
 from stage1.guest.settings import warm_ups
 from stage1.machine import MIB
 from stage1.pod.model import Pod
+from stage1.rootfs import scratch
 from stage1.vm import template_key
 from stage1.vm.monitor import Monitor
 from stage1.vm.spec import SerialLink, VmSpec
@@ -40,7 +41,10 @@ def spec_of(prepared: Prepared, host: Host) -> TemplateSpec | None:
     pod, vm = prepared.pod, prepared.vm
     if not isinstance(vm, VmSpec):
         return None
-    return copies.spec_of(pod, vm, scratch_bytes=(pod.scratch_mib or host.scratch_mib) * MIB)
+    scratch_bytes = (pod.scratch_mib or host.scratch_mib) * MIB
+    # An agent with apps of rkt's mounts it later, and what a guest has written to is never read.
+    is_mounted = vm.scratch and not vm.console_attached and not copies.lack(pod, vm)
+    return copies.spec_of(pod, vm, scratch_bytes=scratch_bytes, disk=scratch.uuid(vm.scratch) if is_mounted else "")
 
 
 def remove_unused(store: Store, *, most_bytes: int) -> list[str]:

@@ -32,6 +32,7 @@ _FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
 _PROBE_BYTES = 1 << 16
 """Whole blocks, whatever their size: so much of a disk is shared to find out whether all of it could be."""
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
+_UUID_AT, _UUID_BYTES = 1024 + 104, 16
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
 _OPTIONS = ("-E", "lazy_itable_init=0,nodiscard")
 _NO_JOURNAL, _JOURNAL = ("-O", "^has_journal,^resize_inode"), ("-O", "has_journal,^resize_inode", "-J", "size=4")
@@ -133,6 +134,14 @@ def make_scratch(path: str, size_bytes: int, *, template_dir: str, has_journal: 
         files.make_dirs(template_dir, 0o700)
         _make_template(template, size, has_journal=has_journal)
     copy_sparse(template, path)
+
+
+def uuid(path: str) -> str:
+    """Of the file system on a disk that no guest has written to: that of the template it is a copy of. Raises
+    KernelError.
+    """
+    with Guard("read", path), open(path, "rb") as file:
+        return os.pread(file.fileno(), _UUID_BYTES, _UUID_AT).hex()
 
 
 def _is_whole(template: str, size: int) -> bool:

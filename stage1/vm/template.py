@@ -36,6 +36,16 @@ LOAD: "tuple[Command, ...]" = (*BEGIN, ("migrate-incoming", {"uri": STATE_URI}))
 
 ARGUMENT = "clearpod.template"
 """Tells the agent to mount no share before it knows its pod: docs/dev/link.md."""
+_DENTRIES_PER_MIB, _INODES_PER_MIB = 16, 8
+"""Buckets of the guest's tables of names and inodes, an eighth of the kernel's own choice: each file that a copy looks
+at writes to a bucket of its own, and so takes a page of the table for the copy alone.
+"""
+
+
+def arguments(memory_mib: int) -> tuple[str, ...]:
+    """Words of the kernel command line of a guest of that size that is to be saved, and of its copies."""
+    tables = (("dhash_entries", _DENTRIES_PER_MIB), ("ihash_entries", _INODES_PER_MIB))
+    return (ARGUMENT, *(f"{name}={per_mib * memory_mib}" for name, per_mib in tables))
 
 
 def spoken(commands: "Sequence[Command]") -> str:

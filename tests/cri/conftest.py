@@ -37,7 +37,7 @@ from stage1.vm.choose import Choice, choose
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import places
 from tests.fakes.guest import FakeVmm, Faults
-from tests.fakes.kept_templates import KeptTemplates
+from tests.fakes.kept_templates import EMPTY_DISKS, KeptTemplates
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.open_policy import TEXT
 from tests.fakes.patience import PACE, PATIENCE
@@ -81,6 +81,9 @@ def copy_of_store(registered: Registered, place: Path) -> str:
 
 class CopyingNode(Node):
     """A node whose VMs are copies of templates where they can be: a third of a boot's processor time."""
+
+    def __init__(self, config: Config, *, host: Host, **more: Any) -> None:
+        super().__init__(config, host=host._replace(template_dir=str(EMPTY_DISKS)), **more)
 
     def _make_templates(self) -> KeptTemplates:
         return KeptTemplates(self.host, self.vmm, limit_s=self.config.vm.boot_timeout_s)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stage1.engine import Host, Prepared
 
 KEPT = Path(__file__).parents[2] / "build" / "cache" / DIRECTORY
+EMPTY_DISKS = KEPT / "disks"
+"""A host's `template_dir`: a copy has mounted its disk, so that all must have one file system."""
 MOST_MIB = 1024
 
 _store = Store(f"{KEPT}/whole")

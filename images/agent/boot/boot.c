@@ -3,6 +3,7 @@
 #include "boot/boot.h"
 
 #include "base/files.h"
+#include "helpers/rootfs.h"
 #include "kernel/cgroup.h"
 #include "kernel/dax.h"
 #include "kernel/shares.h"
@@ -133,6 +134,9 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
     if (mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
         return fault_errno(why, "make / shared");
     if (cgroup_boot(true, why) < 0)
+        return -1;
+    /* A copy mounts it no more; its disk is as the one that was mounted. Under rkt nobody has compared them. */
+    if (arguments->template && !arguments->plan && arguments->scratch[0] && scratch_mount(arguments, why) < 0)
         return -1;
     if (arguments->template) /* what crun ever reads of it is in memory before there are copies */
         file_write("/sys/block/vda/queue/read_ahead_kb", "4096");

@@ -40,7 +40,7 @@ static void places_of(struct places *at, const char *id)
 }
 
 /* Mounted when first needed: a pod that only uses tmpfs never pays for it. On a host it is a directory. */
-static int scratch_mount(const struct arguments *arguments, struct fault *why)
+int scratch_mount(const struct arguments *arguments, struct fault *why)
 {
     struct stat here, above;
     const char *device = arguments->scratch;

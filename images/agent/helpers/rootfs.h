@@ -8,6 +8,8 @@
 
 #include "helpers/task.h"
 
+/* Unless it is mounted. */
+int scratch_mount(const struct arguments *arguments, struct fault *why);
 int rootfs_create(const struct task *task, struct fault *why);
 int rootfs_destroy(const char *id, struct fault *why);
 

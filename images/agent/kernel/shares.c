@@ -26,7 +26,7 @@ static int mount_share(const char *tag, unsigned long flags, const char *cache, 
  */
 static void read_less_ahead(void)
 {
-    file_write("/sys/class/bdi/9p-1/read_ahead_kb", "64"); /* of the first mount */
+    file_write("/sys/class/bdi/9p-1/read_ahead_kb", "8"); /* of the first mount */
 }
 
 int shares_mount(const struct arguments *arguments, struct fault *why)

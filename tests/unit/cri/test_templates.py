@@ -96,7 +96,7 @@ async def test_the_first_pod_boots_and_the_next_ones_are_copies(host: Host, open
     copies = [await kept.copy_of(prepared(host, number)) for number in (3, 4)]
     assert len({template_of(copy).directory for copy in copies}) == 1 and len(maker.made) == 1
     vm = copies[0] and copies[0].vm
-    assert isinstance(vm, VmSpec) and vm.kernel_arguments == ("clearpod.template",)
+    assert isinstance(vm, VmSpec) and vm.kernel_arguments[0] == "clearpod.template"
     assert vm.nics[0].tap == NIC.tap and vm.nics[0].mac != NIC.mac
     assert kept.counts() == {"made": 1, "used": 2, "missed": 2, "failed": 0}
     again = opened(maker)

@@ -41,6 +41,15 @@ def test_one_template_serves_all_disks_of_a_size(tmp_path: Path) -> None:
     assert sorted(n for n in os.listdir(tmp_path / "t") if not n.endswith(".lock")) == ["ext4-67108864.img"]
 
 
+def test_disks_are_told_apart_by_the_template_that_they_are_copies_of(tmp_path: Path) -> None:
+    for name, templates in (("a", "t"), ("b", "t"), ("c", "others")):
+        make_scratch(str(tmp_path / name), 64 << 20, template_dir=str(tmp_path / templates))
+    first, second, other = (scratch.uuid(str(tmp_path / name)) for name in "abc")
+    assert first == second != other and len(first) == 32
+    told = subprocess.run(["dumpe2fs", "-h", str(tmp_path / "a")], capture_output=True, text=True, check=True).stdout
+    assert first in told.replace("-", "")
+
+
 @pytest.mark.parametrize("size", [-1, 0, 4096, (1 << 20) - 1])
 def test_a_size_that_holds_nothing_is_refused(size: int, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="too small"):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from stage1 import copies
+from stage1.pod.model import Pod
 from stage1.vm import template_key
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
 
@@ -100,6 +102,25 @@ def test_what_has_become_another_is_named(vm: VmSpec, tmp_path: Path) -> None:
     for name, file in (("hypervisor", "qemu-system-x86_64"), ("kernel", "vmlinux")):
         os.truncate(tmp_path / file, 9)
         assert template_key.replaced(parts, HOST) == name
+
+
+def test_a_guest_with_its_disk_mounted_is_of_that_file_system(vm: VmSpec) -> None:
+    """Its memory has blocks of that, and checksums by its UUID."""
+    names = []
+    for disk in ("", "0" * 32, "1" * 32):
+        spec = copies.spec_of(Pod("1" * 64, "web"), vm, scratch_bytes=1 << 20, disk=disk)
+        assert spec and template_key.is_current(spec.made_of, template_key.this_host())
+        names.append(spec.name)
+    assert len(set(names)) == 3
+
+
+def test_the_tables_of_a_copys_kernel_grow_with_its_memory(vm: VmSpec) -> None:
+    pod = Pod("1" * 64, "web")
+    for memory_mib, dentries, inodes in ((128, 2048, 1024), (1024, 16384, 8192)):
+        spec = copies.spec_of(pod, vm._replace(memory_mib=memory_mib), scratch_bytes=0)
+        assert spec
+        given = set(spec.vm.kernel_arguments) - set(vm.kernel_arguments)
+        assert given == {"clearpod.template", f"dhash_entries={dentries}", f"ihash_entries={inodes}"}
 
 
 def test_another_host_makes_it_useless(vm: VmSpec) -> None:
