@@ -137,7 +137,7 @@ def make_scratch(path: str, size_bytes: int, *, template_dir: str, has_journal: 
 
 
 def uuid(path: str) -> str:
-    """Of the file system on a disk that no guest has written to: that of the template it is a copy of. Raises
+    """UUID of the file system on a disk that no guest has written to: that of the template it is a copy of. Raises
     KernelError.
     """
     with Guard("read", path), open(path, "rb") as file:
