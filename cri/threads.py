@@ -94,15 +94,15 @@ class Bulk:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-        """As `run_apart`, when it is its turn."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        """As `run_apart`, once a slot is free."""
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(slot)
         self._next()
         try:
-            await turn
+            await slot
             return await self._run(partial(work, *args, **options))
         finally:
-            if turn.done() and not turn.cancelled():
+            if slot.done() and not slot.cancelled():
                 self._begun -= 1
                 self._next()
 
@@ -124,10 +124,10 @@ class Bulk:
 
     def _next(self) -> None:
         while self._waiting and self._begun - self._long < self._count and self._begun < self._most:
-            turn = self._waiting.popleft()
-            if not turn.done():
+            slot = self._waiting.popleft()
+            if not slot.done():
                 self._begun += 1
-                turn.set_result(None)
+                slot.set_result(None)
 
 
 async def retry_while_exhausted(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:

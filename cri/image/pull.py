@@ -41,7 +41,7 @@ log = logging.getLogger("clearpod.pull")
 
 T = TypeVar("T")
 _ATTEMPTS = 3
-ROOM_S = 1.0
+SPACE_CHECK_S = 1.0
 """How often it is looked whether a download leaves what is kept for pods."""
 
 
@@ -253,7 +253,7 @@ class _Run(NamedTuple):
         """A registry may send what it likes, and says nothing beforehand that it has to keep to."""
         fetching = asyncio.ensure_future(self.source.fetch(self.resolved, blob_files))
         try:
-            while not (await asyncio.wait({fetching}, timeout=ROOM_S))[0]:
+            while not (await asyncio.wait({fetching}, timeout=SPACE_CHECK_S))[0]:
                 await asyncio.to_thread(self._require_space, 0)
             fetching.result()
         finally:

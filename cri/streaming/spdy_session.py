@@ -12,7 +12,7 @@ from cri.loop_budget import LoopBudget
 from cri.streaming import spdy
 from cri.streaming.input_queue import Backlog, InputQueue
 from cri.streaming.session import SETUP_S
-from cri.streaming.turns import turn
+from cri.streaming.slices import next_slice
 from cri.streaming.wire import Wire
 from stage1.errors import TimedOut
 
@@ -84,7 +84,7 @@ class SpdyConnection:
         try:
             while data := await self._wire.read():
                 events = self._codec.events(data)
-                while some := await turn(events, self._budget):
+                while some := await next_slice(events, self._budget):
                     for event in some:
                         if event is not None:
                             await self._take(event)

@@ -17,7 +17,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, 
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from cri.loop_budget import LoopBudget
-from cri.streaming.turns import turn
+from cri.streaming.slices import next_slice
 
 READ_BYTES = 65536
 
@@ -116,7 +116,7 @@ class WebSocket:
                 if part or part is None:
                     return part
             try:
-                if some := await turn(self._coming, self._budget):
+                if some := await next_slice(self._coming, self._budget):
                     self._events.extend(some)
                     continue
                 data = await self._wire.read()

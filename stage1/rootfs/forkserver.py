@@ -64,7 +64,7 @@ class _Server:
         while True:
             ready = {fd for fd, _ in self._poll.poll()}
             for fd in ready & self._children.keys():
-                self._look(fd)
+                self._end_child(fd)
             # Last, since a new child's descriptors may have the numbers of one that has just ended.
             if self._asked.fileno() in ready and not self._accept():
                 return
@@ -110,8 +110,8 @@ class _Server:
             self._children[fd] = one
             self._poll.register(fd, select.POLLIN)
 
-    def _look(self, fd: int) -> None:
-        """One has ended, or nobody wants it any more."""
+    def _end_child(self, fd: int) -> None:
+        """Reap the child whose end this descriptor shows, or kill it when nobody waits for it any more."""
         one = self._children.pop(fd, None)
         if one is None:
             return  # both at once
@@ -140,14 +140,14 @@ def _tell(status: socket.socket, text: bytes) -> None:
 def _begin(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
     """Be the child. Does not return."""
     try:
-        _become(fds, alive=alive)
+        _run_child(fds, alive=alive)
     except BaseException as error:  # noqa: BLE001  whatever it is, nothing may go on in here
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(_COULD_NOT_START)
 
 
-def _become(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
+def _run_child(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
     confine.die_with_parent()
     os.setsid()
     *standard, asked = fds

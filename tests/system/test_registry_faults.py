@@ -101,8 +101,8 @@ async def test_more_than_an_image_may_have_is_not_taken_whatever_the_manifest_sa
     """Neither when it says no sizes, nor when it says such."""
     monkeypatch.setattr(progress, "_MORE_BYTES", 0)
     (tmp_path / "there").write_bytes(bytes((1 << 20) + 1))
-    for said in (0, (1 << 20) + 1):
-        download = progress.Download("x", str(tmp_path), said, interval_s=0.01, most_mib=1)
+    for size in (0, (1 << 20) + 1):
+        download = progress.Download("x", str(tmp_path), size, interval_s=0.01, most_mib=1)
         with pytest.raises(OverLimit, match=r"images.image_mib = 1 "):
             await progress.watched(asyncio.sleep(60), download)
     (tmp_path / "there").write_bytes(bytes(1 << 20))
@@ -126,7 +126,7 @@ async def test_a_download_that_takes_what_is_kept_for_pods_is_ended(
     monkeypatch: pytest.MonkeyPatch, layout: Layout, store: ImageStore
 ) -> None:
     """It was only looked when a layer was whole: by then the disk may be full."""
-    monkeypatch.setattr(pull_module, "ROOM_S", 0.02)
+    monkeypatch.setattr(pull_module, "SPACE_CHECK_S", 0.02)
     top, kept = small(layout), Config().but(storage=Storage(keep_free_mib=1 << 30))
     with OddRegistry(layout, {"1": top}, odd_registry.half_then_hang) as registry:
         task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=kept))

@@ -12,8 +12,8 @@ from cri.loop_budget import SLICE_S, LoopBudget
 T = TypeVar("T")
 
 
-async def turn(events: Iterator[T], budget: LoopBudget) -> list[T]:
-    """The next ones, as many as are made within a slice, and one at least; empty when there are no more. Raises what
+async def next_slice(events: Iterator[T], budget: LoopBudget) -> list[T]:
+    """Return the next events, as many as are made within a slice, and one at least; empty at the end. Raises what
     making them does.
     """
     await budget.begin()
