@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from cri.policy import FORK_OF, FORKABLE, SUSPEND
 from stage1.linux import process
 from tests.fakes.open_policy import OPEN
 from tests.fakes.outer_net import OuterNet
@@ -117,3 +118,25 @@ async def test_a_privileged_pod_takes_no_address_of_its_neighbour_unless_it_may(
         assert [await asyncio.to_thread(page, address) for address in (v4, v6)] == ["neighbour"] * 2
         output = await root(cri, free, TAKE.format(v4=v4, v6=v6))
         assert (believed(v4), believed(v6)) == (output.split()[-1],) * 2, output
+
+
+@pytest.mark.parametrize("outer", [0], indirect=True, ids=["cold"])
+async def test_neither_a_copy_nor_a_resumed_pod_takes_the_address_of_another(outer: tuple[VmWorld, OuterNet]) -> None:
+    """A copy begins with its original's, which who is root in it may keep. What a tap passes outlives the VMM."""
+    world, _ = outer
+    async with world.daemon() as cri:
+        victim, _ = await running(cri, "victim", SERVE, annotations={FORKABLE: "true"})
+        sleeper, hostile = await running(cri, "hostile", "sleep 1000", annotations={SUSPEND: "manual"})
+        _, copied = await running(cri, "copy", SERVE, annotations={FORK_OF: "victim"})
+        await cri.ours("SuspendPod", sleeper)
+        await cri.ours("ResumePod", sleeper)
+        believe_at_once()
+        v4, v6 = await addresses(cri, victim)
+        await root(cri, copied, "echo copy > /w/f")
+        assert [await served(address) for address in (v4, v6)] == ["neighbour"] * 2
+        mac = believed(v4)
+        for one in (copied, hostile):
+            own = (await root(cri, one, TAKE.format(v4=v4, v6=v6))).split()[-1]
+            assert own != mac and (believed(v4), believed(v6)) == (mac, mac)
+            await root(cri, one, TAKE_MAC.format(v4=v4, mac=mac))
+            assert [await asyncio.to_thread(page, address) for address in (v4, v6)] == ["neighbour"] * 2
