@@ -42,6 +42,9 @@ _OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP)
 _OWNERS = "kernel-owners"
 """In the pod's directory: a user namespace that maps as those of its VMMs, of which each has its own."""
 MIB = 1 << 20
+GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC = "guest-shutdown", "guest-reset", "guest-panic"
+REASONS = (GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC)
+"""Of a QEMU's end, in the words of its monitor: the guest has powered off or said its code, reset, or panicked."""
 _FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX"}
 """Of disks, by how their files begin."""
 
@@ -258,7 +261,8 @@ def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "Pod
             line,
             serial=f"{directory}/{SERIAL}",
             monitor=f"{directory}/{MONITOR}",
-            has_debug_exit=kernel.exit != own_kernel.POWEROFF,
+            has_debug_exit=kernel.has_debug_exit,
+            is_modern=kernel.virtio == own_kernel.MODERN,
         ),
     )
 
@@ -277,12 +281,22 @@ def copy_block(source: str, target: str, *, directory: str) -> None:
     scratch.copy_sparse(source, target)
 
 
-def exit_code(kernel: OwnKernel, status: int) -> int:
-    """The container's exit code, of a VMM that was not killed. By its debug device, QEMU's is twice that and one."""
-    if kernel.exit == own_kernel.POWEROFF or not status & 1:
-        return status
-    code = status >> 1
-    return 0 if kernel.exit == own_kernel.SOLO5_EXIT and code == own_kernel.SOLO5_SUCCESS else code
+def has_power_off(kernel: OwnKernel, hypervisor: Hypervisor) -> bool:
+    """Whether its machine can be powered off by what is in it; else a reset is its only end."""
+    return hypervisor.boots_all_kernels and kernel.machine != own_kernel.MICROVM
+
+
+def exit_code(kernel: OwnKernel, status: int | None, *, reason: str, has_power_off: bool) -> int | None:
+    """The container's exit code, of a VMM that was not killed: `status` is its own, None if nobody has it, and `reason`
+    what it has said of its end (`REASONS`), empty for nothing. None: nobody can know it.
+    """
+    if not status and reason == GUEST_PANIC:
+        return own_kernel.PANIC_CODE
+    if not status and reason == GUEST_RESET:
+        return 0 if kernel.may_reset(has_power_off=has_power_off) else own_kernel.RESET_CODE
+    if status is None:
+        return 0 if reason == GUEST_SHUTDOWN and not kernel.has_debug_exit else None
+    return kernel.code(status >> 1) if kernel.has_debug_exit and status & 1 else status
 
 
 def numbers(directory: str, pid: int, *, devices: "Sequence[str]" = ()) -> PodStats:

@@ -105,6 +105,7 @@ def _annotations(args: argparse.Namespace) -> dict[str, str]:
     given = {name: str(-(-values.size(text, "") // MIB)) for name, text in sizes.items() if text}
     given |= {policy.NETWORKS: args.network} if args.network not in (NONE, *USUAL) else {}
     given |= {policy.PROFILE: args.profile} if args.profile else {}
+    given |= {policy.KERNEL: args.vm_kernel} if args.vm_kernel else {}
     hosts = [extras.host_of(text) for text in args.add_host]
     given |= {extras.HOSTS: ",".join(f"{one.name}:{one.address}" for one in hosts)} if hosts else {}
     return given

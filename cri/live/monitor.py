@@ -14,6 +14,8 @@ from typing import Any
 
 from stage1.errors import PodError
 from stage1.linux import beneath
+from stage1.own import GUEST_PANIC, REASONS
+from stage1.vm.own_machine import BEGIN
 
 log = logging.getLogger("clearpod.pod")
 
@@ -21,22 +23,23 @@ LINE_BYTES = 65536
 CONNECT_S = 10.0
 BURST_BYTES, BYTES_PER_S = 65536, 1024
 """What it may say at once, and for how long: an event has some 150 bytes, and most guests cause a few in their life."""
-_ORDERLY = ("guest-shutdown", "guest-reset")
 
 
 class Monitor:
-    """One connection, made by `open`. `is_orderly` once the guest has powered off or reset by itself; `is_cut` when it
-    has said too much, and the guest's power button can't be pressed any more.
+    """One connection, made by `open`. `reason` is why the VM ended, one of `own.REASONS`, once the guest has ended it;
+    `is_cut` when it has said too much, and the guest's power button can't be pressed any more.
     """
 
     def __init__(self, path: str) -> None:
-        self._path, self.is_orderly, self.is_cut = path, False, False
+        self._path, self.reason, self.is_cut = path, "", False
         self._event_bytes, self._counted_s = 0.0, 0.0
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> bool:
-        """Connect, best-effort: whether that worked. Without it nobody is asked, and ends are known by exit codes."""
+        """Connect, best-effort, and let the VM begin, if it has not: whether that worked. Without it nobody is asked,
+        and ends are known by exit codes.
+        """
         try:
             async with asyncio.timeout(CONNECT_S):
                 with await asyncio.to_thread(beneath.Socket, self._path) as address:
@@ -44,7 +47,8 @@ class Monitor:
         except (OSError, PodError, TimeoutError) as error:
             log.warning("pod.monitor", extra={"socket": self._path, "error": str(error)})
             return False
-        self._send("qmp_capabilities")
+        for command in BEGIN:
+            self._send(command)
         self._task = asyncio.get_running_loop().create_task(self._listen(reader), name=f"monitor {self._path}")
         return True
 
@@ -105,9 +109,10 @@ class Monitor:
             message: Any = json.loads(line)
         except (ValueError, RecursionError):
             return
-        if (
-            isinstance(message, dict)
-            and message.get("event") == "SHUTDOWN"
-            and isinstance(data := message.get("data"), dict)
-        ):
-            self.is_orderly = data.get("reason") in _ORDERLY
+        if not isinstance(message, dict):
+            return
+        if message.get("event") == "GUEST_PANICKED":  # which may reset as well
+            self.reason = GUEST_PANIC
+        elif message.get("event") == "SHUTDOWN" and isinstance(data := message.get("data"), dict):
+            reason = data.get("reason")
+            self.reason = self.reason or (reason if reason in REASONS else "")

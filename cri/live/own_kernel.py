@@ -25,6 +25,7 @@ from stage1.linux import process
 from stage1.linux.process import PidHandle
 from stage1.pod import own_kernel
 from stage1.rootfs import export
+from stage1.vm.own_machine import TRACE
 
 if TYPE_CHECKING:
     from cri.consumers import Consumer
@@ -41,6 +42,10 @@ LAST_WORD_S = 1.0
 """A QEMU that has ended has said why by then."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Asking for the end, beside the container's own stop signal. Others mean nothing to a kernel."""
+_SENTENCES = {
+    own_kernel.RESET_CODE: "its kernel reset the machine instead of powering it off, as after a panic",
+    own_kernel.PANIC_CODE: "its kernel has panicked; its log says why",
+}
 NO_AGENT = "runs a kernel of its own, with no agent inside"
 
 
@@ -133,7 +138,7 @@ class OwnKernel:
         run = pod.tools.run_in_bulk if record.kernel.block else run_uncancellable  # since that is copied
         prepared = await run(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
         vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
-        await self._watch(vm, container)
+        await self._watch(vm, container, is_new=True)
         with suppress(PodError):  # where its processors are does not keep it from running
             await pod.bind_cpus(anew=True)
         return messages.Reply(pid=vm.pid)
@@ -183,10 +188,10 @@ class OwnKernel:
             raise NotFound(f"there is no container {container_id}")
         return container
 
-    async def _watch(self, vm: "VmProcess", container: "LiveContainer") -> None:
+    async def _watch(self, vm: "VmProcess", container: "LiveContainer", *, is_new: bool) -> None:
         run = self._run = Run(self._pod, vm, container)
         self._pod.vm = vm
-        await run.begin(self._consumers.get(container.record.stdout), self._ended)
+        await run.begin(self._consumers.get(container.record.stdout), self._ended, is_new=is_new)
 
     def _ended(self, run: "Run", code: int | None) -> None:
         """The VM has ended, and its log has all of it; how is not known without a code."""
@@ -220,7 +225,7 @@ class OwnKernel:
                 self.listen(stream, consumer)
         running = [one for one in pod.containers.values() if one.is_running]
         if vm is not None and running:
-            await self._watch(vm, running[0])
+            await self._watch(vm, running[0], is_new=False)
         elif vm is not None:
             await asyncio.to_thread(vm.kill)
             await pod.end_rest()
@@ -231,14 +236,17 @@ class Run:
 
     def __init__(self, pod: "LivePod", vm: "VmProcess", container: "LiveContainer") -> None:
         self.vm, self.container, self.over = vm, container, asyncio.Event()
-        self.has_button = container.record.kernel.machine != own_kernel.MICROVM
+        self.has_button = own.has_power_off(container.record.kernel, pod.tools.host.choice.hypervisor)
         self.monitor = Monitor(f"{pod.directory}/{own.MONITOR}")
         self.follower: Follower | None = None
-        self._pod, self._was_killed = pod, False
+        self._pod, self._was_killed, self._is_held = pod, False, False
+        self._has_monitor = pod.tools.host.choice.hypervisor.boots_all_kernels
         self._task: asyncio.Task[None] | None = None
 
-    async def begin(self, consumer: "Consumer | None", ended: "Callable[[Run, int | None], None]") -> None:
-        """Follow it; at its end call `ended` with the container's exit code."""
+    async def begin(
+        self, consumer: "Consumer | None", ended: "Callable[[Run, int | None], None]", *, is_new: bool
+    ) -> None:
+        """Follow it; at its end call `ended` with the container's exit code. One that `is_new` begins here."""
         pod = self._pod
         budget = pod.tools.loop_budget or LoopBudget()
         if consumer is not None:
@@ -249,12 +257,14 @@ class Run:
             except (FileNotFoundError, KernelError) as error:
                 log.warning("container.log", extra={**pod.log_fields(self.container), "error": str(error)})
                 self.follower = None
-        self.has_button = await self._connect() and self.has_button
+        is_connected = await self._connect()
+        self._is_held = is_new and self._has_monitor and not is_connected
+        self.has_button = is_connected and self.has_button
         self._task = asyncio.get_running_loop().create_task(self._live(ended), name=f"kernel of {pod.title}")
 
     async def _connect(self) -> bool:
         """Whether there is a monitor to press the button."""
-        return self._pod.tools.host.choice.hypervisor.boots_all_kernels and await self.monitor.open()
+        return self._has_monitor and await self.monitor.open()
 
     async def kill(self) -> None:
         """End it at once. Raises VmFailed."""
@@ -273,6 +283,8 @@ class Run:
     async def _live(self, ended: "Callable[[Run, int | None], None]") -> None:
         handle = await vm_end.opened(self.vm)
         if handle is not None:
+            if self._is_held:  # nobody else would let it begin
+                handle.kill()
             serial = self.vm._replace(console=f"{self._pod.directory}/{own.SERIAL}")
             with handle, self._pod.tools.consoles.kept_short(self.vm), self._pod.tools.consoles.kept_short(serial):
                 await vm_end.seen(handle)
@@ -290,19 +302,32 @@ class Run:
 
     async def _code(self, handle: PidHandle | None) -> int | None:
         """The container's exit code; why, if that is no guest's doing, is logged."""
-        status = handle.exit_code if handle else None
         if self._was_killed:
             return KILLED
-        if status is None:
-            return 0 if self.monitor.is_orderly else None
-        code = own.exit_code(self.container.record.kernel, status)
-        if status and code == status:
-            await vm_end.sentence(self.vm, handle, title=self._pod.title)
-            last = await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES)
-            log.warning("container.kernel", extra={**self._pod.log_fields(self.container), "code": code, "error": last})
-            why = last.strip() or "it gave no reason"
-            self.container.end_message = f"its virtual machine ended with {status}: {why}"
+        kernel, reason = self.container.record.kernel, await self._reason()
+        has_power_off = own.has_power_off(kernel, self._pod.tools.host.choice.hypervisor)
+        status = handle.exit_code if handle else None
+        code = own.exit_code(kernel, status, reason=reason, has_power_off=has_power_off)
+        if code in _SENTENCES and not status:
+            self.container.end_message = _SENTENCES[code]
+        elif code and code == status:
+            await self._explain(code, handle)
         return code
+
+    async def _reason(self) -> str:
+        """What QEMU has said of its end: a reset that follows powering off at once is none."""
+        reason = self.monitor.reason
+        if reason == own.GUEST_RESET and TRACE in await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES):
+            return own.GUEST_SHUTDOWN
+        return reason
+
+    async def _explain(self, code: int, handle: PidHandle | None) -> None:
+        """Log, and keep for the container's status, what the hypervisor has said."""
+        await vm_end.sentence(self.vm, handle, title=self._pod.title)
+        last = await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES)
+        log.warning("container.kernel", extra={**self._pod.log_fields(self.container), "code": code, "error": last})
+        why = last.strip() or "it gave no reason"
+        self.container.end_message = f"its virtual machine ended with {code}: {why}"
 
 
 async def take_over(pod: "LivePod") -> None:

@@ -23,16 +23,32 @@ static void show(const char *text, size_t size, bool is_cut)
         report_error("%.*s", (int)(end - line), line);
 }
 
-void death_show(const char *path)
+static char text[END_BYTES];
+
+/* The end of the file, in `text`; how long it is, and how long the file. */
+static size_t read_end(const char *path, off_t *size)
 {
-    static char text[END_BYTES];
     int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
-    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
-    ssize_t got = size > 0 ? pread(fd, text, sizeof text, size > END_BYTES ? size - END_BYTES : 0) : 0;
-    if (got > 0)
-        show(text, (size_t)got, size > END_BYTES);
+    *size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    ssize_t got = *size > 0 ? pread(fd, text, sizeof text, *size > END_BYTES ? *size - END_BYTES : 0) : 0;
     if (fd >= 0)
         close(fd);
+    return got > 0 ? (size_t)got : 0;
+}
+
+static bool tells(const char *path, const char *word)
+{
+    off_t size;
+    size_t got = read_end(path, &size);
+    return memmem(text, got, word, strlen(word));
+}
+
+void death_show(const char *path)
+{
+    off_t size;
+    size_t got = read_end(path, &size);
+    if (got)
+        show(text, got, size > END_BYTES);
 }
 
 /* Who kills the VMM for a stop leaves a file beside the console's before (stage1/rkt/machine.py). */
@@ -60,4 +76,21 @@ int death_explain(const struct launch_spec *spec, struct records *records, int s
                  killed ? "signal" : "code", killed ? WTERMSIG(status) : WEXITSTATUS(status),
                  spec->console ? spec->console : "no file");
     return FAILED;
+}
+
+int death_of_kernel(const struct launch_spec *spec, int status, const char *said, bool was_asked)
+{
+    bool killed = WIFSIGNALED(status);
+    if (!strstr(said, "\"GUEST_PANICKED\"") && tells(spec->console, POWERED_OFF))
+        said = ""; /* one that also resets, to be sure, has powered off */
+    int code = killed ? 128 + WTERMSIG(status) : spec_code(spec, WEXITSTATUS(status), said);
+    if (code && !was_asked)
+        death_show(spec->console);
+    if (!killed && code == RESET_CODE && !WEXITSTATUS(status))
+        report_error("the kernel of the image reset its machine instead of powering it off, as after a panic (code %d)",
+                     code);
+    else if (code)
+        report_error("the kernel of the image ended with %s %d", killed ? "signal" : "code",
+                     killed ? WTERMSIG(status) : code);
+    return code;
 }

@@ -11,4 +11,8 @@ void death_show(const char *path);
 /* Report why it ended with the wait status `status` before its agent said that the pod has; returns the pod's code. */
 int death_explain(const struct launch_spec *spec, struct records *records, int status);
 
+/* The exit code of a kernel of the image whose VMM ended with the wait status `status` and has said this at last; why, if nobody
+ * has asked for the end, is reported. */
+int death_of_kernel(const struct launch_spec *spec, int status, const char *said, bool was_asked);
+
 #endif

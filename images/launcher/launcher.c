@@ -220,7 +220,7 @@ static int run_copy(struct launch_spec *spec, int description)
         return code;
     report_error("a copy of the template %s did not come to life: the pod boots", spec->template);
     reject(spec->template);
-    spec->template = NULL;
+    spec->template = spec->monitor = NULL;
     unlink(spec->listener);
     return AGAIN;
 }

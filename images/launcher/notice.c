@@ -56,7 +56,7 @@ static const char *chosen(const char *line)
 {
     static const char *const grave[] = {"Kernel panic",     "BUG:",      "Oops", "Out of memory", "unable to handle",
                                         "protection fault", "I/O error", NULL};
-    static const char *const passing[] = {"# lkvm run", "Info: ", NULL}; /* kvmtool, at each start */
+    static const char *const passing[] = {"# lkvm run", "Info: ", POWERED_OFF, NULL}; /* kvmtool's, at each start */
     const char *text = after_time(line);
     if (text)
         return has_any(text, grave) && !strstr(text, "end Kernel panic") ? text : NULL;

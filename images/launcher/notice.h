@@ -5,6 +5,8 @@
 
 #include <stddef.h>
 
+#define POWERED_OFF "qemu_system_shutdown_request" /* as stage1/vm/own_machine.py has it */
+
 enum { NOTICE_LINES = 4, NOTICE_MAX = 1024 };
 
 /* Copies `size` bytes without escape sequences and control characters; what is no ASCII becomes '?'. Returns the length;

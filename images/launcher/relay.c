@@ -3,6 +3,7 @@
 #include "relay.h"
 
 #include "death.h"
+#include "ending.h"
 #include "error.h"
 #include "format.h"
 #include "log.h"
@@ -38,6 +39,7 @@ static struct {
     struct vmm vmm;
     struct records records;
     struct buffer out, in;
+    struct ending ending;
     pid_t (*stop)(bool);
     pid_t stopper;
     bool interactive, raw, input_over, asked, doubling;
@@ -218,6 +220,18 @@ static void reap(void)
     }
 }
 
+/* Whether a copy comes to life, or how a kernel of the image ends. */
+static void on_monitor(bool speaks)
+{
+    if (us.records.plain) {
+        if (speaks && ending_hear(&us.ending, us.vmm.monitor) == 0)
+            leave_monitor();
+    } else if (copy_failed(&us.vmm, speaks)) {
+        kill(us.vmm.pid, SIGKILL);
+        leave_monitor();
+    }
+}
+
 /* The second time means it. But timeout(1) signals its child and then the group, and that a terminal has gone is told
  * by the kernel and by the shell: what comes at once is one wish. */
 static void on_wish(void)
@@ -269,8 +283,8 @@ static bool step(void)
     if (us.records.used == sizeof us.records.bytes)
         ready[1].fd = -1;
     /* An agent has had all of its records taken before it said that it ends. */
-    bool is_last = us.dead && !us.records.plain;
-    int limit_ms = is_last ? LAST_OUTPUT_MS : us.vmm.monitor >= 0 ? 1000 : watch_limit_ms();
+    bool is_last = us.dead && !us.records.plain, is_copy = us.vmm.monitor >= 0 && !us.records.plain;
+    int limit_ms = is_last ? LAST_OUTPUT_MS : is_copy ? 1000 : watch_limit_ms();
     int count = poll(ready, sizeof ready / sizeof *ready, limit_ms);
     if (ready[0].revents)
         on_signals();
@@ -282,10 +296,8 @@ static bool step(void)
         read_input();
     if (ready[4].revents)
         push(&us.in);
-    if (us.vmm.monitor >= 0 && copy_failed(&us.vmm, ready[5].revents)) {
-        kill(us.vmm.pid, SIGKILL);
-        leave_monitor();
-    }
+    if (us.vmm.monitor >= 0)
+        on_monitor(ready[5].revents);
     watch_step(ready[6].revents);
     deliver();
     return !us.dead || (!us.ended && (us.vmm.out >= 0 || us.out.end) && count != 0);
@@ -323,14 +335,10 @@ static void take_signals(void)
 /* A kernel of the image has ended: by itself, or with its VMM, by whomever. */
 static int end_kernel(const struct launch_spec *spec)
 {
-    bool killed = WIFSIGNALED(us.status);
-    int code = killed ? 128 + WTERMSIG(us.status) : spec_code(spec, WEXITSTATUS(us.status));
+    while (us.vmm.monitor >= 0 && ending_hear(&us.ending, us.vmm.monitor) > 0)
+        continue;
+    int code = death_of_kernel(spec, us.status, us.ending.said, us.asked);
     status_write(spec->status, code);
-    if (code && !us.asked)
-        death_show(spec->console);
-    if (code)
-        report_error("the kernel of the image ended with %s %d", killed ? "signal" : "code",
-                     killed ? WTERMSIG(us.status) : code);
     return code;
 }
 

@@ -35,14 +35,25 @@ bool spec_parse(char *bytes, size_t size, struct launch_spec *spec)
         else
             return false;
     }
-    return spec->jailer && !spec->template == !spec->monitor && !spec->told == !spec->codes;
+    bool may_be_told = spec->template || spec->status;
+    return spec->jailer && (may_be_told || !spec->monitor) && (!spec->template || spec->monitor) &&
+           !spec->told == !spec->codes;
 }
 
 /* QEMU's is twice what was written to its debug device, and one. */
-int spec_code(const struct launch_spec *spec, int vmm)
+static int written(char convention, int value)
 {
     enum { SOLO5_SUCCESS = 41 };
-    if (spec->code == 'p' || !(vmm & 1))
-        return vmm;
-    return spec->code == 's' && vmm >> 1 == SOLO5_SUCCESS ? 0 : vmm >> 1;
+    if (convention == 's' && value == SOLO5_SUCCESS)
+        return 0;
+    return convention == 'h' && value <= 1 ? !value : value;
+}
+
+int spec_code(const struct launch_spec *spec, int vmm, const char *said)
+{
+    if (!vmm && strstr(said, "\"GUEST_PANICKED\""))
+        return PANIC_CODE;
+    if (!vmm && spec->code != 'r' && strstr(said, "\"guest-reset\""))
+        return RESET_CODE;
+    return spec->code == 'p' || spec->code == 'r' || !(vmm & 1) ? vmm : written(spec->code, vmm >> 1);
 }

@@ -68,7 +68,8 @@ static int listen_at(const char *path)
     return fd;
 }
 
-/* What a copy of a template has more: a monitor, which has been told already what to do, and files that it can only read. */
+/* What a copy of a template has more: a monitor, which has been told already what to do, and files that it can only read. A
+ * kernel of the image has the monitor alone. */
 struct copy {
     int ours, monitor, state, ram;
 };
@@ -84,16 +85,20 @@ static bool open_copy(const struct launch_spec *spec, struct copy *copy)
 {
     int pair[2];
     *copy = (struct copy){-1, -1, -1, -1};
-    if (!spec->template)
+    if (!spec->monitor)
         return true;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         return false;
     copy->ours = pair[0];
     copy->monitor = pair[1];
+    size_t size = strlen(spec->monitor);
+    if (write(copy->ours, spec->monitor, size) != (ssize_t)size)
+        return false;
+    if (!spec->template)
+        return true;
     copy->state = open_file(spec->template, "state");
     copy->ram = open_file(spec->template, "ram");
-    size_t size = strlen(spec->monitor);
-    return copy->state >= 0 && copy->ram >= 0 && write(copy->ours, spec->monitor, size) == (ssize_t)size;
+    return copy->state >= 0 && copy->ram >= 0;
 }
 
 static void close_copy(const struct copy *copy)

@@ -12,7 +12,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-/* A started VMM: its pid, and our ends of its standard input and output, and of the monitor of a copy; else that is -1. */
+/* A started VMM: its pid, and our ends of its standard input and output, and of the monitor of a copy or of a kernel of the image; else that is -1. */
 struct vmm {
     pid_t pid;
     int in, out, monitor;

@@ -30,11 +30,20 @@ FORMS = (NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAF
 MICROVM, MICROVM_PCI, Q35, PC = "microvm", "microvm-pci", "q35", "pc"
 MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
 """What the kernel knows: virtio-mmio, or virtio over PCI."""
-POWEROFF, DEBUG_EXIT, SOLO5_EXIT = "poweroff", "debug-exit", "solo5"
-EXITS = (POWEROFF, DEBUG_EXIT, SOLO5_EXIT)
-"""How it says its exit code: not at all, or by QEMU's device for that."""
-SOLO5_SUCCESS = 41
-"""What Solo5 writes there when all went well."""
+ANY, MODERN = "any", "modern"
+VIRTIOS = (ANY, MODERN)
+"""Which virtio devices it knows: also those from before virtio 1.0, or only later ones, which have other PCI ids."""
+POWEROFF, RESET, DEBUG_EXIT, SOLO5_EXIT, HERMIT_EXIT = "poweroff", "reset", "debug-exit", "solo5", "hermit"
+EXITS = (POWEROFF, RESET, DEBUG_EXIT, SOLO5_EXIT, HERMIT_EXIT)
+"""How it says its exit code: not at all (with RESET a reset is as good an end as powering off), or by QEMU's device for
+that.
+"""
+_SUCCESSES = {SOLO5_EXIT: {41: 0}, HERMIT_EXIT: {1: 0, 0: 1}}
+"""What is written there when all went well, and when not."""
+RESET_CODE, PANIC_CODE = 133, 134
+"""Exit codes of a kernel that reset its machine where it could power off, as systemd-nspawn's for a reboot, and of one
+whose panic its hypervisor was told, as that of abort().
+"""
 
 
 class OwnKernel(NamedTuple):
@@ -52,6 +61,20 @@ class OwnKernel(NamedTuple):
     network: str = NONE
     machine: str = MICROVM
     exit: str = POWEROFF
+    virtio: str = ANY
+
+    @property
+    def has_debug_exit(self) -> bool:
+        """Whether it says its exit code."""
+        return self.exit not in (POWEROFF, RESET)
+
+    def may_reset(self, *, has_power_off: bool) -> bool:
+        """Whether a reset is an end in good order: nothing else is possible, or it is what the image says."""
+        return self.exit == RESET or (self.exit == POWEROFF and not has_power_off)
+
+    def code(self, written: int) -> int:
+        """The exit code, of what it has written to the debug device."""
+        return _SUCCESSES.get(self.exit, {}).get(written, written)
 
 
 _NOTHING = OwnKernel(machine=MICROVM, network="")
@@ -63,6 +86,7 @@ class _Kind(NamedTuple):
     network: str
     machine: str
     exit: str = POWEROFF
+    virtio: str = ANY
 
 
 _KINDS = {
@@ -70,14 +94,18 @@ _KINDS = {
     "solo5": _Kind(SOLO5, PC, SOLO5_EXIT),
     "rumprun": _Kind(RUMPRUN, PC),
     "osv": _Kind(OSV, PC),
-    "unikraft": _Kind(UNIKRAFT, PC),
+    "unikraft": _Kind(UNIKRAFT, PC, SOLO5_EXIT),
     "linux": _Kind(LINUX_INIT, Q35),
-    "mewz": _Kind(MEWZ, PC, DEBUG_EXIT),
-    "hermit": _Kind(HERMIT, PC, DEBUG_EXIT),
+    "mewz": _Kind(MEWZ, PC, DEBUG_EXIT, MODERN),
+    "hermit": _Kind(HERMIT, PC, HERMIT_EXIT, MODERN),
 }
 _TRUE = ("1", "t", "true")
-_OTHER_VMMS = ("hvt", "spt", "hedge")
+_OTHER_VMMS = ("hvt", "spt", "hedge", "hyperlight", "hyperlight-unikraft")
 """Monitors with an interface of their own, for which a kernel has to be built."""
+_MODERN_VMMS = ("firecracker", "cloud-hypervisor")
+"""Monitors whose devices are of virtio 1.0."""
+_ENCODED = "b64:"
+"""In front of a single value that is base64, as newer tools of urunc's write it."""
 _UNIKRAFT_NEW = (0, 16, 1)
 """The first Unikraft that takes `netdev.ip`."""
 
@@ -130,9 +158,11 @@ def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
 
 
 def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
-    """As labels the values are text, as annotations and in urunc.json base64. A known type tells which: a word of text
-    can be valid base64 too.
+    """As labels the values are text, as annotations and in urunc.json base64, all of them or those that say so. A known
+    type tells which: a word of text can be valid base64 too.
     """
+    theirs = {key: _decoded(text.removeprefix(_ENCODED)) if text.startswith(_ENCODED) else text
+              for key, text in theirs.items()}  # fmt: skip
     word = next((text for key, text in theirs.items() if key.lower().endswith("unikerneltype")), "")
     if word.lower() in _KINDS:
         return dict(theirs)
@@ -140,6 +170,14 @@ def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
         return {key: binascii.a2b_base64(text, strict_mode=True).decode() for key, text in theirs.items()}
     except ValueError:
         return dict(theirs)
+
+
+def _decoded(text: str) -> str:
+    """What is no base64 stays what it is, and is refused as a path or a word."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True).decode()
+    except ValueError:
+        return _ENCODED + text
 
 
 def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
@@ -166,6 +204,7 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
         network=UNIKRAFT_OLD if is_old else kind.network,
         machine=MICROVM if monitor == "firecracker" else kind.machine,
         exit=kind.exit,
+        virtio=MODERN if monitor in _MODERN_VMMS else kind.virtio,
     )
 
 
@@ -198,6 +237,7 @@ def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
         ("network", kernel.network, FORMS),
         ("machine", kernel.machine, MACHINES),
         ("exit", kernel.exit, EXITS),
+        ("virtio", kernel.virtio, VIRTIOS),
     ):
         if value not in known:
             given = f"is {value[:100]!r}" if value else "is not named"

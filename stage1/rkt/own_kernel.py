@@ -26,10 +26,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stage1.pod.network import PodNetwork
     from stage1.rkt.loader import RktPod
+    from stage1.vm.hypervisor import Hypervisor
     from stage1.vm.vmm import VmProcess
 
-_CODES = {own_kernel.POWEROFF: "p", own_kernel.DEBUG_EXIT: "d", own_kernel.SOLO5_EXIT: "s"}
-"""For the launcher (images/launcher/spec.h)."""
+_CODES = {own_kernel.POWEROFF: "p", own_kernel.DEBUG_EXIT: "d", own_kernel.SOLO5_EXIT: "s", own_kernel.HERMIT_EXIT: "h"}
+_OR_RESET = "r"
+"""How it ends, for the launcher (images/launcher/spec.h)."""
 _BUTTON = b"button"
 _POWER_DOWN = b'{"execute":"qmp_capabilities"}\n{"execute":"system_powerdown"}\n'
 
@@ -52,7 +54,7 @@ def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns:
             ids=prepared.vm.ids, cgroups=prepared.vm.cgroups, netns=netns, nics=own.devices(kernel, nics(network))
         )
         status = f"{directory.writable_status_dir(pod_dir)}/{entry.name}"
-        return launch_spec.of(vm, interactive=False, kernel=f"{_CODES[kernel.exit]}{status}")
+        return launch_spec.of(vm, interactive=False, kernel=f"{_code(kernel, vm.hypervisor)}{status}")
     except BaseException:
         machine.undo(prepared.directory)
         raise
@@ -63,6 +65,11 @@ def arguments(entry: Entry, kernel: OwnKernel) -> tuple[str, ...]:
     if entry.argv == entry.image_argv and kernel.arguments:
         return ()
     return entry.argv[entry.argv[0] == kernel.path :]
+
+
+def _code(kernel: OwnKernel, hypervisor: "Hypervisor") -> str:
+    may_reset = kernel.may_reset(has_power_off=own.has_power_off(kernel, hypervisor))
+    return _OR_RESET if may_reset else _CODES[kernel.exit]
 
 
 def _show(pod: "RktPod", vm: VmSpec, *, pod_dir: str) -> None:
@@ -85,7 +92,9 @@ def _vm(pod: "RktPod", host: Host, *, boot: own.Boot, network: "PodNetwork | Non
     if boot_files.block:
         disk = f"{host.state_dir}/scratch/{pod.pod.id}.img"
         own.copy_block(boot_files.block, disk, directory=place)
-    has_button = host.choice.hypervisor.boots_all_kernels and boot.kernel.machine != own_kernel.MICROVM
+    assert vm.own
+    vm.own.has_launcher = vm.hypervisor.boots_all_kernels
+    has_button = own.has_power_off(boot.kernel, vm.hypervisor)
     with beneath.Root(place, one_mount=True) as root:
         root.write(machine.OWN_KERNEL, _BUTTON if has_button else b"")
     return vm._replace(scratch=disk)

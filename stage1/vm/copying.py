@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 from stage1.linux.libc import Guard
 from stage1.vm.monitor import Monitor
-from stage1.vm.template import MONITOR_FD, RAM_FD, STATE_FD, Template
+from stage1.vm.spec import MONITOR_FD
+from stage1.vm.template import RAM_FD, STATE_FD, Template
 
 
 class Ends:

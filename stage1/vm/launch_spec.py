@@ -11,7 +11,7 @@ from stage1.errors import BadRequest
 from stage1.linux.libc import Guard
 from stage1.vm import jail
 from stage1.vm.jail import Launch
-from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, SerialLink, VmSpec
 
 VARIABLE, DESCRIPTION_VARIABLE, COPY_VARIABLE = "CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD", "CLEARPOD_COPY_FD"
 """The launcher's descriptors for the parts of a launch spec."""
@@ -49,6 +49,7 @@ def of(
     fields += [f"s{place}"] if place else []
     fields += [f"k{kernel}"] if kernel else []
     fields += [f"w{statuses[0]}", f"r{statuses[1]}"] if statuses else []
+    fields += [f"m{_begin()}"] if _has_monitor(vm) else []
     if interactive:
         fields += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
     if copy and copy.template:
@@ -67,7 +68,7 @@ def _launch(vm: VmSpec) -> Launch:
     return Launch(
         vm.hypervisor.argv(vm._replace(binary=start)),
         vm.hypervisor.environment(vm),
-        (*listener, *console, *_of_copy(vm)),
+        (*listener, *console, *_monitor_and_copy(vm)),
         filter=vm.filter,
         dies_with_us=True,
         programs=() if start == vm.binary else _loader(start),
@@ -75,10 +76,21 @@ def _launch(vm: VmSpec) -> Launch:
     )
 
 
-def _of_copy(vm: VmSpec) -> tuple[int, ...]:
+def _begin() -> str:
+    from stage1.vm.own_machine import BEGIN  # others do not wait for it
+
+    return "".join(f'{{"execute":"{command}"}}\n' for command in BEGIN)
+
+
+def _has_monitor(vm: VmSpec) -> bool:
+    """Whether the launcher hears how the VM ends, of a kernel out of an image."""
+    return bool(vm.own and vm.own.has_launcher)
+
+
+def _monitor_and_copy(vm: VmSpec) -> tuple[int, ...]:
     if not vm.template:
-        return ()
-    from stage1.vm.template import MONITOR_FD, RAM_FD, STATE_FD  # others do not wait for it
+        return (MONITOR_FD,) if _has_monitor(vm) else ()
+    from stage1.vm.template import RAM_FD, STATE_FD  # others do not wait for it
 
     return MONITOR_FD, STATE_FD, RAM_FD
 

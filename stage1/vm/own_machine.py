@@ -2,13 +2,14 @@
 """The machine of a kernel that an image brings, and the command lines of the hypervisors for it. Called by the drivers
 when there is one: rkt's `run` waits for each line that it loads. Pure.
 
-A kernel's end is the hypervisor's, whether it powers off or resets. A microvm without ACPI gives a kernel the places of
-its devices on the command line; nobody can ask it to power off.
+A kernel's end is the hypervisor's, whether it powers off, resets or panics: which it was, QEMU's monitors say, so the
+VM begins when one is listened to. A microvm without ACPI gives a kernel the places of its devices on the command line;
+nobody can ask it to power off.
 """
 
 from stage1.vm import kernel_line
 from stage1.vm.limits import CACHE_MIB
-from stage1.vm.spec import LISTENER_FD, TAP_FD, VmSpec
+from stage1.vm.spec import LISTENER_FD, MONITOR_FD, TAP_FD, VmSpec
 
 _MACHINES = {
     "microvm": "microvm,acpi=off",
@@ -16,8 +17,20 @@ _MACHINES = {
     "q35": "q35,vmport=off",
     "pc": "pc,vmport=off",
 }
-_OLD_AND_NEW = "disable-legacy=off,disable-modern=off"
-"""Of virtio over PCI: many library operating systems know only what was before 1.0."""
+_OLD_AND_NEW, _NEW = "disable-legacy=off,disable-modern=off", "disable-legacy=on,disable-modern=off"
+"""Of virtio over PCI: many library operating systems know only what was before 1.0, others only the ids of later."""
+_NEW_MMIO = ("-global", "virtio-mmio.force-legacy=false")
+_PLACES, _PLACE_BYTES, _FIRST_PLACE, _FIRST_IRQ = 8, 512, 0xFEB00000, 5
+"""Of a microvm's virtio devices; QEMU gives the first one the last place."""
+_PANIC = ("-device", "pvpanic")
+"""By its port 0x505 a kernel tells its panic: Unikraft, OSv and Linux do."""
+_DASHES = " -- "
+TRACE = "system_shutdown_request"
+"""What QEMU writes to its stderr when its guest powers off, where it is built to. One that then resets as well, to be
+sure, has its end told as a reset.
+"""
+BEGIN = ("qmp_capabilities", "cont")
+"""What a monitor is told: to tell of events, and to let the VM begin."""
 _DEBUG_EXITS = ("isa-debug-exit,iobase=0x501,iosize=0x02", "isa-debug-exit,iobase=0xf4,iosize=0x04")
 """Where Solo5 and others write their exit code, and QEMU's own choice; where Hermit and others do."""
 
@@ -27,12 +40,24 @@ class OwnMachine:
     that image's, `scratch` is its block image, and there is no link.
 
     `machine` is one of `pod.own_kernel`; `command_line` is whole. What its serial port says is appended to the file
-    `serial`, and QEMU is reached at the unix socket `monitor`. With `has_debug_exit` the guest can say its exit code.
+    `serial`, and QEMU is reached at the unix socket `monitor`, and with `has_launcher` at a descriptor too. With
+    `has_debug_exit` the guest can say its exit code; with `is_modern` its devices are of virtio 1.0 only. It begins
+    when a monitor is told to (`BEGIN`).
     """
 
-    def __init__(self, machine: str, command_line: str, *, serial: str, monitor: str, has_debug_exit: bool) -> None:
+    def __init__(
+        self,
+        machine: str,
+        command_line: str,
+        *,
+        serial: str,
+        monitor: str,
+        has_debug_exit: bool = False,
+        is_modern: bool = False,
+        has_launcher: bool = False,
+    ) -> None:
         self.machine, self.command_line, self.serial, self.monitor = machine, command_line, serial, monitor
-        self.has_debug_exit = has_debug_exit
+        self.has_debug_exit, self.is_modern, self.has_launcher = has_debug_exit, is_modern, has_launcher
 
 
 def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
@@ -43,29 +68,50 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         vm.binary,
         *("-name", vm.name),
         *(("-sandbox", sandbox) if vm.sandbox else ()),
-        *("-machine", _MACHINES[own.machine]),
+        *("-machine", _MACHINES[own.machine] + (",auto-kernel-cmdline=off" if _places(vm, own) else "")),
+        *(_NEW_MMIO if own.is_modern and own.machine == "microvm" else ()),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
         *("-smp", str(vm.vcpus)),
         *("-kernel", vm.kernel),
         *(("-initrd", vm.initramfs) if vm.initramfs else ()),
-        *("-append", own.command_line),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-append", _command_line(vm, own)),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-S", "-display", "none", "-trace", f"*_{TRACE}"),
         *("-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"),
         *_monitor(vm, own),
         *(word for one in _DEBUG_EXITS if own.has_debug_exit for word in ("-device", one)),
+        *_PANIC,
         *_devices(vm, own, errors=errors),
     ]
 
 
+def _places(vm: VmSpec, own: OwnMachine) -> list[str]:
+    """Those of a microvm's devices, where the kernel would not read them behind its line: what follows two dashes is
+    its program's.
+    """
+    if own.machine != "microvm" or _DASHES not in f" {own.command_line} ":
+        return []
+    numbers = range(_PLACES - 1, _PLACES - 1 - bool(vm.scratch) - len(vm.nics), -1)
+    return [f"virtio_mmio.device={_PLACE_BYTES}@{_FIRST_PLACE + n * _PLACE_BYTES:#x}:{_FIRST_IRQ + n}" for n in numbers]
+
+
+def _command_line(vm: VmSpec, own: OwnMachine) -> str:
+    places = "".join(f" {one}" for one in _places(vm, own))
+    before, dashes, behind = f" {own.command_line} ".partition(_DASHES)
+    return f"{before}{places}{dashes}{behind}".strip() if places else own.command_line
+
+
 def _monitor(vm: VmSpec, own: OwnMachine) -> list[str]:
     where = f"fd={LISTENER_FD}" if vm.jailer else f"path={own.monitor}"
-    return ["-chardev", f"socket,id=monitor,{where},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
+    argv = ["-chardev", f"socket,id=monitor,{where},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
+    if own.has_launcher:
+        argv += ["-chardev", f"socket,id=launcher,fd={MONITOR_FD}", "-mon", "chardev=launcher,mode=control"]
+    return argv
 
 
 def _devices(vm: VmSpec, own: OwnMachine, *, errors: str) -> list[str]:
-    kind, more = ("device", "") if own.machine == "microvm" else ("pci", f",{_OLD_AND_NEW}")
+    kind, more = ("device", "") if own.machine == "microvm" else ("pci", f",{_NEW if own.is_modern else _OLD_AND_NEW}")
     argv = []
     if vm.scratch:
         argv += ["-drive", f"id=block,if=none,format=raw,cache=unsafe,{errors},file={vm.scratch}"]

@@ -18,6 +18,7 @@ from stage1.vm.spec import (
     CONSOLE_FD,
     HOME,
     LISTENER_FD,
+    MONITOR_FD,
     QMP,
     QMP_FD,
     TAP_FD,
@@ -152,7 +153,7 @@ def _template(vm: VmSpec) -> list[str]:
     """Where the guest's memory is, and the monitor; a copy begins with what is loaded by that."""
     if not vm.template:
         return []
-    from stage1.vm.template import MONITOR_FD, STATE_FD, STATE_SET  # rkt has none, and waits for each import
+    from stage1.vm.template import STATE_FD, STATE_SET  # rkt has none, and waits for each import
 
     access = "share=on" if vm.template.is_made else "share=off,readonly=on,rom=off"
     return [

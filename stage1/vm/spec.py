@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HOME = "/vmm"
 """In the jail: a small file system of the VMM's own."""
-LISTENER_FD, CONSOLE_FD, QMP_FD, VOLUMES_FD, TAP_FD = 10, 11, 14, 15, 16
+LISTENER_FD, CONSOLE_FD, MONITOR_FD, QMP_FD, VOLUMES_FD, TAP_FD = 10, 11, 12, 14, 15, 16
 """Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, the socket of its
 monitor if that stays open, the connection to who serves its volumes, its first tap."""
 QMP = "qmp.sock"

@@ -19,7 +19,7 @@ from stage1.vm import dax, host, jail, launch, sigsys, startup
 from stage1.vm.host import HostPod
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.jail import Launch
-from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, QMP, QMP_FD, VOLUMES_FD, VmSpec
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, QMP, QMP_FD, VOLUMES_FD, VmSpec
 from stage1.vm.vmm import VmProcess
 
 TYPE_CHECKING = False
@@ -78,7 +78,6 @@ class ProcessVmm:
 
     def _start_with(self, template: "Template", vm: VmSpec, *, fixed: dict[int, int], console: str) -> VmProcess:
         from stage1.vm import copying  # rkt has none, and waits for each import
-        from stage1.vm.template import MONITOR_FD
 
         if template.is_made:
             fixed = {**fixed, MONITOR_FD: template.monitor}

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
     Command = tuple[str, dict[str, Any]]
 
-MONITOR_FD, STATE_FD, RAM_FD = 12, 13, 14
-"""Descriptors of a VMM in its jail: QEMU's monitor, and for a copy the state of the devices and the memory, both to be
-read only.
-"""
+STATE_FD, RAM_FD = 13, 14
+"""Descriptors of a copy in its jail: the state of the devices and the memory, both to be read only."""
 RAM_LINK = f"/proc/self/fd/{RAM_FD}"
 """A copy's path to its memory: QEMU opens a file by its path only, and there is no other one in the jail."""
 STATE_SET = 2

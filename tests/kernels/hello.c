@@ -2,8 +2,8 @@
 /* A kernel for tests: says hello and its command line on the serial port, answers ARP, ping and UDP (what came, turned
    around) on the address that "ip=A::" names, by virtio-net over MMIO or PCI, and ends when it is told.
 
-   Words of the command line: `exit` powers off at once, `exit=N` by QEMU's debug device, `count=N` says N lines before,
-   `spin` ignores the power button. What a hostile one does, without end: `flood=N` lets its VMM send its monitor's
+   Words of the command line: `exit` powers off at once, `exit=N` by QEMU's debug device, `reset` resets, `crash` tells QEMU's
+   device for panics, `count=N` says N lines before, `spin` ignores the power button. What a hostile one does, without end: `flood=N` lets its VMM send its monitor's
    clients an event each time that it writes to the port of CPU hotplug N, `gush` writes letters. A UDP datagram "bye" ends it too. */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -137,10 +137,9 @@ static void read_address(const char *text)
     }
 }
 
-/* ACPI's S5 as QEMU's machines have it, else a reset: with -no-reboot both end it. */
-static void end(void)
+/* By the keyboard's controller, or where there is none by a triple fault. */
+static void reset(void)
 {
-    out16(0x604, 0x2000);
     out8(0x64, 0xfe);
     struct {
         u16 limit;
@@ -149,6 +148,13 @@ static void end(void)
     __asm__ volatile("lidt %0; int3" ::"m"(none));
     for (;;)
         __asm__ volatile("hlt");
+}
+
+/* ACPI's S5 as QEMU's machines have it, else a reset: with -no-reboot both end it. */
+static void end(void)
+{
+    out16(0x604, 0x2000);
+    reset();
 }
 
 /* ACPI's CPU hotplug: what a guest says about the removal of a processor is an event of QEMU's. */
@@ -336,6 +342,10 @@ void run(const struct start_info *info)
     }
     if (find(line, "exit"))
         end();
+    if (find(line, "reset"))
+        reset();
+    if (find(line, "crash"))
+        out8(0x505, 1), say("no device for panics\n");
     if ((word = find(line, "flood=")))
         say("flooding\n"), flood_monitor((u16)number_at(word));
     if (find(line, "gush"))

@@ -40,6 +40,20 @@ def test_its_serial_port_is_the_output_and_its_code_the_pods(
     removed(rkt, pod)
 
 
+@pytest.mark.parametrize(
+    ("machine", "word", "code"), [("q35", "reset", 133), ("pc", "crash", 134), ("microvm", "reset", 0)]
+)
+def test_a_reset_is_a_success_only_where_a_kernel_can_not_power_off(
+    rkt: RealRkt, tmp_path: Path, *, machine: str, word: str, code: int
+) -> None:
+    pod = rkt.run(_image(tmp_path, machine=machine), "--", word)
+    done = pod.finish()
+    assert (done.code, done.out.splitlines()[0]) == (code, "hello"), done.err
+    assert "reset" in done.err or code != 133
+    assert pod.status()["app-hello"] == str(code)
+    removed(rkt, pod)
+
+
 @pytest.mark.parametrize("how", ["stop", signal.SIGTERM], ids=str)
 def test_its_power_button_is_pressed(rkt: RealRkt, tmp_path: Path, *, how: "str | signal.Signals") -> None:
     pod = rkt.run(_image(tmp_path, machine="q35"))

@@ -34,6 +34,16 @@ def test_a_signal_presses_its_power_button(clearpod: Command, tmp_path: Path) ->
     assert (code, out) == (0, b"asked to end\nbye\n")
 
 
+@pytest.mark.parametrize(
+    ("machine", "word", "expected"), [("q35", "reset", 133), ("q35", "crash", 134), ("microvm", "reset", 0)]
+)
+def test_a_reset_is_a_success_only_where_a_kernel_can_not_power_off(
+    clearpod: Command, tmp_path: Path, *, machine: str, word: str, expected: int
+) -> None:
+    code, out, err = clearpod.run(_image(tmp_path / "image", machine=machine), word)
+    assert (code, out.splitlines()[0], ("reset" in err or "panic" in err)) == (expected, b"hello", expected > 0), err
+
+
 def test_a_kernel_that_is_none_is_one_sentence(clearpod: Command, tmp_path: Path) -> None:
     layer = Layer(tar([file("kernel", b"#!/bin/sh\n")]))
     image = sample.image(tmp_path / "image", [layer], Labels=kernels.labelled(path="/kernel", network="none"))

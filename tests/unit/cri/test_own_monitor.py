@@ -73,12 +73,38 @@ async def test_what_it_says_of_its_end_is_heard(tmp_path: Path) -> None:
     words = [json.dumps(one).encode() + b"\r\n" for one in ({"QMP": {}}, {"return": {}}, {"event": "STOP"}, ORDERLY)]
     async with played(tmp_path, once(b"[" * 30_000 + b"\n", b"nonsense\n", b"[1]\n", *words)) as (monitor, qemu):
         async with asyncio.timeout(5 * PATIENCE):
-            while not monitor.is_orderly:
+            while monitor.reason != "guest-shutdown":
                 await asyncio.sleep(0.01)
         monitor.power_down()
         await monitor.close()
         await qemu.hung_up()
-    assert qemu.told == ["qmp_capabilities", "system_powerdown"] and not monitor.is_cut
+    assert qemu.told == ["qmp_capabilities", "cont", "system_powerdown"] and not monitor.is_cut
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("guest-reset", "guest-reset"),
+        ("guest-panic", "guest-panic"),
+        ("host-signal", ""),
+        (7, ""),
+        (["x"], ""),
+        (None, ""),
+    ],
+)
+async def test_only_what_the_guest_did_is_a_reason(tmp_path: Path, said: object, heard: str) -> None:
+    line = json.dumps({"event": "SHUTDOWN", "data": {"guest": True, "reason": said}}).encode() + b"\n"
+    async with played(tmp_path, once(line)) as (monitor, _):
+        await monitor.ended(1)
+        assert monitor.reason == heard
+
+
+async def test_a_panic_counts_though_a_reset_follows(tmp_path: Path) -> None:
+    reset = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}}
+    words = [json.dumps(one).encode() + b"\n" for one in ({"event": "GUEST_PANICKED", "data": {}}, reset)]
+    async with played(tmp_path, once(*words)) as (monitor, _):
+        await monitor.ended(1)
+        assert monitor.reason == "guest-panic"
 
 
 @pytest.mark.timeout(60)
@@ -90,7 +116,7 @@ async def test_who_does_not_end_is_cut_off(tmp_path: Path, word: bytes) -> None:
         assert monitor.is_cut
         await qemu.hung_up()
         monitor.power_down()
-    assert qemu.told == ["qmp_capabilities"]
+    assert qemu.told == ["qmp_capabilities", "cont"]
 
 
 async def test_who_says_little_for_long_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,4 +124,4 @@ async def test_who_says_little_for_long_is_heard(tmp_path: Path, monkeypatch: py
     line = b"{}" + b" " * 1000 + b"\n"
     async with played(tmp_path, once(*[line] * 500, json.dumps(ORDERLY).encode() + b"\n")) as (monitor, _):
         await monitor.ended(1)
-        assert monitor.is_orderly and not monitor.is_cut
+        assert monitor.reason == "guest-shutdown" and not monitor.is_cut

@@ -48,6 +48,7 @@ RESOURCES: Field = lambda r: r.container.linux.resources  # noqa: E731
         ("-m 0.125G", lambda r: RESOURCES(r).memory_limit_in_bytes, 128 * MIB),
         ("--cpus 0.5", lambda r: (RESOURCES(r).cpu_quota, RESOURCES(r).cpu_period), (50_000, 100_000)),
         ("--vm-memory 100m", lambda r: dict(r.sandbox.annotations), {"clearpod.io/memory-mib": "100"}),
+        ("--vm-kernel full", lambda r: dict(r.sandbox.annotations), {"clearpod.io/kernel": "full"}),
         ("--shm-size 1k", lambda r: dict(r.sandbox.annotations), {"clearpod.io/shm-mib": "1"}),
         ("-u 5:6", lambda r: SECURITY(r).run_as_username, "5:6"),
         ("--read-only --tmpfs /tmp/", lambda r: SECURITY(r).readonly_rootfs, True),

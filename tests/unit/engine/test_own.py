@@ -71,18 +71,51 @@ def test_what_can_not_be_booted_here_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("ending", "status", "code"),
+    ("ending", "status", "reason", "code"),
     [
-        ("poweroff", 0, 0),
-        ("poweroff", 1, 1),
-        ("debug-exit", 15, 7),
-        ("debug-exit", 0, 0),
-        ("solo5", 83, 0),
-        ("solo5", 3, 1),
+        ("poweroff", 0, "guest-shutdown", 0),
+        ("poweroff", 0, "", 0),
+        ("poweroff", 1, "", 1),
+        ("poweroff", 0, "guest-reset", 133),
+        ("poweroff", 0, "guest-panic", 134),
+        ("poweroff", None, "guest-shutdown", 0),
+        ("poweroff", None, "guest-reset", 133),
+        ("poweroff", None, "", None),
+        ("reset", 0, "guest-reset", 0),
+        ("reset", 0, "guest-panic", 134),
+        ("reset", None, "guest-reset", 0),
+        ("debug-exit", 15, "guest-shutdown", 7),
+        ("debug-exit", 0, "guest-shutdown", 0),
+        ("debug-exit", 0, "guest-reset", 133),
+        ("debug-exit", None, "guest-shutdown", None),
+        ("solo5", 83, "guest-shutdown", 0),
+        ("solo5", 85, "guest-shutdown", 42),
+        ("solo5", 3, "guest-shutdown", 1),
+        ("hermit", 3, "guest-shutdown", 0),
+        ("hermit", 1, "guest-shutdown", 1),
+        ("hermit", 15, "guest-shutdown", 7),
     ],
 )
-def test_the_containers_code_is_that_of_the_kernel(ending: str, status: int, code: int) -> None:
-    assert own.exit_code(OwnKernel("/k", exit=ending), status) == code
+def test_the_containers_code_is_that_of_the_kernel(ending: str, status: int | None, reason: str, code: int) -> None:
+    kernel = OwnKernel("/k", exit=ending, machine="q35")
+    assert own.exit_code(kernel, status, reason=reason, has_power_off=True) == code
+
+
+@pytest.mark.parametrize(
+    ("kernel", "hypervisor", "code"),
+    [
+        (OwnKernel("/k", machine="q35"), qemu.HYPERVISOR, 133),
+        (OwnKernel("/k", machine="microvm-pci"), qemu.HYPERVISOR, 133),
+        (OwnKernel("/k", machine="microvm"), qemu.HYPERVISOR, 0),
+        (OwnKernel("/k", machine="q35"), kvmtool.HYPERVISOR, 0),
+        (OwnKernel("/k", machine="microvm", exit="debug-exit"), qemu.HYPERVISOR, 133),
+    ],
+)
+def test_a_reset_is_an_end_in_order_where_nobody_can_power_off(
+    kernel: OwnKernel, hypervisor: Hypervisor, code: int
+) -> None:
+    has_power_off = own.has_power_off(kernel, hypervisor)
+    assert own.exit_code(kernel, 0, reason="guest-reset", has_power_off=has_power_off) == code
 
 
 def test_a_kernel_gets_the_pods_network_devices_unless_it_says_absent() -> None:

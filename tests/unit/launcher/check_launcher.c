@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about what the launcher reads: the launch spec of `run`, and the records of the agent. */
 #include "check.h"
+#include "ending.h"
 #include "spec.h"
 #include "records.h"
 
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define MARK "\nclearpod-console\n"
 
@@ -27,13 +30,59 @@ CASE(a_launch_spec_has_what_is_special)
 
 CASE(a_kernel_of_the_image_has_a_status_and_a_convention_for_its_code)
 {
-    static const char poweroff[] = "j/jailer\0kp/status/app", debug[] = "j/jailer\0kd/s", solo5[] = "j/jailer\0ks/s";
+    static const char poweroff[] = "j/jailer\0kp/status/app", debug[] = "j/jailer\0kd/s", solo5[] = "j/jailer\0ks/s",
+                      hermit[] = "j/jailer\0kh/s";
     struct launch_spec spec;
     CHECK(parse(poweroff, sizeof poweroff, &spec) && !strcmp(spec.status, "/status/app"));
-    CHECK(spec_code(&spec, 0) == 0 && spec_code(&spec, 1) == 1 && spec_code(&spec, 83) == 83);
-    CHECK(parse(debug, sizeof debug, &spec) && spec_code(&spec, 83) == 41 && spec_code(&spec, 1) == 0);
-    CHECK(parse(solo5, sizeof solo5, &spec) && spec_code(&spec, 83) == 0 && spec_code(&spec, 3) == 1);
+    CHECK(spec_code(&spec, 0, "") == 0 && spec_code(&spec, 1, "") == 1 && spec_code(&spec, 83, "") == 83);
+    CHECK(parse(debug, sizeof debug, &spec) && spec_code(&spec, 83, "") == 41 && spec_code(&spec, 1, "") == 0);
+    CHECK(parse(solo5, sizeof solo5, &spec) && spec_code(&spec, 83, "") == 0 && spec_code(&spec, 3, "") == 1);
+    CHECK(parse(hermit, sizeof hermit, &spec) && spec_code(&spec, 3, "") == 0 && spec_code(&spec, 1, "") == 1 &&
+          spec_code(&spec, 15, "") == 7);
     CHECK(!parse("j/jailer\0k", 11, &spec));
+}
+
+CASE(a_reset_is_no_success_of_a_kernel_that_can_power_off)
+{
+    static const char poweroff[] = "j/jailer\0kp/s\0m{}\n", reset[] = "j/jailer\0kr/s\0m{}\n",
+                      debug[] = "j/jailer\0kd/s";
+    static const char was_reset[] =
+        "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\r\n";
+    struct launch_spec spec;
+    CHECK(parse(poweroff, sizeof poweroff, &spec) && !strcmp(spec.monitor, "{}\n"));
+    CHECK(spec_code(&spec, 0, was_reset) == RESET_CODE &&
+          spec_code(&spec, 0, "{\"event\": \"GUEST_PANICKED\"}") == PANIC_CODE &&
+          spec_code(&spec, 0, "\"guest-shutdown\"") == 0 && spec_code(&spec, 1, was_reset) == 1);
+    CHECK(parse(debug, sizeof debug, &spec) && spec_code(&spec, 0, was_reset) == RESET_CODE);
+    CHECK(parse(reset, sizeof reset, &spec) && spec_code(&spec, 0, was_reset) == 0 &&
+          spec_code(&spec, 0, "{\"event\": \"GUEST_PANICKED\"}") == PANIC_CODE);
+}
+
+CASE(of_what_a_monitor_says_the_end_is_kept)
+{
+    static char text[3 * ENDING_MAX];
+    struct ending ending = {0};
+    ending_take(&ending, "abc", 3);
+    CHECK(!strcmp(ending.said, "abc"));
+    memset(text, 'x', sizeof text);
+    for (size_t size = 1; size < sizeof text; size += 37) {
+        ending_take(&ending, text, size);
+        ending_take(&ending, "guest-", 6);
+        ending_take(&ending, "reset", 5);
+        CHECK(ending.bytes <= ENDING_MAX && strlen(ending.said) == ending.bytes);
+        CHECK(!strcmp(ending.said + ending.bytes - 11, "guest-reset"));
+    }
+}
+
+CASE(a_monitor_is_heard_without_waiting_and_to_its_end)
+{
+    int pair[2];
+    struct ending ending = {0};
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    CHECK(ending_hear(&ending, pair[0]) < 0);
+    CHECK(write(pair[1], "word", 4) == 4 && close(pair[1]) == 0);
+    CHECK(ending_hear(&ending, pair[0]) == 4 && ending_hear(&ending, pair[0]) == 0 && !strcmp(ending.said, "word"));
+    close(pair[0]);
 }
 
 CASE(a_launch_spec_may_leave_out_all_but_the_jailer)

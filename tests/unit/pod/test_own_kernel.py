@@ -41,9 +41,12 @@ def _encoded(**fields: str) -> dict[str, str]:
         ),
         (
             _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="0.15.0", initrd="/i", cmdline="nginx"),
-            OwnKernel("/k", "nginx", "/i", network="unikraft-old", machine="pc"),
+            OwnKernel("/k", "nginx", "/i", network="unikraft-old", machine="pc", exit="solo5"),
         ),
-        (_urunc(binary="/k", unikernelType="unikraft"), OwnKernel("/k", network="unikraft", machine="pc")),
+        (
+            _urunc(binary="/k", unikernelType="unikraft"),
+            OwnKernel("/k", network="unikraft", machine="pc", exit="solo5"),
+        ),
         (
             _urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt", cmdline="x")
             | {f"{OURS}path": "/k.virtio", f"{OURS}network": "solo5", f"{OURS}machine": "pc"},
@@ -51,27 +54,27 @@ def _encoded(**fields: str) -> dict[str, str]:
         ),
         (
             _urunc(binary="/k", unikernelType="unikraft", cmdline="x") | {f"{OURS}machine": "q35"},
-            OwnKernel("/k", "x", network="unikraft", machine="q35"),
+            OwnKernel("/k", "x", network="unikraft", machine="q35", exit="solo5"),
         ),
         (
             _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="v0.16.1"),
-            OwnKernel("/k", network="unikraft", machine="pc"),
+            OwnKernel("/k", network="unikraft", machine="pc", exit="solo5"),
         ),
         (
             _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="latest", hypervisor="firecracker"),
-            OwnKernel("/k", network="unikraft", machine="microvm"),
+            OwnKernel("/k", network="unikraft", machine="microvm", exit="solo5", virtio="modern"),
         ),
         (
             _urunc(binary="/k", unikernelType="rumprun", block="/b", blkMntPoint="/data", useDMBlock="false"),
             OwnKernel("/k", block="/b", block_mount="/data", network="rumprun", machine="pc"),
         ),
         (
-            _urunc(binary="unikernel/kernel", unikernelType="hermit", initrd="./app"),
-            OwnKernel("/unikernel/kernel", initrd="/app", network="hermit", machine="pc", exit="debug-exit"),
+            _urunc(binary="unikernel/k", unikernelType="hermit", initrd="./app"),
+            OwnKernel("/unikernel/k", initrd="/app", network="hermit", machine="pc", exit="hermit", virtio="modern"),
         ),
         (
             _urunc(binary="/k", unikernelType="unikraft", mountRootfs="false", useDMBlock="true"),
-            OwnKernel("/k", network="unikraft", machine="pc"),
+            OwnKernel("/k", network="unikraft", machine="pc", exit="solo5"),
         ),
         (
             _urunc(binary="/k", unikernelType="linux", block="/b", mountRootfs="true"),
@@ -83,11 +86,31 @@ def _encoded(**fields: str) -> dict[str, str]:
         ),
         (
             _encoded(binary="/k", unikernelType="mewz", cmdline="a b", hypervisor="qemu", block=""),
-            OwnKernel("/k", "a b", network="mewz", machine="pc", exit="debug-exit"),
+            OwnKernel("/k", "a b", network="mewz", machine="pc", exit="debug-exit", virtio="modern"),
         ),
         (
             _encoded(binary="unikernel/kernel", unikernelType="Unikraft", unikernelVersion="0.15.0"),
-            OwnKernel("/unikernel/kernel", network="unikraft-old", machine="pc"),
+            OwnKernel("/unikernel/kernel", network="unikraft-old", machine="pc", exit="solo5"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="linux", hypervisor="cloud-hypervisor", cmdline="/init"),
+            OwnKernel("/k", "/init", network="linux-init", machine="q35", virtio="modern"),
+        ),
+        (
+            {key: f"b64:{text}" for key, text in _encoded(binary="/k", unikernelType="osv").items()},
+            OwnKernel("/k", network="osv", machine="pc"),
+        ),
+        (
+            {**_urunc(binary="/k", unikernelType="osv", hypervisor="qemu"), f"{URUNC}cmdline": "b64:L2hlbGxv"},
+            OwnKernel("/k", "/hello", network="osv", machine="pc"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="osv", cmdline="b64:no base64"),
+            OwnKernel("/k", "b64:no base64", network="osv", machine="pc"),
+        ),
+        (
+            {f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}exit": "reset", f"{OURS}virtio": "modern"},
+            OwnKernel("/k", exit="reset", virtio="modern"),
         ),
     ],
 )  # fmt: skip
@@ -103,6 +126,7 @@ def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None
         ({f"{OURS}path": "/k", f"{OURS}network": "dhcp"}, BadRequest, "dhcp"),
         ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}machine": "isapc"}, BadRequest, "isapc"),
         ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}exit": "no"}, BadRequest, "exit"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}virtio": "2"}, BadRequest, "virtio"),
         ({f"{OURS}path": "/k,if=x", f"{OURS}network": "none"}, BadRequest, "comma"),
         ({f"{OURS}path": "/k\n", f"{OURS}network": "none"}, BadRequest, "path"),
         ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}initrd": "i,j"}, BadRequest, "initrd"),
@@ -116,6 +140,7 @@ def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None
         (_urunc(binary="/k", unikernelType="includeos"), BadRequest, "includeos"),
         (_urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
         (_encoded(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
+        (_urunc(binary="/k", unikernelType="unikraft", hypervisor="hyperlight-unikraft"), Unsupported, "hyperlight"),
     ],
 )
 def test_labels_that_can_not_be_are_refused(labels: dict[str, str], error: type[PodError], noun: str) -> None:
@@ -128,6 +153,7 @@ def test_each_form_and_each_kind_is_one_of_those_that_are_listed() -> None:
     assert {one.network for one in kinds} <= set(own_kernel.FORMS)
     assert {one.machine for one in kinds} <= set(own_kernel.MACHINES)
     assert {one.exit for one in kinds} <= set(own_kernel.EXITS)
+    assert {one.virtio for one in kinds} <= set(own_kernel.VIRTIOS)
 
 
 @pytest.mark.parametrize(

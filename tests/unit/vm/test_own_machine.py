@@ -10,8 +10,8 @@ from stage1.vm.own_machine import OwnMachine
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
 
 
-def _vm(machine: str, *, has_debug_exit: bool = False, **more: object) -> VmSpec:
-    own = OwnMachine(machine, "a b", serial="/p/s", monitor="/p/monitor.sock", has_debug_exit=has_debug_exit)
+def _vm(machine: str, *, line: str = "a b", features: "tuple[str, ...]" = (), **more: object) -> VmSpec:
+    own = OwnMachine(machine, line, serial="/p/s", monitor="/p/monitor.sock", **dict.fromkeys(features, True))
     vm = VmSpec("v", qemu.HYPERVISOR, "/usr/bin/qemu", "/p", "/p/share/layers/i/k", "", "", 64, 1, SerialLink(""),
                 (Share("layers", "/p/share/layers", read_only=True),), own=own, jailer="/g/jailer")  # fmt: skip
     return vm._replace(**more)  # type: ignore[arg-type]
@@ -33,16 +33,61 @@ def _after(argv: list[str], word: str) -> list[str]:
 def test_each_machine_has_its_devices(machine: str, named: str, device: str) -> None:
     argv = qemu.argv(_vm(machine, nics=(Nic("t0", "02::1"),), scratch="/s.img"))
     assert _after(argv, "-machine") == [named]
-    assert [one.partition(",")[0] for one in _after(argv, "-device")] == [device.replace("net", "blk"), device]
+    assert [one.partition(",")[0] for one in _after(argv, "-device")] == [
+        "pvpanic",
+        device.replace("net", "blk"),
+        device,
+    ]
     assert _after(argv, "-append") == ["a b"]
     assert "-no-reboot" in argv
     assert "-initrd" not in argv
 
 
 def test_an_initrd_and_the_debug_device_are_there_when_asked_for() -> None:
-    argv = qemu.argv(_vm("pc", has_debug_exit=True, initramfs="/p/share/layers/i/r"))
+    argv = qemu.argv(_vm("pc", features=("has_debug_exit",), initramfs="/p/share/layers/i/r"))
     assert _after(argv, "-initrd") == ["/p/share/layers/i/r"]
     assert [one for one in _after(argv, "-device") if one.startswith("isa-debug-exit")]
+
+
+def test_it_begins_when_a_monitor_is_told_to_and_tells_a_panic() -> None:
+    argv = qemu.argv(_vm("q35"))
+    assert _after(argv, "-trace") == ["*_system_shutdown_request"]
+    assert ("-S" in argv, "pvpanic" in _after(argv, "-device"), _after(argv, "-mon")) == (
+        True, True, ["chardev=monitor,mode=control"],
+    )  # fmt: skip
+    assert "socket,id=launcher,fd=12" in _after(qemu.argv(_vm("q35", features=("has_launcher",))), "-chardev")
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "given", "auto"),
+    [
+        ("microvm", "app netdev.ip=x -- -f a -- b", "app netdev.ip=x {} -- -f a -- b", False),
+        ("microvm", "-- app", "{} -- app", False),
+        ("microvm", "app --", "app {} --", False),
+        ("microvm", "app --x a--b", "app --x a--b", True),
+        ("q35", "a -- b", "a -- b", True),
+    ],
+)
+def test_the_places_of_a_microvms_devices_are_in_front_of_what_is_the_programs(
+    machine: str, line: str, given: str, auto: bool
+) -> None:
+    argv = qemu.argv(_vm(machine, line=line, scratch="/s.img", nics=(Nic("t0", "02::1"),)))
+    places = "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=512@0xfeb00c00:11"
+    assert _after(argv, "-append") == [given.format(places)]
+    assert ("auto-kernel-cmdline=off" not in _after(argv, "-machine")[0]) == auto
+
+
+def test_without_devices_a_line_is_what_it_was() -> None:
+    assert _after(qemu.argv(_vm("microvm", line="app -- x")), "-append") == ["app -- x"]
+
+
+@pytest.mark.parametrize(("features", "word"), [((), "disable-legacy=off"), (("is_modern",), "disable-legacy=on")])
+def test_a_kernel_that_knows_only_new_devices_gets_them(features: "tuple[str, ...]", word: str) -> None:
+    nics = (Nic("t0", "02::1"),)
+    (device,) = [one for one in _after(qemu.argv(_vm("pc", features=features, nics=nics)), "-device") if "net" in one]
+    assert word in device.split(",") and "disable-modern=off" in device.split(",")
+    mmio = qemu.argv(_vm("microvm", features=features, nics=nics))
+    assert _after(mmio, "-global") == (["virtio-mmio.force-legacy=false"] if features else [])
 
 
 def test_its_monitor_is_what_is_listened_at() -> None:
