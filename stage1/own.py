@@ -23,7 +23,7 @@ from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs import export, scratch
 from stage1.vm import record, slots
 from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.own_machine import OwnMachine
+from stage1.vm.own_machine import Features, OwnMachine
 from stage1.vm.spec import QMP, SerialLink, Share, VmSpec
 from stage1.vm.usage import usage
 
@@ -261,8 +261,7 @@ def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "Pod
             line,
             serial=f"{directory}/{SERIAL}",
             monitor=f"{directory}/{MONITOR}",
-            has_debug_exit=kernel.has_debug_exit,
-            is_modern=kernel.virtio == own_kernel.MODERN,
+            features=Features(kernel.has_debug_exit, is_modern=kernel.virtio == own_kernel.MODERN),
         ),
     )
 

@@ -130,9 +130,13 @@ def _unikraft_old(kernel: OwnKernel, told: Told) -> "Parts":
 
 
 def _for_program(arguments: str, settings: "Parts") -> "Parts":
-    """The first word is the program's name; what Unikraft itself reads ends with two dashes."""
+    """The first word is the program's name, unless it is a path: a program in its files, of which its loader is told
+    behind the two dashes that end what Unikraft itself reads.
+    """
     name, _, rest = arguments.partition(" ")
-    return name or "app", *settings, "--", rest
+    if not name or name.lstrip('"').startswith("/"):
+        name, rest = "app", arguments
+    return name, *settings, "--", rest
 
 
 def _mewz(kernel: OwnKernel, told: Told) -> "Parts":

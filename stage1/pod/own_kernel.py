@@ -203,7 +203,7 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
         block_mount=theirs.get("blkmntpoint", ""),
         network=UNIKRAFT_OLD if is_old else kind.network,
         machine=MICROVM if monitor == "firecracker" else kind.machine,
-        exit=kind.exit,
+        exit=POWEROFF if monitor == "firecracker" and kind.exit == SOLO5_EXIT else kind.exit,  # it ends by a reset
         virtio=MODERN if monitor in _MODERN_VMMS else kind.virtio,
     )
 

@@ -93,7 +93,7 @@ def _vm(pod: "RktPod", host: Host, *, boot: own.Boot, network: "PodNetwork | Non
         disk = f"{host.state_dir}/scratch/{pod.pod.id}.img"
         own.copy_block(boot_files.block, disk, directory=place)
     assert vm.own
-    vm.own.has_launcher = vm.hypervisor.boots_all_kernels
+    vm.own.features = vm.own.features._replace(has_launcher=vm.hypervisor.boots_all_kernels)
     has_button = own.has_power_off(boot.kernel, vm.hypervisor)
     with beneath.Root(place, one_mount=True) as root:
         root.write(machine.OWN_KERNEL, _BUTTON if has_button else b"")

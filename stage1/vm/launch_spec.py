@@ -84,7 +84,7 @@ def _begin() -> str:
 
 def _has_monitor(vm: VmSpec) -> bool:
     """Whether the launcher hears how the VM ends, of a kernel out of an image."""
-    return bool(vm.own and vm.own.has_launcher)
+    return bool(vm.own and vm.own.features.has_launcher)
 
 
 def _monitor_and_copy(vm: VmSpec) -> tuple[int, ...]:

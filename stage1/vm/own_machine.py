@@ -7,6 +7,8 @@ VM begins when one is listened to. A microvm without ACPI gives a kernel the pla
 nobody can ask it to power off.
 """
 
+from typing import NamedTuple
+
 from stage1.vm import kernel_line
 from stage1.vm.limits import CACHE_MIB
 from stage1.vm.spec import LISTENER_FD, MONITOR_FD, TAP_FD, VmSpec
@@ -19,7 +21,10 @@ _MACHINES = {
 }
 _OLD_AND_NEW, _NEW = "disable-legacy=off,disable-modern=off", "disable-legacy=on,disable-modern=off"
 """Of virtio over PCI: many library operating systems know only what was before 1.0, others only the ids of later."""
-_NEW_MMIO = ("-global", "virtio-mmio.force-legacy=false")
+_AS_FIRECRACKER = ("-global", "virtio-mmio.force-legacy=false", "-device", "i8042,mouse-irq=15")
+"""Of a microvm: virtio 1.0 over MMIO, and the keyboard's controller, by which Firecracker's kernels end. The mouse's
+interrupt would be a virtio device's.
+"""
 _PLACES, _PLACE_BYTES, _FIRST_PLACE, _FIRST_IRQ = 8, 512, 0xFEB00000, 5
 """Of a microvm's virtio devices; QEMU gives the first one the last place."""
 _PANIC = ("-device", "pvpanic")
@@ -35,29 +40,32 @@ _DEBUG_EXITS = ("isa-debug-exit,iobase=0x501,iosize=0x02", "isa-debug-exit,iobas
 """Where Solo5 and others write their exit code, and QEMU's own choice; where Hermit and others do."""
 
 
+class Features(NamedTuple):
+    """What a kernel's machine has: the device by which it says its exit code, devices of virtio 1.0 only, a second
+    monitor at a descriptor of its launcher's.
+    """
+
+    has_debug_exit: bool = False
+    is_modern: bool = False
+    has_launcher: bool = False
+
+
+_PLAIN = Features()
+
+
 class OwnMachine:
     """What a VM is that boots a kernel out of an image, and no guest of ours: `kernel` and `initramfs` of the VM are
     that image's, `scratch` is its block image, and there is no link.
 
     `machine` is one of `pod.own_kernel`; `command_line` is whole. What its serial port says is appended to the file
-    `serial`, and QEMU is reached at the unix socket `monitor`, and with `has_launcher` at a descriptor too. With
-    `has_debug_exit` the guest can say its exit code; with `is_modern` its devices are of virtio 1.0 only. It begins
-    when a monitor is told to (`BEGIN`).
+    `serial`, and QEMU is reached at the unix socket `monitor`. It begins when a monitor is told to (`BEGIN`).
     """
 
     def __init__(
-        self,
-        machine: str,
-        command_line: str,
-        *,
-        serial: str,
-        monitor: str,
-        has_debug_exit: bool = False,
-        is_modern: bool = False,
-        has_launcher: bool = False,
+        self, machine: str, command_line: str, *, serial: str, monitor: str, features: Features = _PLAIN
     ) -> None:
         self.machine, self.command_line, self.serial, self.monitor = machine, command_line, serial, monitor
-        self.has_debug_exit, self.is_modern, self.has_launcher = has_debug_exit, is_modern, has_launcher
+        self.features = features
 
 
 def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
@@ -69,7 +77,7 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         *("-name", vm.name),
         *(("-sandbox", sandbox) if vm.sandbox else ()),
         *("-machine", _MACHINES[own.machine] + (",auto-kernel-cmdline=off" if _places(vm, own) else "")),
-        *(_NEW_MMIO if own.is_modern and own.machine == "microvm" else ()),
+        *(_AS_FIRECRACKER if own.features.is_modern and own.machine == "microvm" else ()),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
@@ -80,15 +88,15 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         *("-nodefaults", "-no-user-config", "-no-reboot", "-S", "-display", "none", "-trace", f"*_{TRACE}"),
         *("-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"),
         *_monitor(vm, own),
-        *(word for one in _DEBUG_EXITS if own.has_debug_exit for word in ("-device", one)),
+        *(word for one in _DEBUG_EXITS if own.features.has_debug_exit for word in ("-device", one)),
         *_PANIC,
         *_devices(vm, own, errors=errors),
     ]
 
 
 def _places(vm: VmSpec, own: OwnMachine) -> list[str]:
-    """Those of a microvm's devices, where the kernel would not read them behind its line: what follows two dashes is
-    its program's.
+    """Command-line words for a microvm's devices, where QEMU would write them behind two dashes: what follows these is
+    the program's. None elsewhere.
     """
     if own.machine != "microvm" or _DASHES not in f" {own.command_line} ":
         return []
@@ -105,13 +113,15 @@ def _command_line(vm: VmSpec, own: OwnMachine) -> str:
 def _monitor(vm: VmSpec, own: OwnMachine) -> list[str]:
     where = f"fd={LISTENER_FD}" if vm.jailer else f"path={own.monitor}"
     argv = ["-chardev", f"socket,id=monitor,{where},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
-    if own.has_launcher:
+    if own.features.has_launcher:
         argv += ["-chardev", f"socket,id=launcher,fd={MONITOR_FD}", "-mon", "chardev=launcher,mode=control"]
     return argv
 
 
 def _devices(vm: VmSpec, own: OwnMachine, *, errors: str) -> list[str]:
-    kind, more = ("device", "") if own.machine == "microvm" else ("pci", f",{_NEW if own.is_modern else _OLD_AND_NEW}")
+    kind, more = (
+        ("device", "") if own.machine == "microvm" else ("pci", f",{_NEW if own.features.is_modern else _OLD_AND_NEW}")
+    )
     argv = []
     if vm.scratch:
         argv += ["-drive", f"id=block,if=none,format=raw,cache=unsafe,{errors},file={vm.scratch}"]

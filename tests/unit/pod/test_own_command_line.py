@@ -67,6 +67,20 @@ def test_what_lies_in_an_initrd_or_on_a_disk_is_named() -> None:
     assert "vfs.rootfs=initrd" in line(kernel._replace(initrd="/i", network="unikraft-old"), None)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ("", "app {} --"),
+        ("nginx -c /c", "nginx {} -- -c /c"),
+        ("/usr/bin/nginx -c /c", "app {} -- /usr/bin/nginx -c /c"),
+        ('"/a b" x', 'app {} -- "/a b" x'),
+    ],
+)
+def test_a_program_in_unikrafts_files_is_what_its_loader_is_told(arguments: str, given: str) -> None:
+    kernel = OwnKernel("/k", arguments, network="unikraft")
+    assert line(kernel, AT) == given.format("netdev.ip=10.88.0.5/16:10.88.0.1:10.96.0.10")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_pods_own_arguments_replace_the_images_and_are_quoted(form: str) -> None:
     text = line(OwnKernel("/k", "of-the-image", network=form), AT, arguments=("app", "two words", "x"))

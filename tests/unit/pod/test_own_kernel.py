@@ -62,7 +62,7 @@ def _encoded(**fields: str) -> dict[str, str]:
         ),
         (
             _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="latest", hypervisor="firecracker"),
-            OwnKernel("/k", network="unikraft", machine="microvm", exit="solo5", virtio="modern"),
+            OwnKernel("/k", network="unikraft", machine="microvm", virtio="modern"),
         ),
         (
             _urunc(binary="/k", unikernelType="rumprun", block="/b", blkMntPoint="/data", useDMBlock="false"),

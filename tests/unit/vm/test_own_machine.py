@@ -6,12 +6,18 @@ import pytest
 from stage1.errors import BadRequest
 from stage1.pod import own_kernel
 from stage1.vm import jail, kvmtool, qemu
-from stage1.vm.own_machine import OwnMachine
+from stage1.vm.own_machine import Features, OwnMachine
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
 
 
 def _vm(machine: str, *, line: str = "a b", features: "tuple[str, ...]" = (), **more: object) -> VmSpec:
-    own = OwnMachine(machine, line, serial="/p/s", monitor="/p/monitor.sock", **dict.fromkeys(features, True))
+    own = OwnMachine(
+        machine,
+        line,
+        serial="/p/s",
+        monitor="/p/monitor.sock",
+        features=Features()._replace(**dict.fromkeys(features, True)),
+    )
     vm = VmSpec("v", qemu.HYPERVISOR, "/usr/bin/qemu", "/p", "/p/share/layers/i/k", "", "", 64, 1, SerialLink(""),
                 (Share("layers", "/p/share/layers", read_only=True),), own=own, jailer="/g/jailer")  # fmt: skip
     return vm._replace(**more)  # type: ignore[arg-type]
@@ -88,6 +94,7 @@ def test_a_kernel_that_knows_only_new_devices_gets_them(features: "tuple[str, ..
     assert word in device.split(",") and "disable-modern=off" in device.split(",")
     mmio = qemu.argv(_vm("microvm", features=features, nics=nics))
     assert _after(mmio, "-global") == (["virtio-mmio.force-legacy=false"] if features else [])
+    assert ("i8042,mouse-irq=15" in _after(mmio, "-device")) == bool(features)
 
 
 def test_its_monitor_is_what_is_listened_at() -> None:
