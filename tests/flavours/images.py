@@ -16,7 +16,7 @@ from tests.fakes.registry import Registry
 CACHE = Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod")) / "flavours"
 ALWAYS = ("iproute2", "procps", "busybox-static")
 PACKAGES = {
-    "net": ("iptables", "nftables", "wireguard-tools", "iputils-ping", "netcat-openbsd", "bpftool", "bindfs"),
+    "net": ("iptables", "nftables", "ipset", "wireguard-tools", "iputils-ping", "netcat-openbsd", "bpftool", "bindfs"),
     "podman": ("podman", "buildah", "fuse-overlayfs", "uidmap", "passt", "netavark", "nftables"),
     "docker": ("docker.io", "docker-cli", "iptables", "mount"),
     "work": ("git", "gcc", "libc6-dev", "make"),
