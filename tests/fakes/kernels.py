@@ -27,6 +27,29 @@ def hello() -> bytes:
     return (out / "hello").read_bytes()
 
 
+def wrong() -> dict[str, bytes]:
+    """Files that are no kernels for this host: a text, one for another processor, one that is cut off."""
+    kernel = bytearray(hello())
+    kernel[18:20] = b"\xb7\0"
+    return {"text": b"#!/bin/sh\n", "arm": bytes(kernel), "cut": hello()[:5000]}
+
+
+WRONG = (
+    ({"path": "/no"}, "/no"),
+    ({"path": ""}, "path"),
+    ({"path": "/text"}, "no kernel"),
+    ({"path": "/arm"}, "aarch64"),
+    ({"path": "/cut"}, "cut off"),
+    ({"network": ""}, "network"),
+    ({"network": "dhcp"}, "dhcp"),
+    ({"machine": "isapc"}, "isapc"),
+    ({"exit": "maybe"}, "maybe"),
+    ({"virtio": "2"}, "virtio"),
+    ({"initrd": "/no"}, "initrd"),
+)
+"""Labels beside those of a right one, and what is named when they are refused."""
+
+
 def labelled(**labels: str) -> dict[str, str]:
     """Labels of ours: `path`, `network` and so on."""
     return {f"{OURS}{key.replace('_', '-')}": text for key, text in labels.items()}

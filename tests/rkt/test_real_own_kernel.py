@@ -21,7 +21,8 @@ pytestmark = [
 def _image(place: Path, *command: str, **labels: str) -> Path:
     root = place / "root"
     root.mkdir(parents=True)
-    (root / "kernel").write_bytes(kernels.hello())
+    for name, data in {"kernel": kernels.hello(), **kernels.wrong()}.items():
+        (root / name).write_bytes(data)
     given = kernels.labelled(**{"path": "/kernel", "network": "linux", **labels})
     return aci.pack(
         root, place / "hello.aci", name="example.com/hello", exec=[*command] or ["/kernel"], userLabels=given
@@ -81,8 +82,7 @@ def test_a_machine_without_a_button_is_ended_at_once(rkt: RealRkt, tmp_path: Pat
 @pytest.mark.parametrize(
     ("labels", "options", "noun"),
     [
-        ({"path": "/no"}, (), "/no"),
-        ({"network": "dhcp"}, (), "dhcp"),
+        *((labels, (), noun) for labels, noun in kernels.WRONG),
         ({}, ("--interactive",), "--interactive"),
     ],
 )
@@ -92,5 +92,5 @@ def test_what_can_not_be_is_one_sentence(
     pod = rkt.run(*options, _image(tmp_path, **labels))
     done = pod.finish()
     (line,) = [one for one in done.err.splitlines() if noun in one]
-    assert (done.code, done.out) == (254, "") and "kernel" in line
+    assert (done.code, done.out) == (254, "") and "clearpod: " in line
     removed(rkt, pod)

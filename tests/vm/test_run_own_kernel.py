@@ -44,9 +44,12 @@ def test_a_reset_is_a_success_only_where_a_kernel_can_not_power_off(
     assert (code, out.splitlines()[0], ("reset" in err or "panic" in err)) == (expected, b"hello", expected > 0), err
 
 
-def test_a_kernel_that_is_none_is_one_sentence(clearpod: Command, tmp_path: Path) -> None:
-    layer = Layer(tar([file("kernel", b"#!/bin/sh\n")]))
-    image = sample.image(tmp_path / "image", [layer], Labels=kernels.labelled(path="/kernel", network="none"))
-    code, out, err = clearpod.run(image)
-    assert (code, out, err.count("\n")) == (125, b"", 1)
-    assert "/kernel" in err
+@pytest.mark.parametrize(("labels", "noun"), kernels.WRONG)
+def test_what_is_no_kernel_or_has_labels_that_can_not_be_is_one_sentence(
+    clearpod: Command, tmp_path: Path, *, labels: dict[str, str], noun: str
+) -> None:
+    files = {"kernel": kernels.hello(), **kernels.wrong()}
+    layer = Layer(tar([file(name, data, 0o755) for name, data in files.items()]))
+    given = kernels.labelled(**{"path": "/kernel", "network": "linux", **labels})
+    code, out, err = clearpod.run(sample.image(tmp_path / "image", [layer], Labels=given))
+    assert (code, out, err.count("\n"), noun in err) == (125, b"", 1, True), err
