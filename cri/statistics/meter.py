@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Container, Coroutine
+from functools import partial
 from typing import NamedTuple
 
 from cri.statistics.forecast import Times
@@ -31,8 +32,10 @@ LEAD_S = (0.4, 0.6)
 """How long before it is expected a guest is asked, each at another moment, so that hundreds are not asked at once."""
 WALK_S = 0.3
 """A first answer about a pod has the sizes of its writable layers too, if these are counted in so short a time."""
-BEGIN_S = 0.1
-"""How long after a start a container's first numbers are asked for: what is short-lived has ended by then."""
+BEGIN_S, BEGIN_TRIES = 0.1, 5
+"""How long after a start a container's first numbers are asked for: what is short-lived has ended by then. So often a
+guest is left alone for so long again, as it is busy.
+"""
 MOST_ROUNDS = 16
 """A guest that never says that it is done is not believed."""
 
@@ -129,14 +132,16 @@ class Meter:
             self._later(max(expected_s - now_s - self._lead_s, 0), self._renew, files)
         return self.fresh(files=files)
 
-    def begin(self, runs: Callable[[], bool]) -> None:
+    def begin(self, runs: Callable[[], bool], *, is_busy: Callable[[], bool] = lambda: False) -> None:
         """A container has started: unless it has ended soon, its rates count from then on, and who asks in the next
-        second has its numbers.
+        second has its numbers. A guest that is busy with what somebody waits for is asked later.
         """
-        self._later(BEGIN_S, self._begin, runs)
+        self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=BEGIN_TRIES))
 
-    def _begin(self, runs: Callable[[], bool]) -> None:
-        if runs():
+    def _begin(self, runs: Callable[[], bool], is_busy: Callable[[], bool], *, tries: int) -> None:
+        if tries > 1 and is_busy():
+            self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=tries - 1))
+        elif runs():
             self._question(Stats(disk=time.monotonic() - self._disk_at > DISK_S))
 
     def _later(self, delay_s: float, ask: Callable[..., None], *given: object) -> None:

@@ -274,6 +274,31 @@ async def test_what_has_started_and_still_runs_is_asked_for_once(monkeypatch: py
     assert len(asked) == 2, "nobody answers any more"
 
 
+@pytest.mark.parametrize(("busy", "asked_of"), [((True, True, False), 3), ((True,) * 20, meter.BEGIN_TRIES - 1)])
+async def test_a_guest_that_is_busy_with_an_exec_is_asked_later_but_asked(
+    monkeypatch: pytest.MonkeyPatch, busy: tuple[bool, ...], asked_of: int
+) -> None:
+    monkeypatch.setattr(meter, "BEGIN_S", 0.01)
+    asked, looks = asyncio.Event(), iter(busy)
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        asked.set()
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    seen: list[bool] = []
+
+    def is_busy() -> bool:
+        seen.append(next(looks))
+        return seen[-1]
+
+    one = Meter(ask, KNOWN)
+    one.begin(lambda: True, is_busy=is_busy)
+    async with asyncio.timeout(30):
+        await asked.wait()
+    assert len(seen) == asked_of
+    await one.close()
+
+
 async def test_a_count_of_the_disk_that_takes_long_makes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "WALK_S", 0.02)
 
