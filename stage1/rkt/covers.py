@@ -13,7 +13,8 @@ _ETC = "/etc"
 
 def uncovered(container: Container) -> Container:
     """The container whose masks do not hide its volumes: where one lies below a masked path, that is an empty directory
-    with the volume in it. Nothing of the kernel's is seen that was not.
+    with the volume in it. Nothing of the kernel's is seen that was not. Where a volume has the place of a device, at
+    /dev/net, there is none.
     """
     targets = [mount.target for mount in container.mounts]
     masked = [path for path in container.security.masked_paths if not _is_within(path, targets)]
@@ -23,7 +24,9 @@ def uncovered(container: Container) -> Container:
         readonly_paths=_left(container.security, targets),
     )
     empty = tuple(Tmpfs(path, ("ro", "noexec", "mode=555")) for path in parents)
-    return container._replace(security=security, tmpfs=(*container.tmpfs, *empty))
+    covering = [target for target in targets if target != "/dev"]  # that one gets the usual devices
+    devices = tuple(one for one in container.devices if not _is_within(one.path, covering))
+    return container._replace(security=security, tmpfs=(*container.tmpfs, *empty), devices=devices)
 
 
 def _left(security: Security, targets: list[str]) -> tuple[str, ...]:

@@ -41,13 +41,13 @@ def test_what_can_not_be_a_volume_at_all_has_no_such_advice(rkt: RealRkt, app: P
 
 def test_volumes_at_and_below_protected_paths_are_seen(rkt: RealRkt, app: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here\n")
-    places = ("/sys/fs/a/b", "/sys/fs/cgroup", "/sys/firmware", "/proc/bus")
+    places = ("/sys/fs/a/b", "/sys/fs/cgroup", "/sys/firmware", "/proc/bus", "/dev/net")
     line = f"cd /; for p in {' '.join(places)}; do cat $p/file; touch $p/made && rm $p/made; done"
     line += "; ls /sys/fs /sys/fs/a; touch /sys/fs/new || echo kept; ls /sys/module | wc -l"
     pod = rkt.run(*host("v", tmp_path, *places), app, *sh(line))
     done = pod.finish()
     assert done.code == 0, done.err
-    assert done.out.split() == ["here"] * 4 + ["/sys/fs:", "a", "cgroup", "/sys/fs/a:", "b", "kept", "0"], done.err
+    assert done.out.split() == ["here"] * 5 + ["/sys/fs:", "a", "cgroup", "/sys/fs/a:", "b", "kept", "0"], done.err
     removed(rkt, pod)
 
 

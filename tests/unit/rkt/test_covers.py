@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import BadRequest
-from stage1.pod.model import Container, Mount, Process, Security
+from stage1.pod.model import Container, Device, Mount, Process, Security
 from stage1.rkt import covers
 
+TUN = "/dev/net/tun"
 SECURITY = Security(masked_paths=("/proc/kcore", "/sys/firmware", "/sys/fs"), readonly_paths=("/proc/bus",))
 
 
@@ -65,3 +66,12 @@ def test_a_file_needs_a_place_in_a_volume_that_is_read_only(tmp_path: Path) -> N
     assert covers.shown_over(container(volume, other), KEPT, asked=("resolv.conf",), where="app 'one'")
     (tmp_path / "resolv.conf").write_text("")
     assert covers.shown_over(container(volume), KEPT, asked=("resolv.conf",), where="app 'one'") == ("resolv.conf",)
+
+
+@pytest.mark.parametrize(
+    "target, paths",
+    [("/data", [TUN]), ("/dev", [TUN]), ("/dev/ne", [TUN]), ("/dev/net", []), (TUN, [])],
+)
+def test_a_device_is_not_where_a_volume_is(target: str, paths: list[str]) -> None:
+    given = container(Mount("/v", target))._replace(devices=(Device(TUN, TUN),))
+    assert [one.path for one in covers.uncovered(given).devices] == paths
