@@ -111,19 +111,21 @@ static bool take(int fd, bool is_error, struct line *line, const uint8_t *bytes,
 void log_take(uint8_t number, bool is_error, const uint8_t *bytes, size_t size)
 {
     struct line **line = &lines[number][is_error];
-    if (!place || (!*line && !(*line = calloc(1, sizeof **line))))
+    if (!place)
         return;
     int fd = open_log(number);
-    if ((fd < 0 || !take(fd, is_error, *line, bytes, size)) && !failed[number]) {
+    if (fd >= 0 && !*line) /* a guest may name numbers that are no app's: they cost nothing */
+        *line = calloc(1, sizeof **line);
+    if ((fd < 0 || !*line || !take(fd, is_error, *line, bytes, size)) && !failed[number]) {
         failed[number] = true;
         report_error(
             "the log %u in %s can't be written: %s; this is reported once, and output that does not fit is lost",
             number, place, strerror(errno));
     }
-    if (fd < 0)
-        (*line)->used = 0;
-    else
+    if (fd >= 0)
         close(fd);
+    else if (*line)
+        (*line)->used = 0;
 }
 
 void log_end(void)
