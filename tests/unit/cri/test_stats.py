@@ -268,6 +268,8 @@ async def test_what_has_started_and_still_runs_is_asked_for_once(monkeypatch: py
         await asyncio.sleep(0.05)
     assert asked == [Stats(disk=True), Stats()], "what is on the disk was just counted"
     assert one.fresh() is not None
+    await one.sample()
+    assert asked.pop() == Stats(disk=True), "it may have written since it began"
     one.begin(lambda: True)
     await one.close()
     await asyncio.sleep(0.05)
