@@ -17,7 +17,7 @@ from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory, logs, plan
+from stage1.rkt import directory, logs, make, plan
 from stage1.rkt.loader import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
@@ -161,6 +161,7 @@ def add(place: str, pod: RktPod, *, app: App) -> None:
     Raises NotFound when a volume's source does not exist.
     """
     _show_volumes(place, pod)
+    make.mount_points(app)
     show(place, pod, source=app.root, at=f"layers/apps/{app.name}")
     for one in app.containers:
         try:

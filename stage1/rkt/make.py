@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod needs on the host before its VM starts: its empty volumes, and /tmp in each app. Called by stage1/entry.
+"""What a pod needs on the host before its VM starts: its empty volumes, and directories in each app. Called by
+stage1/entry, and by machine when it shows an app.
 
 Undone by rkt, which removes the pod's directory. Doing it again, as for an app that comes later, changes nothing.
 """
@@ -9,7 +10,7 @@ import os
 from stage1.errors import KernelError
 from stage1.linux import beneath, files, in_root
 from stage1.linux.libc import Guard
-from stage1.rkt.loader import RktPod
+from stage1.rkt.loader import App, RktPod
 from stage1.rkt.volumes import EmptyVolume
 
 
@@ -72,3 +73,23 @@ def _temporary_directory(root: str) -> None:
     with beneath.Root(root) as app:
         if not app.exists("tmp"):
             app.make_directory("tmp", 0o1777)
+
+
+def mount_points(app: App) -> None:
+    """Make in the app's root what an image may lack of the places where every app has something mounted.
+
+    Else crun makes it in the guest, by some five requests to the share for each, and so it does with what can't be made
+    here: what is below a link is not. Not before the pod's files are settled, which depend on those of the image.
+    """
+    if app.container.root_of:
+        return  # made on the guest's own disk
+    with beneath.Root(app.root) as root:
+        try:
+            for name in ("proc", "sys", "dev", "etc"):
+                if not root.exists(name):
+                    root.make_directory(name, 0o755)
+            for name in app.container.pod_files:
+                if not root.exists(f"etc/{name}"):
+                    os.close(root.make_file(f"etc/{name}", mode=0o644))
+        except KernelError:
+            return

@@ -48,6 +48,8 @@ def test_a_pod_ends_with_its_apps_and_its_handlers_have_run(rig: Rig) -> None:
     assert "1000" in lines and "here" in lines
     assert running.pod.status() == {"one": 0, "two": 0} and running.pod.state() == "exited"
     assert (running.pod.app_root("one") / "new").read_text() == "kept\n"
+    hosts = running.pod.app_root("one") / "etc" / "hosts"
+    assert hosts.stat().st_mode & 0o7777 == 0o644, "the host makes what is mounted over; crun's has 0700"
     assert (running.pod.dir / "overlay" / rig.image.tree / "upper" / "one" / "new").exists()
 
 
