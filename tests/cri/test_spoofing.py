@@ -22,6 +22,8 @@ from .test_network import addresses, outer_world
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 SLOW_S = 200
+TRIES = 4
+"""Of two who have the same address the host believes who spoke last: the owner may do that meanwhile."""
 TAKE = """
 echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
 for address in {v4}/24 {v6}/64; do ip addr add $address dev eth0; done
@@ -116,8 +118,12 @@ async def test_a_privileged_pod_takes_no_address_of_its_neighbour_unless_it_may(
         assert own != mac and (believed(v4), believed(v6)) == (mac, mac)
         await root(cri, hostile, TAKE_MAC.format(v4=v4, mac=mac))
         assert [await asyncio.to_thread(page, address) for address in (v4, v6)] == ["neighbour"] * 2
-        output = await root(cri, free, TAKE.format(v4=v4, v6=v6))
-        assert (believed(v4), believed(v6)) == (output.split()[-1],) * 2, output
+        for _ in range(TRIES):
+            output = await root(cri, free, TAKE.format(v4=v4, v6=v6))
+            if (believed(v4), believed(v6)) == (output.split()[-1],) * 2:
+                break
+        else:
+            pytest.fail(f"the host believes {believed(v4)} and {believed(v6)}:\n{output}")
 
 
 @pytest.mark.parametrize("outer", [0], indirect=True, ids=["cold"])
