@@ -19,11 +19,16 @@ IN_MEMORY = ("PYTHONDONTWRITEBYTECODE=1", "HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hyp
 
 
 class Suite:
-    """One run. `pytest` is its command line without the tests, `tests` are paths, `path` is PATH inside."""
+    """One run. `pytest` is its command line without the tests, `tests` are paths, `path` is PATH inside.
+
+    Raises LabError when `tests` select nothing.
+    """
 
     def __init__(self, root: Path, pytest: list[str], *, tests: list[str], path: str) -> None:
         self._root, self._pytest, self._path = root, pytest, path
         self._expected = self._discover(tests)
+        if not self._expected:
+            raise LabError(f"no test of {' '.join(tests)} was selected; see above")
         results = root / "build" / "results"
         results.mkdir(parents=True, exist_ok=True)
         self._journal = results / f"lab-passed.{os.getpid()}"

@@ -107,3 +107,8 @@ def test_tests_find_programs_in_all_directories_that_were_named(monkeypatch: pyt
     monkeypatch.setenv("CLEARPOD_LAB_PATH", "/opt/kvmtool:/opt/crictl")
     args = main.parser().parse_args(["test", "--path", "/opt/rkt", "--path", "/opt/kvmtool"])
     assert main.path_inside(args) == f"/opt/rkt:/opt/kvmtool:/opt/crictl:{plan.STANDARD_PATH}"
+
+
+def test_a_name_that_selects_nothing_is_an_error_before_a_machine_is_started(tree: Path) -> None:
+    with pytest.raises(LabError, match=r"test_it\.py::test_none"):
+        Suite(tree, [sys.executable, "-m", "pytest"], tests=["tests/test_it.py::test_none"], path="/usr/bin:/bin")
