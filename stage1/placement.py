@@ -83,13 +83,18 @@ def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
     return ""
 
 
+def has_other_cgroups(pod: Pod, host: Host) -> bool:
+    """Whether a VMM that waited for the pod belongs into others than those it is in."""
+    return bool(host.cgroup_parent and pod.cgroup_parent)
+
+
 def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[int]") -> str:
     """Put a VMM that runs already, since it waited for its pod, and what is beside it, into the cgroups of its pod;
     what it has taken until then stays counted where it was. Returns why not, as `choose_cgroups` does.
 
     Undo: as of `add`. Raises KernelError.
     """
-    if not host.cgroup_parent or not pod.cgroup_parent:
+    if not has_other_cgroups(pod, host):
         return ""
     places, why_not = choose_cgroups(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
     now = set(cgroups(directory))

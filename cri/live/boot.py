@@ -20,7 +20,7 @@ from cri.store import history
 from cri.store.history import Fact
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
-from stage1 import engine, prewarmed
+from stage1 import engine, placement, prewarmed
 from stage1.errors import AgentFailed, KernelError, PodError, TimedOut, VmFailed
 from stage1.guest.settings import configure, warm_ups
 from stage1.pod.network import PodNetwork
@@ -127,6 +127,8 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
 async def _claimed(pod: LivePod, record: PodRecord, *, tools: Tools) -> tuple[PodNetwork | None, str]:
     """The pod's network, and while the plugins make it, its cgroups: `note_cgroup` is to follow."""
     pool, host = tools.pool_of(record.pod), tools.host
+    if not placement.has_other_cgroups(record.pod, host):
+        return await pod.run_in_pool(prewarmed.claim, record.pod, host, wake=wakeup_of(pod.call)), ""
     entering = asyncio.ensure_future(run_uncancellable_in(pool, prewarmed.enter_cgroups, record.pod, host))
     try:
         network = await pod.run_in_pool(prewarmed.claim, record.pod, host, wake=wakeup_of(pod.call))

@@ -11,6 +11,7 @@ from cri.pods import forking, resize
 from cri.store.failures import Failure
 from cri.store.pods import PodRecord
 from cri.translate import guest_volumes, sandbox, sizes
+from cri.translate.guest_volumes import PodVolumes
 from stage1.errors import AlreadyExists, NetworkFailed, PodError, Unsupported
 from stage1.linux import podcgroup, pressure
 
@@ -42,8 +43,7 @@ async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
     """The pod that the request asks for, if this node can have it. Raises BadRequest, NotFound, Unsupported."""
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
-    facts = await asyncio.to_thread(_facts, node, request.config.linux.cgroup_parent)
-    volumes = await asyncio.to_thread(guest_volumes.of_pod, request.config, node.config)
+    facts, volumes = await asyncio.to_thread(_facts, node, request.config)
     record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts, volumes=volumes)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
@@ -69,12 +69,14 @@ def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[Live
     return failure._replace(facts=pod.status.history, console=pod.console_tail)
 
 
-def _facts(node: Node, cgroup_parent: str) -> sizes.Facts:
-    """What this host says that decides how large the VM is."""
-    choice, place = node.host.choice, podcgroup.find(cgroup_parent)
-    return sizes.Facts(
+def _facts(node: Node, config: pb.PodSandboxConfig) -> tuple[sizes.Facts, PodVolumes]:
+    """What this host says that decides how large the VM is, and which volumes its guest has itself. Blocks."""
+    choice, cgroup_parent = node.host.choice, config.linux.cgroup_parent
+    place = podcgroup.find(cgroup_parent)
+    facts = sizes.Facts(
         kept_bytes=podcgroup.protected_bytes(cgroup_parent),
         allowed_bytes=podcgroup.allowed(place).memory_bytes,
         host_mib=pressure.memory().total // sizes.MIB,
         is_emulated=choice.is_emulated,
     )
+    return facts, guest_volumes.of_pod(config, node.config)

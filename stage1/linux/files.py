@@ -40,6 +40,30 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = F
         sync(os.path.dirname(path))
 
 
+def add_line(path: str, line: bytes, *, most: int, durable: bool = False) -> bool:
+    """Write `line` into the room of the file at `path`: behind the last byte that is not zero of its first `most` ones.
+    False, and nothing is changed, where it has no room, more names than one, or does not exist.
+
+    Who reads meanwhile, or after a kill, may see a part of the line, with zeros or without its end. With `durable`
+    all of it outlives a power cut, without a commit of the file system's journal.
+    """
+    try:
+        with Guard("open", path):
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_DSYNC if durable else 0)
+            fd = os.open(path, flags)
+    except FileNotFoundError:
+        return False
+    try:
+        with Guard("write", path):
+            known = os.pread(fd, most, 0)
+            lines = known.rstrip(b"\0")
+            data = b"%b%b\n" % (b"" if lines.endswith(b"\n") else b"\n", line)
+            has_room = os.fstat(fd).st_nlink == 1 and len(lines) + len(data) <= len(known)
+            return has_room and os.pwrite(fd, data, len(lines)) == len(data)
+    finally:
+        os.close(fd)
+
+
 def begin_sync(path: str) -> None:
     """Let the disk begin to write what is in the file, of which a later `sync` then waits for the rest."""
     with Guard("open", path):

@@ -30,7 +30,7 @@ def prepare(pod_id: str, directory: str, *, settings: Settings, devices: int = 1
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, pod_id)
     record.link(directory, path)  # first, as in attach
-    record.save(path, plan)
+    record.reserve(path, plan)
     interfaces = tuple(Interface(f"eth{number}", waiting_mac(number), tap=f"tap{number}") for number in range(devices))
     namespace.make_net(plan.netns)
     with namespace.inside_net(plan.netns), TapLinks() as links:

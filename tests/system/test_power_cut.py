@@ -26,7 +26,8 @@ from tests.fakes.mapped_disks import FlakyDisk, LoggedDisk
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.pulled import pull_blocking
 
-POD = "a" * 64
+POD, CLAIMED = "a" * 64, "b" * 64
+"""One that is booted, and one that claims a pool slot."""
 SEED = 20261127
 MIB = 96
 CUTS = (5, 19, 20, 33, 41, 55, 62, 64)
@@ -35,14 +36,14 @@ CUTS = (5, 19, 20, 33, 41, 55, 62, 64)
 
 class Moment(NamedTuple):
     """From the entry `mark` of the log on: images that must be there, by id, those that may be damaged, tags by image,
-    and whether the network's record must be there.
+    and the records of networks that must be there.
     """
 
     mark: int
     images: frozenset[str] = frozenset()
     hurt: frozenset[str] = frozenset()
     tags: frozenset[tuple[str, str]] = frozenset()
-    network: bool = False
+    networks: frozenset[str] = frozenset()
 
 
 @pytest.fixture(params=[QemuDisk, pytest.param(LoggedDisk, marks=pytest.mark.lab)])
@@ -112,17 +113,24 @@ class History:
 
     def _network(self) -> None:
         os.makedirs(f"{self.state}/cni")
-        path = record.place(f"{self.state}/cni", POD)
         network = Network("n", "1.0.0", ({"type": "bridge"},), "n.conflist")
-        plan = Record("/run/netns/x", ("/opt",), 10.0, (Attachment(network, Call(POD, "", "eth0", (), {})),))
-        record.begin(path, plan)
-        self.now(network=True)
+        plans = {}
+        for pod in (POD, CLAIMED):
+            path = record.place(f"{self.state}/cni", pod)
+            plan = Record("/run/netns/x", ("/opt",), 10.0, (Attachment(network, Call(pod, "", "eth0", (), {})),))
+            if pod == CLAIMED:
+                record.reserve(path, plan._replace(attachments=()))
+            record.begin(path, plan)
+            plans[path] = plan
+            self.now(networks=frozenset(plans))
         for number in range(3):
-            record.save(path, plan._replace(failures=number))
+            for path, plan in plans.items():
+                record.save(path, plan._replace(failures=number))
         os.sync()
         self.now()
-        self.now(network=False)
-        record.forget(path)
+        self.now(networks=frozenset())
+        for path in plans:
+            record.forget(path)
 
 
 def wrong(state: State, history: History, at: Path) -> str:
@@ -153,9 +161,10 @@ def _wrong_store(store: ImageStore, must: Moment, *, hurt: frozenset[str]) -> st
 def _wrong_rest(store: ImageStore, must: Moment) -> str:
     if Path(store.state_dir, "images.db.damaged").exists():
         return "the index was damaged"
-    known = record.load_first(record.place(f"{store.state_dir}/cni", POD))
-    if must.network and (known is None or len(known.attachments) != 1):
-        return "the network's record is lost"
+    for name in map(os.path.basename, must.networks):
+        known = record.load_first(f"{store.state_dir}/cni/{name}")
+        if known is None or len(known.attachments) != 1:
+            return f"the network's record {name} is lost"
     make_scratch(f"{store.state_dir}/again.img", 16 << 20, template_dir=f"{store.state_dir}/templates")
     with open(f"{store.state_dir}/again.img", "rb") as scratch:
         scratch.seek(1080)
