@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
-from tests.lab import plan, protocol
+from tests.lab import plan, protocol, state
 from tests.lab.state import LabError
 
 CHUNK_BYTES = 32 * 1024
+KEEPER_S = 10.0
+"""A keeper ends its other children after one of them ended."""
 
 
 class Job(NamedTuple):
@@ -35,8 +37,23 @@ class Job(NamedTuple):
 def run(directory: Path, job: Job) -> int:
     """The command's exit code; its output is on our standard output and error. Raises LabError."""
     deadline = time.monotonic() + job.timeout_s if job.timeout_s else None
-    with _connection(directory, deadline) as link:
-        return _Talk(link, job, deadline).finish()
+    try:
+        with _connection(directory, deadline) as link:
+            return _Talk(link, job, deadline).finish()
+    except _WentAwayError as error:
+        raise LabError(f"{error}\n{_evidence(directory)}", error.code) from None
+
+
+class _WentAwayError(LabError):
+    """Its end of the connection was closed."""
+
+
+def _evidence(directory: Path) -> str:
+    """What the keeper and the console said, when the keeper has ended as well."""
+    deadline = time.monotonic() + KEEPER_S
+    while state.read(directory).record and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return state.evidence(directory)
 
 
 @contextmanager
@@ -100,7 +117,7 @@ class _Talk:
         try:
             self._link.sendall(protocol.encode(id=self._id, **message))
         except OSError as error:
-            raise LabError(f"the lab went away: {error}", protocol.LAB_FAILED) from None
+            raise _WentAwayError(f"the lab went away: {error}", protocol.LAB_FAILED) from None
 
     def _poll(self) -> set[int]:
         poll = select.poll()
@@ -135,7 +152,7 @@ class _Talk:
         except OSError:
             piece = b""
         if not piece:
-            raise LabError("the lab went away while the command ran; see scripts/lab console", protocol.LAB_FAILED)
+            raise _WentAwayError("the lab went away while the command ran", protocol.LAB_FAILED)
         for message in self._lines.feed(piece):
             if message["id"] != self._id:
                 continue

@@ -144,11 +144,18 @@ def test_up_again_is_fine_and_status_names_the_processes(lab: Path) -> None:
     assert {int(line.split()[1]) for line in lines if line} == processes(lab).keys()
 
 
-def test_a_lab_that_loses_its_machine_ends_and_says_so(lab: Path) -> None:
-    pids = state.read(lab).record["children"]
-    os.kill(pids["machine"][0], signal.SIGKILL)
+def test_a_lab_that_loses_its_machine_ends_and_the_command_says_how(lab: Path) -> None:
+    environ = {**os.environ, "CLEARPOD_LAB_DIR": str(lab)}
+    with subprocess.Popen(
+        [LAB, "run", "sh", "-c", "echo ready; sleep 600"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as client:
+        assert client.stdout
+        assert client.stdout.readline() == b"ready\n"
+        os.kill(state.read(lab).record["children"]["machine"][0], signal.SIGKILL)
+        _, output = client.communicate(timeout=RUN_S)
+    assert client.returncode == 125
+    assert b"machine ended with code -9" in output
     assert is_empty(lab)
-    assert "machine ended with code -9" in (lab / "keeper.log").read_text()
     assert command(lab, "console").returncode == 0
 
 

@@ -47,13 +47,19 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_suite(tree: Path, *, breaks: int) -> tuple[int, int]:
-    """Exit code, and how many machines it took."""
+def run_suite(tree: Path, *, breaks: int, down_at: int = 0) -> tuple[int, int]:
+    """Exit code, and how many machines it took. The machine `down_at`, counted from 1, does not come up."""
     (tree / "tests" / "times").write_text(str(breaks))
     ups: list[None] = []
+
+    def up() -> None:
+        ups.append(None)
+        if len(ups) == down_at:
+            raise LabError("the lab did not come up")
+
     pytest_argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     suite = Suite(tree, pytest_argv, tests=["tests"], path="/usr/bin:/bin")
-    return suite.run(tree, up=lambda: ups.append(None), down=lambda: None), len(ups)
+    return suite.run(tree, up=up, down=lambda: None), len(ups)
 
 
 def count(tree: Path, name: str) -> int:
@@ -65,6 +71,12 @@ def test_what_passed_is_not_repeated_and_the_rest_is(tree: Path, capsys: pytest.
     assert [count(tree, name) for name in ("first", "breaks", "last")] == [1, 2, 1]
     assert "it broke in tests/test_it.py::test_breaks; a new machine for the 2 left" in capsys.readouterr().out
     assert not list((tree / "build" / "results").iterdir())
+
+
+def test_a_machine_that_does_not_come_up_is_made_again_but_not_the_first_one(tree: Path) -> None:
+    assert run_suite(tree, breaks=1, down_at=2) == (0, 3)
+    with pytest.raises(LabError, match="come up"):
+        run_suite(tree, breaks=0, down_at=1)
 
 
 def test_what_is_compiled_is_compiled_outside(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
