@@ -67,7 +67,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._session: confined.Session | None = None
+        self._worker: confined.Worker | None = None
         self._asked_s = -KEEP_S
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Future[None]] = set()
@@ -75,7 +75,7 @@ class _Registry:
     async def ask(self, asked: Asked, limits: Limits) -> str:
         """A digest, or empty."""
         before, self._asked_s = self._asked_s, time.monotonic()
-        if self._session is None:
+        if self._worker is None:
             if self._asked_s - before < KEEP_S:
                 await self._start(limits)
             return ""
@@ -92,21 +92,21 @@ class _Registry:
         """For the next question: it reads the authorities' certificates first."""
         kind = Question("cri.image.digestjob", (), "a registry's answer", _CPU_S, network=True, answer_bytes=200)
         with contextlib.suppress(PodError):
-            session = await asyncio.to_thread(confined.Session, kind, Asker(limits))
-            if self._session is None:
-                self._session = session
+            worker = await asyncio.to_thread(confined.Worker, kind, Asker(limits))
+            if self._worker is None:
+                self._worker = worker
                 self._stay()
             else:
-                self._end(session)
+                self._end(worker)
 
     async def _ask(self, asked: Asked) -> str:
-        session = self._session
-        if session is None:
+        worker = self._worker
+        if worker is None:
             return ""
         self._stay()
         kind = Question("cri.image.digestjob", (), "a registry's answer", _TIMEOUT_S, answer_bytes=200)
         try:
-            answer = await asyncio.to_thread(session.ask, kind, json.dumps(asked).encode())
+            answer = await asyncio.to_thread(worker.ask, kind, json.dumps(asked).encode())
         except PodError as error:
             log.info("pull.digest", extra={"error": str(error)})
             self.close()
@@ -122,12 +122,12 @@ class _Registry:
         """As `Digests.close`."""
         if self._timer:
             self._timer.cancel()
-        session, self._session = self._session, None
-        if session:
-            self._end(session)
+        worker, self._worker = self._worker, None
+        if worker:
+            self._end(worker)
 
-    def _end(self, session: confined.Session) -> None:
-        threading.Thread(target=session.close, name="digests").start()
+    def _end(self, worker: confined.Worker) -> None:
+        threading.Thread(target=worker.close, name="digests").start()
 
 
 def question(reference: Reference, *, config: Config, auth: Auth | None) -> Asked | None:

@@ -12,7 +12,7 @@ import logging
 
 from cri.config import Config
 from cri.image.digests import question
-from cri.image.one_session import OneSession
+from cri.image.lazy_worker import LazyWorker
 from cri.image.registries import Auth
 from cri.store.reference import Reference
 from stage1.errors import PodError
@@ -34,14 +34,14 @@ class Direct:
     def __init__(self, reference: Reference, *, config: Config, auth: Auth | None, server: ForkServer | None) -> None:
         self._asked = question(reference, config=config, auth=auth) if server else None
         self._limits, self._server = config.images.limits, server
-        self._session = OneSession(self._made)
+        self._worker = LazyWorker(self._made)
 
-    def start(self) -> confined.Session | None:
+    def start(self) -> confined.Worker | None:
         """The process, started if it was not and there is one to be. Blocks. Raises KernelError, Stopped."""
-        return self._session.get() if self._asked and not sandbox.means().lacks else None
+        return self._worker.get() if self._asked and not sandbox.means().lacks else None
 
-    def _made(self) -> confined.Session:
-        return confined.Session(
+    def _made(self) -> confined.Worker:
+        return confined.Worker(
             Question(MODULE, (), _WHAT, _CPU_S, network=True), Asker(self._limits, server=self._server)
         )
 
@@ -57,10 +57,10 @@ class Direct:
         most = most_kib << 10
         question = Question(MODULE, (kind, reference, str(most)), _WHAT, _ANSWER_S, answer_bytes=65536 + 2 * most)
         try:
-            session = await asyncio.to_thread(self.start)
-            if session is None:
+            worker = await asyncio.to_thread(self.start)
+            if worker is None:
                 return b""
-            answer = await asyncio.to_thread(session.ask, question, json.dumps(self._asked).encode())
+            answer = await asyncio.to_thread(worker.ask, question, json.dumps(self._asked).encode())
             return base64.b64decode(answer, validate=True)[:most]
         except (PodError, TypeError, ValueError) as error:
             log.info("pull.document", extra={"error": str(error)})
@@ -70,4 +70,4 @@ class Direct:
 
     def close(self) -> None:
         """End the process. Idempotent."""
-        self._session.close()
+        self._worker.close()

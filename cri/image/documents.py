@@ -10,8 +10,8 @@ import json
 from typing import Any, NamedTuple
 
 from cri.image import manifest
+from cri.image.lazy_worker import LazyWorker
 from cri.image.manifest import Manifest
-from cri.image.one_session import OneSession
 from stage1.pod import own_kernel
 from stage1.rootfs import confined
 from stage1.rootfs.confined import Asker, Question
@@ -37,19 +37,19 @@ class Reader:
     def __init__(self, name: str, limits: Limits, server: ForkServer | None = None) -> None:
         self._name, self._limits, self._server = name, limits, server
         self._architecture = manifest.host_architecture()
-        self._session = OneSession(self._made)
+        self._worker = LazyWorker(self._made)
 
-    def start(self) -> confined.Session:
+    def start(self) -> confined.Worker:
         """The process, started if it was not. Blocks. Raises NotFound without util-linux, KernelError, Stopped."""
-        return self._session.get()
+        return self._worker.get()
 
-    def _made(self) -> confined.Session:
+    def _made(self) -> confined.Worker:
         question = Question("cri.image.documentjob", (), f"the documents of {self._name}", _CPU_S)
-        return confined.Session(question, Asker(self._limits, server=self._server))
+        return confined.Worker(question, Asker(self._limits, server=self._server))
 
     def close(self) -> None:
         """End the process. Idempotent."""
-        self._session.close()
+        self._worker.close()
 
     async def top(self, data: bytes) -> Top:
         """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""

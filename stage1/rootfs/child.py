@@ -22,7 +22,7 @@ _OUT_OF_MEMORY = b'{"error": "%s", "sentence": ""}' % MEMORY.encode()
 def main() -> None:
     """`sys.argv`: a module, then the arguments for its function `job`. What that raises is the answer too.
 
-    Without any it is a session: questions with data come by standard input until that ends.
+    Without arguments it is a worker: questions with data come by standard input until that ends.
     """
     import importlib
 

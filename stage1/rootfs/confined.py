@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has foreign bytes read by a confined Python process with our code (`child`), and takes over what it made.
 
-Called by `layers`, `merge` and, through `Session`, the pull's documents, from threads. This is the one border where
+Called by `layers`, `merge` and, through `Worker`, the pull's documents, from threads. This is the one border where
 what such a process says becomes our values: whoever reads foreign bytes may have been taken over by them.
 """
 
@@ -78,11 +78,11 @@ def ask(question: Question, asker: Asker) -> "Any":
     return _understood(question, asker, text=bytes(text))
 
 
-class Session:
-    """One process that answers several questions about the same image, and reaches no files. Close it.
+class Worker:
+    """A process that answers several questions about the same image, and has no access to files. Close it.
 
-    It starts at once, beside whatever the caller does before the first question; `question` has what all have in
-    common.
+    It is started at once, so that it loads while the caller prepares the first question. `question` has what all
+    questions have in common.
     """
 
     def __init__(self, question: Question, asker: Asker) -> None:
@@ -91,7 +91,7 @@ class Session:
         self._lock = threading.Lock()
 
     def ask(self, question: Question, data: bytes) -> "Any":
-        """What `job(arguments, data)` returned. Raises what `ask` raises; the session can't be used after that."""
+        """What `job(arguments, data)` returned. Raises what `ask` raises; the worker can't be used after that."""
         with self._lock:
             return self._ask(question, data)
 
@@ -138,10 +138,10 @@ def _box(question: Question, asker: Asker) -> sandbox.Box:
 
 
 def _start(question: Question, asker: Asker) -> "supervise.Start":
-    words, box = (question.module, *question.arguments), _box(question, asker)
+    call, box = (question.module, *question.arguments), _box(question, asker)
     if asker.server and not sandbox.means().lacks:
-        return asker.server.job(words, box)
-    return supervise.program([*sandbox.command(box, sandbox.means()), *sandbox.python(words)])
+        return asker.server.job(call, box)
+    return supervise.program([*sandbox.command(box, sandbox.means()), *sandbox.python(call)])
 
 
 def _check_output(question: Question) -> None:

@@ -40,10 +40,10 @@ class ForkServer:
         with self._lock:
             self._running()
 
-    def job(self, words: "Sequence[str]", box: sandbox.Box) -> "Start":
-        """A child that calls the function `job` of the module that is the first word, with the others."""
+    def job(self, call: "Sequence[str]", box: sandbox.Box) -> "Start":
+        """How to start a child that calls the function `job` of the module `call[0]` with the rest of `call`."""
         assert not box.keeps, "a fork keeps no capability"
-        document = {"job": words, "box": box._replace(places=()), "places": sandbox.existing(box)}
+        document = {"job": call, "box": box._replace(places=()), "places": sandbox.existing(box)}
         data = json.dumps(document).encode()
 
         def start(standard: "Standard") -> "Child":

@@ -167,8 +167,8 @@ def test_a_process_without_tls_is_not_asked_in_the_clear() -> None:
 async def test_each_registry_and_user_has_a_process_of_its_own_and_there_are_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[_Session] = []
-    monkeypatch.setattr(digests.confined, "Session", lambda kind, asker: made.append(_Session()) or made[-1])
+    made: list[_Worker] = []
+    monkeypatch.setattr(digests.confined, "Worker", lambda kind, asker: made.append(_Worker()) or made[-1])
     asking = digests.Digests()
     names = [f"r{number}.io/a:1" for number in range(digests.MOST + 1)]
     for name, auth in [*((name, None) for name in names[1:]), (names[1], ME)]:
@@ -181,7 +181,7 @@ async def test_each_registry_and_user_has_a_process_of_its_own_and_there_are_few
     assert made[-1].asked == [list(Asked("r1.io", "a", "1", False, "me:secret"))]
 
 
-class _Session:
+class _Worker:
     def __init__(self) -> None:
         self.asked: list[list[object]] = []
         self.closed = threading.Event()

@@ -13,7 +13,7 @@ from cri.image import digestjob
 from cri.image.asked import Asked
 from cri.image.direct import Direct
 from cri.image.documents import Reader
-from cri.image.one_session import OneSession
+from cri.image.lazy_worker import LazyWorker
 from cri.store.reference import parse
 from stage1.errors import PodError
 from stage1.linux import sandbox
@@ -85,24 +85,24 @@ async def test_without_a_server_or_a_fence_skopeo_is_asked(monkeypatch: pytest.M
         unfenced = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
         for one in (without, unfenced):
             assert (await one.manifest("1"), await one.config(DIGEST)) == (b"", b"")
-            assert one._session._session is None
+            assert one._worker._worker is None
 
 
 async def test_one_process_asks_for_all_and_an_answer_that_is_none_ends_it() -> None:
     with server(says(200, body=b"{}")) as host, contextlib.closing(ForkServer((digestjob.__name__,))) as forks:
         one = Direct(parse(f"{host}/a:1"), config=Config(), auth=None, server=forks)
         assert await one.manifest("1") == b"{}"
-        session = one.start()
-        assert session is not None
-        assert await one.config(DIGEST) == b"{}" and one.start() is session
-        session._talk.kill()
+        worker = one.start()
+        assert worker is not None
+        assert await one.config(DIGEST) == b"{}" and one.start() is worker
+        worker._talk.kill()
         assert await one.config(DIGEST) == b"" and one.start() is None
         assert await one.manifest("1") == b"", "skopeo has it from now on"
         one.close()
 
 
 async def test_an_answer_of_a_process_that_was_taken_over_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
+    class Worker:
         def __init__(self, answer: object) -> None:
             self.answer = answer
 
@@ -117,7 +117,7 @@ async def test_an_answer_of_a_process_that_was_taken_over_is_none(monkeypatch: p
     with contextlib.closing(ForkServer(())) as forks:
         for answer in (7, None, ["e30="], "e30", "e30=\n", "é", PodError("it was killed")):
             one = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
-            one._session = OneSession(lambda answer=answer: Session(answer))  # type: ignore[arg-type, misc]
+            one._worker = LazyWorker(lambda answer=answer: Worker(answer))  # type: ignore[arg-type, misc]
             assert await one.manifest("1") == b"", answer
 
 

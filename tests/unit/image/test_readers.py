@@ -10,7 +10,7 @@ import pytest
 
 from cri.image import readers
 from cri.image.readers import Readers
-from stage1.rootfs.confined import Asker, Question, Session
+from stage1.rootfs.confined import Asker, Question, Worker
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits
 from tests.fakes.patience import PATIENCE
@@ -21,9 +21,9 @@ QUESTION = Question("cri.image.documentjob", ("names", "x", "amd64", json.dumps(
 
 def ask(server: ForkServer) -> int:
     """Let it be used; the server's pid."""
-    session = Session(QUESTION._replace(arguments=()), Asker(Limits(), server=server))
-    assert session.ask(QUESTION, b'{"manifests": []}') == {}
-    session.close()
+    worker = Worker(QUESTION._replace(arguments=()), Asker(Limits(), server=server))
+    assert worker.ask(QUESTION, b'{"manifests": []}') == {}
+    worker.close()
     assert server._process is not None
     return server._process.pid
 

@@ -16,7 +16,7 @@ from stage1.errors import Exhausted
 from stage1.linux import process, sandbox, supervise
 from stage1.linux.sandbox import Box
 from stage1.rootfs import confined, forking
-from stage1.rootfs.confined import Asker, Question, Session
+from stage1.rootfs.confined import Asker, Question, Worker
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits
@@ -37,8 +37,8 @@ def server() -> Iterator[ForkServer]:
     server.close()
 
 
-def session(server: ForkServer | None) -> Session:
-    return Session(Question("cri.image.documentjob", (), "the documents of x", 60.0), Asker(Limits(), server=server))
+def worker(server: ForkServer | None) -> Worker:
+    return Worker(Question("cri.image.documentjob", (), "the documents of x", 60.0), Asker(Limits(), server=server))
 
 
 def children(pid: int) -> list[int]:
@@ -68,7 +68,7 @@ def test_a_fork_that_runs_our_code_has_what_a_new_python_has(
     seen = []
     for one in (server, None):
         asker, before = Asker(Limits(uid=uid), server=one), children(os.getpid())
-        asking = Session(Question("cri.image.documentjob", (), "the documents of x", 60.0), asker)
+        asking = Worker(Question("cri.image.documentjob", (), "the documents of x", 60.0), asker)
         request.addfinalizer(asking.close)
         assert asking.ask(NAMES, b'{"manifests": []}') == {}
         [pid] = children(pid_of(server)) if one else [last_child(os.getpid(), but=before)]
@@ -92,7 +92,7 @@ def last_child(pid: int, *, but: list[int]) -> int:
 
 
 def test_children_are_side_by_side_and_apart(server: ForkServer) -> None:
-    first, second = session(server), session(server)
+    first, second = worker(server), worker(server)
     assert second.ask(NAMES, b'{"manifests": []}') == first.ask(NAMES, b'{"manifests": []}') == {}
     assert len(children(pid_of(server))) == 2
     with pytest.raises(Corrupt):
@@ -113,7 +113,7 @@ def test_a_child_that_nobody_waits_for_any_more_is_killed(server: ForkServer) ->
 
 
 def test_children_end_with_the_server_and_the_next_question_starts_another(server: ForkServer) -> None:
-    asking = session(server)
+    asking = worker(server)
     assert asking.ask(NAMES, b'{"manifests": []}') == {}
     [pid] = children(pid_of(server))
     os.kill(pid_of(server), signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_children_end_with_the_server_and_the_next_question_starts_another(serve
     with pytest.raises(Exception, match="was killed"):
         asking.ask(NAMES, b'{"manifests": []}')
     asking.close()
-    other = session(server)
+    other = worker(server)
     assert other.ask(NAMES, b'{"manifests": []}') == {}
     other.close()
 
@@ -156,7 +156,7 @@ time.sleep(1000)
 
 @pytest.mark.parametrize("free", [3, 5])
 def test_a_server_that_may_open_no_more_says_so_and_goes_on(server: ForkServer, free: int) -> None:
-    first = session(server)
+    first = worker(server)
     assert first.ask(NAMES, b'{"manifests": []}') == {}
     known = len(os.listdir(f"/proc/{pid_of(server)}/fd"))
     limits = resource.prlimit(pid_of(server), resource.RLIMIT_NOFILE)
@@ -192,7 +192,7 @@ def test_threads_may_ask_at_once(server: ForkServer) -> None:
     answers = []
 
     def ask() -> None:
-        one = session(server)
+        one = worker(server)
         answers.append(one.ask(NAMES, b'{"manifests": []}'))
         one.close()
 
