@@ -99,7 +99,7 @@ async def _write(
         await pod.images.settle()
         await run_uncancellable(place.begin, pod.directory, output)
         try:
-            with pod.transfer.under_way():
+            with pod.transfer.in_progress():
                 await copies.write_back(pod, near=output)
                 begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, asked=asked)
             took_ns = time.time_ns() - begun_ns

@@ -67,7 +67,7 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
         await suspension.settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
-        with pod.transfer.under_way():
+        with pod.transfer.in_progress():
             files = await asyncio.to_thread(suspension.files_in_window, pod, images)
             await write_back(pod, near=os.path.dirname(path))
             more, begun_s = codec.dump(of(pod)), time.monotonic()

@@ -101,7 +101,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         if why := blocker(pod):
             raise WrongState(why)
         await save_space.require(pod, pod.tools.host.state_dir, disk=False)
-        with pod.transfer.under_way():
+        with pod.transfer.in_progress():
             await _suspend(pod, images)
         pod.vm = None
         pod.note(Fact(history.SUSPENDED))
@@ -135,7 +135,7 @@ async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended
         if not pod.is_suspended:
             pod.require_ready()
             return
-        with pod.transfer.under_way():
+        with pod.transfer.in_progress():
             await _resume(pod, load)
         pod.note(Fact(history.RESUMED))
         pod.save_soon()

@@ -35,7 +35,7 @@ async def test_a_pod_that_runs_may_be_held(change: dict[str, Any], expected: boo
     pod.adopted.set()
     vars(pod).update(change)
     assert is_guarded(pod) == expected
-    with pod.transfer.under_way():
+    with pod.transfer.in_progress():
         assert not is_guarded(pod), "who saves it asks its VMM"
     assert is_guarded(pod) == expected
 
