@@ -84,7 +84,7 @@ MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24
 
 Names = tuple[str, ...]
-_WORDS = {"min_length": 1}
+_NOT_EMPTY = {"min_length": 1}
 
 
 def are_known(names: Names | None) -> Names | None:
@@ -101,18 +101,18 @@ def are_known(names: Names | None) -> Names | None:
 class Rule(Table):
     """Other bounds for the namespaces that match one of the patterns. A key that is absent is that of `[policy]`."""
 
-    namespaces: Names = key(min_length=1, strict=False, items=_WORDS)
+    namespaces: Names = key(min_length=1, strict=False, items=_NOT_EMPTY)
     """Patterns of namespaces. The first rule with one that matches the pod's namespace applies."""
-    annotations: Names | None = key(default=None, strict=False, items=_WORDS, check=are_known)
+    annotations: Names | None = key(default=None, strict=False, items=_NOT_EMPTY, check=are_known)
     max_memory_mib: int | None = key(default=None, ge=0, le=MOST_MEMORY_MIB)
     max_vcpus: int | None = key(default=None, ge=0, le=MOST_VCPUS)
     max_shm_mib: int | None = key(default=None, ge=0, le=MOST_MEMORY_MIB)
     max_window_mib: int | None = key(default=None, ge=0, le=MOST_WINDOW_MIB)
     max_scratch_mib: int | None = key(default=None, ge=0, le=MOST_SCRATCH_MIB)
     max_networks: int | None = key(default=None, ge=0, le=MOST_NETWORKS)
-    networks: Names | None = key(default=None, strict=False, items=_WORDS)
-    kernels: Names | None = key(default=None, strict=False, items=_WORDS)
-    profiles: Names | None = key(default=None, strict=False, items=_WORDS)
+    networks: Names | None = key(default=None, strict=False, items=_NOT_EMPTY)
+    kernels: Names | None = key(default=None, strict=False, items=_NOT_EMPTY)
+    profiles: Names | None = key(default=None, strict=False, items=_NOT_EMPTY)
     debug: bool | None = None
     templates: bool | None = None
 
@@ -133,7 +133,7 @@ class Policy(Table):
     """
 
     annotations: Names = key(
-        default=tuple(name for name in KNOWN if name != SPOOFING), strict=False, items=_WORDS, check=are_known
+        default=tuple(name for name in KNOWN if name != SPOOFING), strict=False, items=_NOT_EMPTY, check=are_known
     )
     """Annotations of clearpod's that a pod may have."""
     max_memory_mib: int = key(default=0, ge=0, le=MOST_MEMORY_MIB)
@@ -148,11 +148,11 @@ class Policy(Table):
     """The most that `clearpod.io/scratch-mib` may ask for. 0: `vm.scratch_mib`."""
     max_networks: int = key(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
     """Networks that `clearpod.io/networks` may name."""
-    networks: Names = key(default=(), strict=False, items=_WORDS)
+    networks: Names = key(default=(), strict=False, items=_NOT_EMPTY)
     """Which networks it may name, as patterns (`*`, `?`, `[...]`)."""
-    kernels: Names = key(default=("*",), strict=False, items=_WORDS)
+    kernels: Names = key(default=("*",), strict=False, items=_NOT_EMPTY)
     """Guest kernels that a pod may ask for, as patterns. `image` is the one that its image brings, asked for or not."""
-    profiles: Names = key(default=("default",), strict=False, items=_WORDS)
+    profiles: Names = key(default=("default",), strict=False, items=_NOT_EMPTY)
     """Guest profiles that a pod may ask for, as patterns."""
     debug: bool = False
     """Whether `clearpod debug` may make a shell in the guests of pods: whoever can use the socket is root in them then.

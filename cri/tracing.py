@@ -74,9 +74,9 @@ class Exporting(Tracer):
 
     @contextmanager
     def call(self, name: str, metadata: Metadata | None) -> Iterator[None]:
-        """As `Tracer.call`: the trace is the client's, if it says one."""
-        carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
-        context, kind = self._propagate.extract(carrier), self._trace.SpanKind.SERVER
+        """As `Tracer.call`: part of the client's trace, if the metadata names one."""
+        headers = {key: value for key, value in metadata or () if isinstance(value, str)}
+        context, kind = self._propagate.extract(headers), self._trace.SpanKind.SERVER
         with self._tracer.start_as_current_span(name, context=context, kind=kind, **_QUIETLY):
             yield
 

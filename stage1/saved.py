@@ -44,7 +44,7 @@ LIMIT_S = 120.0
 _VERSION = 1
 _NEW = ".new"
 _MOST_BYTES = 1 << 24
-_WORDS = {
+_LABELS = {
     "system": "system image",
     "hypervisor": "VMM",
     "cpu": "processor of the host",
@@ -52,7 +52,7 @@ _WORDS = {
     "scratch": "size of the disk",
     "arguments": "machine (vCPUs, devices, options of its kernel)",
 }
-"""What `made_of` has, for people; `kernel`, `initramfs` and `format` are as they are called."""
+"""What the parts of `made_of` are called in errors; `kernel`, `initramfs` and `format` keep their names."""
 _OF_POD = ("scratch", "arguments")
 """What the pod may ask for."""
 
@@ -183,7 +183,7 @@ def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodN
     if other := difference(manifest.made_of, _made_of(vm, pod, host=host)):
         remedy = "ask for the same" if other in _OF_POD else "save a guest of now"
         raise WrongState(
-            f"the saved guest has another {_WORDS.get(other, other)} than this pod would have here; {remedy}"
+            f"the saved guest has another {_LABELS.get(other, other)} than this pod would have here; {remedy}"
         )
     for file, _, _, was in manifest.pieces:
         if identity(file) != was:
@@ -202,7 +202,7 @@ def difference(was: "Mapping[str, str]", now: "Mapping[str, str]") -> str:
 def outdated(manifest: Manifest) -> str:
     """Why no pod of this host can be a copy any more, as a sentence; empty when one could. Raises KernelError."""
     if name := template_key.replaced(manifest.made_of, template_key.this_host()):
-        return f"the saved guest has another {_WORDS.get(name, name)} than this host has now"
+        return f"the saved guest has another {_LABELS.get(name, name)} than this host has now"
     return next(
         (f"{file}, of an image, was replaced" for file, _, _, was in manifest.pieces if identity(file) != was), ""
     )

@@ -53,9 +53,9 @@ def propagation(process: str, point: str) -> str:
     try:
         with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
-                words = line.split(" ")
-                if words[4] == point:
-                    return " ".join(words[6 : words.index("-")]) or "private"
+                fields = line.split(" ")
+                if fields[4] == point:
+                    return " ".join(fields[6 : fields.index("-")]) or "private"
     except OSError as error:
         return f"unknown ({os.strerror(error.errno or 0)})"
     return "not mounted"

@@ -185,7 +185,7 @@ class Meter:
 
     def _question(self, op: Stats) -> "Question":
         """The one that is open, or a new one."""
-        return self._open_question(op, self._collect(op))
+        return self._open_question(op, self._all_pages(op))
 
     def _open_question(self, key: object, work: Coroutine[None, None, Sample]) -> "Question":
         known = self._open.get(key)
@@ -202,7 +202,7 @@ class Meter:
         done, _ = await asyncio.wait({disk.task}, timeout=WALK_S)
         return disk.task.result() if done else await asyncio.shield(self._question(Stats(files=files)).task)
 
-    async def _collect(self, op: Stats) -> Sample:
+    async def _all_pages(self, op: Stats) -> Sample:
         """All pages of one answer."""
         begun_s = time.monotonic()
         containers: dict[str, ContainerStats] = {}

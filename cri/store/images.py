@@ -114,9 +114,9 @@ class ImageStore:
         Raises BadRequest when several ids begin so.
         """
         with self._db.read():
-            return self._lookups.of(ref, self._look_up, state=self._db.state())
+            return self._lookups.of(ref, self._query, state=self._db.state())
 
-    def _look_up(self, ref: str) -> Image | None:
+    def _query(self, ref: str) -> Image | None:
         image_id = self._id_of(ref)
         return self._load(image_id) if image_id else None
 

@@ -38,7 +38,7 @@ class Field(NamedTuple):
 
 Tables = dict[type[Any], tuple[Field, ...]]
 
-SPARE_FIELDS = 16
+EXTRA_FIELDS = 16
 """How many fields a message may have that we do not know, or twice."""
 
 
@@ -181,7 +181,7 @@ def _plan(cls: type[Any], table: tuple[Field, ...]) -> _Plan:
         steps[(field.number or place + 1) << 3 | (VARINT if is_number else LENGTH)] = _Step(place, most, field)
     repeated = tuple(place for place, field in enumerate(table) if field.many)
     defaults = tuple(() if field.many else _EMPTY[field.kind] for field in table)
-    most = sum(field.most if field.many else 1 for field in table) + SPARE_FIELDS
+    most = sum(field.most if field.many else 1 for field in table) + EXTRA_FIELDS
     _plans[cls] = plan = _Plan(steps, frozenset(tag >> 3 for tag in steps), defaults, repeated, most)
     return plan
 

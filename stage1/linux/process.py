@@ -285,13 +285,13 @@ def _finish(process: PidHandle, pipes: "_Pipes", name: str, timeout_s: float) ->
         if not process.wait(deadline - time.monotonic()):
             raise TimedOut(f"{name} did not finish within {timeout_s:g} s and was killed")
     except BaseException:
-        _kill_session(process)
+        _kill_group(process)
         raise
     out, err = (bytes(b) for b in pipes.output)
     return Result(-1 if process.exit_code is None else process.exit_code, out, err)
 
 
-def _kill_session(process: PidHandle) -> None:
+def _kill_group(process: PidHandle) -> None:
     # Not yet reaped, so the group's number is still its own.
     try:
         os.killpg(process.pid, SIGKILL)

@@ -17,8 +17,8 @@ from stage1.rkt.loader import App, RktPod
 
 _HEAD_BYTES = 4096
 _KERNELS = ("/proc", "/sys", "/dev")
-_ELF, _SCRIPT = b"\x7fELF", b"#!"
-_SCRIPTS = 5
+_ELF, _SHEBANG = b"\x7fELF", b"#!"
+_MOST_INTERPRETERS = 5
 """So many interpreters may be scripts themselves."""
 _BITS_32, _KINDS, _X86_64, _ENTRY_BYTES, _PT_INTERP = 1, (2, 3), 62, 56, 3
 
@@ -79,7 +79,7 @@ def _is_link(root: str, path: str) -> bool:
 def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoCommand | None:
     """Why it can't be executed: for itself or for what interprets it, from script to script as the kernel goes on."""
     program, what = command, f"the command {command!r}"
-    for _ in range(_SCRIPTS + 1):
+    for _ in range(_MOST_INTERPRETERS + 1):
         head = in_root.read(root, program, most=_HEAD_BYTES) if stat.S_ISREG(mode) and mode & 0o111 else b""
         if why := _unfit(head, mode):
             return NotExecutable(f"{what} {why}")
@@ -89,10 +89,12 @@ def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoC
         status = inside.status(root, needed)
         if status is None:
             return NoCommand(f"the command {command!r} needs {needed!r}, which is not in its image")
-        if not head.startswith(_SCRIPT):
+        if not head.startswith(_SHEBANG):
             return None
         program, mode, what = needed, status.st_mode, f"the command {command!r} needs {needed!r}, which"
-    return NotExecutable(f"the command {command!r} is a script whose interpreters are scripts, {_SCRIPTS} and more")
+    return NotExecutable(
+        f"the command {command!r} is a script whose interpreters are scripts, {_MOST_INTERPRETERS} and more"
+    )
 
 
 def _unfit(head: bytes, mode: int) -> str:
@@ -101,7 +103,7 @@ def _unfit(head: bytes, mode: int) -> str:
         return f"is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}; give the path of a program"
     if not mode & 0o111:
         return "is not executable; set its mode in the image"
-    if head.startswith(_SCRIPT):
+    if head.startswith(_SHEBANG):
         return "" if _interpreter(head) else "names no interpreter behind #!"
     return "" if _is_program(head) else "is neither a program for this machine nor begins with #!"
 
@@ -120,8 +122,8 @@ def _is_program(head: bytes) -> bool:
 
 def _interpreter(head: bytes) -> str:
     """What a script, or a dynamic program, is started by, as far as its first bytes say; empty: nothing."""
-    if head.startswith(_SCRIPT):
-        line = head[len(_SCRIPT) :].partition(b"\n")[0].partition(b"\0")[0]
+    if head.startswith(_SHEBANG):
+        line = head[len(_SHEBANG) :].partition(b"\n")[0].partition(b"\0")[0]
         return os.fsdecode(line.replace(b"\t", b" ").strip(b" ").partition(b" ")[0])  # a \r is the name's
     if head[4] == _BITS_32:
         return ""

@@ -96,7 +96,7 @@ class _sizes:
     """While it is open, a change of our terminal's size is told to the guest."""
 
     def __init__(self, client: Client, process: Joined) -> None:
-        self._session, self._process = client, process
+        self._client, self._process = client, process
 
     def __enter__(self) -> None:
         import signal
@@ -111,7 +111,7 @@ class _sizes:
     def _changed(self, *_: object) -> None:
         width, height = size()
         change = Resize(self._process.container, self._process.exec, width, height)
-        self._session.send(frame.REQUEST, encode_request(change), stream=0)
+        self._client.send(frame.REQUEST, encode_request(change), stream=0)
 
 
 class _Streams:
@@ -119,14 +119,14 @@ class _Streams:
         self.code: int | None = None
         self.error_output = b""
         """The beginning of all that came."""
-        self._session, self._process = client, process
+        self._client, self._process = client, process
         stdio = process.stdio
         self._input = stdio.stdin
         self._to = {stream: fd for stream, fd in ((stdio.stdout, 1), (stdio.stderr, 2)) if stream}
 
     def step(self) -> None:
         """Wait for something, and move it. What has come before must have been taken."""
-        client, sent = self._session, self._session.flush()
+        client, sent = self._client, self._client.flush()
         poll = select.poll()
         poll.register(client.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
         if self._input and sent:
@@ -139,7 +139,7 @@ class _Streams:
 
     def take(self) -> None:
         """Move what has come; blocks for nothing but our own output."""
-        for one in self._session.pump():
+        for one in self._client.pump():
             ended = exit_of(one)
             if ended is not None and ended.exec == self._process.exec:
                 self.code = ended.exit_code
@@ -147,7 +147,7 @@ class _Streams:
                 self.error_output += one.payload[: _ERROR_BYTES - len(self.error_output)]
                 is_read = _write(self._to[one.stream], one.payload)
                 if not is_read and self._process.exec:
-                    self._session.send(frame.DATA, stream=one.stream, end=True)  # the process gets SIGPIPE, as here
+                    self._client.send(frame.DATA, stream=one.stream, end=True)  # the process gets SIGPIPE, as here
                 if one.flags & frame.END or not (is_read or self._process.stdio.tty):
                     del self._to[one.stream]
         self._note_end()
@@ -162,7 +162,7 @@ class _Streams:
         except OSError:
             data = b""
         if data or self._process.exec:
-            self._session.send(frame.DATA, data, stream=self._input, end=not data)
+            self._client.send(frame.DATA, data, stream=self._input, end=not data)
         if not data:
             self._input = 0
             self._note_end()

@@ -20,8 +20,8 @@ MEMORY = "Memory"
 """Instead of one of these: its memory did not suffice."""
 
 LENGTH_DIGITS = 12
-"""Digits of each length that a worker reads or writes: a question begins with the lengths of its arguments and its data,
-an answer with its own."""
+"""Digits of each length on a worker's pipes: a question begins with the lengths of its arguments and its data, and an
+answer with its own."""
 
 DESCRIPTORS = 5
 """Of a request to the fork server: where a child's end is told, its standard input, output and errors, and a file that
