@@ -13,7 +13,7 @@ from typing import Any
 
 from stage1.linux.host import has_text
 
-MANIFEST, RELEASE = "manifest.json", "kernel.release"
+MANIFEST = "manifest.json"
 KERNELS = ("bzImage", "vmlinux")
 MOST_BYTES = 1 << 20
 

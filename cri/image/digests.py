@@ -70,7 +70,6 @@ class _Registry:
         self._worker: confined.Worker | None = None
         self._asked_s = -KEEP_S
         self._timer: asyncio.TimerHandle | None = None
-        self._closing: set[asyncio.Future[None]] = set()
 
     async def ask(self, asked: Asked, limits: Limits) -> str:
         """A digest, or empty."""

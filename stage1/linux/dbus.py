@@ -58,7 +58,7 @@ class _Connection:
 
     def __init__(self) -> None:
         self._until = time.monotonic() + LIMIT_S
-        self._serial, self._come, self._ended = 0, b"", dict[str, str]()
+        self._serial, self._ended = 0, dict[str, str]()
         self._socket, self.path, self._is_bus = self._connect()
 
     def _connect(self) -> "tuple[socket.socket, str, bool]":

@@ -38,8 +38,6 @@ class HostFacts(NamedTuple):
     kvm_error: str = ""
     vsock_error: str = ""
     programs: "Mapping[str, Program]" = _NONE
-    skopeo: str = ""
-    mkfs_erofs: str = ""
     crun: str = ""
 
 
@@ -50,8 +48,6 @@ def host_facts() -> HostFacts:
         cpu_virtualization=cpu_virtualization(_cpuinfo()),
         kvm_error=device_error("/dev/kvm"),
         vsock_error=device_error("/dev/vhost-vsock"),
-        skopeo=which("skopeo"),
-        mkfs_erofs=which("mkfs.erofs"),
         crun=which("crun"),
     )
 

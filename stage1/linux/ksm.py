@@ -101,22 +101,20 @@ class Ksm:
 
 
 class Merged(NamedTuple):
-    """What one process has merged, in pages; `profit_bytes` is less what the kernel needs for it."""
+    """The merged pages of one process, and its pages of zeros."""
 
     pages: int = 0
     zero_pages: int = 0
-    profit_bytes: int = 0
 
 
 def merged(pid: int) -> Merged:
-    """From /proc/PID/ksm_stat; all zero for a process that is gone, or a kernel that does not say."""
+    """Read /proc/PID/ksm_stat. All zero if the process is gone or the kernel lacks the file."""
     try:
         lines = files.read(f"/proc/{pid}/ksm_stat").decode("ascii", "replace").splitlines()
     except (KernelError, OSError):
         return Merged()
     values = {fields[0]: fields[1] for fields in map(str.split, lines) if len(fields) == 2}
-    names = ("ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit")
-    return Merged(*(int(values.get(name, "0")) for name in names))
+    return Merged(*(int(values.get(name, "0")) for name in ("ksm_merging_pages", "ksm_zero_pages")))
 
 
 def find_thread() -> int:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_BIND, MS_MOVE, MS_REC = 0x1000, 0x2000, 0x4000
-MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+MS_BIND, MS_REC = 0x1000, 0x4000
+MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 19, 1 << 20
 
 _MOUNTS = "/proc/thread-self/mountinfo"
 _place = _thread._local()
