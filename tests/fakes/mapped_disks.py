@@ -48,7 +48,6 @@ class FlakyDisk:
         self.mount = place / "mount"
         self._scope = contextlib.ExitStack()
         self._marks = self._durable = 0
-        self._is_cut = False
 
     def open(self) -> None:
         """Make the disk, an empty one. Raises Unavailable."""

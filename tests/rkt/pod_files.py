@@ -172,15 +172,6 @@ class PodFiles:
         """rkt status --wait-ready."""
         return bool(self._wait(lambda: int(self.is_ready()), timeout_s))
 
-    def wait_exited(self, timeout_s: float = 60) -> bool:
-        """rkt status --wait."""
-        end = time.monotonic() + timeout_s
-        while self.state() == "running":
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-        return True
-
     def _wait(self, probe: Callable[[], int], timeout_s: float) -> int:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

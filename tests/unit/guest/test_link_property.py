@@ -10,7 +10,6 @@ from tests.fakes.guest_link import Asked, EpochBegan, GuestLink, Input
 
 KEY = bytes(range(100, 116))
 OUT, IN = 7, 8
-HELLO_BYTES = 16 + 20 + 64
 
 
 def pattern(size: int) -> bytes:
