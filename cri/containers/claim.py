@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from cri.live.pod import LivePod
 
 
-_STREAMS = ("tty", "stdin", "stdin_once")
+STREAMS = ("tty", "stdin", "stdin_once")
+"""Fields of a ContainerConfig that a container has in its guest, and can't change."""
 _SHOWN = 400
 """Characters of a list of mounts in a sentence."""
 
@@ -64,7 +65,7 @@ def _compare_streams(former: ContainerRecord, planned: ContainerRecord) -> None:
         was, now = (pb.ContainerConfig.FromString(one.config) for one in (former, planned))
     except DecodeError:
         raise WrongState(f"the record of container {name} of the original is damaged") from None
-    if other := next((one for one in _STREAMS if getattr(was, one) != getattr(now, one)), ""):
+    if other := next((one for one in STREAMS if getattr(was, one) != getattr(now, one)), ""):
         raise WrongState(
             f"container {name} of the original has {other} {getattr(was, other)}, and {getattr(now, other)} is asked "
             "for; a copy goes on with what it has"

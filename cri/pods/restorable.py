@@ -5,12 +5,16 @@ what a copy is made by. Called by RestorePod and for warmed templates, in thread
 
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
+
+from cri.containers.claim import STREAMS
 from cri.live.copies import Original
+from cri.pb.runtime_pb2 import ContainerConfig
 from cri.store import checkpoints
 from cri.store.checkpoints import Manifest, SavedContainer
 from cri.store.pods import ContainerRecord
 from stage1 import checkpoint, saved
-from stage1.errors import NotFound
+from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import Container, Mount, Process
 from stage1.pod.network import Interface
 from stage1.rootfs import checkpoint as place
@@ -59,6 +63,17 @@ def _former(one: SavedContainer) -> ContainerRecord:
     mounts = tuple(Mount("", target) for target in one.mounts)
     container = Container(one.id, one.name, one.image_id, Process(()), mounts)
     return ContainerRecord(
-        container, b"", one.attempt, 0, one.image_id, one.image_ref,
+        container, _streams(one), one.attempt, 0, one.image_id, one.image_ref,
         stdin=one.stdin, stdout=one.stdout, stderr=one.stderr, window_image=one.window_image, guest_id=one.id,
     )  # fmt: skip
+
+
+def _streams(one: SavedContainer) -> bytes:
+    """What a claim compares of its configuration. Raises BadRequest."""
+    try:
+        config = ContainerConfig.FromString(one.config)
+    except DecodeError:
+        raise BadRequest(
+            f"the configuration of container {one.name} in the checkpoint can't be understood; take another checkpoint"
+        ) from None
+    return ContainerConfig(**{name: getattr(config, name) for name in STREAMS}).SerializeToString()
