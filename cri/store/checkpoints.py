@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from cri.store import codec
-from stage1.errors import BadRequest, Unsupported
+from stage1.errors import BadRequest, Unsupported, WrongState
 from stage1.machine import DISK_WINDOW_BYTES
 from stage1.rootfs.checkpoint import File
 from stage1.vm.window import Placed
@@ -27,6 +27,8 @@ _MOST_NAME, _MOST_NAMES = 4096, 1 << 20
 """Characters of one name, reference or path, and of all together: what a pod that is restored writes down of them."""
 _PAGE_BYTES = 4096
 _ID, _KEY_BYTES = re.compile("[0-9a-f]{64}"), 16
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+"""As `cri.translate.bounds` has it of requests."""
 
 
 class Piece(NamedTuple):
@@ -102,8 +104,16 @@ class Manifest(NamedTuple):
 
 
 def dump(manifest: Manifest) -> bytes:
-    """Return the manifest as the content of its file."""
-    return json.dumps({"v": VERSION, "kind": "pod checkpoint", **codec.dump(manifest)}, separators=(",", ":")).encode()
+    """Return the manifest as the content of its file. Raises WrongState for one that `parse` would not take."""
+    text = json.dumps({"v": VERSION, "kind": "pod checkpoint", **codec.dump(manifest)}, separators=(",", ":"))
+    try:
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"what is written of its containers has {len(text)} bytes, and {MOST_BYTES} can be read")
+        _check(manifest)
+    except ValueError as error:
+        title = f"{manifest.pod.namespace}/{manifest.pod.name}"
+        raise WrongState(f"pod {title} can't be in a checkpoint: {str(error)[:200]}") from None
+    return text.encode()
 
 
 def parse(data: bytes) -> Manifest:
@@ -113,7 +123,7 @@ def parse(data: bytes) -> Manifest:
     if len(data) > MOST_BYTES:
         raise BadRequest(f"a checkpoint's manifest of {len(data)} bytes is too long; at most {MOST_BYTES} are read")
     try:
-        document = json.loads(data)
+        document = _document(data)
         if not isinstance(document, dict) or document.get("kind") != "pod checkpoint":
             raise ValueError("it lacks the kind of a checkpoint")
         if (version := document.get("v")) != VERSION:
@@ -122,10 +132,18 @@ def parse(data: bytes) -> Manifest:
             )
         manifest = codec.load(Manifest, document)
         _check(manifest)
-    except (ValueError, RecursionError) as error:
-        why = str(error)[:200] or "it is nested too deeply"
+    except ValueError as error:
+        why = str(error)[:200]
         raise BadRequest(f"the checkpoint's manifest.json can't be understood: {why}; make a new checkpoint") from None
     return manifest
+
+
+def _document(data: bytes) -> Any:
+    """Raises ValueError, in words for people."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON, or nested too deeply") from None
 
 
 def _check(manifest: Manifest) -> None:
@@ -198,7 +216,7 @@ def _check_names(manifest: Manifest) -> None:
     of_machine = ((*(one.name for one in manifest.made_of), *(one.name for one in manifest.images)),)
     for text in (text for texts in (of_pod, *of_containers, *mounts, *of_machine) for text in texts):
         names += len(text)
-        if len(text) > _MOST_NAME or names > _MOST_NAMES or not text.isprintable():
+        if len(text) > _MOST_NAME or names > _MOST_NAMES or _CONTROL.search(text):
             raise ValueError(f"the name {text[:80]!r} is too long, or has a control character, or there are too many")
 
 

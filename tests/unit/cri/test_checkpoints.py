@@ -9,7 +9,7 @@ import pytest
 
 from cri.store import checkpoints
 from cri.store.checkpoints import Device, Manifest, Part, Piece, SavedContainer, SavedPod
-from stage1.errors import BadRequest, Unsupported
+from stage1.errors import BadRequest, Unsupported, WrongState
 from stage1.rootfs.checkpoint import File
 from stage1.vm.window import Placed
 
@@ -40,6 +40,27 @@ def test_what_was_written_is_read_again() -> None:
     assert checkpoints.parse(checkpoints.dump(MADE)) == MADE
     assert checkpoints.parse(_changed(lambda one: one.pop("disk"))) == MADE._replace(disk=File())
     assert checkpoints.parse(_changed(lambda one: one.update(of_a_later_version=[1]))) == MADE
+
+
+def test_what_a_pod_may_be_called_is_read_again() -> None:
+    names = MADE.containers[0]._replace(name="a\u00a0b\u200dc", mounts=("/data\u00a0\u202e",))
+    made = MADE._replace(containers=(names,))
+    assert checkpoints.parse(checkpoints.dump(made)) == made
+
+
+def _many(count: int, size: int) -> tuple[SavedContainer, ...]:
+    one = MADE.containers[1]
+    return tuple(one._replace(id=f"{number:064x}", name=f"c{number}", config=bytes(size)) for number in range(count))
+
+
+@pytest.mark.parametrize(
+    ("containers", "word"),
+    [(_many(257, 0), "257"), (_many(7, 2 << 20), str(checkpoints.MOST_BYTES)), ((), "0 containers")],
+)
+def test_what_could_not_be_read_again_is_not_written(containers: tuple[SavedContainer, ...], word: str) -> None:
+    """Seven containers with as many arguments as there may be are more than a manifest has."""
+    with pytest.raises(WrongState, match=f"default/web.*{word}"):
+        checkpoints.dump(MADE._replace(containers=containers))
 
 
 def test_another_version_is_told() -> None:
