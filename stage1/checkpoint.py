@@ -13,7 +13,7 @@ from stage1 import machine, saved
 from stage1.engine import Host
 from stage1.errors import BadRequest, WrongState
 from stage1.pod.model import Pod
-from stage1.rootfs.checkpoint import DISK, GUEST, File, examined, make
+from stage1.rootfs.checkpoint import DISK, GUEST, File, examined
 from stage1.rootfs.flat import flatten
 from stage1.vm.template_key import identity
 from stage1.vm.window import Placed
@@ -47,7 +47,6 @@ def save(
     output, is_awaited = target
     manifest = saved.describe(directory, pod, host=host, images=images)
     disk = machine.vm_spec(pod, host, directory=directory).scratch
-    make(f"{output}/{GUEST}")
     stopped_s = saved.take(directory, output, disk=disk, is_awaited=is_awaited)
     return Written(manifest, File(), File(size_bytes=int(bool(disk))), stopped_s)
 

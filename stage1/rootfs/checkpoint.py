@@ -9,6 +9,7 @@ the manifest comes last, by a rename. Whoever finds the link after a kill remove
 import errno
 import os
 import stat
+import threading
 from typing import NamedTuple
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound, TimedOut
@@ -27,6 +28,8 @@ LINK = "checkpoint"
 """In the pod's directory: to the directory that a checkpoint is being written to."""
 _BLOCK_BYTES = 1 << 16
 _ZEROS = bytes(_BLOCK_BYTES)
+_beginning = threading.Lock()
+"""A place that is empty is taken by one of those who find it so."""
 
 
 class File(NamedTuple):
@@ -37,17 +40,27 @@ class File(NamedTuple):
 
 
 def begin(directory: str, output: str) -> None:
-    """The pod in `directory` is about to be written to `output`, a directory of ours that is empty.
+    """The pod in `directory` is about to be written to `output`, a directory of ours that is empty; the file for its
+    guest is made.
 
-    Undo: `abandon`, until it is sealed. Raises BadRequest, NotFound or AlreadyExists for another place, KernelError.
+    Undo: `abandon`, until it is sealed. Raises BadRequest, NotFound or AlreadyExists for another place, NoSpace,
+    KernelError; nothing is left then.
     """
     check_directory(output)
-    with beneath.Root(output) as place:
-        if there := place.names(most=1):
-            raise AlreadyExists(f"{output} is not empty: it has {there[0]}; give an empty directory for the checkpoint")
-    abandon(directory)
-    with beneath.Root(directory) as own:
-        own.link(LINK, output)
+    with _beginning:
+        with beneath.Root(output) as place:
+            if there := place.names(most=1):
+                raise AlreadyExists(
+                    f"{output} is not empty: it has {there[0]}; give an empty directory for the checkpoint"
+                )
+        abandon(directory)
+        try:
+            with beneath.Root(directory) as own:
+                own.link(LINK, output)
+            make(f"{output}/{GUEST}")
+        except BaseException:
+            abandon(directory)
+            raise
 
 
 def check_directory(output: str) -> None:

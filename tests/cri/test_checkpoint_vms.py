@@ -107,7 +107,7 @@ def _is_whole(output: Path, pod: str, container: str) -> bool:
 async def _is_killed(world: VmWorld, directory: str, *, other: Path) -> None:
     """As a daemon leaves a pod that is killed while it saves."""
     place.begin(directory, str(other))
-    for name in (place.GUEST, place.DISK, f"{place.MANIFEST}.abc~"):
+    for name in (place.DISK, f"{place.MANIFEST}.abc~"):
         place.make(str(other / name))
     with medium.connected(directory) as monitor:
         monitor.run("stop")

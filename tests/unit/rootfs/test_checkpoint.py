@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import BadRequest, NoSpace, TimedOut
+from stage1.errors import AlreadyExists, BadRequest, NoSpace, TimedOut
 from stage1.linux.beneath import NotPlain
 from stage1.rootfs import checkpoint
 
@@ -103,8 +103,8 @@ def places(tmp_path: Path) -> tuple[str, Path]:
 def test_it_is_whole_once_it_is_sealed_and_abandoned_before(places: tuple[str, Path]) -> None:
     directory, output = places
     checkpoint.begin(directory, str(output))
-    for name in (checkpoint.GUEST, checkpoint.DISK):
-        checkpoint.make(f"{output}/{name}")
+    assert (output / checkpoint.GUEST).stat().st_mode & 0o777 == 0o600
+    checkpoint.make(f"{output}/{checkpoint.DISK}")
     (output / "manifest.json.0123~").touch()
     (output / "of-somebody-else").touch()
     checkpoint.abandon(directory)
@@ -112,7 +112,6 @@ def test_it_is_whole_once_it_is_sealed_and_abandoned_before(places: tuple[str, P
     assert os.listdir(output) == ["of-somebody-else"] and os.listdir(directory) == []
     (output / "of-somebody-else").unlink()
     checkpoint.begin(directory, str(output))
-    checkpoint.make(f"{output}/{checkpoint.GUEST}")
     checkpoint.seal(directory, str(output), manifest=b"{}", is_awaited=lambda: True)
     checkpoint.abandon(directory)
     assert sorted(os.listdir(output)) == [checkpoint.GUEST, checkpoint.MANIFEST] and os.listdir(directory) == []
@@ -130,9 +129,22 @@ def test_one_that_nobody_waits_for_is_given_up_to_the_last_moment(places: tuple[
     assert os.listdir(output) == []
 
 
+def test_of_two_pods_that_are_written_to_one_place_at_once_one_is(places: tuple[str, Path], tmp_path: Path) -> None:
+    """And the other one, which removes what it has made, removes nothing of it."""
+    directory, output = places
+    other = tmp_path / "other"
+    other.mkdir(0o700)
+    checkpoint.begin(directory, str(output))
+    with pytest.raises(AlreadyExists, match=checkpoint.GUEST):
+        checkpoint.begin(str(other), str(output))
+    checkpoint.abandon(str(other))
+    assert os.listdir(output) == [checkpoint.GUEST] and os.listdir(other) == []
+
+
 def test_a_place_that_is_gone_is_no_reason_to_fail(places: tuple[str, Path]) -> None:
     directory, output = places
     checkpoint.begin(directory, str(output))
+    (output / checkpoint.GUEST).unlink()
     output.rmdir()
     checkpoint.abandon(directory)
     assert os.listdir(directory) == []
@@ -145,7 +157,6 @@ def test_a_full_disk_is_no_space(places: tuple[str, Path], tiny_disk: Path) -> N
     output = tiny_disk / "output"
     output.mkdir(0o700)
     checkpoint.begin(directory, str(output))
-    checkpoint.make(f"{output}/{checkpoint.GUEST}")
     with pytest.raises(NoSpace, match="manifest"):
         checkpoint.seal(directory, str(output), manifest=bytes(64 << 20), is_awaited=lambda: True)
     checkpoint.abandon(directory)
