@@ -28,6 +28,8 @@ log = logging.getLogger("clearpod.pods")
 
 LEAST_PREFIX = 6
 """So many digits of an id name a pod."""
+_SHOWN = 80
+"""Characters of an annotation in a sentence."""
 
 
 def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePod":
@@ -37,9 +39,13 @@ def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePo
     if not matches and len(word) >= LEAST_PREFIX:
         matches = [pod for pod in own if pod.id.startswith(word)]
     if not matches:
-        raise NotFound(f"no pod {word!r} runs in the namespace {namespace!r}, of which another one could be a copy")
+        raise NotFound(
+            f"no pod {word[:_SHOWN]!r} runs in the namespace {namespace!r}, of which another one could be a copy"
+        )
     if len(matches) > 1:
-        raise BadRequest(f"{len(matches)} pods of the namespace {namespace!r} are called {word!r}; give the id of one")
+        raise BadRequest(
+            f"{len(matches)} pods of the namespace {namespace!r} are called {word[:_SHOWN]!r}; give the id of one"
+        )
     require(matches[0])
     return matches[0]
 

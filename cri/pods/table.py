@@ -57,6 +57,8 @@ class PodTable:
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
+        self.copying: set[tuple[str, str]] = set()
+        """Namespace and name of the copies that ForkPod is making."""
         self._pod_names = Names("sandbox", is_abandoned)
         self.container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)

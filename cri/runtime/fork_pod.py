@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,11 @@ async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSa
     """
     pod = node.pods.get(request.pod_sandbox_id)
     names = _names(pod, request)
-    _require_free(node, names, namespace=pod.record.pod.namespace)
+    with _reserved(node, names, namespace=pod.record.pod.namespace):
+        return await _fork(node, pod, names=names)
+
+
+async def _fork(node: Node, pod: LivePod, *, names: list[str]) -> pb.ListPodSandboxResponse:
     forking.require(pod)
     asked = [
         pb.RunPodSandboxRequest(config=config_of_copy(pod, name), runtime_handler=pod.record.handler) for name in names
@@ -96,11 +101,20 @@ def _names(pod: LivePod, request: pb.CheckpointPodRequest) -> list[str]:
     return [base] if text == "1" else [f"{base}-{number}" for number in range(1, int(text) + 1)]
 
 
-def _require_free(node: Node, names: list[str], *, namespace: str) -> None:
-    """Raises AlreadyExists: a name on the command line is to mean one pod."""
-    others = {one.record.pod.name for one in node.pods.pods() if one.record.pod.namespace == namespace}
-    if there := sorted(others & set(names)):
-        raise AlreadyExists(f"the namespace {namespace!r} has a pod {there[0]!r}; give the copy another name")
+@contextlib.contextmanager
+def _reserved(node: Node, names: list[str], *, namespace: str) -> Iterator[None]:
+    """Keep others from making copies of these names while the block runs. Raises AlreadyExists: a name on the command
+    line is to mean one pod.
+    """
+    asked = {(namespace, name) for name in names}
+    others = {(one.record.pod.namespace, one.record.pod.name) for one in node.pods.pods()}
+    if there := sorted(asked & (others | node.pods.copying)):
+        raise AlreadyExists(f"the namespace {namespace!r} has a pod {there[0][1]!r}; give the copy another name")
+    node.pods.copying |= asked
+    try:
+        yield
+    finally:
+        node.pods.copying -= asked
 
 
 def config_of_copy(pod: LivePod, name: str) -> pb.PodSandboxConfig:

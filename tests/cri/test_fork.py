@@ -118,6 +118,15 @@ async def test_a_copy_does_not_get_the_name_of_another_pod(world: World, capfd: 
         assert await names(cri) == ["try-2", "web", "web-fork"]
 
 
+async def test_copies_that_are_asked_for_at_once_have_names_of_their_own(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        asked = [refused(cri, pod), refused(cri, pod), refused(cri, pod, name="web-fork"), refused(cri, pod, name="b")]
+        codes = [(code, "'web-fork'" in text) for code, text in await asyncio.gather(*asked)]
+        assert codes.count(("ALREADY_EXISTS", True)) == 2 and len(set(codes)) == 2  # no VM here can be saved
+        assert (await refused(cri, pod))[0] != "ALREADY_EXISTS" and cri.node.pods.copying == set()
+
+
 @pytest.mark.parametrize("annotations", [{FORKABLE: "yes"}, {COPY_SIGNAL: "SIGKILL"}, {COPY_SIGNAL: "10"}])
 async def test_odd_annotations_are_refused(world: World, annotations: dict[str, str]) -> None:
     async with world.daemon() as cri:
