@@ -8,6 +8,8 @@ is removed that nobody asked to remove: it can't be made again without its pod.
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +54,8 @@ class Warmed:
     def __init__(self, state_dir: str, images: "ImageStore", *, most_bytes: int) -> None:
         self._store, self._images, self.most_bytes = warmed.WarmedStore(state_dir), images, most_bytes
         self._lock = asyncio.Lock()
+        """Of changes of what is there, none of which takes long."""
+        self._making: set[tuple[str, str]] = set()
         self._whole: dict[tuple[str, str], warmed.Facts] = {}
         self._counts = dict.fromkeys(("made", "used", "failed"), 0)
         self.image_ids: frozenset[str] = frozenset()
@@ -77,8 +81,7 @@ class Warmed:
         warmed.check_name(name)
         warmed.check_name(namespace, what="namespace of a template")
         forking.require(pod)
-        async with self._lock:
-            used = await asyncio.to_thread(self._require_space, namespace, name)
+        async with self._reserved(namespace, name):
             running = [one.id for one in pod.containers.values() if one.is_running]
             if not running:
                 raise WrongState(f"no container runs in {pod.title}, so a template of it would hold nothing; start one")
@@ -86,7 +89,8 @@ class Warmed:
             path = await run_uncancellable(self._store.begin)
             try:
                 await checkpoint.write(pod, self._images, output=path, container_ids=running, title=title)
-                await run_uncancellable(self._publish, path, (namespace, name), used=used)
+                async with self._lock:
+                    await run_uncancellable(self._publish, path, (namespace, name))
             except BaseException:
                 await run_uncancellable(self._store.discard, path)
                 raise
@@ -95,17 +99,31 @@ class Warmed:
         log.info("template.made", extra={**pod.log_fields(), "template": f"{namespace}/{name}"})
         return await asyncio.to_thread(self._described, namespace, name)
 
-    def _require_space(self, namespace: str, name: str) -> int:
-        """What the others take. Raises AlreadyExists, NoSpace."""
-        others = self._store.names()
-        if (namespace, name) in others:
+    @asynccontextmanager
+    async def _reserved(self, namespace: str, name: str) -> AsyncIterator[None]:
+        """Nobody else makes one of that name while the block runs, which may take long: a pod's VMM may not answer.
+        Raises AlreadyExists, NoSpace.
+        """
+        if (namespace, name) in self._making:
             raise warmed.taken(namespace, name)
-        used = sum(warmed.taken_bytes(self._store.path(*one)) for one in others)
-        if used >= self.most_bytes:
-            raise self._no_space(used, 0)
-        return used
+        self._making.add((namespace, name))
+        try:
+            await asyncio.to_thread(self._require_space, namespace, name)
+            yield
+        finally:
+            self._making.remove((namespace, name))
 
-    def _publish(self, path: str, names: tuple[str, str], *, used: int) -> None:
+    def _require_space(self, namespace: str, name: str) -> None:
+        if (namespace, name) in self._store.names():
+            raise warmed.taken(namespace, name)
+        if (used := self._used()) >= self.most_bytes:
+            raise self._no_space(used, 0)
+
+    def _used(self) -> int:
+        return sum(warmed.taken_bytes(f"{self._store.top}/{one}/{name}") for one, name in self._store.names())
+
+    def _publish(self, path: str, names: tuple[str, str]) -> None:
+        used = self._used()
         if used + (size := warmed.taken_bytes(path)) > self.most_bytes:
             raise self._no_space(used, size)
         self._store.publish(path, names[0], name=names[1])

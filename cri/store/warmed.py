@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 
-from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound
+from stage1.errors import AlreadyExists, BadRequest, KernelError, NoSpace, NotFound
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.rootfs import checkpoint as place
@@ -92,7 +92,7 @@ class WarmedStore:
             with Guard("rename", path):
                 os.rename(path, target)
         except KernelError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
             raise taken(namespace, name) from None
         files.sync(os.path.dirname(target))
@@ -118,11 +118,17 @@ class WarmedStore:
         """Nobody finds it any more when this returns; pods that began as its copies have their own. Raises NotFound,
         KernelError.
         """
-        path = self.path(namespace, name)
-        gone = f"{self.begin()}/{name}"
-        with Guard("rename", path):
-            os.rename(path, gone)
-        self.discard(os.path.dirname(gone))
+        path, gone = self.path(namespace, name), ""
+        try:
+            gone = self.begin()
+            with Guard("rename", path):
+                os.rename(path, f"{gone}/{name}")
+        except NoSpace:  # it may be removed for that
+            files.unlink(f"{path}/{place.MANIFEST}")
+            self.discard(path)
+        finally:
+            if gone:
+                self.discard(gone)
 
 
 def taken(namespace: str, name: str) -> AlreadyExists:

@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,8 @@ import pytest
 from cri.cli.serve import THREADS
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE
-from stage1 import saved
+from cri.store.warmed import DIRECTORY
+from stage1 import saved as saves
 from stage1.guest import messages as m
 from stage1.linux import mount
 from stage1.vm.spec import QMP
@@ -24,6 +26,7 @@ from tests.hostile.monitor import Monitor
 from tests.hostile.phantom import Phantom
 
 from .test_hostile_guest import running
+from .test_warmed import ours, refused, saved
 
 REACT_S = 1.0
 MIB = 1 << 20
@@ -133,7 +136,7 @@ async def test_what_is_kept_for_pods_is_not_taken_by_what_is_saved_of_one(world:
     """Its author asks for copies, and others write to the same disk: their writes would fail."""
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
-        forks = Path(world.config.state_dir, saved.FORKS)
+        forks = Path(world.config.state_dir, saves.FORKS)
         forks.mkdir(exist_ok=True)
         mount.mount("tmpfs", str(forks), "tmpfs", data="size=16m,mode=700")
         try:
@@ -211,3 +214,35 @@ async def test_a_stop_ends_a_checkpoint_before_it_ends_the_vm(world: World) -> N
                 assert isinstance((await asyncio.gather(saving, return_exceptions=True))[0], grpc.RpcError)
                 await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
+
+
+@pytest.mark.timeout(90)
+async def test_a_template_that_is_being_made_keeps_nobody_from_others(world: World) -> None:
+    """Its pod's VMM may never end that, and who looks after the node removes and makes others meanwhile."""
+    world.config = world.config.but(vm=world.config.vm.but(react_timeout_s=60.0))
+    world.faults.refuse = {m.MountImage: m.Reply(), m.UnmountImage: m.Reply()}
+    shutil.rmtree(templates := Path(world.config.state_dir, DIRECTORY), ignore_errors=True)
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{cri.node.pods.get(pod).directory}/{QMP}")
+            listener.listen()
+            vmm = Endless(listener)
+            with Monitor(listener, vmm):
+                container = await cri.container(pod, "sleep", "1000")
+                await cri("StartContainer", container_id=container)
+                making = asyncio.ensure_future(
+                    refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"})
+                )
+                async with asyncio.timeout(30 * PATIENCE):
+                    while "query-migrate" not in vmm.asked:
+                        await asyncio.sleep(0.01)
+                    other = saved(world, cri.image)
+                    await ours(cri, "RemoveTemplate", options={"namespace": "default", "name": "warm"})
+                    assert not other.exists()
+                    code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"})
+                    assert code == "ALREADY_EXISTS" and "'warm'" in text
+                    await cri("StopPodSandbox", pod_sandbox_id=pod)
+                assert (await making)[0] != "OK" and os.listdir(templates / ".new") == []
+                await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert world.left_over() == [] and cri.node.warmed._making == set()

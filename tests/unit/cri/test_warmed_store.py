@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cri.store.warmed import WarmedStore, check_name, facts, taken_bytes
-from stage1.errors import AlreadyExists, BadRequest, NotFound
+from stage1.errors import AlreadyExists, BadRequest, NoSpace, NotFound
+from stage1.linux import mount
 from stage1.rootfs import checkpoint as place
 
 
@@ -37,6 +38,32 @@ def test_another_of_the_same_name_is_refused_and_the_first_stays(tmp_path: Path)
     with pytest.raises(AlreadyExists, match="warm"):
         made(store, guest=b"other")
     assert Path(first, place.GUEST).read_bytes() == b"guest"
+
+
+def test_what_somebody_else_has_put_in_its_place_stays(tmp_path: Path) -> None:
+    store = WarmedStore(str(tmp_path))
+    (tmp_path / "warmed/default").mkdir(parents=True)
+    (tmp_path / "warmed/default/warm").write_bytes(b"a file")
+    with pytest.raises(AlreadyExists, match="warm"):
+        made(store)
+    assert (tmp_path / "warmed/default/warm").read_bytes() == b"a file"
+
+
+def test_one_is_removed_from_a_full_disk(tmp_path: Path) -> None:
+    """Which has no room for another directory."""
+    mount.mount("tmpfs", str(tmp_path), "tmpfs", data="size=1m,nr_inodes=12,mode=700")
+    try:
+        store = WarmedStore(str(tmp_path))
+        for name in ("warm", "other"):
+            made(store, name)
+        while os.statvfs(tmp_path).f_favail:
+            (tmp_path / f"{os.statvfs(tmp_path).f_favail}").touch()
+        with pytest.raises(NoSpace):
+            store.begin()
+        store.remove("default", "warm")
+        assert store.names() == [("default", "other")] and os.listdir(tmp_path / "warmed/.new") == []
+    finally:
+        mount.umount(str(tmp_path))
 
 
 def test_what_is_lent_stays_when_it_is_removed(tmp_path: Path) -> None:
