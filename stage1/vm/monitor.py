@@ -7,6 +7,7 @@ closed before a guest that was loaded has its pod. What is read has a limit in t
 
 import json
 import socket
+import sys
 import time
 
 from stage1.errors import VmFailed
@@ -59,6 +60,7 @@ class Monitor:
 
     def run(self, name: str, arguments: "dict[str, Any] | None" = None, *, descriptor: int = -1) -> "Any":
         """What QEMU returns for this command, which may take a descriptor of ours. Raises Refused too."""
+        sys.audit("clearpod.monitor", name)  # as in `linux.libc.call`
         self._ask([(name, arguments or {})], [descriptor] if descriptor >= 0 else [])
         while True:
             reply = self._read()

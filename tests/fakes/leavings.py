@@ -39,6 +39,8 @@ class Leavings:
             "run_dir": [name for name in _below(self.root / "run") if name not in LASTING],
             "state_dir/tmp": _below(self.root / "state/tmp"),
             "state_dir/scratch": _below(self.root / "state/scratch"),
+            "state_dir/forks": _below(self.root / "state/forks"),
+            "state_dir/warmed": [name for name in _below(self.root / "state/warmed") if "/" in name],
             "temporary files": _below(self.root / "tmp"),
             "network namespaces": self._ours(os.listdir("/run/netns") if os.path.isdir("/run/netns") else []),
             "network records": [name for name in _below(self.root / "state/cni") if name != "run"],

@@ -21,7 +21,8 @@ from tests.faults.harness import Harness, Outcome, victims
 from tests.faults.host_faults import HostFaults
 from tests.faults.instant import InstantNode
 from tests.faults.kinds import KINDS
-from tests.faults.operations import OPERATIONS
+from tests.faults.operations import OPERATIONS, Operation
+from tests.faults.saves import SAVES
 from tests.soak.main import GUEST
 from tests.soak.node import Node
 from tests.vm.agent_machine import Machine
@@ -76,10 +77,16 @@ def faults(point: str) -> tuple[str, ...]:
     return tuple(kind.name for kind in KINDS if kind.fits(point))
 
 
-async def matrix(make: Callable[[], Harness], at: Callable[[str], Sequence[str]], *, selection: Selection) -> Report:
+async def matrix(
+    make: Callable[[], Harness],
+    at: Callable[[str], Sequence[str]],
+    *,
+    selection: Selection,
+    all_of: Sequence[Operation] = OPERATIONS,
+) -> Report:
     """At each point of the operations, one after the other, what `at` says that can happen there."""
     harness, outcomes = make(), list[Outcome]()
-    operations = [operation for operation in OPERATIONS if not selection.only or operation.name in selection.only]
+    operations = [operation for operation in all_of if not selection.only or operation.name in selection.only]
     await harness.open()
     result = await harness.note(operations)
     for operation in operations:
@@ -101,7 +108,9 @@ def _line(one: Outcome) -> str:
 def kills(guest_dir: Path, selection: Selection) -> Report:
     """Deaths, on a new node."""
     with _root() as root, Node(root, guest_dir, keeps_registry=True) as node:
-        return _kept(node, asyncio.run(matrix(lambda: Harness(node), victims, selection=selection)))
+        everything = (*OPERATIONS, *SAVES)
+        work = matrix(lambda: Harness(node), victims, selection=selection, all_of=everything)
+        return _kept(node, asyncio.run(work))
 
 
 def host(guest_dir: Path, selection: Selection) -> Report:

@@ -7,7 +7,7 @@ Each is one RPC that changes something, or the daemon's start. `tests/vm/test_fa
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cri.pb import runtime_pb2 as pb
 from tests.soak.client import Kubelet, Refused
@@ -17,7 +17,11 @@ from tests.soak.node import Node
 STARTS = "the daemon's start"
 """The only operation in which nobody answers for a while."""
 LINES = 40
+SIZES = pb.LinuxPodSandboxConfig(resources=pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20))
 SCRIPT = f"i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo $i; done; exec sleep 1000"
+
+
+Do = Callable[["Stage"], Awaitable[None]]
 
 
 class Stage:
@@ -28,19 +32,21 @@ class Stage:
         self.pod = self.container = ""
         self.log = Path(f"{node.root}/logs/{name}/c.log")
         self.has_written = False
+        self.undo: list[Do] = []
+        """What `clear` does besides."""
 
-    async def with_pod(self) -> None:
-        sizes = pb.LinuxPodSandboxConfig(resources=pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20))
-        self.pod = await self.kubelet.pod(self.name, log_directory=str(self.log.parent), linux=sizes)
+    async def with_pod(self, **fields: Any) -> None:
+        logs = str(self.log.parent)
+        self.pod = await self.kubelet.pod(self.name, log_directory=logs, linux=SIZES, **fields)
 
-    async def with_created(self) -> None:
+    async def with_created(self, **fields: Any) -> None:
         """A container that was not started."""
-        await self.with_pod()
+        await self.with_pod(**fields)
         self.container = await self.kubelet.create(self.pod, self.node.image, command=["sh", "-c", SCRIPT], log="c.log")
 
-    async def with_running(self) -> None:
-        """A container that has written all its lines and goes on."""
-        await self.with_created()
+    async def with_running(self, **fields: Any) -> None:
+        """A container that has written all its lines and goes on, in a pod with these fields."""
+        await self.with_created(**fields)
         await self.kubelet.start(self.container)
         await self.written()
 
@@ -62,11 +68,10 @@ class Stage:
         """Remove all of it."""
         for one in await self.kubelet.pods(self.name):
             await self.kubelet("RemovePodSandbox", pod_sandbox_id=one.id)
+        for undo in self.undo:
+            await undo(self)
         self.log.unlink(missing_ok=True)
         self.has_written = False
-
-
-Do = Callable[[Stage], Awaitable[None]]
 
 
 class Operation(NamedTuple):

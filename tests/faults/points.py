@@ -33,7 +33,7 @@ _EVENTS = {
 }
 _LIBC = {"mount": "mount", "umount2": "umount", "unshare": "unshare", "setns": "setns"}
 _SYSCALLS = {429: "move_mount", 442: "mount_setattr"}
-_THIN = ("/stage1/linux/", "/cri/threads.py", "/cri/agent.py", "/cri/live/pod.py LivePod.call")
+_THIN = ("/stage1/linux/", "/stage1/vm/monitor.py", "/cri/threads.py", "/cri/agent.py", "/cri/live/pod.py LivePod.call")
 """Who calls these is the one who takes the step."""
 _ROOT = f"{Path(__file__).parents[2]}/"
 
@@ -109,6 +109,8 @@ def step(event: str, args: tuple[Any, ...]) -> str:
         return "write" if args[1] & _WRITE else ""
     if event == "clearpod.call":
         return f"asks {args[0]}"
+    if event == "clearpod.monitor":
+        return "" if args[0].startswith("query-") else f"asks monitor {args[0]}"
     if event == "clearpod.libc":
         return _SYSCALLS.get(args[1], "") if args[0] == "syscall" else _LIBC.get(args[0], "")
     return _EVENTS.get(event, "")

@@ -10,6 +10,7 @@ from grpc import aio
 
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
+from cri.server import OURS
 from tests.fakes.patience import PATIENCE
 
 _AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -28,7 +29,7 @@ class Refused(Exception):
 
 
 class Kubelet:
-    """`await kubelet("RunPodSandbox", config=...)`, of either service."""
+    """`await kubelet("RunPodSandbox", config=...)`, of either service or clearpod's own."""
 
     def __init__(self, socket: str) -> None:
         self._channel = aio.insecure_channel(f"unix:{socket}", options=_BACKOFF)
@@ -38,11 +39,12 @@ class Kubelet:
 
     async def __call__(self, name: str, **fields: Any) -> Any:
         """The answer, of whichever daemon gives it. Raises Refused, TimeoutError."""
-        stub = next(stub for stub in self._stubs if hasattr(stub, name))
-        request, deadline = getattr(pb, f"{name}Request")(**fields), time.monotonic() + LIMIT_S * PATIENCE
+        call = self._own(name) if name in OURS else self._of_cri(name)
+        kind, deadline = OURS[name][0] if name in OURS else name, time.monotonic() + LIMIT_S * PATIENCE
+        request = getattr(pb, f"{kind}Request")(**fields)
         while True:
             try:
-                return await getattr(stub, name)(request, timeout=LIMIT_S * PATIENCE)
+                return await call(request, timeout=LIMIT_S * PATIENCE)
             except aio.AioRpcError as error:
                 self.refusals.append(f"{name}: {error.code().name}: {error.details()}")
                 if error.code() not in _AGAIN:
@@ -50,6 +52,17 @@ class Kubelet:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{name}: nobody answers: {error.details()}") from None
             await asyncio.sleep(0.05)
+
+    def _of_cri(self, name: str) -> Any:
+        return getattr(next(stub for stub in self._stubs if hasattr(stub, name)), name)
+
+    def _own(self, name: str) -> Any:
+        answer = getattr(pb, f"{OURS[name][1]}Response")
+        return self._channel.unary_unary(
+            f"/clearpod.v1.Pods/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
 
     async def pod(self, name: str, **fields: Any) -> str:
         """The id of a ready sandbox with this name, made when there is none. Raises Refused."""
