@@ -26,6 +26,8 @@ _MOST_DEVICES, _MOST_ADDRESS = 16, 64
 _MOST_NAME, _MOST_NAMES = 4096, 1 << 20
 """Characters of one name, reference or path, and of all together: what a pod that is restored writes down of them."""
 _PAGE_BYTES = 4096
+_MOST_IDS = 1 << 31
+"""Half of those that there can be, which no pod comes near to: the one that is restored has the others."""
 _ID, _KEY_BYTES = re.compile("[0-9a-f]{64}"), 16
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 """As `cri.translate.bounds` has it of requests."""
@@ -151,7 +153,7 @@ def _check(manifest: Manifest) -> None:
     pod = manifest.pod
     _require(manifest.made_ns, (0, 1 << 63), what="made_ns")
     _require(pod.memory_mib, (1, 1 << 30), what="memory_mib")
-    _require(pod.ids, (0, 1 << 32), what="ids")
+    _require(pod.ids, (0, _MOST_IDS), what="ids")
     if not _ID.fullmatch(pod.id) or len(pod.link_key) != _KEY_BYTES:
         raise ValueError("the pod's id or link_key is invalid")
     _check_files(manifest)

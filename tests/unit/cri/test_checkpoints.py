@@ -99,6 +99,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no containers": lambda one: one.update(containers=[]),
     "many containers": lambda one: one.update(containers=one["containers"] * 200),
     "a stream beyond the ids": lambda one: one["containers"][0].update(stdout=1025),
+    "ids of which hardly any is left": lambda one: one["pod"].update(ids=(1 << 32) - 2),
     "a stream below 0": lambda one: one["containers"][0].update(stdout=-1),
     "a boolean for a number": lambda one: one["pod"].update(memory_mib=True),
     "a float for a number": lambda one: one["pod"].update(memory_mib=1.5),
