@@ -16,7 +16,7 @@ import re
 import secrets
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NoSpace, NotFound
-from stage1.linux import files
+from stage1.linux import beneath, files
 from stage1.linux.libc import Guard
 from stage1.rootfs import checkpoint as place
 
@@ -124,7 +124,8 @@ class WarmedStore:
             with Guard("rename", path):
                 os.rename(path, f"{gone}/{name}")
         except NoSpace:  # it may be removed for that
-            files.unlink(f"{path}/{place.MANIFEST}")
+            with beneath.Root(path) as own:
+                own.unlink(place.MANIFEST)
             self.discard(path)
         finally:
             if gone:
