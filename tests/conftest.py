@@ -9,20 +9,18 @@ import ctypes
 import functools
 import gc
 import inspect
-import itertools
 import os
 import re
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.fakes import places, preloaded, run_order
+from tests.fakes import durations, places, preloaded, run_order
 from tests.fakes.patience import PACE, PATIENCE
 
 places.use()
@@ -34,8 +32,6 @@ hypothesis.settings.load_profile("clearpod")
 ROOT = Path(__file__).parent.parent
 QUICK = ("style", "unit", "contract")
 """Folders of the tests that run first, and with `scripts/test --fast`."""
-LONG_S = 20
-"""Files of so many seconds are named in the end."""
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
@@ -120,8 +116,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Remember whether a test failed, for the fixtures that keep evidence; write down who passed, for the lab."""
+    """Remember whether a test failed, for the fixtures that keep evidence, and what it cost; write down who passed, for
+    the lab.
+    """
     report = yield
+    report.processor_s = durations.spent_s()
     if report.failed:
         item.stash[FAILED] = True
     elif report.skipped:
@@ -133,17 +132,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """Name the files that take long, for `run_order.LONGEST`, when files of tests ran side by side."""
+    """Tell what took long when files of tests ran side by side."""
     if not terminalreporter.config.getoption("numprocesses", None):
         return
-    seconds: Counter[str] = Counter()
-    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
-        if isinstance(report, pytest.TestReport):
-            seconds[report.nodeid.partition("::")[0]] += report.duration
-    terminalreporter.section(f"files of {LONG_S} s and more")
-    for name, total_s in seconds.most_common():
-        if total_s >= LONG_S:
-            terminalreporter.write_line(f"{total_s:7.1f} s {name}")
+    for title, lines in durations.sections(terminalreporter.stats):
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

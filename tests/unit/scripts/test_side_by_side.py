@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of tests side by side: the longest first, and what waits in processes of its own."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from tests.fakes import durations
 from tests.fakes.lanes import COMPUTE, Lanes
 from tests.fakes.run_order import LONGEST, WAITING, rank
 
@@ -53,3 +57,37 @@ def test_what_waits_has_processes_of_its_own_until_it_is_done() -> None:
     assert [worker.run for worker in workers] == [[0, 1, 2], [3, 4, 5], [9, 10, 11]]
     scheduler.mark_test_complete(workers[2], 9)
     assert workers[2].run == [9, 10, 11, 6, 7, 8]
+
+
+def _report(file: str, start: float, stop: float, worker: str) -> pytest.TestReport:
+    more = {"start": start, "stop": stop, "worker_id": worker, "processor_s": 1.5}
+    given = pytest.TestReport(f"{file}::test_it", ("", 0, ""), {}, "passed", None, "call", (), stop - start, **more)
+    kept = pytest.TestReport._from_json(given._to_json())  # as between two processes
+    assert isinstance(kept, pytest.TestReport)
+    return kept
+
+
+def test_what_took_long_is_told_with_what_the_order_lacks_and_when_each_process_ended() -> None:
+    listed = f"tests/{LONGEST[0]}.py"
+    reports = [
+        _report(listed, 100, 130, "gw0"),
+        _report(listed, 130, 140, "gw0"),
+        _report("tests/cri/test_new.py", 101, 122, "gw1"),
+        _report("tests/cri/test_short.py", 122, 123, "gw1"),
+    ]
+    (title, files), (_, ends) = durations.sections({"passed": reports[:1], "": [*reports[1:], object()]})
+    assert str(durations.LONG_S) in title
+    assert [line.split() for line in files[:1]] == [["40.0", "s", "3.0", "s", listed]]
+    assert files[1:] == [f"   21.0 s     1.5 s tests/cri/test_new.py, {durations.UNLISTED}"]
+    assert [end.partition(" s of it")[0] for end in ends] == [
+        "gw0 ended after 40.0 s, 40.0",
+        "gw1 ended after 23.0 s, 22.0",
+    ]
+
+
+def test_processor_time_is_told_once() -> None:
+    durations.spent_s()
+    until_s = time.process_time() + 0.05
+    while time.process_time() < until_s:
+        pass
+    assert durations.spent_s() >= 0.03 and durations.spent_s() < 0.03
