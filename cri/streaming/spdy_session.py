@@ -18,6 +18,8 @@ from stage1.errors import TimedOut
 
 MOST_STREAMS = 1024
 """Open at a time on one connection; more are refused."""
+KEPT, LONGEST_VALUE = ("streamtype", "port", "requestid"), 256
+"""The headers that mean something, which alone are kept as long as their stream, and the longest value of one."""
 
 
 class SpdyStream:
@@ -147,11 +149,19 @@ class SpdyConnection:
         self._last = event.stream
         if len(self._streams) >= MOST_STREAMS:
             return await self.send(spdy.reset(event.stream, spdy.REFUSED_STREAM))
-        stream = self._streams[event.stream] = SpdyStream(self, event.stream, headers=event.headers)
+        stream = self._streams[event.stream] = SpdyStream(self, event.stream, headers=_kept(event.headers))
         await self.send(self._codec.reply(event.stream))
         if event.fin:
             stream.input.finish()
         return await self._opened(stream)
+
+
+def _kept(headers: dict[str, str]) -> dict[str, str]:
+    """Raises SpdyFault for a value that no client of Kubernetes sends."""
+    kept = {name: headers[name] for name in KEPT if name in headers}
+    if name := next((name for name, value in kept.items() if len(value) > LONGEST_VALUE), ""):
+        raise spdy.SpdyFault(f"a header {name} of {len(kept[name])} bytes, more than {LONGEST_VALUE}")
+    return kept
 
 
 class SpdySession:

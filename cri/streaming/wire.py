@@ -69,9 +69,11 @@ class Tcp:
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send in the order of the calls. Raises ConnectionError."""
-        self._writer.write(data)
+        """Send in the order of the calls, one at a time: a client that does not read has one of them in the socket's
+        buffer, however many streams it has. Raises ConnectionError.
+        """
         async with self._lock:
+            self._writer.write(data)
             await self._writer.drain()
         self._last_s = time.monotonic()
 

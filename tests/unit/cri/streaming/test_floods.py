@@ -2,6 +2,7 @@
 """A client with a token that sends as much as it can of what costs most: it waits, and nobody else does."""
 
 import asyncio
+import socket
 import struct
 from collections.abc import Coroutine, Iterable, Iterator
 from types import SimpleNamespace
@@ -13,8 +14,8 @@ from cri.loop_budget import LoopBudget
 from cri.pb import runtime_pb2 as pb
 from cri.streaming import input_queue, spdy
 from cri.streaming.forward import Forwarder
-from cri.streaming.spdy_session import MOST_STREAMS, SpdyConnection, SpdySession, SpdyStream
-from cri.streaming.wire import READ_BYTES, Tunnel, WebSocket
+from cri.streaming.spdy_session import LONGEST_VALUE, MOST_STREAMS, SpdyConnection, SpdySession, SpdyStream
+from cri.streaming.wire import READ_BYTES, Tcp, Tunnel, WebSocket
 from tests.fakes.patience import PATIENCE
 
 from .test_spdy import Client, frame
@@ -119,6 +120,59 @@ async def test_what_nobody_reads_on_many_streams_is_bounded_together() -> None:
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_headers_that_mean_nothing_are_not_kept_with_their_stream() -> None:
+    """A thousand streams may have 8 KiB each, of a few bytes on the wire."""
+    client, opened = Client(), list[SpdyStream]()
+    numbers = range(1, 201, 2)
+    more = {f"x-{number}": "x" * 400 for number in range(16)}
+    wire = Flood([client.open(number, {"streamtype": "data", "port": "80", **more}) for number in numbers])
+
+    async def keep(stream: SpdyStream) -> None:
+        opened.append(stream)
+
+    task = asyncio.ensure_future(SpdyConnection(wire, keep, LoopBudget()).run())
+    async with asyncio.timeout(60 * PATIENCE):
+        await wire.drained.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert len(opened) == len(numbers)
+    assert {tuple(stream.headers.items()) for stream in opened} == {(("streamtype", "data"), ("port", "80"))}
+
+
+async def test_a_long_name_of_a_connection_ends_the_client() -> None:
+    client = Client()
+    wire = Flood([client.open(1, {"streamtype": "data", "requestid": "7" * (LONGEST_VALUE + 1)})])
+    async with asyncio.timeout(60 * PATIENCE):
+        await SpdyConnection(wire, keep_nothing, LoopBudget()).run()
+
+
+async def keep_nothing(stream: SpdyStream) -> None:
+    raise AssertionError(stream.headers)
+
+
+async def test_a_client_that_does_not_read_has_little_of_all_its_streams_waiting() -> None:
+    """Each stream has a piece that waits for the others', and no copy of it in the socket's buffer."""
+    there, here = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=here)
+    wire = Tcp(reader, writer, b"")
+    piece = bytes(spdy.CHUNK)
+    tasks = [asyncio.ensure_future(wire.write(bytes([number]) + piece)) for number in range(100)]
+    await asyncio.sleep(0.1)
+    assert writer.transport.get_write_buffer_size() < 8 * spdy.CHUNK
+    there.setblocking(False)
+    loop, seen, data = asyncio.get_running_loop(), [], b""
+    async with asyncio.timeout(60 * PATIENCE):
+        while len(seen) < len(tasks):
+            data += await loop.sock_recv(there, 1 << 20)
+            while len(data) > len(piece):
+                seen.append(data[0])
+                data = data[len(piece) + 1 :]
+        await asyncio.gather(*tasks)
+    assert seen == list(range(100)), "in the order of the calls"
+    writer.transport.abort()
+    there.close()
 
 
 async def test_what_comes_in_crumbs_takes_no_more_than_its_bytes() -> None:
