@@ -7,11 +7,11 @@ import socket
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from stage1.linux import process
+from tests.fakes import processes
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 from tests.fakes.patience import PATIENCE
 
@@ -39,11 +39,10 @@ def bridged(world: World) -> Iterator[OuterNet]:
 
 def of_this_process() -> tuple[int, set[str]]:
     """Descriptors but for the one that each fake guest keeps, and children: what would grow."""
-    descriptors = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     children = (
         process.run(["ps", "-o", "comm=", "--ppid", str(os.getpid())], timeout_s=10 * PATIENCE).stdout.decode().split()
     )
-    return len([one for one in descriptors if "eventfd" not in one]), set(children) - {"ps"}
+    return len([one for one in processes.descriptors().values() if "eventfd" not in one]), set(children) - {"ps"}
 
 
 def netns_of(pod: str) -> str:

@@ -4,6 +4,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store import warmed
 from stage1.suspended import ENDING
+from tests.fakes.processes import descriptors
 
 from .conftest import Client, Registered, VmWorld, vm_world
 from .test_warmed import ours
@@ -31,11 +33,11 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
 def held(pod: LivePod) -> dict[str, int]:
     """Files that its VMM has open, with the flags."""
     assert pod.vm is not None
-    place = Path("/proc", str(pod.vm.pid))
     result = {}
-    for link in (place / "fd").iterdir():
-        words = dict(line.split(":\t", 1) for line in (place / "fdinfo" / link.name).read_text().splitlines()[:3])
-        result[os.readlink(link)] = int(words["flags"].strip(), 8)
+    for number, path in descriptors(pod.vm.pid).items():
+        with suppress(FileNotFoundError):
+            lines = Path(f"/proc/{pod.vm.pid}/fdinfo/{number}").read_text().splitlines()[:3]
+            result[path] = int(dict(line.split(":\t", 1) for line in lines)["flags"].strip(), 8)
     return result
 
 

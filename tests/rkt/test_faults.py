@@ -15,6 +15,7 @@ from stage1.linux import namespace
 from stage1.rkt import machine
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import descriptors
 from tests.rkt.conftest import RUN, Rig, wait_until
 from tests.rkt.real import processes_of
 from tests.rkt.stage0 import Done, Pod
@@ -130,7 +131,7 @@ def test_a_pod_needs_no_descriptor_and_no_home_and_keeps_none_of_the_callers(rig
     wait_until(lambda: pod.wait_pid() and vmm.find_unrecorded(machine.place(pod.uuid)))
     hypervisor = vmm.find_unrecorded(machine.place(pod.uuid))
     assert hypervisor
-    held = {os.readlink(path) for path in Path(f"/proc/{hypervisor.pid}/fd").iterdir()}
+    held = descriptors(hypervisor.pid).values()
     assert str(tmp_path / "leaked") not in held and str(pod.dir) not in held
     os.close(leaked)
     assert pod.enter("true").code == 0, "it has begun"

@@ -24,6 +24,7 @@ from stage1.rkt import connect, machine
 from stage1.vm.vmm import find_unrecorded
 from tests.fakes.guest import FakeGuest
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import descriptors
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = """import sys, time
@@ -142,7 +143,7 @@ def test_a_proxy_keeps_nothing_of_who_started_it(place: Place) -> None:
     program = place.start(stays_s=2)
     assert program.stdout and program.stdout.readline()
     (proxy,) = place.proxies()
-    targets = {os.readlink(link) for link in Path(f"/proc/{proxy}/fd").iterdir()}
+    targets = descriptors(proxy).values()
     assert not any(target.startswith(("pipe:", str(CHECKOUT))) for target in targets)
     assert os.readlink(f"/proc/{proxy}/cwd") == "/" and os.getsid(proxy) != os.getsid(0)
     finish(program)

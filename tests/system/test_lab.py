@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.patience import PATIENCE
 from tests.lab import retry, start, state
 
 pytestmark = pytest.mark.vm
@@ -48,7 +49,7 @@ def processes(place: Path) -> dict[int, str]:
 
 
 def is_empty(place: Path, within_s: float = 5) -> bool:
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * PATIENCE
     while processes(place) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not processes(place) and state.read(place).word == "down"

@@ -32,6 +32,7 @@ from stage1.vm.slots import Range
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import places
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import descriptors, statuses
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
@@ -120,8 +121,7 @@ async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(ma
             assert os.readlink(place / "ns" / kind) != os.readlink(f"/proc/self/ns/{kind}")
         owner = idmap.outside(idmap.read_map(pid_of(pod)), 0)
         assert owner >= Range().first
-        for task in (place / "task").iterdir():
-            status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        for status in statuses(pid_of(pod)):
             needed = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
             assert {name: status[name].strip() for name in needed} == needed
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
@@ -135,7 +135,7 @@ async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(ma
             rf"|{machine.host.guest_dir}/system\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/u?random"
             r"|/dev/kvm|/dev/vhost-vsock|pipe:\[\d+\]"
         )
-        links = [os.readlink(link) for link in (place / "fd").iterdir()]
+        links = descriptors(pid_of(pod)).values()
         assert [link for link in links if not expected.fullmatch(link)] == []
 
 

@@ -121,7 +121,7 @@ def _attaches(node: Node, transport: str) -> None:
         process.stdin = None
         out, err = process.communicate(timeout=60 * PATIENCE)
         assert (process.returncode, out, err) == (0, b"", b"oh\n")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * PATIENCE
     while (state := node.crictl.json("inspect", node.shell)["status"])["state"] != "CONTAINER_EXITED":
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -145,7 +145,7 @@ def _forwards(node: Node, transport: str) -> None:
 
 
 def _get(url: str) -> bytes:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * PATIENCE
     while True:
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:

@@ -17,6 +17,7 @@ from stage1.vm import sigsys
 from stage1.vm.spec import VmSpec
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import statuses
 from tests.vm.test_confinement import Machine, booted, machine, output_of, pid_of, started
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
@@ -48,8 +49,7 @@ def with_probe(machine: Machine) -> Mount:
 def filters_of(pod: LivePod) -> set[tuple[str, str, str]]:
     """Of each thread of the VMM: no_new_privs, seccomp's mode, how many filters."""
     result = set()
-    for task in Path("/proc", str(pid_of(pod)), "task").iterdir():
-        status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+    for status in statuses(pid_of(pod)):
         result.add((status["NoNewPrivs"].strip(), status["Seccomp"].strip(), status["Seccomp_filters"].strip()))
     return result
 

@@ -12,6 +12,7 @@ import pytest
 from stage1.errors import KernelError, Unsupported, WrongState
 from stage1.linux import idmap, mount, process
 from stage1.linux.idmap import Extent
+from tests.fakes.processes import children
 
 IDS = [Extent(0, 5000, 1000)]
 WITH_ROOT = [*IDS, Extent(7000, 0, 1)]
@@ -195,10 +196,6 @@ def test_a_namespace_can_be_kept_by_name(tmp_path: Path, places: tuple[Path, Pat
         os.close(fd)
     with pytest.raises(KernelError, match="EEXIST"):
         idmap.keep(path, IDS)
-
-
-def children() -> list[str]:
-    return sorted(pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split())
 
 
 def test_a_mapping_that_can_not_be_leaves_no_process_and_no_descriptor() -> None:

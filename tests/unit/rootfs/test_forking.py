@@ -22,6 +22,7 @@ from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits
 from tests.fakes import becomes
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import children
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can confine a process by itself")
 BOX = Box(512 << 20, 20, uid=65530)
@@ -39,11 +40,6 @@ def server() -> Iterator[ForkServer]:
 
 def worker(server: ForkServer | None) -> Worker:
     return Worker(Question("cri.image.documentjob", (), "the documents of x", 60.0), Asker(Limits(), server=server))
-
-
-def children(pid: int) -> list[int]:
-    return [int(one) for task in os.listdir(f"/proc/{pid}/task") for one in
-            Path(f"/proc/{pid}/task/{task}/children").read_text().split()]  # fmt: skip
 
 
 def pid_of(server: ForkServer) -> int:
@@ -100,7 +96,7 @@ def test_children_are_side_by_side_and_apart(server: ForkServer) -> None:
     first.close()
     assert second.ask(NAMES, b'{"manifests": []}') == {}
     second.close()
-    assert children(pid_of(server)) == []
+    assert children(pid_of(server)) == set()
 
 
 def test_a_child_that_nobody_waits_for_any_more_is_killed(server: ForkServer) -> None:

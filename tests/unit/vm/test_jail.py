@@ -22,6 +22,7 @@ from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockL
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import children
 
 OWNER = 0x70010000
 IDS = (Extent(0, OWNER, 65536),)
@@ -276,14 +277,6 @@ def test_its_memory_has_huge_pages_only_if_that_was_asked_for(vm: VmSpec, huge_p
         assert "THP_enabled:\t1\n" in Path("/proc/self/status").read_text()
     finally:
         started.kill()
-
-
-def children() -> set[str]:
-    """Of all threads of this process."""
-    result: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        result |= set((task / "children").read_text().split())
-    return result
 
 
 @pytest.mark.parametrize(

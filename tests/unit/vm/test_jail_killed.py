@@ -16,6 +16,8 @@ from stage1.errors import VmFailed
 from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
+from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import children
 
 pytestmark = pytest.mark.slow  # a process after the other, until one was killed at each moment
 
@@ -76,7 +78,7 @@ def of(vm: VmSpec) -> dict[int, str]:
 
 def settled(vm: VmSpec) -> dict[int, str]:
     """What is left when no jailer is there any more. A VMM of them is ended."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * PATIENCE
     while "jailer" in (left := of(vm)).values():
         assert time.monotonic() < deadline, left
     for pid in left:
@@ -109,7 +111,7 @@ def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]
         os.kill(pid, signal.SIGKILL)
         assert starter.stdout.readline() == "ended\n"
         if kind == "with":
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 20 * PATIENCE
             while left := of(vm):
                 assert time.monotonic() < deadline, left
         else:
@@ -122,15 +124,14 @@ def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]
 def jailers() -> list[int]:
     """Of our children."""
     result = []
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            try:
-                place = Path("/proc", pid)
-                # One that has ended, whose starter was killed, is ours to reap, and has no command line any more.
-                if (place / "comm").read_text() == "jailer\n" and (place / "cmdline").read_bytes():
-                    result.append(int(pid))
-            except OSError:
-                continue
+    for pid in children():
+        try:
+            place = Path("/proc", str(pid))
+            # One that has ended, whose starter was killed, is ours to reap, and has no command line any more.
+            if (place / "comm").read_text() == "jailer\n" and (place / "cmdline").read_bytes():
+                result.append(pid)
+        except OSError:
+            continue
     return sorted(result)
 
 
