@@ -120,7 +120,7 @@ class Refresher:
         self._stale.discard(container.id)
         try:
             async with container.lock:
-                if container.status.state == states.CREATED:
+                if container.status.state == states.CREATED or pod.is_suspended:
                     self._stale.add(container.id)  # at the next look it may run
                     return
                 if pod.is_ready and container.is_running:

@@ -11,6 +11,7 @@ import pytest
 from cri.live import outputs, suspension
 from cri.live.pod import LivePod
 from cri.metrics.snapshot import read_daemon
+from cri.monitors import files
 from cri.pb import runtime_pb2 as pb
 from cri.policy import SUSPEND
 from cri.statistics.sample import Sample
@@ -27,6 +28,7 @@ from stage1.guest.messages import (
     Update,
 )
 from stage1.pod import states
+from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
 from .conftest import Client, World
@@ -220,6 +222,45 @@ async def test_the_end_of_a_container_waits_for_its_termination_log_and_not_for_
         asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Update)]
         assert len(asked) > 1 if fault == "busy" else len(asked) == 1
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_what_changes_while_a_pod_is_suspended_is_copied_later_and_no_failure(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token changes each hour, and a pod may be suspended for days."""
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    async with world.daemon() as cri:
+        pod = await cri.pod("web")
+        live = cri.node.pods.get(pod)  # as above
+        fields = {"suspend": "manual", "copies_files": True, "kubelet_dir": str(kubelet.directory)}
+        live.record = live.record._replace(pod=live.record.pod._replace(**fields))
+        container = await cri.container(pod, "sleep", "1000", mounts=kubelet.mounts())
+        await cri("StartContainer", container_id=container)
+        refresher = files.Refresher(lambda: [live], check_s=0.02)
+        refresher.open()
+        await _asked(world, Update, at_least=1)
+        former, live._agent = live._agent, None
+        live.begin_suspension("it is suspended")
+        (kubelet.map / "..data_tmp").symlink_to("..1")
+        (kubelet.map / "..data_tmp").rename(kubelet.map / "..data")  # as the kubelet writes a new version
+        await asyncio.sleep(0.2)
+        assert "volume.copy" not in caplog.messages
+        known = await _asked(world, Update)
+        live.end_suspension()
+        live._agent = former
+        await _asked(world, Update, at_least=known + 1)
+        await refresher.close()
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def _asked(world: World, kind: type[Any], *, at_least: int = 0) -> int:
+    """How often the guests were asked for it."""
+    async with asyncio.timeout(20 * PATIENCE):
+        while True:
+            count = sum(isinstance(op, kind) for guest in world.vmm.guests.values() for op in guest.asked)
+            if count >= at_least:
+                return count
+            await asyncio.sleep(0.01)
 
 
 async def test_the_commands_say_what_blocks_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:
