@@ -64,6 +64,18 @@ async def run_uncancellable_in(pool: Executor | None, work: Callable[P, T], /, *
         raise
 
 
+async def obtained(work: Callable[P, T], give_back: Callable[[T], object], /, *args: P.args, **options: P.kwargs) -> T:
+    """As asyncio.to_thread, for what must be closed: when cancelled, what `work` returns goes to `give_back`, once it
+    is there. That is called in the event loop, and must not block.
+    """
+    thread = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **options))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        thread.add_done_callback(lambda done: done.cancelled() or done.exception() or give_back(done.result()))
+        raise
+
+
 @contextmanager
 def apart() -> Iterator[ThreadPoolExecutor]:
     """A thread of one's own, for what waits for a VMM: one that does not answer takes no other's place. Raises

@@ -19,6 +19,7 @@ from cri.image import manifest, registries
 from cri.image.asked import Asked
 from cri.image.registries import Auth
 from cri.store.reference import Reference
+from cri.threads import obtained
 from stage1.errors import PodError
 from stage1.rootfs import confined
 from stage1.rootfs.confined import Asker, Question
@@ -91,7 +92,7 @@ class _Registry:
         """For the next question: it reads the authorities' certificates first."""
         kind = Question("cri.image.digestjob", (), "a registry's answer", _CPU_S, network=True, answer_bytes=200)
         with contextlib.suppress(PodError):
-            worker = await asyncio.to_thread(confined.Worker, kind, Asker(limits))
+            worker = await obtained(confined.Worker, self._end, kind, Asker(limits))
             if self._worker is None:
                 self._worker = worker
                 self._stay()

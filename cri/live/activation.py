@@ -10,6 +10,7 @@ import logging
 import socket
 from collections.abc import Callable
 
+from cri.threads import obtained
 from stage1.errors import KernelError
 from stage1.net import activation
 from stage1.net.activation import Endpoints
@@ -34,7 +35,7 @@ class Activation:
         """Listen at the pod's `device`; call `activate` at the first connection. Undo: `close`. Logs errors."""
         self.close()
         try:
-            made = await asyncio.to_thread(activation.listen, pod_id, device)
+            made = await obtained(activation.listen, socket.socket.close, pod_id, device)
         except KernelError as error:
             log.warning("pod.activation", extra={"pod": pod_id, "title": self._title, "error": str(error)})
             return

@@ -12,6 +12,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from cri.threads import obtained
 from stage1.errors import PodError
 from stage1.linux import beneath
 from stage1.own import GUEST_PANIC, REASONS
@@ -42,7 +43,7 @@ class Monitor:
         """
         try:
             async with asyncio.timeout(CONNECT_S):
-                with await asyncio.to_thread(beneath.Socket, self._path) as address:
+                with await obtained(beneath.Socket, beneath.Socket.close, self._path) as address:
                     reader, self._writer = await asyncio.open_unix_connection(address, limit=LINE_BYTES)
         except (OSError, PodError, TimeoutError) as error:
             log.warning("pod.monitor", extra={"socket": self._path, "error": str(error)})

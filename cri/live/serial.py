@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cri.threads import is_set_within
+from cri.threads import is_set_within, obtained
 from stage1.errors import PodError
 from stage1.linux import beneath, files
 from stage1.linux.inotify import Watch
@@ -45,9 +45,9 @@ class Follower:
 
     async def begin(self) -> None:
         """Open the file, and follow it in a task. Raises FileNotFoundError, KernelError."""
-        self._fd = await asyncio.to_thread(self._open)
+        self._fd = await obtained(self._open, os.close)
         with suppress(PodError):
-            self._watch = await asyncio.to_thread(lambda: Watch(self._fd))
+            self._watch = await obtained(lambda: Watch(self._fd), Watch.close)
         if self._watch is not None:
             asyncio.get_running_loop().add_reader(self._watch.fileno(), self._notice, self._watch)
         self._task = asyncio.get_running_loop().create_task(self._follow(), name=f"serial port of {self._directory}")

@@ -20,6 +20,7 @@ from cri.nri.calls import Refused
 from cri.nri.link import ENDING, Link, Lost
 from cri.nri.plugin import Plugin
 from cri.pb import nri_pb2 as nri
+from cri.threads import obtained
 from cri.translate import bounds
 from stage1.errors import BadRequest, WrongState
 from stage1.linux import files
@@ -50,7 +51,7 @@ class PluginListener:
         """Begin to listen. Raises AlreadyExists when another runtime does there, BadRequest for a path that
         can't be.
         """
-        bound = await asyncio.to_thread(_bind, self._config.socket)
+        bound = await obtained(_bind, socket.socket.close, self._config.socket)
         self._server = await asyncio.start_unix_server(self._accepted, sock=bound)
 
     async def close(self) -> None:

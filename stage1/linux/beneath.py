@@ -343,6 +343,10 @@ class Socket:
         return f"/proc/self/fd/{self._fd}"
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the address up. Once, where no `with` does it."""
         os.close(self._fd)
 
 

@@ -2,11 +2,12 @@
 """Work in a thread whose waiter is cancelled."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
 
-from cri.threads import Bulk, run_apart, run_uncancellable, started
+from cri.threads import Bulk, obtained, run_apart, run_uncancellable, started
 from stage1.errors import Exhausted, VmFailed
 from tests.fakes.patience import PATIENCE
 
@@ -123,3 +124,49 @@ async def test_bulk_work_that_fails_or_whose_caller_goes_makes_room_when_it_has_
     assert jobs.begun == ["gone"]
     jobs.end()
     assert await after == "after"
+
+
+async def test_what_a_thread_has_opened_for_a_cancelled_waiter_is_given_back() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    given: asyncio.Queue[str] = asyncio.Queue()
+
+    def work() -> str:
+        begun.set()
+        go_on.wait(5 * PATIENCE)
+        return "a descriptor"
+
+    task = asyncio.ensure_future(obtained(work, given.put_nowait))
+    await asyncio.to_thread(begun.wait, 5 * PATIENCE)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    async with asyncio.timeout(5 * PATIENCE):
+        assert await given.get() == "a descriptor"
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_reported_as_lost() -> None:
+    lost: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    go_on = threading.Event()
+
+    def work() -> str:
+        go_on.wait(5 * PATIENCE)
+        raise VmFailed("too late")
+
+    task = asyncio.ensure_future(obtained(work, lost.append))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await asyncio.to_thread(divmod, 7, 2)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert lost == []
+
+
+async def test_what_was_obtained_is_the_waiters() -> None:
+    assert await obtained(divmod, pytest.fail, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        await obtained(divmod, pytest.fail, 7, 0)

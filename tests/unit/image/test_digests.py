@@ -192,3 +192,26 @@ class _Worker:
 
     def close(self) -> None:
         self.closed.set()
+
+
+async def test_a_process_that_is_started_for_a_pull_that_was_cancelled_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on, made = threading.Event(), threading.Event(), _Worker()
+
+    def start(kind: object, asker: object) -> _Worker:
+        begun.set()
+        go_on.wait(10 * PATIENCE)
+        return made
+
+    monkeypatch.setattr(digests.confined, "Worker", start)
+    asking = digests.Digests()
+    assert await asking.of(parse("r.io/a:1"), config=Config(), auth=None) == ""
+    task = asyncio.ensure_future(asking.of(parse("r.io/a:1"), config=Config(), auth=None))
+    await asyncio.to_thread(begun.wait, 10 * PATIENCE)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    assert await asyncio.to_thread(made.closed.wait, 10 * PATIENCE)
+    asking.close()
