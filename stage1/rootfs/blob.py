@@ -11,7 +11,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from stage1.errors import NotFound
+from stage1.errors import NotFound, PodError
 from stage1.linux import sandbox, supervise
 from stage1.linux.host import which
 from stage1.linux.libc import Guard
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Chunks = Generator[bytes, None, None]
 
 _CHUNK_BYTES = 1 << 20
+_SIGNALLED = 128
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GUNZIPS = (["igzip", "-dcq"], ["gzip", "-dc"])
 """The first one, of ISA-L, takes a third of the time. It ignores what follows the last member, which is no layer's."""
@@ -162,5 +163,16 @@ def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, commands: "Se
         what = f"{blob.title} needs more memory to be decompressed than {limits.memory_mib} MiB"
         raise refusal(what, key="memory_mib", cap=limits.memory_mib)
     if code != 0:
-        reason = last.rpartition(": ")[2] or f"{name} ended with status {code}"
-        raise Corrupt(f"{blob.title} is not valid {name}: {reason}; push it again")
+        raise _failure(blob, command[0], kind=name, ended=outcome[0])
+
+
+def _failure(blob: Blob, program: str, *, kind: str, ended: supervise.Ended) -> PodError:
+    """What the program says of the layer, or that it could not even run: the programs that confine it fail too."""
+    if ended.code > _SIGNALLED:
+        return Corrupt(
+            f"{blob.title} is not valid {kind}: {program} ended by signal {ended.code - _SIGNALLED}; push it again"
+        )
+    if not ended.last or ended.last.startswith(f"{program}: "):
+        reason = ended.last.rpartition(": ")[2] or f"{program} ended with status {ended.code}"
+        return Corrupt(f"{blob.title} is not valid {kind}: {reason}; push it again")
+    return PodError(f"{blob.title} could not be unpacked: {program} did not start (status {ended.code}: {ended.last})")

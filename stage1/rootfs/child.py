@@ -9,7 +9,7 @@ import os
 import sys
 
 from stage1.errors import PodError
-from stage1.rootfs.answers import KINDS, LENGTH_DIGITS, MEMORY
+from stage1.rootfs.answers import INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,17 @@ def _answer(job: "Callable[..., Any]", *given: "Any") -> bytes:
     except MemoryError:
         return _OUT_OF_MEMORY
     except Exception as error:  # noqa: BLE001 - any way in which foreign bytes can break a reader
-        answer = {"error": "Corrupt", "sentence": f"an image can't be read: {type(error).__name__}: {error}"}
+        answer = {"error": INTERNAL, "sentence": described(error)}
     try:
         return json.dumps(answer).encode()
     except MemoryError:
         return _OUT_OF_MEMORY
+
+
+def described(error: BaseException) -> str:
+    """What it is and where it was raised, for who looks for its cause: `IndexError: ... (facts.py, line 7)`."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {str(error)[:200]}{where}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from stage1.errors import NoSpace, PodError
 from stage1.linux import files, sandbox, supervise
 from stage1.linux.libc import Guard
-from stage1.rootfs.answers import KINDS, LENGTH_DIGITS, MEMORY
+from stage1.rootfs.answers import INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, OverLimit, refusal
 
@@ -190,6 +190,9 @@ def _understood(question: Question, asker: Asker, *, text: bytes) -> "Any":
         raise _too_much_memory(question, asker)
     if isinstance(kind, str) and kind in KINDS and isinstance(sentence, str):
         raise KINDS[kind](printable(sentence))
+    if kind == INTERNAL and isinstance(sentence, str):
+        raise Corrupt(f"{question.what} can't be read: internal error (a bug in clearpod): {printable(sentence)}; "
+                      "report it with the name of the image")  # fmt: skip
     raise Corrupt(f"{question.what} can't be read: the process that tried gave no answer; push it again")
 
 

@@ -142,7 +142,7 @@ def _begin(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
     try:
         _run_child(fds, alive=alive)
     except BaseException as error:  # noqa: BLE001  whatever it is, nothing may go on in here
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        os.write(2, f"{child.described(error)}\n".encode())
     finally:
         os._exit(_COULD_NOT_START)
 

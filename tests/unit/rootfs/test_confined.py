@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import NoSpace, PodError, Unsupported
-from stage1.rootfs import confined
+from stage1.rootfs import child, confined
 from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, OverLimit
@@ -32,6 +32,12 @@ QUESTION, ASKER = Question("m", (), "the layer x", 1.0), Asker(Limits(memory_mib
         (b'{"error": "Corrupt", "sentence": "two\\nlines\\u001b[2J"}', Corrupt, r"^two\?lines\?\[2J$"),
         (b'{"error": "Unsupported", "sentence": "' + b"x" * 5000 + b'"}', Unsupported, "^x{1000}$"),
         (b'{"error": "NoSpace", "sentence": "full"}', NoSpace, "^full$"),
+        (
+            b'{"error": "Internal", "sentence": "E: x\\n (a.py, line 7)"}',
+            Corrupt,
+            r"layer x .*a bug in clearpod\): E: x\? \(a",
+        ),
+        (b'{"error": "Internal"}', Corrupt, "gave no answer"),
         (b'{"error": "Memory", "sentence": ""}', OverLimit, r"layer x .*memory.*images.memory_mib = 5"),
     ],
 )
@@ -91,3 +97,11 @@ def test_a_process_that_can_not_start_is_reported_as_ours() -> None:
     with pytest.raises(PodError, match="could not start") as caught:
         confined.ask(Question("stage1.nothing", ("x",), "the layer x", 60.0), Asker(Limits()))
     assert type(caught.value) is PodError
+
+
+def test_an_error_that_nobody_has_thought_of_says_where_it_was_raised() -> None:
+    def job() -> object:
+        return b"".split(b",")[1]
+
+    with pytest.raises(Corrupt, match=r"layer x .*IndexError: list index out of range \(test_confined\.py, line \d+\)"):
+        confined._understood(QUESTION, ASKER, text=child._answer(job))

@@ -4,6 +4,7 @@ few KB.
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import BadRequest, PodError
-from stage1.linux.supervise import Stopped
+from stage1.linux.supervise import Ended, Stopped
 from stage1.rootfs import facts, layout
-from stage1.rootfs.blob import Blob
+from stage1.rootfs.blob import Blob, _failure
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.layers import Place, convert
@@ -201,3 +202,24 @@ def test_a_stopped_conversion_leaves_nothing(place: Place, tmp_path: Path) -> No
 def test_a_diff_id_that_is_no_digest_never_becomes_a_file_name(diff_id: str, place: Place) -> None:
     with pytest.raises(BadRequest):
         convert(Blob("/nonexistent", "sha256:" + "0" * 64, diff_id), place)
+
+
+@pytest.mark.parametrize(
+    ("code", "last", "kind", "says"),
+    [
+        (1, "gzip: stdin: unexpected end of file", Corrupt, "is not valid gzip: unexpected end of file"),
+        (1, "", Corrupt, "is not valid gzip: gzip ended with status 1"),
+        (159, "", Corrupt, "is not valid gzip: gzip ended by signal 31"),
+        (
+            1,
+            "prlimit: failed to set the AS resource limit",
+            PodError,
+            r"gzip did not start \(status 1: prlimit: failed",
+        ),
+        (127, "setpriv: failed to execute gzip: No such file", PodError, r"did not start \(status 127"),
+        (125, "IndexError: list index out of range (sandbox.py, line 3)", PodError, r"status 125: IndexError.*sandbox"),
+    ],
+)
+def test_only_what_the_program_says_is_said_of_the_layer(code: int, last: str, kind: type[PodError], says: str) -> None:
+    error = _failure(Blob("/b", digest(b""), digest(b"")), "gzip", kind="gzip", ended=Ended(code, last))
+    assert type(error) is kind and re.search(says, str(error))
