@@ -3,6 +3,9 @@
 
 from typing import NamedTuple
 
+BLOBS = "blobs"
+"""The word for those of layers, beside manifest and blob for documents."""
+
 
 class Asked(NamedTuple):
     """`user` is USER:PASSWORD or empty; `reference` a tag or a digest."""

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 
 from cri.image.asked import Asked
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _CALL_S = 2.0
 _MANIFEST, _BLOB = "manifest", "blob"
 _TOKEN_BYTES = 64 << 10
@@ -36,8 +40,12 @@ longer than an answer.
 """
 
 
+FAULTS = (OSError, http.client.HTTPException, ValueError, RecursionError)
+"""What a registry that is asked may raise."""
 _granted: dict[tuple[Asked, str], str] = {}
 """The header that let us in, by who asks what of whom, for the next document of the same image."""
+_spoken: dict[str, str] = {}
+"""With TLS or without it, by registry."""
 
 
 def job(arguments: tuple[str, ...], data: bytes) -> str:
@@ -66,23 +74,41 @@ def document(asked: Asked, kind: str, *, most_bytes: int) -> bytes:
 
 def _answer(method: str, what: str, *, asked: Asked, most_bytes: int = 0) -> "_Answer | None":
     """None unless the registry gives it, whole, and without a detour."""
-    for scheme in ("https", "http") if asked.is_insecure else ("https",):
+    for scheme in schemes(asked):
         try:
             answer = _authorized(method, scheme, what=what, asked=asked, most_bytes=most_bytes)
-        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        except FAULTS:
             continue
+        if method == "GET":
+            _spoken[asked.registry] = scheme
         return answer if answer.status == 200 and len(answer.body) <= most_bytes else None
     return None
 
 
+def schemes(asked: Asked) -> tuple[str, ...]:
+    """How the registry is asked, the first one that it answers: the one by which it has given a document is enough."""
+    if spoken := _spoken.get(asked.registry):
+        return (spoken,)
+    return ("https", "http") if asked.is_insecure else ("https",)
+
+
+def url_of(what: str, scheme: str, *, asked: Asked) -> str:
+    """Where `what` of the image is."""
+    return f"{scheme}://{_HOSTS.get(asked.registry, asked.registry)}/v2/{asked.path}/{what}"
+
+
+def granted(asked: Asked, scheme: str) -> str:
+    """The header that has let us in before, or empty."""
+    return _granted.get((asked._replace(reference=""), scheme), "")
+
+
 def _authorized(method: str, scheme: str, *, what: str, asked: Asked, most_bytes: int) -> "_Answer":
-    host = _HOSTS.get(asked.registry, asked.registry)
-    url, key = f"{scheme}://{host}/v2/{asked.path}/{what}", (asked._replace(reference=""), scheme)
-    answer = _call(method, url, asked=asked, authorization=_granted.get(key, ""), most_bytes=most_bytes)
-    if answer.status == 401 and (authorization := _authorization(answer, scheme, asked=asked)):
-        answer = _call(method, url, asked=asked, authorization=authorization, most_bytes=most_bytes)
+    url = url_of(what, scheme, asked=asked)
+    answer = _call(method, url, asked=asked, authorization=granted(asked, scheme), most_bytes=most_bytes)
+    if answer.status == 401 and (header := authorization(answer.headers, scheme, asked=asked)):
+        answer = _call(method, url, asked=asked, authorization=header, most_bytes=most_bytes)
         if method == "GET" and answer.status == 200:  # whoever stays asks anew
-            _granted[key] = authorization
+            _granted[asked._replace(reference=""), scheme] = header
     return answer
 
 
@@ -94,6 +120,18 @@ class _Answer(NamedTuple):
 
 def _call(method: str, url: str, *, asked: Asked, authorization: str, most_bytes: int = _TOKEN_BYTES) -> _Answer:
     """A little more than `most_bytes` of a body that has more."""
+    with response_of(method, url, asked=asked, authorization=authorization, timeout_s=_CALL_S) as response:
+        body = response.read(most_bytes + 1)
+        if response.length and len(body) <= most_bytes:
+            raise http.client.IncompleteRead(body, response.length)
+        return _Answer(response.status, response.headers, body)
+
+
+@contextlib.contextmanager
+def response_of(
+    method: str, url: str, *, asked: Asked, authorization: str, timeout_s: float
+) -> "Iterator[http.client.HTTPResponse]":
+    """The answer before its body is read, for each piece of which there are `timeout_s`. Raises some of `FAULTS`."""
     parts = urllib.parse.urlsplit(url)
     kind: Any = http.client.HTTPConnection
     options: dict[str, Any] = {}
@@ -104,16 +142,14 @@ def _call(method: str, url: str, *, asked: Asked, authorization: str, most_bytes
         headers["Authorization"] = authorization
     with contextlib.closing(kind(parts.netloc, timeout=_CALL_S, **options)) as connection:
         connection.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, headers=headers)
+        connection.sock.settimeout(timeout_s)
         with connection.getresponse() as response:
-            body = response.read(most_bytes + 1)
-            if response.length and len(body) <= most_bytes:
-                raise http.client.IncompleteRead(body, response.length)
-            return _Answer(response.status, response.headers, body)
+            yield response
 
 
-def _authorization(answer: _Answer, scheme: str, *, asked: Asked) -> str:
+def authorization(headers: http.client.HTTPMessage, scheme: str, *, asked: Asked) -> str:
     """The header that the registry asks for, by the user's name or a token; empty for what else there is."""
-    offers = dict(offer.split(" ", 1) for offer in answer.headers.get_all("WWW-Authenticate", []) if " " in offer)
+    offers = dict(offer.split(" ", 1) for offer in headers.get_all("WWW-Authenticate", []) if " " in offer)
     kinds = {kind.lower(): rest for kind, rest in offers.items()}
     basic = f"Basic {base64.b64encode(asked.user.encode()).decode()}" if asked.user else ""
     if "bearer" not in kinds:
@@ -123,7 +159,7 @@ def _authorization(answer: _Answer, scheme: str, *, asked: Asked) -> str:
     if urllib.parse.urlsplit(realm).scheme not in {"https", scheme}:
         return ""
     question = {name: fields[name] for name in ("service", "scope") if name in fields}
-    granted = _call("GET", f"{realm}?{urllib.parse.urlencode(question)}", asked=asked, authorization=basic)
-    body = json.loads(granted.body) if granted.status == 200 else {}
+    answer = _call("GET", f"{realm}?{urllib.parse.urlencode(question)}", asked=asked, authorization=basic)
+    body = json.loads(answer.body) if answer.status == 200 else {}
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else ""
     return f"Bearer {token}" if isinstance(token, str) and token else ""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a registry for the small documents of an image by a confined process, without the three starts of skopeo.
+"""Asks a registry for an image by a confined process, without the three starts of skopeo: for manifest and config, and
+for the layers.
 
 Called by the source of one pull. Best-effort: without an answer skopeo asks, and says what is wrong. What comes back is
 nobody's word for anything: the caller compares it with a digest. Must not parse it.
@@ -7,33 +8,47 @@ nobody's word for anything: the caller compares it with a digest. Must not parse
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
+import os
+import weakref
 
 from cri.config import Config
+from cri.image.asked import BLOBS
 from cri.image.digests import question
 from cri.image.lazy_worker import LazyWorker
 from cri.image.registries import Auth
+from cri.image.skopeo import RegistryUnavailable
 from cri.store.reference import Reference
-from stage1.errors import PodError
+from cri.threads import run_apart, run_uncancellable
+from stage1.errors import PodError, TimedOut
 from stage1.linux import sandbox
 from stage1.rootfs import confined
 from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
+from stage1.rootfs.layout import hex_of
 
 log = logging.getLogger("clearpod.pull")
 
-MODULE = "cri.image.digestjob"
-_ANSWER_S, _CPU_S = 6.0, 60.0
+MODULE = "cri.image.blobjob"
+_ANSWER_S, _DOWNLOAD_S, _CPU_S = 6.0, 3600.0, 3600.0
+MOST_AT_ONCE = 8
+"""Downloads of images by such processes, of which each has some threads and they all one user. Others are skopeo's."""
+_under_way: "weakref.WeakSet[Direct]" = weakref.WeakSet()
 _WHAT = "a registry's answer"
 
 
 class Direct:
     """One registry, as one user sees it, for one pull. Close it."""
 
-    def __init__(self, reference: Reference, *, config: Config, auth: Auth | None, server: ForkServer | None) -> None:
+    def __init__(
+        self, reference: Reference, *, config: Config, auth: Auth | None, server: ForkServer | None, box: str = ""
+    ) -> None:
+        """`box` is a directory that is made for layers; without it there are none."""
         self._asked = question(reference, config=config, auth=auth) if server else None
-        self._limits, self._server = config.images.limits, server
+        self._limits, self._server, self._box = config.images.limits, server, box
         self._worker = LazyWorker(self._made)
 
     def start(self) -> confined.Worker | None:
@@ -41,9 +56,10 @@ class Direct:
         return self._worker.get() if self._asked and not sandbox.means().lacks else None
 
     def _made(self) -> confined.Worker:
-        return confined.Worker(
-            Question(MODULE, (), _WHAT, _CPU_S, network=True), Asker(self._limits, server=self._server)
-        )
+        if self._box:
+            confined.make_box(self._box, uid=self._limits.uid)
+        kind = Question(MODULE, (), _WHAT, _CPU_S, self._box, network=True)
+        return confined.Worker(kind, Asker(self._limits, server=self._server))
 
     async def manifest(self, reference: str) -> bytes:
         """The manifest or index of that tag or digest; empty without an answer."""
@@ -67,6 +83,44 @@ class Direct:
             self.close()
             self._asked = None
             return b""
+
+    def brings(self) -> bool:
+        """Whether blobs can be brought now."""
+        return bool(self._asked and self._box and self._worker.is_open and len(_under_way) < MOST_AT_ONCE)
+
+    async def bring(self, sizes: dict[str, int]) -> None:
+        """Bring the blobs of these digests, as far as they come plainly and whole; `adopt` meanwhile, and once more.
+
+        Raises RegistryUnavailable when it takes an hour.
+        """
+        question = Question(MODULE, (BLOBS, json.dumps(sizes)), _WHAT, _DOWNLOAD_S)
+        _under_way.add(self)
+        asking = asyncio.ensure_future(
+            run_apart(lambda: self._worker.get().ask(question, json.dumps(self._asked).encode()))
+        )
+        try:
+            await asyncio.shield(asking)
+        except TimedOut:
+            raise RegistryUnavailable(f"the registry took more than {_DOWNLOAD_S:.0f} s; try again later") from None
+        except PodError as error:
+            log.info("pull.blobs", extra={"error": str(error)})
+        finally:
+            _under_way.discard(self)
+            if not asking.done():
+                await run_uncancellable(self.close)  # and the thread gets an error
+                await asyncio.wait({asking})
+                _ = asking.cancelled() or asking.exception()
+
+    def adopt(self, sizes: dict[str, int], *, directory: str) -> None:
+        """Move the files of those blobs that are whole to `directory`. Blocks."""
+        try:
+            names = set(os.listdir(f"{self._box}/out"))
+        except FileNotFoundError:
+            return
+        for digest, size in sizes.items():
+            if (name := hex_of(digest)) in names:
+                with contextlib.suppress(Corrupt):  # skopeo brings it then
+                    confined.adopt(self._box, name, target=f"{directory}/{name}", most_bytes=size)
 
     def close(self) -> None:
         """End the process. Idempotent."""

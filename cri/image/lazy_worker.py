@@ -28,6 +28,11 @@ class LazyWorker:
                 self._worker = self._make()
             return self._worker
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a process, and `close` was not called."""
+        return self._worker is not None and not self._is_closed
+
     def close(self) -> None:
         """End the worker, if there is one, and let nobody start one any more. Idempotent."""
         with self._lock:

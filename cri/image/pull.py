@@ -189,7 +189,6 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: Fo
     if there := await _kept(store, names.digest, names=names, place=place, stop=stop):
         return there
     resolved = await source.resolve()
-    await asyncio.to_thread(source.close)
     if there := await _kept(store, resolved.manifest.config, names=names, place=place, stop=stop):
         return there
     run = _Run(store, source, resolved, names, place, stop, set(), config.storage.keep_free_mib << 20)

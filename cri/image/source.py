@@ -10,7 +10,7 @@ the CRI does not.
 import asyncio
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """End what reads its documents. Idempotent."""
+        """End its processes. Idempotent."""
         ...
 
 
@@ -155,7 +155,9 @@ class RegistrySource:
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
         self._reader = Reader(self.name, self._limits, server)
-        self._direct = Direct(reference, config=config, auth=auth, server=server)
+        os.mkdir(f"{work_dir}/fetch1", 0o700)
+        box = f"{work_dir}/fetch1/direct"
+        self._direct = Direct(reference, config=config, auth=auth, server=server, box=box)
         self._raw, self._fetches = b"", 0
 
     def prepare(self) -> None:
@@ -175,7 +177,9 @@ class RegistrySource:
         raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = await self._config(chosen.config)
-        return await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
+        resolved = await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
+        await run_uncancellable(self._reader.close)
+        return resolved
 
     def close(self) -> None:
         """See `Source`."""
@@ -195,24 +199,46 @@ class RegistrySource:
         return manifest.verified(data, digest)
 
     async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
-        """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob
-        its name when that is whole.
-        """
+        """Without skopeo the first time, as far as that can be; skopeo brings what is missing then."""
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
         os.makedirs(f"{place}/blobs/sha256", mode=0o700)
+        sizes = {digest: resolved.sizes[digest] for digest in files if digest in resolved.sizes}
+        total = sum(sizes.values()) if len(sizes) == len(files) else 0
+        download = Download(self.name, place, total, most_mib=self._limits.image_mib)
+        try:
+            if total and self._direct.brings():
+                await self._fetch(self._direct.bring(sizes), download, files=files, sizes=sizes)
+            if not all(file.done() for file in files.values()):
+                await self._fetch(self._copied(resolved, place, files=files), download, files=files, sizes=sizes)
+        finally:
+            await run_uncancellable(self._direct.close)
+
+    async def _copied(self, resolved: Resolved, place: str, *, files: BlobFiles) -> None:
+        """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob
+        its name when that is whole.
+        """
         for digest in set(resolved.manifest.layers) - set(files):
             _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
-        known = all(digest in resolved.sizes for digest in files)
-        total = sum(resolved.sizes[digest] for digest in files) if known else 0
-        copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
-        watching = asyncio.ensure_future(_watch(f"{place}/blobs/sha256", files))
+        await self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
+
+    async def _fetch(
+        self, work: Coroutine[Any, Any, None], download: Download, *, files: BlobFiles, sizes: dict[str, int]
+    ) -> None:
+        """Do one kind of download, and say of each blob when it is there."""
+        directory = f"{download.directory}/blobs/sha256"
+
+        def arrived() -> set[str]:
+            self._direct.adopt(sizes, directory=directory)
+            return set(os.listdir(directory))
+
+        watching = asyncio.ensure_future(_watch(arrived, directory, files=files))
         try:
-            await watched(copy, Download(self.name, place, total, most_mib=self._limits.image_mib))
+            await watched(work, download)
         finally:
             watching.cancel()
             await asyncio.wait({watching})
-        _set_paths(f"{place}/blobs/sha256", files, digests=files)
+        _set_paths(directory, files, names=await run_uncancellable(arrived))
 
 
 class LayoutSource:
@@ -235,7 +261,9 @@ class LayoutSource:
         raw = self._blob(await self._top())
         raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(chosen.config)
-        return await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
+        resolved = await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
+        await run_uncancellable(self._reader.close)
+        return resolved
 
     def close(self) -> None:
         """See `Source`."""
@@ -246,7 +274,7 @@ class LayoutSource:
 
     async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
         """Set the paths of the blobs, which are in the directory already."""
-        _set_paths(f"{self._directory}/blobs/sha256", files, digests=files)
+        _set_paths(f"{self._directory}/blobs/sha256", files, names={hex_of(digest) for digest in files})
 
     async def _top(self) -> str:
         try:
@@ -311,18 +339,18 @@ class ArchiveSource:
         self._layout.close()
 
 
-async def _watch(directory: str, files: BlobFiles) -> None:
+async def _watch(arrived: Callable[[], set[str]], directory: str, *, files: BlobFiles) -> None:
     """Set the paths of blobs as they appear in the directory, until this is cancelled."""
     while True:
         await asyncio.sleep(POLL_S)
-        names = set(await run_uncancellable(os.listdir, directory))
-        _set_paths(directory, files, digests=[digest for digest in files if hex_of(digest) in names])
+        _set_paths(directory, files, names=await run_uncancellable(arrived))
 
 
-def _set_paths(directory: str, files: BlobFiles, *, digests: Iterable[str]) -> None:
-    for digest in digests:
-        if not files[digest].done():
-            files[digest].set_result(f"{directory}/{hex_of(digest)}")
+def _set_paths(directory: str, files: BlobFiles, *, names: Collection[str]) -> None:
+    """Set the paths of the blobs whose files, of these names, are there."""
+    for digest, file in files.items():
+        if hex_of(digest) in names and not file.done():
+            file.set_result(f"{directory}/{hex_of(digest)}")
 
 
 def _file_of(name: str) -> str:

@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents that a registry is asked for without skopeo: those that come plainly and whole, and no others."""
 
+import asyncio
 import base64
 import contextlib
+import hashlib
 import json
+import os
+import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
 from cri.config import Config
-from cri.image import digestjob
+from cri.image import digestjob, direct
 from cri.image.asked import Asked
 from cri.image.direct import Direct
 from cri.image.documents import Reader
 from cri.image.lazy_worker import LazyWorker
+from cri.image.skopeo import RegistryUnavailable
 from cri.store.reference import parse
 from stage1.errors import PodError
 from stage1.linux import sandbox
 from stage1.linux.supervise import Stopped
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits
+from tests.fakes.patience import PATIENCE
 
 from .test_digests import Answer, says, server
 
@@ -123,11 +131,92 @@ async def test_an_answer_of_a_process_that_was_taken_over_is_none(monkeypatch: p
 
 def test_a_process_that_was_closed_is_not_started_any_more_by_a_thread_that_comes_late() -> None:
     with contextlib.closing(ForkServer(())) as forks:
-        direct = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
+        asking = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
         reader = Reader("a", Limits(), forks)
-        for one in (direct, reader):
+        for one in (asking, reader):
             one.close()
             with pytest.raises(Stopped):
                 one.start()
             one.close()
         assert forks._process is None
+
+
+CONTENT = b"layer" * 50_000
+SIZES = {f"sha256:{hashlib.sha256(CONTENT).hexdigest()}": len(CONTENT)}
+HEX = next(iter(SIZES))[7:]
+
+
+@contextlib.contextmanager
+def direct_to(host: str, tmp_path: Path) -> Iterator[Direct]:
+    (tmp_path / "blobs").mkdir()
+    with contextlib.closing(ForkServer((direct.MODULE,))) as forks:
+        one = Direct(parse(f"{host}/a:1"), config=Config(), auth=None, server=forks, box=str(tmp_path / "box"))
+        with contextlib.closing(one):
+            yield one
+
+
+async def test_layers_come_by_a_confined_process_and_are_roots_then(tmp_path: Path) -> None:
+    with server(says(200, body=CONTENT)) as host, direct_to(host, tmp_path) as one:
+        assert not one.brings(), "there is no process yet"
+        assert await one.manifest("1") == CONTENT and one.brings()
+        await one.bring(SIZES)
+        one.adopt(SIZES, directory=f"{tmp_path}/blobs")
+        assert os.listdir(tmp_path / "box" / "out") == []
+        status = (tmp_path / "blobs" / HEX).stat()
+        assert (status.st_uid, status.st_mode & 0o777, status.st_size) == (0, 0o644, len(CONTENT))
+        one.close()
+        assert not one.brings()
+        one.adopt(SIZES, directory=f"{tmp_path}/blobs")
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def too_large(path: Path) -> None:
+    path.write_bytes(CONTENT + b"x")
+
+
+@pytest.mark.parametrize("make", [a_link, too_large, os.mkfifo, os.mkdir])
+def test_what_a_process_that_was_taken_over_leaves_is_no_blob(make: Callable[[Path], None], tmp_path: Path) -> None:
+    with direct_to("127.0.0.1:1", tmp_path) as one:
+        one.start()
+        for name in (HEX, "a" * 64, f"{HEX}.part"):
+            make(tmp_path / "box" / "out" / name)
+        one.adopt(SIZES, directory=f"{tmp_path}/blobs")
+        assert os.listdir(tmp_path / "blobs") == []
+
+
+async def test_a_download_that_nobody_wants_any_more_ends_with_its_process(tmp_path: Path) -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        done.wait(20 * PATIENCE)
+
+    with server(answer) as host, direct_to(host, tmp_path) as one:
+        await asyncio.to_thread(one.start)
+        task = asyncio.ensure_future(one.bring(SIZES))
+        assert await asyncio.to_thread(asked.wait, 10 * PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not one.brings() and not direct._under_way
+        done.set()
+
+
+async def test_few_downloads_go_this_way_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with direct_to("127.0.0.1:1", tmp_path) as one:
+        one.start()
+        monkeypatch.setattr(direct, "MOST_AT_ONCE", 0)
+        assert not one.brings()
+
+
+async def test_a_registry_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(direct, "_DOWNLOAD_S", 0.2)
+    done = threading.Event()
+    with server(lambda _: done.wait(20 * PATIENCE) and None) as host, direct_to(host, tmp_path) as one:
+        await asyncio.to_thread(one.start)
+        with pytest.raises(RegistryUnavailable):
+            await one.bring(SIZES)
+        done.set()
