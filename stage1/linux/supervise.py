@@ -207,22 +207,123 @@ def _kill(child: "Child") -> None:
         child.wait(_END_S)
 
 
+class Pace(NamedTuple):
+    """How long a program may be waited for, by what it was given."""
+
+    base_s: float
+    bytes_per_s: float
+
+
+class Fed:
+    """A program that gets its standard input piece by piece, while what it writes is kept. Close it."""
+
+    def __init__(
+        self, start: "Start", pace: Pace, *, most_bytes: int = _CHUNK_BYTES, check: "Callable[[], None]" = _nothing
+    ) -> None:
+        """`start` and `check` as in a `Job`; of its standard output `most_bytes` and a piece are kept.
+
+        Raises KernelError.
+        """
+        self.given = 0
+        """Bytes."""
+        self.text = bytearray()
+        """What it has written to standard output."""
+        self._pace, self._most_bytes, self._check = pace, most_bytes, check
+        self._tail, self._waited_s, self._checked_s = bytearray(), 0.0, time.monotonic()
+        self._child, (self._in, self._out, self._err) = _started(start)
+        self._poll, self._reading = select.poll(), {self._out, self._err}
+        _widen(self._in)
+        for fd in (self._in, self._out, self._err):
+            os.set_blocking(fd, False)
+            self._poll.register(fd, select.POLLOUT if fd == self._in else select.POLLIN)
+
+    def give(self, data: "bytes | memoryview") -> None:
+        """Let it have `data`; in vain once it takes no more. Raises TimedOut, what `check` raises."""
+        view = memoryview(data)
+        self.given += len(view)
+        if time.monotonic() - self._checked_s >= _TICK_S:
+            self._look()
+        while view and self._in >= 0:
+            try:
+                view = view[os.write(self._in, view) :]
+            except BlockingIOError:
+                self._attend()
+            except BrokenPipeError:
+                self._shut()
+
+    def finish(self) -> Ended:
+        """Tell it that this was all, and wait for its end. Raises as `give`."""
+        self._shut()
+        while self._reading:
+            self._attend()
+        while not self._child.wait(_TICK_S):
+            self._waited_s += _TICK_S
+            self._look()
+        return Ended(-1 if self._child.exit_code is None else self._child.exit_code, _last_line(bytes(self._tail)))
+
+    def _attend(self) -> None:
+        """Wait until it takes or writes something, and keep what it writes."""
+        begun_s = time.monotonic()
+        ready = {fd for fd, _ in self._poll.poll(_TICK_S * 1000)}
+        now_s = time.monotonic()
+        self._waited_s += now_s - begun_s
+        for fd in ready & self._reading:
+            self._keep(fd, os.read(fd, _CHUNK_BYTES))
+        if now_s - self._checked_s >= _TICK_S:
+            self._look()
+
+    def _keep(self, fd: int, data: bytes) -> None:
+        if not data:
+            self._reading.remove(fd)
+            self._poll.unregister(fd)
+        elif fd == self._err:
+            self._tail += data
+            del self._tail[:-_TAIL_BYTES]
+        elif len(self.text) <= self._most_bytes:
+            self.text += data
+
+    def _look(self) -> None:
+        self._checked_s = time.monotonic()
+        most_s = self._pace.base_s + self.given / self._pace.bytes_per_s
+        if self._waited_s >= most_s:
+            raise TimedOut(f"a confined program took more than {most_s:.0f} s and was killed; try again later")
+        self._check()
+
+    def _shut(self) -> None:
+        if self._in >= 0:
+            self._poll.unregister(self._in)
+            os.close(self._in)
+            self._in = -1
+
+    def close(self) -> None:
+        """Kill it, if it has not ended, and give back what belongs to it. Once."""
+        _kill(self._child)
+        self._shut()
+        self._child.close()
+        os.close(self._out)
+        os.close(self._err)
+
+
+def _started(start: "Start") -> "tuple[Child, tuple[int, int, int]]":
+    """A program, and our ends of its standard input, output and errors."""
+    (theirs_in, in_), (out, theirs_out), (err, theirs_err) = process.pipes(3, "the pipes of a program")
+    try:
+        return start(Standard(theirs_in, theirs_out, theirs_err)), (in_, out, err)
+    except BaseException:
+        for fd in (in_, out, err):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (theirs_in, theirs_out, theirs_err):
+            os.close(fd)
+
+
 class Talk:
     """A program that is asked several times, by its standard input and output. Close it."""
 
     def __init__(self, start: "Start") -> None:
         """`start` as in a `Job`. Raises KernelError."""
-        made = process.pipes(3, "the pipes of a program")
-        (theirs_in, self._in), (self._out, theirs_out), (self._err, theirs_err) = made
-        try:
-            self._child = start(Standard(theirs_in, theirs_out, theirs_err))
-        except BaseException:
-            for fd in (self._in, self._out, self._err):
-                os.close(fd)
-            raise
-        finally:
-            for fd in (theirs_in, theirs_out, theirs_err):
-                os.close(fd)
+        self._child, (self._in, self._out, self._err) = _started(start)
         for fd in (self._in, self._err):
             os.set_blocking(fd, False)
 

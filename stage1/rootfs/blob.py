@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layer's blob, as a registry stores it, checked and unpacked to a plain tar file.
+"""A layer's blob, as a registry stores it, checked and unpacked to the bytes of a tar.
 
-Called by `layers` only. Trusts nothing: the bytes must match the manifest's digest before they are
-unpacked, and the unpacked bytes must match the config's diff id (OCI image-spec, "layer diff id") before
-anybody reads them. The programs that decompress are confined and only write to a pipe: what comes out is counted and
-hashed here, so even a program that a blob has taken over can't pass one layer off as another.
+Called by `layers` only. Trusts nothing: the bytes must match the manifest's digest before they are unpacked, and the
+unpacked bytes must match the config's diff id (OCI image-spec, "layer diff id") before anybody believes what was made
+of them. The programs that decompress are confined and only write to a pipe: what comes out is counted and hashed here,
+so even a program that a blob has taken over can't pass one layer off as another.
 """
 
 import os
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     Chunks = Generator[bytes, None, None]
 
 _CHUNK_BYTES = 1 << 20
-_SIGNALLED = 128
+_SIGNALLED, _NOT_STARTED = 128, (125, 126, 127)
+_FENCES = ("setpriv: ", "unshare: ", "prlimit: ", "env: ")
+"""How what a program of `sandbox.command` says begins."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GUNZIPS = (["igzip", "-dcq"], ["gzip", "-dc"])
 """The first one, of ISA-L, takes a third of the time. It ignores what follows the last member, which is no layer's."""
@@ -54,11 +56,10 @@ class Rules(NamedTuple):
     stop: "Callable[[], bool]" = supervise.never
 
 
-def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
-    """Write the tar of `blob` (plain, gzip or zstd, told apart by content) to `tar_path`; its size in bytes.
+def unpack(blob: Blob, give: "Callable[[bytes], None]", *, rules: Rules) -> int:
+    """`give` the tar of `blob` (plain, gzip or zstd, told apart by content) away in pieces; its size in bytes.
 
-    Raises Corrupt, OverLimit, NoSpace, TimedOut, KernelError, Stopped; `tar_path` may then be there in part: the caller
-    removes it.
+    Raises Corrupt, OverLimit, TimedOut, KernelError, Stopped, what `give` raises: what it was given is no layer then.
     """
     with Guard("open", blob.path):
         fd = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -71,8 +72,7 @@ def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
         bounded = _Bounded(blob, rules.limits, packed=status.st_size)
         chunks = _unpacked(blob, fd, rules=rules, most=bounded.most)
         try:
-            with Guard("write", tar_path), open(tar_path, "xb", buffering=0) as out:
-                unpacked = _digest_of(_copied(bounded.passed(chunks), out.fileno()))
+            unpacked = _digest_of(_given(bounded.passed(chunks), give))
         finally:
             # A generator would else live, and its program with it, as long as the error that interrupted it.
             chunks.close()
@@ -131,11 +131,10 @@ def _read(fd: int, path: str, *, stop: "Callable[[], bool]") -> "Chunks":
             yield chunk
 
 
-def _copied(chunks: "Iterator[bytes]", fd: int) -> "Iterator[bytes]":
+def _given(chunks: "Iterator[bytes]", give: "Callable[[bytes], None]") -> "Iterator[bytes]":
+    """The chunks, each of which somebody else works on already."""
     for chunk in chunks:
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(fd, view) :]
+        give(chunk)
         yield chunk
 
 
@@ -172,7 +171,7 @@ def _failure(blob: Blob, program: str, *, kind: str, ended: supervise.Ended) -> 
         return Corrupt(
             f"{blob.title} is not valid {kind}: {program} ended by signal {ended.code - _SIGNALLED}; push it again"
         )
-    if not ended.last or ended.last.startswith(f"{program}: "):
-        reason = ended.last.rpartition(": ")[2] or f"{program} ended with status {ended.code}"
-        return Corrupt(f"{blob.title} is not valid {kind}: {reason}; push it again")
-    return PodError(f"{blob.title} could not be unpacked: {program} did not start (status {ended.code}: {ended.last})")
+    if ended.code in _NOT_STARTED or ended.last.startswith(_FENCES):
+        return PodError(f"{blob.title} can't be unpacked: {program} did not start (status {ended.code}: {ended.last})")
+    reason = ended.last.rpartition(": ")[2] or f"{program} ended with status {ended.code}"
+    return Corrupt(f"{blob.title} is not valid {kind}: {reason}; push it again")

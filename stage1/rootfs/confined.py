@@ -78,8 +78,42 @@ def ask(question: Question, asker: Asker) -> "Any":
     return _understood(question, asker, text=bytes(text))
 
 
+class Feeding:
+    """As `ask`, of a process that reads its standard input, which it is given in pieces. Close it.
+
+    It may have as many bytes in `out` as it was given, and `disk_bytes` more.
+    """
+
+    def __init__(self, question: Question, asker: Asker, pace: supervise.Pace) -> None:
+        self._question, self._asker = question, asker
+        start = _start(question, asker)
+        self._program = supervise.Fed(start, pace, most_bytes=question.answer_bytes, check=self._check)
+
+    def give(self, data: bytes) -> None:
+        """Let it have `data`; in vain once it takes no more. Raises Stopped, TimedOut, OverLimit."""
+        self._program.give(data)
+
+    def answer(self) -> "Any":
+        """What the function returned for all that was given. Raises as `ask`."""
+        ended = self._program.finish()
+        if len(self._program.text) > self._question.answer_bytes:
+            raise _too_long(self._question)
+        if ended.code:
+            raise _death(self._question, self._asker, ended=ended)
+        return _understood(self._question, self._asker, text=bytes(self._program.text))
+
+    def close(self) -> None:
+        """End it. Once."""
+        self._program.close()
+
+    def _check(self) -> None:
+        if self._asker.stop():
+            raise supervise.Stopped("the pull was cancelled")
+        _check_output(self._question._replace(disk_bytes=self._question.disk_bytes + self._program.given))
+
+
 class Worker:
-    """A process that answers several questions about the same image, and has no access to files. Close it.
+    """A process that answers several questions about the same image. Close it.
 
     It is started at once, so that it loads while the caller prepares the first question. `question` has what all
     questions have in common.
@@ -224,13 +258,6 @@ def make_box(directory: str, *, uid: int, sources: "Sequence[tuple[str, str]]" =
 def remove_box(directory: str) -> None:
     """Undo `make_box`, with all that the process made there."""
     files.remove_tree(directory)
-
-
-def give(path: str, *, uid: int) -> None:
-    """Let the process have the file `path`, to change as it likes."""
-    owner = sandbox.usable_uid(uid)
-    with Guard("chown", path):
-        os.chown(path, owner, owner)
 
 
 def adopt(directory: str, name: str, *, target: str, most_bytes: int) -> None:

@@ -2,21 +2,24 @@
 """What a layer's tar says beyond its files, and the tar made whole for mkfs.erofs.
 
 Called by `layerjob` and `mergejob` in the confined process. mkfs.erofs gives mode 0777 to directories that the tar
-leaves out, spins for ever on a tar that ends too early, and takes `..` literally. So the tar is read once here: what is
-wrong is refused, what is missing is added at its end.
+leaves out, spins for ever on a tar that ends too early, and takes `..` literally. So the tar is read here on its way:
+what is wrong is refused before mkfs.erofs has it, what is missing is added at its end.
 """
 
-import os
 from typing import NamedTuple
 
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
+from stage1.rootfs.passing import Passing
 from stage1.rootfs.tarheaders import BLOCK, Entry, Headers, directory, renamed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _VERSION = 1
-_BUFFER_BYTES = 1 << 17
 _NAME_BYTES = 255
 _OPAQUE, _IGNORED = ".wh..wh..opq", b".wh..wh..opaque"
 """The mark of a directory that hides what lower layers have in it (OCI image-spec, layer.md), and the whiteout of a
@@ -35,35 +38,44 @@ class LayerFacts(NamedTuple):
     """Whether its root hides all that the layers below have. mkfs.erofs 1.8 fails on that mark, and does not get it."""
 
 
-def complete(tar_path: str, *, limits: Limits, what: str) -> tuple[LayerFacts, int]:
-    """Check the tar of the layer `what` and add its implicit directories; its facts, and how many entries it has.
+def complete(
+    source: int, give: "Callable[[memoryview], object]", *, limits: Limits, what: str
+) -> tuple[LayerFacts, int]:
+    """Check the tar of the layer `what`, which is read from the descriptor `source`, and `give` it on, with its
+    implicit directories; its facts, and how many entries it has.
 
-    Raises Corrupt, OverLimit, Unsupported, NoSpace, KernelError.
+    Raises Corrupt, OverLimit, Unsupported, KernelError, what `give` raises.
     """
-    with Guard("read", tar_path), open(tar_path, "rb", buffering=_BUFFER_BYTES) as file:
-        size = os.fstat(file.fileno()).st_size
+    with Guard("read", what):
+        passing = Passing(source, give)
         # An archive of nothing is one, to some.
-        headers = Headers(file, size, limits=limits, what=what)
-        scan = _Scan(headers, limits=limits, what=what)
-    with Guard("write", tar_path):
-        _append(tar_path, scan, what=what)
-    return LayerFacts(tuple(scan.implicit), tuple(sorted(scan.capable)), bool(scan.marks)), scan.entries
+        headers = Headers(passing, limits=limits, what=what)
+        scan = _Scan(headers, passing, limits=limits, what=what)
+        passing.finish()
+    give(memoryview(bytes(headers.lacks)))
+    for path in scan.implicit:
+        give(memoryview(directory(path)))
+    give(memoryview(bytes(2 * BLOCK)))
+    return LayerFacts(tuple(scan.implicit), tuple(sorted(scan.capable)), scan.is_opaque), scan.entries
 
 
 class _Scan:
-    def __init__(self, headers: Headers, *, limits: Limits, what: str) -> None:
+    def __init__(self, headers: Headers, passing: Passing, *, limits: Limits, what: str) -> None:
         self.explicit: set[str] = set()
         self.parents: set[str] = {""}
         self.capable: set[str] = set()
-        self.marks: list[int] = []
+        self.is_opaque = False
         self.entries = 0
         self._limits, self._what = limits, what
         for entry in headers.entries():
-            self._add(entry)
-        self.end = headers.end
+            if self._add(entry) == _OPAQUE:
+                self.is_opaque = True
+                passing.replace(renamed(entry.header, _IGNORED))
+            passing.approve()
         self.implicit = sorted(self.parents - self.explicit)
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Entry) -> str:
+        """Take an entry in; its path."""
         self.entries += 1
         path = name = normal(entry.name)
         cap = self._limits.path_depth
@@ -72,8 +84,6 @@ class _Scan:
         if any(len(part.encode("utf-8", "surrogateescape")) > _NAME_BYTES for part in path.split("/")):
             raise Corrupt(f"{self._what} has a file name of more than {_NAME_BYTES} bytes; push the image again")
         self._check_kind(path, entry)
-        if path == _OPAQUE:
-            self.marks.append(entry.at)
         if entry.is_directory:
             self.explicit.add(path)
         while path and (path := path.rpartition("/")[0]) not in self.parents:
@@ -83,6 +93,7 @@ class _Scan:
             raise refusal(f"{self._what} has files in more than {cap} directories", key="layer_entries", cap=cap)
         if entry.has_capability or (entry.is_link and normal(entry.link) in self.capable):
             self.capable.add(name)
+        return name
 
     def _check_kind(self, path: str, entry: Entry) -> None:
         """Raises Corrupt for what mkfs.erofs 1.8 crashes on, a root that is no directory and a whiteout of no name, and
@@ -104,24 +115,6 @@ def normal(name: str) -> str:
     if ".." in parts:
         raise Corrupt(f"a layer has an entry outside of its root: {name!r}; it was not made for containers")
     return "/".join(parts)
-
-
-def _append(tar_path: str, scan: _Scan, *, what: str) -> None:
-    fd = os.open(tar_path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # The reader stops silently at a header that it can't read; only zeros may follow the last entry.
-        if os.pread(fd, BLOCK, scan.end).strip(b"\0"):
-            raise Corrupt(f"{what} is not a valid tar archive: garbage at byte {scan.end}; push the image again")
-        for at in scan.marks:
-            os.pwrite(fd, renamed(os.pread(fd, BLOCK, at), _IGNORED), at)
-        os.ftruncate(fd, scan.end)
-        os.lseek(fd, scan.end, os.SEEK_SET)
-        with open(fd, "wb", buffering=_BUFFER_BYTES, closefd=False) as file:
-            for path in scan.implicit:
-                file.write(directory(path))
-            file.write(bytes(2 * BLOCK))
-    finally:
-        os.close(fd)
 
 
 def store(path: str, facts: LayerFacts) -> None:

@@ -5,20 +5,22 @@ import json
 
 from stage1.rootfs import facts
 from stage1.rootfs.limits import Limits
-from stage1.rootfs.mkfs import make
+from stage1.rootfs.mkfs import feeding
 
-TAR, BLOB, FACTS = "layer.tar", "layer.erofs", "facts.json"
+BLOB, FACTS = "layer.erofs", "facts.json"
 _OPTIONS = ("--tar=f", "--aufs", "-Enoinline_data", "--sort=none")
 """Contents in the order of the tar are written once; in the order of their paths they are written aside first."""
 
 
 def job(arguments: tuple[str, ...]) -> int:
-    """`arguments`: what the layer is called, its diff id, the limits as JSON. Reads and writes in `out`.
+    """`arguments`: what the layer is called, its diff id, the limits as JSON. The tar comes by standard input, and goes
+    on to mkfs.erofs as far as it was checked; writes to `out`.
 
-    Returns the number of entries. Raises what `facts.complete` and `mkfs.make` raise.
+    Returns the number of entries. Raises what `facts.complete` and `mkfs.feeding` raise.
     """
     what, diff_id, limits = arguments
-    layer_facts, entries = facts.complete(f"out/{TAR}", limits=Limits(*json.loads(limits)), what=what)
-    make(_OPTIONS, digest=diff_id, image=f"out/{BLOB}", tar=f"out/{TAR}")
+    image = f"out/{BLOB}"
+    with feeding([*_OPTIONS, image], digest=diff_id, image=image) as program:
+        layer_facts, entries = facts.complete(0, program.give, limits=Limits(*json.loads(limits)), what=what)
     facts.store(f"out/{FACTS}", layer_facts)
     return entries

@@ -7,12 +7,13 @@ whole one, after a power cut too; two pulls of one layer wait for each other and
 
 import json
 import os
+from contextlib import closing
 from typing import NamedTuple
 
 from stage1.linux import files
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
-from stage1.linux.supervise import never
+from stage1.linux.supervise import Pace, never
 from stage1.rootfs import confined, layerjob, layout, seal
 from stage1.rootfs.blob import Blob, Rules, unpack
 from stage1.rootfs.confined import Asker, Question
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from stage1.rootfs.forking import ForkServer
 
-_BASE_TIMEOUT_S, _BYTES_PER_S = 120.0, 2_000_000
+_PACE = Pace(120.0, 2_000_000)
 _SLACK_BYTES = 256 << 20
 _FACTS_BYTES = 1 << 30
 
@@ -76,15 +77,8 @@ def _convert(blob: Blob, place: Place) -> None:
     box, uid = f"{place.work_dir}/{layout.hex_of(blob.diff_id)}.layer", place.limits.uid
     try:
         confined.make_box(box, uid=uid)
-        tar = f"{box}/out/{layerjob.TAR}"
-        size = unpack(blob, tar, rules=Rules(place.limits, place.stop))
-        confined.give(tar, uid=uid)
+        size = _made(blob, place, box=box)
         most_bytes = size + _SLACK_BYTES
-        arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
-        timeout_s = _BASE_TIMEOUT_S + size / _BYTES_PER_S
-        # The tar, to which directories are added, and the image.
-        question = Question("stage1.rootfs.layerjob", arguments, blob.title, timeout_s, box, 2 * most_bytes)
-        confined.ask(question, Asker(place.limits, place.stop, place.server))
         made, facts = f"{box}/{layerjob.BLOB}", f"{box}/{layerjob.FACTS}"
         confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)
         check_image(made)
@@ -92,6 +86,17 @@ def _convert(blob: Blob, place: Place) -> None:
         _keep(blob.diff_id, place, made=made, facts=facts)
     finally:
         confined.remove_box(box)
+
+
+def _made(blob: Blob, place: Place, *, box: str) -> int:
+    """Have the blob unpacked, checked and converted in one go, in a process with `box`; bytes of the tar."""
+    arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
+    cpu_s = _PACE.base_s + (place.limits.layer_mib << 20) / _PACE.bytes_per_s
+    question = Question("stage1.rootfs.layerjob", arguments, blob.title, cpu_s, box, _SLACK_BYTES)
+    with closing(confined.Feeding(question, Asker(place.limits, place.stop, place.server), _PACE)) as feeding:
+        size = unpack(blob, feeding.give, rules=Rules(place.limits, place.stop))
+        feeding.answer()
+    return size
 
 
 def _keep(diff_id: str, place: Place, *, made: str, facts: str) -> None:

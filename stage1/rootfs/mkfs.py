@@ -3,6 +3,7 @@
 
 import errno
 import os
+from contextlib import closing, contextmanager
 
 from stage1.errors import KernelError, NoSpace, NotFound, PodError
 from stage1.linux import process, supervise
@@ -13,40 +14,40 @@ from stage1.rootfs.erofs import Image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-_BASE_TIMEOUT_S, _BYTES_PER_S = 60.0, 5_000_000
+_PACE = supervise.Pace(60.0, 5_000_000)
 _FULL_BELOW_BYTES = 1 << 20
 
 
-def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[str]" = (), tar: str = "") -> None:
-    """Run mkfs.erofs on `blobs`, or on a `tar`, so that equal input gives equal bytes.
+def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[str]") -> None:
+    """Run mkfs.erofs on `blobs`, so that equal input gives equal bytes.
 
     Raises Corrupt, NoSpace, TimedOut, MemoryError.
     """
-    argv = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *options, image, *blobs]
-    size = sum(os.path.getsize(path) for path in (*blobs, *([tar] if tar else [])))
-    # The tar comes by standard input: of a name mkfs.erofs would want the absolute path, whose directories are closed.
-    fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC) if tar else -1
-    try:
-        _run(supervise.Job(supervise.program(argv), fd, _BASE_TIMEOUT_S + size / _BYTES_PER_S), image)
-    finally:
-        if fd >= 0:
-            os.close(fd)
-    with Guard("read", image), Image(image):
-        pass
+    with feeding([*options, image, *blobs], digest=digest, image=image) as program:
+        program.given = sum(map(os.path.getsize, blobs))  # it reads them by itself
 
 
-def _run(job: supervise.Job, image: str) -> None:
-    outcome: list[supervise.Ended] = []
+@contextmanager
+def feeding(arguments: "Sequence[str]", *, digest: str, image: str) -> "Iterator[supervise.Fed]":
+    """Run mkfs.erofs with these last arguments on a tar that the block gives it. Raises as `make`, after the block."""
+    argv = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *arguments]
     try:
-        for _ in supervise.output(job, outcome):
-            pass
+        program = supervise.Fed(supervise.program(argv), _PACE)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             raise NotFound("there is no mkfs.erofs program; install erofs-utils") from None
         raise
-    code, last = outcome[0]
+    with closing(program):
+        yield program
+        _judge(program.finish(), image)
+    with Guard("read", image), Image(image):
+        pass
+
+
+def _judge(ended: supervise.Ended, image: str) -> None:
+    code, last = ended
     # It also ends well after an error in the middle of a tar, and the rest of the layer is then missing.
     if code == 0 and "<E>" not in last:
         return

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the headers of a tar archive, one after the other, in memory that does not depend on what they say.
+"""Reads the headers of a tar archive as it passes by, in memory that does not depend on what they say.
 
 Called by `facts` only, in the confined process. Knows ustar, GNU tar's long names and PAX (POSIX.1-2017, pax). The size
-of an extended header is checked before it is read. File contents are skipped.
+of an extended header is checked before it is read. File contents are skipped, and may pass; headers wait until who asks
+for the next one approves them.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from stage1.rootfs.limits import Limits, refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+
+    from stage1.rootfs.passing import Passing
 
 BLOCK = 512
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _SOLARIS = b"L", b"K", b"x", b"g", b"X"
@@ -36,20 +38,23 @@ class Entry(NamedTuple):
     has_capability: bool
     size: int
     """Of its content, in bytes."""
-    at: int
-    """Where its header is, in bytes; what extends it comes before."""
+    header: bytes
+    """Its block, the last one that was read; what extends it comes before."""
 
 
 class Headers:
-    """The entries of the archive `file`, `size` bytes long; `end` is where the last one ends, known after them."""
+    """The entries of the archive `source`."""
 
-    def __init__(self, file: "BinaryIO", size: int, *, limits: Limits, what: str) -> None:
-        self.end = 0
-        self._file, self._size, self._limits, self._what = file, size, limits, what
+    def __init__(self, source: "Passing", *, limits: Limits, what: str) -> None:
+        self.lacks = 0
+        """Bytes that the archive lacks to be whole blocks, known after the entries."""
+        self._source, self._limits, self._what = source, limits, what
         self._global: dict[bytes, bytes] = {}
 
     def entries(self) -> "Iterator[Entry]":
-        """Each entry until the first block of zeros, or the end of the file. Raises Corrupt, OverLimit, Unsupported."""
+        """Each entry until the first block of zeros, or the end. Who asks for the next one has approved the header of
+        the one before, whose content passes then. Raises Corrupt, OverLimit, Unsupported.
+        """
         count = 0
         while (entry := self._next()) is not None:
             count += 1
@@ -57,19 +62,15 @@ class Headers:
                 cap = self._limits.layer_entries
                 raise refusal(f"{self._what} has more than {cap} entries", key="layer_entries", cap=cap)
             yield entry
-        if not self.end and 0 < self._size < BLOCK:
-            raise self._corrupt("it is too short")
+            self._pass_content(entry)
 
     def _next(self) -> Entry | None:
-        more = dict(self._global)
-        position = self.end
-        while (block := self._block(position)) is not None:
+        more, begun = dict(self._global), self._source.position
+        while (block := self._block(is_extended=self._source.position > begun)) is not None:
             kind, size = block[156:157], self._number(block, 124, size=12)
-            position += BLOCK
             if kind not in (_LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _SOLARIS):
-                return self._entry(block, more, position=position)
-            data = self._extended(position, size)
-            position += _padded(size)
+                return self._entry(block, more)
+            data = self._extended(size)
             if kind in (_LONG_NAME, _LONG_LINK):
                 more[b"path" if kind == _LONG_NAME else b"linkpath"] = data.split(b"\0", 1)[0]
             elif kind == _GLOBAL:
@@ -77,24 +78,27 @@ class Headers:
                 more = self._global | more
             else:
                 more |= self._records(data)
-        if position != self.end:
-            raise self._corrupt("an extended header is followed by nothing")
         return None
 
-    def _block(self, position: int) -> bytes | None:
-        self._file.seek(position)
-        block = self._file.read(BLOCK)
+    def _block(self, *, is_extended: bool) -> bytes | None:
+        """The next header; None at the end, behind which nothing is looked at."""
+        position = self._source.position
+        block = self._source.read(BLOCK)
         if len(block) < BLOCK or not block.strip(b"\0"):
+            if is_extended:
+                raise self._corrupt("an extended header is followed by nothing")
+            if block.strip(b"\0") or (block and not position and len(block) < BLOCK):
+                # The reader behind us stops silently at a header that it can't read.
+                raise self._corrupt(f"garbage at byte {position}" if position else "it is too short")
             return None
         field = block[148:156].strip(b" \0")
         rest = block[:148] + b" " * 8 + block[156:]
         signed = sum(rest) - 256 * sum(byte > 127 for byte in rest) if max(rest) > 127 else sum(rest)
         if not _is_octal(field) or int(field, 8) not in (sum(rest), signed):
-            where = "it does not begin with a header" if not self.end else f"garbage at byte {position}"
-            raise self._corrupt(where)
+            raise self._corrupt(f"garbage at byte {position}" if position else "it does not begin with a header")
         return block
 
-    def _entry(self, block: bytes, more: dict[bytes, bytes], *, position: int) -> Entry:
+    def _entry(self, block: bytes, more: dict[bytes, bytes]) -> Entry:
         kind = block[156:157]
         name = _text(more[b"path"] if b"path" in more else _ustar_name(block))
         link = _text(more[b"linkpath"] if b"linkpath" in more else block[157:257].split(b"\0", 1)[0])
@@ -110,15 +114,19 @@ class Headers:
         self._check_name(link)
         kind = _DIRECTORY if kind == b"\0" and name.endswith("/") else kind
         size = 0 if kind in _WITHOUT_CONTENT else size
-        self.end = position + self._content(size, position, name=name)
+        if not 0 <= size <= self._limits.layer_mib << 20:
+            raise self._incomplete(name, size, left=self._source.drain())
         has_capability = any(key in more for key in _CAPABILITY)
-        return Entry(name, link, kind == _DIRECTORY, kind == _LINK, has_capability, size, position - BLOCK)
+        return Entry(name, link, kind == _DIRECTORY, kind == _LINK, has_capability, size, block)
 
-    def _content(self, size: int, position: int, *, name: str) -> int:
-        if not 0 <= size <= self._size - position:
-            left = max(0, self._size - position)
-            raise self._corrupt(f"{name[:200]!r} has {_short(size)} bytes, and {left} are left in the archive")
-        return _padded(size)
+    def _pass_content(self, entry: Entry) -> None:
+        passed = self._source.skip(_padded(entry.size))
+        if passed < entry.size:
+            raise self._incomplete(entry.name, entry.size, left=passed)
+        self.lacks = _padded(entry.size) - passed
+
+    def _incomplete(self, name: str, size: int, *, left: int) -> Corrupt:
+        return self._corrupt(f"{name[:200]!r} has {_short(size)} bytes, and {left} are left in the archive")
 
     def _check_name(self, name: str) -> None:
         cap = self._limits.path_bytes
@@ -127,14 +135,15 @@ class Headers:
         if "\0" in name:
             raise self._corrupt(f"the name {name[:200]!r} has a zero byte")
 
-    def _extended(self, position: int, size: int) -> bytes:
+    def _extended(self, size: int) -> bytes:
         cap = self._limits.header_kib << 10
         if size > cap:
             what = f"{self._what} has an extended header of {_short(size)} bytes"
             raise refusal(what, key="header_kib", cap=self._limits.header_kib)
-        self._content(size, position, name="an extended header")
-        self._file.seek(position)
-        return self._file.read(size)
+        data = self._source.read(_padded(size)) if size > 0 else b""
+        if not 0 <= size <= len(data):
+            raise self._incomplete("an extended header", size, left=len(data) + self._source.drain())
+        return data[:size]
 
     def _records(self, data: bytes) -> dict[bytes, bytes]:
         """Parse a PAX header ("LENGTH KEY=VALUE\\n" for each record) and return the records that matter here."""

@@ -35,7 +35,7 @@ QUESTION, ASKER = Question("m", (), "the layer x", 1.0), Asker(Limits(memory_mib
         (
             b'{"error": "Internal", "sentence": "E: x\\n (a.py, line 7)"}',
             Corrupt,
-            r"layer x .*a bug in clearpod\): E: x\? \(a",
+            r"layer x .*bug.*: E: x\? \(a",
         ),
         (b'{"error": "Internal"}', Corrupt, "gave no answer"),
         (b'{"error": "Memory", "sentence": ""}', OverLimit, r"layer x .*memory.*images.memory_mib = 5"),
@@ -103,5 +103,5 @@ def test_an_error_that_nobody_has_thought_of_says_where_it_was_raised() -> None:
     def job() -> object:
         return b"".split(b",")[1]
 
-    with pytest.raises(Corrupt, match=r"layer x .*IndexError: list index out of range \(test_confined\.py, line \d+\)"):
+    with pytest.raises(Corrupt, match=r"layer x .*IndexError: .* \(test_confined\.py, line \d+\)"):
         confined._understood(QUESTION, ASKER, text=child._answer(job))

@@ -208,6 +208,7 @@ def test_a_diff_id_that_is_no_digest_never_becomes_a_file_name(diff_id: str, pla
     ("code", "last", "kind", "says"),
     [
         (1, "gzip: stdin: unexpected end of file", Corrupt, "is not valid gzip: unexpected end of file"),
+        (1, "/*stdin*\\ : Read error (39) : premature end", Corrupt, "is not valid gzip: premature end"),
         (1, "", Corrupt, "is not valid gzip: gzip ended with status 1"),
         (159, "", Corrupt, "is not valid gzip: gzip ended by signal 31"),
         (

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that get their input in pieces: they can't make us wait, and what they write is kept within bounds."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import KernelError, TimedOut
+from stage1.linux import supervise
+from stage1.linux.supervise import Fed, Pace, Stopped
+
+PACE = Pace(60.0, 1e6)
+FLOOD = "head -c 10000000 /dev/zero"
+
+
+@contextlib.contextmanager
+def fed(script: str, pace: Pace = PACE, **options: object) -> Iterator[Fed]:
+    before = len(os.listdir("/proc/self/fd"))
+    with contextlib.closing(Fed(supervise.program(["sh", "-c", script]), pace, **options)) as program:  # type: ignore[arg-type]
+        yield program
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_all_that_is_given_arrives_and_what_is_written_is_kept() -> None:
+    with fed("wc -c; echo first >&2; echo last >&2; exit 3") as program:
+        for piece in (b"x" * 1_000_000, memoryview(b"y" * 500_001), b""):
+            program.give(piece)
+        assert program.finish() == supervise.Ended(3, "last")
+        assert int(program.text) == program.given == 1_500_001
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exec <&-; sleep 0.2"])
+def test_what_is_not_taken_any_more_is_given_in_vain(script: str) -> None:
+    with fed(script) as program:
+        for _ in range(10):
+            program.give(b"x" * 1_000_000)
+        assert program.finish().code == 0
+
+
+def test_one_that_writes_without_end_holds_nobody_up_and_takes_no_memory() -> None:
+    with fed(f"{FLOOD} & {FLOOD} >&2 & cat >/dev/null; wait", most_bytes=1000) as program:
+        for _ in range(20):
+            program.give(b"x" * 300_000)
+        assert program.finish().code == 0
+        assert 1000 < len(program.text) <= 1000 + (1 << 18) and len(program._tail) <= 4096
+
+
+def test_one_that_does_not_read_is_given_up_by_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fed("sleep 1000", Pace(0.1, 1e9)) as program, pytest.raises(TimedOut, match="took more than"):
+        program.give(b"x" * 10_000_000)
+    with fed("sleep 1000", Pace(0.1, 1e9)) as program, pytest.raises(TimedOut):
+        program.finish()
+    with fed("exec >&- 2>&-; sleep 1000", Pace(0.1, 1e9)) as program, pytest.raises(TimedOut):
+        program.finish()
+
+
+def test_time_in_which_nobody_waits_for_it_does_not_count() -> None:
+    with fed("cat >/dev/null", Pace(0.0, 1e9)) as program:
+        program._waited_s = -1.0
+        for _ in range(3):
+            program.give(b"x")
+            program._checked_s = 0.0
+        assert program._waited_s == -1.0
+
+
+def test_a_check_that_fails_ends_it(tmp_path: Path) -> None:
+    def check() -> None:
+        raise Stopped("nobody wants it")
+
+    with fed("echo $$ > $0; exec sleep 1000".replace("$0", f"{tmp_path}/pid"), check=check) as program:
+        with pytest.raises(Stopped):
+            program.give(b"x" * 10_000_000)
+        pid = int((tmp_path / "pid").read_text())
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_one_that_can_not_be_started_leaves_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KernelError):
+        Fed(supervise.program(["/nonexistent"]), PACE)
+    assert len(os.listdir("/proc/self/fd")) == before
