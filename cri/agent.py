@@ -28,7 +28,7 @@ from stage1.guest.budget import Budget
 from stage1.guest.frame import START
 from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, LinkFull, ReplySeen
 from stage1.linux import beneath
-from stage1.vm.spec import SerialLink, VsockLink
+from stage1.vm.spec import Link, VsockLink
 
 log = logging.getLogger("clearpod.agent")
 
@@ -59,7 +59,7 @@ class Identity(NamedTuple):
     """
 
     name: str
-    link: SerialLink | VsockLink
+    link: Link
     key: bytes
     epoch: int
     first: bytes = START

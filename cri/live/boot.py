@@ -190,9 +190,11 @@ async def _start(pod: LivePod, prepared: engine.Prepared, *, limit_s: float) -> 
     recorder = pod.tools.recorder
     pod.move("boot", link_key=prepared.link_key)
     with recorder.timing(PHASE_SECONDS, "spawn"):
-        pod.watch(await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm))
+        pool = pod.tools.pool_of(prepared.pod)
+        vm, link = await run_uncancellable_in(pool, engine.boot_linked, prepared, pod.tools.vmm)
+        pod.watch(vm)
     with recorder.timing(PHASE_SECONDS, "guest"):
-        await pod.meet(limit_s)
+        await pod.meet(limit_s, link=link)
     if not (isinstance(prepared.vm, VmSpec) and prepared.vm.template):
         recorder.observe(pod.hello.init_ns / 1e9, PHASE_SECONDS, "kernel")
 

@@ -42,6 +42,7 @@ from stage1.guest import messages
 from stage1.guest.frame import START
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
+from stage1.vm.spec import Link
 from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
@@ -361,12 +362,11 @@ class LivePod:
             ending = self._or_log("pod.cut", self.vm.kill)
             self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")
 
-    async def meet(self, limit_s: float, first: bytes = START) -> None:
-        """Wait for the agent's hello, not longer than the VM lives; `first` is as of `Identity`. Raises VmFailed,
-        NotFound.
-        """
-        link = await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
-        who = Identity(self.title, link, self.status.link_key, self.epoch, first)
+    async def meet(self, limit_s: float, first: bytes = START, link: Link | None = None) -> None:
+        """Wait for the agent's hello, not longer than the VM lives; `first` and `link` are as of `Identity`. Raises
+        VmFailed, NotFound."""
+        known = link if link else await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
+        who = Identity(self.title, known, self.status.link_key, self.epoch, first)
         loop_budget = self.tools.loop_budget
         agent = self._agent = Agent(who, self._exited, port=self._port, loop_budget=loop_budget, broken=self._cut_off)
         for container in self.containers.values():

@@ -62,6 +62,10 @@ class VsockLink(NamedTuple):
     port: int
 
 
+Link = SerialLink | VsockLink
+"""How the agent is reached."""
+
+
 class DaxImage(NamedTuple):
     """A file of `size` bytes (whole pages) whose page cache the guest reads in place."""
 
