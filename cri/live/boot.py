@@ -7,8 +7,9 @@ Called by the table, the pool and `clearpod run`. Each function rolls back what 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from cri.live import own_kernel, tuning
 from cri.live.phases import Phases
@@ -23,7 +24,6 @@ from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_i
 from stage1 import engine, placement, prewarmed
 from stage1.errors import AgentFailed, KernelError, PodError, TimedOut, VmFailed
 from stage1.guest.settings import configure, warm_ups
-from stage1.pod.network import PodNetwork
 from stage1.vm.spec import VmSpec
 
 log = logging.getLogger("clearpod.pod")
@@ -111,33 +111,39 @@ async def _rejected_if_it_fails(pod: LivePod, copy: engine.Prepared | None) -> A
 async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `prewarmed.claim`."""
     pod.rebind(record, tools)
-    async with until_ready(pod):
+    async with until_ready(pod) as start, _in_its_cgroups(pod):
+        start.is_bounded = True
         phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
-            pod.network, cgroup_note = await _claimed(pod, record, tools=tools)
+            pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
         phases.end(history.NETWORK)
         await pod.loopback.open(record.pod, pod.ips)
-        note_cgroup(pod, cgroup_note)
         settings = configure(record.pod, pod.network, has_waited=True)
         answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
         await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
         phases.end(history.CLAIM)
 
 
-async def _claimed(pod: LivePod, record: PodRecord, *, tools: Tools) -> tuple[PodNetwork | None, str]:
-    """The pod's network, and while the plugins make it, its cgroups: `note_cgroup` is to follow."""
-    pool, host = tools.pool_of(record.pod), tools.host
-    if not placement.has_other_cgroups(record.pod, host):
-        return await pod.run_in_pool(prewarmed.claim, record.pod, host, wake=wakeup_of(pod.call)), ""
-    entering = asyncio.ensure_future(run_uncancellable_in(pool, prewarmed.enter_cgroups, record.pod, host))
+@asynccontextmanager
+async def _in_its_cgroups(pod: LivePod) -> AsyncIterator[None]:
+    """While the block claims a VM, it moves into its pod's cgroups, and its guest is told their bounds: the first waits
+    for the host's kernel, the second for the guest, and neither needs what the plugins make.
+    """
+    about, host = pod.record.pod, pod.tools.host
+    work: list[Coroutine[Any, Any, str | None]] = []
+    if placement.has_other_cgroups(about, host):
+        work.append(run_uncancellable_in(pod.tools.pool_of(about), prewarmed.enter_cgroups, about, host))
+    if about.is_bounded:
+        work.append(tuning.begin(pod.call, about))
+    begun = [asyncio.ensure_future(one) for one in work]
     try:
-        network = await pod.run_in_pool(prewarmed.claim, record.pod, host, wake=wakeup_of(pod.call))
+        yield
+        for one in begun:
+            note_cgroup(pod, await one or "")
     finally:
-        await asyncio.wait({entering})
-        failure = entering.exception()
-    if failure is not None:
-        raise failure
-    return network, entering.result()
+        for one in begun:
+            one.cancel()  # which ends what the guest is asked; the move, in its thread, is waited for
+        await asyncio.gather(*begun, return_exceptions=True)
 
 
 async def discard(pod: LivePod) -> None:
@@ -164,9 +170,9 @@ async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
 
 
 class _Start:
-    """How the pod came to its VM, for metrics."""
+    """How the pod came to its VM, for metrics; with `is_bounded` its guest knows what the pod's cgroup enforces."""
 
-    how = "claimed"
+    how, is_bounded = "claimed", False
 
 
 @asynccontextmanager
@@ -175,7 +181,8 @@ async def until_ready(pod: LivePod) -> AsyncIterator[_Start]:
     begun, start = time.monotonic(), _Start()
     async with _rolled_back(pod):
         yield start
-        await tuning.begin(pod.call, pod.record.pod)
+        if not start.is_bounded:
+            await tuning.begin(pod.call, pod.record.pod)
         pod.note(Fact(history.READY, took_ns=time.time_ns() - pod.record.created_ns))
         pod.move("agent_up")
     took_s = time.monotonic() - begun

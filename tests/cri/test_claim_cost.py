@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a claim of a pool slot costs the daemon, as counts: hops into threads, whole files synced, files made where the
-network's record is.
+network's record is; and what a guest is told while the plugins run.
 """
 
 import asyncio
@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
+from cri.pb import runtime_pb2 as pb
+from cri.runtime.run_pod_sandbox import pod_record
+from stage1.errors import PodError
+from stage1.guest.messages import INVALID, Configure, Reply, Tune
 from tests.fakes.cni import FakeCni
 
 from .conftest import World
 
 HOPS = 3
 """The node's facts, the claim, and the pod's files while its guest is told the same."""
+
+LIMIT_BYTES = 64 << 20
 
 
 class Counts:
@@ -57,3 +63,35 @@ async def test_a_claim_hops_into_threads_three_times_and_syncs_no_whole_file(
         assert counts.counts == Counter(hops=HOPS)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert cni.left_over() == []
+
+
+async def test_a_guest_hears_of_its_pods_limit_while_the_plugins_make_its_network(world: World) -> None:
+    cni = FakeCni(world.root / "cni")
+    cni.make_one_device()
+    world.host = world.host._replace(network=cni.settings)
+    world.warm(1)
+    async with world.daemon() as cri:
+        await cri.warmed(1)
+        (waiting,) = (pod.id for pod in cri.node.pods.pool.pods())
+        record = await pod_record(cri.node, pb.RunPodSandboxRequest(config=cri.sandbox("web")))
+        bounded = record._replace(pod=record.pod._replace(is_bounded=True, limit_bytes=LIMIT_BYTES))
+        assert await cri.node.pods.run(bounded, b"web") == waiting
+        asked = world.vmm.guests[f"clearpod-{waiting[:13]}"].asked
+        (tune,) = (number for number, op in enumerate(asked) if op == Tune("memory.max", str(LIMIT_BYTES)))
+        last = max(number for number, op in enumerate(asked) if isinstance(op, Configure))
+        assert tune < last, "and not in a turn of its own behind that"
+        await cri("RemovePodSandbox", pod_sandbox_id=waiting)
+    assert cni.left_over() == []
+
+
+async def test_a_claim_whose_guest_does_not_take_the_limit_is_rolled_back(world: World) -> None:
+    world.faults.refuse[Tune] = Reply(code=INVALID, error="no such file")
+    world.warm(1)
+    async with world.daemon() as cri:
+        await cri.warmed(1)
+        record = await pod_record(cri.node, pb.RunPodSandboxRequest(config=cri.sandbox("web")))
+        bounded = record._replace(pod=record.pod._replace(is_bounded=True, limit_bytes=LIMIT_BYTES))
+        with pytest.raises(PodError, match="no such file"):
+            await cri.node.pods.run(bounded, b"web")
+        assert cri.node.pods.pods() == []
+    assert world.left_over() == []
