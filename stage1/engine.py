@@ -39,7 +39,7 @@ from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, owners, unmounting, volumes
 from stage1.vm import limits, record, slots
 from stage1.vm.record import Record
-from stage1.vm.spec import Link, SerialLink, VmSpec, VsockLink
+from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.vmm import VmProcess, find_unrecorded
 
@@ -129,12 +129,7 @@ def _furnish_on_host(pod: "HostPod", host: Host) -> None:
 
 def boot(prepared: Prepared, vmm: "Vmm") -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
-    return boot_linked(prepared, vmm)[0]
-
-
-def boot_linked(prepared: Prepared, vmm: "Vmm") -> "tuple[VmProcess, Link]":
-    """As `boot`, and what `find_link` would return."""
-    vm, link = prepared.vm, prepared.vm.link
+    vm = prepared.vm
     if isinstance(vm, VmSpec):
         started, link = placement.entering(vm, lambda: start(vm, vmm))
         memory_bytes = limits.of(vm).memory_bytes if vm.cgroups else 0
@@ -147,7 +142,7 @@ def boot_linked(prepared: Prepared, vmm: "Vmm") -> "tuple[VmProcess, Link]":
     except BaseException:
         started.kill()
         raise
-    return started, link
+    return started
 
 
 def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0, policy: bytes = b"") -> str:
@@ -261,7 +256,7 @@ def find_vm(directory: str) -> VmProcess | None:
         return find_unrecorded(directory)
 
 
-def find_link(directory: str, host: Host) -> Link:
+def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
     """The link to the agent of a pod that `boot` wrote down, maybe in an earlier process.
 
     Raises NotFound when the pod was never booted, VmFailed when the record is damaged.

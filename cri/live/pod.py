@@ -362,7 +362,7 @@ class LivePod:
             ending = self._or_log("pod.cut", self.vm.kill)
             self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")
 
-    async def meet(self, limit_s: float, first: bytes = START, link: Link | None = None) -> None:
+    async def meet(self, limit_s: float, first: bytes = START, *, link: Link | None = None) -> None:
         """Wait for the agent's hello, not longer than the VM lives; `first` and `link` are as of `Identity`. Raises
         VmFailed, NotFound."""
         known = link if link else await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
