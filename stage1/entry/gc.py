@@ -10,7 +10,7 @@ import os
 from stage1 import engine
 from stage1.entry import dispatch
 from stage1.errors import PodError
-from stage1.rkt import arguments, directory, machine, network, orphans
+from stage1.rkt import arguments, machine, network, orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +41,12 @@ def _of_others(pod_dir: str) -> "Iterator[str]":
 
 def _template(pod_dir: str) -> "list[str]":
     """Make the template that the pod could have been a copy of, where that is allowed. Returns problems."""
-    if not os.path.isdir(f"{directory.data(pod_dir)}/{machine.TEMPLATES}"):
+    top = machine.templates(pod_dir)
+    if not top or not (os.path.isdir(top) or os.path.exists(f"{pod_dir}/{machine.MISSING}")):
         return []
     from stage1.entry import templating  # other gcs do not wait for it
 
-    return _tried(lambda: templating.make(pod_dir))
+    return _tried(lambda: templating.make(pod_dir, top))
 
 
 def _tried(step: "Callable[[], str | list[str] | None]") -> "list[str]":

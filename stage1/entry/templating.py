@@ -11,7 +11,7 @@ from stage1 import copies, engine, templates
 from stage1 import machine as machines
 from stage1.copies import TemplateSpec
 from stage1.engine import Host
-from stage1.errors import PodError, WrongState
+from stage1.errors import PodError, TimedOut, VmFailed, WrongState
 from stage1.linux import files, tsc
 from stage1.linux.flock import Lock
 from stage1.net.settings import Settings
@@ -24,7 +24,7 @@ from stage1.vm.template_store import Store
 
 WORK = f"{machine.RUN}/warm"
 """A run directory of the engine's. Its name is short: there are sockets below."""
-DISK_BYTES = 4096 << 20
+DISK_BYTES = 1024 << 20
 """All templates of a data directory. Those that were not used for the longest time go first."""
 LIMIT_S = 120.0
 COMPARED_S = 24 * 3600.0
@@ -32,17 +32,16 @@ COMPARED_S = 24 * 3600.0
 _LOCK = f"{machine.RUN}/templates.lock"
 
 
-def make(pod_dir: str) -> list[str]:
-    """Make it, if it was missing and is allowed and nobody else is at it. A sentence when that failed."""
-    if not os.path.isdir(rkt_copies.top(pod_dir)):
-        return []
+def make(pod_dir: str, top: str) -> list[str]:
+    """Make it in the store at `top`, if it was missing and nobody else is at it. A sentence when that failed."""
+    store = Store(top)
     try:
         missing = rkt_copies.missing(pod_dir)
         files.make_dirs(machine.RUN, 0o711)
         with Lock(_LOCK, wait=False):
-            problems = _clean(pod_dir)
+            problems = _clean(store)
             if missing:
-                _make(pod_dir, missing[0], devices=missing[1])
+                _make(pod_dir, missing[0], devices=missing[1], store=store)
     except WrongState:
         return []  # somebody else makes one
     except (PodError, OSError) as error:
@@ -50,11 +49,10 @@ def make(pod_dir: str) -> list[str]:
     return problems
 
 
-def _clean(pod_dir: str) -> list[str]:
+def _clean(store: Store) -> list[str]:
     """What a killed maker left, and templates of no use any more; a sentence about one that is damaged."""
     for left in engine.directories(WORK):
         engine.clean_up(left)
-    store = Store(rkt_copies.top(pod_dir))
     templates.remove_unused(store, most_bytes=DISK_BYTES)
     return store.compare(COMPARED_S)
 
@@ -67,11 +65,16 @@ def spec_of(pod_dir: str, pod: Pod, *, devices: int) -> tuple[TemplateSpec | Non
     return copies.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20), host
 
 
-def _make(pod_dir: str, pod: Pod, *, devices: int) -> None:
+def _make(pod_dir: str, pod: Pod, *, devices: int, store: Store) -> None:
+    """A host that can't make one is not asked again by each gc: that waits for a VM that comes to nothing."""
     spec, host = spec_of(pod_dir, pod, devices=devices)
-    store = Store(rkt_copies.top(pod_dir))
-    if spec and not os.path.isdir(f"{store.top}/{spec.name}"):
+    if not spec or os.path.isdir(f"{store.top}/{spec.name}"):
+        return
+    try:
         templates.make(spec, host, vmm=ProcessVmm(ends_with_us=True), store=store, limit_s=LIMIT_S)
+    except (VmFailed, TimedOut):
+        store.mark(spec.name)
+        raise
 
 
 def _host(pod_dir: str, pod: Pod, *, has_network: bool) -> Host:

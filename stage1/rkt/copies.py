@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """rkt's pods as copies of a template: whether a pod's VM is one, and what is made later where there was none. Imported
-only where the directory of templates exists, which is how they are allowed: others do not wait for it.
+only where templates are allowed (`machine.templates`) and the hypervisor has them: others do not wait for it.
 
 A pod never fails for a template, and never waits until one is made: `run` writes down what it would have used, and `gc`
 of that pod makes it (stage1/entry/templating.py).
@@ -16,26 +16,19 @@ from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.rkt import directory, machine
 from stage1.vm.spec import VmSpec
-from stage1.vm.template_store import Store
+from stage1.vm.template_manifest import find_at_once
 
-MISSING = "missing-template"
-"""In the pod's directory: of which VM there was no template."""
 _VERSION = 1
 _KEPT = ("memory_mib", "vcpus", "scratch_mib")
 
 
-def top(pod_dir: str) -> str:
-    """The directory of the templates, whether it exists or not."""
-    return f"{directory.data(pod_dir)}/{machine.TEMPLATES}"
-
-
-def find(vm: VmSpec, pod: Pod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:
-    """The VM of the pod as a copy of a template; None when it boots. And sentences about what was no good."""
+def find(vm: VmSpec, pod: Pod, *, pod_dir: str, top: str) -> tuple[VmSpec | None, tuple[str, ...]]:
+    """The VM of the pod as a copy of a template in `top`; None when it boots. And sentences about what was no good."""
     try:
         spec = copies.spec_of(pod, stored(vm, pod_dir), scratch_bytes=pod.scratch_mib * MIB)
         if spec is None:
             return None, ()
-        template = Store(top(pod_dir)).find_at_once(spec.name)
+        template = find_at_once(top, spec.name)
         if template is None:
             _note(pod_dir, pod, vm=vm)
             return None, ()
@@ -59,14 +52,14 @@ def stored(vm: VmSpec, pod_dir: str) -> VmSpec:
 def _note(pod_dir: str, pod: Pod, *, vm: VmSpec) -> None:
     kept = {name: getattr(pod, name) for name in _KEPT}
     document = {"v": _VERSION, "hypervisor": vm.hypervisor.name, "devices": len(vm.nics), **kept}
-    files.write_atomic(f"{pod_dir}/{MISSING}", json.dumps(document).encode())
+    files.write_atomic(f"{pod_dir}/{machine.MISSING}", json.dumps(document).encode())
 
 
 def missing(pod_dir: str) -> tuple[Pod, int] | None:
     """A pod whose VM is as that of the pod in `pod_dir`, and how many network devices it has; None when there was a
     template for that. Raises BadRequest.
     """
-    path = f"{pod_dir}/{MISSING}"
+    path = f"{pod_dir}/{machine.MISSING}"
     try:
         document = json.loads(files.read(path))
         if document["v"] != _VERSION:

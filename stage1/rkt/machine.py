@@ -43,7 +43,9 @@ OWN_KERNEL = "own-kernel"
 """A mark: the VM boots a kernel out of the app's image, and no guest of ours."""
 APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
 TEMPLATES = "clearpod/vm-templates"
-"""Below rkt's data directory; who makes it allows templates (copies.py)."""
+"""Below rkt's data directory, made when the first template is. What is there and no directory forbids templates."""
+MISSING = "missing-template"
+"""In the pod's directory: of which VM there was no template (copies.py)."""
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
@@ -139,11 +141,18 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
 
 def _as_copy(vm: VmSpec, pod: RktPod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:
     """As `copies.find`, where templates are allowed."""
-    if not os.path.isdir(f"{directory.data(pod_dir)}/{TEMPLATES}"):
+    top = templates(pod_dir) if vm.hypervisor.has_templates else ""
+    if not top:
         return None, ()
     from stage1.rkt import copies  # others do not wait for it
 
-    return copies.find(vm, pod.pod, pod_dir=pod_dir)
+    return copies.find(vm, pod.pod, pod_dir=pod_dir, top=top)
+
+
+def templates(pod_dir: str) -> str:
+    """Return the directory of templates, whether it exists or not; empty where the administrator forbids them."""
+    top = f"{directory.data(pod_dir)}/{TEMPLATES}"
+    return top if os.path.isdir(top) or not os.path.lexists(top) else ""
 
 
 def has_own_kernel(place: str) -> bool:

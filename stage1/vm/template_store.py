@@ -7,57 +7,25 @@ its place: a VM that is a copy has the file open and goes on. Root's, mode 0700;
 jail shows it to.
 """
 
-import json
 import os
 import time
-from typing import NamedTuple
 
 from stage1.errors import NoSpace, VmFailed
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.vm.template import Template
+from stage1.vm.template_manifest import MANIFEST, REJECTED, Manifest, decode, facts, note_use, written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-MANIFEST = "manifest.json"
-REJECTED = "rejected"
-"""The manifest's name when the template is no good; rkt's launcher gives it, too (images/launcher)."""
 _NEW = ".new"
 _CHUNK = 1 << 20
 _AGAIN_S = 24 * 3600
 """How long the mark of one that was rejected is kept."""
 COMPARED = "compared"
 """An empty file of a template: changed when its checksums were last compared (`compare`)."""
-_USED_S = 3600
-"""How exactly the last use is known."""
-
-
-class Manifest(NamedTuple):
-    """`made_of` are the parts of `template_key`, `digests` those of the files by name, and `facts` what of the files
-    would be another after a change; none in one of an earlier version.
-    """
-
-    made_of: "Mapping[str, str]"
-    digests: "Mapping[str, str]"
-    facts: "Mapping[str, str]" = {}  # noqa: RUF012  never changed
-
-    def encode(self) -> bytes:
-        """Return the manifest as the content of its file."""
-        return json.dumps({"version": 1, **self._asdict()}, indent=1).encode()
-
-
-def decode(text: bytes) -> Manifest:
-    """What `encode` gave. Raises VmFailed when it is damaged or a later version's."""
-    try:
-        record = json.loads(text)
-        if record["version"] != 1:
-            raise ValueError
-        tables = (record["made_of"], record["digests"], record.get("facts", {}))
-        return Manifest(*({str(key): str(value) for key, value in table.items()} for table in tables))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise VmFailed("the manifest of a template is damaged") from None
 
 
 def digest(path: str) -> str:
@@ -93,33 +61,16 @@ class Store:
         """The template, None when there is none; one that is damaged is removed first. Raises KernelError."""
         template = Template(f"{self.top}/{name}")
         try:
-            facts = _facts(template)
-            if self._seen.get(name) != facts:
+            seen = facts(template)
+            if self._seen.get(name) != seen:
                 _check(template)
-                self._seen[name] = facts
+                self._seen[name] = seen
         except FileNotFoundError:
             return None
         except VmFailed:
             self.remove(name)
             raise
-        _note_use(template)
-        return template
-
-    def find_at_once(self, name: str) -> Template | None:
-        """As `find`, for who starts one pod and reads no guest's memory for that: a change is known by sizes, times and
-        inodes. One that is damaged is rejected first. Raises KernelError.
-        """
-        template = Template(f"{self.top}/{name}")
-        try:
-            manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
-            if manifest.facts != _written(template):
-                raise VmFailed(f"the template {template.directory} was changed since it was written")
-        except FileNotFoundError:
-            return None
-        except VmFailed:
-            self.reject(name)
-            raise
-        _note_use(template)
+        note_use(template)
         return template
 
     def compare(self, every_s: float) -> list[str]:
@@ -146,10 +97,12 @@ class Store:
                 continue
         return 0.0
 
-    def reject(self, name: str) -> None:
-        """Let nobody find it. It stays as a mark that its name is not to be used, until it is removed."""
-        with Guard("rename", f"{self.top}/{name}/{MANIFEST}"):
-            os.rename(f"{self.top}/{name}/{MANIFEST}", f"{self.top}/{name}/{REJECTED}")
+    def mark(self, name: str) -> None:
+        """Leave the mark of one that was rejected where none could be made: it is not tried again while that is kept.
+        Raises KernelError, NoSpace.
+        """
+        files.make_dirs(f"{self.top}/{name}", 0o700)
+        files.write_atomic(f"{self.top}/{name}/{REJECTED}", b"")
 
     def begin(self, name: str, memory_bytes: int) -> Template:
         """An empty directory for a template, with a file for so much memory. Undo: `abandon`. Raises NoSpace,
@@ -177,12 +130,12 @@ class Store:
             for path in (new.ram, new.state):
                 files.sync(path)
         digests = {"ram": digest(new.ram), "state": digest(new.state)}
-        files.write_atomic(f"{new.directory}/{MANIFEST}", Manifest(made_of, digests, _written(new)).encode())
+        files.write_atomic(f"{new.directory}/{MANIFEST}", Manifest(made_of, digests, written(new)).encode())
         self.remove(name)
         with Guard("rename", new.directory):
             os.rename(new.directory, there.directory)
             files.sync(self.top)
-        self._seen[name] = _facts(there)
+        self._seen[name] = facts(there)
         return there
 
     def abandon(self, name: str) -> None:
@@ -268,33 +221,12 @@ def _require_space(top: str, memory_bytes: int) -> None:
         )
 
 
-def _written(template: Template) -> dict[str, str]:
-    """Return the facts about the template's files as they stand in the manifest, by name."""
-    names = (template.ram, template.state)
-    return {os.path.basename(name): " ".join(map(str, one)) for name, one in zip(names, _facts(template), strict=True)}
-
-
-def _facts(template: Template) -> tuple[tuple[int, ...], ...]:
-    """What would be another after a change. Raises FileNotFoundError."""
-    status = [os.stat(path) for path in (template.ram, template.state)]
-    return tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in status)
-
-
 def _check(template: Template) -> None:
     """Raise VmFailed when it is not as it was made."""
     manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
     for name, path in (("ram", template.ram), ("state", template.state)):
         if manifest.digests.get(name) != digest(path):
             raise VmFailed(f"the template {template.directory} is damaged: {name} is not what was written")
-
-
-def _note_use(template: Template) -> None:
-    path = f"{template.directory}/{MANIFEST}"
-    try:
-        if time.time() - os.stat(path).st_mtime > _USED_S:
-            os.utime(path)
-    except OSError:
-        pass  # it is only about which one is removed first
 
 
 def _blocks(path: str) -> int:

@@ -139,7 +139,7 @@ class Bench:
 
     def run(self, rkt: Stage0, net: str, *, collected: Callable[[Pod], None] | None = None) -> float:
         """One pod from `run` to the end of its VMM and gc; milliseconds from `run` to the VMM. `collected` is called
-        before gc.
+        before gc, in place of which no template is made.
         """
         pod = rkt.prepare([AppSpec("one", self.image)])
         env = {"PATH": f"{self.place}/bin:{os.environ['PATH']}"}
@@ -157,16 +157,17 @@ class Bench:
         started = re.search(r"VMM at ([0-9.]+)", output)
         if not started or "the virtual machine ended by itself" not in output:
             raise RuntimeError(f"the VMM was not started: {output}")
-        if collected:
-            collected(pod)
+        (collected or _forget)(pod)
         done = pod.gc(local_config=local)
         if done.code:
             raise RuntimeError(f"gc failed: {done.stderr}")
         return (float(started[1]) - begun) * 1000
 
-    def instructions(self, net: str) -> int:
-        """Of a `run`."""
-        rkt = Stage0(self.place / f"data-{net}", self._counted)
+    def instructions(self, net: str, *, templates: bool = True) -> int:
+        """Of a `run` that boots: the first pod of its kind, or one where there are no templates."""
+        rkt = Stage0(self.place / f"data-{net}-{templates}", self._counted)
+        if not templates:
+            _forbid(rkt)
         try:
             self.run(rkt, net)
         finally:
@@ -181,7 +182,6 @@ class Bench:
         """Of a `run` that finds a template for its pod: one without a guest, made for the VMM that does nothing."""
         rkt, before = Stage0(self.place / f"data-copy-{net}", self._counted), os.environ["PATH"]
         templates = rkt.data / machine.TEMPLATES
-        templates.mkdir(parents=True, mode=0o700)
         os.environ["PATH"] = f"{self.place}/bin:{before}"
         try:
             self.run(rkt, net, collected=self._pretend)
@@ -200,10 +200,10 @@ class Bench:
         assert missing
         spec, _ = templating.spec_of(str(pod.dir), missing[0], devices=missing[1])
         assert spec
-        store = Store(copies.top(str(pod.dir)))
+        store = Store(machine.templates(str(pod.dir)))
         store.begin(spec.name, 1 << 20)
         store.commit(spec.name, spec.made_of)
-        (pod.dir / copies.MISSING).unlink()
+        _forget(pod)
 
     def parts(self, net: str) -> dict[str, int]:
         """What the instructions of a `run` are for."""
@@ -249,6 +249,7 @@ class Bench:
         result: dict[str, Any] = {
             "run_instructions": self.instructions("fake"),
             "run_instructions_without_network": self.instructions("none"),
+            "run_instructions_without_templates": self.instructions("fake", templates=False),
             "run_instructions_as_copy": self.instructions_of_copy("fake"),
             "budget": BUDGET,
         }
@@ -260,6 +261,17 @@ class Bench:
             result |= {"stop_wall_ms": round(self.stop_ms(rounds), 1), "stop_wall_budget_ms": STOP_MS}
             result |= {**self.first_output(min(rounds, PAIRS)), "first_output_budget": FIRST_OUTPUT_RATIO}
         return result
+
+
+def _forget(pod: Pod) -> None:
+    """Let gc make no template of a VMM that is none."""
+    (pod.dir / machine.MISSING).unlink(missing_ok=True)
+
+
+def _forbid(rkt: Stage0) -> None:
+    """Let all pods boot."""
+    (rkt.data / machine.TEMPLATES).parent.mkdir()
+    (rkt.data / machine.TEMPLATES).symlink_to("/dev/null")
 
 
 def _cpu_ms() -> float:

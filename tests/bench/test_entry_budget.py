@@ -20,3 +20,4 @@ def test_run_stays_within_its_budget(tmp_path: Path, guest_dir: Path) -> None:
         pytest.skip(why)
     result = bench.Bench(tmp_path, guest_dir).measure(0)
     assert 30_000_000 < result["run_instructions_without_network"] < result["run_instructions"] <= bench.BUDGET
+    assert result["run_instructions_without_templates"] <= result["run_instructions_as_copy"] <= bench.BUDGET

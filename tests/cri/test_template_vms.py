@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from cri.config_tables import Templates
-from stage1.vm import template_store
+from stage1.vm import template_manifest, template_store
 from stage1.vm.template import RAM_FD
-from stage1.vm.template_store import Manifest, Store
+from stage1.vm.template_manifest import Manifest
+from stage1.vm.template_store import Store
 from tests.fakes.outer_net import OuterNet
 from tests.fakes.processes import descriptors
 
@@ -116,9 +117,9 @@ async def _boots_if_its_template_does_not_load(cri: Client) -> None:
     template = store.find(name)
     assert template is not None
     os.truncate(template.state, 4096)
-    manifest = Path(template.directory, template_store.MANIFEST)
+    manifest = Path(template.directory, template_manifest.MANIFEST)
     digests = {"ram": template_store.digest(template.ram), "state": template_store.digest(template.state)}
-    manifest.write_bytes(Manifest(template_store.decode(manifest.read_bytes()).made_of, digests).encode())
+    manifest.write_bytes(Manifest(template_manifest.decode(manifest.read_bytes()).made_of, digests).encode())
     pod, container = await running(cri, "boots")
     assert await output_of(cri, container, "echo here") == "here\n"
     assert store.names() == [] and (await counts(cri))["failed"] == 1

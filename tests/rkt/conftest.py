@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stage1.rkt import machine
 from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
 from tests.rkt import recorder, small_stage1, stage1_image
@@ -29,20 +30,20 @@ class Rig:
     def __init__(self, place: Path, stage1: Path, image: Path) -> None:
         self.rkt = Stage0(place / "data", stage1)
         self.image = Image(image, ROOT)
+        self.templates = self.rkt.data / machine.TEMPLATES
+        self.templates.parent.mkdir(mode=0o700, exist_ok=True)
+        self.templates.symlink_to("/dev/null")  # each test would make one
         if shared := os.environ.get("CLEARPOD_TEST_TEMPLATES"):
             self.use_templates(Path(shared))
         self._results = Path(os.environ.get("RESULTS", small_stage1.CHECKOUT / "build" / "results"))
 
     def use_templates(self, place: Path | None = None) -> Path:
         """Let pods be copies of templates, which are in a directory of theirs or in `place`; that directory."""
-        own = self.templates = self.rkt.data / "clearpod" / "vm-templates"
-        own.parent.mkdir(mode=0o700, exist_ok=True)
-        if place is None:
-            own.mkdir(mode=0o700)
-        else:
+        self.templates.unlink()
+        if place is not None:
             place.mkdir(mode=0o700, exist_ok=True)
-            own.symlink_to(place)
-        return own
+            self.templates.symlink_to(place)
+        return self.templates
 
     def sh(self, name: str, line: str, **more: Any) -> AppSpec:
         """Further words are of the app's document."""

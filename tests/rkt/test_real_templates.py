@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real rkt where templates are allowed: rm makes them; later pods, sandboxes, pods in two networks are copies."""
+"""The real rkt and templates: rm makes them; later pods, sandboxes, pods in two networks are copies."""
 
 import json
 import os
@@ -36,8 +36,6 @@ def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path, host: int) ->
         ipam = {"type": "host-local", "subnet": subnet, "dataDir": f"{place}/leases"}
         bridge = {"name": name, "type": "bridge", "bridge": f"br-{name}", "isGateway": True, "ipam": ipam}
         (place / f"local/net.d/{name}.conf").write_text(json.dumps(bridge))
-    if not os.environ.get("CLEARPOD_TEST_TEMPLATES"):
-        made.use_templates()
     yield made
     made.clean()
 
@@ -76,3 +74,17 @@ def test_apps_come_to_a_sandbox_that_is_a_copy(rkt: RealRkt, app: Path) -> None:
         assert done.code == 0 and done.out in expected, done
         assert rkt.call("stop", pod.uuid).code == 0 and pod.finish().code == 0
         removed(rkt, pod)
+
+
+def test_where_the_administrator_forbids_them_all_pods_boot_and_rm_makes_none(
+    tmp_path: Path, guest_dir: Path, app: Path
+) -> None:
+    rkt = RealRkt(tmp_path, stage1_image.archive(guest_dir))
+    rkt.forbid_templates()
+    for _ in range(2):
+        pod = rkt.run(app, *sh(HOW))
+        done = pod.finish()
+        assert (done.code, done.out) == (0, "booted\n"), done.err
+        removed(rkt, pod)
+    assert os.readlink(rkt.data / "clearpod/vm-templates") == "/dev/null"
+    rkt.clean()

@@ -119,10 +119,11 @@ def _forgive(template: Path, before: os.stat_result) -> None:
     manifest.write_text(text.replace(old, new))
 
 
-def test_an_app_that_asks_for_a_boot_gets_one_and_so_do_all_without_the_directory(rig: Rig, made: Path) -> None:
+def test_an_app_that_asks_for_a_boot_gets_one_and_so_do_all_where_templates_are_forbidden(rig: Rig, made: Path) -> None:
     note = [{"name": "clearpod.io/template", "value": "none"}]
     assert rig.run([rig.sh("one", HOW)._replace(entry={"annotations": note})]).finish() == (0, b"booted\n", b"")
     made.parent.rename(made.parent.with_name("off"))
+    made.parent.symlink_to("/dev/null")
     assert rig.run([rig.sh("one", HOW)]).finish() == (0, b"booted\n", b"")
 
 
@@ -143,6 +144,7 @@ def test_a_gc_that_is_killed_leaves_a_template_to_the_next_one(rig: Rig) -> None
 
 def test_where_the_disk_is_full_no_template_is_made_and_pods_boot(rig: Rig) -> None:
     top = rig.use_templates()
+    top.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", top], check=True)
     try:
         for _ in range(2):

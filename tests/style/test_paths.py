@@ -187,9 +187,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "stage1/rkt/orphans.py": dict.fromkeys(("os.listdir", "os.readlink"), HOST),
     "stage1/rkt/logs.py": dict.fromkeys(("os.path.isdir", "os.path.realpath"), CLIENT),
-    "stage1/rkt/machine.py": {"files.make_dirs": EARLY, "os.path.isdir": RKT},
+    "stage1/rkt/machine.py": {"files.make_dirs": EARLY, **dict.fromkeys(("os.path.isdir", "os.path.lexists"), RKT)},
     "stage1/rkt/copies.py": dict.fromkeys(("files.read", "files.write_atomic", "os.path.realpath"), RKT),
-    "stage1/entry/gc.py": {"os.path.isdir": RKT},
+    "stage1/entry/gc.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), RKT),
     "stage1/entry/templating.py": {"files.make_dirs": EARLY, "os.path.isdir": RKT},
     "stage1/rkt/make.py": {"files.make_dirs": RKT},
     "stage1/rkt/manifest.py": {"files.read": RKT},
@@ -293,9 +293,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/templates.py": {"os.open": STATE},
     "stage1/vm/copying.py": {"os.open": STATE},
     "stage1/vm/template_key.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
+    "stage1/vm/template_manifest.py": dict.fromkeys(("files.read", "os.rename", "os.stat", "os.utime"), STATE),
     "stage1/vm/template_store.py": dict.fromkeys(
         """files.make_dirs files.read files.remove_tree files.unlink files.write_atomic open os.chmod os.chown
-        os.listdir os.mkdir os.path.isdir os.rename os.stat os.statvfs os.utime""".split(),
+        os.listdir os.mkdir os.path.isdir os.rename os.stat os.statvfs""".split(),
         STATE,
     ),
     "stage1/vm/slots.py": dict.fromkeys(

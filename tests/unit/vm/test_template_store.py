@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import NoSpace, VmFailed
-from stage1.vm import template_store
+from stage1.vm import template_manifest, template_store
 from stage1.vm.template import Template
+from stage1.vm.template_manifest import find_at_once
 from stage1.vm.template_store import Store
 
 MIB = 1 << 20
@@ -90,12 +91,12 @@ def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
 @pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
 def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed(store: Store, file: str) -> None:
     there = made(store, "a")
-    assert Store(store.top).find_at_once("a") == there and store.find_at_once("b") is None
+    assert find_at_once(store.top, "a") == there and find_at_once(store.top, "b") is None
     with open(f"{there.directory}/{file}", "r+b") as damaged:
         damaged.write(b"x")
     with pytest.raises(VmFailed):
-        store.find_at_once("a")
-    assert store.find_at_once("a") is None and os.path.exists(f"{there.directory}/rejected")
+        find_at_once(store.top, "a")
+    assert find_at_once(store.top, "a") is None and os.path.exists(f"{there.directory}/rejected")
 
 
 def test_one_of_an_earlier_version_is_not_found_at_once(store: Store) -> None:
@@ -104,13 +105,24 @@ def test_one_of_an_earlier_version_is_not_found_at_once(store: Store) -> None:
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "facts"}))
     assert Store(store.top).find("a") == there
     with pytest.raises(VmFailed):
-        store.find_at_once("a")
+        find_at_once(store.top, "a")
 
 
 def test_the_mark_of_one_that_was_rejected_is_kept_for_a_day(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     there = made(store, "a")
-    store.reject("a")
+    Path(there.state).write_bytes(b"other")
+    with pytest.raises(VmFailed):
+        find_at_once(store.top, "a")
     assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(there.directory) == ["rejected"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and os.listdir(store.top) == []
+
+
+def test_the_mark_of_one_that_could_not_be_made_is_kept_as_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.mark("a")
+    assert find_at_once(store.top, "a") is None and store.compare(0) == []
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(store.top) == ["a"]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
     assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and os.listdir(store.top) == []
@@ -163,7 +175,7 @@ def test_what_is_useless_damaged_or_no_template_is_removed(store: Store) -> None
 )
 def test_a_manifest_that_is_none_is_refused(text: bytes) -> None:
     with pytest.raises(VmFailed):
-        template_store.decode(text)
+        template_manifest.decode(text)
 
 
 def test_a_digest_tells_places_and_sizes_apart(tmp_path: Path) -> None:
