@@ -44,7 +44,7 @@ def _why_not(app: App, one: Container) -> NoCommand | None:
         return None
     status = inside.status(app.root, command)
     if status is None:
-        return NoCommand(f"the command {command!r} is not in its image")
+        return _absent(app.root, command, what=f"the command {command!r}")
     return _odd(app.root, command, mode=status.st_mode, covered=covered)
 
 
@@ -88,13 +88,20 @@ def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoC
             return None
         status = inside.status(root, needed)
         if status is None:
-            return NoCommand(f"the command {command!r} needs {needed!r}, which is not in its image")
+            return _absent(root, needed, what=f"the command {command!r} needs {needed!r}, which")
         if not head.startswith(_SHEBANG):
             return None
         program, mode, what = needed, status.st_mode, f"the command {command!r} needs {needed!r}, which"
     return NotExecutable(
         f"the command {command!r} is a script whose interpreters are scripts, {_MOST_INTERPRETERS} and more"
     )
+
+
+def _absent(root: str, path: str, *, what: str) -> NoCommand:
+    """What is at `path`, which is nothing: no file, or links that lead in a circle, which bash tells apart as well."""
+    if inside.is_loop(root, path):
+        return NotExecutable(f"{what} is a circle of symbolic links")
+    return NoCommand(f"{what} is not in its image")
 
 
 def _unfit(head: bytes, mode: int) -> str:

@@ -5,6 +5,7 @@ Called by plan. Reads only. An app may run meanwhile and change its root, so a f
 be a plain one: to open a device can be an act.
 """
 
+import errno
 import os
 import stat
 
@@ -26,6 +27,15 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
         return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def is_loop(root: str, path: str) -> bool:
+    """Whether nothing is at `path` below `root` because its symbolic links lead in a circle."""
+    try:
+        os.close(in_root.open_path(root, path, flags=os.O_PATH))
+    except KernelError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def text(root: str, path: str) -> str:

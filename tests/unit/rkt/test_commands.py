@@ -23,7 +23,8 @@ def root(tmp_path: Path) -> Path:
         "bad": (b"\x7fELF" + bytes(200), 0o755),
         "lost": (b"#! /no/such -x\n", 0o755), "true": (TRUE, 0o755), "outside": (b"#!/data/sh\n", 0o755),
         "none": (b"#!\n", 0o755), "dos": (b"#!/bin/true\r\n", 0o755), "by-plain": (b"#!/bin/plain\n", 0o755),
-        "by-dir": (b"#! /bin\n", 0o755), "by-lost": (b"#!/bin/lost\n", 0o755), "itself": (b"#!/bin/itself\n", 0o755),
+        "by-dir": (b"#! /bin\n", 0o755), "by-lost": (b"#!/bin/lost\n", 0o755),
+        "by-loop": (b"#!/bin/loop\n", 0o755), "itself": (b"#!/bin/itself\n", 0o755),
         "by-script": (b"#!/bin/script -x\n", 0o755), "tab": (b"#!\t/bin/true\tx y\n", 0o755),
         "old": (b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0" + bytes(60), 0o755),
     }  # fmt: skip
@@ -34,6 +35,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "bin" / name).chmod(mode)
     (tmp_path / "bin/link").symlink_to("true")
     (tmp_path / "bin/away").symlink_to("/data/tool")
+    (tmp_path / "bin/loop").symlink_to("loop")
     (tmp_path / "sbin").symlink_to("bin")
     (tmp_path / "lib64/ld-linux-x86-64.so.2").write_bytes(TRUE)
     return tmp_path
@@ -58,6 +60,9 @@ def app(root: Path, command: str, *, mounts: tuple[Mount, ...] = (), before: str
         ("/bin/by-lost", NoCommand, 127),
         ("/bin/dos", NoCommand, 127),
         ("/bin/none", NotExecutable, 126),
+        ("/bin/loop", NotExecutable, 126),
+        ("/bin/loop/x", NotExecutable, 126),
+        ("/bin/by-loop", NotExecutable, 126),
         ("/bin/by-plain", NotExecutable, 126),
         ("/bin/by-dir", NotExecutable, 126),
         ("/bin/itself", NotExecutable, 126),
