@@ -14,6 +14,7 @@ import pytest
 from stage1.entry import templating
 from stage1.guest.messages import List
 from stage1.rkt import connect, machine
+from stage1.vm.template_store import Store, decode
 from stage1.vm.vmm import find_unrecorded
 from tests.rkt.conftest import Rig, wait_until
 
@@ -26,18 +27,37 @@ HOW = "grep -q clearpod.template /proc/cmdline && echo copy || echo booted"
 FACTS = f"{HOW}; hostname; date +%s; head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/boot_id"
 
 
-@pytest.fixture
-def made(rig: Rig) -> Path:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, small_stage1_image: Path, small_image: Path) -> Path:
     """The template of pods of one app without a network, made by the gc of the first one."""
-    top = rig.use_templates()
-    first = rig.run([rig.sh("one", HOW)])
-    assert first.finish() == (0, b"booted\n", b"")
-    done = first.pod.gc()
-    assert (done.code, done.stderr) == (0, "")
-    (template,) = top.iterdir()
-    assert sorted(os.listdir(template)) == ["manifest.json", "ram", "state"]
-    assert not [*Path(templating.WORK, "pods").iterdir()], "nothing else of its maker is left"
-    return template
+    rig = Rig(tmp_path_factory.mktemp("kept"), small_stage1_image, small_image)
+    try:
+        top = rig.use_templates()
+        first = rig.run([rig.sh("one", HOW)])
+        assert first.finish() == (0, b"booted\n", b"")
+        done = first.pod.gc()
+        assert (done.code, done.stderr) == (0, "")
+        (template,) = top.iterdir()
+        assert not [*Path(templating.WORK, "pods").iterdir()], "nothing else of its maker is left"
+        return template
+    finally:
+        rig.clean()
+
+
+@pytest.fixture
+def made(rig: Rig, kept: Path) -> Path:
+    """The same of the test's own, as if it had been made here."""
+    ram, state = kept / "ram", kept / "state"
+    store = Store(str(rig.use_templates()))
+    new = store.begin(kept.name, ram.stat().st_size)
+    for source, target in ((ram, new.ram), (state, new.state)):
+        subprocess.run(["cp", "--sparse=always", source, target], check=True)
+    store.commit(kept.name, decode((kept / "manifest.json").read_bytes()).made_of)
+    return Path(store.top, kept.name)
+
+
+def test_a_template_has_three_files_and_nothing_else(kept: Path) -> None:
+    assert sorted(os.listdir(kept)) == ["manifest.json", "ram", "state"]
 
 
 def test_copies_at_once_have_names_clocks_and_random_numbers_of_their_own(rig: Rig, made: Path) -> None:
