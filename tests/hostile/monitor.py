@@ -122,7 +122,8 @@ class Monitor:
 
     def _migrate_incoming(self, *, uri: str, **_: object) -> object:
         self._phantom.link, self._phantom.containers = pickle.loads(os.pread(self._fd(uri), 1 << 24, 0))
-        self._phantom.ready, self._status = True, "completed"
+        self._phantom.ready = self._phantom.was_loaded = True
+        self._status = "completed"
         return {}
 
     def _query_migrate(self, **_: object) -> object:

@@ -20,7 +20,9 @@ TICK_S = 0.05
 
 
 class Phantom:
-    """Serves the link on `listener`. `ready` is set once a container was started: then an attack may begin."""
+    """Serves the link on `listener`. `ready` is set once a container was started: then an attack may begin;
+    `was_loaded` where it goes on from what another one was saved as.
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
@@ -30,7 +32,7 @@ class Phantom:
         self.connection: socket.socket | None = None
         self.pending = b""
         self.containers: dict[str, m.Container] = {}
-        self.ready = False
+        self.ready = self.was_loaded = False
         self.ended = False
         self.epochs = 0
         self.runs = threading.Event()

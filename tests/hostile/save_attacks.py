@@ -227,6 +227,91 @@ class CopyDoesNotLoad(Copy):
         return {"status": "active"} if name == "query-migrate" else super().command(name, do)
 
 
+# -- the agent of a pod that is resumed: a good one until then
+
+
+class Resumed(Phantom):
+    """A good guest, until it was loaded."""
+
+
+class ResumedDeaf(Resumed):
+    """Takes the connection and reads nothing, also no hello."""
+
+    def wants_input(self) -> bool:
+        return not self.was_loaded
+
+
+class ResumedMute(Resumed):
+    """Says hello and nothing more."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if not self.was_loaded:
+            super().answer(number, op)
+
+
+class ResumedRefuses(Resumed):
+    """Mounts nothing again, and says so at length."""
+
+    def reply_to(self, op: m.Op) -> m.Reply:
+        if self.was_loaded and isinstance(op, m.Tune):
+            return m.Reply(m.FAILED, "\x1b[2Jno\n" * 3000)
+        return super().reply_to(op)
+
+
+class ResumedDies(Resumed):
+    """Its VM ends at the first request."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if self.was_loaded:
+            os._exit(1)
+        super().answer(number, op)
+
+
+class ResumedBoots(Resumed):
+    """It has booted anew, it says."""
+
+    def read(self) -> None:
+        if self.was_loaded:
+            self.link._boot = self.link._boot._replace(boot_id=4711)
+        super().read()
+
+
+class ResumedInventor(Resumed):
+    """Has 255 containers of nobody's, and those that there were have ended in the future."""
+
+    def reply_to(self, op: m.Op) -> m.Reply:
+        if self.was_loaded and isinstance(op, m.List):
+            invented = tuple(m.Container(f"{number:064x}", state=m.RUNNING) for number in range(255))
+            ended = (
+                one._replace(state=m.EXITED, exit_code=-1 & 0xFF, finished_ns=1 << 62)
+                for one in self.containers.values()
+            )
+            return m.Reply(containers=(*ended, *invented))
+        return super().reply_to(op)
+
+
+class ResumedEvents(Flood):
+    """The ends of its containers, again and again, from then on."""
+
+    def step(self) -> None:
+        ready, self.ready = self.ready, self.ready and self.was_loaded
+        super().step()
+        self.ready = self.ready or ready
+
+    def burst(self) -> bytes:
+        event = codec.encode_event(m.Exited(next(iter(self.containers)), 0, 1, False, time.time_ns()))
+        return self.frames(f.EVENT, event, count=500)
+
+
+class ResumedOldEpoch(Resumed):
+    """Goes on with the epoch of before, so that its answers are to nobody."""
+
+    def answer(self, number: int, op: m.Op) -> None:
+        if self.was_loaded:
+            self.link.epoch = 77
+        super().answer(number, op)
+
+
 ORIGINALS: dict[str, type[Phantom]] = {
     "silent": Silent,
     "frozen": Frozen,
@@ -251,4 +336,14 @@ COPIES: dict[str, type[Phantom]] = {
     "copy-dies": CopyDies,
     "copy-does-not-load": CopyDoesNotLoad,
 }
-SAVE_ATTACKS = {f"save-{name}": kind for name, kind in ORIGINALS.items()} | COPIES
+RESUMED: dict[str, type[Phantom]] = {
+    "resumed-deaf": ResumedDeaf,
+    "resumed-mute": ResumedMute,
+    "resumed-refuses": ResumedRefuses,
+    "resumed-dies": ResumedDies,
+    "resumed-boots": ResumedBoots,
+    "resumed-inventor": ResumedInventor,
+    "resumed-events": ResumedEvents,
+    "resumed-old-epoch": ResumedOldEpoch,
+}
+SAVE_ATTACKS = {f"save-{name}": kind for name, kind in (ORIGINALS | RESUMED).items()} | COPIES

@@ -20,13 +20,14 @@ from tests.fakes import places
 from tests.fakes.open_policy import TEXT
 from tests.fakes.patience import PACE, PATIENCE
 from tests.hostile.rig import Caller, Node, node
-from tests.hostile.save_attacks import COPIES, ORIGINALS
+from tests.hostile.save_attacks import COPIES, ORIGINALS, RESUMED
 
 ATTACK_S = 1.0
 GROWTH_MIB = 16
 STALLED_MS = 1000.0 * PATIENCE
 FOR_COPIES = ("frozen", "busy", "tuned-events", "endless", "talks", "dies")
 """Attacks that find the same where a pod is suspended."""
+FAIL_TO_RESUME = ("resumed-deaf", "resumed-mute", "resumed-refuses", "resumed-dies")
 STOP_S = 30
 """Two of the limits for a guest to react, and what the machine does beside."""
 
@@ -138,7 +139,7 @@ async def test_a_copy_that_attacks_harms_neither_its_original_nor_others(under_a
                 await removed(cri, one.id)
 
 
-@pytest.mark.parametrize("attack", [one for one in ORIGINALS if one not in FOR_COPIES])
+@pytest.mark.parametrize("attack", [*(one for one in ORIGINALS if one not in FOR_COPIES), *RESUMED])
 async def test_a_pod_that_attacks_while_it_is_suspended_or_resumed_harms_itself_alone(
     under_attack: Node, attack: str
 ) -> None:
@@ -152,4 +153,4 @@ async def test_a_pod_that_attacks_while_it_is_suspended_or_resumed_harms_itself_
         going = asyncio.ensure_future(failure(there_and_back()))
         await served(cri, taken)
         await removed(cri, bad)
-        await going
+        assert await going or attack not in FAIL_TO_RESUME

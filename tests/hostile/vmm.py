@@ -24,12 +24,13 @@ def main() -> None:
         memory_bomb()
     if what == "console-bomb":
         console_bomb()
+    from tests.hostile.file_attacks import FILES
     from tests.hostile.link_attacks import ATTACKS
     from tests.hostile.monitor import Monitor
     from tests.hostile.phantom import Phantom
     from tests.hostile.save_attacks import SAVE_ATTACKS
 
-    guest = (ATTACKS | SAVE_ATTACKS).get(what, Phantom)(listener(arguments, "link"))
+    guest = (ATTACKS | SAVE_ATTACKS | FILES).get(what, Phantom)(listener(arguments, "link"))
     if what == "compromised" and os.fork() == 0:
         tell(arguments, volumes=volumes, layers=share(arguments, "layers"))
         os._exit(0)
