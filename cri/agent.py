@@ -217,7 +217,7 @@ class Agent:
             log.error("link.ended", extra={"pod": self._who.name}, exc_info=error)
             if self._hello is not None and not self._hello.done():
                 self._hello.set_exception(error)
-            self._break(f"a fault of clearpod's own, {type(error).__name__}, ended it")
+            self._break(f"an internal error of clearpod ended it: {type(error).__name__}")
 
     def _break(self, why: str) -> None:
         """The guest is not heard again."""

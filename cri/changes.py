@@ -40,7 +40,7 @@ class Changes(NamedTuple):
         if not self.taken and not self.later:
             return "the configuration has not changed"
         parts = [f"changed: {', '.join(self.taken)}"] if self.taken else []
-        return "; ".join([*parts, f"at the next start only: {', '.join(self.later)}"] if self.later else parts)
+        return "; ".join([*parts, f"only after a restart: {', '.join(self.later)}"] if self.later else parts)
 
 
 def between(now: Config, new: Config) -> Changes:

@@ -54,7 +54,7 @@ class Subscription:
                 yield self._waiting.popleft()
             if self._is_behind:
                 raise NoSpace(
-                    f"this subscriber fell more than {MOST_QUEUED} events behind; list everything and subscribe again"
+                    f"this subscriber is more than {MOST_QUEUED} events behind; list everything and subscribe again"
                 )
             if self._is_over:
                 return

@@ -55,8 +55,8 @@ def outlives_a_boot(run_dir: str) -> str:
     if (kind := mount.type_of(run_dir)) in ("tmpfs", "ramfs"):
         return ""
     return (
-        f"{run_dir} (run_dir) is on {kind or 'an unknown file system'}, not on a tmpfs: after a boot the daemon finds "
-        "there pods that do not exist; mount a tmpfs there, or set run_dir to a directory on one"
+        f"{run_dir} (run_dir) is on {kind or 'an unknown file system'}, not on a tmpfs: after a reboot the daemon "
+        "would find pods there that do not exist; mount a tmpfs there, or set run_dir to a directory on one"
     )
 
 

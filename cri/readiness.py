@@ -98,7 +98,7 @@ class Readiness:
         looking = self._looking
         await asyncio.wait({looking}, timeout=WAIT_S)
         if not looking.done():
-            return Lack("DiskHangs", f"{self._host.state_dir} did not answer within {WAIT_S:g} s", "look at its disk")
+            return Lack("DiskHangs", f"{self._host.state_dir} did not answer within {WAIT_S:g} s", "check its disk")
         if self._looking is looking:
             self._looking = None
         return looking.result()

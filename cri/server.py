@@ -61,7 +61,7 @@ ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 DROPPED_WITH_CLIENT = {"ExecSync", "CheckpointPod"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
-GONE = "the client went away"
+GONE = "the client has disconnected"
 RECOVERING = "clearpod is still adopting the pods of the previous daemon; retry"
 
 LIMIT_BYTES = 16 << 20
@@ -221,7 +221,9 @@ class Interceptor(aio.ServerInterceptor):
             code, sentence, fault = known.grpc_code, _short(str(known)), None
         else:
             mark, fault, code = secrets.token_hex(4), error, "INTERNAL"
-            sentence = f"{call.name} failed by a fault of clearpod's own; its log has the details under {mark}"
+            sentence = (
+                f"{call.name} failed by an internal error, a bug in clearpod; its log has the details under {mark}"
+            )
         self._log.ended(call, code, sentence=sentence, fault=fault)
         await context.abort(grpc.StatusCode[code], sentence, ((ERROR_KIND, type(known).__name__),))
 

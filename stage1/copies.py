@@ -50,17 +50,17 @@ def lack(pod: Pod, vm: VmSpec) -> str:
     if not vm.hypervisor.has_templates:
         return f"{vm.hypervisor.title} can't save a guest"
     if vm.own:
-        return "its pod brings its own kernel"
+        return "its pod has a kernel of its own"
     if pod.boots or pod.disk_volumes:
-        return "its pod asks for a boot"
+        return "its pod has the annotation to boot"
     if pod.suspend:
         return "its pod can be suspended"
     if pod.profile:
-        return f"a guest with {pod.profile} has run programs before its pod is known"
+        return f"a guest with {pod.profile} runs programs before it gets its pod"
     if pod.has_virtiofs:
-        return "its volumes come by virtiofsd"
+        return "its volumes are served by virtiofsd"
     if pod.ids.length:
-        return "its pod has a user namespace, and a guest that waits has another one"
+        return "its pod has a user namespace, which a prewarmed guest does not have"
     if not isinstance(vm.link, SerialLink):
         return "its link can't be saved"
     return ""

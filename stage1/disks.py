@@ -58,7 +58,7 @@ def _try(remove: "Callable[[str], None]", directory: str) -> str:
     try:
         remove(directory)
     except DiskFailed as error:
-        return f"something of {directory} is left until the next boot: {error}"
+        return f"{directory} could not be removed completely, and is removed after the next boot: {error}"
     return ""
 
 

@@ -23,7 +23,7 @@ def networks(host: Host) -> list[str]:
             try:
                 net.detach_recorded(path)
             except Exhausted as error:
-                problems.append(f"the network of pod {pod_id} is tried again later: {error}")
+                problems.append(f"the network of pod {pod_id} could not be removed and is retried later: {error}")
             except PodError as error:
                 problems.append(deferred.defer(path, error, tries=1, had_netns=True))
     return problems

@@ -147,13 +147,13 @@ def _resolved(
         status = os.fstat(fd)
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
-            raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, and no file")
+            raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, not a file")
         if examine:
             with Guard("read", path):
                 examine(fd, size)
         place = os.readlink(f"/proc/self/fd/{fd}")
         if "," in place:  # QEMU would take what follows for another file
-            raise BadRequest(f"the {what} {path} is a link to a path with a comma in it; name it otherwise")
+            raise BadRequest(f"the {what} {path} is a link to a path with a comma; rename that file")
         return place, size
     finally:
         os.close(fd)

@@ -62,9 +62,9 @@ def choose_cgroups(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = Fals
     pod_places = podcgroup.find(pod.cgroup_parent)
     why_not = _lack(vm, pod, allowed=podcgroup.allowed(pod_places))
     if not pod_places:
-        why_not = f"there is no cgroup {podcgroup.path_of(pod.cgroup_parent) or '/'} for pods on this host"
+        why_not = f"the host has no cgroup {podcgroup.path_of(pod.cgroup_parent) or '/'}"
     if why_not:
-        return places, f"the virtual machine is counted below /{parent} and not in its pod's cgroup: {why_not}"
+        return places, f"the virtual machine runs in a cgroup below /{parent} and not in its pod's cgroup: {why_not}"
     below = scope.inside if has_scopes else os.path.join
     return places | {kind: below(path, name) for kind, path in pod_places.items()}, ""
 
@@ -75,8 +75,8 @@ def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
     memory_mib, pids = allowed.memory_bytes // MIB, limits.of(vm).pids
     if 0 < memory_mib < inside_mib + cost_mib:
         return (
-            f"that allows {memory_mib} MiB, and beside the {inside_mib} MiB of its containers the virtual machine takes"
-            f" up to {cost_mib} MiB; give the RuntimeClass an overhead.podFixed.memory of {cost_mib}Mi"
+            f"that allows {memory_mib} MiB, and the virtual machine needs up to {cost_mib} MiB in addition to the "
+            f"{inside_mib} MiB of its containers; give the RuntimeClass an overhead.podFixed.memory of {cost_mib}Mi"
         )
     if 0 < allowed.pids < pids:
         return f"that allows {allowed.pids} processes, and the virtual machine may have {pids}; raise podPidsLimit"

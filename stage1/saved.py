@@ -136,7 +136,7 @@ def read(path: str) -> Manifest:
     except FileNotFoundError:
         raise NotFound(f"there is no saved guest in {path}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise VmFailed(f"{path}/{MANIFEST} is damaged, so nothing can be made of it") from None
+        raise VmFailed(f"{path}/{MANIFEST} is damaged, so no VM can be started from it") from None
 
 
 def prepare(pod: Pod, host: Host, *, manifest: Manifest | None = None) -> Prepared:
@@ -261,4 +261,4 @@ def _go_on_after(error: BaseException, directory: str) -> None:
     try:
         go_on(directory)
     except VmFailed as second:
-        error.add_note(f"and its guest could not go on: {second}")
+        error.add_note(f"and its guest could not be resumed: {second}")

@@ -53,7 +53,7 @@ def save(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFil
     """
     vm = engine.recorded_vm(directory)
     if vm is None:
-        raise VmFailed(f"the VM in {directory} is not known, so it can't be suspended")
+        raise VmFailed(f"{directory} has no record of its VM, so it can't be suspended")
     document = _document(directory, pod, host=host, images=images)
     path = _make(directory, pod, host=host)
     try:
@@ -163,8 +163,8 @@ def _check(document: "dict[str, Any]", vm: VmSpec) -> None:
     for name, value in _made_of(vm).items():
         if document["made_of"].get(name) != value:
             raise WrongState(
-                f"the pod was suspended with another {name} than this host has now, so it can't be resumed; delete the "
-                "pod, so that it is made again"
+                f"the pod was suspended with another {name} than this host has now, so it can't be resumed; delete "
+                "the pod, so that it is created again"
             )
     for path, _, _, was in document["pieces"]:
         if identity(path) != was:
@@ -181,5 +181,5 @@ def _read(directory: str) -> "dict[str, Any]":
     except FileNotFoundError:
         raise WrongState("the pod is not suspended") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise VmFailed(f"{directory}/{FILE} is damaged; delete the pod, so that it is made again") from None
+        raise VmFailed(f"{directory}/{FILE} is damaged; delete the pod, so that it is created again") from None
     return document

@@ -64,7 +64,7 @@ def make(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: f
     try:
         same = spec_of(prepared, host)
         if same is None or same.made_of != spec.made_of:
-            raise VmFailed("a template can't be made: its VM would be another one than the pod's")
+            raise VmFailed("a template can't be made: its VM would differ from the pod's")
         template = store.begin(spec.name, spec.vm.memory_mib * MIB)
         try:
             _save(prepared, same.vm, template=template, vmm=vmm, limit_s=limit_s)

@@ -119,7 +119,7 @@ def explained(error: Any) -> PodError:
     """The error of ours that was answered, by its class or else its status code, with the answer's sentence."""
     code, sentence, told = error.code().name, str(error.details()), told_kind(error)
     if code == "UNAVAILABLE" and not told and ("clearpod" not in sentence or sentence.startswith(_NOBODY)):
-        return Unavailable("the daemon of clearpod went away; try again when it runs")
+        return Unavailable("the connection to the daemon was lost; try again when it runs")
     if code == "DEADLINE_EXCEEDED" and sentence == "Deadline Exceeded":
         return errors.TimedOut(f"the daemon of clearpod did not answer within {ANSWER_S:g} s")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PodError)]

@@ -46,13 +46,13 @@ def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
         return None
     if former.image_id != planned.image_id:
         raise WrongState(
-            f"container {name} of the original has the image {former.image_id}, and {planned.image_id} is asked for; a "
-            "copy goes on with what it has"
+            f"container {name} of the original has the image {former.image_id}, and {planned.image_id} is asked for; "
+            "a copy keeps its original's"
         )
     if _places(former) != _places(planned):
         raise WrongState(
             f"container {name} of the original has mounts at {_shown(former) or 'no place'}, and "
-            f"{_shown(planned) or 'none'} are asked for; a copy goes on with what it has"
+            f"{_shown(planned) or 'none'} are asked for; a copy keeps its original's"
         )
     _compare_streams(former, planned)
     return former
@@ -68,7 +68,7 @@ def _compare_streams(former: ContainerRecord, planned: ContainerRecord) -> None:
     if other := next((one for one in STREAMS if getattr(was, one) != getattr(now, one)), ""):
         raise WrongState(
             f"container {name} of the original has {other} {getattr(was, other)}, and {getattr(now, other)} is asked "
-            "for; a copy goes on with what it has"
+            "for; a copy keeps its original's"
         )
 
 

@@ -78,13 +78,13 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
         record = record._replace(container=record.container._replace(volumes=()))
     if (raw := oci.is_raw(record.container.process)) and not pod.hello.raw:
         raise Unsupported(
-            f"{pod.title} was booted by an earlier version, whose guest takes only UTF-8 as values of environment"
-            " variables; delete the pod, so that it is made again"
+            f"{pod.title} was booted by an earlier version, whose guest accepts only UTF-8 in environment "
+            "variables; delete the pod, so that it is created again"
         )
     if record.container.has_guest_volumes and not pod.hello.guest_volumes:
         raise Unsupported(
-            f"{pod.title} runs in a guest of an earlier version, which can't have volumes itself; build the guest's"
-            " images of this version and delete the pod, so that it is made again"
+            f"{pod.title} runs in a guest of an earlier version, which does not support guest volumes; build the "
+            "guest of this version and delete the pod, so that it is created again"
         )
     begun_ns = time.time_ns()
     await capacity.make(pod)
@@ -141,17 +141,17 @@ def require_alone(pod: LivePod, kernel: OwnKernel, *, image: str) -> None:
     living = [one.record.container.name for one in pod.containers.values() if one.status.state != states.EXITED]
     if kernel.path and living:
         raise Unsupported(
-            f"the image {image} brings a kernel of its own, which can't run beside the container {living[0]}: such a "
-            "pod has one container"
+            f"the image {image} has a kernel of its own, which can't run together with the container {living[0]}: "
+            "such a pod has only one container"
         )
     if pod.status.is_own and not kernel.path:
         raise Unsupported(
-            f"{pod.title} has no guest but a kernel of its own, and the image {image}, which brings none, can't run "
-            "there: such a pod has one container"
+            f"{pod.title} has no guest but a kernel of its own, so the image {image}, which has none, can't run "
+            "there: such a pod has only one container"
         )
     if kernel.path and (pod.record.pod.host or pod.record.pod.ids.length):
         raise Unsupported(
-            f"the image {image} brings a kernel of its own, which runs neither in namespaces of the host nor in a user "
+            f"the image {image} has a kernel of its own, which can't run in namespaces of the host or in a user "
             "namespace"
         )
 

@@ -30,7 +30,7 @@ async def explained(pod: LivePod, record: ContainerRecord, *, error: PodError) -
     command = sides["host"].rpartition(" ")[2]
     if not command.startswith("/") or _is_covered(record, command):
         return error
-    seen = ", ".join(f"the {side} sees {what}" for side, what in sides.items())
+    seen = ", ".join(f"the {side} has {what}" for side, what in sides.items())
     return NoCommand(
         f"{error}, though it is in the image {record.image_ref}: {seen}; {len(pod.containers)} containers, PATH is"
         f" {path_of(record.container.process)[:MOST_TEXT]}; delete the container, so that it is made again, and report"

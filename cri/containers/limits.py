@@ -67,7 +67,7 @@ async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> 
         return  # what is new is nothing for the guest
     order.require_agent(container, "to change limits")
     if container.is_running:
-        over = WrongState(f"container {container.id} has ended meanwhile; its limits can't be changed any more")
+        over = WrongState(f"container {container.id} has exited meanwhile; its limits can't be changed any more")
         await unless_set(container.ended, _put_in_force(pod, container, limits=limits), otherwise=over)
     else:
         await run_uncancellable(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)

@@ -61,8 +61,8 @@ def require_agent(container: "LiveContainer", call: str) -> None:
     """Raise Unsupported for a kernel of its own, in which there is no agent."""
     if container.record.kernel.path:
         raise Unsupported(
-            f"container {container.id} is a kernel of its own, with no agent inside: {call} is not possible; it can"
-            " only be stopped, and its log be read"
+            f"container {container.id} is a kernel of its own, without an agent: {call} is not possible; it can only "
+            "be stopped, and its log can be read"
         )
 
 

@@ -98,4 +98,4 @@ class Reader:
         return await asyncio.to_thread(lambda: self.start().ask(question, data))
 
     def _odd(self, what: str) -> Corrupt:
-        return Corrupt(f"the {what} of {self._name} was not understood; push the image again")
+        return Corrupt(f"the {what} of {self._name} could not be parsed; push the image again")

@@ -91,7 +91,7 @@ def _document(data: bytes, what: str, *, limits: Limits = Limits()) -> dict[str,
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _count(document: Any, cap: int) -> int:
@@ -147,7 +147,7 @@ def read_manifest(data: bytes, *, name: str, limits: Limits = Limits()) -> Manif
     config, layers = document["config"], document.get("layers")
     kind = str(config.get("mediaType")) if isinstance(config, dict) else "None"
     if kind not in _CONFIGS:
-        raise Unsupported(f"{name} is no container image: its config is of the type {kind[:100]}")
+        raise Unsupported(f"{name} is not a container image: its config is of the type {kind[:100]}")
     if not isinstance(layers, list) or not layers:
         raise Unsupported(f"the image {name} has no layers; clearpod needs at least one")
     if len(layers) > limits.layers:
@@ -229,9 +229,9 @@ def _check_fields(document: dict[str, Any], name: str) -> None:
     inner: Any = document.get("config") or {}
     for what, value in (("rootfs", rootfs), ("config", inner)):
         if not isinstance(value, dict):
-            raise Corrupt(f"the image {name} has a config whose {what} is no object; push it again")
+            raise Corrupt(f"the image {name} has a config whose {what} is not an object; push it again")
     if not isinstance(rootfs.get("diff_ids") or [], list):
-        raise Corrupt(f"the image {name} has a config whose diff_ids are no list; push it again")
+        raise Corrupt(f"the image {name} has a config whose diff_ids are not a list; push it again")
     for key, kind in _FIELDS.items():
         value = inner.get(key)
         texts = value if isinstance(value, list) else []
@@ -244,5 +244,5 @@ def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:
     diff_ids = (config.get("rootfs") or {}).get("diff_ids") or ()
     for digest in diff_ids:
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise Corrupt(f"an image's config has the diff id {digest!r}, which is no sha256 digest")
+            raise Corrupt(f"an image's config has the diff id {digest!r}, which is not a sha256 digest")
     return tuple(diff_ids)

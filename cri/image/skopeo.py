@@ -176,7 +176,7 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
     if "no space left on device" in reason or "disk quota exceeded" in reason:
         return NoSpace(f"the disk is full while {name} was downloaded ({reason}); free some space")
     if _LOGIN.search(reason):
-        return LoginNeeded(f"the registry wants other credentials for {name}, or does not have it ({reason})")
+        return LoginNeeded(f"the registry rejects the credentials for {name}, or does not have it ({reason})")
     if code == 2 or _NOT_THERE.search(reason):
         return NotFound(f"there is no image {name} ({reason})")
     if _BROKEN.search(reason):
@@ -184,7 +184,7 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
     if _UNREACHABLE.search(reason):
         return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
     if signal_number := -code if code < 0 else max(0, code - 128):
-        return PodError(f"can't pull {name}: skopeo was ended by signal {signal_number}; pull again")
+        return PodError(f"can't pull {name}: skopeo was killed by signal {signal_number}; pull again")
     return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
 
 

@@ -120,10 +120,12 @@ def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
     NotFound for ids that make no sense.
     """
     if not container_ids or len(set(container_ids)) < len(container_ids):
-        raise BadRequest("a checkpoint needs the ids of its containers, each once; name all that run in the pod")
+        raise BadRequest(
+            "a checkpoint needs the ids of its containers, each once; name all running containers of the pod"
+        )
     for one in container_ids:
         if one not in pod.containers:
-            raise NotFound(f"there is no container {one!r} in {pod.title}; `crictl ps` lists those that run")
+            raise NotFound(f"there is no container {one!r} in {pod.title}; `crictl ps` lists the running ones")
     if why := copies.blocker(pod):
         return why
     for container in pod.containers.values():
@@ -133,11 +135,11 @@ def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
         if container.id not in container_ids and state != states.EXITED:
             return (
                 f"container {name} of {pod.title} is {state}, and a checkpoint has all containers of its virtual "
-                "machine; name it too, or end it first"
+                "machine; name it too, or stop it first"
             )
     if pod.status.waiting:
         name = pod.status.waiting[0].container.name
-        return f"container {name}, of which {pod.title} has a copy, waits to be created; create it first"
+        return f"container {name}, which {pod.title} has as a copy, was not created yet; create it first"
     return ""
 
 

@@ -51,9 +51,7 @@ def blocker(pod: "LivePod") -> str:
     if pod.is_suspended or pod.held:
         return f"{pod.title} can't be copied: {pod.held}"
     if not pod.hello.copies and pod.record.pod.suspend:
-        return (
-            f"{pod.title} can't be copied: its guest is of an earlier version; delete the pod, so that it is made again"
-        )
+        return f"{pod.title} can't be copied: its guest is of an earlier version; delete the pod and create it again"
     return suspension.blocker(pod, "copied")
 
 
@@ -187,9 +185,7 @@ async def _assume_identity(pod: "LivePod", manifest: "Manifest") -> None:
         async with asyncio.timeout(pod.tools.boot_timeout_s):
             await _tell_who_it_is(pod, manifest)
     except TimeoutError:
-        raise TimedOut(
-            f"the guest of {pod.title} did not become that pod's within {pod.tools.boot_timeout_s:g} s"
-        ) from None
+        raise TimedOut(f"the guest of {pod.title} was not reconfigured within {pod.tools.boot_timeout_s:g} s") from None
 
 
 async def _tell_who_it_is(pod: "LivePod", manifest: "Manifest") -> None:

@@ -94,8 +94,8 @@ class PodImages:
         """Bring an image into the guest by 9p, for those who mount a part of it. Raises Unsupported."""
         if self._pod.suspend:
             raise Unsupported(
-                f"the image {image.id} can't be a volume of a pod that can be suspended, which has it by 9p; leave out "
-                f"the annotation {SUSPEND}"
+                f"the image {image.id} can't be a volume of a pod that can be suspended, since it would be on 9p; "
+                f"leave out the annotation {SUSPEND}"
             )
         async with self._lock:
             await run_uncancellable(engine.add_image, self._directory, self._pod, image=image)

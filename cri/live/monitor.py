@@ -99,7 +99,7 @@ class Monitor:
 
     def _cut(self) -> None:
         """QEMU keeps nothing for a client that is gone; for a slow one it would, without end."""
-        log.warning("pod.monitor", extra={"socket": self._path, "error": "it was cut off, since it said too much"})
+        log.warning("pod.monitor", extra={"socket": self._path, "error": "it was disconnected, since it sent too much"})
         self.is_cut = True
         if self._writer is not None:
             self._writer.close()

@@ -37,16 +37,16 @@ log = logging.getLogger("clearpod.pod")
 
 KILLED = 128 + process.SIGKILL
 """Exit code of a VM that was killed."""
-UNSEEN = "its kernel ended while no clearpod ran, so that nobody knows how"
+UNSEEN = "its kernel ended while no daemon was running, so its exit code is unknown"
 LAST_WORD_S = 1.0
 """A QEMU that has ended has said why by then."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Asking for the end, beside the container's own stop signal. Others mean nothing to a kernel."""
 _SENTENCES = {
     own_kernel.RESET_CODE: "its kernel reset the machine instead of powering it off, as after a panic",
-    own_kernel.PANIC_CODE: "its kernel has panicked; its log says why",
+    own_kernel.PANIC_CODE: "its kernel has panicked; see its log",
 }
-NO_AGENT = "runs a kernel of its own, with no agent inside"
+NO_AGENT = "runs a kernel of its own, without an agent"
 
 
 class OwnKernel:

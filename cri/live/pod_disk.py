@@ -23,7 +23,7 @@ def change(known: tuple[Fact, ...], numbers: PodStats) -> Fact | None:
         return None
     whose = f"the disk of its containers' layers, with {numbers.disk_bytes // MIB} MiB for files,"
     return (
-        Fact(history.FULL, text=f"{whose} {lack}") if lack else Fact(history.NOT_FULL, text=f"{whose} has room again")
+        Fact(history.FULL, text=f"{whose} {lack}") if lack else Fact(history.NOT_FULL, text=f"{whose} has space again")
     )
 
 
@@ -31,5 +31,5 @@ def _lack(numbers: PodStats, *, percent: int) -> str:
     if numbers.disk_bytes and numbers.disk_free * 100 <= numbers.disk_bytes * (100 - percent):
         return "is full"
     if numbers.disk_inodes and numbers.disk_inodes_free * 100 <= numbers.disk_inodes * (100 - percent):
-        return "has no inodes left, so that no file can be made"
+        return "has no inodes left, so that no file can be created"
     return ""

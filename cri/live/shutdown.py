@@ -65,7 +65,9 @@ async def _end_transfer(pod: LivePod) -> None:
     """
     if await pod.transfer.is_over_within(pod.tools.react_s):
         return
-    log.warning("pod.transfer", extra={**pod.log_fields(), "error": "it is stopped while its guest is saved or loaded"})
+    log.warning(
+        "pod.transfer", extra={**pod.log_fields(), "error": "it was stopped while its guest was being saved or loaded"}
+    )
     vm = pod.vm or await asyncio.to_thread(engine.find_vm, pod.directory)
     if vm is not None:
         await asyncio.to_thread(vm.kill)
@@ -128,7 +130,7 @@ async def _release(pod: LivePod, *, is_cut: bool = False) -> None:
 async def kill_unresponsive(pod: LivePod, why: str) -> None:
     """End the VM of a guest that does not react. Returns when `pod.gone` is set. Raises VmFailed."""
     if not pod.gone.is_set():
-        pod.expect_end(f"{pod.title} was ended, since its guest did not react: {why}")
+        pod.expect_end(f"{pod.title} was killed, since its guest did not respond: {why}")
         if pod.vm is not None:
             await _kill_vm(pod)
 

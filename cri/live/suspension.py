@@ -74,7 +74,7 @@ def blocker(pod: "LivePod", what: str = "suspended") -> str:
 
 def _blocker(pod: "LivePod") -> str:
     if not pod.record.pod.suspend:
-        return f"it was not made with the annotation {SUSPEND}"
+        return f"it was not created with the annotation {SUSPEND}"
     if pod.status.is_own:
         return "it runs a kernel of its own"
     if not pod.tools.host.choice.hypervisor.has_templates:
@@ -85,7 +85,7 @@ def _blocker(pod: "LivePod") -> str:
     if pod.held:  # by the guard of the disk
         return pod.held
     if _is_busy(pod):
-        return "something is being done in it; end execs and try again"
+        return "an operation is in progress in it; end execs and retry"
     return ""
 
 
@@ -227,7 +227,7 @@ async def _meet_or_end(pod: "LivePod", when: str) -> None:
     try:
         await _meet(pod)
     except (PodError, TimeoutError) as error:
-        why = f"{pod.title} did not go on after {when}: {error}"
+        why = f"{pod.title} could not be resumed after {when}: {error}"
         pod.expect_end(why)
         if pod.vm is not None:
             await asyncio.to_thread(pod.vm.kill)

@@ -182,7 +182,7 @@ class Templates:
     def _count_failure(self, name: str, why: Exception) -> None:
         self._counts["failed"] += 1
         self._failures[name] = self._failures.get(name, 0) + 1
-        more = "" if self._failures[name] < TRIES else "; it is not tried again until the daemon starts again"
+        more = "" if self._failures[name] < TRIES else "; it is not retried until the daemon is restarted"
         log.warning("template.failed", extra={"template": name, "error": f"{why}{more}"})
 
     async def _remove_unused(self) -> None:

@@ -57,7 +57,7 @@ async def _see_server(vm: VmProcess) -> None:
     if handle is not None:
         with handle:
             if not await is_readable_within(SERVER_S, handle.fileno()):
-                error = f"virtiofsd (pid {vm.server[:1]}) has ended, and its VMM {vm.pid} is killed"
+                error = f"virtiofsd (pid {vm.server[:1]}) has ended, so its VMM {vm.pid} is killed"
                 log.error("pod.volumes", extra={"error": error})
                 handle.kill()
 

@@ -71,6 +71,6 @@ def _append(file: int, data: bytes, *, size: int) -> str:
         if os.write(file, data) == len(data):
             return ""
         os.ftruncate(file, size)  # half an entry would make the whole file unreadable
-        return "not all of it fitted"
+        return "it was written partially"
     except OSError as error:
         return str(error)

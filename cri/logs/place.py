@@ -78,4 +78,4 @@ def _cut(root: beneath.Root, path: str, *, inode: int, size: int) -> None:
 def _require_one_name(fd: int, path: str) -> None:
     """Else somebody may have linked another file of the host here, for us to write to."""
     if (names := os.fstat(fd).st_nlink) > 1:
-        raise NotPlain(path, f"is a file with {names} names (hard links), and a log has one")
+        raise NotPlain(path, f"has {names} hard links, and a log file may have only one")

@@ -75,7 +75,10 @@ class Merger:
         """Whether KSM is ours to set from now on. Raises KernelError when its files can't be read."""
         left = records.read(self._path)
         if left is not None and not left.explains(self._ksm.settings()):
-            log.warning("ksm.foreign", extra={"warning": "another program has set KSM since; it is left alone"})
+            log.warning(
+                "ksm.foreign",
+                extra={"warning": "another program has changed KSM's settings since; they are not restored"},
+            )
             records.forget(self._path)
             left = None
         self._record = left
@@ -97,7 +100,7 @@ class Merger:
         if self._record is None and self._ksm.settings().run == RUN:
             return (
                 f"ksm.enabled is set, but another program already runs KSM ({self._ksm.path}/run is 1), so its "
-                "settings are left alone; pages of guests are merged as it says"
+                "settings are not changed; guests' pages are merged by them"
             )
         return ""
 
@@ -107,7 +110,7 @@ class Merger:
                 if not await asyncio.to_thread(self.tick):
                     return
             except PodError as error:
-                log.warning("ksm.failed", extra={"warning": f"{error}; KSM is no longer set by this daemon"})
+                log.warning("ksm.failed", extra={"warning": f"{error}; this daemon stops controlling KSM"})
                 return
             await asyncio.sleep(TICK_S)
 
@@ -118,7 +121,10 @@ class Merger:
 
     def _tick(self, record: Record) -> bool:
         if not record.explains(self._ksm.settings()):
-            log.warning("ksm.foreign", extra={"warning": "another program has set KSM; it is left alone from now on"})
+            log.warning(
+                "ksm.foreign",
+                extra={"warning": "another program has changed KSM's settings; this daemon stops controlling it"},
+            )
             self._record = None
             records.forget(self._path)
             return False
@@ -156,7 +162,7 @@ class Merger:
                 self._ksm.apply(self._record.before)
                 log.info("ksm.restored", extra={"run": self._record.before.run})
         except PodError as error:
-            log.warning("ksm.failed", extra={"warning": f"KSM's settings could not be given back: {error}"})
+            log.warning("ksm.failed", extra={"warning": f"KSM's settings could not be restored: {error}"})
             return
         self._record = None
         records.forget(self._path)

@@ -75,8 +75,8 @@ class Guard:
         if await _is_done(pod, hold.hold):
             self._held[pod.id] = pod
             pod.held = (
-                f"{pod.title} is held, since it was filling the disk of {self._state_dir}; it goes on when twice as "
-                "much is free as storage.keep_free_mib keeps"
+                f"{pod.title} is held, since it was filling the disk of {self._state_dir}; it continues when twice "
+                "storage.keep_free_mib is free"
             )
             pod.meter.assume(taken_bytes)
             pod.note(Fact(history.HELD, text=pod.held))

@@ -130,7 +130,9 @@ def _as_request(given: nri.Mount) -> pb.Mount:
     where = given.destination
     is_bind = given.type in ("", shown.BIND, "none")
     if not is_bind:
-        raise Unsupported(f"the mount {bounds.short(where)} is of type {bounds.short(given.type)}; only bind is done")
+        raise Unsupported(
+            f"the mount {bounds.short(where)} is of type {bounds.short(given.type)}; only bind is supported"
+        )
     made = pb.Mount(container_path=where, host_path=given.source)
     for option in given.options:
         if option in PROPAGATION:
@@ -141,7 +143,7 @@ def _as_request(given: nri.Mount) -> pb.Mount:
             made.mount_options.append(option)
         elif option not in ("bind", "rbind"):
             raise Unsupported(
-                f"the mount {bounds.short(where)} has the option {bounds.short(option)}, which is not done"
+                f"the mount {bounds.short(where)} has the option {bounds.short(option)}, which is not supported"
             )
     return made
 

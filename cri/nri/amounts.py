@@ -60,7 +60,7 @@ def to_cri(given: nri.LinuxResources, *, who: str) -> pb.LinuxContainerResources
     for (part, name), (ours, _) in NUMBERS.items():
         value = getattr(getattr(given, part), name).value
         if value >= 1 << 63:
-            raise BadRequest(f"{who} resources.{part}.{name} of {value}, which no kernel takes")
+            raise BadRequest(f"{who} resources.{part}.{name} of {value}, which is out of the kernel's range")
         setattr(made, ours, value)
     for (part, name), (ours, _) in TEXTS.items():
         setattr(made, ours, getattr(getattr(given, part), name))
@@ -114,6 +114,6 @@ def require_known(message: Any, known: tuple[str, ...], *, who: str, where: str)
         is_set = field.is_repeated or field.type != field.TYPE_MESSAGE or value.ByteSize()
         if field.name not in known and is_set:
             name = f"{where}.{field.name}" if where else field.name
-            raise Unsupported(f"{who} {name}, which clearpod does not do in a virtual machine; leave it out")
+            raise Unsupported(f"{who} {name}, which clearpod does not support in a virtual machine; leave it out")
     for one in UnknownFieldSet(message):  # type: ignore[attr-defined]
         raise Unsupported(f"{who} field {one.field_number} of {where or 'the adjustment'}, of a newer NRI than ours")

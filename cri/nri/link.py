@@ -98,7 +98,7 @@ class Link:
         if message.type == RESPONSE:
             answer = self._waiting.pop(message.stream, None)
             if answer is None:
-                raise FrameFault(f"it answered on stream {message.stream}, where it was not asked")
+                raise FrameFault(f"it answered on stream {message.stream}, which has no request")
             if not answer.done():
                 answer.set_result(message.data)
             return
@@ -118,7 +118,7 @@ class Link:
                 data = calls.reply(None, code=calls.UNKNOWN, error=str(error))
             except Exception:
                 log.exception("nri.fault", extra={"method": asked.method})
-                data = calls.reply(None, code=calls.UNKNOWN, error="a fault of clearpod's own; its log has it")
+                data = calls.reply(None, code=calls.UNKNOWN, error="an internal error, a bug in clearpod; see its log")
         try:
             await self._send(Message(RUNTIME, stream, RESPONSE, data))
         except (FrameFault, OSError) as error:

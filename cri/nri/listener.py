@@ -65,7 +65,7 @@ class PluginListener:
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= MOST_PLUGINS:
-            log.warning("nri.full", extra={"warning": f"{MOST_PLUGINS} plugins are connected; another is not taken"})
+            log.warning("nri.full", extra={"warning": f"{MOST_PLUGINS} plugins are connected, which is the maximum"})
             writer.transport.abort()
             return
         connection = _Connection(reader, writer, self._update)
@@ -81,7 +81,7 @@ class PluginListener:
                 extra={"plugin": connection.title or "(no name)", "error": calls.shortened(str(error))},
             )
         except Exception:
-            connection.link.close("clearpod failed by a fault of its own")
+            connection.link.close("clearpod had an internal error")
             log.exception("nri.fault", extra={"plugin": connection.title})
         finally:
             self._connections.discard(connection)
@@ -109,7 +109,7 @@ class _Connection:
             raise Lost(self.link.why or f"it did not register within {limit_s:g} s")
         answer = await self.link.call("Configure", _greeting(config), timeout_s=config.request_timeout_s)
         if answer.events & ~calls.ALL_EVENTS:
-            raise Lost(f"it asks for events that there are not: {answer.events:#x}")
+            raise Lost(f"it subscribes to unknown events: {answer.events:#x}")
         events = answer.events or calls.ALL_EVENTS
         log.info("nri.plugin", extra={"plugin": self.title, "events": f"{events:#x}"})
         self._plugin = Plugin(self.title, self.link, events=events, timeout_s=config.request_timeout_s, left=left)
@@ -125,7 +125,7 @@ class _Connection:
 
     def _take_name(self, request: nri.RegisterPluginRequest) -> None:
         if self.title:
-            raise WrongState(f"this connection is that of {self.title}; another plugin needs one of its own")
+            raise WrongState(f"this connection belongs to {self.title}; another plugin needs one of its own")
         if not NAME.fullmatch(request.plugin_name) or not INDEX.fullmatch(request.plugin_idx):
             raise BadRequest(
                 f"a plugin's name has up to 128 letters, digits and _.+-, its index two digits, but they are"

@@ -77,13 +77,13 @@ class Plugin:
             return answer
         size = message.ByteSize()
         if size > MOST_BYTES:
-            answer.set_exception(Refused(calls.UNKNOWN, f"{size} bytes are more than NRI can say at once"))
+            answer.set_exception(Refused(calls.UNKNOWN, f"{size} bytes are more than fit into one message of NRI"))
             return answer
         self._queue.append(_Request(method, message, size, answer))
         self._bytes += size
         self._arrived.set()
         if len(self._queue) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES:
-            self.link.close(f"it is {len(self._queue)} requests behind, of {self._bytes} bytes")
+            self.link.close(f"{len(self._queue)} requests of {self._bytes} bytes are queued for it")
         return answer
 
     def tell(self, method: str, message: Any) -> None:

@@ -45,5 +45,7 @@ async def finish(
             plugin.link.close(f"it refused Synchronize: {calls.shortened(answer.message)}")
         elif isinstance(answer, nri.SynchronizeResponse):
             if request.more and not answer.more:
-                plugin.link.close("it does not take Synchronize in parts, and one message can't hold everything here")
+                plugin.link.close(
+                    "it does not support Synchronize in parts, and the state does not fit into one message"
+                )
             await updates.apply(plugin, answer.update)

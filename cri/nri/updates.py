@@ -133,5 +133,5 @@ class _Failures:
     def log_rest(self) -> None:
         """How many more there were."""
         if self._count > MOST_LOGGED:
-            error = f"{self._count - MOST_LOGGED} more could not be done"
+            error = f"{self._count - MOST_LOGGED} more failed"
             log.warning("nri.update", extra={"plugin": self._title, "error": error})

@@ -37,7 +37,7 @@ class Wishes:
             self._all.owners.CopyFrom(_owners(self._all.container.id, claims))
             answer = await plugin.ask(METHOD, self._all, what=what)
             if answer is None:
-                raise WrongState(f"the NRI plugin {plugin.title}, which validates {what}, is gone; try again")
+                raise WrongState(f"the NRI plugin {plugin.title}, which validates {what}, has disconnected; retry")
             if answer.reject:
                 why = calls.shortened(answer.reason)
                 raise WrongState(f"the NRI plugin {plugin.title} rejects the adjustments of {what}: {why}")

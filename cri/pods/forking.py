@@ -39,9 +39,7 @@ def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePo
     if not matches and len(word) >= LEAST_PREFIX:
         matches = [pod for pod in own if pod.id.startswith(word)]
     if not matches:
-        raise NotFound(
-            f"no pod {word[:_SHOWN]!r} runs in the namespace {namespace!r}, of which another one could be a copy"
-        )
+        raise NotFound(f"no pod {word[:_SHOWN]!r} that could be copied runs in the namespace {namespace!r}")
     if len(matches) > 1:
         raise BadRequest(
             f"{len(matches)} pods of the namespace {namespace!r} are called {word[:_SHOWN]!r}; give the id of one"
@@ -53,7 +51,7 @@ def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePo
 def blocker(pod: "LivePod") -> str:
     """Why no other pod can be a copy of this one now, as a sentence; empty when one can."""
     if pod.config.annotations.get(FORKABLE) != "true":
-        return f"{pod.title} does not consent to be copied: it was not made with the annotation {FORKABLE}"
+        return f"{pod.title} does not consent to be copied: it was not created with the annotation {FORKABLE}"
     return copies.blocker(pod)
 
 

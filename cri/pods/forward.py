@@ -77,7 +77,7 @@ AnyConnection = PortConnection | DirectConnection
 async def _directly(pod: LivePod, port: int) -> AsyncIterator[DirectConnection]:
     """Raises WrongState for a pod without a network, AgentFailed when nobody listens."""
     if not pod.ips:
-        raise WrongState(f"{pod.title} runs a kernel of its own without a network: it can't be connected to")
+        raise WrongState(f"{pod.title} runs a kernel of its own without a network, so its ports can't be reached")
     try:
         async with asyncio.timeout(pod.tools.call_timeout_s):
             reader, writer = await asyncio.open_connection(_first_ipv4(pod.ips), port)

@@ -47,7 +47,7 @@ def _restored(one: Lasting) -> tuple[LivePod, str]:
     except Exhausted:
         raise  # it says nothing of the pod: a daemon that starts later takes it over
     except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
-        why = f"what the previous daemon wrote down of {pod.title} is damaged: {str(error)[:500]}"
+        why = f"the previous daemon's record of {pod.title} is damaged: {str(error)[:500]}"
         log.error("pod.damaged", extra={"pod": pod.id, "title": pod.title, "error": why})
         adoption.forget_containers(pod)
     return pod, why
@@ -140,7 +140,7 @@ class Recovery:
             if error:
                 pod = self._make(plan.stored.record)
                 pod.status = plan.stored.status
-                adoption.mark_unusable(pod, f"what was begun of {pod.title} can't be removed: {error}")
+                adoption.mark_unusable(pod, f"the partly created {pod.title} can't be removed: {error}")
                 self._admit(pod)
                 pod.adopted.clear()
                 await self._mark_dead(pod)

@@ -164,7 +164,7 @@ class PodTable:
             one = other.record.pod
             if one.disk_volumes and one.kubelet_dir == pod.kubelet_dir and other.status.state != states.DEAD:
                 raise WrongState(
-                    f"{other.title} ({other.id}) still has the disk with this pod's volumes; stop it first"
+                    f"{other.title} ({other.id}) still uses the disk with this pod's volumes; stop it first"
                 )
 
     @contextmanager
@@ -174,7 +174,7 @@ class PodTable:
         if self.max_pods and living >= self.max_pods:
             raise NoSpace(
                 f"this node runs or starts {living} sandboxes, and limits.max_pods in clearpod's configuration allows"
-                f" {self.max_pods}; remove some, or place this one elsewhere"
+                f" {self.max_pods}; remove some, or place this one on another node"
             )
         self._starting += 1
         try:

@@ -84,7 +84,7 @@ class Warmed:
         async with self._reserved(namespace, name):
             running = [one.id for one in pod.containers.values() if one.is_running]
             if not running:
-                raise WrongState(f"no container runs in {pod.title}, so a template of it would hold nothing; start one")
+                raise WrongState(f"no container runs in {pod.title}, so a template of it would be empty; start one")
             title = f"the template {namespace}/{name}"
             path = await run_uncancellable(self._store.begin)
             try:
@@ -132,7 +132,7 @@ class Warmed:
         more = f" and another one {size // MIB} MiB" if size else ""
         return NoSpace(
             f"warmed templates take {used // MIB} MiB{more}, and templates.warmed_mib allows {self.most_bytes // MIB}; "
-            "remove one with `clearpod template rm`, or allow more"
+            "remove one with `clearpod template rm`, or raise that key"
         )
 
     async def described(self) -> list[Described]:

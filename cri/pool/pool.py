@@ -171,7 +171,7 @@ class Pool:
         await pod.gone.wait()
         del self._slots[pod]
         self._count("died")
-        log.warning("pool.died", extra={"pod": pod.id, "error": "its virtual machine ended in its slot"})
+        log.warning("pool.died", extra={"pod": pod.id, "error": "its virtual machine ended before it was claimed"})
         ending = asyncio.get_running_loop().create_task(boot.discard(pod), name=f"end of {pod.id}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)

@@ -12,7 +12,7 @@ async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.Che
     (ALREADY_EXISTS), and is again after an error. No options are known.
     """
     for option in sorted(request.options):
-        raise BadRequest(f"CheckpointPod knows no option {option!r}; leave it out")
+        raise BadRequest(f"CheckpointPod has no option {option!r}; leave it out")
     pod = node.pods.get(request.pod_sandbox_id)
     await checkpoint.write(pod, node.images, output=request.output_path, container_ids=list(request.container_ids))
     return pb.CheckpointPodResponse()

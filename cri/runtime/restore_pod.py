@@ -22,7 +22,7 @@ async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePo
     says why this host or this pod can't be what the checkpoint is.
     """
     for option in sorted(request.options):
-        raise BadRequest(f"RestorePod knows no option {option!r}; leave it out")
+        raise BadRequest(f"RestorePod has no option {option!r}; leave it out")
     path = request.checkpoint_path
     manifest = await asyncio.to_thread(restorable.read, path)
     restoring.check(manifest, request.container_configs)
@@ -31,8 +31,8 @@ async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePo
     record = await pod_record(node, asked)
     if not record.pod.suspend:
         raise WrongState(
-            f"the pod has not the annotation {SUSPEND} that the pod of the checkpoint had, and so another machine; "
-            "restore it with the same annotations"
+            f"the pod lacks the annotation {SUSPEND} of the checkpoint's pod, so its machine would differ; restore "
+            "it with the same annotations"
         )
     bring_up = partial(copies.bring_up, path=path, given=given)
     pod_id = await node.pods.run(record, request.SerializeToString(deterministic=True), bring_up=bring_up)

@@ -48,7 +48,7 @@ async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     if record.pod.has_virtiofs and (lack := await asyncio.to_thread(node.lacks_virtiofs, record.pod)):
-        raise Unsupported(f"volumes of the pod can't come by virtiofsd: {lack}")
+        raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
     resize.require_host(record.pod)
     return record
 

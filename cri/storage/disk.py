@@ -99,7 +99,7 @@ class Storage:
         if free < needed + kept:
             raise NoSpace(
                 f"{what} may take {-(-needed // MIB)} MiB in {near}, where {free // MIB} MiB are free and "
-                f"{kept // MIB} MiB are kept for pods (storage.keep_free_mib); make some room"
+                f"{kept // MIB} MiB are reserved for pods (storage.keep_free_mib); free some space"
             )
 
     async def counts(self, pods: list[Pod]) -> dict[str, float]:
@@ -121,6 +121,6 @@ class Storage:
                 is_kept = False
             if is_kept != self._is_kept:
                 self._is_kept = is_kept
-                what = "is kept again" if is_kept else "can't be kept: the disk is full or does not work"
+                what = "is kept again" if is_kept else "can't be allocated: the disk is full or failing"
                 log.warning("storage.reserve", extra={"warning": f"the reserve of storage.reserve_mib {what}"})
             await asyncio.sleep(ROUND_S)

@@ -127,7 +127,7 @@ def parse(data: bytes) -> Manifest:
     try:
         document = _document(data)
         if not isinstance(document, dict) or document.get("kind") != "pod checkpoint":
-            raise ValueError("it lacks the kind of a checkpoint")
+            raise ValueError("its kind is not that of a checkpoint")
         if (version := document.get("v")) != VERSION:
             raise Unsupported(
                 f"the checkpoint has version {str(version)[:20]!r}, and this clearpod reads {VERSION}; make a new one"
@@ -136,7 +136,7 @@ def parse(data: bytes) -> Manifest:
         _check(manifest)
     except ValueError as error:
         why = str(error)[:200]
-        raise BadRequest(f"the checkpoint's manifest.json can't be understood: {why}; make a new checkpoint") from None
+        raise BadRequest(f"the checkpoint's manifest.json can't be parsed: {why}; make a new checkpoint") from None
     return manifest
 
 
@@ -169,7 +169,7 @@ def _check_files(manifest: Manifest) -> None:
     for file in (manifest.guest, manifest.disk):
         _require(file.size_bytes, (0, _MOST_FILE_BYTES), what="size_bytes")
         if file != File() and not _ID.fullmatch(file.sha256):
-            raise ValueError(f"sha256 {file.sha256[:80]!r} is no digest")
+            raise ValueError(f"sha256 {file.sha256[:80]!r} is not a digest")
     if manifest.guest == File():
         raise ValueError("it has no guest")
     scratch = next((one.what for one in manifest.made_of if one.name == "scratch"), "0")

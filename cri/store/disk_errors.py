@@ -27,7 +27,7 @@ def explained(path: str, error: sqlite3.Error) -> PodError:
         return NoSpace(f"{path}: the disk is full; free some space")
     if is_disk:
         return DiskFailed("write", errno.EIO, path)
-    return PodError(f"{path}: {error}; look at the file and its disk")
+    return PodError(f"{path}: {error}; check the file and its disk")
 
 
 def _disk_state(path: str) -> tuple[bool, bool]:

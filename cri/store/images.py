@@ -228,7 +228,7 @@ class ImageStore:
             path = layout.layer_path(self.layers_dir, diff_id)
             before = _inode(path)
             if before and (why := self._integrity.of_layer(diff_id, whole=True, stop=stop)):
-                log.warning("layer.damaged", extra={"error": f"{why}; it is made again"})
+                log.warning("layer.damaged", extra={"error": f"{why}; it is recreated"})
                 with self._db.change():
                     if _inode(path) == before:
                         self._remove_layer(diff_id)

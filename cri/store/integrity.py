@@ -47,7 +47,7 @@ class Integrity:
             if why := self._why(f"{directory}/{name}", made, whole=whole, stop=stop):
                 return f"its file {name} {why}"
         if merged_from and merged_from != tuple(map(self._checksum, layers)):
-            return "a layer was made again, in another way, since it was merged"
+            return "a layer was recreated differently since it was merged"
         return ""
 
     def of_layer(self, diff_id: str, *, whole: bool, stop: Callable[[], bool] = never) -> str:

@@ -187,5 +187,5 @@ def _read(directory: str, name: str) -> dict[str, Any]:
     except KernelError as error:
         raise ValueError(str(error)) from None
     if not isinstance(envelope, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return envelope

@@ -42,7 +42,7 @@ ADOPT, MARK_DEAD, CLEAN_UP = "adopt", "mark_dead", "clean_up"
 """The VM lives and is adopted, or the pod boots kernels of its own or is suspended, and may have no VM now; the VM
 is gone or has to go, the pod stays listed; nothing is worth keeping."""
 
-ENDED = "the pod's virtual machine had ended when clearpod started again"
+ENDED = "the pod's virtual machine had ended when clearpod was restarted"
 _POD_STATES = (states.NEW, states.BOOTING, states.READY, states.STOPPING, states.DEAD)
 _CONTAINER_STATES = (states.CREATED, states.RUNNING, states.EXITED)
 
@@ -83,7 +83,7 @@ def _classify(directory: str) -> Plan:
 
 
 def _unreadable(directory: str, error: Exception) -> Plan:
-    why = f"{directory}/state.json can't be understood: {str(error)[:500]}"
+    why = f"{directory}/state.json can't be parsed: {str(error)[:500]}"
     log.error("state.unreadable", extra={"directory": directory, "error": why})
     for record in pods.identities(directory):
         stored = pods.Stored(record, pods.PodState(states.STOPPING))
@@ -97,13 +97,13 @@ def _check(directory: str, stored: pods.Stored) -> None:
     """What the rest of the daemon takes for granted. Raises ValueError."""
     record = stored.record
     _require(record.pod.id == os.path.basename(directory), f"it is of the pod {record.pod.id[:100]!r}")
-    _require(stored.status.state in _POD_STATES, f"{stored.status.state[:100]!r} is no state of a pod")
-    _require(0 <= stored.status.ids < 2**31, f"{stored.status.ids} is no id of a stream")
+    _require(stored.status.state in _POD_STATES, f"{stored.status.state[:100]!r} is not a state of a pod")
+    _require(0 <= stored.status.ids < 2**31, f"{stored.status.ids} is not the id of a stream")
     _parse(pb.PodSandboxConfig, record.config)
     for one in stored.containers:
         name, state = one.record.container.id, one.status.state
-        _require(name.isalnum() and name.isascii() and len(name) <= 64, f"{name[:100]!r} is no id of a container")
-        _require(state in _CONTAINER_STATES, f"{state[:100]!r} is no state of a container")
+        _require(name.isalnum() and name.isascii() and len(name) <= 64, f"{name[:100]!r} is not the id of a container")
+        _require(state in _CONTAINER_STATES, f"{state[:100]!r} is not a state of a container")
         _parse(pb.ContainerConfig, one.record.config)
 
 

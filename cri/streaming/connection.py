@@ -173,7 +173,9 @@ async def _work(node: Node, offer: Offer, *, client: Session) -> bytes:
         return b""
     except Exception as error:
         log.error("stream.fault", extra={"kind": offer.kind}, exc_info=error)
-        return status.failure(client.version, f"the {offer.kind} failed by a fault of clearpod's own; see its log")
+        return status.failure(
+            client.version, f"the {offer.kind} failed by an internal error, a bug in clearpod; see its log"
+        )
 
 
 async def _end_when_idle(wire: Tcp) -> None:

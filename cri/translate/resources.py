@@ -81,8 +81,8 @@ def require_ceiling(old: ContainerRecord, new: ContainerRecord, *, pod: Pod) -> 
 def _beyond(pod: Pod, what: str) -> NoSpace:
     return NoSpace(
         f"the virtual machine of pod {pod.namespace}/{pod.name} has at most {pod.memory_mib} MiB and {pod.vcpus} vCPUs"
-        f" and can't grow to {what}; delete the pod, so that it is made again: vm.ceiling in clearpod's configuration,"
-        f" or the annotations {policy.MEMORY} and {policy.VCPUS}, give it room to grow"
+        f" and can't grow to {what}; create the pod again with room to grow: by vm.ceiling in clearpod's configuration,"
+        f" or the annotations {policy.MEMORY} and {policy.VCPUS}"
     )
 
 

@@ -158,8 +158,8 @@ static pid_t find_pid(const char *text)
         return pid;
     if (pid > 0 && kill(pid, SIGKILL) == 0)
         waitpid(pid, NULL, 0);
-    const char *failed = strstr(text, "failed "), *why = failed ? failed + 7 : "the jailer was ended";
-    report_error("the VMM's jail can't be made: %.*s", (int)strcspn(why, "\n"), why);
+    const char *failed = strstr(text, "failed "), *why = failed ? failed + 7 : "the jailer was killed";
+    report_error("the VMM's jail can't be set up: %.*s", (int)strcspn(why, "\n"), why);
     return 0;
 }
 

@@ -16,7 +16,7 @@ FAILED = 254
 def enter(name: str, arguments: list[str]) -> int:
     """Run the entry point `name`; its exit code. Of a command that can't be run it is what a shell would return."""
     if os.geteuid():
-        say(name, "only root may do this: the pod's virtual machine and its link are root's")
+        say(name, "only root may do this, since the pod's virtual machine belongs to root; run it with sudo")
         return FAILED
     entry = __import__(f"stage1.entry.{name}", fromlist=("main",))
     try:

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     if pod is None:
         raise NotFound(f"the pod {options.uuid} was not started, so it can't be stopped; rkt rm removes it")
     if not options.force and not _ended(options.uuid, pod):
-        dispatch.say("stop", f"the pod {options.uuid} did not end by itself and is ended now")
+        dispatch.say("stop", f"the pod {options.uuid} did not end within its grace period and is killed")
     machine.kill(place)
     return 0
 

@@ -45,7 +45,7 @@ def make(pod_dir: str, top: str) -> list[str]:
     except WrongState:
         return []  # somebody else makes one
     except (PodError, OSError) as error:
-        return [f"no template was made, so pods boot: {error}"]
+        return [f"no template was made, so pods boot their VMs: {error}"]
     return problems
 
 

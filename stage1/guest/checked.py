@@ -83,7 +83,7 @@ def printable(text: str, most: int = MAX_ERROR) -> str:
 def _container(one: Container) -> str:
     _id("Container.id", one.id)
     if not CREATED <= one.state <= EXITED:
-        raise OutOfRange(f"Container.state is {one.state}, which is no state of a container")
+        raise OutOfRange(f"Container.state is {one.state}, which is not a state of a container")
     _number("Container.pid", one.pid, most=MAX_PID)
     _number("Container.exit_code", one.exit_code, most=MAX_EXIT_CODE)
     _number("Container.started_ns", one.started_ns, most=MAX_NS)
@@ -163,4 +163,4 @@ def _no_text(field: str, value: str) -> OutOfRange:
 
 def _distinct(field: str, names: list[str]) -> None:
     if len(set(names)) != len(names):
-        raise OutOfRange(f"{field} has an entry twice")
+        raise OutOfRange(f"{field} has a duplicate entry")

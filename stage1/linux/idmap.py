@@ -182,11 +182,11 @@ def set_owners(tree: int, namespace: int, *, what: str) -> None:
 
 def _refusal(what: str, namespace: int, why: str) -> Unsupported:
     if not what.startswith("/"):
-        return Unsupported(f"{what} can't be mounted with mapped owners ({why}): use Linux 6.12 or newer")
+        return Unsupported(f"{what} can't be an idmapped mount ({why}); use Linux 6.12 or newer")
     where, kind = _culprit(what, namespace)
     refusal = OwnersRefused(
-        f"{where} can't be a volume, or below one: its file system, {kind}, can't be mounted with mapped owners "
-        f"({why}); put the data on ext4, xfs, btrfs or tmpfs"
+        f"{where} can't be a volume, or below one: its file system, {kind}, has no idmapped mounts ({why}); put the "
+        "data on ext4, xfs, btrfs or tmpfs"
     )
     refusal.is_below = where != what
     return refusal

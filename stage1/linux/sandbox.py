@@ -144,9 +144,9 @@ def _find() -> Means:
     if not (setpriv and unshare and prlimit):
         raise NotFound("there are no setpriv, unshare and prlimit programs; install util-linux")
     whole = Means(setpriv, unshare, prlimit, landlock=True, filters=_filters())
-    lacks = [] if whole.filters[0] else ["there is no filter of system calls for this machine"]
+    lacks = [] if whole.filters[0] else ["there is no seccomp filter for this architecture"]
     if whole.filters[0] and (why := _trial(whole._replace(landlock=False, unshare=""))):
-        lacks.append(f"setpriv can't load a filter of system calls ({why})")
+        lacks.append(f"setpriv can't load a seccomp filter ({why})")
         whole = whole._replace(filters=("", ""))
     if why := _trial(whole._replace(landlock=False)):
         lacks.append(f"namespaces can't be made ({why})")

@@ -23,7 +23,8 @@ def defer(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
     pod_id, known = record.pod_of(path), _load(path)
     if known is None:
         namespace.remove_net(netns_path(pod_id))
-        return f"what plugins made for pod {pod_id} may have stayed; look at {path} and remove it: {error}"
+        left = f"devices and rules of CNI plugins for pod {pod_id} may be left on the host"
+        return f"{left}; see {path}, remove them and that file: {error}"
     failures = known.failures + 1
     is_hopeless = isinstance(error, PluginGone) or not had_netns
     is_deferred = known.is_deferred or is_hopeless or failures >= tries
@@ -32,7 +33,7 @@ def defer(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
     if is_counted and not is_deferred:
         raise error
     namespace.remove_net(known.netns)
-    return f"the network of pod {pod_id} could not be given back and is tried again later: {error}"
+    return f"the network of pod {pod_id} could not be released and is retried later: {error}"
 
 
 def _load(path: str) -> record.Record | None:

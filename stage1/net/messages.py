@@ -60,7 +60,9 @@ def address(index: int, text: str) -> Message:
         packed = _socket.inet_pton(family, host)
         body = _ADDRESS.pack(family, int(length or 8 * len(packed)), _NO_DAD if ":" in host else 0, 0, index)
     except (OSError, ValueError, struct.error):
-        raise NetworkFailed(f"{text!r} is no IP address with prefix length; correct the plugin that gave it") from None
+        raise NetworkFailed(
+            f"{text!r} is not an IP address with prefix length; correct the plugin that returned it"
+        ) from None
     return _NEW_ADDRESS, CREATE, body + attribute(_LOCAL, packed) + attribute(_ADDRESS_ITSELF, packed)
 
 

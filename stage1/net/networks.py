@@ -58,7 +58,7 @@ def note(settings: Settings) -> str:
     network, problems = find(settings)
     if network is not None and network.file == EMBEDDED:
         return f"the embedded network {NAME!r} is in use, since there is no CNI configuration in {settings.conf_dir}"
-    return f"passed over: {'; '.join(problems)}" if network is not None and problems else ""
+    return f"ignored: {'; '.join(problems)}" if network is not None and problems else ""
 
 
 def chosen(names: tuple[str, ...], settings: Settings) -> tuple[Network, ...]:
@@ -71,7 +71,7 @@ def chosen(names: tuple[str, ...], settings: Settings) -> tuple[Network, ...]:
         raise BadRequest(f"the pod can get no network: {'; '.join(configured.problems)}")
     first = (configured.network,) if configured.network else ()
     if len(names) >= MOST:
-        raise BadRequest(f"the pod asks for {len(names)} more networks; it can have {MOST - 1}")
+        raise BadRequest(f"the pod requests {len(names)} further networks; at most {MOST - 1} are possible")
     networks = (*first, *_named(names, settings, first=configured.network))
     _require_different(networks)
     for network in networks:
@@ -84,7 +84,7 @@ def _require_different(networks: tuple[Network, ...]) -> None:
     names = [network.name for network in networks]
     for name in names:
         if names.count(name) > 1:
-            raise BadRequest(f"the pod would be in the network {name!r} twice; a pod can be in a network once")
+            raise BadRequest(f"the pod requests the network {name!r} twice; a pod can join a network once")
 
 
 def _named(names: tuple[str, ...], settings: Settings, *, first: Network | None) -> tuple[Network, ...]:

@@ -126,11 +126,11 @@ def result(text: bytes, who: str) -> Document:
     except (ValueError, RecursionError):
         raise NetworkFailed(f"{who} answered ADD with something that is not JSON: {_printable(text)}") from None
     if not isinstance(document, dict):
-        raise NetworkFailed(f"{who} answered ADD with JSON that is no object: {_printable(text)}")
+        raise NetworkFailed(f"{who} answered ADD with JSON that is not an object: {_printable(text)}")
     for key in ("interfaces", "ips", "routes"):
         entries = [] if document.get(key) is None else document[key]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise NetworkFailed(f'{who} answered ADD with "{key}" that is no list of objects: {_printable(text)}')
+            raise NetworkFailed(f'{who} answered ADD with "{key}" that is not a list of objects: {_printable(text)}')
     if not _is_dns(document.get("dns")):
         raise NetworkFailed(f'{who} answered ADD with "dns" that is not as CNI defines it: {_printable(text)}')
     return document

@@ -234,7 +234,7 @@ def _checked(record: Record) -> Record:
         raise TypeError("a result or a plugin is not an object")
     numbers: tuple[object, ...] = (record.limit_s, record.failures)
     if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("a field that must be a number is none")
+        raise TypeError("a field that must be a number is not")
     return record
 
 

@@ -51,7 +51,7 @@ def status(network: Network, settings: Settings) -> str:
 def _require_version(network: Network, kind: str, *, settings: Settings) -> None:
     known = versions(find_plugin(kind, settings.bin_dirs))
     if known and network.version not in known:
-        problem = f"the CNI plugin {kind!r} speaks versions {', '.join(known)} and not {network.version}"
+        problem = f"the CNI plugin {kind!r} supports versions {', '.join(known)} and not {network.version}"
         raise NetworkFailed(f"{problem}, which network {network.name!r} ({network.file}) has; change its cniVersion")
 
 
@@ -85,7 +85,7 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
         try:
             valid = [*_recorded(places), *_of_others()]
         except PodError as error:
-            return (f"no garbage is collected: {error}",)
+            return (f"garbage collection failed: {error}",)
         valid += [one for network in networks for one in _elsewhere(network, valid)]
         return tuple(problem for network in networks for problem in _garbage_collect(network, valid, settings=settings))
 

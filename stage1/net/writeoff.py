@@ -44,8 +44,8 @@ def write_off(path: str, error: PodError, *, all_s: float) -> str:
     kept = record.put_aside(path)
     left = f"; {' and '.join(stuck)}" if stuck else ""
     return (
-        f"the network of pod {pod_id} can't be given back and is tried no more{left}; what is known of it is"
-        f" in {kept}, remove it when that is repaired: {error}"
+        f"the network of pod {pod_id} can't be released and is not retried any more{left}; its record is {kept}, "
+        f"which you can remove when this is repaired: {error}"
     )
 
 
@@ -66,7 +66,7 @@ def _free(runner: Runner, one: Attachment) -> str:
         except PodError:
             files = [_lease(one, address, place=ipam.get("dataDir")) for address in addresses]
             where = "".join(f", by {file}" for file in files if file)
-            return f"its addresses {', '.join(addresses) or '(unknown)'} in {one.network.name!r} stay taken{where}"
+            return f"its addresses {', '.join(addresses) or '(unknown)'} in {one.network.name!r} stay allocated{where}"
     return ""
 
 

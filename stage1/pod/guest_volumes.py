@@ -42,7 +42,7 @@ def blocker(container: Container) -> str:
         if not (mount.is_in_guest or mount.inside):
             return (
                 f"container {container.name} has {mount.source} of the host at {mount.target}, which its guest reads "
-                "by 9p; have the guest keep such volumes by clearpod.io/files and clearpod.io/emptydir, or leave it out"
+                "by 9p; set clearpod.io/files and clearpod.io/emptydir to guest for such volumes, or leave it out"
             )
     return ""
 

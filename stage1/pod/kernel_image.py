@@ -73,7 +73,7 @@ def read_kernel(read: "Read", size: int, *, title: str) -> Kernel:
         return _bzimage(head, size, title=title)
     if _is_multiboot(head, None):
         return Kernel(MULTIBOOT, _end_by_header(head))
-    raise BadRequest(f"{title} is no kernel: {_guess(head)}; {_USABLE}")
+    raise BadRequest(f"{title} is not a kernel: {_guess(head)}; {_USABLE}")
 
 
 def _is_bzimage(head: bytes) -> bool:
@@ -89,7 +89,7 @@ def _bzimage(head: bytes, size: int, *, title: str) -> Kernel:
         needed += (paragraphs - 1) * _PARAGRAPH + 1
     if size < needed:
         raise BadRequest(
-            f"{title} is a bzImage that is cut off: it has {size} bytes, and by its header {needed} or more; copy it "
+            f"{title} is a bzImage that is truncated: it has {size} bytes, and by its header {needed} or more; copy it "
             "into the image again"
         )
     return Kernel(BZIMAGE)
@@ -101,7 +101,7 @@ def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
     for one in loaded:
         if one.at + one.bytes > size:
             raise BadRequest(
-                f"{title} is cut off: it has {size} bytes, and a segment of it ends at {one.at + one.bytes}; copy it "
+                f"{title} is truncated: it has {size} bytes, and a segment of it ends at {one.at + one.bytes}; copy it "
                 "into the image again"
             )
     end = max((one.address + one.memory_bytes for one in loaded), default=0)
@@ -150,7 +150,7 @@ def _guess(head: bytes) -> str:
 
 def _elf(read: "Read", head: bytes, *, title: str) -> _Elf:
     if len(head) < 64 or head[4] not in (1, 2):
-        raise BadRequest(f"{title} is a damaged ELF file: its header is cut off or of no class")
+        raise BadRequest(f"{title} is a damaged ELF file: its header is truncated or of an unknown class")
     machine: int = struct.unpack_from("<H", head, 18)[0]
     if head[5] != 1 or machine not in _MACHINES:
         for_what = _OTHERS.get(machine, f"the machine {machine}") if head[5] == 1 else "another endianness"
@@ -162,7 +162,7 @@ def _elf(read: "Read", head: bytes, *, title: str) -> _Elf:
         raise BadRequest(f"{title} is a damaged ELF file: it has {count} segments of {each} bytes")
     table = read(at, each * count)
     if len(table) < each * count:
-        raise BadRequest(f"{title} is a damaged ELF file: its {count} segments are described behind its end")
+        raise BadRequest(f"{title} is a damaged ELF file: its {count} segments are described beyond its end")
     return _Elf(is_64, machine, tuple(_segment(table, each * number, is_64=is_64) for number in range(count)))
 
 

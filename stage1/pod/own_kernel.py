@@ -151,7 +151,7 @@ def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
     fields = {key.replace("-", "_"): text for key, text in ours.items()}
     if unknown := sorted(set(fields) - set(OwnKernel._fields)):
         raise BadRequest(
-            f"the image {image} has the label {OURS}{unknown[0][:100]}, which means nothing; the last word is one of "
+            f"the image {image} has the label {OURS}{unknown[0][:100]}, which is unknown; the last word must be one of "
             f"{', '.join(name.replace('_', '-') for name in OwnKernel._fields)}"
         )
     return fields
@@ -213,7 +213,7 @@ def _require_no_root(theirs: "Mapping[str, str]", kind: _Kind, *, image: str) ->
     asks = theirs.get("mountrootfs") or (theirs.get("usedmblock") if kind.network in (LINUX_INIT, RUMPRUN) else "")
     if (asks or "").lower() in _TRUE and not theirs.get("block") and not theirs.get("initrd"):
         raise Unsupported(
-            f"the kernel of the image {image} wants the image's files as its root ({URUNC}mountRootfs or useDMBlock), "
+            f"the kernel of the image {image} needs the image's files as its root ({URUNC}mountRootfs or useDMBlock), "
             "which clearpod does not show to it; put them into an initrd or a block image"
         )
 

@@ -127,7 +127,7 @@ def remove(client: Client, place: str, *, app: str) -> None:
 def end_pod(uuid: str, error: PodError) -> str:
     """The guest did not stop or remove an app in time: end the pod. Idempotent. Returns a sentence about it."""
     machine.kill(machine.place(uuid))
-    return f"the pod {uuid} was ended, since its guest did not react: {error}"
+    return f"the pod {uuid} was killed, since its guest did not respond: {error}"
 
 
 def require_running(client: Client, app: str) -> None:
@@ -135,7 +135,7 @@ def require_running(client: Client, app: str) -> None:
     for _ in _tries(app):
         if runs(client, app):
             return
-    raise WrongState(f"the app {app} does not run, so nothing can be run in it; start it first")
+    raise WrongState(f"the app {app} is not running, so no command can be run in it; start it first")
 
 
 def runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
@@ -173,4 +173,4 @@ def _is_awaited(pod_dir: str, app: str) -> bool:
 
 
 def _explained(error: PodError, app: str) -> PodError:
-    return WrongState(f"the app {app} does not run, so nothing can be run in it ({error})")
+    return WrongState(f"the app {app} is not running, so no command can be run in it ({error})")

@@ -195,7 +195,7 @@ class _Given:
     def _flag(self, word: str, after: list[str], *, known: "Mapping[str, str]") -> None:
         name, sign, value = word.lstrip("-").partition("=")
         if name not in known:
-            self.warnings.append(f"the flag {word} is not known here and is ignored")
+            self.warnings.append(f"the flag {word} is not known and is ignored")
             return
         if not sign and known[name] == _TEXT:
             if not after:
@@ -215,11 +215,11 @@ class _Given:
         """The last word, which rkt puts there; others are odd, but do no harm."""
         if not self.rest:
             raise BadRequest("the last argument must be the pod's uuid, but there is none")
-        self.warnings += [f"the argument {word!r} is not known here and is ignored" for word in self.rest[:-1]]
+        self.warnings += [f"the argument {word!r} is not known and is ignored" for word in self.rest[:-1]]
         return _uuid(self.rest[-1])
 
     def nothing_more(self) -> None:
-        self.warnings += [f"the argument {word!r} is not known here and is ignored" for word in self.rest]
+        self.warnings += [f"the argument {word!r} is not known and is ignored" for word in self.rest]
 
 
 def _uuid(text: str) -> str:

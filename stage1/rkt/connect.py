@@ -42,9 +42,9 @@ def to_agent(uuid: str, *, timeout_s: float = 0) -> Client:
     place = machine.place(uuid)
     vm = engine.find_vm(place)
     if vm is None or not vm.alive():
-        raise NotFound(f"the pod {uuid} does not run: it was not started, or has ended")
+        raise NotFound(f"the pod {uuid} is not running: it was not started, or has ended")
     if machine.has_own_kernel(place):
-        raise Unsupported(f"the pod {uuid} runs a kernel of its own, with no agent inside: nothing can be done in it")
+        raise Unsupported(f"the pod {uuid} runs a kernel of its own, without an agent: no command can be run in it")
     begun = time.monotonic()
     connection = _ask(place, timeout_s or ANSWER_S)
     if connection is None and not timeout_s:

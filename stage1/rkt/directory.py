@@ -111,7 +111,7 @@ def write_pid(pod_dir: str, pid: int) -> None:
             os.link(temporary, f"{pod_dir}/{PID}")
     except Exception as error:
         if os.path.exists(f"{pod_dir}/{PID}"):
-            raise AlreadyExists(f"{pod_dir}/{PID} is there already: this pod was started before") from error
+            raise AlreadyExists(f"{pod_dir}/{PID} exists already: this pod was started before") from error
         raise
     finally:
         os.unlink(temporary)

@@ -17,9 +17,9 @@ def text(document: "Document", key: str, *, where: str) -> str:
     """The string at `key`, else "". Raises BadRequest."""
     value = _of_type(document, key, kind=str, where=where)
     if value and "\0" in value:
-        raise BadRequest(f"{where}: {key!r} has a zero byte, which no program can be given")
+        raise BadRequest(f"{where}: {key!r} has a zero byte, which can't be passed to a program")
     if value and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise BadRequest(f"{where}: {key!r} has half of a character, {value!r}; write it in UTF-8")
+        raise BadRequest(f"{where}: {key!r} has an unpaired surrogate, {value!r}; write it in UTF-8")
     return value or ""
 
 

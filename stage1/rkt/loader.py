@@ -210,12 +210,12 @@ def _with_own_kernel(given: Manifest, options: RunOptions, *, pod_dir: str) -> E
     one = next((entry for entry in entries if entry.kernel), None)
     if one and (len(given.entries) > 1 or options.mutable):
         raise Unsupported(
-            f"{one.where}: its image brings a kernel of its own, which runs neither beside other apps nor in a "
-            "sandbox; run it as the only app of a pod"
+            f"{one.where}: its image has a kernel of its own, which can't run with other apps or in a sandbox; run "
+            "it as the only app of a pod"
         )
     if one and options.interactive:
         raise Unsupported(
-            f"{one.where}: its image brings a kernel of its own, which takes no input; leave --interactive out"
+            f"{one.where}: its image has a kernel of its own, which has no standard input; leave --interactive out"
         )
     return one
 

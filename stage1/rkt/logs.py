@@ -58,7 +58,7 @@ def _empty(app: App, path: str) -> None:
         raise BadRequest(f"app {app.name!r}: its log is not a file: {error}, or name another one") from None
     try:
         if (names := os.fstat(fd).st_nlink) > 1:
-            raise BadRequest(f"app {app.name!r}: its log {path} is a file with {names} names; name another one")
+            raise BadRequest(f"app {app.name!r}: its log {path} is a file with {names} hard links; name another file")
         with Guard("truncate", path):
             os.ftruncate(fd, 0)
     finally:

@@ -165,7 +165,7 @@ def _load(path: str) -> "Document":
 def _name(given: "Document", *, where: str, what: str) -> str:
     name = document.text(given, "name", where=where)
     if not spelling.is_name(name):
-        raise BadRequest(f"{where}: {name!r} is no name for {what}; use a-z, 0-9 and single '-' between them")
+        raise BadRequest(f"{where}: {name!r} is not a valid name for {what}; use a-z, 0-9 and single '-' between them")
     return name
 
 
@@ -228,7 +228,7 @@ def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
     pairs = document.pairs(app, "environment", where=where)
     for name in pairs:
         if not spelling.is_variable(name):
-            raise BadRequest(f"{where}: {name!r} is no name for an environment variable")
+            raise BadRequest(f"{where}: {name!r} is not a valid name for an environment variable")
     return tuple(pairs.items())
 
 

@@ -52,7 +52,7 @@ def _in_pod(port: "HostPort", manifest: "Manifest") -> "AppPort":
 
 def _of_host(port: "HostPort", of_pod: "AppPort") -> list[Port]:
     if of_pod.socket_activated:
-        raise Unsupported(f"the port {port.name!r} is socket-activated, which does not reach into a VM; leave that out")
+        raise Unsupported(f"the port {port.name!r} is socket-activated, which does not work with a VM; leave that out")
     if port.host_port + of_pod.length - 1 > MOST_PORT:
         raise BadRequest(f"{of_pod.length} ports of the host from {port.host_port} on go beyond {MOST_PORT}")
     numbers = range(of_pod.length)

@@ -36,7 +36,7 @@ def claim(pod: Pod, data_dir: str, *, place: str) -> None:
             continue
         if directory.is_running(data_dir, pod_id):
             raise WrongState(
-                f"the host's port {shared[1]}/{shared[0]} is the pod {pod_id}'s; stop that one, or give another port"
+                f"the host's port {shared[1]}/{shared[0]} is used by the pod {pod_id}; stop it, or choose another port"
             )
         net.detach_recorded(path, all_s=rkt.DEL_S)
 

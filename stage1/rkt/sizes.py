@@ -32,6 +32,6 @@ def check(apps: "list[App]", empty: "tuple[EmptyVolume, ...]") -> None:
     containers = [*(one for app in apps for one in app.containers), *(app for app in apps if app.container.root_of)]
     if (count := len(containers) + len(empty)) > MOST_CONTAINERS:
         raise BadRequest(
-            f"the pod's apps, their handlers and empty volumes are {count}, and a VM has room for {MOST_CONTAINERS};"
+            f"the pod's apps, their handlers and empty volumes are {count}, and a VM can have {MOST_CONTAINERS};"
             " give volumes of the host, or make several pods of it"
         )

@@ -49,7 +49,7 @@ def _gid(entry: Entry, root: str, *, uid: int) -> int:
 def _owner(entry: Entry, root: str, *, path: str) -> tuple[int, int]:
     status = inside.status(root, path, follow=False)
     if status is None:
-        raise BadRequest(f"{entry.where}: it is to run as the owner of {path}, which is not in its image")
+        raise BadRequest(f"{entry.where}: it should run as the owner of {path}, which is not in its image")
     return status.st_uid, status.st_gid
 
 

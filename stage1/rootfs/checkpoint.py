@@ -66,7 +66,7 @@ def begin(directory: str, output: str) -> None:
 def check_directory(output: str) -> None:
     """Raise BadRequest unless it is the path of a directory that is ours alone, NotFound, KernelError."""
     if not os.path.isabs(output) or os.path.normpath(output) != output:
-        raise BadRequest(f"{output!r} can't be the place of a checkpoint; give an absolute path without `..`")
+        raise BadRequest(f"{output!r} can't be the directory of a checkpoint; give an absolute path without `..`")
     try:
         with Guard("examine", output):
             status = os.lstat(output)
@@ -87,11 +87,13 @@ def read_manifest(path: str, *, most: int) -> bytes:
         with beneath.Root(path) as place:
             return place.read(MANIFEST, most=most, ours=True)
     except FileNotFoundError:
-        raise NotFound(f"{path} has no {MANIFEST}, so it is no checkpoint, or not a whole one") from None
+        raise NotFound(f"{path} has no {MANIFEST}, so it is not a checkpoint, or an incomplete one") from None
     except KernelError as error:
         if error.errno != errno.EFBIG:
             raise
-        raise BadRequest(f"{path}/{MANIFEST} is longer than {most} bytes, so it is no checkpoint's") from None
+        raise BadRequest(
+            f"{path}/{MANIFEST} is longer than {most} bytes, so it does not belong to a checkpoint"
+        ) from None
 
 
 def make(path: str) -> None:
@@ -149,8 +151,8 @@ def examined(path: str, is_awaited: "Awaited" = lambda: True) -> File:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise BadRequest(
-                f"{path} can be written to by others than user {os.geteuid()}, so it can change once it was looked at; "
-                "give it mode 0600"
+                f"{path} can be written to by others than user {os.geteuid()}, so it could change after it was "
+                "verified; give it mode 0600"
             )
         return File(status.st_size, digest(fd, is_awaited))
     finally:
@@ -190,4 +192,4 @@ def _data_from(descriptor: int, offset: int, *, size: int) -> tuple[int, int]:
 def require(is_awaited: "Awaited") -> None:
     """Raise TimedOut when a checkpoint is not awaited any more."""
     if not is_awaited():
-        raise TimedOut("the checkpoint was given up, since nobody waits for it any more; give it more time")
+        raise TimedOut("the checkpoint was cancelled, since its caller's deadline has passed; allow more time")

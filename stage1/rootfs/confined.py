@@ -200,11 +200,11 @@ def _death(question: Question, asker: Asker, *, ended: supervise.Ended) -> PodEr
         return _too_much_memory(question, asker)
     if ended.code == _SIGKILL:
         return NoSpace(f"the process that read {question.what} was killed: it used {question.timeout_s:.0f} s of "
-                       "processor time, or this host has no memory left; use another image")  # fmt: skip
+                       "processor time, or this host is out of memory; use another image")  # fmt: skip
     if ended.code > 128:
         return Corrupt(f"{question.what} can't be read: the process that tried ended by signal {ended.code - 128}; "
                        "push it again")  # fmt: skip
-    return PodError(f"the process that should read {question.what} could not start: {ended.last or ended.code}")
+    return PodError(f"the process that was to read {question.what} could not start: {ended.last or ended.code}")
 
 
 def _too_much_memory(question: Question, asker: Asker) -> PodError:
@@ -274,8 +274,8 @@ def adopt(directory: str, name: str, *, target: str, most_bytes: int) -> None:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > most_bytes:
-                raise Corrupt(f"an image's {name} came out with {status.st_size} bytes, where {most_bytes} are the "
-                              "most, or as no plain file; use another image")  # fmt: skip
+                raise Corrupt(f"an image's {name} came out with {status.st_size} bytes, where at most {most_bytes} "
+                              "are allowed, or not as a regular file; use another image")  # fmt: skip
             os.fchown(fd, 0, 0)
             os.fchmod(fd, 0o644)
         finally:

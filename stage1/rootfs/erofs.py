@@ -89,7 +89,7 @@ class Image:
         self._block = 1 << bits
         is_known = magic == _MAGIC and bits in _BLOCK_BITS
         if not is_known or os.fstat(self._fd).st_size < blocks << bits:
-            raise Corrupt(f"{self._path} is not a whole erofs file; remove the image and pull it again")
+            raise Corrupt(f"{self._path} is a truncated erofs file; remove the image and pull it again")
 
     def __enter__(self) -> "Image":
         return self

@@ -100,7 +100,7 @@ class _Scan:
         for a whiteout with content, which it would take for further headers.
         """
         if not path and not entry.is_directory:
-            raise Corrupt(f"{self._what} has something else than a directory as its root; push the image again")
+            raise Corrupt(f"{self._what} has a root that is not a directory; push the image again")
         name = path.rpartition("/")[2]
         if name.startswith(".wh.") and entry.size:
             what = f"{self._what} has the whiteout {path[-200:]!r} of {entry.size} bytes"
@@ -113,7 +113,7 @@ def normal(name: str) -> str:
     """`name` relative to the root, without `.` and double slashes. Raises Corrupt when it has `..`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise Corrupt(f"a layer has an entry outside of its root: {name!r}; it was not made for containers")
+        raise Corrupt(f"a layer has an entry outside of its root: {name!r}; it is not a container image")
     return "/".join(parts)
 
 

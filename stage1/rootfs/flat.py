@@ -38,7 +38,9 @@ def flatten(files: "ImageFiles") -> tuple[Piece, ...]:
     with Guard("examine", f"a layer of image {files.id}"):
         sizes = [os.path.getsize(path) for path in paths]
     if len(places) != len(files.layers):
-        raise Corrupt(f"image {files.id} is made for {len(places)} layers and has {len(files.layers)}; pull it again")
+        raise Corrupt(
+            f"image {files.id} was merged from {len(places)} layers and has {len(files.layers)}; pull it again"
+        )
     pieces = [Piece(paths[0], 0, sizes[0])]
     for (offset, promised), path, size in zip(places, paths[1:], sizes[1:], strict=True):
         _check(files.id, Piece(path, offset, size), promised=promised, free=pieces[-1].offset + pieces[-1].size)
@@ -49,6 +51,6 @@ def flatten(files: "ImageFiles") -> tuple[Piece, ...]:
 def _check(image_id: str, piece: Piece, *, promised: int, free: int) -> None:
     if piece.offset < free or piece.size != promised or (piece.offset | piece.size) % _PAGE_BYTES:
         raise Corrupt(
-            f"image {image_id} has {piece.size} bytes at {piece.offset} for {piece.path}, where {promised} are wanted "
-            f"behind {free}; remove it and pull it again"
+            f"image {image_id} has {piece.size} bytes at {piece.offset} for {piece.path}, where {promised} are "
+            f"expected after {free}; remove it and pull it again"
         )

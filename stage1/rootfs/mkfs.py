@@ -52,8 +52,8 @@ def _judge(ended: supervise.Ended, image: str) -> None:
     if code == 0 and "<E>" not in last:
         return
     if code == 128 + process.SIGKILL:
-        raise NoSpace("mkfs.erofs was killed while it read a layer: it took too much processor time, or there is no "
-                      "memory left; use another image")  # fmt: skip
+        raise NoSpace("mkfs.erofs was killed while it read a layer: it took too much processor time, or the host is "
+                      "out of memory; use another image")  # fmt: skip
     if code > 128:
         raise Corrupt(f"mkfs.erofs could not read a layer and ended by signal {code - 128}; push the image again")
     raise _failure(image, last or f"exit status {code}")

@@ -72,7 +72,7 @@ def remove(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float
         except FileNotFoundError:
             continue
         except (PodError, OSError) as error:
-            problems.append(f"{path}, which a pod has left before the last boot, can't be removed: {error}")
+            problems.append(f"{path}, left by a pod from before the last boot, can't be removed: {error}")
     return problems
 
 

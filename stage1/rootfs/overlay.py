@@ -93,8 +93,7 @@ def _make(options: "list[tuple[str, str]]", *, owner: int) -> int:
             return mount.new("overlay", _INERT, options)
     except KernelError as error:
         raise Unsupported(
-            f"the app's root can't be mounted with mapped owners ({error}): use Linux 5.19 or newer, or `rkt run "
-            "--no-overlay`"
+            f"the app's root can't be an idmapped mount ({error}); use Linux 5.19 or newer, or `rkt run --no-overlay`"
         ) from None
 
 

@@ -77,7 +77,9 @@ class Owners:
         if not self._ids.length:
             return self.plain()
         if not self._vmm[2]:
-            raise WrongState("the pod was started by a version of clearpod that maps owners otherwise; make a new one")
+            raise WrongState(
+                "the pod was started by a version of clearpod with another mapping of owners; create the pod again"
+            )
         if self._shifted < 0:
             self._shifted = os.open(f"{self._directory}/{KEPT}", os.O_RDONLY | os.O_CLOEXEC)
         return self._shifted

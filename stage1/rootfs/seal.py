@@ -83,7 +83,7 @@ def broken(path: str, seal: Seal | None) -> str:
     except FileNotFoundError:
         return "is not there"
     except Corrupt:
-        return "is not a whole erofs file"
+        return "is a truncated erofs file"
     except OSError as error:
         if isinstance(why := explained("open", error), Exhausted):
             raise why from None
@@ -109,7 +109,7 @@ def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.nev
         return f"can't be read ({error})"
     if digest == seal.sha256:
         return ""
-    return broken(path, seal) or "has other contents than were written"  # it may have been cut while it was read
+    return broken(path, seal) or "has contents that differ from its seal"  # it may have been cut while it was read
 
 
 def _sha256(path: str, stop: "Callable[[], bool]") -> str:

@@ -29,7 +29,7 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
             mount tree read-only.
     """
     if volume.propagation == BIDIRECTIONAL and not pid:
-        raise WrongState(f"nobody is there who could have the volume {volume.target}: the pod has ended")
+        raise WrongState(f"there is no process for the volume {volume.target}: the pod has ended")
     source = _open_source(volume)
     try:
         is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
@@ -69,8 +69,8 @@ def _open_source(volume: Mount) -> int:
             raise NotFound(text) from None
         if error.errno == errno.ELOOP:
             raise BadRequest(
-                f"the volume source {volume.source} for {volume.target} leads through a symbolic link, which was made "
-                "while it was looked at; name the place itself"
+                f"the volume source {volume.source} for {volume.target} leads through a symbolic link, which was "
+                "created during the check; name the target itself"
             ) from None
         raise
 
@@ -100,9 +100,7 @@ def _set_read_only(volume: Mount, tree: int) -> None:
         mount.set_read_only(tree, recursive=volume.recursive_read_only)
     except KernelError as error:
         if volume.recursive_read_only and error.errno == errno.ENOSYS:
-            raise Unsupported(
-                f"RROUnsupported: {volume.target} can't be read-only with all below it: {error}"
-            ) from None
+            raise Unsupported(f"RROUnsupported: {volume.target} can't be read-only recursively: {error}") from None
         raise
 
 

@@ -73,7 +73,7 @@ def choose(name: str, facts: HostFacts) -> Choice:
 def _chosen(one: Hypervisor, facts: HostFacts, *, reasons: list[str]) -> Choice:
     program, missing = facts.programs[one.name], kvm_lacks(facts)
     accel, warning = ("tcg", SLOW) if missing else ("kvm", "")
-    how = "emulation (TCG): nothing else is left" if missing else "KVM: the CPU and /dev/kvm allow it"
+    how = "emulation (TCG), since nothing else is possible" if missing else "KVM: the CPU and /dev/kvm allow it"
     why = tuple(dict.fromkeys((*reasons, *missing, f"{one.title} with {how}")))
     return Choice(one, accel, program.path, warning, why, program.sandbox, program.preload)
 
@@ -109,7 +109,7 @@ def kvm_lacks(facts: HostFacts) -> list[str]:
 def kvm_remedy(facts: HostFacts) -> str:
     """What to do about `facts.kvm_error`."""
     if facts.kvm_error == os.strerror(errno.EBUSY):
-        return "end the other hypervisor that has the CPU's virtualisation"
+        return "end the other hypervisor that uses the CPU's virtualisation"
     if facts.kvm_error in map(os.strerror, (errno.EACCES, errno.EPERM)):
         return "run as root, in a container with this device allowed"
     return f"modprobe {'kvm_intel' if facts.cpu_virtualization == 'vmx' else 'kvm_amd'}"

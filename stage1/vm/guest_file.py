@@ -41,7 +41,7 @@ def write(monitor: "Monitor", path: str, *, is_awaited: "Callable[[], bool]" = l
     except VmFailed as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise NoSpace(
-                f"there is no room for the memory of a guest at {path}; make some, or choose a larger place"
+                f"there is no space for the memory of a guest at {path}; free some, or choose a larger file system"
             ) from None
         raise
 
@@ -76,6 +76,6 @@ def _migrate(monitor: "Monitor", command: str, *, path: str, is_awaited: "Callab
     try:
         monitor.run(command, {"uri": f"file:/dev/fdset/{number}"})
         if (status := settled(monitor, is_awaited)) != "completed":
-            raise VmFailed(f"the VMM could not do {command} of a guest: {status}")
+            raise VmFailed(f"the VMM failed to {command} a guest: {status}")
     finally:
         monitor.run("remove-fd", {"fdset-id": number})

@@ -87,7 +87,7 @@ def read(pid: int, start_time: int, *, cgroups: "Sequence[str]" = ()) -> InForce
     """
     handle = process.open_process(pid, start_time)
     if handle is None:
-        raise WrongState(f"the virtual machine (pid {pid}) has ended; nothing is in force any more")
+        raise WrongState(f"the virtual machine (pid {pid}) has ended; it has no confinement any more")
     with handle:
         try:
             jail = _read(pid, cgroups)

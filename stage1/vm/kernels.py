@@ -24,7 +24,7 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     known = variants(guest_dir, hypervisor=hypervisor)
     if variant not in known:
         raise NotFound(
-            f"the pod needs the guest kernel {variant!r}, but beside the ordinary one {guest_dir} has "
+            f"the pod needs the guest kernel {variant!r}, but {guest_dir} has, in addition to the default one, "
             f"{', '.join(known) or 'none'}; {_remedy(variant)}"
         )
     return f"{ordinary}-{variant}"

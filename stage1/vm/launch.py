@@ -24,14 +24,14 @@ def launch(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]",
     `name` is a word by which the jailer is found as long as it runs. Raises VmFailed, KernelError.
     """
     if not os.access(jailer, os.X_OK):
-        raise VmFailed(f"{jailer or 'the jailer'} is no program; build it with `clearpod images build`")
+        raise VmFailed(f"{jailer or 'the jailer'} is not an executable; build it with `clearpod images build`")
     text = _run(jailer, description, descriptors=descriptors, name=name)
     pid, is_started, why = parse(text)
     if is_started:
         return pid
     if pid:
         _reap(pid)
-    raise VmFailed(f"the VMM's jail can't be made: {why or 'the jailer was ended'}; {_MORE}")
+    raise VmFailed(f"the VMM's jail can't be set up: {why or 'the jailer was killed'}; {_MORE}")
 
 
 def parse(text: str) -> tuple[int, bool, str]:

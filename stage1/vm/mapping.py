@@ -43,7 +43,7 @@ def restore(directory: str, size: int, *, images: "Sequence[Placed]") -> None:
         for image in images:
             window = window.plus(image)
     except ValueError as error:
-        raise VmFailed(f"images can't lie so in the window of {directory}: {error}") from None
+        raise VmFailed(f"the mapping of images is invalid for the window of {directory}: {error}") from None
     _write(directory, window)
 
 
@@ -64,7 +64,7 @@ def _checked(window: Window) -> Window:
     """Raises ValueError unless the record's numbers are places."""
     numbers: tuple[object, ...] = (window.size, *(number for image in window.images for number in image[1:]))
     if not all(isinstance(number, int) and 0 <= number < _MOST_BYTES for number in numbers):
-        raise ValueError("a number in it is no place in a window")
+        raise ValueError("a number in it is not an offset in a window")
     return window
 
 
@@ -131,7 +131,7 @@ def _take_out_after(error: BaseException, directory: str, *, name: str) -> None:
     try:
         take_out(directory, name)
     except PodError as second:
-        error.add_note(f"and {name} could not be taken out of the window: {second}")
+        error.add_note(f"and {name} could not be unmapped from the window: {second}")
 
 
 class _Shim:
@@ -164,7 +164,7 @@ class _Shim:
         except OSError as error:
             raise VmFailed(f"the VMM does not answer `{request}` at {self._path}: {error.strerror or error}") from None
         if answer != "ok":
-            raise VmFailed(f"the VMM refused `{request}` at {self._path}: {answer or 'it hung up'}")
+            raise VmFailed(f"the VMM refused `{request}` at {self._path}: {answer or 'it closed the connection'}")
 
 
 def _write(directory: str, window: Window) -> None:

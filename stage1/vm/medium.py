@@ -118,7 +118,7 @@ def described(extents: "Iterable[Extent]", *, fill: int, disk_bytes: int) -> str
     lines, end = [], 0
     for one in sorted(extents):
         if one.offset < end or one.end > disk_bytes or (one.offset | one.size) % SECTOR or one.size <= 0:
-            raise VmFailed(f"{one} can't be on a disk of {disk_bytes} bytes, behind {end}")
+            raise VmFailed(f"{one} can't be on a disk of {disk_bytes} bytes after {end}")
         lines += [*_line(fill, one.offset - end), *_line(one.number, one.size)]
         end = one.end
     return _HEAD + "".join([*lines, *_line(fill, disk_bytes - end)])
@@ -193,4 +193,4 @@ def _sets(monitor: Monitor) -> "list[tuple[int, str]]":
             (whole(one["fdset-id"]), str(one["fds"][0].get("opaque", ""))) for one in sets[:_MOST_SETS] if one["fds"]
         ]
     except (TypeError, KeyError, AttributeError):
-        raise VmFailed("the VMM's monitor answered with something else than descriptors") from None
+        raise VmFailed("the VMM's monitor answered with something other than descriptors") from None

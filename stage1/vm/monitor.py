@@ -83,7 +83,7 @@ class Monitor:
         try:
             socket.send_fds(self._socket, [spoken(commands).encode()], list(descriptors))
         except OSError as error:
-            raise VmFailed(f"the VMM's monitor takes no commands: {error.strerror}") from None
+            raise VmFailed(f"the VMM's monitor does not accept commands: {error.strerror}") from None
 
     def _answered(self, count: int, *, or_migrated: bool = False) -> None:
         """So many commands are done, and what one of them began as well."""
@@ -120,14 +120,14 @@ class Monitor:
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
-            raise VmFailed("the VMM's monitor sent something else than a JSON object")
+            raise VmFailed("the VMM's monitor sent something other than a JSON object")
         return reply
 
 
 def whole(value: object) -> int:
     """A number of QEMU's for one of its things. Raises VmFailed for what is none."""
     if type(value) is not int or not 0 <= value < _MOST_NUMBER:
-        raise VmFailed("the VMM's monitor answered with something else than the number of a descriptor")
+        raise VmFailed("the VMM's monitor answered with something other than the number of a descriptor")
     return value
 
 

@@ -31,10 +31,10 @@ def find(jailer: str) -> Needs:
     if why := idmap.why_not():
         return Needs(f"a VMM has a user of its own in a user namespace: {why}")
     if not os.path.exists(_SECCOMP):
-        return Needs("this kernel has no filters of system calls; use one with CONFIG_SECCOMP_FILTER")
+        return Needs("this kernel has no seccomp filters; use one with CONFIG_SECCOMP_FILTER")
     if not landlock():
         return Needs(
-            weaker="this kernel was booted without Landlock, so a VMM has one fence less: add lsm=landlock,..."
+            weaker="this kernel was booted without Landlock, which confines VMMs further; add lsm=landlock,..."
         )
     return Needs()
 

@@ -20,8 +20,8 @@ def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str,
     missing = [name for name in names if not os.path.exists(f"{guest_dir}/{name}")] if profile else []
     if missing:
         raise NotFound(
-            f"the pod wants the guest profile {profile}, but {guest_dir} has no {' and no '.join(missing)}; "
-            f"build it with `images/build {profile}`, where Debian's package {profile} is installed"
+            f"the pod requests the guest profile {profile}, but {guest_dir} has no {' and no '.join(missing)}; build "
+            f"it with `images/build {profile}` on a machine with Debian's package {profile}"
         )
     has_modules = variant and os.path.exists(f"{guest_dir}/system-{variant}.erofs")
     return (names[0], _with_modules(guest_dir, names[1], variant=variant)) if has_modules else names

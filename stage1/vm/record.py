@@ -63,12 +63,12 @@ def read(directory: str) -> Record | None:
 
 def _record(document: "Any") -> Record:
     if not isinstance(document, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     cid, memory_bytes = document.get("cid", 0), document.get("memory_bytes", 0)
     if "cid" in document and not (isinstance(cid, int) and 2 < cid < 2**32):
-        raise ValueError(f"{str(cid)[:100]} is no context id of a guest")
+        raise ValueError(f"{str(cid)[:100]} is not a context id of a guest")
     if not isinstance(memory_bytes, int) or memory_bytes < 0:
-        raise ValueError(f"{str(memory_bytes)[:100]} is no number of bytes")
+        raise ValueError(f"{str(memory_bytes)[:100]} is not a number of bytes")
     ids = tuple(map(_extent, document.get("ids") or ()))
     return Record(VmProcess.from_json(document), ids, memory_bytes=memory_bytes, cid=cid)
 
@@ -76,5 +76,5 @@ def _record(document: "Any") -> Record:
 def _extent(triple: "Any") -> Extent:
     inside, outside, length = triple
     if not all(isinstance(number, int) and 0 <= number < 2**32 for number in (inside, outside, length)):
-        raise ValueError(f"{str(triple)[:100]} is no range of ids")
+        raise ValueError(f"{str(triple)[:100]} is not a range of ids")
     return Extent(inside, outside, length)

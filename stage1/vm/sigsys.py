@@ -39,7 +39,7 @@ def explain(pid: int, started: int, *, code: int | None, log: str = LOG) -> str:
     call = _find(pid, _epoch(started), log=log, wait_s=_WAIT_S if code else 0)
     if not call and code is None:
         return ""
-    return f": its filter of system calls ended it (signal 31, SIGSYS){call}"
+    return f": it was killed by its seccomp filter (signal 31, SIGSYS){call}"
 
 
 def _epoch(started: int) -> float:

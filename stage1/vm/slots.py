@@ -61,7 +61,7 @@ def configured(path: str = CONFIG) -> Range:
         return Range()
     except OSError as error:
         raise BadRequest(
-            f"{path} can't be read ({error.strerror}): the ids for hypervisors are in it, jail.first_id"
+            f"{path} can't be read ({error.strerror}): it sets the ids for hypervisors, jail.first_id"
         ) from None
     import tomllib  # few hosts of rkt's have such a file, and each start of a pod would wait for it
 
@@ -71,7 +71,7 @@ def configured(path: str = CONFIG) -> Range:
             *(int(table.get(key, default)) for key, default in zip(("first_id", "count"), Range(), strict=True))
         )
     except (ValueError, TypeError, AttributeError) as error:
-        raise BadRequest(f"{path}, which has the ids for hypervisors, is damaged: {error}") from None
+        raise BadRequest(f"{path}, which sets the ids for hypervisors (jail.first_id), is damaged: {error}") from None
     if why := ids.why_not():
         raise BadRequest(f"{path}: jail.{why}")
     return ids

@@ -159,7 +159,7 @@ def check_paths(paths: "Iterable[str]") -> None:
     """Raise BadRequest unless each, if it is not empty, is absolute and without a comma."""
     for path in paths:
         if path and (not path.startswith("/") or "," in path):
-            raise BadRequest(f"{path!r} can't be given to a VMM: it must be absolute and without a comma")
+            raise BadRequest(f"{path!r} can't be passed to a VMM: it must be absolute and without a comma")
 
 
 def _check_library(path: str) -> None:

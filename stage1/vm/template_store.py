@@ -226,7 +226,7 @@ def _check(template: Template) -> None:
     manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
     for name, path in (("ram", template.ram), ("state", template.state)):
         if manifest.digests.get(name) != digest(path):
-            raise VmFailed(f"the template {template.directory} is damaged: {name} is not what was written")
+            raise VmFailed(f"the template {template.directory} is damaged: the checksum of {name} differs")
 
 
 def _blocks(path: str) -> int:

@@ -51,7 +51,7 @@ class Window(NamedTuple):
         """
         fits = any(offset <= image.offset and image.end <= offset + free for offset, free in self.gaps())
         if not fits or (image.offset | image.size) % PAGE_BYTES or image.size <= 0 or self.find(image.name):
-            raise ValueError(f"{image} can't be put into {self}")
+            raise ValueError(f"{image} does not fit into {self}")
         return self._replace(images=tuple(sorted((*self.images, image), key=lambda one: one.offset)))
 
     def minus(self, name: str) -> "Window":

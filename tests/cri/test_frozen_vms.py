@@ -79,7 +79,7 @@ async def test_a_frozen_vm_is_ended_when_its_containers_are_to_end(machine: VmWo
         if call == "StopContainer":
             status = await cri.status(container)
             assert (status.state, status.exit_code) == (pb.CONTAINER_EXITED, 137)
-            assert "did not react" in status.message
+            assert "did not respond" in status.message
         await assert_removable(machine, cri, pod)
 
 

@@ -110,13 +110,13 @@ async def test_a_deferred_del_is_tried_later(world: World, cni: FakeCni, caplog:
         for _ in range(2):
             assert (await cri.refused("StopPodSandbox", pod_sandbox_id=pod))[0] == "UNKNOWN"
         await cri("StopPodSandbox", pod_sandbox_id=pod)
-        assert "could not be given back and is tried again later" in _warnings(caplog, "network.deferred")
+        assert "is retried later" in _warnings(caplog, "network.deferred")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
         assert list(record.every(cni.settings.cache_dir)) == [pod]
     node_network = NodeNetwork(world.host, round_s=0.05)
     node_network.open()
-    await until(lambda: "could not be given back" in _warnings(caplog, "network.cleanup"))
+    await until(lambda: "could not be released" in _warnings(caplog, "network.cleanup"))
     await asyncio.sleep(0.3)
     assert len([one for one in caplog.records if one.getMessage() == "network.cleanup"]) == 1, "told once"
     cni.trouble("first", "DEL", "")

@@ -243,7 +243,7 @@ async def test_a_pod_with_another_container_keeps_its_guest(machine: World, imag
 
 BAD = {
     "absent": ({"path": "/no"}, "NOT_FOUND", "/no"),
-    "a text": ({"path": "/text"}, "INVALID_ARGUMENT", "no kernel"),
+    "a text": ({"path": "/text"}, "INVALID_ARGUMENT", "not a kernel"),
     "a directory": ({"path": "/etc"}, "INVALID_ARGUMENT", "/etc"),
     "a lie": ({"path": "/kernel", "machine": "isapc"}, "INVALID_ARGUMENT", "isapc"),
     "no form": ({"path": "/kernel", "network": "x"}, "INVALID_ARGUMENT", "network"),

@@ -207,7 +207,7 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
     (_remove, "guest"),
     (_add, "not part"),
     (_replaced(b'"v":1', b'"v":9'), "version"),
-    (_replaced(b'{"v"', b'["v"'), "understood"),
+    (_replaced(b'{"v"', b'["v"'), "can't be parsed"),
     (_replaced(b'"namespace":"default"', b'"namespace":"kube-sys"'), "consented"),
     (lambda path: path.chmod(0o777), "0700"),
 ]

@@ -37,9 +37,9 @@ def wrong() -> dict[str, bytes]:
 WRONG = (
     ({"path": "/no"}, "/no"),
     ({"path": ""}, "path"),
-    ({"path": "/text"}, "no kernel"),
+    ({"path": "/text"}, "not a kernel"),
     ({"path": "/arm"}, "aarch64"),
-    ({"path": "/cut"}, "cut off"),
+    ({"path": "/cut"}, "truncated"),
     ({"network": ""}, "network"),
     ({"network": "dhcp"}, "dhcp"),
     ({"machine": "isapc"}, "isapc"),

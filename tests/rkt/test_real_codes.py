@@ -133,7 +133,7 @@ def test_a_pod_that_was_killed_is_told_from_one_that_died(
     else:
         assert rkt.call("stop", how, pod.uuid).code == 0
     done = pod.finish()
-    assert done.code == 137 and "by itself" not in done.err and "--force" in done.err
+    assert done.code == 137 and "grace period" not in done.err and "--force" in done.err
     removed(rkt, pod)
 
 

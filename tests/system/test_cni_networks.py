@@ -176,7 +176,7 @@ def test_a_network_of_a_version_that_debians_plugins_do_not_speak_is_not_ready(o
     if status_gc.FIRST in speaks:
         pytest.skip(f"{BIN_DIR}/bridge speaks {status_gc.FIRST}")
     output = status_gc.status(network._replace(version=status_gc.FIRST), outer.settings)
-    assert output.startswith("the CNI plugin 'bridge' speaks versions 0.1.0, ") and "and not 1.1.0" in output
+    assert output.startswith("the CNI plugin 'bridge' supports versions 0.1.0, ") and "and not 1.1.0" in output
     outer.configure({**conflist(outer.root), "cniVersion": status_gc.FIRST})
     assert status_gc.collect_garbage(outer.settings) == (), "plugins without GC are not asked for it"
 

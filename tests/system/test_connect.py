@@ -161,7 +161,7 @@ def test_a_proxy_that_was_killed_is_replaced(place: Place) -> None:
 
 def test_a_pod_that_does_not_run_is_reported_so() -> None:
     unknown = str(uuid.uuid4())
-    with pytest.raises(NotFound, match="does not run"):
+    with pytest.raises(NotFound, match="is not running"):
         connect.to_agent(unknown)
     with pytest.raises(NotFound, match="was not started"):
         stop.main([unknown])

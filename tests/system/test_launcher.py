@@ -332,7 +332,7 @@ def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more:
 def test_a_jail_that_can_not_be_made_is_an_error_and_leaves_nothing(stage1: BareStage1) -> None:
     stage1.vmm(jail=["n/no/such/netns"])
     code, _, err = finish(stage1.run())
-    assert code == 254 and b"jail can't be made: " in err and b"/no/such/netns" in err and not stage1.wrote("vmm")
+    assert code == 254 and b"jail can't be set up: " in err and b"/no/such/netns" in err and not stage1.wrote("vmm")
 
 
 def test_a_vmm_that_can_not_be_started_is_an_error_and_leaves_nothing(stage1: BareStage1) -> None:

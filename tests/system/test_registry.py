@@ -263,7 +263,7 @@ def test_credentials_are_used_and_only_for_their_registry(tmp_path: Path, layout
             Auth("me", "wrong"),
             Auth("me", "secret", server_address="https://elsewhere.io/v1/"),
         ):
-            with pytest.raises(LoginNeeded, match="other credentials"):
+            with pytest.raises(LoginNeeded, match="rejects the credentials"):
                 asyncio.run(pull(store, name, config=config(), auth=auth))
         asyncio.run(pull(store, name, config=config(), auth=Auth("me", "secret")))
         mapped = config(Entry_(prefix="registry.k8s.io", location=registry.host, insecure=True))

@@ -355,7 +355,7 @@ def test_identity_tokens_and_passwords_are_exchanged_at_the_registrys_token_serv
     ):
         name = registry.push(layout.tag("a", layout.image([BIG])), "p/a:1", f"--dest-creds=me:{SECRET}")
         for bad in (None, Auth("me", "wrong"), Auth(identity_token="wrong")):
-            with pytest.raises(LoginNeeded, match="other credentials") as caught:
+            with pytest.raises(LoginNeeded, match="rejects the credentials") as caught:
                 asyncio.run(pull(store, name, config=Config(), auth=bad))
             assert SECRET not in str(caught.value)
         for good in (Auth(identity_token=IDENTITY), Auth("me", SECRET)):

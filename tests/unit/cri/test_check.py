@@ -164,10 +164,10 @@ def test_a_good_host_has_nothing_to_fix() -> None:
         (GOOD._replace(missing_plugins=("bridge",)), "CNI plugins", WARN, "bridge not in", "apt install container"),
         (GOOD._replace(network_error="there is none"), "CNI network", WARN, "there is none; pods have loo", "conflist"),
         (
-            GOOD._replace(network="a", network_note="passed over: b", network_problems=("b",)),
+            GOOD._replace(network="a", network_note="ignored: b", network_problems=("b",)),
             "CNI network",
             WARN,
-            "passed over: b",
+            "ignored: b",
             "",
         ),
         (GOOD, "streaming", OK, "port-forward on 127.0.0.1, any free port", ""),
@@ -254,7 +254,7 @@ def test_the_network_is_named_with_its_plugins_and_with_what_was_passed_over(tmp
     facts = with_network(settings)
     (item,) = [one for one in evaluate(facts) if one.name == "CNI network"]
     assert item.status == WARN
-    assert item.detail.startswith(f"b (ptp), {tmp_path}/20-b.conf; passed over: {tmp_path}/10-a.conf is not JSON: ")
+    assert item.detail.startswith(f"b (ptp), {tmp_path}/20-b.conf; ignored: {tmp_path}/10-a.conf is not JSON: ")
 
 
 def test_the_embedded_network_is_called_so(tmp_path: Path) -> None:

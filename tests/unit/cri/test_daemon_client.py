@@ -29,7 +29,7 @@ def failed(code: str, details: str) -> Any:
 )
 def test_one_that_is_gone_is_told_in_our_words(details: str) -> None:
     error = explained(failed("UNAVAILABLE", details))
-    assert isinstance(error, Unavailable) and "went away" in str(error) and "unix:" not in str(error)
+    assert isinstance(error, Unavailable) and "was lost" in str(error) and "unix:" not in str(error)
 
 
 def test_what_it_says_itself_is_passed_on() -> None:

@@ -18,7 +18,7 @@ TITLE = "pod default/web"
 @pytest.mark.parametrize(
     ("number", "why"),
     [
-        (signal.SIGSYS, f"the virtual machine of {TITLE} has ended: its filter of system calls ended it (signal 31"),
+        (signal.SIGSYS, f"the virtual machine of {TITLE} has ended: it was killed by its seccomp filter (signal 31"),
         (signal.SIGKILL, f"the virtual machine of {TITLE} has ended"),
     ],
     ids=["by its filter", "by a kill"],

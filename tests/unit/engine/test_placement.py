@@ -153,7 +153,7 @@ def test_a_pod_with_a_user_namespace_of_an_earlier_version_gets_no_more_containe
     try:
         engine.boot(prepared, vmm)
         mapped = CONTAINER._replace(mounts=(Mount("/tmp", "/data", mapped=True),))
-        with pytest.raises(WrongState, match="new"):
+        with pytest.raises(WrongState, match="again"):
             engine.add_container(prepared.directory, pod, container=mapped)
     finally:
         engine.clean_up(prepared.directory)
@@ -232,7 +232,7 @@ def test_a_pod_whose_processes_are_too_few_or_whose_cgroup_is_missing_says_so(
         places, why_not = placement.choose_cgroups(vm, IN_POD, parent=PARENT)
         assert "podPidsLimit" in why_not and places == cgroup.places(PARENT, f"clearpod-{POD.id}")
     gone = IN_POD._replace(cgroup_parent="/no/such/pod")
-    assert "there is no cgroup no/such/pod" in placement.choose_cgroups(vm, gone, parent=PARENT)[1]
+    assert "no cgroup no/such/pod" in placement.choose_cgroups(vm, gone, parent=PARENT)[1]
     assert placement.choose_cgroups(vm, POD, parent=PARENT)[1] == ""
 
 

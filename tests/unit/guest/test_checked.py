@@ -104,9 +104,9 @@ def test_every_counter_of_a_guest_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("field", ["containers", "stats"])
-def test_nothing_is_there_twice(field: str) -> None:
+def test_duplicates_are_refused(field: str) -> None:
     one = m.Container(ID) if field == "containers" else m.ContainerStats(ID)
-    with pytest.raises(OutOfRange, match="twice"):
+    with pytest.raises(OutOfRange, match="duplicate"):
         checked.reply(m.Reply(**{field: (one, one)}))
 
 

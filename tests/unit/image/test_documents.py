@@ -130,9 +130,9 @@ def test_a_docker_manifest_is_taken() -> None:
     ("document", "kind", "says"),
     [
         ({"schemaVersion": 1}, Unsupported, "OCI nor Docker"),
-        ({"schemaVersion": 2, "config": {}, "layers": []}, Unsupported, "no container image"),
-        ({"schemaVersion": 2, "config": 5, "layers": []}, Unsupported, "no container image"),
-        ({"schemaVersion": 2, "config": {"mediaType": [1]}, "layers": []}, Unsupported, "no container image"),
+        ({"schemaVersion": 2, "config": {}, "layers": []}, Unsupported, "not a container image"),
+        ({"schemaVersion": 2, "config": 5, "layers": []}, Unsupported, "not a container image"),
+        ({"schemaVersion": 2, "config": {"mediaType": [1]}, "layers": []}, Unsupported, "not a container image"),
         ({"schemaVersion": 2, "config": CONFIG, "layers": []}, Unsupported, "has no layers"),
         ({"schemaVersion": 2, "config": CONFIG, "layers": [{"mediaType": "a/b"}]}, Unsupported, "type a/b"),
         ({"schemaVersion": 2, "config": CONFIG, "layers": [7]}, Unsupported, "type None"),
@@ -171,7 +171,7 @@ def test_what_is_no_image_is_refused(document: Any, kind: type[PodError], says: 
         (
             {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": ["x"]}},
             Corrupt,
-            "no sha256 digest",
+            "not a sha256 digest",
         ),
     ],
 )

@@ -179,7 +179,7 @@ def test_a_failed_undo_is_told_with_the_first_error_and_stays_recorded(cni: Fake
     cni.trouble("second", "DEL", "exit 1")
     with pytest.raises(NetworkFailed, match="failed at ADD") as caught:
         attach.attach(pod, directory, settings=cni.settings)
-    assert "could not be given back and is tried again later" in caught.value.__notes__[0]
+    assert "is retried later" in caught.value.__notes__[0]
     assert os.listdir(directory) == [] and not os.path.exists(netns(pod))
     (path,) = record.every(cni.settings.cache_dir).values()
     assert deferred.is_deferred(path)
@@ -196,7 +196,7 @@ def test_after_some_tries_the_pod_is_removed_and_its_del_deferred(cni: FakeCni, 
             attach.detach(directory, tries=3)
     assert attach.read(directory) is not None, "the pod still has it"
     warning = attach.detach(directory, tries=3)
-    assert warning.startswith(f"the network of pod {pod.id} could not be given back and is tried again later: the CNI ")
+    assert warning.startswith(f"the network of pod {pod.id} could not be released and is retried later: the CNI ")
     assert attach.detach(directory, tries=3) == "" and os.listdir(directory) == []
     assert not os.path.exists(netns(pod))
     (path,) = record.every(cni.settings.cache_dir).values()

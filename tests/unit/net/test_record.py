@@ -116,7 +116,7 @@ def test_a_record_that_is_damaged_in_both_files_is_named_and_keeps_no_pod(
     with pytest.raises(PodError, match=str(path)):
         attach.detach_recorded(str(path))
     deferred = attach.detach(directory, tries=3)
-    assert f"look at {path} and remove it: " in deferred
+    assert f"see {path}, remove them" in deferred
     assert os.listdir(directory) == [] and not os.path.exists(f"/run/netns/clearpod-{path.stem}")
     path.write_text(good)
     attach.detach_recorded(str(path))

@@ -68,7 +68,7 @@ def test_a_plugin_that_is_not_ready_says_why(cni: FakeCni, script: str, sentence
 def test_a_version_that_a_plugin_does_not_speak_is_noticed_before_the_first_pod(cni: FakeCni) -> None:
     cni.speaks("0.4.0", "1.0.0")
     text = status(cni)
-    assert text.startswith("the CNI plugin 'first' speaks versions 0.4.0, 1.0.0 and not 1.1.0, which network 'fake'")
+    assert text.startswith("the CNI plugin 'first' supports versions 0.4.0, 1.0.0 and not 1.1.0, which network 'fake'")
     assert text.endswith("; change its cniVersion") and cni.calls() == []
 
 
@@ -122,7 +122,7 @@ def test_a_network_whose_del_is_deferred_is_no_garbage_and_those_of_other_runtim
     assert sorted(mine) == sorted([os.path.basename(directory), "c1"])
     (results / "odd").write_text("{")
     assert status_gc.collect_garbage(cni.settings) == (
-        f"no garbage is collected: {results}/odd is not a CNI attachment that can be read; repair or remove it",
+        f"garbage collection failed: {results}/odd is not a CNI attachment that can be read; repair or remove it",
     )
     cni.trouble("second", "DEL", "")
     for path in record.every(cni.settings.cache_dir).values():
@@ -135,7 +135,7 @@ def test_with_a_damaged_record_no_garbage_is_collected(cni: FakeCni) -> None:
     path = Path(cni.settings.cache_dir, f"{'a' * 64}.json")
     path.write_text("{")
     (problem,) = status_gc.collect_garbage(cni.settings)
-    assert problem.startswith("no garbage is collected: ") and str(path) in problem and cni.calls() == []
+    assert problem.startswith("garbage collection failed: ") and str(path) in problem and cni.calls() == []
 
 
 def test_a_configuration_may_forbid_it_and_a_failure_is_told(cni: FakeCni) -> None:

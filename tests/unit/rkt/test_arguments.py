@@ -53,9 +53,9 @@ def test_what_is_not_known_is_passed_over_with_a_warning() -> None:
     result = arguments.run(["--later=1", "--newer", "odd", "--debug", UUID])
     assert result.debug and result.uuid == UUID
     assert result.warnings == (
-        "the flag --later=1 is not known here and is ignored",
-        "the flag --newer is not known here and is ignored",
-        "the argument 'odd' is not known here and is ignored",
+        "the flag --later=1 is not known and is ignored",
+        "the flag --newer is not known and is ignored",
+        "the argument 'odd' is not known and is ignored",
     )
 
 
@@ -129,7 +129,7 @@ def test_stop_and_gc() -> None:
 def test_apps() -> None:
     assert arguments.app(["--debug=false", f"--uuid={UUID}", "--app=a-b"]) == AppOptions("a-b", UUID)
     assert arguments.app(["--debug=true", "--app=a"]) == AppOptions("a", debug=True)
-    assert arguments.app(["--app=a", "odd"]).warnings == ("the argument 'odd' is not known here and is ignored",)
+    assert arguments.app(["--app=a", "odd"]).warnings == ("the argument 'odd' is not known and is ignored",)
 
 
 @pytest.mark.parametrize("line", [[], ["--app="], ["--app=A"], ["--app=a--b"], ["--app=a/b"]])

@@ -177,7 +177,7 @@ def test_what_is_never_given_back_is_written_off_in_the_end_and_its_lease_freed(
     moved = world.move()
     assert network.detach(moved)
     output: list[str] = []
-    while not output or "tried again later" in output[-1]:
+    while not output or "retried later" in output[-1]:
         world.age_record()
         output += network.collect_garbage(moved)
     assert len(output) == writeoff.TRIES - 1 and network.collect_garbage(moved) == []
@@ -200,7 +200,7 @@ def test_plugins_that_hang_cost_a_gc_a_bounded_time_and_are_written_off_in_the_e
     moved, began = world.move(), time.monotonic()
     assert "did not finish DEL" in network.detach(moved)
     output: list[str] = []
-    while not output or "tried again later" in output[-1]:
+    while not output or "retried later" in output[-1]:
         world.age_record()
         output += network.collect_garbage(moved)
     assert len(output) == writeoff.TRIES - 1 and f"{UUID}.written-off" in output[-1]
@@ -265,7 +265,7 @@ def test_a_port_of_a_pod_that_runs_is_refused_with_the_pods_name(world: World, p
     pod = Pod(OTHER, "other", ports=(port,))
     try:
         if is_taken:
-            with pytest.raises(WrongState, match=f"8080/tcp is the pod {UUID}'s"):
+            with pytest.raises(WrongState, match=f"8080/tcp is used by the pod {UUID}"):
                 network.attach(str(other), pod, options=options)
             assert world.records and f"{OTHER}.json" not in world.records
         else:

@@ -46,4 +46,4 @@ def test_what_can_not_be_removed_is_reported(state: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(orphans.files, "remove_tree", refuse)
     output = orphans.remove(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER)
-    assert len(output) == 2 and "scratch/dead.img, which a pod has left before the last boot" in output[0]
+    assert len(output) == 2 and "scratch/dead.img, left by a pod" in output[0]

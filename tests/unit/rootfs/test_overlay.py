@@ -80,7 +80,7 @@ def test_nothing_stays_but_the_mount(place: Path) -> None:
 
 def test_what_can_not_be_mapped_is_reported_and_leaves_nothing(place: Path) -> None:
     inner = Layers((f"{place}/m",), f"{place}/o/upper/one", f"{place}/o/work/one")
-    with pytest.raises(Unsupported, match=r"overlay|mapped owners"):
+    with pytest.raises(Unsupported, match=r"overlay|idmapped mount"):
         show(place, inner)
     gone = Layers((f"{place}/none",), f"{place}/o/upper/one", f"{place}/o/work/one")
     with pytest.raises((KernelError, FileNotFoundError)):

@@ -18,7 +18,7 @@ from tests.fakes.patience import PATIENCE
 PID = 4711
 NOW = int(time.time())
 HEADER = "5,546,1766313578,-;audit: "
-WHOLE = ": its filter of system calls ended it (signal 31, SIGSYS)"
+WHOLE = ": it was killed by its seccomp filter (signal 31, SIGSYS)"
 
 # Loads a filter that kills at unshare, and calls that.
 FILTERED = """

@@ -74,5 +74,5 @@ def test_what_is_larger_than_the_window_has_no_place(more: int) -> None:
 )
 def test_a_place_that_is_not_free_or_no_whole_pages_is_an_error(wrong: Placed) -> None:
     window = Window(8 * PAGE_BYTES).plus(Placed("a", 0, 2 * PAGE_BYTES))
-    with pytest.raises(ValueError, match="can't be put"):
+    with pytest.raises(ValueError, match="does not fit"):
         window.plus(wrong)
