@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 RETRY_S = 0.02
 """Between tries to connect: the VMM makes its socket within milliseconds."""
 GREETING_S, MOST_DOUBLINGS = 2.0, 3
-"""A serial port may lose a greeting while the guest sends more: greet anew, later each time, as a guest may be slow."""
+"""Delays between greetings. A serial port may lose one while the guest sends more, so it is repeated, with backoff."""
 FAULT_RETRY_S = 0.5
 """After a fault of ours: a log's record that can't be written."""
 UNTAKEN_BYTES = 1 << 16

@@ -12,10 +12,9 @@ WRITING_S = 0.02
 
 
 class Consumer(Protocol):
-    """Takes one stream's data.
-
-    `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`. `writing` is work that is
-    worth a moment before `commit`, if there is any: what it does not do, `commit` has to keep.
+    """Takes one stream's data. `feed` returns how many bytes it has finished with; the others are returned as credit
+    later, by `Agent.consumed`. `writing` is optional work that is given a moment before `commit`; what it does not
+    finish, `commit` must keep.
     """
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int: ...

@@ -295,7 +295,7 @@ class Node:
         )
 
     async def close(self) -> None:
-        """Let calls in progress finish for a moment, then detach from the pods, whose VMs go on."""
+        """Let calls in progress finish for a moment, then detach from the pods, whose VMs keep running."""
         self.is_ready = False
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)

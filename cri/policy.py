@@ -70,7 +70,7 @@ made a template there. It can be suspended then, too.
 FORK_OF = "clearpod.io/fork-of"
 """Name or id of a running pod of the same namespace that consents: this pod begins as a copy of it."""
 COPY_SIGNAL = "clearpod.io/copy-signal"
-"""Name of a signal, as `SIGUSR1`, that the first process of each container gets in a copy when it goes on."""
+"""Name of a signal, such as `SIGUSR1`, that the first process of each container of a copy gets when it is unfrozen."""
 
 DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""

@@ -25,7 +25,7 @@ EXHAUSTED_S = 0.3
 UNDO_S = 0.8
 """What a guest that let an operation time out gets for each of its undoing, of which two fit into the promised 2 s."""
 LONG_S, MOST_BULK = 10.0, 32
-"""After so long work of a `Bulk` does not count any more among those that others wait for, and how many may go on."""
+"""After this time a job of a `Bulk` makes room for others; and the limit of jobs that run then."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -95,9 +95,9 @@ async def run_apart(work: Callable[P, T], /, *args: P.args, **options: P.kwargs)
 
 
 class Bulk:
-    """Work for which a whole guest or disk is moved, or a VMM waited for that does so: `count` at a time, each in a
-    thread of its own, in the order in which they came. One that takes `long_s` makes place for the next, since its VMM
-    may have fallen to its guest, until `most` go on.
+    """Jobs that move a whole guest or disk, or wait for a VMM that does: `count` at a time, each in a thread of its
+    own, first come first served. After `long_s` a job makes room for the next, since its VMM may be under the
+    control of its guest, until `most` are running.
     """
 
     def __init__(self, count: int, *, long_s: float = LONG_S, most: int = MOST_BULK) -> None:

@@ -44,7 +44,9 @@ _OWNERS = "kernel-owners"
 MIB = 1 << 20
 GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC = "guest-shutdown", "guest-reset", "guest-panic"
 REASONS = (GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC)
-"""Of a QEMU's end, in the words of its monitor: the guest has powered off or said its code, reset, or panicked."""
+"""Reasons for QEMU's end as its monitor names them: the guest has powered off or reported its code, reset, or
+panicked.
+"""
 _FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX"}
 """Of disks, by how their files begin."""
 
@@ -286,8 +288,8 @@ def has_power_off(kernel: OwnKernel, hypervisor: Hypervisor) -> bool:
 
 
 def exit_code(kernel: OwnKernel, status: int | None, *, reason: str, has_power_off: bool) -> int | None:
-    """The container's exit code, of a VMM that was not killed: `status` is its own, None if nobody has it, and `reason`
-    what it has said of its end (`REASONS`), empty for nothing. None: nobody can know it.
+    """The container's exit code, of a VMM that was not killed: `status` is the VMM's own, None if it is unknown, and
+    `reason` the reported reason (`REASONS`) or empty. None: it is unknown.
     """
     if not status and reason == GUEST_PANIC:
         return own_kernel.PANIC_CODE
@@ -310,7 +312,7 @@ def numbers(directory: str, pid: int, *, devices: "Sequence[str]" = ()) -> PodSt
 
 
 def _of_cgroup(path: str, *, cpu: CpuStats, memory: MemoryStats) -> tuple[CpuStats, MemoryStats]:
-    """More exact numbers, where it has them: its memory without what the kernel can give back easily."""
+    """More exact figures, if the VMM has them: its memory without what the kernel can easily reclaim."""
     stat = _table(f"{path}/cpu.stat")
     if "usage_usec" in stat:
         cpu = CpuStats(stat["usage_usec"], stat.get("user_usec", 0), stat.get("system_usec", 0))

@@ -257,7 +257,7 @@ def take(directory: str, new: str, *, disk: str, is_awaited: "Awaited" = lambda:
 
 
 def _go_on_after(error: BaseException, directory: str) -> None:
-    """What can't go on has ended, which its pod is told by others."""
+    """Note that a guest which can't be resumed has ended; its pod learns that in the usual way."""
     try:
         go_on(directory)
     except VmFailed as second:

@@ -48,8 +48,8 @@ def is_there(directory: str) -> bool:
 
 
 def save(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> None:
-    """Save the guest, with what is in its window by its names, and end its VMM; then `is_there`. When it raises, the
-    guest goes on. Raises VmFailed, NoSpace, KernelError.
+    """Save the guest, with the images in its window, and end its VMM; then `is_there`. If it raises, the guest
+    continues. Raises VmFailed, NoSpace, KernelError.
     """
     vm = engine.recorded_vm(directory)
     if vm is None:

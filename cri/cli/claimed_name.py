@@ -49,7 +49,9 @@ def remove_orphans(run_dir: str) -> None:
 
 
 def _locked(path: str, name: str) -> int:
-    """The file. Who lets go of a name removes its file, so one that was opened before that is opened anew."""
+    """Return the open file of the name. Whoever releases a name removes its file, so a file that was opened before
+    that is opened again.
+    """
     while True:
         with Guard("open", path):
             fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)

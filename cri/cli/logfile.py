@@ -28,7 +28,7 @@ _DAMAGE = (OSError, EOFError, zlib.error)
 
 
 class Entry(NamedTuple):
-    """A line, or a piece of one that goes on. `time` is RFC3339Nano in UTC."""
+    """A line, or a part of one that continues in the next entry. `time` is RFC3339Nano in UTC."""
 
     time: str
     stream: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod resume`: lets a pod go on that `clearpod suspend` has suspended."""
+"""`clearpod resume`: resumes a pod that `clearpod suspend` has suspended."""
 
 import argparse
 

@@ -15,7 +15,7 @@ SEARCHED = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin
 
 
 def require(why: str) -> None:
-    """Raise WrongState for a user who is not root. `why` goes on from `this command`."""
+    """Raise WrongState for a user who is not root. `why` continues the sentence that begins with `this command`."""
     if os.geteuid() != 0:
         raise WrongState(f"this command {why}, so it needs root: run `{with_sudo(sys.argv)}`")
 

@@ -28,7 +28,7 @@ DISK_ADVICE = (
     "clearpod.io/scratch-mib); `clearpod stats` says which container has written how much"
 )
 LOOKED_AT_S = 30.0
-"""Within this after an exit the guest has said how full the disk is; an emulated one takes its time."""
+"""How long after an exit the guest reports how full its disk is; an emulated guest is slow."""
 SIGNALS = {134: "SIGABRT", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
 
 

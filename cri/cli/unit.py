@@ -49,7 +49,9 @@ def is_active() -> bool:
 
 
 def start(*, again: bool) -> None:
-    """Start it now and at each boot; `again`: anew with a configuration that was changed. Pods go on."""
+    """Start the unit now and enable it at boot; with `again`, restart it with the changed configuration. Pods keep
+    running.
+    """
     _systemctl("enable", NAME)
     _systemctl("restart" if again else "start", NAME)
 

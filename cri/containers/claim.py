@@ -138,7 +138,7 @@ def _make_files(pod: "LivePod", container: LiveContainer) -> None:
 
 
 async def go_on(pod: "LivePod", container: LiveContainer) -> None:
-    """Let its processes go on, and tell its first one by the signal that the pod asks for. Raises PodError."""
+    """Unfreeze its processes, and send the first one the signal that the pod has configured. Raises PodError."""
     await pod.call(messages.Tune(suspension.FREEZE, "0", container.id))
     container.went_on()
     if name := pod.config.annotations.get(COPY_SIGNAL, ""):

@@ -204,8 +204,8 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
 
 
 async def _has_started(pod: LivePod, container: LiveContainer, *, error: PodError) -> bool:
-    """Whether it runs or ran although the guest said something else. If the guest says that it did not, it has failed;
-    when nobody knows, it stays CREATED.
+    """Whether the container runs or has run although the guest reported a failure. If the guest lists it as not
+    started, it has failed; if that can't be found out, it stays CREATED.
     """
     if not isinstance(error, NoCommand):
         if not pod.is_ready:

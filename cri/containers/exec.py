@@ -193,7 +193,7 @@ async def _spawn(command: Command, *, what: Options, stdio: messages.Stdio) -> N
 
 
 async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
-    """The process is killed as soon as the guest has said that there is one, however late that is."""
+    """Kill the process as soon as the guest has reported that it exists, however late that is."""
     pod, container, number = command.pod, command.container, command.number
     try:
         if command.answer is not None and not command.ended.done():

@@ -37,7 +37,9 @@ PODS = {
     "stop": {READY: GO, STOPPING: AFTER, DEAD: GO, REMOVING: AFTER},
     "remove": {READY: GO, STOPPING: AFTER, DEAD: GO, REMOVING: AFTER},
 }
-"""The same for pods. A stopped one is stopped again: what could not be given back then may be now."""
+"""The same for pods. A stopped pod is stopped again, since resources that could not be released before may be
+releasable now.
+"""
 
 _REQUIREMENTS = {"start": "only a created one can be started", "update": "only a created or running one can be updated"}
 

@@ -36,8 +36,8 @@ class Download(NamedTuple):
 
 
 async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
-    """Await `work`. Raises what it raises, RegistryUnavailable when nothing comes, Corrupt when more does than said,
-    OverLimit when that is too much.
+    """Await `work`. Raises what it raises, RegistryUnavailable if no data arrives, Corrupt if more arrives than was
+    announced, OverLimit if that is too much.
     """
     if download.bytes > download.most_mib << 20:
         work.close()

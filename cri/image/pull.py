@@ -265,7 +265,7 @@ class _Run(NamedTuple):
         await self.read(lambda: self._convert(Blob(file.result(), blob, diff_id)))
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Do what reads foreign bytes, when its turn has come, in a thread."""
+        """Run `work`, which reads untrusted bytes, in a thread as soon as one of the readers' slots is free."""
         return await _read(work, self.stop, limits=self.place.limits)
 
     def _convert(self, blob: Blob) -> None:
@@ -327,7 +327,7 @@ async def _together(works: Iterable[Awaitable[None]]) -> None:
 
 
 async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: ThreadPoolExecutor) -> T:
-    """Run `work` in a thread. When we are cancelled, tell it so and wait: it must not go on in removed
+    """Run `work` in a thread. If we are cancelled, tell it to stop and wait: it must not continue in removed
     directories.
     """
     future = asyncio.get_running_loop().run_in_executor(threads, work)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 async def remove_image(node: "Node", request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:
-    """Containers that use the image go on: their pod has it mounted. In a thread, since large files go slowly. A full
-    disk is no obstacle: it is for this that the daemon keeps some space.
+    """Remove an image. Containers that use it are not affected: their pod has it mounted. In a thread, since removing
+    large files is slow. Works on a full disk by means of the daemon's reserve.
     """
     if not request.image.image:
         raise BadRequest("RemoveImage needs image.image")

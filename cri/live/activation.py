@@ -18,7 +18,7 @@ from stage1.net.activation import Endpoints
 log = logging.getLogger("clearpod.pod")
 
 FRAMES, REST_S = 64, 0.1
-"""So many are looked at in a turn, and so long nothing is after a turn that left some."""
+"""How many frames are read at a time, and how long reading pauses after a time that left some."""
 
 
 class Activation:

@@ -103,7 +103,7 @@ class LiveContainer:
         return {stream: name for stream, name in streams.items() if stream}
 
     def started(self, unix_ns: int = 0) -> None:
-        """The agent started it. An exit that came before the answer has already said so."""
+        """Record that the agent has started the container, unless its exit was reported before."""
         if self.status.state == states.CREATED:
             self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
 
@@ -148,8 +148,8 @@ class LiveContainer:
         return True
 
     def _moment(self, unix_ns: int, earliest_ns: int) -> int:
-        """A time that the guest said, 0 for none: not in the future, and not before what came before it, also when the
-        clock has been set back since.
+        """A time that the guest reported, 0 for none: clamped so that it is neither in the future nor before earlier
+        events, also if the clock was set back meanwhile.
         """
         now = time.time_ns()
         return max(min(unix_ns or now, now), earliest_ns)
@@ -171,7 +171,7 @@ class LiveContainer:
             self._move("vm_exit", finished_ns=now, exit_code=255, reason="Unknown", message=why)
 
     def reconcile(self, listed: messages.Container | None) -> None:
-        """Take over the state in which the guest lists it; None when the guest does not know it any more."""
+        """Adopt the state in which the guest lists the container; with None the guest does not know it any more."""
         if listed is None:
             self.lost()
             return

@@ -56,9 +56,8 @@ def blocker(pod: "LivePod") -> str:
 
 
 async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
-    """Save the pod into the new directory `path`; it goes on. Seconds for which its containers stood still.
-
-    Raises WrongState with the blocker, and as `saved.save`; nothing is left then.
+    """Save the pod into the new directory `path`, and continue it. Return for how many seconds its containers were
+    frozen. Raises WrongState with the blocker, and what `saved.save` raises; then it is rolled back.
     """
     async with pod.lock:
         pod.require_ready()

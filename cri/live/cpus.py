@@ -27,10 +27,8 @@ class Cpus:
         self._lock = asyncio.Lock()
 
     async def bind(self, vm: "VmProcess", records: "Iterable[ContainerRecord]", *, anew: bool = False) -> None:
-        """Bind the VM to the processors of these containers if that changes anything.
-
-        With `anew` where it is bound is not known, since another daemon has done that. Raises WrongState when it can't
-        be bound.
+        """Bind the VM to the processors of these containers, if that changes anything. With `anew` the current
+        binding is unknown, since another daemon has set it. Raises WrongState when it can't be bound.
         """
         async with self._lock:
             allowed = allowed_by(records)

@@ -26,7 +26,7 @@ class _Client(NamedTuple):
 
 
 class Relay:
-    """Takes over `listener`, which is bound and does not block."""
+    """Relays the datagrams of `listener`, a bound, non-blocking socket that it owns from now on."""
 
     def __init__(self, listener: socket.socket, target: tuple[str, int], *, idle_s: float = IDLE_S) -> None:
         self._listener, self._target, self._idle_s = listener, target, idle_s

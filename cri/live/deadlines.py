@@ -29,7 +29,7 @@ async def limit(pod: LivePod, what: str, *, limit_s: float = 0) -> AsyncIterator
 
 
 async def answer(pod: LivePod, task: asyncio.Task[T], *, what: str) -> T:
-    """What the task gives. When that takes longer than a call may, raises TimedOut, and the task goes on."""
+    """Return the task's result. If that takes longer than a call may, raises TimedOut, and the task continues."""
     limit_s = pod.tools.call_timeout_s
     await asyncio.wait({task}, timeout=limit_s)
     if not task.done():

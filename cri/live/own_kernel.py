@@ -39,7 +39,7 @@ KILLED = 128 + process.SIGKILL
 """Exit code of a VM that was killed."""
 UNSEEN = "its kernel ended while no daemon was running, so its exit code is unknown"
 LAST_WORD_S = 1.0
-"""A QEMU that has ended has said why by then."""
+"""How long to wait for the reason of QEMU's end, after it has ended."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Asking for the end, beside the container's own stop signal. Others mean nothing to a kernel."""
 _SENTENCES = {
@@ -111,7 +111,7 @@ class OwnKernel:
         """The end of the kernel has done that."""
 
     async def close(self) -> None:
-        """Let the VM go on, for the next daemon."""
+        """Detach from the VM, which keeps running for the next daemon."""
         if self._run is not None:
             await self._run.close()
 
@@ -213,8 +213,8 @@ class OwnKernel:
     # -- adoption ------------------------------------------------------------------------------------------------
 
     async def adopt(self) -> None:
-        """Take over from the previous daemon: the VM that runs, or ended meanwhile, is that of the one container that
-        was running. One that was just being started, or the guest that was just being ended, ends.
+        """Adopt from the previous daemon: the VM, running or not, belongs to the one container that was running. If
+        the container was just being started, or the guest just being shut down, the VM is ended.
         """
         pod = self._pod
         vm = await asyncio.to_thread(engine.find_vm, pod.directory)
@@ -315,14 +315,14 @@ class Run:
         return code
 
     async def _reason(self) -> str:
-        """What QEMU has said of its end: a reset that follows powering off at once is none."""
+        """The reason that QEMU has reported for its end. A reset that follows powering off at once does not count."""
         reason = self.monitor.reason
         if reason == own.GUEST_RESET and TRACE in await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES):
             return own.GUEST_SHUTDOWN
         return reason
 
     async def _explain(self, code: int, handle: PidHandle | None) -> None:
-        """Log, and keep for the container's status, what the hypervisor has said."""
+        """Log what the hypervisor has reported, and keep it for the container's status."""
         await vm_end.sentence(self.vm, handle, title=self._pod.title)
         last = await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES)
         log.warning("container.kernel", extra={**self._pod.log_fields(self.container), "code": code, "error": last})

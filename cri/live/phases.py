@@ -33,8 +33,8 @@ class Phases:
         self._end(history.NETWORK, now)
 
     def booted(self, hello: "Hello", *, is_copy: bool = False) -> None:
-        """The agent has said hello: the hypervisor took what kernel and agent did not, and all of it if that guest
-        is a copy of one that has booted.
+        """Record that the agent has sent its hello. The time that kernel and agent did not take was the hypervisor's,
+        or all of it, if the guest is a copy of one that has booted.
         """
         if is_copy:
             self.end(history.VMM)

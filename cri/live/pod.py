@@ -342,7 +342,7 @@ class LivePod:
         log.warning("pod.dead", extra={**self.log_fields(), "was": was, "error": self.status.why})
 
     def _whatever_happens(self, function: Callable[..., None], *args: object) -> None:
-        """Run one step of the end of a pod; if it fails, log that and go on with the other steps."""
+        """Run one step of the end of a pod; if it fails, log the error and continue with the other steps."""
         try:
             function(*args)
         except Exception:

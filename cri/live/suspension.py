@@ -38,7 +38,7 @@ log = logging.getLogger("clearpod.pod")
 SHARES = "shares"
 """What Tune is told to unmount, and with a text to mount again."""
 FREEZE = "cgroup.freeze"
-"""What Tune stops all containers by ("1"), or one, and lets them go on ("0")."""
+"""The file by which Tune freezes all containers ("1"), or one, and unfreezes them ("0")."""
 ANSWER_S, SHARES_S = 20.0, 5.0
 RETRY_S = 10.0
 """So long a pod that could not be resumed for who connected to it is left alone."""
@@ -128,8 +128,8 @@ async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
 
 
 async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended.load) -> None:
-    """Let the guest go on in a new VM; fine when it runs. Raises as `load`, and it stays suspended then; VmFailed, and
-    it has ended, when the guest was loaded and does not answer; WrongState when it has ended before.
+    """Resume the guest in a new VM; idempotent. Raises what `load` raises, and the pod stays suspended; VmFailed if
+    the guest was loaded and does not answer, or WrongState if it has ended before, and the pod has ended.
     """
     async with pod.lock:
         if not pod.is_suspended:

@@ -124,7 +124,9 @@ class Templates:
         return prepared._replace(vm=spec.copy(template))
 
     async def reject(self, template: Template, why: Exception) -> None:
-        """A copy of it did not come to life: it is removed, and made anew for the next pod. Several may at once."""
+        """Record that a copy of the template did not start: the template is removed, and made again for the next pod.
+        Several may report at once.
+        """
         name = os.path.basename(template.directory)
         try:
             if await asyncio.to_thread(self._store.discard, name):

@@ -46,7 +46,7 @@ class Work:
                 self._unused.set()
 
     def run_in_background(self, work: Awaitable[T], what: str) -> asyncio.Task[T]:
-        """Run it in a task that goes on when its caller is cancelled, until `close`."""
+        """Run it in a task that continues when its caller is cancelled, until `close`."""
 
         async def run() -> T:
             return await work

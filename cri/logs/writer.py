@@ -114,7 +114,7 @@ class LogWriter:
         return Batch(os.dup(self._file), frames, Progress(self._size, dict(self._pending)))
 
     def settle(self, done: Progress) -> None:
-        """Take over what the thread has done. Call `commit` afterwards."""
+        """Merge the results of the thread. Call `commit` afterwards."""
         self._in_batch = 0
         self._is_dirty = True
         self._held = deque(islice(self._held, done.frames, None))

@@ -55,7 +55,7 @@ class Merger:
         return self._pace
 
     async def open(self) -> None:
-        """Take over or give back what a killed daemon left, and begin if that is wanted and possible."""
+        """Adopt or restore the settings that a killed daemon has left, and start if that is configured and possible."""
         try:
             begins = await asyncio.to_thread(self.begin)
         except PodError as error:

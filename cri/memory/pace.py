@@ -16,7 +16,7 @@ RATES = (0, 1_000, 10_000, 100_000, 400_000)
 STOPPED, WATCH, STEADY, QUICK, MOST = range(5)
 NAMES = ("stopped", "watch", "steady", "quick", "fastest")
 LEAST_YIELD = 0.005
-"""Of the pages looked at, how many must merge to go on at the same speed. An idle guest dirties some all the time."""
+"""The share of scanned pages that must merge to keep the speed. An idle guest always dirties some."""
 QUIET_SCANS = 3
 """A page merges at its second pass, when it has not changed since the first, and new guests are looked at when the pass
 that is going on has ended."""

@@ -88,7 +88,7 @@ class PluginListener:
 
 
 class _Connection:
-    """One connection, from before the plugin has said who it is."""
+    """One connection, until the plugin has registered."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, update: Update) -> None:
         self.title = ""

@@ -68,7 +68,7 @@ class Updates:
     async def briefly(
         self, plugin: Plugin, updates: Iterable[nri.ContainerUpdate], *, evict: Iterable[nri.ContainerEviction]
     ) -> None:
-        """As `apply`, waited for no longer than for a plugin; it goes on then."""
+        """Like `apply`, with the time limit of a plugin; after that it continues in the background."""
         changes, evictions = list(updates), list(evict)
         if changes or evictions:
             task = self.own(self.apply(plugin, changes, evict=evictions))

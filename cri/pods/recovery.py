@@ -113,7 +113,7 @@ class Recovery:
         await self._tasks.settled()
 
     async def close(self) -> None:
-        """The next daemon goes on with it."""
+        """Stop; the next daemon continues with it."""
         await self._tasks.close()
 
     async def _adopt(self, pod: LivePod) -> None:

@@ -294,7 +294,7 @@ class PodTable:
             await self.recovery.adopted(pod, ends=ends)
 
     async def close(self) -> None:
-        """Detach from all pods, whose VMs go on, and drain the pool."""
+        """Detach from all pods, whose VMs keep running, and drain the pool."""
         await self.recovery.close()
         await self.pool.close()
         await asyncio.gather(*(pod.detach() for pod in self._pods.values()))

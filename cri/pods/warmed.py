@@ -74,8 +74,8 @@ class Warmed:
         return dict(self._counts)
 
     async def create(self, pod: "LivePod", name: str) -> Described:
-        """Make one of the pod, which goes on. Raises BadRequest, AlreadyExists, NoSpace, and WrongState with what
-        blocks it; nothing is left then.
+        """Make a template of the pod, which continues. Raises BadRequest, AlreadyExists, NoSpace, and WrongState with
+        what blocks it; it is rolled back then.
         """
         namespace = pod.record.pod.namespace
         warmed.check_name(name)
@@ -144,7 +144,9 @@ class Warmed:
         return await asyncio.to_thread(self._described, namespace, name, is_whole=False)
 
     async def remove(self, namespace: str, name: str) -> None:
-        """Pods that are copies of it go on, and so do those that are just beginning. Raises NotFound, KernelError."""
+        """Remove a template. Pods that are copies of it are not affected, even those that are just starting. Raises
+        NotFound, KernelError.
+        """
         async with self._lock:
             await run_uncancellable(self._store.remove, namespace, name)
             self._whole.pop((namespace, name), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CheckpointPod: a running pod is written to a directory of the caller's, and goes on."""
+"""CheckpointPod: writes a running pod, which continues, to a directory of the caller's."""
 
 from cri.live import checkpoint
 from cri.node import Node

@@ -15,8 +15,8 @@ from stage1.errors import BadRequest, WrongState
 
 
 async def create_template(node: Node, request: pb.CheckpointPodRequest) -> pb.StatusResponse:
-    """`info` has the template, as JSON. The one option is `name`. The pod goes on in any case. Raises as
-    `Warmed.create`, WrongState when the policy does not allow templates in its namespace.
+    """Make a template; `info` has it as JSON. The only option is `name`. The pod continues in any case. Raises as
+    `Warmed.create`, WrongState if the policy does not allow templates in its namespace.
     """
     pod, options = node.pods.get(request.pod_sandbox_id), dict(request.options)
     if unknown := sorted(set(options) - {"name"}):

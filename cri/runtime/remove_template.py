@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RemoveTemplate: a warmed template is removed; pods that are copies of it go on.
-
-An RPC of clearpod's own, for `clearpod template rm`.
+"""RemoveTemplate: removes a warmed template; pods that are copies of it are not affected. An RPC of clearpod's own,
+for `clearpod template rm`.
 """
 
 from cri.node import Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ReopenContainerLog: kubelet has renamed the file; go on in a new one."""
+"""ReopenContainerLog: the kubelet has renamed the log file; continue in a new one."""
 
 from cri.containers import order
 from cri.node import Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResumePod: a suspended pod goes on in a new VM."""
+"""ResumePod: resumes a suspended pod in a new VM."""
 
 from cri.live import suspension
 from cri.node import Node

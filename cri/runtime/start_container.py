@@ -9,9 +9,9 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def start_container(node: Node, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
-    """Only from CREATED; a command that can't be run is an error and leaves EXITED, 128, StartError.
-
-    A call whose client gave up goes on, and the next one gets its answer.
+    """Start the container, only from CREATED. If the command can't be run, the call fails and the container is
+    EXITED, 128, StartError. If the client disconnects the call is completed nevertheless, and a repeated call gets
+    its result.
     """
     pod, container = node.pods.get_container(request.container_id)
     earlier, container.starter = container.starter, asyncio.current_task()

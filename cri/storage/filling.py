@@ -10,7 +10,7 @@ PART = 16
 STEP_PART = 32
 """Who takes this part of what is kept free, from one measurement to the next, is filling the disk."""
 ENOUGH = 2
-"""Pods that are held go on when so many times of what is kept free is free."""
+"""Held pods continue when this multiple of the space to keep free is free."""
 FASTEST_BYTES = 4 << 30
 """What a pod can write in a second, at most: it is measured before it could have filled the disk."""
 SHORT_S, LONG_S = 0.05, 5.0
@@ -25,7 +25,7 @@ class DiskUsage(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The pod to hold and the one to let go on, empty for none."""
+    """The pod to hold and the one to continue, empty for none."""
 
     hold: str = ""
     go_on: str = ""

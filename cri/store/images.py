@@ -207,9 +207,7 @@ class ImageStore:
         return ""
 
     def _put_aside(self, image: Image, why: str, *, inodes: tuple[int, ...]) -> str:
-        """Mark the image damaged and return the sentence about it; empty when it was removed or pulled anew
-        meanwhile.
-        """
+        """Mark the image damaged and return the error message; empty if it was removed or pulled again meanwhile."""
         sentence = f"the image {image.title} is damaged: {why}; pull it again"
         with self._db.change() as db:
             if self._load(image.id) is None or self._inodes(image.id, self._diff_ids(image.id)) != inodes:
@@ -223,7 +221,7 @@ class ImageStore:
         return tuple(map(_inode, (self._directory(image_id), *layers)))
 
     def drop_damaged(self, diff_ids: Iterable[str], stop: Callable[[], bool] = never) -> None:
-        """Remove the layers among these that are not as they were made; a pull makes them anew. Raises Stopped."""
+        """Remove those of these layers that do not match their seals; a pull recreates them. Raises Stopped."""
         for diff_id in diff_ids:
             path = layout.layer_path(self.layers_dir, diff_id)
             before = _inode(path)

@@ -136,7 +136,7 @@ class Database:
             raise
 
     def _replace(self, why: str) -> None:
-        """The database is damaged: go on with the copy, if that is sound, else with an empty one."""
+        """Handle a damaged database: use the copy, if it is intact, else an empty one."""
         log.error("images.damaged", extra={"error": f"{why}; it is kept as {self._path}{DAMAGED}"})
         for ending in _SIDE_FILES:
             files.unlink(f"{self._path}{ending}")

@@ -13,7 +13,7 @@ CHUNK = 32768
 
 
 class ChannelFault(Exception):
-    """The client breaks the rules of the channels: the connection can't go on."""
+    """The client violates the protocol of the channels: the connection must be closed."""
 
 
 class Piece(NamedTuple):

@@ -14,7 +14,7 @@ from cri import owner
 from cri.streaming.admission import UnadmittedConnection, Waiting
 
 ACCEPTED_AT_ONCE = 8
-"""Connections that are accepted before anything else in the daemon gets its turn."""
+"""How many connections are accepted before the event loop does other work."""
 QUEUE = 4096
 """Connections that the kernel keeps for us meanwhile; it takes at most net.core.somaxconn."""
 STOP_S = 5.0

@@ -31,7 +31,7 @@ _ID = 0x7FFFFFFF
 
 
 class SpdyFault(Exception):
-    """The client does not speak SPDY/3.1: the connection can't go on."""
+    """The client does not speak SPDY/3.1: the connection must be closed."""
 
 
 class Opened(NamedTuple):

@@ -61,7 +61,7 @@ class MemoryStats(NamedTuple):
 
     @property
     def working_set(self) -> int:
-        """What the kernel can't give back easily."""
+        """Memory that the kernel can't easily reclaim."""
         return max(self.usage - self.inactive_file, 0)
 
 
@@ -122,7 +122,7 @@ class InterfaceStats(NamedTuple):
 
 
 class PodStats(NamedTuple):
-    """The guest as a whole. `next` is where the next Stats goes on, 0 after the last container."""
+    """The guest as a whole. `next` is the start of the next Stats, 0 after the last container."""
 
     at_ns: int = 0
     cpu: CpuStats | None = None

@@ -160,7 +160,7 @@ class PidHandle:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back; the process goes on. Idempotent."""
+        """Close the descriptor; the process is not affected. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

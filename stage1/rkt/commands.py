@@ -77,7 +77,7 @@ def _is_link(root: str, path: str) -> bool:
 
 
 def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoCommand | None:
-    """Why it can't be executed: for itself or for what interprets it, from script to script as the kernel goes on."""
+    """Why the command or its chain of interpreters can't be executed, followed as the kernel does."""
     program, what = command, f"the command {command!r}"
     for _ in range(_MOST_INTERPRETERS + 1):
         head = in_root.read(root, program, most=_HEAD_BYTES) if stat.S_ISREG(mode) and mode & 0o111 else b""

@@ -83,9 +83,8 @@ def host_ip(pod_dir: str) -> str:
 
 
 def detach(pod_dir: str) -> str:
-    """Take the pod's networks away; idempotent, and fine for a pod that has none. The VMM must have ended.
-
-    Returns a sentence when a plugin did not give back what it had made; `collect_garbage` tries again.
+    """Remove the pod's networks; idempotent, also for a pod without any. The VMM must have ended. Returns a message
+    when a plugin failed; `collect_garbage` retries.
     """
     return net.detach(pod_dir, tries=1, all_s=rkt.DEL_S)
 

@@ -27,7 +27,7 @@ _KILLED = 128 + process.SIGKILL
 
 
 class ForkServer:
-    """One server, which the first request starts, and one after `close` anew. Close it."""
+    """A server that the first request starts, and the first one after `close` starts again. Close it."""
 
     def __init__(self, modules: "Sequence[str]") -> None:
         self._modules = modules

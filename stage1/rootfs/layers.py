@@ -50,7 +50,7 @@ class Place(NamedTuple):
     """Asked now and then; true ends the work with `Stopped`."""
     limits: Limits = Limits()
     server: "ForkServer | None" = None
-    """Who forks those that read the layers; without, they are started anew."""
+    """The server that forks the processes that read layers; without it each is a new program."""
 
 
 def convert(blob: Blob, place: Place) -> str:

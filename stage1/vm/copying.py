@@ -33,8 +33,8 @@ class Ends:
         self._opened.close()
 
     def load(self) -> None:
-        """Load the state; the guest goes on then, and nobody can reach the monitor any more. Raises VmFailed, also when
-        the VMM ends: the other end is its own from now on.
+        """Load the state; the guest runs then, and the monitor is not reachable any more. Raises VmFailed, also if
+        the VMM ends.
         """
         self._theirs.close()
         with Monitor(self._ours.detach()) as monitor:

@@ -45,7 +45,9 @@ class Monitor:
         self._socket.close()
 
     def load(self) -> None:
-        """Load what STATE_FD has; the guest goes on then. All is asked at once: QEMU reads it when it is there."""
+        """Load the state in STATE_FD; the guest runs then. All commands are sent at once: QEMU reads them when it is
+        ready.
+        """
         self._ask(LOAD)
         self._answered(len(LOAD), or_migrated=True)
 

@@ -104,7 +104,7 @@ class VmSpec(NamedTuple):
     shares: tuple[Share, ...] = ()
     scratch: str = ""
     is_scratch_kept: bool = False
-    """The VMM shall not give back what of `scratch` the guest frees: it was allocated for the guest alone."""
+    """The VMM must not return blocks of `scratch` that the guest frees: they were allocated for this guest."""
     is_scratch_lasting: bool = False
     """`scratch` outlives the VM, so what the guest flushes has to be on the host's disk."""
     is_scratch_parted: bool = False

@@ -30,7 +30,7 @@ BEGIN: "tuple[Command, ...]" = (
     ("migrate-set-capabilities", {"capabilities": _CAPABILITIES}),
 )
 LOAD: "tuple[Command, ...]" = (*BEGIN, ("migrate-incoming", {"uri": STATE_URI}))
-"""What the monitor is told, all at once: QEMU reads it when it is there. The guest of a copy goes on then."""
+"""The commands for the monitor, sent at once: QEMU reads them when it is ready. The copied guest runs then."""
 
 ARGUMENT = "clearpod.template"
 """Tells the agent to mount no share before it knows its pod: docs/dev/link.md."""

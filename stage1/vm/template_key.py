@@ -21,7 +21,7 @@ _CPU = frozenset(("vendor_id", "cpu family", "model", "stepping", "microcode", "
 _FILES = ("kernel", "initramfs", "system", "hypervisor")
 _POD = "/pod"
 _MEASURED = ("tsc_early_khz=", "lpj=")
-"""Kernel arguments whose numbers each daemon measures anew, and a little differently each time."""
+"""Kernel arguments with numbers that each daemon measures, slightly differently each time."""
 
 
 def parts(vm: VmSpec, *, scratch_bytes: int, host: "Mapping[str, str]") -> dict[str, str]:
