@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which process runs which file of tests when they run side by side. For tests/conftest.py.
 
-Two processes are enough for two processors, if what mostly waits is not theirs: further ones begin with that.
+Two processes that compute are enough for two processors in the beginning: further ones begin with what mostly waits.
 """
 
 from xdist.scheduler import LoadFileScheduling
