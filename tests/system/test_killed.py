@@ -96,7 +96,11 @@ def test_a_reboot_in_the_middle_leaves_no_lease_and_no_record(outer: OuterNet, s
     assert [name for name in leases if name != "lock" and not name.startswith("last_reserved")] == []
 
 
-@pytest.mark.parametrize("step", [10, 14, 16, 18])
+SECOND_PLUGIN = 11
+"""The step at which it is started: the first one's report is written."""
+
+
+@pytest.mark.parametrize("step", [SECOND_PLUGIN, 16, 18, 20])
 def test_a_netns_that_goes_in_the_middle_leaks_no_rule(outer: OuterNet, step: int) -> None:
     """What the plugins reported before the death is enough to find their rules."""
     before = Pods(outer).warm_up()
