@@ -35,21 +35,25 @@ log = logging.getLogger("clearpod.agent")
 Result = TypeVar("Result")
 
 RETRY_S = 0.02
-"""Between tries to connect: the VMM makes its socket within milliseconds."""
+"""Delay between attempts to connect: the VMM creates its socket within milliseconds."""
 GREETING_S, MOST_DOUBLINGS = 2.0, 3
 """Delays between greetings. A serial port may lose one while the guest sends more, so it is repeated, with backoff."""
 FAULT_RETRY_S = 0.5
-"""After a fault of ours: a log's record that can't be written."""
+"""Delay after an internal error, such as a log's record that can't be written."""
 UNTAKEN_BYTES = 1 << 16
 """Of what was written to a guest and it has not taken; more waits in the link, which has limits."""
 WORK = 64
-"""What is taken in between two looks at the clock, for HostLink.receive: one full frame of output, or 64 small ones."""
+"""How many bytes are processed between two looks at the clock, for HostLink.receive: a full frame of output, or 64
+small ones.
+"""
 UNKNOWN_EVENT = 8
 """A process's end that nobody waits for counts as so many events."""
 OLD_GREETING_NS = 20_000_000
 """A guest sets its clock by the host's greeting: so much later it is worth another."""
 HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
-"""What the agent gives to a helper process. It refuses more than 32 at a time, and each needs memory of the guest's."""
+"""Requests that the agent passes to a helper process. It refuses more than 32 at a time, and each needs memory of the
+guest.
+"""
 HELPED_AT_ONCE = 8
 
 
@@ -193,7 +197,7 @@ class Agent:
                 answer.set_exception(VmFailed(why))
 
     async def drain(self, timeout_s: float) -> None:
-        """After the VMM's end: take in what it had already sent, until the connection ends."""
+        """After the VMM's end: process what it had already sent, until the connection ends."""
         if self._task is not None:
             self._lost = self._lost or f"the virtual machine of {self._who.name} has ended"
             self._expect_nothing()
@@ -211,7 +215,9 @@ class Agent:
             self._port.forget(self._who.link.cid)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Who waits for the hello must hear of a fault, and nobody waits for a link that is not served any more."""
+        """Handle the end of the link's task: a call that waits for the hello must get the error, and nobody waits for
+        a link that is not served any more.
+        """
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("link.ended", extra={"pod": self._who.name}, exc_info=error)
@@ -281,7 +287,9 @@ class Agent:
         self._hello.set_result(hello)
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
-        """What has arrived. Nothing, as at the connection's end, when a greeting on a serial port stays unanswered."""
+        """The bytes that have arrived; empty at the connection's end, and if a greeting on a serial port stays
+        unanswered.
+        """
         is_met = self._link.open or isinstance(self._who.link, VsockLink)
         self._unanswered = 0 if is_met else min(self._unanswered, MOST_DOUBLINGS)
         try:
@@ -346,7 +354,9 @@ class Agent:
                 return last, events
 
     def _settle(self, last: int, events: int) -> float:
-        """What was handed over is committed: acknowledge it, at once if that can't wait; seconds to wait."""
+        """Acknowledge frames that were delivered and committed, at once if that can't wait. Return the seconds to
+        wait.
+        """
         link = self._link
         if last:
             link.acknowledge(last)

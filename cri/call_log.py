@@ -34,13 +34,13 @@ LEVELS = {
 }
 """The client's mistakes, then what may pass; all else is the node's own failure, and an error."""
 REPEATED_S, MOST_REPEATED = 60.0, 256
-"""For so long a failure with the same sentence is logged at debug, since the kubelet repeats some calls each second; of
-so many different ones at a time.
+"""For how many seconds a repeated failure is logged at debug, since the kubelet repeats some calls each second; and
+how many different failures are remembered.
 """
 REMOVALS = ("RemovePodSandbox", "RemoveContainer")
-"""What they are about is not there any more when they end."""
+"""Calls whose object does not exist any more when they end."""
 OTHER = "other"
-"""What a client calls that we do not know: its name is no label of a metric."""
+"""The label of metrics for unknown methods that clients call."""
 
 
 class Call(NamedTuple):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration that is read again changes: what a running daemon takes, and what only the next one can.
-
-Pure. Called by `clearpod serve` at SIGHUP.
+"""What a configuration that is read again changes: what a running daemon can apply, and what needs a restart. Pure.
+Called by `clearpod serve` at SIGHUP.
 """
 
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ class Changes(NamedTuple):
     later: tuple[str, ...]
 
     def sentence(self) -> str:
-        """For people: what came of it."""
+        """The result, for people."""
         if not self.taken and not self.later:
             return "the configuration has not changed"
         parts = [f"changed: {', '.join(self.taken)}"] if self.taken else []
@@ -44,7 +43,7 @@ class Changes(NamedTuple):
 
 
 def between(now: Config, new: Config) -> Changes:
-    """What is to be done about `new` by a daemon that runs with `now`."""
+    """What a daemon with the configuration `now` has to do for `new`."""
     old_keys, new_keys = _flat(now.values()), _flat(new.values())
     changed = [key for key in new_keys if new_keys[key] != old_keys[key]]
     taken = tuple(key for key in changed if is_live(key))

@@ -44,7 +44,7 @@ from stage1.vm.slots import CONFIG
 DEFAULT_PATH = CONFIG
 
 PACKAGED_GUEST = "/usr/lib/clearpod/guest"
-"""Where Debian's package clearpod-guest has it."""
+"""The guest's directory in Debian's package clearpod-guest."""
 RUN_DIR_BYTES = 22
 """A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
 run_dir/run/pods/<64 digits>/agent.sock."""

@@ -19,7 +19,7 @@ ABSOLUTE = r"^/[^,\n]*$"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What `pydantic.Field` takes for the key, and what it does not know."""
+    """Arguments of `pydantic.Field` for the key, and properties that pydantic does not know."""
 
     field: Mapping[str, Any]
     """Such as `ge`, `pattern` and `strict`."""
@@ -43,7 +43,7 @@ class Table:
         return dataclasses.replace(self, **changes)
 
     def values(self) -> dict[str, Any]:
-        """What it has, in plain dictionaries: `made` is the way back."""
+        """The values as plain dictionaries; `made` is the inverse."""
         return dataclasses.asdict(self)
 
 

@@ -22,7 +22,7 @@ _START = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from cri.config_
 
 
 def load_apart(path: str | None) -> Config:
-    """As `config.load`, and raises the same; also KernelError and TimedOut. Blocks for some 0.2 s."""
+    """Like `config.load`, and raises the same; also KernelError and TimedOut. Blocks for some 0.2 s."""
     text, name = config.read(path), path or config.DEFAULT_PATH
     if text is None:
         return Config()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes a guest's output on one stream, and how long its link waits for it. Used by `cri.agent`, which knows no
-consumer; they are the logs, the queues of clients, and commands whose output is kept.
+"""Consumers of a guest's output on one stream, and how long the link waits for them: logs, queues of clients, and
+commands whose output is kept. Used by `cri.agent`, which does not know their kinds.
 """
 
 import asyncio
@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 WRITING_S = 0.02
-"""For output to get into its log before it is committed. A disk takes much less, or is slow and makes nobody wait."""
+"""How long output may take to get into its log before it is committed. A disk takes much less, or is slow and delays
+nobody.
+"""
 
 
 class Consumer(Protocol):

@@ -77,7 +77,7 @@ class Facts(NamedTuple):
     virtiofsd: Program = Program(lack="not looked for")
     volume_server: str = "9p"
     limited: tuple[str, ...] = LIMITED
-    """What of a VMM can be limited."""
+    """Resources of a VMM that can be limited on this host."""
     run_dir: str = ""
     unmapped: str = ""
     """Why what is in the run directory can't be shown to VMMs with mapped owners."""
@@ -85,9 +85,9 @@ class Facts(NamedTuple):
     jail_overlaps: tuple[str, ...] = ()
     """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to somebody else."""
     policy: tuple[str, ...] = ()
-    """In words: what counts for all pods, and each rule."""
+    """The policy in words: for all pods, and each rule."""
     start: "tuple[Tried, ...]" = ()
-    """What a daemon refuses when it begins."""
+    """Problems for which a daemon refuses to start."""
     guest_problems: tuple[str, ...] = ()
     """Files of the guest that are not as they were built."""
 
@@ -189,7 +189,7 @@ def overlaps(path: str, ids: Range) -> list[str]:
 
 
 def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:
-    """What a pod with namespaces of the host needs and does not find."""
+    """What pods with namespaces of the host need and this host lacks."""
     lack = [] if facts.host.crun else ["crun is not on PATH"]
     if not cgroup.tree():
         lack.append("cgroup v2 is not mounted")
@@ -199,7 +199,7 @@ def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:
 
 
 def confinement(jailer: str, directory: str) -> needs.Needs:
-    """What is missing for a jail, also if that is seen only when one is made."""
+    """What is missing for a jail, including what can only be found out by setting one up."""
     confinement = needs.find(jailer)
     return confinement if confinement.missing else confinement._replace(missing=needs.trial(jailer, directory))
 

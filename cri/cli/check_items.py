@@ -282,7 +282,7 @@ def _policy(facts: Facts) -> list[Item]:
 
 
 def _virtiofs(facts: Facts) -> Item:
-    """For pods that ask for it; where all do, no pod runs without."""
+    """The state of virtiofsd, for pods that use it; if all pods do, none can run without it."""
     absent = facts.virtiofsd
     if facts.choice and (lack := facts.choice.hypervisor.virtiofs_lack):
         what, _, remedy = lack.partition("; ")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `clearpod serve` and `clearpod run` refuse when they begin, for `clearpod check`: each thing is asked of the
-function that refuses it, so that the words are the same. Called by `check_facts`; changes nothing.
+"""What `clearpod serve` and `clearpod run` refuse at their start, for `clearpod check`. Each problem is asked of the
+function that refuses it, so that the messages are the same. Called by `check_facts`; changes nothing.
 """
 
 import os

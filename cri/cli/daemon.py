@@ -29,12 +29,12 @@ OURS = {
 }
 """As in `cri.server`: RPCs of clearpod's own, and which of the CRI have the same request and answer."""
 ANSWER_S = 60.0
-"""For a call that nothing has to be waited for."""
+"""Time limit of calls that do not have to wait for anything."""
 _LIMIT_BYTES = 16 << 20
 _OPTIONS = [("grpc.max_receive_message_length", _LIMIT_BYTES), ("grpc.enable_http_proxy", 0)]
 _CONNECT_S = 5.0
 _NOBODY = "failed to connect"
-"""So the sentence of gRPC begins, which has the path of the socket, when the daemon has ended just now."""
+"""The beginning of gRPC's message, which includes the socket's path, if the daemon has just ended."""
 _METHODS = pb.DESCRIPTOR.services_by_name["RuntimeService"].methods_by_name
 
 

@@ -20,7 +20,7 @@ from cri.pb import runtime_pb2_grpc as rpc
 from stage1.errors import AlreadyExists, BadRequest, NotFound, PodError, Unavailable
 
 ANSWER_S = 120.0
-"""For each call but the pull, which takes what it takes. A machine without KVM boots a guest in seconds."""
+"""Time limit of each call except the pull, which has none. A machine without KVM boots a guest in seconds."""
 LOG = "main.log"
 
 

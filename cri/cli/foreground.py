@@ -127,7 +127,9 @@ class Foreground:
         agent = self._pod.agent
 
         def first() -> None:
-            """Who reads that the program runs may signal it before the answer to its start has been recorded."""
+            """At the first output, forward signals already: whoever reads it may send one before the answer to the
+            start has been recorded.
+            """
             self._timeline.mark("first output")
             self._pass_signals(container)
 
@@ -216,7 +218,7 @@ def _read_now() -> bytes:
 
 
 def _explain(container: LiveContainer) -> None:
-    """What its exit code alone does not say."""
+    """The reason of its end, beyond the exit code."""
     if container.status.reason == "OOMKilled":
         sys.stderr.write("clearpod: the container was killed because its memory was used up; see --memory\n")
     elif container.status.message:

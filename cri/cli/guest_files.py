@@ -19,7 +19,7 @@ MOST_BYTES = 1 << 20
 
 
 def problems(guest_dir: str) -> list[str]:
-    """In sentences; none for a guest that is as it was built."""
+    """Differences of the guest's files from how they were built, one sentence each."""
     try:
         with open(f"{guest_dir}/{MANIFEST}", "rb") as file:
             manifest = json.loads(file.read(MOST_BYTES))

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> tuple[proposal.Seen, Wishes]:
-    """What the host has, and what is wanted of it."""
+    """Facts about the host, and the user's choices."""
     state_dir = args.state_dir and os.path.abspath(args.state_dir)
     wishes = Wishes(state_dir, args.hypervisor, args.host_pods, args.metrics, args.pool)
     seen = proposal.gather(wishes.state_dir or configuration.Config().state_dir, wishes.hypervisor or "auto")

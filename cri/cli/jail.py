@@ -68,7 +68,7 @@ def _names(place: str) -> list[str]:
 
 
 def inspect(directory: str) -> InForce:
-    """What is in force for the VMM of the pod in `directory`."""
+    """The confinement of the VMM of the pod in `directory`."""
     # What rkt's pods have on record is the launcher.
     vm = find_unrecorded(directory) if directory.startswith(f"{RKT}/") else engine.find_vm(directory)
     if vm is None:
@@ -95,7 +95,7 @@ def as_json(directory: str, jail: InForce) -> dict[str, object]:
 
 
 def text(directory: str, jail: InForce) -> str:
-    """For people: a line for each thing, longer lists below their name."""
+    """The confinement for people: a line for each property, longer lists below its name."""
     own = [one.kind for one in jail.namespaces if not one.is_hosts]
     shared = [one.kind for one in jail.namespaces if one.is_hosts]
     rows = [

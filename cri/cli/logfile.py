@@ -63,8 +63,8 @@ class LogFile:
         self._undo.close()
 
     def parts(self, since_s: float = 0.0) -> list[Iterator[Entry]]:
-        """What can be read now: of each file that was put away and was written to after `since_s` (1970), oldest first;
-        and at last `entries`. A part is read when it is iterated over.
+        """The log's parts that can be read now: each rotated file that was written to after `since_s` (1970), oldest
+        first, then `entries`. A part is read while it is iterated over.
         """
         return [*(self._whole(name) for name in self._known if self._is_since(name, since_s)), self.entries()]
 
@@ -77,7 +77,7 @@ class LogFile:
         return status is not None and os.path.samestat(status, os.fstat(self._fd))
 
     def entries(self) -> Iterator[Entry]:
-        """What can be read now and was not read yet, also in files that were put away meanwhile."""
+        """What can be read now and was not read yet, also in files that were rotated meanwhile."""
         while True:
             yield from self._rest_of_file()
             if not self._is_rotated():

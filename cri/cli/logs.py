@@ -109,7 +109,7 @@ def _lines(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
 
 
 def _following(daemon: Daemon, file: LogFile, *, container_id: str) -> Iterator[Entry]:
-    """What comes, until the container has ended or is gone and all of it was read."""
+    """New output, until the container has exited or was removed, and all of it was read."""
     while True:
         has_ended = _has_ended(daemon, container_id)
         yield from file.entries()

@@ -66,7 +66,7 @@ def state(reply: Any) -> str:
 
 
 def info(reply: Any) -> dict[str, Any]:
-    """What a verbose answer about a pod or a container has of ours; docs/dev/cri.md."""
+    """clearpod's part of a verbose answer about a pod or a container; docs/dev/cri.md."""
     result: dict[str, Any] = json.loads(reply.info.get("info", "{}"))
     return result
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of one pod went. Filled by `clearpod run`, shown with --timeline."""
+"""The phases of one pod's start and how long each took. Filled by `clearpod run`, shown with --timeline."""
 
 import time
 

@@ -14,8 +14,9 @@ from typing import Protocol
 from stage1.errors import KernelError
 
 PIPE_BUF = 4096
-"""So much can be written without blocking to a pipe that poll calls writable. The descriptor itself is shared
-with others, who may not expect it to be made non-blocking."""
+"""How many bytes can be written without blocking to a pipe that poll reports as writable. The descriptor is shared
+with other processes, so it must not be made non-blocking.
+"""
 NAMES = {1: "standard output", 2: "standard error"}
 
 

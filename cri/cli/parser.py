@@ -74,14 +74,14 @@ class Parser(argparse.ArgumentParser):
         return f"{text}\nexamples:\n{shown}\n"
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As argparse's, which would keep a full disk or a reader that went away to itself, on standard output."""
+        """Like argparse's, which would hide errors of standard output, such as a full disk or a closed pipe."""
         if file is sys.stdout:
             file.write(message)
         else:
             super()._print_message(message, file)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, without the arguments of a command that is not ours."""
+        """Like argparse's, without the arguments that belong to the container's command."""
         if args is not None and self._before_command is not None:
             args, rest = self._split(list(args), self._before_command)
         else:
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def _split(self, arguments: list[str], after: int) -> tuple[list[str], list[str]]:
-        """What is ours, and the command: argparse itself would take the command's options for ours."""
+        """Split our options from the container's command: argparse would take the command's options for ours."""
         at = 0
         while at < len(arguments) and after and arguments[at] != "--":
             is_option = arguments[at].startswith("-") and arguments[at] != "-"

@@ -23,7 +23,9 @@ HEAD = (
 )
 GIB = 1 << 30
 PODS_ON_DISK = 4
-"""So many pods' disks fit on the host's: a pod that fills its own leaves room for others and for images."""
+"""How many pods' disks fit on the host's disk, so that a pod that fills its own leaves space for others and for
+images.
+"""
 LEAST_SCRATCH_MIB, USUAL_SCRATCH_MIB = 512, 10240
 SLOW_BOOT_S, SLOW_REACT_S = 180.0, 15.0
 OTHER_IDS = tuple(Range(first, 0x0FFE0000) for first in (0x60000000, 0x50000000, 0x40000000, 0x30000000, 0x20000000))
@@ -39,7 +41,7 @@ class Seen(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """What only a person can say. Empty texts: the default."""
+    """Choices that only a person can make. Empty texts mean the default."""
 
     state_dir: str = ""
     hypervisor: str = ""

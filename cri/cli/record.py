@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon recorded of one pod, or of a sandbox that could not be started. Read by `why` and `timeline`.
-
-The daemon's answer becomes one value here; who shows it asks nothing more.
+"""What the daemon has recorded about one pod, or about a sandbox that could not be started. Used by `why` and
+`timeline`. The daemon's answer is converted here once; the code that displays it makes no further calls.
 """
 
 from typing import Any, NamedTuple

@@ -11,7 +11,7 @@ import sys
 from stage1.errors import WrongState
 
 SEARCHED = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-"""Where sudo looks for programs by default; a Python environment is not among these."""
+"""The directories in which sudo looks for programs by default; a Python environment is not among these."""
 
 
 def require(why: str) -> None:

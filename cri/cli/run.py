@@ -56,7 +56,7 @@ EVERYTHING = policy.Policy(
     networks=("*",),
     profiles=("*",),
 )
-"""Who runs a pod in the foreground is root: the policy bounds what others hand to the daemon."""
+"""The policy of pods in the foreground, which only root can run: the policy is for requests to the daemon."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -196,7 +196,9 @@ def planned(config: Config, request: Request, *, journal: str = "") -> PodRecord
 
 
 def _window_mib(config: Config, pod: Pod, *, files: ImageFiles) -> int:
-    """As much as the image needs, since there will be no other; 0 where that would cost the guest too much memory."""
+    """The size of the DAX window that the image needs, since there will be no other image; 0 if that would cost the
+    guest too much memory.
+    """
     last = flatten(files)[-1]
     needed = -(-(last.offset + last.size) // (1 << 20))
     return needed if config.vm.window_mib and needed <= pod.memory_mib * WINDOW_PER_MEMORY else 0

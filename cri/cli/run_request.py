@@ -24,7 +24,7 @@ LEAST_BYTES = 4 * MIB
 """Less would be killed before its first instruction, and is most likely a number without its unit."""
 PERIOD_US = 100_000
 IN_MEMORY = ("/run", "/tmp", "/var/tmp")
-"""What a container with a read-only root can write to, as with podman."""
+"""The directories that are writable in a container with a read-only root, as with podman."""
 NONE, USUAL = "none", ("", "default", "bridge", "podman")
 
 
@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 
 def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
-    """What the command line asks for; `ours` are the caller's variables. Raises BadRequest, NotFound."""
+    """The command line as CRI messages; `ours` are the caller's environment variables. Raises BadRequest, NotFound."""
     token = secrets.token_hex(3)
     name = args.name or f"run-{token}"
     _check_sizes(args)

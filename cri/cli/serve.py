@@ -26,7 +26,7 @@ EXAMPLES = (
     ("clearpod serve --check-config --config new.toml", "what a configuration file means, with all defaults"),
 )
 THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""For work that blocks, as many as asyncio would start by and by."""
+"""How many threads there are for blocking work: as many as asyncio would start eventually."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

@@ -24,9 +24,11 @@ from stage1.errors import PodError
 log = logging.getLogger("clearpod.service")
 
 END_S = 4.0
-"""After SIGTERM, whatever still hangs: a plugin, a disk, a guest. A daemon that is killed loses nothing."""
+"""Time limit of the shutdown after SIGTERM, even if a plugin, a disk or a guest hangs. A daemon that is killed loses
+nothing.
+"""
 ROUND_S = 5.0
-"""How often the status line is brought up to date."""
+"""How often the status line is updated."""
 
 
 class Signals:
@@ -67,7 +69,7 @@ class Service:
         self._trouble = self._told = ""
 
     async def run(self, signals: Signals) -> None:
-        """Until `signals.stop`. The node serves already."""
+        """Serve until `signals.stop`. The node is serving already."""
         self._notifier.tell(notify.READY, notify.status(self._line()))
         tasks = [asyncio.create_task(one) for one in (self._rounds(), self._reloads(signals.reload))]
         stop = asyncio.create_task(signals.stop.wait())
@@ -88,7 +90,7 @@ class Service:
         return "; ".join([*parts, self._trouble] if self._trouble else parts)
 
     async def _rounds(self) -> None:
-        """From the event loop, so that a loop that hangs is a daemon that hangs."""
+        """Called on the event loop, so that a loop that hangs counts as a daemon that hangs."""
         watchdog_s = self._notifier.watchdog_s
         pause_s = min(watchdog_s / 2, ROUND_S) if watchdog_s else ROUND_S
         while True:

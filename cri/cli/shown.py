@@ -66,7 +66,7 @@ def cut(text: str, most: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago, in one unit."""
+    """An age, in one unit."""
     seconds = max(seconds, 0)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:

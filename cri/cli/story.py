@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to a pod, in words: one sentence that matters most, what to do, and the facts in their order.
-
-Called by `why`. Pure: it knows what the daemon recorded and nothing else.
+"""What happened to a pod, as text: the most important sentence, what to do, and the facts in order. Called by `why`.
+Pure: it uses only what the daemon has recorded.
 """
 
 import math

@@ -44,7 +44,7 @@ def as_json(record: Record) -> dict[str, object]:
 
 
 def text(record: Record, *, now_s: float, columns: int = 0) -> str:
-    """What is printed, in lines that fit."""
+    """The output, wrapped to the terminal's width."""
     verdict = story.verdict(record)
     name = f"pod {record.title}" + (f" ({record.id[: shown.ID_CHARS]})" if record.id else "")
     state = {"failed": "did not start"}.get(record.state, f"is {record.state}")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a container is made and started; `stop` has its end, `order` what is possible when.
-
-Called by the RPCs with a pod of the table. Each function finishes or leaves things as they were.
+"""How a container is created and started; `stop` has its end, `order` which calls are possible in which state. Called
+by the RPCs with a pod of the table. Each function completes or rolls back.
 """
 
 import math

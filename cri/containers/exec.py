@@ -32,7 +32,7 @@ CLEAN_UP_S = 5.0
 
 
 class Output(NamedTuple):
-    """What the command wrote, and its exit code (128 + n after signal n)."""
+    """The command's output and its exit code (128 + n after signal n)."""
 
     stdout: bytes
     stderr: bytes
@@ -40,7 +40,7 @@ class Output(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How a command is run; with a terminal, its errors are part of the output."""
+    """Options of a command; with a terminal, its errors are part of the output."""
 
     argv: tuple[str, ...]
     tty: bool = False

@@ -49,7 +49,7 @@ def _sides(directory: str, record: ContainerRecord, *, pid: int) -> dict[str, st
 
 
 def propagation(process: str, point: str) -> str:
-    """How mounts of others reach what is mounted at `point` for a process, as proc(5) has it."""
+    """The propagation of what is mounted at `point` for a process, as in proc(5)."""
     try:
         with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
@@ -72,7 +72,9 @@ def seen(root: str, process: Process) -> str:
 
 
 def find(root: str | int, process: Process) -> str:
-    """Where execvp(3) would find the command in an image, whose `root` is a path or a descriptor; empty if nowhere."""
+    """The path at which execvp(3) would find the command in an image, whose `root` is a path or a descriptor; empty
+    if it is not there.
+    """
     name = process.argv[0] if process.argv else ""
     places = [""] if "/" in name else path_of(process).split(":")[:MOST_PLACES]
     for path in (os.path.join("/", process.cwd, place, name) for place in places if name):

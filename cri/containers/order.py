@@ -45,7 +45,7 @@ _REQUIREMENTS = {"start": "only a created one can be started", "update": "only a
 
 
 def phase(container: "LiveContainer") -> str:
-    """What the container is, or what is being done with it."""
+    """The container's state, or the operation in progress on it."""
     if container.removers:
         return REMOVING
     return STARTING if container.is_starting else container.status.state

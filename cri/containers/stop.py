@@ -25,10 +25,10 @@ from stage1.linux import beneath, process
 log = logging.getLogger("clearpod.container")
 
 LOG_S = 1.0
-"""How long a container that was killed may wait for a log that can't be written."""
+"""How long a killed container may wait for a log that can't be written."""
 BUSY_S = 0.05
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
-"""Between tries to remove what a guest did not remove in time."""
+"""Delay between attempts to remove what a guest did not remove in time."""
 
 
 async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> None:
@@ -126,7 +126,9 @@ async def _remove(pod: LivePod, container: LiveContainer) -> None:
 
 
 async def _discard_later(pod: LivePod, container_id: str) -> None:
-    """What the guest did not remove in time takes its memory, and keeps its bundle, until it does."""
+    """Retry to remove a container from its guest. Until that succeeds, the container takes memory of the guest and
+    keeps its bundle.
+    """
     pauses = backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
     while pod.is_ready:
         await asyncio.sleep(next(pauses))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `digests` asks and `digestjob` answers. Apart, since only the confined process loads a client of HTTP."""
+"""The requests of `digests` and the answers of `digestjob`. Separate, since only the confined process loads an HTTP
+client.
+"""
 
 from typing import NamedTuple
 

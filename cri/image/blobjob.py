@@ -28,8 +28,8 @@ _ELSEWHERE = {301, 302, 303, 307, 308}
 
 
 def job(arguments: tuple[str, ...], data: bytes) -> str:
-    """As `digestjob.job`. With `blobs`, digests and sizes as JSON: each blob is a file of `out`, named as its digest in
-    hex, once it is whole; returns how many there are.
+    """Like `digestjob.job`. With `blobs`, digests and sizes as JSON: each blob is written to a file of `out`, which
+    is named by its digest in hex once it is complete. Return the number of blobs.
     """
     if not arguments or arguments[0] != BLOBS:
         return digestjob.job(arguments, data)
@@ -37,7 +37,7 @@ def job(arguments: tuple[str, ...], data: bytes) -> str:
 
 
 def bring(asked: Asked, wanted: dict[str, int], *, directory: str) -> int:
-    """As `job`, into `directory`."""
+    """Like `job`, into `directory`."""
     todo, whole = deque(wanted.items()), list[str]()
 
     def work() -> None:
@@ -85,7 +85,7 @@ def _followed(asked: Asked, scheme: str, *, size: int, path: str) -> bool:
 
 
 def _detour(url: str, location: str) -> str:
-    """Where a registry asked for `url` leads; empty if that is nowhere, or without TLS where it was with."""
+    """The target of a registry's redirect from `url`; empty if there is none, or if it would drop TLS."""
     place = urllib.parse.urljoin(url, location)
     return place if urllib.parse.urlsplit(place).scheme in {"https", urllib.parse.urlsplit(url).scheme} else ""
 

@@ -35,13 +35,13 @@ _HOSTS = {"docker.io": "registry-1.docker.io"}
 _SAFE = ssl.create_default_context()
 _ANY = ssl.create_default_context()
 _ANY.check_hostname, _ANY.verify_mode = False, ssl.CERT_NONE
-"""As skopeo does with a registry that is configured as insecure. Both are made once: reading all authorities takes
-longer than an answer.
+"""TLS contexts with and, for a registry that is configured as insecure, without verification, as skopeo's. Both are
+made once: reading all authorities takes longer than a request.
 """
 
 
 FAULTS = (OSError, http.client.HTTPException, ValueError, RecursionError)
-"""What a registry that is asked may raise."""
+"""The exceptions that a request to a registry may raise."""
 _granted: dict[tuple[Asked, str], str] = {}
 """The header that let us in, by who asks what of whom, for the next document of the same image."""
 _spoken: dict[str, str] = {}
@@ -60,14 +60,14 @@ def job(arguments: tuple[str, ...], data: bytes) -> str:
 
 
 def digest(asked: Asked) -> str:
-    """As `job`. An insecure registry is asked without TLS where that fails, as by skopeo."""
+    """Like `job`. For an insecure registry, plain HTTP is tried if TLS fails, as by skopeo."""
     answer = _answer("HEAD", f"manifests/{asked.reference}", asked=asked)
     named = answer.headers.get("Docker-Content-Digest") or "" if answer else ""
     return named if _DIGEST.fullmatch(named) else ""
 
 
 def document(asked: Asked, kind: str, *, most_bytes: int) -> bytes:
-    """As `job`: it says nothing of what is in the document, which may be anything."""
+    """Like `job`. The document is not parsed: it may contain anything."""
     answer = _answer("GET", f"{kind}s/{asked.reference}", asked=asked, most_bytes=most_bytes)
     return answer.body if answer else b""
 
@@ -93,7 +93,7 @@ def schemes(asked: Asked) -> tuple[str, ...]:
 
 
 def url_of(what: str, scheme: str, *, asked: Asked) -> str:
-    """Where `what` of the image is."""
+    """The URL of `what` of the image."""
     return f"{scheme}://{_HOSTS.get(asked.registry, asked.registry)}/v2/{asked.path}/{what}"
 
 

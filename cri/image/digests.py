@@ -28,9 +28,9 @@ from stage1.rootfs.limits import Limits
 log = logging.getLogger("clearpod.pull")
 
 KEEP_S = 60.0
-"""How long the process stays after a question, and within what time a second one makes it start."""
+"""How long the process is kept after a request, and within what time a second request makes it start."""
 BUSY_S = 0.2
-"""Who waits longer for those before lets skopeo ask."""
+"""If earlier requests take longer than this, skopeo asks instead."""
 MOST = 4
 """Processes at the same time."""
 _TIMEOUT_S = 6.0
@@ -89,7 +89,7 @@ class _Registry:
         return ""
 
     async def _start(self, limits: Limits) -> None:
-        """For the next question: it reads the authorities' certificates first."""
+        """Start the process for the next request: it reads the certificates of the authorities first."""
         kind = Question("cri.image.digestjob", (), "a registry's answer", _CPU_S, network=True, answer_bytes=200)
         with contextlib.suppress(PodError):
             worker = await obtained(confined.Worker, self._end, kind, Asker(limits))
@@ -119,7 +119,7 @@ class _Registry:
         self._timer = asyncio.get_running_loop().call_later(KEEP_S, self.close)
 
     def close(self) -> None:
-        """As `Digests.close`."""
+        """Like `Digests.close`."""
         if self._timer:
             self._timer.cancel()
         worker, self._worker = self._worker, None
@@ -131,8 +131,7 @@ class _Registry:
 
 
 def question(reference: Reference, *, config: Config, auth: Auth | None) -> Asked | None:
-    """What to ask, or None when only skopeo can, by a mirror, a proxy, or a token of the client's.
-
+    """The request, or None if only skopeo can make it, because of a mirror, a proxy, or a token of the client's.
     Raises BadRequest, Unsupported (of credentials).
     """
     entry = registries.entry_of(reference, config.registries)

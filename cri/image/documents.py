@@ -23,7 +23,7 @@ _TIMEOUT_S, _CPU_S = 60.0, 120.0
 
 
 class Top(NamedTuple):
-    """What a document turned out to be: an index, of which `chosen` is for this host, or a manifest."""
+    """A parsed document: an index, of which `chosen` is for this host, or a manifest."""
 
     chosen: str = ""
     manifest: Manifest | None = None
@@ -73,7 +73,7 @@ class Reader:
         return answer
 
     async def kernel_annotations(self, data: bytes) -> dict[str, str]:
-        """What a manifest that `top` took says of a kernel in its image. Raises Corrupt."""
+        """What a manifest that `top` has accepted tells about a kernel in its image. Raises Corrupt."""
         if own_kernel.OURS.encode() not in data and own_kernel.URUNC.encode() not in data:
             return {}
         answer = await self._ask("annotations", data, what="manifest", most_kib=self._limits.manifest_kib)

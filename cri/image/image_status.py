@@ -31,7 +31,7 @@ async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.Image
 
 
 def chain_id(config: "Mapping[str, Any]") -> str:
-    """What the layers of an image with this OCI config make together, OCI image-spec, config.md."""
+    """The chain id of the layers of an image with this OCI config, OCI image-spec, config.md."""
     chain, *above = (config.get("rootfs") or {}).get("diff_ids") or [""]
     for one in above:
         chain = f"sha256:{hashlib.sha256(f'{chain} {one}'.encode()).hexdigest()}"

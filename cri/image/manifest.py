@@ -95,7 +95,7 @@ def _no_number(name: str) -> None:
 
 
 def _count(document: Any, cap: int) -> int:
-    """How many values there are in it, or more than `cap`."""
+    """The number of values in it, or more than `cap`."""
     count, todo = 0, [document]
     while todo and count <= cap:
         value = todo.pop()
@@ -224,7 +224,7 @@ def check_config(document: dict[str, Any], manifest: Manifest, *, name: str, arc
 
 
 def _check_fields(document: dict[str, Any], name: str) -> None:
-    """What the store and CreateContainer read of a config is what it should be. Raises Corrupt."""
+    """Check the types of what the store and CreateContainer read of a config. Raises Corrupt."""
     rootfs: Any = document.get("rootfs") or {}
     inner: Any = document.get("config") or {}
     for what, value in (("rootfs", rootfs), ("config", inner)):

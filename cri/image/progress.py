@@ -17,14 +17,14 @@ log = logging.getLogger("clearpod.pull")
 
 LOG_EVERY_S = 10.0
 STALLED_S = 300.0
-"""As long as containerd waits. A registry that answers always, but slowly, is never given up."""
+"""The time limit without data, as containerd's. A registry that keeps sending, however slowly, never reaches it."""
 _POLL_S = 1.0
 _MORE_BYTES = 16 << 20
 
 
 class Download(NamedTuple):
-    """What is awaited: `bytes` (0: unknown) of the image `name` below `directory`, and at most `most_mib`, the limit of
-    images.
+    """An expected download: `bytes` (0: unknown) of the image `name` below `directory`, and at most `most_mib`, the
+    limit of images.
     """
 
     name: str

@@ -42,11 +42,11 @@ log = logging.getLogger("clearpod.pull")
 T = TypeVar("T")
 _ATTEMPTS = 3
 SPACE_CHECK_S = 1.0
-"""How often it is looked whether a download leaves what is kept for pods."""
+"""How often it is checked that a download leaves the space that is reserved for pods."""
 
 
 class _Slots(NamedTuple):
-    """How many pulls, and how many layers, are worked on at once. Those who wait hold nothing."""
+    """How many pulls and how many layers are processed concurrently. Those that wait hold no resources."""
 
     pulls: asyncio.Semaphore
     readers: asyncio.Semaphore
@@ -280,7 +280,9 @@ class _Run(NamedTuple):
             raise refusal(f"the image {self.source.name} has more than {cap << 20} bytes", key="image_mib", cap=cap)
 
     def _require_space(self, needed: int) -> None:
-        """What pods write would be lost on a disk that an image has filled."""
+        """Check that the image leaves the space that is reserved for pods, whose writes would fail on a disk that an
+        image has filled.
+        """
         disk = os.statvfs(self.store.state_dir)
         keep = filling.kept_free(self.keep_bytes, disk.f_blocks * disk.f_frsize)
         if disk.f_bavail * disk.f_frsize < keep + needed:

@@ -13,7 +13,7 @@ from cri.image import direct
 from stage1.rootfs.forking import ForkServer
 
 KEEP_S = 20.0
-"""How long the server, which has 24 MB, stays after the last pull."""
+"""How long the server, which has 24 MB, is kept after the last pull."""
 _MODULES = ("stage1.rootfs.layerjob", "stage1.rootfs.mergejob", "cri.image.documentjob", direct.MODULE)
 
 

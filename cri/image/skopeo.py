@@ -91,7 +91,7 @@ class Skopeo:
         await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target], _LOG_BYTES)
 
     async def _run(self, arguments: list[str], most_bytes: int) -> bytes:
-        """What it writes; a little more than `most_bytes` if it writes more, and then it is killed."""
+        """Return its output; slightly more than `most_bytes` if it writes more, and then it is killed."""
         means = await asyncio.to_thread(sandbox.means)
         argv = [*sandbox.command(self._box, means), "skopeo", *self._common, *arguments]
         pipe = asyncio.subprocess.PIPE

@@ -30,7 +30,7 @@ from stage1.rootfs.layout import hex_of
 from stage1.rootfs.limits import Limits, refusal
 
 POLL_S = 0.02
-"""Between two listings of the directory to which skopeo downloads."""
+"""Delay between two listings of the directory to which skopeo downloads."""
 
 
 class Names(NamedTuple):
@@ -54,7 +54,7 @@ class Resolved(NamedTuple):
 
 
 BlobFiles = dict[str, "asyncio.Future[str]"]
-"""By digest of a layer's blob the path of its file, which is set when the file is whole."""
+"""For each layer's blob, by digest, the path of its file, which is set when the file is complete."""
 
 
 class Source(Protocol):
@@ -67,7 +67,7 @@ class Source(Protocol):
         ...
 
     async def named(self) -> Names:
-        """What it stands for now, as far as that can be told by asking for one document. Once, and first."""
+        """Resolve the name, as far as one document tells. Called once, and first."""
         ...
 
     async def resolve(self) -> Resolved:
@@ -84,7 +84,7 @@ class Source(Protocol):
 
 
 LOCAL = ("oci:", "docker-archive:")
-"""How names of files of this machine begin."""
+"""The prefixes of names of files of this machine."""
 
 
 def names_of(reference: Reference, digest: str) -> Names:

@@ -40,10 +40,9 @@ class CopyFailed(VmFailed):
 
 
 async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
-    """From nothing to READY; as a copy of a template, if there is one and that is allowed.
-
-    Raises VmFailed with the console's last lines when the VM dies or never answers, CopyFailed when that was a copy,
-    and as `engine.prepare`.
+    """Bring the pod from nothing to READY; as a copy of a template, if there is one and it is allowed. Raises
+    VmFailed with the console's last lines if the VM dies or never answers, CopyFailed if that was a copy, and what
+    `engine.prepare` raises.
     """
     recorder = pod.tools.recorder
     async with until_ready(pod) as start:
@@ -67,7 +66,9 @@ async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
 
 
 async def without_guest(pod: LivePod) -> None:
-    """To READY without a VM: its container is known to bring a kernel of its own. Raises as `engine.prepare`."""
+    """Bring the pod to READY without a VM: its container has a kernel of its own. Raises what `engine.prepare`
+    raises.
+    """
     async with until_ready(pod) as start:
         start.how = "booted"
         phases = Phases(pod)
@@ -171,7 +172,7 @@ async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
 
 
 class _Start:
-    """How the pod came to its VM, for metrics; with `is_bounded` its guest knows what the pod's cgroup enforces."""
+    """Record for metrics how the pod got its VM; with `is_bounded` its guest knows the limits of the pod's cgroup."""
 
     how, is_bounded = "claimed", False
 

@@ -43,7 +43,7 @@ class LiveContainer:
         self.was_asked_to_stop = self.is_out_of_guest = False
         self.guest_pid = self.start_asked_ns = 0
         self.end_message = ""
-        """What its exit code does not say, set before it is told."""
+        """The reason beyond the exit code, set before the exit is reported."""
         self.starter: asyncio.Task[object] | None = None
         self.starting: asyncio.Task[None] | None = None
         self.removers = 0
@@ -64,7 +64,7 @@ class LiveContainer:
 
     @property
     def config(self) -> pb.ContainerConfig:
-        """What the container was asked for by; not to be changed."""
+        """The request by which the container was created; not to be changed."""
         return self._config.get(self.record.config)
 
     @property
@@ -78,7 +78,7 @@ class LiveContainer:
         return self.starting is not None and not self.starting.done()
 
     def stored(self) -> StoredContainer:
-        """What goes into the pod's file."""
+        """The container's part of the pod's file."""
         return StoredContainer(self.record, self.status)
 
     async def reopen_log(self) -> None:

@@ -36,8 +36,8 @@ log = logging.getLogger("clearpod.pod")
 
 
 class Original(NamedTuple):
-    """What the daemon adds to a `Manifest`, as `codec.dump` has it: the secret of the guest's link, the highest id that
-    was used there, the containers that ran, and the pod's title.
+    """The daemon's part of a `Manifest`, in the form of `codec.dump`: the secret of the guest's link, the highest id
+    that was used there, the running containers, and the pod's title.
     """
 
     link_key: bytes
@@ -82,8 +82,8 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
 
 
 async def write_back(pod: "LivePod", *, near: str) -> None:
-    """Before `standing_still`, which it makes shorter, for what is saved into `near` or a directory in it. Raises
-    NoSpace, KernelError.
+    """Write back the disk before `standing_still`, to make the pause shorter, for a copy in `near` or a directory in
+    it. Raises NoSpace, KernelError.
     """
     of_pod = (pod.directory, pod.record.pod)
     disk = await pod.tools.run_in_bulk(saved.write_back, *of_pod, host=pod.tools.host, near=near)
@@ -112,7 +112,7 @@ async def _ask(pod: "LivePod", op: Tune) -> None:
 
 
 def of(pod: "LivePod") -> Original:
-    """What a copy has to know of the pod."""
+    """What a copy has to know about the original."""
     running = (one.record for one in pod.containers.values() if one.is_running)
     named = tuple(one._replace(guest_id=one.guest_id or one.container.id) for one in running)
     return Original(pod.status.link_key, max(pod.unused_id, pod.status.ids), named, pod.title)

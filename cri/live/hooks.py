@@ -45,7 +45,7 @@ class Hooks:
         """Called after new limits were applied."""
 
     async def updating_pod(self, pod: "LivePod", request: "pb.UpdatePodSandboxResourcesRequest") -> None:
-        """As `updating`, for the whole pod."""
+        """Like `updating`, for the whole pod."""
 
     def updated_pod(self, pod: "LivePod") -> None:
         """The pod's limits have been applied."""

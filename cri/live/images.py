@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.images")
 
 PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Between tries to unmount: the kernel releases a removed container's mounts a moment after its last process."""
+"""Delay between attempts to unmount: the kernel releases a removed container's mounts a moment after its last
+process.
+"""
 
 
 class Accounts(NamedTuple):
@@ -44,8 +46,8 @@ class Accounts(NamedTuple):
 
 
 class Root(NamedTuple):
-    """What a container's root is made from: `lower` for the agent, in the window or not; `source` says which and why,
-    for display. `took_ns` is how long it took to bring the image into the guest.
+    """What a container's root is made from: `lower` for the agent, in the window or not; `source` tells which and
+    why, for display. `took_ns` is how long it took to bring the image into the guest.
     """
 
     lower: str

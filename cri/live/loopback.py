@@ -50,7 +50,7 @@ class LoopbackPorts:
             raise
 
     async def reopen(self, pod: Pod, ips: tuple[str, ...]) -> None:
-        """As `open` for a pod that runs already: a port that can't be had is logged and left."""
+        """Like `open` for a pod that is running already: a port that can't be bound is logged and skipped."""
         try:
             await self.open(pod, ips)
         except PodError as error:

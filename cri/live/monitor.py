@@ -23,7 +23,9 @@ log = logging.getLogger("clearpod.pod")
 LINE_BYTES = 65536
 CONNECT_S = 10.0
 BURST_BYTES, BYTES_PER_S = 65536, 1024
-"""What it may say at once, and for how long: an event has some 150 bytes, and most guests cause a few in their life."""
+"""How many bytes of events are accepted, and in what time: an event has some 150 bytes, and most guests cause a few
+in their life.
+"""
 
 
 class Monitor:

@@ -79,18 +79,18 @@ class OwnKernel:
         return await answer(op) if answer else messages.Reply()
 
     def listen(self, stream: int, consumer: "Consumer") -> None:
-        """As `Agent.listen`."""
+        """Like `Agent.listen`."""
         self._consumers[stream] = consumer
 
     def forget(self, stream: int) -> None:
-        """As `Agent.forget`."""
+        """Like `Agent.forget`."""
         self._consumers.pop(stream, None)
 
     def open_input(self, stream: int) -> None:
-        """There is no input."""
+        """Does nothing: such a kernel has no input."""
 
     def consumed(self, stream: int, count: int) -> None:
-        """As `Agent.consumed`."""
+        """Like `Agent.consumed`."""
         if self._run is not None and self._run.follower is not None:
             self._run.follower.consumed(count)
 
@@ -99,7 +99,7 @@ class OwnKernel:
         return len(data)
 
     async def send_all(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """As `send`."""
+        """Like `send`."""
 
     def rename(self, name: str) -> None:
         """Ignored: the pod's name is set already."""

@@ -17,7 +17,7 @@ class Parsed(Generic[Config]):
         self._last: tuple[bytes, Config] | None = None
 
     def get(self, data: bytes) -> Config:
-        """What `data` says; the same object as long as it is given the same bytes object, so never to be changed."""
+        """The parsed `data`; the same object for the same bytes object, so it must not be changed."""
         if self._last is None or self._last[0] is not data:
             self._last = data, self._parse(data)
         return self._last[1]

@@ -17,7 +17,7 @@ class Pause:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """What is asked from now on waits for the end of the block."""
+        """Delay all later requests until the end of the block."""
         self._over = asyncio.Event()
         try:
             yield

@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
 DRAIN_S = 1.0
-"""What a VMM that has ended had already sent is taken in for so long."""
+"""How long data that a VMM had sent before its end is processed."""
 
 
 class LivePod:
@@ -94,7 +94,7 @@ class LivePod:
 
     @property
     def config(self) -> pb.PodSandboxConfig:
-        """What the pod was asked for by; not to be changed."""
+        """The request by which the pod was created; not to be changed."""
         return self._config.get(self.record.config)
 
     @property
@@ -113,7 +113,7 @@ class LivePod:
         return f"pod {self.record.pod.namespace}/{self.record.pod.name}"
 
     def log_fields(self, container: LiveContainer | None = None) -> dict[str, str]:
-        """What each line of the log says of the pod, or of this container of it."""
+        """The fields of each log line about the pod, or about this container of it."""
         fields = {"pod": self.id, "title": self.title}
         names = {"container": container.id, "container_name": container.record.container.name} if container else {}
         return fields | names

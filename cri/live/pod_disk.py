@@ -15,7 +15,9 @@ MIB = 1 << 20
 
 
 def change(known: tuple[Fact, ...], numbers: PodStats) -> Fact | None:
-    """What the numbers say that is not known yet: that it is full now, or has room again."""
+    """The fact that these statistics reveal: that the disk is full now, or has space again; None if it is known
+    already.
+    """
     last = next((one for one in reversed(known) if one.what in (history.FULL, history.NOT_FULL)), None)
     was_full = last is not None and last.what == history.FULL
     lack = _lack(numbers, percent=CLEARED_PERCENT if was_full else FULL_PERCENT)

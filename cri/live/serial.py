@@ -26,9 +26,9 @@ UNTAKEN_BYTES = 1 << 18
 GATHER_S = 0.01
 """A serial port is written a byte at a time: so long several make one chunk."""
 POLL_S = 0.2
-"""Where the host has no watches left."""
+"""The poll interval if the host has no inotify watches left."""
 REST_S = 5.0
-"""So long the end of a kernel waits for a log that does not take its last words."""
+"""How long the end of a kernel waits for a log that does not accept its last output."""
 
 
 class Follower:
@@ -61,7 +61,7 @@ class Follower:
         self._written.set()
 
     def consumed(self, count: int) -> None:
-        """So many bytes that were fed are done with."""
+        """Note that this many bytes were processed."""
         self._untaken -= count
         self._taken.set()
 
@@ -120,7 +120,7 @@ class Follower:
         return bool(data)
 
     def _read(self) -> bytes:
-        """What comes next; what was cut off meanwhile is left out."""
+        """The next bytes; those that were truncated meanwhile are skipped."""
         try:
             self._offset = max(self._offset, os.lseek(self._fd, self._offset, os.SEEK_DATA))
         except OSError:  # ENXIO: nothing is there yet

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.pod")
 
 SHARES = "shares"
-"""What Tune is told to unmount, and with a text to mount again."""
+"""What Tune unmounts, and with the text `mount` mounts again: the shares."""
 FREEZE = "cgroup.freeze"
 """The file by which Tune freezes all containers ("1"), or one, and unfreezes them ("0")."""
 ANSWER_S, SHARES_S = 20.0, 5.0
 RETRY_S = 10.0
-"""So long a pod that could not be resumed for who connected to it is left alone."""
+"""How long a pod is left alone after a connection could not resume it."""
 SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
-"""So long what is just ending in a pod is waited for, such as an exec whose caller has its answer already."""
+"""How long to wait for operations that are about to end, such as an exec whose caller has its answer already."""
 
 
 async def settle(pod: "LivePod") -> None:
@@ -156,7 +156,7 @@ async def _resume(pod: "LivePod", load: "Callable[..., VmProcess]") -> None:
 
 
 async def _listen(pod: "LivePod") -> None:
-    """For who connects to a host port of a pod that is to be resumed on demand."""
+    """Resume the pod for a connection to one of its host ports, if it is to be resumed on demand."""
     ports = {(one.protocol, one.container_port) for one in pod.record.pod.ports if one.host_port}
     if pod.record.pod.suspend != ON_DEMAND or not ports or pod.network is None or not pod.network.interfaces:
         return
@@ -209,7 +209,7 @@ async def adopt(pod: "LivePod") -> bool:
 
 
 async def mount_again(pod: "LivePod") -> None:
-    """What a suspension or a copy unmounts and stops, whoever was killed in the middle. Raises PodError."""
+    """Undo what a suspension or a copy has unmounted and frozen, also one that was killed. Raises PodError."""
     if pod.record.pod.suspend:
         await pod.call(messages.Tune(SHARES, "mount"), ANSWER_S)
         if pod.hello.copies:
@@ -244,7 +244,9 @@ async def _meet(pod: "LivePod") -> None:
 
 
 async def _save(pod: "LivePod", images: "ImageStore") -> None:
-    """What is only left over of the VM can wait: whoever resumes the pod, or removes it, ends that."""
+    """Save the guest and end its VM. What is left of the VM after a failure can wait: whoever resumes or removes the
+    pod ends it.
+    """
     files = await asyncio.to_thread(files_in_window, pod, images)
     try:
         of_pod, tools = (pod.directory, pod.record.pod), pod.tools

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.templates")
 
 DIRECTORY = "vm-templates"
-"""Below the state directory."""
+"""The directory below the state directory."""
 QUIET_S, MOST_QUIET_S = 0.5, 30.0
-"""So long no pod began to start before a template is made, and so long that is waited for."""
+"""How long no pod may have been started before a template is made, and how long that is awaited."""
 TRIES = 3
 """A template that could not be made or used so often is given up until the daemon starts again."""
 MOST_QUEUED = 8
@@ -47,7 +47,7 @@ class Interruptible:
         self._lock = threading.Lock()
 
     def start(self, vm: "VmSpec | HostPod") -> "VmProcess":
-        """As `Vmm.start`."""
+        """Like `Vmm.start`."""
         started = self._vmm.start(vm)
         with self._lock:
             self._last = started
@@ -56,7 +56,7 @@ class Interruptible:
         return started
 
     def interrupt(self) -> None:
-        """Who waits for that VM hears of its end. Blocks for a moment."""
+        """Notify those who wait for that VM of its end. Blocks for a moment."""
         with self._lock:
             self._is_over = True
             if self._last is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod needs from outside, in one value, so that tests can put fakes in."""
+"""What a pod needs from outside, as one value, so that tests can pass fakes."""
 
 import logging
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
@@ -71,9 +71,9 @@ class Tools(NamedTuple):
     templates: "Templates | None" = None
 
     async def run_in_bulk(self, work: "Callable[P, T]", /, *args: "P.args", **options: "P.kwargs") -> "T":
-        """As `run_uncancellable`, by `bulk`."""
+        """Like `run_uncancellable`, by `bulk`."""
         return await (self.bulk.run if self.bulk else run_uncancellable)(work, *args, **options)
 
     def pool_of(self, pod: "Pod") -> "Executor | None":
-        """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""
+        """The executor in which the pod's VM is moved to its cgroups: for a scope, systemd is waited for."""
         return self.pool if self.host.has_scopes and pod.cgroup_parent else None

@@ -63,7 +63,7 @@ async def _see_server(vm: VmProcess) -> None:
 
 
 async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> str:
-    """What ended, and why if its filter of system calls did it: a fault or an attack, which is logged as an error."""
+    """What ended, and whether its seccomp filter killed it: a bug or an attack, which is logged as an error."""
     code = handle.exit_code if handle else None
     filtered = await asyncio.to_thread(sigsys.explain, vm.pid, vm.start_time, code=code)
     why = f"the virtual machine of {title} has ended{filtered}"
