@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 
 SLICE_S = 0.002
-"""For all links together, in one iteration of the event loop."""
+"""The time for all links together, in one iteration of the event loop."""
 
 
 class LoopBudget:

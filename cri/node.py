@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 NETWORKS_AT_ONCE, BULK_AT_ONCE = 8, 3
 """Pods whose CNI plugins run at the same time; more wait for their turn."""
 START_WAIT_S = 1.0
-"""So long a call waits for a daemon that starts; crictl gives up after 2 s."""
+"""How long a call waits for a daemon that is starting; crictl gives up after 2 s."""
 VSOCK_PORT = 1024
-"""Where guests on vsock look for the daemon."""
+"""The vsock port to which guests connect."""
 NOTED = frozenset(
     "PullImage CreateContainer StartContainer StopContainer RemoveContainer StopPodSandbox RemovePodSandbox"
     " UpdateContainerResources UpdatePodSandboxResources ReopenContainerLog".split()
@@ -69,7 +69,7 @@ log = logging.getLogger("clearpod.node")
 
 
 def _crun(config: Config, facts: "HostFacts") -> str:
-    """For pods on the host; empty where there are none."""
+    """The program for pods on the host; empty if there are none."""
     from stage1.vm import choose
 
     if not config.host_pods.allow:
@@ -344,7 +344,7 @@ class Node:
         pod.save_soon()
 
     def url(self, kind: str, request: Any) -> str:
-        """Where the client of a streaming `request` must go. Raises WrongState when we are about to end, NoSpace."""
+        """The URL for the client of a streaming `request`. Raises WrongState if the daemon is about to end, NoSpace."""
         if self.streaming is None:
             raise WrongState("the streaming server is not running; the daemon is about to end")
         return self.streaming.offer(kind, request)

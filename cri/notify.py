@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon tells systemd, as sd_notify(3) does: one datagram for each message, and nothing where nobody listens.
-
-Made by `clearpod serve`. It never waits: what can't be sent now is sent with the next message.
+"""Notifications to systemd, as sd_notify(3): one datagram for each message; does nothing without systemd. Made by
+`clearpod serve`. It never blocks: what can't be sent now is sent with the next message.
 """
 
 import logging
@@ -55,5 +54,5 @@ def reloading() -> tuple[str, str]:
 
 
 def status(sentence: str) -> str:
-    """What `systemctl status` shows."""
+    """The text in `systemctl status`."""
     return f"STATUS={sentence}"

@@ -38,16 +38,16 @@ MAPS = "clearpod.io/shared-maps"
 """`true`: programs can map files of volumes shared and write to them. Then no two may append to the same file."""
 
 EMPTY_DIRS = "clearpod.io/emptydir"
-"""Where the pod's emptyDirs are that are not in memory: `guest`, on its own disk beside the writable layers, or `host`.
-Without it as `volumes.empty_dirs` says.
+"""Where the pod's emptyDirs are that are not in memory: `guest`, on the pod's disk beside the writable layers, or
+`host`. The default is `volumes.empty_dirs`.
 """
 EMPTY_DIR_LIMITS = "clearpod.io/emptydir-limits"
 """How much can be written to emptyDirs that are on the pod's disk: `NAME=SIZE` as `cache=512Mi`, with commas between
 them, at most 16 and 16Mi or more each. They are parts of the disk, `clearpod.io/scratch-mib`.
 """
 FILES = "clearpod.io/files"
-"""Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are read: `guest`, from
-copies in its memory that are kept current, or `host`. Without it as `volumes.files` says.
+"""Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are: `guest`, in copies
+in the guest's memory that are kept current, or `host`. The default is `volumes.files`.
 """
 VOLUMES = "clearpod.io/volumes"
 """How directories of the host reach the guest: `9p`, or `virtiofs`, which is several times as quick for small files and
@@ -170,7 +170,7 @@ class Policy(Table):
 
 
 class Grant(NamedTuple):
-    """What one namespace may ask for. `rule` is the number of the rule that applies, from 1; 0: none does."""
+    """The policy for one namespace. `rule` is the number of the rule that applies, from 1; 0: none."""
 
     bounds: Policy
     rule: int = 0

@@ -40,7 +40,7 @@ def find(host: Host) -> Lack | None:
 
 
 def guest_files(hypervisor: Hypervisor, *, is_jailed: bool) -> list[str]:
-    """What of a guest's directory each pod needs."""
+    """Files of the guest's directory that each pod needs."""
     files = [hypervisor.kernel, "initramfs", "system.erofs"]
     return [*files, JAILER, hypervisor.filter] if is_jailed else files
 
@@ -92,7 +92,7 @@ class Readiness:
         self._looking: asyncio.Future[Lack | None] | None = None
 
     async def check(self) -> Lack | None:
-        """What is missing; None when nothing is."""
+        """What is missing; None if nothing is."""
         if self._looking is None:
             self._looking = asyncio.get_running_loop().run_in_executor(self._pool, find, self._host)
         looking = self._looking

@@ -148,7 +148,7 @@ def _checked(request: Any) -> Any:
 
 
 class Interceptor(aio.ServerInterceptor):
-    """What every call gets, whatever it does."""
+    """What is done for every call."""
 
     def __init__(self, node: Node) -> None:
         self._node, self._log = node, CallLog(node)
@@ -178,7 +178,7 @@ class Interceptor(aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(call, request_deserializer=reads, response_serializer=writes)
 
     async def _stream(self, call: Call, body: Any, *, context: Any) -> AsyncGenerator[Any, None]:
-        """As `_call`, for a call that answers many times; it ends with its client."""
+        """Like `_call`, for a call with a stream of answers; it is cancelled with its client."""
         if not await self._node.becomes_ready():
             await self._fail(call, Unavailable(RECOVERING), context=context)
         try:
@@ -294,7 +294,7 @@ class Listener:
 
 
 def _metrics(node: Node, config: Config) -> "MetricsServer | None":
-    """What serves metrics, if they are wanted: its library is loaded only then."""
+    """The server of metrics, if they are enabled: its library is loaded only then."""
     if not config.metrics.enabled:
         return None
     from cri.metrics.server import MetricsServer

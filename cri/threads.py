@@ -21,9 +21,11 @@ from stage1.linux import libc
 log = logging.getLogger("clearpod.node")
 
 EXHAUSTED_S = 0.3
-"""Between tries while there is no descriptor, or no process."""
+"""Delay between retries while there is no descriptor, or no process can be started."""
 UNDO_S = 0.8
-"""What a guest that let an operation time out gets for each of its undoing, of which two fit into the promised 2 s."""
+"""Time limit of each step of a rollback for a guest that let an operation time out; two of them fit into the promised
+2 s.
+"""
 LONG_S, MOST_BULK = 10.0, 32
 """After this time a job of a `Bulk` makes room for others; and the limit of jobs that run then."""
 P = ParamSpec("P")
@@ -48,12 +50,12 @@ def started(count: int, name: str) -> ThreadPoolExecutor:
 
 
 async def run_uncancellable(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As asyncio.to_thread; when cancelled, raises CancelledError only after `work` has ended."""
+    """Like asyncio.to_thread; when cancelled, raises CancelledError only after `work` has ended."""
     return await run_uncancellable_in(None, work, *args, **options)
 
 
 async def run_uncancellable_in(pool: Executor | None, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As `run_uncancellable`, in a thread of `pool`, or of the loop's own when that is None."""
+    """Like `run_uncancellable`, in a thread of `pool`, or of the loop's own if that is None."""
     thread = asyncio.get_running_loop().run_in_executor(pool, partial(work, *args, **options))
     try:
         return await asyncio.shield(thread)
@@ -65,8 +67,8 @@ async def run_uncancellable_in(pool: Executor | None, work: Callable[P, T], /, *
 
 
 async def obtained(work: Callable[P, T], give_back: Callable[[T], object], /, *args: P.args, **options: P.kwargs) -> T:
-    """As asyncio.to_thread, for what must be closed: when cancelled, what `work` returns goes to `give_back`, once it
-    is there. That is called in the event loop, and must not block.
+    """Like asyncio.to_thread, for results that must be closed: when cancelled, the result of `work` is passed to
+    `give_back`, which is called in the event loop, and must not block.
     """
     thread = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **options))
     try:
@@ -89,7 +91,7 @@ def apart() -> Iterator[ThreadPoolExecutor]:
 
 
 async def run_apart(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As `run_uncancellable`, in a thread of its own (`apart`)."""
+    """Like `run_uncancellable`, in a thread of its own (`apart`)."""
     with apart() as pool:
         return await run_uncancellable_in(pool, work, *args, **options)
 
@@ -106,7 +108,7 @@ class Bulk:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-        """As `run_apart`, once a slot is free."""
+        """Like `run_apart`, once a slot is free."""
         slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(slot)
         self._next()
@@ -143,7 +145,7 @@ class Bulk:
 
 
 async def retry_while_exhausted(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As asyncio.to_thread, retried for as long as the host is at its limits: no pod is given up for that."""
+    """Like asyncio.to_thread, retried while the host is at its limits, so that no pod is lost because of them."""
     while True:
         try:
             return await asyncio.to_thread(work, *args, **options)
@@ -182,7 +184,7 @@ async def is_readable_within(limit_s: float | None, descriptor: int) -> bool:
 
 
 async def unless_set(event: asyncio.Event, work: Awaitable[T], *, otherwise: PodError) -> T:
-    """What `work` gives; it is cancelled, and `otherwise` raised, when the event is set before."""
+    """The result of `work`; if the event is set before, it is cancelled and `otherwise` is raised."""
     task, ended = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)

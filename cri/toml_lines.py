@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in a TOML text a key is. Pure. Called by `config`, for its errors: the standard library keeps no positions."""
+"""Finds the line of a key in a TOML text. Pure. Called by `config`, for its errors: the standard library keeps no
+positions.
+"""
 
 import re
 

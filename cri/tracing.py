@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cri.config_tables import Tracing
 
 CLOSE_S = 2.0
-"""What the collector gets to take the last spans."""
+"""Time limit for the collector to accept the last spans."""
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -74,7 +74,7 @@ class Exporting(Tracer):
 
     @contextmanager
     def call(self, name: str, metadata: Metadata | None) -> Iterator[None]:
-        """As `Tracer.call`: part of the client's trace, if the metadata names one."""
+        """Like `Tracer.call`: part of the client's trace, if the metadata names one."""
         headers = {key: value for key, value in metadata or () if isinstance(value, str)}
         context, kind = self._propagate.extract(headers), self._trace.SpanKind.SERVER
         with self._tracer.start_as_current_span(name, context=context, kind=kind, **_QUIETLY):
@@ -82,12 +82,12 @@ class Exporting(Tracer):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """As `Tracer.span`."""
+        """Like `Tracer.span`."""
         with self._tracer.start_as_current_span(name, **_QUIETLY):
             yield
 
     def ended(self, code: str) -> None:
-        """As `Tracer.ended`."""
+        """Like `Tracer.ended`."""
         span = self._trace.get_current_span()
         span.set_attribute("rpc.system", "grpc")
         span.set_attribute("rpc.response.status_code", code)
@@ -95,7 +95,7 @@ class Exporting(Tracer):
             span.set_status(self._trace.StatusCode.ERROR, code)
 
     async def close(self) -> None:
-        """As `Tracer.close`."""
+        """Like `Tracer.close`."""
         await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(self._provider.shutdown))}, timeout=CLOSE_S)
 
 

@@ -10,7 +10,7 @@ import socket
 from stage1.linux import vsock
 
 READ_BYTES = 1 << 16
-"""What is read at once from a guest; asyncio holds up to four times as much."""
+"""The size of a read from a guest; asyncio buffers up to four times as much."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from cri.logs.entries import entries, timestamp
 
 ENTRIES = ""
-"""In place of a stream: data that was made into entries already, by a daemon before this one."""
+"""The stream of data that a previous daemon has converted to entries already."""
 
 
 class Frame(NamedTuple):
-    """What came on one stream, stdout or stderr, and when."""
+    """Data of one stream, stdout or stderr, and when it arrived."""
 
     stream: str
     data: bytes

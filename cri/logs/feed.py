@@ -20,7 +20,7 @@ log = logging.getLogger("clearpod.container")
 
 RETRY_S = 1.0
 WRITTEN_S = 5.0
-"""So long the end of a container is not told while its log's file system does not answer."""
+"""How long the exit of a container is not reported because its log's file system does not answer."""
 
 LOGS_AT_ONCE = 4
 """Logs that are written at the same time. A disk that hangs takes all of these threads, and no other."""
@@ -44,7 +44,7 @@ class LogStream:
         self._last_takers: tuple[object, ...] = ()
         self.give: Callable[[int], None] = lambda count: None
         self.followers: list[OutputQueue] = []
-        """Who is attached; the data is done with when the slowest has it."""
+        """The attached clients; data is finished with when the slowest has it."""
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """Credit is given later: when the log has it, and who is attached."""
@@ -60,7 +60,7 @@ class LogStream:
         return 0 if readers else len(data)
 
     def _pass_on(self, data: bytes, *, is_stuck: bool) -> None:
-        """To all who are to take it, together with what was passed on before if nobody has taken that yet."""
+        """Pass data to all consumers, together with earlier data that none has taken yet."""
         takers, readers = (*self.followers, is_stuck), len(self.followers) + is_stuck
         if self._last is not None and self._last_takers == takers and self._last.grow(data, readers):
             return
@@ -77,7 +77,7 @@ class LogStream:
             follower.finish()
 
     def writing(self) -> "asyncio.Task[None] | None":
-        """What writes the log, if it does."""
+        """The writer of the log, if there is a log."""
         return self._feed.task
 
     def commit(self) -> None:
@@ -119,7 +119,7 @@ class LogFeed:
         self.watch()
 
     def watch(self) -> None:
-        """If the log holds output, write that in a thread; if that fails, again, until it is written or closed."""
+        """Write the output that the log holds in a thread, and retry until it is written or closed."""
         if self.writer.is_stuck and self._timer is None and self.task is None:
             self._begin()
 

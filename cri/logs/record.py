@@ -95,7 +95,7 @@ def _load(fd: int) -> dict[str, Any] | None:
 
 
 def _former(root: beneath.Root, path: str) -> dict[str, Any] | None:
-    """What clearpod 0.x has left there until it wrote two files."""
+    """The record in the form of clearpod 0.x, before it was split into two files."""
     try:
         document = json.loads(root.read(path, most=_MOST_BYTES))
     except (PodError, ValueError, RecursionError):

@@ -106,7 +106,7 @@ class LogWriter:
         return not self.is_stuck
 
     def batch(self) -> Batch | None:
-        """What is held, for a thread to write; None when there is nothing or no file. `settle` it before the next."""
+        """The held output, for a thread to write; None if there is none, or no file. Call `settle` before the next."""
         if self._file < 0 or not self._held:
             return None
         frames = tuple(self._held)
@@ -176,7 +176,7 @@ class LogWriter:
         self.commit()
 
     def refused(self, error: PodError) -> PodError:
-        """What to raise when `open_file` did, the old file being in use still."""
+        """The error to raise if `open_file` has failed and the old file is still in use."""
         kind = WrongState if isinstance(error, NotPlain) else NoSpace
         return kind(f"{self._place.path} can't be opened again, the old file is still in use: {error}")
 

@@ -28,7 +28,7 @@ UNKNOWN_PAGES_PER_S = 40_000.0
 """While nothing is known about what a page costs on this processor."""
 WATCH_SLEEP_MS, SLEEP_MS = 200, 20
 ENOUGH_PAGES = 1000
-"""What the thread takes for less is lost in the clock's ticks."""
+"""How many pages are needed for a measurement: the thread's time for fewer is lost in the clock's resolution."""
 
 
 class Sight(NamedTuple):
@@ -47,8 +47,8 @@ class Sight(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """What was decided. `quiet_from` is the number of the pass since when nothing has merged; `page_cost_s` what the
-    thread took for a page, 0 while unknown. `merge_ratio` and `cpu_percent` are what was seen.
+    """The state of the control loop. `quiet_from` is the number of the pass since which nothing has merged;
+    `page_cost_s` the thread's time for a page, 0 while unknown. `merge_ratio` and `cpu_percent` are measured.
     """
 
     level: int = STOPPED
@@ -64,7 +64,7 @@ class Pace(NamedTuple):
         return NAMES[self.level]
 
     def settings(self) -> Settings:
-        """What to write, unless it is STOPPED. Rounded to two digits, so that small steps write nothing."""
+        """The value to write, unless it is STOPPED. Rounded to two digits, so that small changes write nothing."""
         sleep_ms = WATCH_SLEEP_MS if self.level == WATCH else SLEEP_MS
         pages = self.pages_per_s * sleep_ms / 1000
         return Settings(RUN, max(1, int(float(f"{pages:.2g}"))), sleep_ms, 1)

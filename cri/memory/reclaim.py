@@ -27,7 +27,7 @@ class Guest(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """So much is reclaimed from the guest."""
+    """How much is reclaimed from a guest."""
 
     id: str
     bytes: int

@@ -25,7 +25,7 @@ CONTAINER_STATES = ("created", "running", "exited")
 
 
 class DaemonState(NamedTuple):
-    """What the daemon knows without asking anybody. `counts` is empty when nothing is recorded; `windows` are the
+    """What the daemon knows without asking a guest. `counts` is empty if nothing is recorded; `windows` are the
     directories of pods that may have a DAX window.
     """
 
@@ -69,7 +69,7 @@ class Snapshot(NamedTuple):
 
 
 def read_daemon(node: "Node") -> DaemonState:
-    """On the event loop, in microseconds per pod."""
+    """Collect it on the event loop, in microseconds per pod."""
     pods = node.pods.pods()
     by_state = Counter(map(_state, pods))
     by_state["booting"] += node.pods.booting

@@ -18,7 +18,7 @@ from stage1.linux.inotify import Watches
 from stage1.pod import states
 
 CHECK_S = 10.0
-"""Between two looks for new containers, and tries with a guest that could not copy."""
+"""Delay between checks for new containers, and between retries with a guest that could not copy."""
 
 log = logging.getLogger("clearpod.volumes")
 
@@ -116,7 +116,7 @@ class Refresher:
         task.add_done_callback(lambda _: self._busy.pop(container.id, None))
 
     async def _refresh(self, pod: LivePod, container: LiveContainer) -> None:
-        """What changes meanwhile makes it stale again."""
+        """Copy the files to the guest again; a change meanwhile makes the container stale again."""
         self._stale.discard(container.id)
         try:
             async with container.lock:

@@ -17,7 +17,7 @@ from stage1 import following
 from stage1.errors import PodError
 
 REST_S = 0.02
-"""Between two updates: mounts change in bursts."""
+"""Delay between updates: mounts change in bursts."""
 
 CHECK_S = 10.0
 """Without a change: for containers that were not listed yet, or not adopted, when there was one."""

@@ -50,7 +50,7 @@ def adjusted(
 
 
 def _fields(wish: nri.ContainerAdjustment) -> Iterator[tuple[int, str]]:
-    """What it sets; a removal is no claim."""
+    """The fields that it sets; a removal does not claim a field."""
     for field, keys in (
         (nri.Annotations, list(wish.annotations)),
         (nri.Env, [one.key for one in wish.env]),

@@ -33,7 +33,7 @@ Claims = dict[tuple[int, str], str]
 
 
 def of_cri(given: pb.LinuxContainerResources) -> nri.LinuxResources:
-    """For plugins. Zero and empty mean "unset" in both."""
+    """Convert for plugins. Zero and empty mean "unset" in both."""
     made = nri.LinuxResources(unified=given.unified)
     for (part, name), (ours, _) in NUMBERS.items():
         if value := getattr(given, ours):
@@ -52,7 +52,7 @@ def _set(optional: Any, value: int) -> None:
 
 
 def to_cri(given: nri.LinuxResources, *, who: str) -> pb.LinuxContainerResources:
-    """What a plugin asks for. `who` is the beginning of a sentence. Raises Unsupported, BadRequest."""
+    """The resources that a plugin requests. `who` begins error messages. Raises Unsupported, BadRequest."""
     require_known(given, ("memory", "cpu", "unified", "pids", "hugepage_limits"), who=who, where="resources")
     require_known(given.memory, ("limit", "swap"), who=who, where="resources.memory")
     require_known(given.cpu, ("shares", "quota", "period", "cpus", "mems"), who=who, where="resources.cpu")
@@ -79,7 +79,7 @@ def to_cri(given: nri.LinuxResources, *, who: str) -> pb.LinuxContainerResources
 def with_updates(
     given: pb.LinuxContainerResources, wishes: Iterable[nri.ContainerUpdate], *, title: str, claims: Claims
 ) -> pb.LinuxContainerResources:
-    """What a request says about a container, with what the plugin `title` wants of it. Raises as `to_cri`, `claim`."""
+    """Merge what the plugin `title` requests into a request about a container. Raises as `to_cri`, `claim`."""
     made = pb.LinuxContainerResources.FromString(given.SerializeToString())
     for wish in wishes:
         claim(claims, fields(wish.linux.resources), title=title)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a message: a call or its answer, and the calls that there are. Pure. Used by `link` and `plugin`.
-
-A payload is a protobuf message of `proto/cri/pb/nri.proto`; which one is told by the method's name.
+"""The content of messages: a call or its answer, and the known calls. Pure. Used by `link` and `plugin`. A payload is
+a protobuf message of `proto/cri/pb/nri.proto`; the method's name determines which.
 """
 
 from typing import Any, NamedTuple

@@ -191,7 +191,7 @@ class Hub(Hooks):
     async def updating(
         self, pod: LivePod, container: LiveContainer, *, given: pb.LinuxContainerResources
     ) -> pb.LinuxContainerResources:
-        """What the request says, with what plugins say about it."""
+        """The request, with the adjustments of plugins."""
         claims = Claims()
         about = _about(pod, container.record, status=container.status)
         for plugin in self._plugins:

@@ -87,7 +87,7 @@ class Plugin:
         return answer
 
     def tell(self, method: str, message: Any) -> None:
-        """As `put`, but nobody waits; an error is logged."""
+        """Like `put`, but without waiting; an error is logged."""
         self.put(method, message).add_done_callback(lambda done: self._told(method, done))
 
     def _told(self, method: str, done: "asyncio.Future[Any]") -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a new plugin is told first: everything that exists, in as many messages as it takes. Used by `hub`."""
+"""The first messages to a new plugin: everything that exists, in as many messages as needed. Used by `hub`."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from cri.nri.updates import Updates
 from cri.pb import nri_pb2 as nri
 
 FRAMING = 16
-"""What one entry of a list costs beside its own bytes, at most."""
+"""The overhead of one entry of a list in addition to its own bytes, at most."""
 
 
 def parts(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What plugins want of containers that exist: new limits, or their end. Used by `hub`.
-
-Nobody waits for another container longer than a plugin is waited for: its guest may hang.
+"""Updates and evictions of existing containers that plugins request. Used by `hub`. The time limit for another
+container is that for a plugin, since its guest may hang.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from stage1.errors import BadRequest, NotFound, PodError
 log = logging.getLogger("clearpod.nri")
 
 MOST_UPDATES = 1024
-"""In one message."""
+"""The maximum in one message."""
 MOST_LOGGED = 16
 """Failures of one message that get a line each."""
 
@@ -42,7 +41,7 @@ class Updates:
         return self._tasks.own(work, "nri")
 
     async def close(self) -> None:
-        """What is not done is left."""
+        """Cancel the updates in progress."""
         await self._tasks.close()
 
     async def apply(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all plugins together want of a new container, for those that may reject it. Used by `hub`.
-
-A validator that fails, or does not answer, has rejected: who runs one relies on it.
+"""Passes the combined adjustments of a new container to plugins that validate them. Used by `hub`. A validator that
+fails or does not answer has rejected them: its owner relies on it.
 """
 
 from collections.abc import Iterable

@@ -37,7 +37,9 @@ BUSY_S, BUSY_STEP_S = 30.0, 0.1
 
 
 class Orphans(NamedTuple):
-    """What the last daemon was making when it ended: containers in the guest, and bundles on the host, of no record."""
+    """What the previous daemon was creating when it ended: containers in the guest, and bundles on the host, without
+    a record.
+    """
 
     containers: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
@@ -128,7 +130,7 @@ async def _take_over(pod: LivePod) -> Orphans:
 
 
 async def _take_over_own(pod: LivePod) -> Orphans:
-    """There is no agent to ask, and there may be no VM now."""
+    """Adopt a pod without an agent, whose VM may have ended."""
     vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
     if vm is not None and await retry_while_exhausted(hold.is_held, pod.directory):
         await asyncio.to_thread(hold.go_on, vm, pod.directory)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.pods")
 
 LEAST_PREFIX = 6
-"""So many digits of an id name a pod."""
+"""The shortest prefix of an id that names a pod."""
 _SHOWN = 80
 """Characters of an annotation in a sentence."""
 
@@ -89,8 +89,8 @@ def _remove(path: str) -> None:
 def of_request(
     record: "PodRecord", pods: "Callable[[], Iterable[LivePod]]", *, images: "ImageStore"
 ) -> "BringUp | None":
-    """What brings the pod up that is asked for, if it is to be a copy: its VM begins while the original is saved. That
-    raises as `original`, `copies.save` and `copies.bring_up`.
+    """The function that brings the requested pod up, if it is to be a copy: its VM starts while the original is
+    saved. It raises what `original`, `copies.save` and `copies.bring_up` raise.
     """
     word = PodSandboxConfig.FromString(record.config).annotations.get(FORK_OF, "")
 

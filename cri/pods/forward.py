@@ -31,7 +31,7 @@ class PortConnection:
         self._pod = pod
 
     async def read(self) -> bytes:
-        """What the server sent; b"" at its end."""
+        """Read data of the server; b"" at its end."""
         data = await self.queue.read()
         self.has_ended[0] |= not data
         return data
@@ -50,7 +50,7 @@ class DirectConnection:
         self._reader, self._writer = reader, writer
 
     async def read(self) -> bytes:
-        """As `PortConnection.read`."""
+        """Like `PortConnection.read`."""
         try:
             data = await self._reader.read(CHUNK_BYTES)
         except OSError:  # it was cut
@@ -59,7 +59,7 @@ class DirectConnection:
         return data
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
-        """As `PortConnection.send`. Raises AgentFailed."""
+        """Like `PortConnection.send`. Raises AgentFailed."""
         try:
             self._writer.write(data)
             await self._writer.drain()
@@ -91,7 +91,7 @@ async def _directly(pod: LivePod, port: int) -> AsyncIterator[DirectConnection]:
 
 
 def _first_ipv4(ips: tuple[str, ...]) -> str:
-    """What such a kernel was told; else the first."""
+    """The address that such a kernel was given; else the first."""
     return next((ip for ip in ips if ":" not in ip), ips[0])
 
 

@@ -16,7 +16,7 @@ from stage1.errors import AlreadyExists
 
 
 class Held(NamedTuple):
-    """Who has a name. `request` is the request's bytes, `made` becomes the id or the error."""
+    """The holder of a name. `request` is the request's bytes, `made` becomes the id or the error."""
 
     task: "asyncio.Task[Any] | None"
     request: bytes

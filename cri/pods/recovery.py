@@ -26,7 +26,7 @@ log = logging.getLogger("clearpod.pods")
 PATIENCE_S = 5.0
 """How much longer than a guest may take to be adopted a call waits for it."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
-"""Between tries to remove what could not be removed."""
+"""Delay between attempts to remove what could not be removed."""
 
 
 class Lasting(NamedTuple):

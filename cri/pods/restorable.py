@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint is on this host: the images of its containers are found, its files compared, and what is left is
-what a copy is made by. Called by RestorePod and for warmed templates, in threads.
+"""Prepares a checkpoint for use on this host: finds the images of its containers, verifies its files, and returns
+what a copy is made from. Called by RestorePod and for warmed templates, in threads.
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ def read(path: str) -> Manifest:
 
 
 def of_this_host(manifest: Manifest, images: "ImageStore", *, path: str) -> tuple[saved.Manifest, Original]:
-    """What a copy is made by: the files are as they were, images are this host's own. Blocks. Raises BadRequest,
+    """What a copy is made from: the files are verified, and images are this host's own. Blocks. Raises BadRequest,
     NotFound, WrongState, KernelError.
     """
     given = located(manifest, images, title=f"pod {manifest.pod.namespace}/{manifest.pod.name} of {path}")
@@ -40,7 +40,7 @@ def of_this_host(manifest: Manifest, images: "ImageStore", *, path: str) -> tupl
 
 
 def located(manifest: Manifest, images: "ImageStore", *, title: str) -> tuple[saved.Manifest, Original]:
-    """As `of_this_host`, whatever the files of the checkpoint are. `title` says to people what the pod is a copy of."""
+    """Like `of_this_host`, without verifying the checkpoint's files. `title` names the copy's origin for people."""
     files: dict[str, ImageFiles] = {}
     for placed in manifest.images:
         image = images.find(f"sha256:{placed.name}")
@@ -69,7 +69,7 @@ def _former(one: SavedContainer) -> ContainerRecord:
 
 
 def _streams(one: SavedContainer) -> bytes:
-    """What a claim compares of its configuration. Raises BadRequest."""
+    """The part of its configuration that a claim compares. Raises BadRequest."""
     try:
         config = ContainerConfig.FromString(one.config)
     except DecodeError:

@@ -82,11 +82,11 @@ class PodTable:
         return len(self._booting)
 
     def find(self, pod_id: str) -> LivePod | None:
-        """By id or unique beginning of one. Raises BadRequest when several begin so."""
+        """Find a pod by its id or a unique prefix. Raises BadRequest if the prefix is ambiguous."""
         return _pick("sandbox", self._pods, prefix=pod_id)
 
     def get(self, pod_id: str) -> LivePod:
-        """As `find`, but raises NotFound."""
+        """Like `find`, but raises NotFound."""
         if pod := self.find(pod_id):
             return pod
         raise NotFound(f"there is no sandbox {pod_id!r}; `crictl pods` lists those that exist")
@@ -114,7 +114,7 @@ class PodTable:
         return _pick("container", everything, prefix=container_id)
 
     def get_container(self, container_id: str) -> tuple[LivePod, LiveContainer]:
-        """As `find_container`, but raises NotFound."""
+        """Like `find_container`, but raises NotFound."""
         if pair := self.find_container(container_id):
             return pair
         raise NotFound(f"there is no container {container_id!r}; `crictl ps -a` lists those that exist")
@@ -311,7 +311,7 @@ def _pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:
 
 
 def container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, str, int]:
-    """What a container is called: it can be taken once."""
+    """The key of a container's name, which is unique."""
     return pod.id, record.container.name, record.attempt
 
 

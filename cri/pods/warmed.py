@@ -154,7 +154,7 @@ class Warmed:
         log.info("template.removed", extra={"templates": f"{namespace}/{name}"})
 
     def of_request(self, record: "PodRecord") -> "BringUp | None":
-        """What brings the pod up that is asked for, if it is to be a copy of one."""
+        """The function that brings the requested pod up, if it is to be a copy of a template."""
         name = PodSandboxConfig.FromString(record.config).annotations.get(TEMPLATE, "")
         if name in ("", warmed.NONE):
             return None
@@ -193,8 +193,8 @@ class Warmed:
     def _given(
         self, namespace: str, name: str, *, path: str, is_whole: bool = True
     ) -> tuple[saved.Manifest, copies.Original]:
-        """What a copy is made by. `is_whole`: files that were compared and have not changed are not read again.
-        Blocks. Raises PodError.
+        """What a copy is made from. With `is_whole`, files that were verified and have not changed since are not read
+        again. Blocks. Raises PodError.
         """
         manifest = restorable.read(path)
         _require_consent(manifest, namespace)

@@ -10,14 +10,14 @@ AFTER_BOOT = frozenset(
     """id name namespace uid attempt hostname sysctls dns_servers dns_searches dns_options ports
     ingress_bits egress_bits shm_bytes cgroup_parent limit_bytes is_bounded hosts kubelet_dir copies_files""".split()
 )
-"""What is set when the VM runs already: by the network, the pod's files and the agent's Configure. All other fields
+"""Fields that are set when the VM runs already: by the network, the pod's files and the agent's Configure. All others
 must be equal to those of the prewarmed VM.
 """
 
 QUIET_S = 0.5
-"""After a pod has started its containers follow, and shall not share the machine with a VM that boots."""
+"""How long no VM is prewarmed after a pod's start: its containers follow, and must not compete with a boot."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
-"""After a VM that did not boot; twice as long after each further one."""
+"""Delay after a VM that did not boot; doubled after each further one."""
 KEPT_FREE = 10
 """One part in so many of the host's memory stays available whatever waits."""
 

@@ -84,7 +84,7 @@ async def _run(node: Node, requests: "list[tuple[PodRecord, bytes]]", *, bring_u
 
 
 async def _remove(node: Node, made: list[str]) -> None:
-    """What can't be removed now stays listed."""
+    """Remove the copies that were made; what can't be removed now stays listed."""
     for pod_id in made:
         with contextlib.suppress(PodError):
             await node.pods.remove(node.pods.get(pod_id))
@@ -118,7 +118,9 @@ def _reserved(node: Node, names: list[str], *, namespace: str) -> Iterator[None]
 
 
 def config_of_copy(pod: LivePod, name: str) -> pb.PodSandboxConfig:
-    """As the pod was asked for, with what must be its own; host ports stay with the original, and its cgroup."""
+    """The original's request with names and uids of the copy, without host ports and cgroup, which stay with the
+    original.
+    """
     config = pb.PodSandboxConfig.FromString(pod.record.config)
     uid, was = secrets.token_hex(16), config.metadata.name
     config.metadata.name, config.metadata.uid, config.metadata.attempt = name, uid, 0

@@ -70,7 +70,7 @@ def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[Live
 
 
 def _facts(node: Node, config: pb.PodSandboxConfig) -> tuple[sizes.Facts, PodVolumes]:
-    """What this host says that decides how large the VM is, and which volumes its guest has itself. Blocks."""
+    """Facts of this host that determine the VM's size, and which volumes its guest has itself. Blocks."""
     choice, cgroup_parent = node.host.choice, config.linux.cgroup_parent
     place = podcgroup.find(cgroup_parent)
     facts = sizes.Facts(

@@ -17,7 +17,7 @@ log = logging.getLogger("clearpod.stats")
 MOST_BYTES = 15 << 20
 """Of a list that is one message, which must stay below 16 MiB."""
 SLICE_S = 0.002
-"""After so long others get their turn on the event loop."""
+"""After this time the event loop does other work."""
 
 
 class Sized(Protocol):
@@ -32,7 +32,7 @@ Message = TypeVar("Message", bound=Sized)
 async def each(
     samples: Iterable[tuple[AnyPod, Sample]], make: Callable[[AnyPod, Sample], list[Message]]
 ) -> list[Message]:
-    """What `make` makes of each pod, in order; pods whose numbers it can't translate are left out."""
+    """The results of `make` for each pod, in order; pods whose statistics it can't translate are omitted."""
     messages: list[Message] = []
     begun_s = time.monotonic()
     for pod, sample in samples:

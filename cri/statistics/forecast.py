@@ -8,16 +8,16 @@ them answers no more often than otherwise, and nobody waits for it. Who asks now
 from collections.abc import Sequence
 
 ROUND_S = 0.9
-"""Who asks twice in this time asks about the same moment."""
+"""Two queries within this time are one."""
 NEAR_S = 0.4
-"""By so much a regular caller may be early or late."""
+"""How much a regular caller may be early or late."""
 LONGEST_S = 65.0
 KEPT = 8
 """Of so many times the pattern is looked for: enough for two callers of different periods."""
 
 
 class Times:
-    """When somebody asked, in seconds of one clock."""
+    """The times of queries, in seconds of one clock."""
 
     def __init__(self) -> None:
         self._times: tuple[float, ...] = ()

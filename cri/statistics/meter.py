@@ -27,7 +27,7 @@ STALE_S = 10.0
 DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""
 FRESH_S = 0.9
-"""So new a sample serves. Below a second, after which `crictl stats` lists for the second time, for a rate."""
+"""The age up to which a sample is used. Below one second, after which `crictl stats` lists again to compute a rate."""
 LEAD_S = (0.4, 0.6)
 """How long before it is expected a guest is asked, each at another moment, so that hundreds are not asked at once."""
 WALK_S = 0.3
@@ -54,19 +54,19 @@ class Question(NamedTuple):
         return time.monotonic() - self.asked_at >= PATIENCE_S
 
     def patience_s(self) -> float:
-        """Who comes while an old question is open does not wait for all that time again."""
+        """A caller that comes while an old query is pending does not wait for the full time again."""
         return max(PATIENCE_S - (time.monotonic() - self.asked_at), LEAST_PATIENCE_S)
 
 
 class Asked(NamedTuple):
-    """What somebody waits for: the question, with it what else is asked, and the last sample, in case it is late."""
+    """A pending query, what else is asked with it, and the last sample in case it is late."""
 
     question: Question
     tasks: tuple[asyncio.Task[Sample], ...]
     last: Sample | None
 
     def answer(self) -> Sample:
-        """After the wait. Raises as `Meter.sample`."""
+        """The sample, after the wait. Raises what `Meter.sample` raises."""
         task, last = self.question.task, self.last
         if task.cancelled():
             raise NotFound("the pod was removed while its guest was asked for its statistics")
@@ -127,7 +127,7 @@ class Meter:
         return self._last.get(files) or self._last.get(not files)
 
     def fresh_and_forecast(self, *, files: bool = False) -> Sample | None:
-        """As `fresh`, for somebody who may ask again: if that is foreseen, there will be a sample then."""
+        """Like `fresh`, for a caller who may ask again: if that is foreseen, there will be a sample then."""
         now_s = time.monotonic()
         for expected_s in self._times[files].add(now_s):
             self._later(max(expected_s - now_s - self._lead_s, 0), self._renew, files)

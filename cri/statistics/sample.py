@@ -19,7 +19,7 @@ MOST_NANO_CORES = 10**15
 
 
 class Disk(NamedTuple):
-    """What a container's writable layer takes; counted rarely, since somebody must walk it."""
+    """The size of a container's writable layer; measured rarely, since its files have to be counted."""
 
     unix_ns: int = 0
     used_bytes: int = 0
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     nano_cores: Mapping[str, int]
 
     def at_rest(self, unix_ns: int) -> "Sample":
-        """At that time, of a pod that has been suspended since: its counters stand still, and it has no memory."""
+        """The sample of a pod that has been suspended since: its counters are frozen, and it has no memory."""
         containers = {name: one._replace(memory=MemoryStats()) for name, one in self.containers.items()}
         return Sample(unix_ns, self.pod._replace(memory=MemoryStats()), containers, dict.fromkeys(("", *containers), 0))
 

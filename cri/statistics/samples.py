@@ -18,7 +18,7 @@ log = logging.getLogger("clearpod.stats")
 
 
 class Runs(Protocol):
-    """As much of a container."""
+    """The part of a container that statistics need."""
 
     @property
     def is_running(self) -> bool:
@@ -26,8 +26,8 @@ class Runs(Protocol):
 
 
 class Metered(Protocol):
-    """As much of a live pod as its numbers need; `held` is why its VM is stopped, or saved and gone (`is_suspended`),
-    empty when it runs.
+    """The part of a live pod that statistics need; `held` is why its VM is paused, or saved and ended
+    (`is_suspended`), empty if it runs.
     """
 
     held: str

@@ -26,7 +26,7 @@ MOST_LAYERS = 65536
 
 
 def reserve_of(config: Config) -> Reserve:
-    """What the daemon keeps on the state disk."""
+    """The space that the daemon reserves on the state disk."""
     return Reserve(f"{config.state_dir}/reserve", config.storage.reserve_mib * MIB)
 
 
@@ -103,7 +103,7 @@ class Storage:
             )
 
     async def counts(self, pods: list[Pod]) -> dict[str, float]:
-        """For `crictl info`; bytes. `pods` are those that have layers."""
+        """The figures for `crictl info`, in bytes. `pods` are those with layers."""
         space = await self.measure()
         return {
             "free_bytes": space.free_bytes,

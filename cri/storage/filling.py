@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 MIB = 1 << 20
 PART = 16
-"""On a small disk no more than one part in so many is kept free."""
+"""On a small disk at most this fraction is kept free."""
 STEP_PART = 32
-"""Who takes this part of what is kept free, from one measurement to the next, is filling the disk."""
+"""A pod that takes this fraction of the space to keep free between two measurements is filling the disk."""
 ENOUGH = 2
 """Held pods continue when this multiple of the space to keep free is free."""
 FASTEST_BYTES = 4 << 30
-"""What a pod can write in a second, at most: it is measured before it could have filled the disk."""
+"""The most that a pod can write in a second: it is measured before it can have filled the disk."""
 SHORT_S, LONG_S = 0.05, 5.0
 
 
@@ -32,7 +32,7 @@ class Decision(NamedTuple):
 
 
 def kept_free(keep_bytes: int, size_bytes: int) -> int:
-    """What pods may not take of a disk of that size."""
+    """The space to keep free on a disk of that size."""
     return min(keep_bytes, size_bytes // PART)
 
 

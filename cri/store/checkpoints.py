@@ -30,7 +30,7 @@ _MOST_IDS = 1 << 31
 """Half of those that there can be, which no pod comes near to: the one that is restored has the others."""
 _ID, _KEY_BYTES = re.compile("[0-9a-f]{64}"), 16
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
-"""As `cri.translate.bounds` has it of requests."""
+"""Control characters, which `cri.translate.bounds` refuses in requests too."""
 
 
 class Piece(NamedTuple):

@@ -68,7 +68,7 @@ def load(kind: type[T], value: Any) -> T:
 
 @cache
 def _loader(kind: Any) -> Callable[[Any], Any]:
-    """What loads a `kind`, made once: a daemon that starts again loads hundreds."""
+    """The function that loads a `kind`, created once: a daemon that is restarted loads hundreds."""
     if hasattr(kind, "_fields"):
         return _loader_of_fields(kind)
     if kind is bytes:

@@ -74,7 +74,7 @@ class ImageStore:
         """Raises WrongState (a newer clearpod's), NoSpace, KernelError."""
         self.state_dir = state_dir
         self.at_close: Callable[[], None] = _nothing
-        """What a user of the store ends with it."""
+        """Called by `close`: releases what a user of the store holds."""
         fs.make_dirs(state_dir, 0o700)
         self._db = Database(f"{state_dir}/{schema.NAME}")
         self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
@@ -109,9 +109,8 @@ class ImageStore:
         return total, aside
 
     def find(self, ref: str) -> Image | None:
-        """By tag, by digest, by id (with or without sha256:), or by the unique beginning of an id.
-
-        Raises BadRequest when several ids begin so.
+        """Find an image by tag, by digest, by id (with or without sha256:), or by a unique prefix of an id. Raises
+        BadRequest if the prefix is ambiguous.
         """
         with self._db.read():
             return self._lookups.of(ref, self._query, state=self._db.state())
@@ -232,9 +231,8 @@ class ImageStore:
                         self._remove_layer(diff_id)
 
     def seal(self, directory: str, diff_ids: Iterable[str], *, stop: Callable[[], bool] = never) -> None:
-        """From here on a power cut leaves an image's files in `directory` as they are, and a change is noticed.
-
-        Raises KernelError, NoSpace, Stopped.
+        """Sync the image's files in `directory` and seal them: they survive a power cut, and later changes are
+        detected. Raises KernelError, NoSpace, Stopped.
         """
         self._integrity.seal(directory, diff_ids, stop=stop)
 

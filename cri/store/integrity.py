@@ -30,7 +30,7 @@ class Integrity:
         self._parsed: dict[str, tuple[_Identity, _Sealed]] = {}
 
     def of_image(self, image_id: str, diff_ids: Iterable[str], *, whole: bool, stop: Callable[[], bool] = never) -> str:
-        """What is wrong with it, as a clause that names the file; empty when nothing is. Raises Stopped."""
+        """The damage of an image, as a clause that names the file; empty if it is intact. Raises Stopped."""
         layers = tuple(diff_ids)
         for diff_id in layers:
             if why := self.of_layer(diff_id, whole=whole, stop=stop):
@@ -51,7 +51,7 @@ class Integrity:
         return ""
 
     def of_layer(self, diff_id: str, *, whole: bool, stop: Callable[[], bool] = never) -> str:
-        """As `of_image`, for one layer."""
+        """Like `of_image`, for one layer."""
         try:
             seals = self._seals(diff_id)
         except Corrupt as error:
@@ -95,7 +95,7 @@ class Integrity:
             return {}
 
     def _sealed(self, path: str) -> _Sealed:
-        """As `seal.read`: each container that is made has all seals of its image compared."""
+        """Like `seal.read`, cached: each new container compares all seals of its image."""
         try:
             before = _identity(path)
         except FileNotFoundError:

@@ -18,7 +18,9 @@ class Lookups(Generic[T]):
         self._kept: dict[str, T] = {}
 
     def of(self, name: str, query: Callable[[str], T], *, state: object) -> T:
-        """What `query` says of the name in this `state`; in state None nothing is kept. Raises what `query` raises."""
+        """The result of `query` for the name in this `state`; with state None it is not cached. Raises what `query`
+        raises.
+        """
         if state is None:
             return query(name)
         if state != self._state or len(self._kept) >= MOST:

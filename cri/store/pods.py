@@ -168,7 +168,7 @@ def load(directory: str) -> Stored:
 
 
 def identities(directory: str) -> Iterator[PodRecord]:
-    """Who the pod is, as both files say that can be understood so far."""
+    """The pod's identity, as far as both files can be parsed."""
     for name in (_FILE, _IDENTITY):
         with contextlib.suppress(ValueError, OSError):
             yield codec.load(PodRecord, _read(directory, name).get("record"))

@@ -94,7 +94,7 @@ def _unreadable(directory: str, error: Exception) -> Plan:
 
 
 def _check(directory: str, stored: pods.Stored) -> None:
-    """What the rest of the daemon takes for granted. Raises ValueError."""
+    """Check what the rest of the daemon relies on. Raises ValueError."""
     record = stored.record
     _require(record.pod.id == os.path.basename(directory), f"it is of the pod {record.pod.id[:100]!r}")
     _require(stored.status.state in _POD_STATES, f"{stored.status.state[:100]!r} is not a state of a pod")

@@ -31,7 +31,7 @@ class Reserve:
         self._lock = threading.Lock()
 
     def held_bytes(self) -> int:
-        """What is kept at the moment."""
+        """The current size of the reserve."""
         try:
             return os.stat(self._path).st_blocks * 512
         except FileNotFoundError:
@@ -46,7 +46,7 @@ class Reserve:
                 return False
 
     def spend(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-        """What `work` returns, which is done again as long as it raises NoSpace and there was some space to give."""
+        """The result of `work`, which is retried while it raises NoSpace and there was some space to release."""
         while True:
             try:
                 return work(*args, **options)

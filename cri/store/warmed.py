@@ -21,7 +21,7 @@ from stage1.linux.libc import Guard
 from stage1.rootfs import checkpoint as place
 
 DIRECTORY = "warmed"
-"""Below the state directory."""
+"""The directory below the state directory."""
 NONE = "none"
 """No template can be called so: a pod that asks for it boots."""
 _NEW, _LENT = ".new", ".lent"
@@ -83,9 +83,7 @@ class WarmedStore:
         files.remove_tree(path)
 
     def publish(self, path: str, namespace: str, *, name: str) -> None:
-        """What is written in `path` is the template of that name from now on, after a power cut too. Raises
-        AlreadyExists, NoSpace, KernelError.
-        """
+        """Make the files in `path` the template of that name, durably. Raises AlreadyExists, NoSpace, KernelError."""
         target = f"{self.top}/{namespace}/{name}"
         files.make_dirs(os.path.dirname(target), 0o700)
         try:
@@ -153,7 +151,7 @@ def facts(path: str) -> Facts:
 
 
 def taken_bytes(path: str) -> int:
-    """What it takes of the disk; blocks that it shares with others count in full. 0 when it is gone. Raises
+    """Its size on the disk; blocks that it shares with others count in full. 0 if it does not exist. Raises
     KernelError.
     """
     return sum(status.st_blocks * 512 for status in _files(path).values())

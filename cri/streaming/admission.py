@@ -153,7 +153,7 @@ class UnadmittedConnection(asyncio.Protocol):
 
 
 def source_of(peer: object) -> tuple[str, bool]:
-    """What counts as one source for this peer name, and whether it is this host: an address, and for IPv6 a /64."""
+    """The key by which connections of a peer are counted (an address, for IPv6 a /64), and whether it is this host."""
     if not isinstance(peer, tuple):
         return "", True  # it is gone already
     address = ipaddress.ip_address(str(peer[0]).partition("%")[0])

@@ -29,7 +29,7 @@ ANSWER_S = 5.0
 IDLE_S = 4 * 3600.0
 """A connection on which nothing moves for so long is ended."""
 READ_BYTES = 1 << 20
-"""At least what comes in one piece with the head."""
+"""The size of a read: at least what is sent together with the head."""
 NOT_HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 ENDING = "clearpod is ending; the command was killed"
 

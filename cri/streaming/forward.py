@@ -21,7 +21,7 @@ from cri.threads import is_set_within
 from stage1.errors import BadRequest, PodError
 
 LINGER_S = 1.0
-"""When the server has ended: how long the client may send nothing before the connection is cut."""
+"""How long the client may send nothing after the server has ended, before the connection is closed."""
 KINDS = {"error", "data"}
 
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client sent on its streams and is not read yet. Bounded: who reads from the client waits for space."""
+"""The input queue of a client's streams: data that was received and not read yet. Bounded: reading from the client
+pauses until there is space.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 HIGH_BYTES = 256 * 1024
-"""So much may wait on a stream; one read of the socket may come on top."""
+"""The limit of data queued on a stream; one read of the socket may be added."""
 MOST_BYTES = 1 << 20
-"""So much may wait on all streams of a client's connection, of which it may have a thousand."""
+"""The limit of data queued on all streams of a client's connection, which may have a thousand."""
 CHECK_S = 1.0
 """How often it is checked whether a client that is kept waiting is still connected."""
 
@@ -19,7 +21,7 @@ class Backlog:
         self.bytes, self.moved = 0, asyncio.Event()
 
     def take(self, count: int) -> None:
-        """So much waits no more."""
+        """Note that this much was read."""
         self.bytes -= count
         self.moved.set()
 

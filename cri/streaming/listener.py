@@ -23,8 +23,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Service(NamedTuple):
-    """What a port is for: `table` of the configuration has its address, `serve` speaks with one client, and closes
-    nothing. A fault of ours is logged as the event `fault`.
+    """The purpose of a port: `table` of the configuration has its address, `serve` handles one client, and closes
+    nothing. An internal error is logged as the event `fault`.
     """
 
     table: str

@@ -16,7 +16,9 @@ Resize = Callable[[int, int], Awaitable[None]]
 
 
 async def output(queue: OutputQueue, session: Session, *, name: str, stall_s: float | None = None) -> None:
-    """Until its end; an empty `name` drops it. Raises ConnectionError, and TimedOut for a client that does not read."""
+    """Write the queue to the client until its end; with an empty `name` discard it. Raises ConnectionError, and
+    TimedOut for a client that does not read.
+    """
     while data := await queue.read():
         if name:
             try:
@@ -27,7 +29,9 @@ async def output(queue: OutputQueue, session: Session, *, name: str, stall_s: fl
 
 
 async def sizes(queue: InputQueue, resize: Resize) -> None:
-    """Until the client says no more. A process that has just ended has no terminal: that is nobody's fault."""
+    """Pass the client's sizes on until it sends no more. An error of a process that has just ended, and has no
+    terminal, is ignored.
+    """
     codec = Sizes()
     while data := await queue.read():
         for width, height in codec.receive(data)[-1:]:

@@ -69,7 +69,7 @@ class StreamingServer:
         await connection.serve(self._node, streams, take=partial(self._take, client))
 
     def _take(self, client: UnadmittedConnection, token: str) -> Offer | None:
-        """What the token stands for; from then on the connection counts as a stream. Raises NoSpace."""
+        """Redeem a token: return what it stands for; from then on the connection counts as a stream. Raises NoSpace."""
         offer = self._tokens.take(token, time.monotonic())
         if offer is not None:
             client.admit()

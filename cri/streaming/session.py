@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What exec and attach see of their client, whichever protocol it speaks.
-
-`spdy_session` and `channel_session` are the two that there are.
+"""The interface of a client for exec and attach, whichever protocol it speaks. Implemented by `spdy_session` and
+`channel_session`.
 """
 
 import asyncio

@@ -58,7 +58,7 @@ class Reset(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """To be sent back as it is."""
+    """A PING to be sent back unchanged."""
 
     number: int
 
@@ -87,7 +87,7 @@ class Codec:
         return [event for event in self.events(data) if event is not None]
 
     def events(self, data: bytes) -> Iterator[Event | None]:
-        """As `receive`, frame by frame as they are asked for: None for one that says nothing."""
+        """Like `receive`, but yields frame by frame; None for a frame without meaning."""
         self._buffer += data
         events: list[Event] = []
         while self._take_data(events) if self._left else self._take_head(events):

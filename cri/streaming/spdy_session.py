@@ -101,7 +101,7 @@ class SpdyConnection:
         await self._wire.write(frames)
 
     def forget(self, number: int) -> None:
-        """What still comes for this stream is dropped, and what has come."""
+        """Discard what has been and will be received on this stream."""
         if stream := self._streams.pop(number, None):
             stream.input.close()
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the error stream says at the end of an exec or attach. Pure.
-
-From version 4 of the protocol on it is always one JSON document, kubectl's `Status`; before, a sentence when something
-went wrong, else nothing.
+"""The content of the error stream at the end of an exec or attach. Pure. From version 4 of the protocol on it is
+always one JSON document, kubectl's `Status`; before, a message if something failed, else nothing.
 """
 
 import json

@@ -17,7 +17,7 @@ TOKEN_BYTES = 16
 
 
 class Offer(NamedTuple):
-    """What a token stands for: exec, attach or portforward, and the RPC's request."""
+    """What a token authorises: exec, attach or portforward, and the RPC's request."""
 
     kind: str
     request: Any
@@ -50,5 +50,5 @@ class Tokens:
 
 
 def _digest(token: str) -> bytes:
-    """What is compared: how long that takes says nothing about the token."""
+    """The digest that is compared, so that the time of the comparison reveals nothing about the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -27,10 +27,10 @@ class Wire(Protocol):
 
     @property
     def last_s(self) -> float:
-        """When something moved, of time.monotonic()."""
+        """The time of the last traffic, of time.monotonic()."""
 
     async def read(self) -> bytes:
-        """What came; b"" when the client is gone."""
+        """Read data; b"" when the client has disconnected."""
 
     async def write(self, data: bytes) -> None:
         """Send, and wait while too much waits to be sent. Raises ConnectionError."""
@@ -55,11 +55,11 @@ class Tcp:
 
     @property
     def last_s(self) -> float:
-        """When something moved."""
+        """The time of the last traffic."""
         return self._last_s
 
     async def read(self) -> bytes:
-        """What came; b"" when the client is gone."""
+        """Read data; b"" when the client has disconnected."""
         data, self._first = self._first, b""
         try:
             data = data or await self._reader.read(READ_BYTES)
@@ -107,7 +107,7 @@ class WebSocket:
 
     @property
     def last_s(self) -> float:
-        """When something moved."""
+        """The time of the last traffic."""
         return self._wire.last_s
 
     async def receive(self) -> tuple[bytes, bool] | None:
@@ -146,7 +146,7 @@ class WebSocket:
         await self._send(Message(data=data))
 
     async def is_alive(self) -> bool:
-        """As a Wire's. An answer that nobody asked for is allowed, and shows the client that we live."""
+        """Like that of a Wire: an unsolicited pong is allowed, and shows the client that we are alive."""
         if not await self._wire.is_alive():
             return False
         await self._send(Pong())
@@ -183,11 +183,11 @@ class Tunnel:
 
     @property
     def last_s(self) -> float:
-        """When something moved."""
+        """The time of the last traffic."""
         return self._websocket.last_s
 
     async def read(self) -> bytes:
-        """What came; b"" when the client is gone."""
+        """Read data; b"" when the client has disconnected."""
         while (part := await self._websocket.receive()) is not None:
             if part[0]:
                 return part[0]
@@ -198,7 +198,7 @@ class Tunnel:
         await self._websocket.send(data)
 
     async def is_alive(self) -> bool:
-        """As the WebSocket."""
+        """Like the WebSocket's."""
         return await self._websocket.is_alive()
 
     async def flush(self) -> None:

@@ -22,14 +22,14 @@ MOST = {
     policy.WINDOW: MOST_WINDOW_MIB,
     policy.SCRATCH: policy.MOST_SCRATCH_MIB,
 }
-"""What each number can be at most, whatever the policy says."""
+"""The maximum of each number, whatever the policy is."""
 FLAGS = (policy.MAPS, policy.SPOOFING, policy.FORKABLE)
 """Those that are true or false."""
 
 
 class Sizes(NamedTuple):
-    """What a pod's VM has without the annotations: MiB of memory, of the window for images and of the disk for writable
-    layers, and vCPUs.
+    """The size of a pod's VM without the annotations: MiB of memory, of the window for images and of the disk for
+    writable layers, and vCPUs.
     """
 
     memory_mib: int

@@ -19,7 +19,9 @@ from stage1.pod.apparmor import DEFAULT, FEATURES, FILE
 from stage1.pod.model import Pod
 
 LOADED = "/sys/kernel/security/apparmor/policy/profiles"
-"""Where the host's kernel shows its profiles: directories with `name` and, for who may see it, `raw_data`."""
+"""The directory of the host's kernel with a directory for each profile, which has `name` and, if readable,
+`raw_data`.
+"""
 POLICY_BYTES = 4 << 20
 NAME_BYTES = 255
 PROFILES = 10_000
@@ -30,7 +32,9 @@ COMPILER = "apparmor_parser"
 
 
 class Places(NamedTuple):
-    """Where profiles are: the host's kernel's, the owner's files, and the guest's directory with the default one."""
+    """The sources of profiles: the host's kernel, the administrator's files, and the guest's directory with the
+    default one.
+    """
 
     directory: str
     guest_dir: str
@@ -128,7 +132,7 @@ def _raw(directory: str) -> bytes:
 
 
 def _path(name: str, places: Places) -> str:
-    """As AppArmor's own files are called: profiles of programs by their path, with dots."""
+    """The file name of a profile by AppArmor's convention: the path of the program, with dots."""
     return f"{places.directory}/{name.strip('/').replace('/', '.')}"
 
 
@@ -144,7 +148,9 @@ def _of_file(name: str, places: Places) -> bytes:
 
 
 def _compiled(path: str, places: Places) -> bytes:
-    """For what the guest's kernel can: by itself the parser leaves out what the host's kernel does not know."""
+    """The policy, compiled for the features of the guest's kernel: by default the parser omits what the host's does not
+    support.
+    """
     compiler, features = places.compiler(), f"{places.guest_dir}/{FEATURES}"
     if not compiler:
         raise BadRequest(

@@ -23,7 +23,7 @@ SPEC_BYTES = 4 << 20
 
 
 class Edits(NamedTuple):
-    """What the named devices add to a container."""
+    """The edits that the named devices make to a container."""
 
     env: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()

@@ -41,7 +41,7 @@ class Mount(_Part):
 
 
 class Edits(_Part):
-    """What is to be changed in a container."""
+    """The edits of a container."""
 
     env: list[str] = []
     deviceNodes: list[Node] = []
@@ -71,7 +71,7 @@ class Spec(_Part):
 
 
 class NoSpec(Exception):
-    """Where a document is none, and what is wrong there."""
+    """The position and kind of an error in a document."""
 
 
 def parse(document: Any) -> Spec:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened -> ContainerEventResponse. Called when it happens, for each listener. Pure but for the clock."""
+"""Makes a ContainerEventResponse of an event. Called when it happens, for each subscriber. Pure but for the clock."""
 
 import time
 

@@ -25,7 +25,7 @@ MOST = 32
 """Of each in one pod or container."""
 RLIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 MOST_FILES = 1 << 20
-"""What a guest's kernel gives one process (fs.nr_open)."""
+"""The guest kernel's limit for one process (fs.nr_open)."""
 _OPTION = re.compile(
     r"rw|ro|(no)?(exec|suid|dev)|size=[0-9]{1,15}[kKmMgG%]?|mode=[0-7]{3,4}|nr_inodes=[0-9]{1,15}[kKmMgG]?"
 )
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"-1|unlimited|[0-9]{1,18}")
 
 
 def tmpfs(annotations: Mapping[str, str]) -> tuple[Tmpfs, ...]:
-    """What `TMPFS` asks for. Raises BadRequest."""
+    """The mounts that `TMPFS` requests. Raises BadRequest."""
     return tuple(tmpfs_of(word) for word in _parts(annotations, TMPFS, separator=";"))
 
 
@@ -52,7 +52,7 @@ def tmpfs_of(word: str) -> Tmpfs:
 
 
 def rlimits(annotations: Mapping[str, str]) -> tuple[Rlimit, ...]:
-    """What `ULIMITS` asks for. Raises BadRequest."""
+    """The limits that `ULIMITS` requests. Raises BadRequest."""
     return tuple(rlimit_of(word) for word in _parts(annotations, ULIMITS, separator=","))
 
 
@@ -74,7 +74,7 @@ def rlimit_of(word: str) -> Rlimit:
 
 
 def hosts(annotations: Mapping[str, str]) -> tuple[HostName, ...]:
-    """What `HOSTS` asks for. Raises BadRequest."""
+    """The entries that `HOSTS` requests. Raises BadRequest."""
     return tuple(host_of(word) for word in _parts(annotations, HOSTS, separator=","))
 
 

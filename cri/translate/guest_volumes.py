@@ -31,7 +31,7 @@ _MOST_ENTRIES = 1000
 
 
 class PodVolumes(NamedTuple):
-    """What RunPodSandbox finds in the kubelet's directory of the pod: fields of `Pod`."""
+    """The result of looking into the kubelet's directory of the pod, for RunPodSandbox: fields of `Pod`."""
 
     kubelet_dir: str = ""
     disk_volumes: tuple[str, ...] = ()
@@ -63,9 +63,8 @@ def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> PodVolumes:
 
 
 def _usual(config: Config, directory: str) -> str:
-    """Where emptyDirs are of a pod that does not say.
-
-    On another file system the disk would be watched, reserved and counted by nobody (cri/monitors/disk_guard.py).
+    """The default place of emptyDirs. On another file system the disk would not be monitored, reserved and counted
+    (cri/monitors/disk_guard.py).
     """
     if config.volumes.empty_dirs != "auto":
         return config.volumes.empty_dirs

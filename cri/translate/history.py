@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to a pod, for verbose answers: its facts, and the lines of its console that tell something.
-
-Called by `replies` and by Status. `clearpod why` and `clearpod timeline` read what is made here. Pure.
+"""The history of a pod for verbose answers: its facts, and the relevant lines of its console. Called by `replies` and
+by Status; read by `clearpod why` and `clearpod timeline`. Pure.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod becomes that has namespaces of the host: no VM, and nothing that would change the host. Called by
+"""The changes to a pod with namespaces of the host: it has no VM, and nothing that would change the host. Called by
 `sandbox`. Pure but for the host's name.
 """
 

@@ -16,7 +16,7 @@ from stage1.linux import beneath, mount
 
 EMPTY = "kubernetes.io~empty-dir"
 FILES = frozenset(f"kubernetes.io~{name}" for name in ("configmap", "secret", "projected", "downward-api"))
-"""What the kubelet writes itself, and changes as a whole by one link."""
+"""The kinds of volumes that the kubelet writes itself, and replaces atomically by one link."""
 HOSTS = "etc-hosts"
 TERMINATION_LOG = "containers"
 _IN_CONTAINER = re.compile(r"[^/]+/[0-9a-f]{8}")

@@ -19,7 +19,7 @@ RANGES = {
     "memory_swap_limit_in_bytes": (1 << 20, 1 << 60),
     "cpu_quota": (1000, 1 << 40),
 }
-"""What the kernel takes; -1, for no limit, is checked apart."""
+"""The kernel's bounds; -1, for no limit, is checked separately."""
 UNLIMITED = {"memory_limit_in_bytes", "memory_swap_limit_in_bytes", "cpu_quota"}
 UNIFIED_KEY = re.compile(r"[a-z]+\.[a-z0-9_.]+")
 

@@ -23,7 +23,7 @@ DEFAULT_SHARES, DEFAULT_PERIOD_US = 1024, 100_000
 
 
 class Facts(NamedTuple):
-    """What a container's metrics are made of."""
+    """The data from which a container's metrics are made."""
 
     live: LiveContainer
     one: ContainerStats

@@ -17,20 +17,19 @@ from stage1.pod.devices import EVERYWHERE, GUEST
 from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
 
 VOLUMES, VOLUME_BYTES = 32, 255
-"""What the agent takes, proto/agent/agent.options."""
+"""The agent's limits, proto/agent/agent.options."""
 PROPAGATION = {
     pb.PROPAGATION_PRIVATE: PRIVATE,
     pb.PROPAGATION_HOST_TO_CONTAINER: HOST_TO_CONTAINER,
     pb.PROPAGATION_BIDIRECTIONAL: BIDIRECTIONAL,
 }
 OPTIONS = ("noexec", "nodev", "nosuid")
-"""What mount_options may have, KEP-5855. The guest's kernel keeps them."""
+"""The allowed mount_options, KEP-5855. The guest's kernel enforces them."""
 
 
 def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap()) -> Mount:  # noqa: B008 - a constant
-    """What the request asks for; `images` has the id of every image on this node that is named in it.
-
-    Raises BadRequest, NotFound, Unsupported.
+    """The mounts of the request; `images` has the id of every image on this node that is named in it. Raises
+    BadRequest, NotFound, Unsupported.
     """
     _check(given)
     mapped = userns.is_mapped(given, pod_ids)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a PodSandboxConfig says about the network. Called by `sandbox`. Pure."""
+"""The network part of a PodSandboxConfig. Called by `sandbox`. Pure."""
 
 import ipaddress
 import re

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def of(image: "Image") -> OwnKernel:
-    """What its labels say, without a path when they name no kernel. Raises BadRequest, Unsupported."""
+    """The kernel that its labels describe, without a path if they name none. Raises BadRequest, Unsupported."""
     labels = (image.config.get("config") or {}).get("Labels") or {}
     texts = {str(key): str(text) for key, text in labels.items()} if isinstance(labels, dict) else {}
     return own_kernel.read(texts, image=image.title) or OwnKernel()

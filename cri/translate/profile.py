@@ -7,9 +7,8 @@ from stage1.pod import profile
 
 
 def of_pod(sandbox: pb.PodSandboxConfig) -> str:
-    """What the annotation names; nothing for the ordinary one. Raises BadRequest.
-
-    Whether the guest's directory has that profile is the engine's to say.
+    """The profile that the annotation names; empty for the default one. Raises BadRequest. Whether the guest's
+    directory has that profile is checked by the engine.
     """
     try:
         return profile.named(sandbox.annotations.get(profile.WORD, ""))

@@ -56,7 +56,7 @@ def record(
 
 
 def plain(config: Config) -> Pod:
-    """What a pod is that asks for nothing special, for the warm pool: it has no name, and an id that nothing has."""
+    """A pod without special requests, for the warm pool: it has no name, and an id that nothing has."""
     return _pod(pb.RunPodSandboxRequest(), config, facts=Facts())
 
 
@@ -141,7 +141,7 @@ def _check_namespaces(context: pb.LinuxSandboxSecurityContext, config: Config) -
 
 
 def _sysctls(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """In the order of their names. Which of them exist only the guest's kernel knows, and it is asked at the start."""
+    """The sysctls, sorted by name. Only the guest's kernel knows which exist, and it is asked at the start."""
     sysctls.check(given)
     return tuple(sorted(given.items()))
 
@@ -156,7 +156,7 @@ def _check_names(names: pb.PodSandboxMetadata) -> None:
 
 
 def _log_directory(path: str) -> str:
-    """In its plain form: without double slashes and dots."""
+    """The normalised path: without double slashes and dots."""
     if path and (not path.startswith("/") or ".." in path.split("/")):
         raise BadRequest(f"log_directory must be an absolute path without '..', but it is {short(path)}")
     return "/" + os.path.normpath(path).lstrip("/") if path else ""

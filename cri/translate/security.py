@@ -13,7 +13,7 @@ from stage1.pod.model import HOST_NAMESPACES, Security, User
 
 
 def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Security:
-    """What confines the container. Raises BadRequest, NotFound or Unsupported."""
+    """The confinement of the container. Raises BadRequest, NotFound or Unsupported."""
     given = config.linux.security_context
     is_given = config.linux.HasField("security_context")
     if given.privileged and not sandbox.linux.security_context.privileged:
@@ -46,7 +46,7 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
 
 
 def user(config: pb.ContainerConfig, image_user: str, *, passwd: str, group: str) -> User:
-    """Who the container runs as: the request, else the image's `User`. Raises BadRequest."""
+    """The container's user: the request's, else the image's `User`. Raises BadRequest."""
     given = config.linux.security_context
     name = str(given.run_as_user.value) if given.HasField("run_as_user") else given.run_as_username
     if given.HasField("run_as_group") and not name:

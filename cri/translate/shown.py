@@ -14,7 +14,7 @@ def message(shown: Any) -> dict[str, Any]:
 
 
 def text(value: str) -> str:
-    """What UTF-8 can hold of it, as a protobuf string has to: bytes that are none (PEP 383) are replaced."""
+    """The text as valid UTF-8, which a protobuf string must be: other bytes (PEP 383) are replaced."""
     return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

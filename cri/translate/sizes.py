@@ -19,7 +19,9 @@ from stage1.vm import limits
 
 MIB = 1 << 20
 KEPT = ("memory.min", "memory.low")
-"""By these the kubelet says requests, where it has MemoryQoS; LinuxContainerResources has no other field for them."""
+"""The keys by which the kubelet passes requests, if it has MemoryQoS; LinuxContainerResources has no other field for
+them.
+"""
 MOST_ONLINE = 64
 """The guest's kernel knows no more processors."""
 _KNOWN_BY = 54
@@ -28,8 +30,8 @@ _MOST_DIGITS = 15
 
 
 class Facts(NamedTuple):
-    """What the host says: bytes that the pod's cgroup keeps for it and allows it, its own memory, and whether guests
-    are emulated. 0 where none is given.
+    """Facts of the host: the bytes that the pod's cgroup guarantees and allows, the host's memory, and whether guests
+    are emulated. 0 if unknown.
     """
 
     kept_bytes: int = 0

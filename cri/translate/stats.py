@@ -17,7 +17,7 @@ from stage1.guest.messages import ContainerStats, CpuStats, InterfaceStats, Memo
 from stage1.guest.numbers import Pressure, Pressures
 
 DEFAULT_INTERFACE = "eth0"
-"""What CNI calls the pod's first interface."""
+"""CNI's name of the pod's first interface."""
 NOTHING = ContainerStats(cpu=CpuStats(), memory=MemoryStats())
 
 _Fields = dict[str, Any]
