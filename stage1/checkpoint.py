@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """What `save` has written, and what it is of. The VM was stopped for `stopped_s`."""
+    """The result of `save`, and what it was made from. The VM was stopped for `stopped_s`."""
 
     manifest: saved.Manifest
     guest: File

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 CONSOLE, _MOST_PODS = "console.log", 65536
 FOREGROUND = "run"
-"""Below a daemon's run directory, that of pods that no daemon has."""
+"""The directory below a daemon's run directory for pods without a daemon."""
 
 
 class Prepared(NamedTuple):
@@ -249,7 +249,7 @@ def recorded_vm(directory: str) -> VmProcess | None:
 
 
 def find_vm(directory: str) -> VmProcess | None:
-    """As `recorded_vm`, but when the record is damaged the VMM is looked for among all processes."""
+    """Like `recorded_vm`, but if the record is damaged the VMM is searched for among all processes."""
     try:
         return recorded_vm(directory)
     except VmFailed:
@@ -395,5 +395,5 @@ def bundle(container_id: str) -> str:
 
 
 def _own(directory: str) -> beneath.Root:
-    """For what the host writes in the pod's directory, where it mounts nothing. Raises Missing."""
+    """Access to files that the host writes in the pod's directory, where it mounts nothing. Raises Missing."""
     return beneath.Root(directory, one_mount=True)

@@ -143,7 +143,7 @@ def _shares(pod: Pod, directory: str) -> tuple[Share, ...]:
 
 
 def _scratch(pod: Pod, host: Host) -> str:
-    """In the kubelet's directory of the pod it has the lifetime of the volumes that are on it."""
+    """The path of the pod's disk. In the kubelet's directory of the pod it has the lifetime of the volumes on it."""
     if pod.disk_volumes:
         return f"{pod.kubelet_dir}/{LASTING_DISK}"
     return f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else ""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stage1.rootfs.share import ImageFiles
 
 FORKS = "forks"
-"""Below the state directory: what is saved for copies that are being made."""
+"""The directory below the state directory for copies that are being made."""
 LIMIT_S = 120.0
 _VERSION = 1
 _NEW = ".new"
@@ -54,7 +54,7 @@ _LABELS = {
 }
 """What the parts of `made_of` are called in errors; `kernel`, `initramfs` and `format` keep their names."""
 _OF_POD = ("scratch", "arguments")
-"""What the pod may ask for."""
+"""The parts that the pod's request determines."""
 
 
 class Manifest(NamedTuple):
@@ -120,7 +120,7 @@ def remove(path: str) -> None:
 
 
 def read(path: str) -> Manifest:
-    """What is in the directory. Raises NotFound, VmFailed when it is damaged."""
+    """The manifest in the directory. Raises NotFound, VmFailed if it is damaged."""
     try:
         document = json.loads(files.read(f"{path}/{MANIFEST}")[:_MOST_BYTES])
         if document["v"] != _VERSION:
@@ -217,7 +217,7 @@ def _check_memory(pod: Pod, manifest: Manifest) -> None:
 
 
 def describe(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:
-    """What is saved of the pod, with `images` by their names in its window, and nothing of the daemon's. Raises
+    """The manifest of the saved pod, with `images` by their names in its window, without the daemon's part. Raises
     VmFailed, KernelError.
     """
     network, window = engine.network(directory), mapping.find(directory)

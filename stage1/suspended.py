@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stage1.vm.vmm import Vmm, VmProcess
 
 FILE = "suspended.json"
-"""In the pod's directory, with what the guest needs to be loaded."""
+"""The file in the pod's directory with what is needed to load the guest."""
 ENDING = ".suspended"
 """Of the file with the guest, beside the disks of pods."""
 LIMIT_S = 120.0
@@ -81,7 +81,7 @@ def go_on(directory: str) -> None:
 
 
 def settle(directory: str) -> None:
-    """After a kill in the middle of `save` or `load`: the pod is suspended, and has no VMM. Raises VmFailed."""
+    """Finish a `save` or `load` that was killed: the pod is suspended, and has no VMM. Raises VmFailed."""
     vm = engine.find_vm(directory)
     if vm is not None:
         vm.kill()
@@ -144,7 +144,7 @@ def _document(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, Ima
 
 
 def in_window(directory: str, images: "Mapping[str, ImageFiles]") -> list[Piece]:
-    """What lies in the pod's window, of these images by their names there. Raises VmFailed, KernelError."""
+    """The offsets in the pod's window of these images, by their names there. Raises VmFailed, KernelError."""
     window, pieces = mapping.find(directory), []
     for place in window.images if window else ():
         if place.name in images:
@@ -154,7 +154,7 @@ def in_window(directory: str, images: "Mapping[str, ImageFiles]") -> list[Piece]
 
 
 def _made_of(vm: VmSpec) -> dict[str, str]:
-    """What a new VMM must have as the old one had it."""
+    """The properties that a new VMM must share with the old one."""
     booted = {"kernel": vm.kernel, "initramfs": vm.initramfs, "system image": vm.system_image}
     return {name: identity(path) for name, path in (*booted.items(), (vm.hypervisor.title, vm.binary))}
 

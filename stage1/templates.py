@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stage1.vm.vmm import Vmm
 
 _CONTAINER: tuple[Op, ...] = (Create("warm-up", "warm-up", tmpfs=True), Start("warm-up"), Delete("warm-up"))
-"""What is done once before a guest is saved: crun is loaded, finds no configuration, and is removed with its root."""
+"""The warm-up before a guest is saved: crun is loaded, finds no configuration, and is removed with its root."""
 
 
 def spec_of(prepared: Prepared, host: Host) -> TemplateSpec | None:

@@ -48,7 +48,7 @@ def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
 
 
 def _listing(app: str, offered: tuple[str, ...]) -> str:
-    """As stock rkt prints it; the addresses are those that its own programs would dial."""
+    """The list in stock rkt's format; the addresses are those that its own programs would connect to."""
     names = ("tty",) if offered == TTYS else offered
     targets = [{"name": name, "domain": "unix", "address": f"/rkt/iottymux/{app}/sock-{name}"} for name in names]
     return json.dumps({"version": 1, "targets": targets}, indent=4)

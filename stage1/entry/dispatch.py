@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the launcher comes in, and the one place where an error becomes a line on stderr and an exit code.
-
-An entry point is a module of this package with `main(arguments) -> exit code`. Its working directory is the pod's.
+"""The entry for the launcher, and the one place where errors are converted to a line on stderr and an exit code. An
+entry point is a module of this package with `main(arguments) -> exit code`. Its working directory is the pod's.
 """
 
 import os
@@ -40,7 +39,7 @@ def leave(code: int) -> None:
 
 
 def sentence(error: OSError) -> str:
-    """What a call of Python's own failed at."""
+    """The message for an OSError of Python's own calls."""
     return f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}"
 
 

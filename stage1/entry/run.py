@@ -56,7 +56,7 @@ def _prepare(pod: RktPod, pod_dir: str, *, network: "PodNetwork | None", netns: 
 
 
 def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
-    """What can't be removed now is left for `gc`, and reported."""
+    """Clean up after a failure; what can't be removed now is left for `gc`, and reported."""
     try:
         machine.undo(machine.place(uuid))
         problem = network.detach(pod_dir)

@@ -14,9 +14,9 @@ from stage1.rkt import arguments, connect, machine
 from stage1.vm.vmm import VmProcess
 
 GRACE_S = 10.0
-"""For each app, from SIGTERM to SIGKILL, as the container runtimes have it."""
+"""The grace period of each app, from SIGTERM to SIGKILL, as in container runtimes."""
 REACT_S = 4.0
-"""For the guest's own end after that; one that then still answers gets `MORE_S`, for its apps' post-stop."""
+"""The time for the guest's own end after that; a guest that still answers then gets `MORE_S`, for post-stop."""
 PING_S, MORE_S = 0.5, 6.0
 
 

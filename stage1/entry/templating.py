@@ -28,7 +28,7 @@ DISK_BYTES = 1024 << 20
 """All templates of a data directory. Those that were not used for the longest time go first."""
 LIMIT_S = 120.0
 COMPARED_S = 24 * 3600.0
-"""How often a template is compared with its checksums; that reads some 30 MB."""
+"""How often a template's checksums are verified, which reads some 30 MB."""
 _LOCK = f"{machine.RUN}/templates.lock"
 
 
@@ -50,7 +50,7 @@ def make(pod_dir: str, top: str) -> list[str]:
 
 
 def _clean(store: Store) -> list[str]:
-    """What a killed maker left, and templates of no use any more; a sentence about one that is damaged."""
+    """Remove what a killed process has left, and unusable templates. Returns a message about a damaged one."""
     for left in engine.directories(WORK):
         engine.clean_up(left)
     templates.remove_unused(store, most_bytes=DISK_BYTES)

@@ -47,9 +47,8 @@ class Budget:
         return self._connections.take(1, now_s)
 
     def spend(self, now_s: float, *, events: int, useless: int, resyncs: int) -> float:
-        """What a portion of frames held: its events, and the link's counts so far; seconds to wait before more is read.
-
-        Raises LinkFault for a guest that breaks the stream of frames again and again.
+        """Account for a portion of frames: its events, and the link's counts so far. Return the seconds to wait
+        before more is read. Raises LinkFault for a guest that repeatedly breaks the stream of frames.
         """
         new_useless, new_resyncs = useless - self._seen[0], resyncs - self._seen[1]
         self._seen = useless, resyncs

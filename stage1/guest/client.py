@@ -99,7 +99,9 @@ class Client:
         self.send(frame.CREDIT, stream=stream)
 
     def fileno(self) -> int:
-        """For poll: readable when `pump` has something to do. What came with a reply was read with it: pump first."""
+        """The descriptor for poll: readable when `pump` has something to do. Data that came with a reply was read
+        with it, so call `pump` first.
+        """
         return self._sock.fileno()
 
     def pump(self) -> list[Frame]:
@@ -135,5 +137,5 @@ class Client:
 
 
 def exit_of(event: Frame) -> Exited | None:
-    """What an EVENT frame tells, if it is an end."""
+    """The exit that an EVENT frame reports, if it is one."""
     return decode_event(event.payload) if event.kind == frame.EVENT else None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     """Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain."""
 
 RETRY_S = 0.002
-"""Between attempts; a VMM needs tens of milliseconds to make its socket."""
+"""Delay between attempts; a VMM needs tens of milliseconds to create its socket."""
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 _NO_GUEST_YET = (errno.ECONNRESET, errno.ECONNREFUSED, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTUNREACH)
 

@@ -25,7 +25,7 @@ class Flow:
         return size <= MAX_DATA and self._window >= 0
 
     def use_up(self, count: int) -> int:
-        """So much of what came was used up. How much credit is to be given for it, and for earlier bytes, now."""
+        """Note that this much was consumed. Return how much credit to give for it, and for earlier bytes, now."""
         self._uncredited += count
         if self._uncredited < GIVE_BACK:
             return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a link can tell its owner: values that `link.py` returns, and the errors that it raises. No behaviour."""
+"""The results of a link for its owner: values that `link.py` returns, and the errors that it raises. No behaviour."""
 
 from typing import NamedTuple
 

@@ -113,13 +113,13 @@ class MountImage(NamedTuple):
 
 
 class UnmountImage(NamedTuple):
-    """After this the host may take the image out of the window; refused while a container uses it."""
+    """Unmount the image; after this the host may unmap it from the window. Refused while a container uses it."""
 
     name: str = ""
 
 
 class Container(NamedTuple):
-    """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or EXITED."""
+    """The agent's view of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or EXITED."""
 
     id: str = ""
     state: int = CREATED

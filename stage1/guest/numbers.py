@@ -66,7 +66,9 @@ class MemoryStats(NamedTuple):
 
 
 class Pressure(NamedTuple):
-    """What tasks waited for: averages over so many seconds in hundredths of a percent; the kernel's accounting/psi."""
+    """Pressure stall information: averages over that many seconds in hundredths of a percent; the kernel's
+    accounting/psi.
+    """
 
     some_10: int = 0
     some_60: int = 0
@@ -138,7 +140,7 @@ class PodStats(NamedTuple):
 
 
 MOST_CONTAINERS, MOST_STATS, MOST_INTERFACES = 256, 64, 16
-"""In one reply, each twice what our agent has or says at once; a reply with more is a lie."""
+"""Limits for one reply, twice what our agent has or sends; a reply with more is invalid."""
 
 _U32, _U64, _BOOL, _STR = Field(wire.U32), Field(wire.U64), Field(wire.BOOL), Field(wire.STR)
 _CPU, _MEMORY = Field(wire.MESSAGE, CpuStats), Field(wire.MESSAGE, MemoryStats)

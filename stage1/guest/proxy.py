@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from stage1.guest.connect import Factory
 
 LINGER_S = 1.0
-"""How long it waits for another client before it ends."""
+"""How long it waits for another client before it exits."""
 PATIENCE_S = 30.0
-"""How long the agent may be silent at first: a guest that boots in a slow machine."""
+"""How long the agent may be silent at first, for a guest that boots on a slow machine."""
 _READ_BYTES = 65536
 _BACKLOG_BYTES = 65536
 _SIGKILL = 9
@@ -63,7 +63,7 @@ class _Client:
         self.follows: set[int] = set()
 
     def events(self) -> int:
-        """What to poll for: no more is read while something waits for the guest."""
+        """The events to poll for: reading pauses while data is queued for the guest."""
         return (0 if self.inputs else select.POLLIN) | (select.POLLOUT if self.out else 0)
 
 
@@ -183,7 +183,7 @@ class Proxy:
             self._link.settle(item.seq)
 
     def _on_data(self, item: DataSeen) -> None:
-        """To all who want it; the slowest of them slows the sender, so that nothing piles up here."""
+        """Pass the data to all who want it; the slowest of them slows the sender, so that queues stay short."""
         owner = self._owner(item.stream)
         readers = [one for one in self._clients.values() if one is owner or item.stream in one.follows]
         for one in readers:
@@ -202,7 +202,7 @@ class Proxy:
         client.unpaid.clear()
 
     def _owner(self, number: int) -> _Client | None:
-        """Whose id that is: of a stream or an exec."""
+        """The owner of that id, of a stream or an exec."""
         return next((one for one in self._clients.values() if one.base <= number < one.base + STREAMS), None)
 
     # The clients

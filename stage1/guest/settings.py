@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent is told first, from the pod and its network. For `cri.live` and `stage1.rkt`. Pure but for time and
-random bytes.
+"""The first configuration of the agent, from the pod and its network. For `cri.live` and `stage1.rkt`. Pure but for
+time and random bytes.
 """
 
 import os
@@ -11,7 +11,7 @@ from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork, waiting_mac
 
 ENTROPY_BYTES = 32
-"""As much as the guest's generator of random numbers holds."""
+"""The size of the seed: what the guest's random number generator holds."""
 
 
 WARM_UPS = 2
@@ -65,7 +65,7 @@ def configure(pod: Pod, network: PodNetwork | None, *, has_waited: bool = False)
 
 
 def leave(former: tuple[Interface, ...]) -> messages.Configure:
-    """What a guest is told first that is a copy of one that had these interfaces."""
+    """The first configuration of a guest that is a copy of one with these interfaces."""
     devices = tuple(messages.Interface(one.mac, one.name, one.mtu, one.addresses) for one in former)
     return messages.Configure(
         interfaces=devices, entropy=os.urandom(ENTROPY_BYTES), unix_ns=time.time_ns(), copied=True

@@ -23,7 +23,7 @@ class Sent:
         self._frames: deque[tuple[int, bytes]] = deque()
 
     def has_capacity(self) -> bool:
-        """For requests and data; the other half is for credit, which has to go out."""
+        """The share for requests and data; the other half is for credit, which must not be blocked."""
         return self.size <= SENT_LIMIT // 2 and len(self._frames) <= SENT_FRAMES // 2
 
     def add(self, kind: int, payload: bytes, *, stream: int, flags: int) -> bytes:

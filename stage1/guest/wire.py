@@ -39,12 +39,13 @@ class Field(NamedTuple):
 Tables = dict[type[Any], tuple[Field, ...]]
 
 EXTRA_FIELDS = 16
-"""How many fields a message may have that we do not know, or twice."""
+"""How many unknown or repeated fields a message may have."""
 
 
 class _Step(NamedTuple):
-    """What to do with a field: its place in the message, and the largest number that is taken as it is read (None: it
-    is no number, -1: none is)."""
+    """How to store a field: its place in the message, and the largest number that is used as it was read (None: it is
+    not a number, -1: none is).
+    """
 
     place: int
     most: int | None
@@ -215,7 +216,7 @@ def _unusual(step: _Step, value: int, *, cls: type[Any]) -> int:
 
 
 def _skip(data: bytes, at: int, *, tag: int, cls: type[Any], plan: _Plan) -> int:
-    """Where the field that begins at `at`, behind its tag, ends. Raises WireError for one of a known number."""
+    """The end of the field that begins at `at`, after its tag. Raises WireError for a field of a known number."""
     if tag >> 3 in plan.numbers and tag & 7 in (VARINT, FIXED64, LENGTH, FIXED32):
         place = next(step.place for known, step in plan.steps.items() if known >> 3 == tag >> 3)
         raise WireError(f"{cls.__name__}.{cls._fields[place]}: the wrong wire type")

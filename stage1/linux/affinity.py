@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On which processors of the host the threads of a process may run. See sched_setaffinity(2) and cpuset(7).
-
-Called by `cri.live.cpus` for VMMs, and by who checks such a list. Who shall run where is not decided here.
+"""The CPU affinity of a process's threads. See sched_setaffinity(2) and cpuset(7). Called by `cri.live.cpus` for
+VMMs, and to validate such a list. It does not decide who runs where.
 """
 
 import os

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
 _PLAIN = _BENEATH | NO_SYMLINKS | NO_MAGICLINKS
 MOST_BYTES = 16 << 20
-"""What `read` takes by default."""
+"""The default limit of `read`."""
 MOST_NAMES = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -55,7 +55,7 @@ class NotPlain(KernelError):
 
 
 def kind(mode: int) -> str:
-    """What a file of that st_mode is, with an article."""
+    """The kind of file for an st_mode, with an article."""
     return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
 
 
@@ -128,9 +128,8 @@ class Root:
             os.close(fd)
 
     def read_link(self, path: str) -> str:
-        """Where the symbolic link points that we have made; empty when there is none, or one of another user's.
-
-        It is for the caller to check that text.
+        """The target of a symbolic link that we have created; empty if there is none, or if it belongs to another
+        user. The caller must validate the text.
         """
         try:
             fd = self.pin(path)
@@ -159,7 +158,7 @@ class Root:
             os.close(pinned)
 
     def open_or_make(self, path: str, flags: int, *, mode: int) -> int:
-        """As `open`, and makes the file with permission bits `mode` when it is absent."""
+        """Like `open`, and creates the file with permission bits `mode` if it does not exist."""
         for _ in range(_TRIES):
             try:
                 return self.open(path, flags)

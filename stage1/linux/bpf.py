@@ -13,7 +13,7 @@ Block = bytes
 
 BYTE, HALF, WORD = 1, 2, 4
 VLAN_TAG_PRESENT = 0xFFFFF000 + 48
-"""In place of an offset: whether the packet has a VLAN tag, which the kernel has taken out of it."""
+"""A pseudo-offset: whether the packet has a VLAN tag, which the kernel has removed from it."""
 
 _STEP = struct.Struct("=HBBI")
 """Operation, how many instructions to leave out when a comparison holds and when it does not, and the constant."""
@@ -33,7 +33,7 @@ DROP: Block = _STEP.pack(_RETURN, 0, 0, 2)
 
 
 def steps(block: Block) -> int:
-    """How many instructions it has."""
+    """The number of instructions."""
     return len(block) // _STEP.size
 
 
@@ -43,7 +43,7 @@ def load(at: int, size: int = BYTE) -> Block:
 
 
 def load_behind(at: int, size: int = BYTE) -> Block:
-    """As `load`, counted from where the IPv4 header ends, of which `find_end` has read the length."""
+    """Like `load`, but counted from the end of the IPv4 header, whose length `find_end` has read."""
     return _STEP.pack(_LOAD_FROM_X | _SIZES[size], 0, 0, at)
 
 
@@ -58,7 +58,7 @@ def mask(bits: int) -> Block:
 
 
 def case(number: int, then: Block) -> Block:
-    """When it is `number`, `then` runs, which must end the program."""
+    """If it is `number`, run `then`, which must end the program."""
     count = steps(then)
     if count <= _FAR:
         return _STEP.pack(_IF_EQUAL, 0, count, number) + then
@@ -90,7 +90,7 @@ def need_bytes(*choices: tuple[int, bytes]) -> Block:
 
 
 def case_bytes(at: int, expected: bytes, then: Block) -> Block:
-    """When these bytes are at the offset `at`, `then` runs, which must end the program."""
+    """If these bytes are at the offset `at`, run `then`, which must end the program."""
     return _if_bytes(at, expected, skip=1) + _STEP.pack(_JUMP, 0, 0, steps(then)) + then
 
 

@@ -31,7 +31,7 @@ _POLL_S = 0.005
 
 
 class Limits(NamedTuple):
-    """What a VMM may take: `memory_bytes` and no swap, `pids` processes and threads, `cpu_us` of each PERIOD_US."""
+    """The limits of a VMM: `memory_bytes` and no swap, `pids` processes and threads, `cpu_us` of each PERIOD_US."""
 
     memory_bytes: int
     pids: int
@@ -39,12 +39,12 @@ class Limits(NamedTuple):
 
 
 def tree() -> str:
-    """Where version 2 is mounted: ROOT, or in it beside version 1; empty where there is none."""
+    """The mount point of cgroup v2: ROOT, or a directory in it on a hybrid host; empty if there is none."""
     return next((top for top in (ROOT, f"{ROOT}/unified") if os.path.exists(f"{top}/cgroup.procs")), "")
 
 
 def controllers(path: str) -> frozenset[str]:
-    """What the cgroup `path` can limit; nothing when it does not exist."""
+    """The controllers of the cgroup `path`; none if it does not exist."""
     try:
         return frozenset(files.read(f"{path}/cgroup.controllers").decode().split())
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def _has_quota(path: str) -> bool:
 
 
 def _make_above(path: str) -> None:
-    """In version 2 each cgroup above has to hand its controllers down."""
+    """Delegate the controllers: in v2 each cgroup above has to enable them."""
     top, above = tree(), os.path.dirname(path)
     os.makedirs(above, exist_ok=True)
     parts = os.path.relpath(above, top).split("/")

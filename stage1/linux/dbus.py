@@ -12,9 +12,9 @@ from stage1.errors import PodError, Unavailable, WrongState
 from stage1.linux import dbuswire as wire
 
 SOCKETS = (("/run/dbus/system_bus_socket", True), ("/run/systemd/private", False))
-"""Where systemd is reached, and whether that is a bus. systemctl uses the second one; it is there without a bus."""
+"""The sockets of systemd, and whether each is a bus. systemctl uses the second one, which exists without a bus."""
 LIMIT_S = 10.0
-"""For a call and its job."""
+"""Time limit of a call and its job."""
 NAME, PATH, MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _SIGNALS = f"type='signal',sender='{NAME}',interface='{MANAGER}',member='JobRemoved'"
@@ -54,7 +54,7 @@ def do_job(member: str, signature: str, *values: "Any") -> None:
 
 
 class _Connection:
-    """To systemd, by the first socket that answers. Close it."""
+    """A connection to systemd, by the first socket that answers. Close it."""
 
     def __init__(self) -> None:
         self._until = time.monotonic() + LIMIT_S

@@ -34,7 +34,7 @@ class Writer:
         self.data = bytearray(data)
 
     def align(self, size: int) -> None:
-        """As the next value has to be."""
+        """Pad to a multiple of `size`, as the next value requires."""
         self.data += b"\0" * (-len(self.data) % size)
 
     def put_all(self, signature: str, values: "Any") -> "Writer":

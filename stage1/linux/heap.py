@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the C library keeps this process's memory. Called by the daemon, before it has threads."""
+"""Settings of the C library's allocator for this process. Called by the daemon, before it has threads."""
 
 _M_ARENA_MAX = -8
 

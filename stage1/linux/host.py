@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host can do, as plain facts. Read by vm.choose and `clearpod check`. Evaluates nothing."""
+"""Facts about this host. Read by vm.choose and `clearpod check`. Evaluates nothing."""
 
 import os
 from typing import NamedTuple

@@ -15,7 +15,7 @@ from stage1.linux.libc import Guard
 PATH = "/sys/kernel/mm/ksm"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 STOP, RUN, UNMERGE = 0, 1, 2
-"""What `run` can be."""
+"""The values of `run`."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -29,10 +29,9 @@ class Settings(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """In pages, but for `full_scans`; -1 for what this kernel does not count.
-
-    `pages_sharing` and `ksm_zero_pages` are saved, `pages_shared` what they share, `pages_unshared` had no equal and
-    `pages_volatile` changed too fast to tell.
+    """Counters in pages, except `full_scans`; -1 for what this kernel does not count. `pages_sharing` and
+    `ksm_zero_pages` are saved, `pages_shared` is the number of shared copies, `pages_unshared` had no identical
+    page and `pages_volatile` changed too fast to tell.
     """
 
     pages_shared: int = 0
@@ -71,7 +70,7 @@ class Ksm:
         return Settings(*(self._number(name) for name in Settings._fields))
 
     def counters(self) -> Counters:
-        """How many pages are merged, in the kernel's own counts. Raises KernelError."""
+        """The kernel's counters. Raises KernelError."""
         return Counters(*(self._number(name) for name in Counters._fields))
 
     def apply(self, settings: Settings) -> None:

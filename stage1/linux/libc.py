@@ -36,9 +36,9 @@ _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 OF_THE_HOST = (*_DISK_FULL, *_DISK_BROKEN, *_NO_MORE)
 """The host is full, broken or at its limits: no fault of ours, nor of who asks, whoever meets them."""
 NO_THREAD = "can't start new thread"
-"""How Python says that there may be no more threads."""
+"""Python's message when no thread can be started."""
 _STARTS = ("posix_spawn", "fork", "clone")
-"""For which EAGAIN says that there may be no more processes."""
+"""The calls for which EAGAIN means that no process can be started."""
 
 _handle: "Any" = None
 

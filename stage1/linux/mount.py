@@ -157,8 +157,8 @@ def mounts_below(path: str, *, below: str = "") -> list[str]:
 
 
 def file_systems_below(path: str, *, below: str = "") -> dict[str, tuple[str, str]]:
-    """What is mounted below `path`, but not at it, by relative path: its device's numbers, and the directory that is
-    its root there. Of several at one place the last one counts. `below` is as for `mounts_below`.
+    """The mounts below `path`, not at it, by relative path: the device's numbers, and the directory that is the
+    mount's root. Of several at one place the last one counts. `below` is as for `mounts_below`.
     """
     prefix = _joined(path, below).rstrip("/") + "/"
     with _mounts() as file:
@@ -197,9 +197,8 @@ def overlay_options(path: str) -> dict[str, str] | None:
 
 
 def memory_bytes(below: str) -> int:
-    """How much fits into the tmpfs that are mounted below the path `below` and can be written, each counted once.
-
-    One without a size counts as all of the host's memory.
+    """The total size of the writable tmpfs mounted below the path `below`, each counted once. One without a size
+    counts as the whole memory of the host.
     """
     with _mounts() as file:
         lines = [line.split() for line in file]

@@ -175,9 +175,9 @@ def _go_there(fd: int) -> None:
 
 
 def in_directory(fd: int, function: "Callable[[], Result]") -> "Result":
-    """What `function` returns, or raises, with the open directory `fd` as its working directory.
-
-    For system calls that take no descriptor. A thread of its own runs it, in the caller's mount namespace.
+    """Call `function` with the open directory `fd` as the working directory, and return its result or raise its
+    error. For system calls that take no descriptor. It runs in a thread of its own, in the caller's mount
+    namespace.
     """
 
     def go() -> "Result":
@@ -188,7 +188,9 @@ def in_directory(fd: int, function: "Callable[[], Result]") -> "Result":
 
 
 def with_own_directory(function: "Callable[[], Result]") -> "Result":
-    """What `function` returns, or raises, in a thread of its own, which may change its working directory at will."""
+    """Call `function` in a thread of its own, whose working directory it may change, and return its result or raise
+    its error.
+    """
 
     def go() -> "Result":
         unshare(_OWN_FS)
@@ -198,9 +200,8 @@ def with_own_directory(function: "Callable[[], Result]") -> "Result":
 
 
 def in_thread(function: "Callable[[], Result]", *, then: "Callable[[Result], None] | None" = None) -> "Result":
-    """What `function` returns, or raises, in a thread of its own, whose namespaces may be changed for good.
-
-    `then` is called in that thread afterwards, with the result, and not waited for.
+    """Call `function` in a thread of its own, whose namespaces it may change, and return its result or raise its
+    error. `then` is called in that thread afterwards, with the result, and not waited for.
     """
     import threading
 

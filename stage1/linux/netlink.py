@@ -37,7 +37,7 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> Attributes:
-    """What `attribute` gave, one after the other; of a kind that occurs twice the last. What is cut off is left out."""
+    """The encoded attributes by kind; of a repeated kind the last. A truncated one is skipped."""
     values, at = {}, 0
     while at + _ATTRIBUTE.size <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, at)

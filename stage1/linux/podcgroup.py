@@ -18,15 +18,15 @@ _UNLIMITED = 1 << 60
 
 
 class Allowed(NamedTuple):
-    """What the cgroup may take: bytes of memory, processes and threads. 0: no limit of its own."""
+    """The cgroup's limits: bytes of memory, processes and threads. 0: no limit of its own."""
 
     memory_bytes: int = 0
     pids: int = 0
 
 
 def path_of(parent: str) -> str:
-    """From the root of the cgroups. The name of a systemd slice, a-b.slice, stands for a.slice/a-b.slice, as systemd
-    has it; anything else is a path, which can't lead out. Empty for the root.
+    """The path from the root of the cgroups. The name of a systemd slice, a-b.slice, stands for a.slice/a-b.slice, as
+    in systemd; anything else is a path, which can't lead out. Empty for the root.
     """
     path = os.path.normpath(f"/{parent}").strip("/")
     above, name = os.path.split(path)
@@ -49,14 +49,16 @@ def check_slice(parent: str) -> None:
 
 
 def _is_slice(name: str) -> bool:
-    """As systemd.slice(5) has it: words between single dashes."""
+    """A slice's name as in systemd.slice(5): words between single dashes."""
     stem, dot, _ = name.rpartition(".slice")
     is_named = all(word and all(one.isalnum() or one in ":_.\\" for one in word) for word in stem.split("-"))
     return bool(dot) and name.endswith(dot) and name.isascii() and (stem == "-" or is_named)
 
 
 def find(parent: str) -> dict[str, str]:
-    """Where it is, by hierarchy as `cgroup.places` names them; nothing for the root, and where nobody has made it."""
+    """The cgroup's path in each hierarchy, as `cgroup.places` names them; none for the root, and where it does not
+    exist.
+    """
     path = path_of(parent)
     tops = {"": cgroup.tree(), **{f".{one}": f"{cgroup.ROOT}/{one}" for one in COUNTED}}
     paths = {kind: f"{top}/{path}" for kind, top in tops.items() if path and top and os.path.isdir(f"{top}/{path}")}
@@ -66,7 +68,7 @@ def find(parent: str) -> dict[str, str]:
 
 
 def allowed(paths: dict[str, str]) -> Allowed:
-    """What its own limits are; those of the cgroups above it are for more than one pod."""
+    """Its own limits; those of the cgroups above it are for more than one pod."""
     memory = [_number(f"{path}/{name}") for path in paths.values() for name in ("memory.max", "memory.limit_in_bytes")]
     pids = [_number(f"{path}/pids.max") for path in paths.values()]
     return Allowed(min(filter(None, memory), default=0), min(filter(None, pids), default=0))

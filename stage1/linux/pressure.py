@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How short this host is of memory and processors: PSI and meminfo. See the kernel's accounting/psi.
-
-Used by `cri.memory`. A kernel without PSI is one where nothing is known to be short.
+"""The host's shortage of memory and processors: PSI and meminfo. See the kernel's accounting/psi. Used by
+`cri.memory`. On a kernel without PSI nothing is known to be short.
 """
 
 from typing import NamedTuple
@@ -20,12 +19,12 @@ class Memory(NamedTuple):
 
     @property
     def free_percent(self) -> float:
-        """How much is available; all of it when nothing is known."""
+        """The available share of memory; all of it if unknown."""
         return 100.0 * self.available / self.total if self.total else 100.0
 
 
 class Shortage(NamedTuple):
-    """What tasks wait for, in percent of the last ten seconds, and how much memory is available, of all."""
+    """The share of the last ten seconds that tasks have waited, in percent, and the available share of memory."""
 
     memory_waits: float = 0.0
     cpu_waits: float = 0.0

@@ -33,7 +33,7 @@ _DRAIN_S = 0.5
 
 
 def most_open_files() -> int:
-    """How far this process, and so one that it starts, can raise its limit of open files."""
+    """The hard limit of open files of this process and its children."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
@@ -51,7 +51,7 @@ def set_name(name: str) -> None:
 
 
 def start_time(pid: int) -> int:
-    """When `pid` started, in clock ticks since boot. Raises NotFound."""
+    """The start time of `pid`, in clock ticks since boot. Raises NotFound."""
     return int(_stat(pid)[19])
 
 
@@ -91,7 +91,7 @@ def spawn(
 def spawn_with(
     argv: "Sequence[str]", descriptors: "Mapping[int, int]", *, env: "Mapping[str, str] | None" = None
 ) -> int:
-    """As `spawn`, and the program has each of `descriptors`, of ours, under the number in front of it."""
+    """Like `spawn`, and the program gets each of our `descriptors` under the number before it."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     if 0 not in descriptors:
         actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
@@ -220,7 +220,9 @@ def hold(pid: int) -> PidHandle:
 
 
 def pipes(count: int, what: str) -> list[tuple[int, int]]:
-    """So many pipes, each its ends for reading and writing, or none. The caller closes them. Raises KernelError."""
+    """Create that many pipes, each with its ends for reading and writing, or none. The caller closes them. Raises
+    KernelError.
+    """
     made: list[tuple[int, int]] = []
     try:
         with Guard("pipe2", what):
@@ -253,7 +255,7 @@ def open_process(pid: int, started: int) -> PidHandle | None:
 
 
 class Result(NamedTuple):
-    """How a tool ended: exit status (128 + signal when killed) and what it wrote."""
+    """The result of a tool: exit status (128 + signal if killed) and its output."""
 
     code: int
     stdout: bytes

@@ -42,7 +42,7 @@ def remove_entry(parent: int, name: str) -> None:
 
 
 def unlink_if_there(parent: int, name: str) -> None:
-    """As unlinkat(2), but idempotent."""
+    """Like unlinkat(2), but idempotent."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:

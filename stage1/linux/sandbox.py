@@ -25,10 +25,10 @@ SYSTEM = (
     ("/dev/null", "read-file,write-file"),
     ("/dev/urandom", "read-file"),
 )
-"""What any program needs to start: libraries and programs of the system, readable by all."""
+"""Directories that any program needs to start: libraries and programs of the system, readable by all."""
 
 NETWORK_PLACES = tuple((path, READ) for path in ("/etc", "/run", "/var/lib/ca-certificates"))
-"""What who needs the network reads besides: how names are resolved, and the certificates of authorities."""
+"""Files that a program with network access reads besides: name resolution, and certificates of authorities."""
 
 _NAMESPACES = ("--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL")
 _TRIAL_S = 10.0
@@ -59,7 +59,7 @@ class Box(NamedTuple):
 
 
 class Means(NamedTuple):
-    """What works here. `lacks` says in one sentence what does not; empty when all does."""
+    """The means of confinement that work on this host. `lacks` is a sentence about the others; empty if all work."""
 
     setpriv: str
     unshare: str
@@ -130,9 +130,8 @@ _cached: list[Means] = []
 
 
 def means() -> Means:
-    """What this host can do, tried once per process with the program `true`: some 20 ms.
-
-    Raises NotFound without util-linux.
+    """The means that this host has, tried once per process with the program `true`: some 20 ms. Raises NotFound
+    without util-linux.
     """
     if not _cached:
         _cached.append(_find())
@@ -204,7 +203,7 @@ def python(arguments: tuple[str, ...], *, main: str = "child") -> list[str]:
 
 
 def python_places() -> tuple[tuple[str, str], ...]:
-    """What `python` reads besides the system's files."""
+    """The files that `python` reads besides the system's."""
     code = tuple((f"{_CODE}/{name}", READ) for name in ("stage1", "cri"))
     return ((_CODE, "read-dir"), *code, (sys.base_prefix, RUN), (sys.base_exec_prefix, RUN))
 

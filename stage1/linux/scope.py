@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 INNER = "vm"
 _WAITING = "start"
-"""Beside INNER, for who keeps the scope: no process can be in a cgroup that hands controllers down."""
+"""A cgroup beside INNER for the process that keeps the scope: a cgroup that delegates controllers can't have
+processes.
+"""
 _SYSTEMD_S, _ENTERED_S, _POLL_S, _DEATH_S = 5.0, 5.0, 0.005, 10.0
 _NO_LIMIT = (1 << 64) - 1
 

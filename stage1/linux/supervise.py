@@ -84,7 +84,7 @@ class Job(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How it ended: exit status (128 + signal when killed), and the end of what it wrote to standard error."""
+    """The result: exit status (128 + signal if killed), and the end of its standard error."""
 
     code: int
     last: str
@@ -208,7 +208,7 @@ def _kill(child: "Child") -> None:
 
 
 class Pace(NamedTuple):
-    """How long a program may be waited for, by what it was given."""
+    """The time limit of a program, by the size of its input."""
 
     base_s: float
     bytes_per_s: float
@@ -227,7 +227,7 @@ class Fed:
         self.given = 0
         """Bytes."""
         self.text = bytearray()
-        """What it has written to standard output."""
+        """Its standard output so far."""
         self._pace, self._most_bytes, self._check = pace, most_bytes, check
         self._tail, self._waited_s, self._checked_s = bytearray(), 0.0, time.monotonic()
         self._child, (self._in, self._out, self._err) = _started(start)
@@ -349,7 +349,7 @@ class Talk:
         return bytes(received)
 
     def end(self) -> Ended:
-        """How it ended; it is killed if it has not."""
+        """Return how it ended; it is killed if it is still running."""
         self._child.wait(1)
         _kill(self._child)
         try:

@@ -40,7 +40,7 @@ class Endpoints(NamedTuple):
     ports: frozenset[tuple[str, int]]
 
     def answer(self, frame: bytes) -> bytes:
-        """What to send back to who asks for an address of the pod; empty for everything else."""
+        """The answer to a request for an address of the pod; empty for everything else."""
         kind = frame[12:14]
         if kind == _ARP.to_bytes(2, "big"):
             return _arp_reply(frame, self)
@@ -92,7 +92,7 @@ def _packet(frame: bytes) -> tuple[bytes, int, bytes]:
 
 
 def _arp_reply(frame: bytes, endpoints: Endpoints) -> bytes:
-    """To a request for an IPv4 address that is not a probe whether it is free."""
+    """The answer to an ARP request for an IPv4 address that is not a probe."""
     asked = frame[14:42]
     head = struct.pack(">HHBBH", 1, _IPV4, 6, 4, 1)
     if len(asked) < 28 or asked[:8] != head or asked[24:28] not in endpoints.ips:
@@ -102,7 +102,7 @@ def _arp_reply(frame: bytes, endpoints: Endpoints) -> bytes:
 
 
 def _advertisement(frame: bytes, endpoints: Endpoints) -> bytes:
-    """To a neighbour's solicitation for an IPv6 address."""
+    """The answer to a neighbour solicitation for an IPv6 address."""
     packet, asked = frame[14:54], frame[54:78]
     if len(asked) < 24 or packet[6] != _ICMPV6 or asked[0] != _SOLICITATION or packet[7] != _HOPS:
         return b""

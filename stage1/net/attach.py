@@ -91,7 +91,7 @@ def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Connect":
 
 
 def _undo(directory: str, error: BaseException) -> None:
-    """What can't be undone now stays recorded for `detach`, and is noted at the error that led here."""
+    """Roll back; what can't be undone now stays recorded for `detach`, and is noted at the original error."""
     try:
         problem = detach(directory)
     except PodError as second:
@@ -196,9 +196,8 @@ def detach(directory: str, *, tries: int = 1, is_cut: bool = False, all_s: float
 
 
 def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
-    """As `detach`, from the record alone: for deferred DELs, and pods whose directory did not survive a reboot.
-
-    Raises NetworkFailed when a plugin fails at DEL.
+    """Like `detach`, from the record alone: for deferred DELs, and pods whose directory did not survive a reboot.
+    Raises NetworkFailed if a plugin fails at DEL.
     """
     known = record.load_first(path)
     if known is not None:
@@ -247,7 +246,7 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
 
 
 def _lost_devices(known: Record) -> tuple[Interface, ...]:
-    """As they were seen, else as far as the results of ADD tell."""
+    """The devices as they were observed, else as far as the results of ADD tell."""
     if known.seen:
         return known.seen.interfaces
     results = ((one.call.ifname, one.result) for one in known.attachments if one.result is not None)

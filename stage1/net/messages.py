@@ -78,14 +78,14 @@ def redirect(here: int, there: int) -> Message:
 
 
 def admit(here: int, there: int, *, program: bpf.Block) -> Message:
-    """As `redirect`, but only for the packets to which the `program` (linux.bpf) says yes."""
+    """Like `redirect`, but only for the packets that the `program` (linux.bpf) accepts."""
     options = _program(program) + attribute(_BPF_ACTIONS, _to(there))
     return _filter(here, b"bpf", options=options, priority=_FIRST)
 
 
 def drop(here: int) -> Message:
-    """What device number `here` receives and no other filter has taken goes nowhere. It needs no action `drop`, which
-    is a module of its own.
+    """Drop what device number `here` receives and no other filter has taken. It needs no action `drop`, which is a
+    module of its own.
     """
     options = _program(bpf.DROP) + attribute(_BPF_FLAGS, _NUMBER.pack(_VALUE_IS_ACTION))
     return _filter(here, b"bpf", options=options, priority=_LAST)

@@ -54,7 +54,7 @@ def lacks(settings: Settings) -> str:
 
 
 def note(settings: Settings) -> str:
-    """What people should know although there is a network: a sentence, or empty."""
+    """A warning although there is a network: a sentence, or empty."""
     network, problems = find(settings)
     if network is not None and network.file == EMBEDDED:
         return f"the embedded network {NAME!r} is in use, since there is no CNI configuration in {settings.conf_dir}"

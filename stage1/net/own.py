@@ -17,8 +17,8 @@ _SENDER, _TYPE, _NETWORK = 6, 12, 14
 _ICMP, _IGMP, _TCP, _UDP, _ICMPV6 = 1, 2, 6, 17, 58
 _HOP_BY_HOP, _FRAGMENT = 0, 44
 _PAYLOADS = (_TCP, _UDP, _ICMPV6, 4, 33, 41, 47, 50, 59, 115, 132, 136)
-"""What may follow an IPv6 header: nothing behind which a receiver looks for one more header of the same packet. IPv4,
-DCCP, IPv6, GRE, ESP, nothing at all, L2TP, SCTP and UDP-Lite are the numbers without a name.
+"""The protocols that may follow an IPv6 header: none after which a receiver looks for one more header of the same
+packet. IPv4, DCCP, IPv6, GRE, ESP, no next header, L2TP, SCTP and UDP-Lite are the numbers without a name.
 """
 _REQUEST, _REPLY = 1, 2
 _DHCP, _DHCP_CLIENT, _DHCPV6, _DHCPV6_CLIENT = 67, 68, 547, 546
@@ -35,7 +35,8 @@ _NONCE, _SOURCE_MAC, _TARGET_MAC = 0x0E01, 0x0101, 0x0201
 """Options of neighbour discovery: type, and the length in units of 8 bytes."""
 
 _Address = tuple[int, bytes]
-"""Where in an address of 16 or 4 bytes these bytes must be. A list of none is no address, None is any."""
+"""A pattern for addresses of 16 or 4 bytes: an offset and the bytes there. An empty list matches none, None any.
+"""
 
 
 def program(interface: Interface) -> Block:
@@ -54,7 +55,7 @@ def program(interface: Interface) -> Block:
 
 
 def _addresses(interface: Interface, mac: bytes) -> tuple[list[_Address] | None, list[_Address] | None]:
-    """What the frames may have as sender's address, of both families."""
+    """The allowed source addresses of frames, of both families."""
     texts = [text.partition("/")[0] for text in interface.addresses]
     if not texts:
         return None, None
@@ -109,7 +110,7 @@ def _icmpv6(mac: bytes, about_own: Block) -> Block:
 
 
 def _discovery_option(length: int, mac: bytes) -> Block:
-    """At most one option behind a message of `length` bytes: a nonce, or the pod's own hardware address."""
+    """At most one option after a message of `length` bytes: a nonce, or the pod's own hardware address."""
     return _OPTIONS[length] + bpf.need_bytes((_PAYLOAD + length + 2, mac)) + ACCEPT
 
 
@@ -148,7 +149,9 @@ def _udp_over_ipv6(at: int) -> Block:
 
 
 def _fragment() -> Block:
-    """In the first one there must be what is looked at elsewhere; neighbour discovery is never in fragments."""
+    """Check fragments: the first one must contain everything that is checked elsewhere; neighbour discovery is never
+    fragmented.
+    """
     pings = bpf.load(_PAYLOAD + 8) + _IS_PING
     first = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD + 8)) + bpf.case(_ICMPV6, pings) + _IS_PAYLOAD
     header = bpf.load(_PAYLOAD)
@@ -168,7 +171,9 @@ _IS_REPORT += bpf.load(_PAYLOAD + 8) + bpf.need(*_MULTICAST_REPORTS) + ACCEPT
 """Eight bytes of hop-by-hop options, then MLD as a listener sends it."""
 _IS_DETECTION = bpf.load(_NETWORK + 6) + bpf.case(_HOP_BY_HOP, _IS_REPORT) + bpf.need(_ICMPV6)
 _IS_DETECTION += bpf.load(_PAYLOAD) + bpf.need(_SOLICITATION)
-"""From `::`: the reports of a device that has no address yet, and whether anybody has its own."""
+"""Frames from `::`: multicast reports of a device without an address, and duplicate address detection of its own
+ones.
+"""
 _IPV4_PAYLOAD = _ipv4_payload()
 _IPV6_PAYLOAD = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD)) + bpf.case(_HOP_BY_HOP, _IS_REPORT)
 _IPV6_PAYLOAD += bpf.case(_FRAGMENT, _fragment()) + _IS_PAYLOAD

@@ -27,7 +27,7 @@ def except_loopback(plugin: Document, *, has_iptables: bool) -> Document:
 
 
 def _tool(plugin: Document, *, has_iptables: bool) -> str:
-    """As portmap chooses it: what the document says or what its conditions are for, else iptables if it is there."""
+    """The backend as portmap chooses it: the document's, or the one of its conditions, else iptables if it exists."""
     if plugin.get("backend"):
         return str(plugin["backend"])
     for key in ("conditionsV4", "conditionsV6"):

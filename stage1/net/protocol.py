@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CNI plugins are given and what they answer. Pure: called by plugins and attach.
-
-See the CNI specification 1.1.0, sections 2 to 5.
+"""Input and output of CNI plugins. Pure: called by plugins and attach. See the CNI specification 1.1.0, sections 2 to
+5.
 """
 
 import json
@@ -73,8 +72,8 @@ def _runtime(pod: Pod) -> Document:
 
 
 def _burst(bits: int) -> int:
-    """What may pass at once after a silence: what the rate carries in 50 ms. All of it comes on top of the rate, so the
-    most that there is, which others ask for, would let the first half gigabyte of every pod pass without a limit.
+    """The burst: what the rate carries in 50 ms. It comes on top of the rate, so with the largest possible burst,
+    which other runtimes use, the first half gigabyte of every pod would pass without a limit.
     """
     return min(max(bits // _BURSTS_PER_S, _LEAST_BURST_BITS), _MOST_BURST_BITS)
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in the current netns, asked of the kernel itself, in the words of `ip -json`: as far as tap reads them.
-
-Called by tap_links and pool_slot. It changes nothing.
+"""Netlink queries about the current network namespace, with results in the form of `ip -json`, as far as tap reads
+them. Called by tap_links and pool_slot. Read-only.
 """
 
 import _socket

@@ -107,7 +107,7 @@ def _text(record: Record) -> bytes:
 
 
 def try_to_save(path: str, record: Record) -> bool:
-    """As `save`, on the way back, which a full or broken disk must not bar; whether it was possible."""
+    """Like `save`, in a rollback, which a full or failing disk must not prevent. Return whether it was possible."""
     try:
         save(path, record)
     except PodError:
@@ -134,7 +134,9 @@ def load(path: str) -> Record | None:
 
 
 def load_first(path: str) -> Record | None:
-    """As `load`, but if the record is damaged or lost, what was known before the first plugin ran: enough for DEL."""
+    """Like `load`, but if the record is damaged or lost, returns what was recorded before the first plugin ran:
+    enough for DEL.
+    """
     try:
         known, error = load(path), None
     except PodError as damage:
@@ -146,7 +148,7 @@ def load_first(path: str) -> Record | None:
 
 
 def place(cache_dir: str, pod_id: str) -> str:
-    """Where the pod's file is. Raises BadRequest for an id of which a path elsewhere could be made."""
+    """The path of the pod's file. Raises BadRequest for an id that could lead to another path."""
     if not is_word(pod_id):
         raise BadRequest(f"a pod's id must be letters, digits, '_', '.', '-', but it is {pod_id!r}")
     return f"{cache_dir}/{pod_id}.json"

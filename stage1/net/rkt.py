@@ -24,7 +24,9 @@ NETWORKS, NONE, HOST = "networks", "none", "host"
 ALL = "all"
 INFO = "net-info.json"
 DEL_S = 10.0
-"""For all plugins of a pod together, and for all pods whose DEL is tried again by one gc: somebody waits for that."""
+"""Time limits for all plugins of a pod together, and for all pods whose DEL is retried by one gc, since a user waits
+for it.
+"""
 _ENDINGS = (".conf", ".conflist")
 _OLD = ("", "0.1.0", "0.2.0")
 _LENIENT = ("IgnoreUnknown", "1")
@@ -36,7 +38,7 @@ Args = tuple[tuple[str, str], ...]
 
 
 class NetOption(NamedTuple):
-    """What `--net` says: `kind` NETWORKS, NONE or HOST; names in the given order with their CNI_ARGS."""
+    """The parsed `--net`: `kind` NETWORKS, NONE or HOST; names in the given order with their CNI_ARGS."""
 
     kind: str
     names: tuple[tuple[str, Args], ...] = ()
@@ -146,7 +148,7 @@ def _maps_ports(network: Network) -> bool:
 
 
 def bin_dirs(local_config: str, stage1_root: str) -> tuple[str, ...]:
-    """Where rkt looks for plugins, and where distributions put them."""
+    """The directories in which rkt looks for plugins, and in which distributions install them."""
     own = f"{stage1_root}/usr/lib/rkt/plugins/net"
     return (f"{local_config}/net.d", "/usr/lib/rkt/plugins/net", own, "/opt/cni/bin", "/usr/lib/cni")
 

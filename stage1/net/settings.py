@@ -15,7 +15,9 @@ class Default(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Where the node's networks come from. `cache_dir` must survive a reboot. Without `default` there is none."""
+    """The directories of the node's networks. `cache_dir` must survive a reboot. Without `default` there is no
+    default network.
+    """
 
     conf_dir: str
     bin_dirs: tuple[str, ...]
@@ -25,7 +27,7 @@ class Settings(NamedTuple):
 
 
 NETNS = "/run/netns/clearpod-"
-"""How the paths of all pods' network namespaces begin."""
+"""The prefix of the paths of all pods' network namespaces."""
 
 
 def netns_path(pod_id: str) -> str:

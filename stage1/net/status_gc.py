@@ -21,7 +21,7 @@ FIRST = "1.1.0"
 """The version of the specification with STATUS and GC."""
 STATUS_LIMIT_S = 5.0
 RESULTS_DIR = "/var/lib/cni/results"
-"""Where other runtimes on libcni keep their attachments."""
+"""The directory in which other runtimes with libcni keep their attachments."""
 
 _MOST_DEVICES = 16
 """Of a pod whose record is elsewhere."""

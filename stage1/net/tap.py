@@ -15,7 +15,7 @@ from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
 
 _DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 _LIMITS = {"interfaces": 8, "addresses": 16, "routes": 64, "neighbours": 64}
-"""What the agent takes: proto/agent/agent.options."""
+"""The agent's limits: proto/agent/agent.options."""
 
 
 class Seen(NamedTuple):

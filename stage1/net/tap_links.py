@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clearpod itself does in a pod's netns: makes taps, and links each to the device that it is for.
-
-Called by attach and pool_slot, in the netns: everything acts on the current one and ends with it. Starts no process.
+"""Creates taps in a pod's network namespace, and links each to its device. Called by attach and pool_slot, in the
+namespace: everything acts on the current one and ends with it. Starts no process.
 """
 
 import _socket

@@ -179,7 +179,7 @@ def digest(descriptor: int, is_awaited: "Awaited" = lambda: True) -> str:
 
 
 def _data_from(descriptor: int, offset: int, *, size: int) -> tuple[int, int]:
-    """Where the next data is, and the hole behind it; nothing at the end."""
+    """The next range of data, and the hole after it; none at the end."""
     try:
         start = os.lseek(descriptor, offset, os.SEEK_DATA)
         return start, os.lseek(descriptor, start, os.SEEK_HOLE)

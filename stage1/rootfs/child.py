@@ -70,7 +70,7 @@ def _answer(job: "Callable[..., Any]", *given: "Any") -> bytes:
 
 
 def described(error: BaseException) -> str:
-    """What it is and where it was raised, for who looks for its cause: `IndexError: ... (facts.py, line 7)`."""
+    """The error and where it was raised, for debugging: `IndexError: ... (facts.py, line 7)`."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

@@ -42,7 +42,7 @@ class Question(NamedTuple):
     directory: str = ""
     """With `in`, which it may read, and `out`, where it may write; empty: it reaches no files."""
     disk_bytes: int = 0
-    """What may be in `out`."""
+    """Limits of the files in `out`."""
     answer_bytes: int = 65536
     network: bool = False
     """Whether it talks to registries; it then reads how names are resolved and whose certificates are believed."""
@@ -57,9 +57,8 @@ class Asker(NamedTuple):
 
 
 def ask(question: Question, asker: Asker) -> "Any":
-    """What the function returned, from a process of its own. The caller checks the types of what is in it.
-
-    Raises Corrupt, OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
+    """The result of the function, from a process of its own. The caller checks the types in it. Raises Corrupt,
+    OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
     """
     start = _start(question, asker)
     job = supervise.Job(start, -1, question.timeout_s, asker.stop, lambda: _check_output(question))
@@ -94,7 +93,7 @@ class Feeding:
         self._program.give(data)
 
     def answer(self) -> "Any":
-        """What the function returned for all that was given. Raises as `ask`."""
+        """The function's result for all that was given. Raises what `ask` raises."""
         ended = self._program.finish()
         if len(self._program.text) > self._question.answer_bytes:
             raise _too_long(self._question)
@@ -125,7 +124,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def ask(self, question: Question, data: bytes) -> "Any":
-        """What `job(arguments, data)` returned. Raises what `ask` raises; the worker can't be used after that."""
+        """The result of `job(arguments, data)`. Raises what `ask` raises; the worker can't be used after that."""
         with self._lock:
             return self._ask(question, data)
 

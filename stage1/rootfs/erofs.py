@@ -58,7 +58,7 @@ class Inode(NamedTuple):
     start: int
 
     def is_directory(self) -> bool:
-        """As S_ISDIR says."""
+        """Whether it is a directory, as by S_ISDIR."""
         return stat.S_ISDIR(self.mode)
 
     def attributes(self) -> Attributes:
@@ -164,7 +164,7 @@ class Image:
             yield block[start:end].rstrip(b"\0"), inode, kind
 
     def content(self, inode: Inode) -> bytes:
-        """What is in a regular file of a layer. Look at its size first."""
+        """The content of a regular file of a layer. Check its size first."""
         return b"".join(self._blocks(inode))
 
     def _blocks(self, inode: Inode) -> "Iterator[bytes]":

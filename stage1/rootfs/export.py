@@ -18,7 +18,7 @@ _MIB = 1 << 20
 
 
 def image_name(image_id: str) -> str:
-    """What an image is called in the guest."""
+    """The name of an image in the guest."""
     return image_id.removeprefix("sha256:")
 
 

@@ -52,7 +52,7 @@ def update(volume: Mount, view: View) -> dict[str, PodError]:
 
 
 def _prune(view: View, expected: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """What is shown, once all that the host has no more, or something else in its place, was unmounted."""
+    """Unmount what the host does not have any more, or has replaced. Return what is left."""
     for name, what in mount.file_systems_below(view.directory, below=view.path).items():
         if expected.get(name) != what:
             unmounting.below(view.directory, f"{view.path}/{name}")

@@ -65,7 +65,7 @@ class ForkServer:
         return _Forked(ours)
 
     def _send(self, fds: "Sequence[int]") -> None:
-        """To the server, or to a new one if that has died. Raises KernelError."""
+        """Send to the server, or to a new one if it has died. Raises KernelError."""
         with Guard("sendmsg", "the fork server"):
             try:
                 socket.send_fds(self._running(), [b"f"], fds, socket.MSG_NOSIGNAL)
@@ -122,7 +122,7 @@ class _Forked:
         self.exit_code: int | None = None
 
     def wait(self, timeout_s: float) -> bool:
-        """As `supervise.Child`. Raises Exhausted when it could not be forked."""
+        """Like `supervise.Child`. Raises Exhausted if it could not be forked."""
         if self.exit_code is None:
             poll = select.poll()
             poll.register(self._status, select.POLLIN)
@@ -141,12 +141,12 @@ class _Forked:
         return int(text) if text else _KILLED  # the server was
 
     def kill(self) -> None:
-        """As `supervise.Child`."""
+        """Like `supervise.Child`."""
         try:
             self._status.send(b"k", socket.MSG_NOSIGNAL)
         except OSError:
             pass  # it has ended
 
     def close(self) -> None:
-        """As `supervise.Child`."""
+        """Like `supervise.Child`."""
         self._status.close()

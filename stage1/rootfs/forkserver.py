@@ -55,12 +55,12 @@ class _Server:
         self._home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._alive = os.pipe()
         self._children: dict[int, _Child] = {}
-        """By their pidfds, and by the descriptors of their sockets."""
+        """The children, by their pidfds, and by the descriptors of their sockets."""
         self._poll = select.poll()
         self._poll.register(asked, select.POLLIN)
 
     def serve(self) -> None:
-        """Until nobody can ask any more; all children end then."""
+        """Serve until no client is left; then all children end."""
         while True:
             ready = {fd for fd, _ in self._poll.poll()}
             for fd in ready & self._children.keys():

@@ -11,7 +11,7 @@ from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
 
 WHERE = "tree/volumes/pod"
-"""In the pod's directory."""
+"""The file in the pod's directory."""
 
 
 def write(pod: Pod, directory: str, *, network: PodNetwork | None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stage1.linux.idmap import Extent
 
 LINK = "journal"
-"""In the pod's directory, symbolic: to a journal that goes with the pod."""
+"""The symbolic link in the pod's directory to a journal that is removed with the pod."""
 SHARED = "volumes/journal"
 
 

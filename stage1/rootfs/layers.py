@@ -32,7 +32,7 @@ _FACTS_BYTES = 1 << 30
 
 
 class ImageFiles(NamedTuple):
-    """What an image consists of on disk, as absolute paths."""
+    """The files of an image on disk, as absolute paths."""
 
     id: str
     layers: tuple[str, ...]
@@ -42,7 +42,7 @@ class ImageFiles(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where layers are kept and made. `work_dir` is the caller's own, on the same file system."""
+    """The directories in which layers are kept and made. `work_dir` is the caller's own, on the same file system."""
 
     layers_dir: str
     work_dir: str

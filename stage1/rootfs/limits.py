@@ -36,7 +36,7 @@ class Limits(NamedTuple):
     document_values: int = 50_000
     """Of values in one manifest, index or config: variables, labels, annotations, platforms."""
     index_depth: int = 3
-    """How many indexes may lead to a manifest."""
+    """How deep indexes may be nested."""
     memory_mib: int = 1024
     """Of each process that reads a layer or a document."""
     readers: int = 4
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
     pulls: int = 32
     """Pulls at once; more wait."""
     uid: int = 65530
-    """Whose processes these are; 0: root, without capabilities."""
+    """The user of these processes; 0: root, without capabilities."""
 
 
 def refusal(what: str, *, key: str, cap: int) -> OverLimit:

@@ -80,7 +80,7 @@ def _correct_directories(image: Image, stack: "Stack") -> None:
 
 
 def _inherited(stack: "Stack", path: str) -> Attributes:
-    """What the uppermost layer that really describes the directory `path` says about it."""
+    """The attributes of the directory `path`, from the uppermost layer that really has it."""
     for image, known in reversed(stack):
         inodes = list(image.walk(path))
         present = len(inodes) == 1 + len(path.split("/") if path else ())
@@ -106,7 +106,7 @@ def _filecaps(image: Image, candidates: "Sequence[str]") -> bytes:
 
 
 def _kernel(image: Image, stack: "Stack") -> dict[str, str]:
-    """What `own_kernel.FILE` says: that of the uppermost layer with such a name, if it is to be seen in the image."""
+    """The content of `own_kernel.FILE`, from the uppermost layer with that name, if it is visible in the image."""
     if image.find(own_kernel.FILE) is None:
         return {}
     for blob, _ in reversed(stack):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods have outside of their directory, and orphans there: disks, journals, cgroups. Called by the engine.
-
-A pod's directory, which names them, is in `/run` and so is gone after a reboot; they are not.
+"""What pods have outside of their directory, and orphans there: disks, journals, cgroups. Called by the engine. A
+pod's directory, which names them, is in `/run` and so is lost at a reboot; they are not.
 """
 
 import os

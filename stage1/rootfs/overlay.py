@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _NO_SETUID_FIXUP = 1 << 2
 _SCRATCH = "layers"
-"""In the pod's directory, for mounts that are gone afterwards."""
+"""The directory in the pod's directory for temporary mounts."""
 _INERT = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 

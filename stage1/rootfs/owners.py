@@ -15,7 +15,7 @@ from stage1.pod import ids as numbers
 from stage1.pod.model import IdMap, Mount
 
 KEPT = "shifted"
-"""In the pod's directory: the namespace for what is shifted."""
+"""The file in the pod's directory with the namespace for shifted ids."""
 PLAIN = "owners"
 """In the pod's directory, and in the mounts of the process that `keep_plain` was called for: one that maps as the VMM's
 own does. Of pods that have volumes before they have a VMM."""

@@ -14,11 +14,11 @@ _CHUNK_BYTES = 1 << 18
 
 
 class Passing:
-    """What can be read from the descriptor `source`, which is passed on to `give`, in order, once it is approved."""
+    """Reads from the descriptor `source` and passes the data on to `give`, in order, once it is approved."""
 
     def __init__(self, source: int, give: "Callable[[memoryview], object]") -> None:
         self.position = 0
-        """How many bytes were read, by `read` and `skip`."""
+        """The number of bytes that were read, by `read` and `skip`."""
         self._source, self._give = source, give
         self._data = b""
         self._next = self._approved = self._passed = 0

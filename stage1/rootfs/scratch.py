@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from stage1.pod.model import DiskLimit
 
 LINK, GUEST_LINK = "scratch.img", "suspended.state"
-"""In the pod's directory: to its disk, and to the file with its guest while it is suspended (stage1/suspended.py)."""
+"""Links in the pod's directory: to its disk, and to the file with its guest while it is suspended
+(stage1/suspended.py).
+"""
 _SMALLEST_BYTES = 1 << 20
 _FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
 _PROBE_BYTES = 1 << 16

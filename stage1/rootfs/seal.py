@@ -25,7 +25,7 @@ _EROFS, _JSON = ".erofs", ".json"
 
 
 class Seal(NamedTuple):
-    """What a file must be: its size in bytes, and its SHA-256 in hex."""
+    """The expected state of a file: its size in bytes, and its SHA-256 in hex."""
 
     size: int
     sha256: str
@@ -52,7 +52,7 @@ def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]"
 
 
 def read(path: str) -> "tuple[dict[str, Seal], tuple[str, ...]]":
-    """What `write` wrote. Raises Corrupt when it can't be understood, FileNotFoundError without one; Exhausted."""
+    """The seals that `write` wrote. Raises Corrupt if they are damaged, FileNotFoundError without one; Exhausted."""
     try:
         document = json.loads(files.read(path))
         if document["v"] != VERSION:
@@ -98,7 +98,7 @@ def _last_byte(path: str) -> bytes:
 
 
 def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.never) -> str:
-    """As `broken`, which comes first, and by reading all of it. Raises Stopped, Exhausted."""
+    """Like `broken`, which is checked first, and by reading the whole file. Raises Stopped, Exhausted."""
     if why := broken(path, seal):
         return why
     try:

@@ -29,7 +29,9 @@ def below(directory: str, path: str = "") -> None:
 
 
 def alone(directory: str, path: str) -> None:
-    """As `below`, here alone: copies of these mounts stay, of which some may be the host's own (BIDIRECTIONAL)."""
+    """Like `below`, in this namespace only: copies of these mounts stay, of which some may be the host's own
+    (BIDIRECTIONAL).
+    """
     top = os.path.realpath(directory)
     with beneath.Root(directory) as own:
         for target in mount.mounts_below(directory, below=path):

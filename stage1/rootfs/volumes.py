@@ -48,7 +48,7 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
 
 
 def _flow(volume: Mount, *, source: int, is_mapped: bool) -> int:
-    """How the kernel is to pass mounts on; 0 leaves it both ways, as it is for the source. Raises BadRequest."""
+    """The propagation of the mount; 0 leaves it shared, as the source's. Raises BadRequest."""
     if volume.propagation == BIDIRECTIONAL:
         if is_mapped or not mount.is_shared(source):
             raise BadRequest(
@@ -84,8 +84,8 @@ def _make_place(directory: str, path: str, *, is_directory: bool) -> None:
 
 
 def _place(volume: Mount, fd: int, *, directory: str, at: str, flow: int) -> None:
-    """By descriptors: the VMM may rename what is at the target meanwhile, and a volume that is to be read-only is so
-    before it is seen.
+    """Mount it by descriptors: the VMM may rename the target meanwhile, and a read-only volume is made read-only
+    before it is visible.
     """
     if volume.read_only:
         _set_read_only(volume, fd)

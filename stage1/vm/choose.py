@@ -86,7 +86,7 @@ def crun(facts: HostFacts) -> str:
 
 
 def lacks(hypervisor: Hypervisor, facts: HostFacts) -> list[str]:
-    """What keeps it from running here, each with its remedy; empty when it can."""
+    """The reasons why it can't run here, each with its remedy; empty if it can."""
     program = facts.programs.get(hypervisor.name, Program(lack="it was not looked for"))
     missing = [f"{program.lack} ({program.remedy})"] if program.lack else []
     if not hypervisor.can_emulate:
@@ -97,7 +97,7 @@ def lacks(hypervisor: Hypervisor, facts: HostFacts) -> list[str]:
 
 
 def kvm_lacks(facts: HostFacts) -> list[str]:
-    """What keeps hardware virtualisation from being used, each with its remedy; empty when it works."""
+    """The reasons why hardware virtualisation can't be used, each with its remedy; empty if it works."""
     lacks = []
     if not facts.cpu_virtualization:
         lacks.append("the CPU shows neither vmx nor svm (turn virtualisation on in the firmware or the outer host)")
@@ -107,7 +107,7 @@ def kvm_lacks(facts: HostFacts) -> list[str]:
 
 
 def kvm_remedy(facts: HostFacts) -> str:
-    """What to do about `facts.kvm_error`."""
+    """The remedy for `facts.kvm_error`."""
     if facts.kvm_error == os.strerror(errno.EBUSY):
         return "end the other hypervisor that uses the CPU's virtualisation"
     if facts.kvm_error in map(os.strerror, (errno.EACCES, errno.EPERM)):

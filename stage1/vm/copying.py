@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the VMM of a copy of a template begins with: its descriptors, and the load of the template, which takes the
-place of the startup check. Called by `starter`; no process is started or ended here.
+"""The start of a VMM that is a copy of a template: its descriptors, and the load of the template, which replaces the
+startup check. Called by `starter`; no process is started or ended here.
 """
 
 import os

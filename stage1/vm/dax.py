@@ -61,13 +61,13 @@ def regions(dax: Dax, memory_mib: int) -> tuple[Region, ...]:
 
 
 def kernel_arguments(dax: Dax, memory_mib: int) -> list[str]:
-    """What the guest's kernel line must say about the regions."""
+    """The guest's kernel arguments for the regions."""
     memory = [f"memmap={region.size:#x}!{region.address:#x}" for region in regions(dax, memory_mib)]
     return [*memory, f"clearpod.window=/dev/pmem{len(dax.images)}"] if dax.window_bytes else memory
 
 
 def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> dict[str, str]:
-    """What the VMM's environment must have for the shim; `by_descriptor`: the window's socket is handed to it."""
+    """The VMM's environment variables for the shim; with `by_descriptor` it inherits the window's socket."""
     places = regions(dax, memory_mib)
     images = [f"{place.address:#x}:{image.size}:{image.path}" for place, image in zip(places, dax.images, strict=False)]
     variables = {"LD_PRELOAD": dax.library, "CLEARPOD_DAX_IMAGES": ",".join(images)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BANDWIDTH = 1 << 40
 _FIRST_PAUSE_S, _LAST_PAUSE_S, _GROWTH = 0.002, 0.25, 1.2
-"""Between questions how far it is, the answers to which are bounded together."""
+"""Delay between queries of the progress, whose answers are bounded together."""
 
 
 def make(path: str) -> None:
@@ -52,7 +52,7 @@ def read(monitor: "Monitor", path: str) -> None:
 
 
 def settled(monitor: "Monitor", is_awaited: "Callable[[], bool]" = lambda: True) -> str:
-    """How what was begun has ended, for people; empty when nothing was. It is cancelled when nobody wants it."""
+    """The result of the transfer, for people; empty if none was started. It is cancelled if its caller is."""
     pause_s = _FIRST_PAUSE_S
     while True:
         reply = monitor.run("query-migrate")

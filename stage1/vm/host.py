@@ -28,7 +28,7 @@ class HostPod(NamedTuple):
 
     @property
     def link(self) -> SerialLink:
-        """Where the agent is reached."""
+        """The socket of the agent."""
         return SerialLink(f"{self.run_dir}/agent.sock")
 
 
@@ -48,5 +48,5 @@ def argv(pod: HostPod) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """What the agent's environment must be, the least there is."""
+    """The minimal environment of the agent."""
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}

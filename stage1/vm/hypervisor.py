@@ -31,7 +31,7 @@ class Hypervisor:
     into a window there while the guest runs; empty when it has no DAX.
     """
     has_balloon = False
-    """What a guest frees goes back to the host."""
+    """Whether memory that a guest frees is returned to the host."""
     has_templates = False
     """It can save a guest, and begin many as copies of that (template.py)."""
     tells_files_apart = False

@@ -30,5 +30,5 @@ def is_program(path: str) -> bool:
 
 
 def facts() -> HostFacts:
-    """What this host can do, with the hypervisors' programs. Takes some milliseconds and changes nothing."""
+    """Facts about this host, with the hypervisors' programs. Takes some milliseconds and changes nothing."""
     return host_facts()._replace(programs={one.name: one.find() for one in ALL})

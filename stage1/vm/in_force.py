@@ -133,7 +133,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _names(digits: str) -> tuple[str, ...]:
-    """In kernel order; one that is newer than we are by its number."""
+    """The capabilities in the kernel's order; one that is newer than this program by its number."""
     bits = int(digits, 16)
     known = capabilities.ALL
     return tuple(

@@ -44,8 +44,9 @@ _SYSTEM = (
 # Numbers that Linux gives out: Documentation/admin-guide/devices.txt, and miscdevice.h for those of major 10.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 _CHANGED = ("containers", "journal", "apps", "status")
-"""Below a share that is not read-only: what is mounted there may be changed. The last two are rkt's, of which apps are
-among the layers (stage1/rkt/machine.py)."""
+"""Directories below a share that is not read-only whose mounts may be written to. The last two are rkt's, of which
+apps are among the layers (stage1/rkt/machine.py).
+"""
 _KVM, _VSOCK = {"kvm": (10, 232)}, {"vhost-vsock": (10, 241)}
 
 
@@ -110,8 +111,8 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
 
 
 def describe_copy(described: bytes, vm: VmSpec, *, launch: Launch) -> bytes:
-    """For the same VM as a copy of a template, without looking at all files again: `described` is what `describe` gave
-    for the one that boots.
+    """The jail for the same VM as a copy of a template, without checking all files again: `described` is the result
+    of `describe` for the one that boots.
     """
     assert vm.template
     kept = [field for field in described.split(b"\0")[:-1] if field[:1] not in (b"a", b"k")]
@@ -155,7 +156,9 @@ def _network(vm: VmSpec) -> list[str]:
 
 
 def places(vm: VmSpec) -> list[Place]:
-    """What the VMM sees of the host's files. The binary once more under the name that it is started by."""
+    """The files of the host that the VMM sees. The binary appears a second time under the name by which it is
+    started.
+    """
     files = [*_booted(vm), *_of_dax(vm)]
     return [
         *(Place(path) for path, _ in _SYSTEM),

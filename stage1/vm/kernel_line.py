@@ -21,7 +21,7 @@ SPEED = (
 
 
 def for_agent(vm: VmSpec, *, system: str, scratch: str) -> list[str]:
-    """Where the agent finds its link and its disks; `system` and `scratch` are the guest's device names."""
+    """Arguments that tell the agent its link and its disks; `system` and `scratch` are the guest's device names."""
     link = "serial" if isinstance(vm.link, SerialLink) else f"vsock:{vm.link.port}"
     arguments = [f"clearpod.link={link}", f"clearpod.system={system}"]
     if vm.scratch:

@@ -55,7 +55,7 @@ def argv(vm: VmSpec) -> list[str]:
 
 
 def environment(vm: VmSpec) -> dict[str, str]:
-    """What kvmtool's environment must be: a HOME of the pod's own, and the library for DAX."""
+    """kvmtool's environment: a HOME of the pod's own, and the library for DAX."""
     own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
     if not vm.dax:
         return own

@@ -16,7 +16,7 @@ from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, SerialLink, VmSp
 VARIABLE, DESCRIPTION_VARIABLE, COPY_VARIABLE = "CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD", "CLEARPOD_COPY_FD"
 """The launcher's descriptors for the parts of a launch spec."""
 LOADED = "loaded"
-"""Beside the directory of the image's VMM; images/stage1-aci/README.md."""
+"""The directory beside that of the image's VMM, for programs that its loader starts; images/stage1-aci/README.md."""
 
 
 class LaunchSpec(NamedTuple):
@@ -103,13 +103,13 @@ def _listener(vm: VmSpec) -> str:
 
 
 def _start_of(binary: str) -> str:
-    """What starts it: a VMM of the stage1 image is dynamic, and beside it is what loads it on any host."""
+    """The program that starts it: a VMM of the stage1 image is dynamic, and the image has the loader for it."""
     loaded = f"{os.path.dirname(os.path.dirname(binary))}/{LOADED}/{os.path.basename(binary)}"
     return loaded if os.path.exists(loaded) else binary
 
 
 def _loader(start: str) -> tuple[str, ...]:
-    """What loads it: the launcher, and the image's loader and libraries."""
+    """The loader: the launcher, and the image's loader and libraries."""
     return os.path.realpath(start), f"{os.path.dirname(os.path.dirname(start))}/python"
 
 

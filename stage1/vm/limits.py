@@ -15,8 +15,7 @@ MIB = 1 << 20
 PROGRAM_MIB = 128
 """Memory of the VMM itself with its libraries, for devices, threads and requests in progress."""
 CACHE_MIB = 256
-"""For the code that is translated when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a
-guest."""
+"""Memory for translated code when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a guest."""
 GUEST_MIB = 64
 """Of a guest's kernel and agent with nothing in it."""
 PROGRAM_KVM_MIB, PROGRAM_TCG_MIB = 32, 64
@@ -28,7 +27,9 @@ _TABLES_KVM, _TABLES_TCG = 64, 8
 """One part in so many of the guest's memory is taken once more, for page tables, or for the emulated TLB."""
 _IO_CPUS = 1
 _THREADS = 96
-"""Beside those of vCPUs: QEMU has up to 64 for files and disks, kvmtool one for each device and each processor."""
+"""Threads in addition to vCPUs: QEMU has up to 64 for files and disks, kvmtool one for each device and each
+processor.
+"""
 
 
 def of(vm: VmSpec) -> Limits:
@@ -41,13 +42,13 @@ def of(vm: VmSpec) -> Limits:
 
 
 def cost_mib(vm: VmSpec) -> int:
-    """What the VM takes of the host beside its containers, with some air; a pod's cgroup must have room for it."""
+    """The overhead of the VM on the host, with a margin; a pod's cgroup must have room for it."""
     return estimate_mib(vm.memory_mib, is_emulated=_is_emulated(vm))
 
 
 def estimate_mib(memory_mib: int, *, is_emulated: bool) -> int:
-    """As `cost_mib`, of a VM with so much memory: its kernel, agent and page structs, and the VMM. docs/admin/node.md
-    has it measured.
+    """Like `cost_mib`, of a VM with that much memory: its kernel, agent and page structs, and the VMM.
+    docs/admin/node.md has the measurements.
     """
     program = PROGRAM_TCG_MIB + CACHE_MIB if is_emulated else PROGRAM_KVM_MIB
     tables = memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM)
@@ -63,7 +64,7 @@ def most_mib(available_mib: int, *, is_emulated: bool) -> int:
 
 
 def overhead_mib(vm: VmSpec) -> int:
-    """What the VMM takes at most beside the guest's memory."""
+    """The most that the VMM uses in addition to the guest's memory."""
     is_emulated = _is_emulated(vm)
     tables = -(-vm.memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM))
     served = SERVER_MIB if vm.has_server else 0

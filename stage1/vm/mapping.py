@@ -127,7 +127,7 @@ def _map(directory: str, place: Placed, *, pieces: "Pieces", window: Window) -> 
 
 
 def _take_out_after(error: BaseException, directory: str, *, name: str) -> None:
-    """What can't be taken out stays recorded, for the next try, and does not hide the error that led here."""
+    """Unmap; what can't be unmapped stays recorded, for a retry, and does not hide the original error."""
     try:
         take_out(directory, name)
     except PodError as second:

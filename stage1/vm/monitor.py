@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LIMIT_S = 60.0
-"""For a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
+"""Time limits for a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
 _MOST_BYTES = 1 << 20
 _MOST_NUMBER, _MOST_VALUES = 1 << 63, 1 << 17
 """The latter of one answer: each takes many times of its text in memory."""
@@ -61,7 +61,7 @@ class Monitor:
         self._answered(len(BEGIN) + 2, or_migrated=True)
 
     def run(self, name: str, arguments: "dict[str, Any] | None" = None, *, descriptor: int = -1) -> "Any":
-        """What QEMU returns for this command, which may take a descriptor of ours. Raises Refused too."""
+        """The result of this command, which may take a descriptor of ours. Raises Refused too."""
         sys.audit("clearpod.monitor", name)  # as in `linux.libc.call`
         self._ask([(name, arguments or {})], [descriptor] if descriptor >= 0 else [])
         while True:
@@ -88,7 +88,7 @@ class Monitor:
             raise VmFailed(f"the VMM's monitor does not accept commands: {error.strerror}") from None
 
     def _answered(self, count: int, *, or_migrated: bool = False) -> None:
-        """So many commands are done, and what one of them began as well."""
+        """Wait until that many commands have completed, and what one of them started."""
         migrated = not or_migrated
         while count or not migrated:
             reply = self._read()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a jail needs and this host lacks. Called by `clearpod check` and by the daemon when it begins, to say it early:
-a VMM is never started with less, but for Landlock, which is a second fence. Changes nothing.
+"""What a jail needs and this host lacks. Called by `clearpod check` and by the daemon at its start, to report it
+early: a VMM is never started with less, except for Landlock, which is an additional layer. Changes nothing.
 """
 
 import os

@@ -28,21 +28,23 @@ interrupt would be a virtio device's.
 _PLACES, _PLACE_BYTES, _FIRST_PLACE, _FIRST_IRQ = 8, 512, 0xFEB00000, 5
 """Of a microvm's virtio devices; QEMU gives the first one the last place."""
 _PANIC = ("-device", "pvpanic")
-"""By its port 0x505 a kernel tells its panic: Unikraft, OSv and Linux do."""
+"""The pvpanic device, by whose port 0x505 a kernel reports a panic: Unikraft, OSv and Linux do."""
 _DASHES = " -- "
 TRACE = "system_shutdown_request"
-"""What QEMU writes to its stderr when its guest powers off, where it is built to. One that then resets as well, to be
-sure, has its end told as a reset.
+"""QEMU's message on stderr when its guest powers off, if it is built to print one. If the guest resets as well, to be
+sure, the end is reported as a reset.
 """
 BEGIN = ("qmp_capabilities", "cont")
-"""What a monitor is told: to tell of events, and to let the VM begin."""
+"""The commands for a monitor: to report events, and to start the VM."""
 _DEBUG_EXITS = ("isa-debug-exit,iobase=0x501,iosize=0x02", "isa-debug-exit,iobase=0xf4,iosize=0x04")
-"""Where Solo5 and others write their exit code, and QEMU's own choice; where Hermit and others do."""
+"""The ports to which Solo5 and others write their exit code, which is QEMU's default; and to which Hermit and others
+do.
+"""
 
 
 class Features(NamedTuple):
-    """What a kernel's machine has: the device by which it says its exit code, devices of virtio 1.0 only, a second
-    monitor at a descriptor of its launcher's.
+    """The features of a kernel's machine: the device for its exit code, devices of virtio 1.0 only, a second monitor
+    at a descriptor of its launcher.
     """
 
     has_debug_exit: bool = False
@@ -69,7 +71,9 @@ class OwnMachine:
 
 
 def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
-    """For QEMU, the whole line. `sandbox` and `errors` are options of its driver for what it may do, and for disks."""
+    """QEMU's whole command line. `sandbox` and `errors` are options of its driver for its seccomp filter, and for
+    disks.
+    """
     own = vm.own
     assert own
     return [
@@ -135,7 +139,7 @@ def _devices(vm: VmSpec, own: OwnMachine, *, errors: str) -> list[str]:
 
 
 def argv_of_pci(vm: VmSpec, *, before: str, network: list[str]) -> list[str]:
-    """For kvmtool, which puts the arguments `before` those of the kernel, and has the options `network`."""
+    """kvmtool's command line; it puts the arguments `before` those of the kernel, and has the options `network`."""
     own = vm.own
     assert own
     kernel_line.join([own.command_line], added_bytes=len(before) + 1)

@@ -104,7 +104,7 @@ def argv(vm: VmSpec) -> list[str]:
 
 
 def environment(vm: VmSpec) -> dict[str, str]:
-    """What QEMU's environment must be, the least there is."""
+    """The minimal environment of QEMU."""
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
 
 
@@ -145,12 +145,12 @@ def _devices(vm: VmSpec) -> list[str]:
 
 
 def _transports(argv: list[str]) -> int:
-    """How many of microvm's virtio transports the devices take; ports are on the serial device's."""
+    """How many of microvm's virtio transports the devices use; ports are on the serial device's."""
     return argv.count("-device") - sum(word.startswith("virtserialport,") for word in argv)
 
 
 def _template(vm: VmSpec) -> list[str]:
-    """Where the guest's memory is, and the monitor; a copy begins with what is loaded by that."""
+    """The options for the guest's memory, and the monitor by which a copy is loaded."""
     if not vm.template:
         return []
     from stage1.vm.template import STATE_FD, STATE_SET  # rkt has none, and waits for each import
@@ -170,7 +170,7 @@ def _shared_memory(vm: VmSpec) -> list[str]:
 
 
 def _console(vm: VmSpec) -> list[str]:
-    """Where the guest's kernel writes; the apps of an autonomous pod have a port of their own then."""
+    """The options for the console of the guest's kernel. The apps of an autonomous pod then have their own port."""
     if not vm.console_attached:
         return ["-serial", "stdio"]
     # A descriptor by a name that QEMU takes for a file's.
@@ -204,7 +204,7 @@ def _window(size: int) -> list[str]:
 
 
 def _monitor(vm: VmSpec) -> list[str]:
-    """For as long as the VM lives: in its jail it has the socket, and no path to it."""
+    """The options for the monitor of the VM's whole life: in its jail it has the socket, and no path to it."""
     if not vm.window_bytes:
         return []
     where = f"fd={QMP_FD}" if vm.jailer else f"path={vm.run_dir}/{QMP}"

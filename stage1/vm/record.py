@@ -45,7 +45,7 @@ def write(directory: str, record: Record) -> None:
 
 
 def read(directory: str) -> Record | None:
-    """What `write` wrote; None when it has not. Raises VmFailed when it is damaged."""
+    """The record that `write` wrote; None if there is none. Raises VmFailed if it is damaged."""
     try:
         with beneath.Root(directory) as own:
             document = json.loads(own.read(FILE, most=_MOST_BYTES, ours=True))

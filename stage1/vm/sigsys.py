@@ -58,7 +58,7 @@ def _find(pid: int, since: float, *, log: str, wait_s: float) -> str:
 
 
 def _records(log: str, wait_s: float) -> "Iterator[str]":
-    """What is in the log, and what comes within `wait_s`; a record for each read. Ends early when it can't be read."""
+    """The records of the log, and those of the next `wait_s`. Ends early if it can't be read."""
     try:
         fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -39,7 +39,7 @@ class Range(NamedTuple):
         return range(-(-self.first // POD_IDS), (self.first + self.length) // POD_IDS)
 
     def why_not(self) -> str:
-        """What is wrong with it, in terms of jail.first_id and jail.count; empty when nothing is."""
+        """The error in it, in terms of jail.first_id and jail.count; empty if there is none."""
         if self.first < LEAST_ID:
             return f"first_id must be at least {LEAST_ID}: below are the ids of accounts"
         if self.first + self.length > MOST_ID:

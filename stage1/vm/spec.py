@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VM is, as data. Made by the engine, read by the hypervisors' drivers and by `host.py`. No I/O here.
-
-Paths are absolute host paths without commas (both VMMs split their options there; `check` refuses others).
+"""The description of a VM, as data. Made by the engine, read by the hypervisors' drivers and by `host.py`. No I/O
+here. Paths are absolute host paths without commas (both VMMs split their options there; `check` refuses others).
 """
 
 from typing import NamedTuple
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from stage1.vm.template import Template
 
 HOME = "/vmm"
-"""In the jail: a small file system of the VMM's own."""
+"""The directory in the jail for a small file system of the VMM's own."""
 LISTENER_FD, CONSOLE_FD, MONITOR_FD, QMP_FD, VOLUMES_FD, TAP_FD = 10, 11, 12, 14, 15, 16
 """Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, the socket of its
 monitor if that stays open, the connection to who serves its volumes, its first tap."""
@@ -34,7 +33,7 @@ class Share(NamedTuple):
     path: str
     read_only: bool
     is_served: bool = False
-    """By virtiofsd (volume_server.py), and not by the VMM."""
+    """Served by virtiofsd (volume_server.py), and not by the VMM."""
 
 
 class Nic(NamedTuple):
@@ -63,7 +62,7 @@ class VsockLink(NamedTuple):
 
 
 Link = SerialLink | VsockLink
-"""How the agent is reached."""
+"""How the agent is connected."""
 
 
 class DaxImage(NamedTuple):
@@ -74,9 +73,8 @@ class DaxImage(NamedTuple):
 
 
 class Dax(NamedTuple):
-    """For a VMM with a window: its preloaded `library`, and what it maps; the first of `images` is the system image.
-
-    With `window_bytes` there is a window too, which is filled through the unix socket `socket`.
+    """The DAX settings of a VMM: its preloaded `library`, and the mapped files; the first of `images` is the system
+    image. With `window_bytes` there is a window too, which is filled through the unix socket `socket`.
     """
 
     library: str
@@ -127,9 +125,9 @@ class VmSpec(NamedTuple):
     filter: str = ""
     """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
     own: "OwnMachine | None" = None
-    """For a kernel that an image brings."""
+    """The kernel of an image, if the pod boots one."""
     template: "Template | None" = None
-    """What it is made, or is a copy of; None: it boots."""
+    """The template that it is made for, or a copy of; None: it boots."""
     window_bytes: int = 0
     """It has a disk of this size for images, which are put there while it runs (medium.py), and a monitor at QMP."""
     is_resumed: bool = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stage1.vm.template import Template
 
 _USAGE_LINES = 100
-"""What a VMM says about a wrong option may stand above all its options."""
+"""How many lines of usage a VMM may print after its message about a wrong option."""
 _DEATH_S = 10.0
 _ANY_IDS = (Extent(0, 0x70000000, 65536),)
 
@@ -186,7 +186,7 @@ def _on_host(pod: HostPod, log: int, *, console: str) -> VmProcess:
 
 
 def _sockets(vm: VmSpec) -> dict[int, tuple[str, bool]]:
-    """Where the VMM is reached, as `Hypervisor.listener` says it, by the numbers of its descriptors."""
+    """The sockets of the VMM, as `Hypervisor.listener` has them, by the numbers of its descriptors."""
     place = vm.hypervisor.listener(vm)
     monitor = {QMP_FD: (f"{vm.run_dir}/{QMP}", False)} if vm.window_bytes else {}
     return monitor | ({LISTENER_FD: place} if place else {})

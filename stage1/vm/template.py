@@ -21,7 +21,7 @@ STATE_FD, RAM_FD = 13, 14
 RAM_LINK = f"/proc/self/fd/{RAM_FD}"
 """A copy's path to its memory: QEMU opens a file by its path only, and there is no other one in the jail."""
 STATE_SET = 2
-"""By which QEMU knows a descriptor as a file."""
+"""QEMU's name of a descriptor as a file."""
 
 STATE_URI = f"file:/dev/fdset/{STATE_SET}"
 _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
@@ -71,7 +71,7 @@ class Template(NamedTuple):
 
     @property
     def memory(self) -> str:
-        """Where the VMM opens it: its maker the file itself, a copy what it was given."""
+        """The path at which the VMM opens it: when it is made the file itself, in a copy the passed descriptor."""
         return self.ram if self.is_made else RAM_LINK
 
     @property

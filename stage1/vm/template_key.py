@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a template was made of, and its name, which is the hash of that: a VM can only be a copy of a template that was
-made of the same. Called by `stage1.templates`. It looks at files' sizes and times, and reads no guest.
+"""The parts that a template was made from, and its name, which is their hash: a VM can be a copy only of a template
+with the same parts. Called by `stage1.templates`. It looks at files' sizes and times, and reads no guest.
 """
 
 import os

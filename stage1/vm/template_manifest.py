@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected"
 """The manifest's name when the template is no good; rkt's launcher gives it, too (images/launcher)."""
 _USED_S = 3600
-"""How exactly the last use is known."""
+"""The resolution of the last use."""
 
 
 class Manifest(NamedTuple):
@@ -39,7 +39,7 @@ class Manifest(NamedTuple):
 
 
 def decode(text: bytes) -> Manifest:
-    """What `encode` gave. Raises VmFailed when it is damaged or a later version's."""
+    """The inverse of `encode`. Raises VmFailed if it is damaged or of a later version."""
     try:
         record = json.loads(text)
         if record["version"] != 1:
@@ -82,7 +82,7 @@ def written(template: Template) -> dict[str, str]:
 
 
 def facts(template: Template) -> tuple[tuple[int, ...], ...]:
-    """What would be another after a change. Raises FileNotFoundError."""
+    """Facts that a change of the files would alter. Raises FileNotFoundError."""
     status = [os.stat(path) for path in (template.ram, template.state)]
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in status)
 

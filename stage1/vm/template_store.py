@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NEW = ".new"
 _CHUNK = 1 << 20
 _AGAIN_S = 24 * 3600
-"""How long the mark of one that was rejected is kept."""
+"""How long the mark of a rejected template is kept."""
 COMPARED = "compared"
 """An empty file of a template: changed when its checksums were last compared (`compare`)."""
 

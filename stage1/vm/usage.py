@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VMM takes on the host, for people who look. Called by the daemon; reads /proc, blocking for a millisecond."""
+"""A VMM's usage on the host, for display. Called by the daemon; reads /proc, blocking for a millisecond."""
 
 import os
 from typing import NamedTuple

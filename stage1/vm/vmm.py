@@ -52,7 +52,7 @@ class VmProcess(NamedTuple):
             return handle.wait(timeout_s)
 
     def age_s(self) -> float:
-        """How long ago it was started."""
+        """Seconds since its start."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_time / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
@@ -107,13 +107,13 @@ class VmProcess(NamedTuple):
             return own.open(name, flags)
 
     def to_json(self) -> dict[str, int | str]:
-        """For `record`, so that another process can adopt the VMM."""
+        """Its state for `record`, so that another process can adopt the VMM."""
         served = dict(zip(("server_pid", "server_start_time"), self.server, strict=False))
         return {"pid": self.pid, "start_time": self.start_time, "console": self.console, **served}
 
     @classmethod
     def from_json(cls, record: dict[str, object]) -> "VmProcess":
-        """What `to_json` gave, other keys ignored. Raises VmFailed when the record is damaged."""
+        """The inverse of `to_json`; other keys are ignored. Raises VmFailed if the record is damaged."""
         console, who = record.get("console"), _identity(record.get("pid"), record.get("start_time"))
         if not (isinstance(console, str) and who):
             raise VmFailed(f"the record of a VMM is damaged: {str(record)[:200]}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PATHS = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
-"""Where distributions have it. It must be in what a jail shows of the host."""
+"""The paths at which distributions install it. They must be visible in a jail."""
 _SOCKET_FD = 15
 
 

@@ -41,7 +41,7 @@ class Window(NamedTuple):
         return [(begin, end - begin) for begin, end in zip(begins, ends, strict=True) if end > begin]
 
     def place(self, name: str, size: int) -> Placed | None:
-        """Where an image of `size` bytes, rounded up to pages, goes; None when no gap is large enough."""
+        """The offset for an image of `size` bytes, rounded up to pages; None if no gap is large enough."""
         needed = max(-(-size // PAGE_BYTES), 1) * PAGE_BYTES
         return next((Placed(name, offset, needed) for offset, free in self.gaps() if free >= needed), None)
 
