@@ -43,17 +43,13 @@ FAULT_RETRY_S = 0.5
 UNTAKEN_BYTES = 1 << 16
 """Of what was written to a guest and it has not taken; more waits in the link, which has limits."""
 WORK = 64
-"""How many bytes are processed between two looks at the clock, for HostLink.receive: a full frame of output, or 64
-small ones.
-"""
+"""How many bytes HostLink.receive processes between two looks at the clock: one full frame, or 64 small ones."""
 UNKNOWN_EVENT = 8
 """A process's end that nobody waits for counts as so many events."""
 OLD_GREETING_NS = 20_000_000
 """A guest sets its clock by the host's greeting: so much later it is worth another."""
 HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
-"""Requests that the agent passes to a helper process. It refuses more than 32 at a time, and each needs memory of the
-guest.
-"""
+"""Requests that the agent passes to a helper process, which needs memory of the guest. It refuses more than 32."""
 HELPED_AT_ONCE = 8
 
 
@@ -215,9 +211,7 @@ class Agent:
             self._port.forget(self._who.link.cid)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Handle the end of the link's task: a call that waits for the hello must get the error, and nobody waits for
-        a link that is not served any more.
-        """
+        """Pass an error of the link's task to the call that waits for the hello, and cut the link."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("link.ended", extra={"pod": self._who.name}, exc_info=error)
@@ -287,9 +281,7 @@ class Agent:
         self._hello.set_result(hello)
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
-        """The bytes that have arrived; empty at the connection's end, and if a greeting on a serial port stays
-        unanswered.
-        """
+        """The next bytes; empty at the connection's end, or if a greeting on a serial port stays unanswered."""
         is_met = self._link.open or isinstance(self._who.link, VsockLink)
         self._unanswered = 0 if is_met else min(self._unanswered, MOST_DOUBLINGS)
         try:
@@ -354,9 +346,7 @@ class Agent:
                 return last, events
 
     def _settle(self, last: int, events: int) -> float:
-        """Acknowledge frames that were delivered and committed, at once if that can't wait. Return the seconds to
-        wait.
-        """
+        """Acknowledge committed frames, at once if that can't wait. Return the seconds to wait."""
         link = self._link
         if last:
             link.acknowledge(last)
