@@ -68,7 +68,7 @@ def find(parent: str) -> dict[str, str]:
 
 
 def allowed(paths: dict[str, str]) -> Allowed:
-    """Its own limits; those of the cgroups above it are for more than one pod."""
+    """The limits of the cgroup itself; those of the cgroups above it are for more than one pod."""
     memory = [_number(f"{path}/{name}") for path in paths.values() for name in ("memory.max", "memory.limit_in_bytes")]
     pids = [_number(f"{path}/pids.max") for path in paths.values()]
     return Allowed(min(filter(None, memory), default=0), min(filter(None, pids), default=0))

@@ -107,7 +107,7 @@ class VmProcess(NamedTuple):
             return own.open(name, flags)
 
     def to_json(self) -> dict[str, int | str]:
-        """Its state for `record`, so that another process can adopt the VMM."""
+        """The state for `record`, so that another process can adopt the VMM."""
         served = dict(zip(("server_pid", "server_start_time"), self.server, strict=False))
         return {"pid": self.pid, "start_time": self.start_time, "console": self.console, **served}
 
