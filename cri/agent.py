@@ -54,8 +54,8 @@ HELPED_AT_ONCE = 8
 
 
 class Identity(NamedTuple):
-    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process. `first` is
-    what the guest knows in place of that secret before it has met us, as in `HostLink`.
+    """The other end: the pod's name for errors, its link and its secret; `epoch` is this process. `first` is what the
+    guest knows instead of that secret before the first connection, as in `HostLink`.
     """
 
     name: str
@@ -193,7 +193,7 @@ class Agent:
                 answer.set_exception(VmFailed(why))
 
     async def drain(self, timeout_s: float) -> None:
-        """After the VMM's end: process what it had already sent, until the connection ends."""
+        """Process what the VMM had sent before its end, until the connection ends."""
         if self._task is not None:
             self._lost = self._lost or f"the virtual machine of {self._who.name} has ended"
             self._expect_nothing()

@@ -34,7 +34,7 @@ LEVELS = {
 }
 """The client's mistakes, then what may pass; all else is the node's own failure, and an error."""
 REPEATED_S, MOST_REPEATED = 60.0, 256
-"""For how many seconds a repeated failure is logged at debug, since the kubelet repeats some calls each second; and
+"""The seconds for which a repeated failure is logged at debug, since the kubelet repeats some calls each second; and
 how many different failures are remembered.
 """
 REMOVALS = ("RemovePodSandbox", "RemoveContainer")

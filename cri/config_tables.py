@@ -102,7 +102,7 @@ class Storage(Table):
     reserve_mib: int = key(default=64, ge=0, le=1 << 20)
     """Kept by the daemon on that disk, so that it can remove things when the disk is full."""
     keep_free_mib: int = key(default=256, ge=0, le=1 << 20)
-    """If less is free, a pod that continues to take space is held until there is space again."""
+    """The free space below which a pod that continues to take space is held until there is space again."""
 
 
 @dataclass(frozen=True, kw_only=True)

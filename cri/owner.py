@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns the pods: one daemon for each run directory and each state directory, held by locks on files in them; and
-none that is older than what it would find there.
+"""The ownership of pods: one daemon for each run directory and each state directory, held by locks on files in them;
+and none that is older than what it would find there.
 
 Taken by `clearpod serve` before anything else, with its sockets and ports. What begins with `require` changes nothing,
 so that `clearpod check` asks the same. `clearpod run` and rkt have directories of their own for their pods, and share

@@ -27,7 +27,7 @@ UNDO_S = 0.8
 2 s.
 """
 LONG_S, MOST_BULK = 10.0, 32
-"""After this time a job of a `Bulk` makes room for others; and the limit of jobs that run then."""
+"""The time after which a job of a `Bulk` makes room for others, and the limit of jobs that run then."""
 P = ParamSpec("P")
 T = TypeVar("T")
 

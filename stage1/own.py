@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from stage1.vm.spec import Nic
 
 SERIAL, MONITOR = "serial.log", "monitor.sock"
-"""In the pod's directory: what the kernel's serial port says, and where its QEMU listens."""
+"""Files in the pod's directory: the output of the kernel's serial port, and the socket of its QEMU."""
 _OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP)
 _OWNERS = "kernel-owners"
-"""In the pod's directory: a user namespace that maps as those of its VMMs, of which each has its own."""
+"""The file in the pod's directory for a user namespace with the same mapping as those of its VMMs, of which each has
+its own.
+"""
 MIB = 1 << 20
 GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC = "guest-shutdown", "guest-reset", "guest-panic"
 REASONS = (GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC)

@@ -121,7 +121,7 @@ def entering(vm: VmSpec, start: "Callable[[], Result]") -> "Result":
 
 
 def entering_host_pod(pod: "HostPod", start: "Callable[[], Result]") -> "Result":
-    """As `entering`; the agent enters the scope by itself, and is waited for."""
+    """Like `entering`; the agent enters the scope by itself, and is waited for."""
     if not scope.of(pod.cgroup):
         return start()
     with scope.Keeper() as keeper:
@@ -179,6 +179,6 @@ def end(directory: str) -> None:
 
 
 def see_removed(directory: str) -> None:
-    """After `end`, wait until systemd has removed the pod's scope, if it had one."""
+    """Wait, after `end`, until systemd has removed the pod's scope, if it had one."""
     for path in cgroups(directory):
         scope.see_removed(path)

@@ -25,7 +25,7 @@ MAC = pool_slot.MAC
 
 
 def prepare(pod: Pod, host: Host, *, devices: int = 1) -> Prepared:
-    """As `engine.prepare`, but no plugin is called: for its network the pod has a netns and so many devices."""
+    """Like `engine.prepare`, but no plugin is called: the pod has a network namespace with that many devices."""
 
     def reserve(pod: Pod, directory: str) -> PodNetwork | None:
         return pool_slot.prepare(pod.id, directory, settings=host.network, devices=devices) if host.network else None

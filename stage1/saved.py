@@ -71,8 +71,8 @@ class Manifest(NamedTuple):
 
 
 def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> bool:
-    """Before the guest is saved into the directory `near` or one in it: write to the file system what of its disk would
-    have to be written while it is stopped. Return whether its disk will take room there. Raises KernelError.
+    """Write back, before the guest is saved into the directory `near` or one in it, what of its disk would have to be
+    written while it is stopped. Return whether its disk will take space there. Raises KernelError.
     """
     files.make_dirs(near, 0o700)
     disk = machine.vm_spec(pod, host, directory=directory).scratch
@@ -140,7 +140,7 @@ def read(path: str) -> Manifest:
 
 
 def prepare(pod: Pod, host: Host, *, manifest: Manifest | None = None) -> Prepared:
-    """As `engine.prepare`, for a pod whose VM is to be a copy, of what has `manifest` if that is known already: after
+    """Like `engine.prepare`, for a pod whose VM is to be a copy, of what has `manifest` if that is known already: after
     `engine.boot` its VMM waits for the guest. Undo: `engine.clean_up`. Raises WrongState when it would be another
     machine, and as that.
     """

@@ -27,7 +27,7 @@ OURS = {
     "ShowTemplate": ("CheckpointPod", "Status"),
     "RemoveTemplate": ("CheckpointPod", "StopPodSandbox"),
 }
-"""As in `cri.server`: RPCs of clearpod's own, and which of the CRI have the same request and answer."""
+"""RPCs of clearpod's own, as in `cri.server`, and which of the CRI have the same request and answer."""
 ANSWER_S = 60.0
 """Time limit of calls that do not have to wait for anything."""
 _LIMIT_BYTES = 16 << 20

@@ -112,7 +112,7 @@ def text(now: Observation) -> str:
 
 
 def who(now: Observation) -> str:
-    """Who has set KSM's settings, for people."""
+    """The owner of KSM's settings, for people."""
     if now.record is None:
         return "by another program than clearpod" if now.settings.run == RUN else "as clearpod has found it"
     if not now.record.explains(now.settings):

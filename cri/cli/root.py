@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may run a command: one sentence for a user who is not root, with the line to type instead.
+"""The check that a user is root: the error has the line to type instead.
 
 Called by the commands that change the machine, before they do anything else. Asks for the user and nothing more.
 """

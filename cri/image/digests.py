@@ -30,7 +30,7 @@ log = logging.getLogger("clearpod.pull")
 KEEP_S = 60.0
 """How long the process is kept after a request, and within what time a second request makes it start."""
 BUSY_S = 0.2
-"""If earlier requests take longer than this, skopeo asks instead."""
+"""The longest wait for earlier requests; after that skopeo asks instead."""
 MOST = 4
 """Processes at the same time."""
 _TIMEOUT_S = 6.0

@@ -12,7 +12,7 @@ from stage1.rootfs import confined
 
 
 class LazyWorker:
-    """At most one worker, which `make` starts at the first `get`. Close it."""
+    """A worker that `make` starts at the first `get`. Close it."""
 
     def __init__(self, make: Callable[[], confined.Worker]) -> None:
         self._make, self._lock = make, threading.Lock()

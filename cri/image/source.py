@@ -54,7 +54,7 @@ class Resolved(NamedTuple):
 
 
 BlobFiles = dict[str, "asyncio.Future[str]"]
-"""For each layer's blob, by digest, the path of its file, which is set when the file is complete."""
+"""The paths of layers' files by their blobs' digests, each set when the file is complete."""
 
 
 class Source(Protocol):

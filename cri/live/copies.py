@@ -133,8 +133,8 @@ async def bring_up(
     given: "tuple[Manifest, Original] | None" = None,
     saving: "asyncio.Future[float] | None" = None,
 ) -> None:
-    """From nothing to READY as a copy of what is saved in `path`, by what is written there or `given`; its containers
-    wait in `status.waiting`. It may still be being saved (`saving`): the VM waits for it then.
+    """Bring the pod from nothing to READY, as a copy of what is saved in `path`, by what is written there or `given`;
+    its containers wait in `status.waiting`. It may still be being saved (`saving`): the VM waits for it then.
 
     Raises what `saving` does, WrongState when it can't be a copy, and as `engine.prepare`, `boot.boot` and
     `saved.load`; rolled back then.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On which of the host's processors a pod's VM runs: those that its containers were given by `cpuset_cpus`.
+"""The processors of the host on which a pod's VM runs: those that its containers were given by `cpuset_cpus`.
 
 Owned by the pod, which calls it when a container is made, changed or removed. The kubelet's CPU manager speaks of the
 host's numbers, which mean nothing in a guest: there every container may use every vCPU, and the VMM's threads, vCPUs

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the link to a container's log and to who is attached: gives the guest credit when all of them have the output.
+"""Passes output from the link to a container's log and to attached clients, and gives the guest credit when all of them
+have the output.
 
 Owned by the container. A log that can't be written is tried again; it slows its container, as a slow client does, and
 loses nothing: `cri.logs` holds what came.

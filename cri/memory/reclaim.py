@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From which guests cached files are reclaimed when the host is short of memory, and how much. Pure; for the reclaimer.
+"""Chooses the guests whose page cache is reclaimed when the host is short of memory, and how much. Pure; for the
+reclaimer.
 
 Only what their kernels call inactive, and half of it each time: no guest comes near its own limit by that, since only
 clean cache is asked for.

@@ -17,7 +17,7 @@ log = logging.getLogger("clearpod.stats")
 MOST_BYTES = 15 << 20
 """Of a list that is one message, which must stay below 16 MiB."""
 SLICE_S = 0.002
-"""After this time the event loop does other work."""
+"""The time after which the event loop does other work."""
 
 
 class Sized(Protocol):

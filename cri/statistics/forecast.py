@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a pod's numbers will be asked for again, by who asks at regular times. Used by the meter. Pure.
+"""Predicts when a pod's statistics will be asked for again, from regular queries. Used by the meter. Pure.
 
 A kubelet asks each 10 s, a scraper each 15, and each asks for everything at once. A guest that is asked shortly before
 them answers no more often than otherwise, and nobody waits for it. Who asks now and then is not foreseen.

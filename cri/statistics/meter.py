@@ -22,7 +22,7 @@ PATIENCE_S = 1.0
 """crictl gives up after 2 s, for all pods together."""
 LEAST_PATIENCE_S = 0.05
 ANSWER_S = 60.0
-"""When to repeat a query: until then the guest is still working on the first one."""
+"""The time after which a query is repeated: until then the guest is still working on the first one."""
 STALE_S = 10.0
 DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 MIB = 1 << 20
 PART = 16
-"""On a small disk at most this fraction is kept free."""
+"""The fraction of a small disk that is kept free at most."""
 STEP_PART = 32
 """A pod that takes this fraction of the space to keep free between two measurements is filling the disk."""
 ENOUGH = 2

@@ -151,7 +151,7 @@ def facts(path: str) -> Facts:
 
 
 def taken_bytes(path: str) -> int:
-    """The size of its files on the disk; blocks that it shares with others count in full. 0 if it does not exist. Raises
+    """The disk space of its files; blocks that it shares with others count in full. 0 if it does not exist. Raises
     KernelError.
     """
     return sum(status.st_blocks * 512 for status in _files(path).values())

@@ -58,7 +58,7 @@ def mask(bits: int) -> Block:
 
 
 def case(number: int, then: Block) -> Block:
-    """If it is `number`, run `then`, which must end the program."""
+    """Run `then`, which must end the program, if it is `number`."""
     count = steps(then)
     if count <= _FAR:
         return _STEP.pack(_IF_EQUAL, 0, count, number) + then
@@ -90,7 +90,7 @@ def need_bytes(*choices: tuple[int, bytes]) -> Block:
 
 
 def case_bytes(at: int, expected: bytes, then: Block) -> Block:
-    """If these bytes are at the offset `at`, run `then`, which must end the program."""
+    """Run `then`, which must end the program, if these bytes are at the offset `at`."""
     return _if_bytes(at, expected, skip=1) + _STEP.pack(_JUMP, 0, 0, steps(then)) + then
 
 

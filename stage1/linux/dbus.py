@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As much of D-Bus as one call of systemd's manager takes: call a method, wait for its job. Called by `scope`.
+"""The part of D-Bus that a call of systemd's manager needs: call a method, wait for its job. Called by `scope`.
 
 Messages that nobody waits for are read over. What comes is from root, the bus or systemd itself, and is bounded all the
 same. Must not know what a unit is.

@@ -110,7 +110,7 @@ def _icmpv6(mac: bytes, about_own: Block) -> Block:
 
 
 def _discovery_option(length: int, mac: bytes) -> Block:
-    """At most one option after a message of `length` bytes: a nonce, or the pod's own hardware address."""
+    """Check for at most one option after a message of `length` bytes: a nonce, or the pod's own hardware address."""
     return _OPTIONS[length] + bpf.need_bytes((_PAYLOAD + length + 2, mac)) + ACCEPT
 
 

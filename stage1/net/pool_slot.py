@@ -41,8 +41,8 @@ def prepare(pod_id: str, directory: str, *, settings: Settings, devices: int = 1
 
 
 def join(*, is_free: bool = False) -> PodNetwork:
-    """In the pod's netns, now the current one: the device that the plugins made and the tap become one line, on which
-    the pod sends what is its own, or everything if it `is_free`.
+    """Connect in the pod's netns, now the current one: the device that the plugins made and the tap become one line, on
+    which the pod sends what is its own, or everything if it `is_free`.
 
     Raises Unsupported when they made more devices than one, which a guest that runs already can't get, NetworkFailed.
     """

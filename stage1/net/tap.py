@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what the plugins left in the pod's netns to taps, and what the guest is told. Pure: for tap_links and pool_slot.
+"""Plans taps for the devices that plugins have made in the pod's netns, and the guest's configuration. Pure: for
+tap_links and pool_slot.
 
 Each Ethernet device of the netns gets a tap, and each of the two sends what it receives out of the other; so the
 guest, with the device's MAC, MTU, addresses, routes and neighbours, takes its place. The device keeps its addresses:

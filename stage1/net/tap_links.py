@@ -76,7 +76,9 @@ def cut_all() -> None:
 
 
 def as_they_are() -> PodNetwork:
-    """For processes in the netns, and no guest: the devices stay as they are, and the loopback is up."""
+    """Prepare the namespace for processes in it instead of a guest: the devices are not changed, and the loopback is
+    up.
+    """
     with TapLinks() as links:
         devices = tap.interfaces(query(links).links)
         links.ask((messages.up(LOOPBACK),), what="set up lo")

@@ -8,9 +8,9 @@ from stage1.errors import BadRequest
 from stage1.pod.model import Container, IdMap, InMemory, Mount
 
 FILE = "guest_volumes"
-"""In the container's bundle."""
+"""The file in the container's bundle."""
 MOST = 64
-"""In one container; images/agent/helpers/rootfs.c counts on it."""
+"""The maximum in one container, which images/agent/helpers/rootfs.c relies on."""
 _POD_FILE_BYTES = 1 << 20
 
 
@@ -21,8 +21,9 @@ def places(container: Container) -> dict[int, int]:
 
 
 def with_pod_files(container: Container, directory: str) -> Container:
-    """For a pod that can be suspended, in the host's `directory`: the pod's own files are copies, too, since a VM can't
-    be saved while a container has one by 9p. Raises BadRequest for too many volumes.
+    """The volumes of a container of a pod that can be suspended, in the host's `directory`: the pod's own files are
+    copies, too, since a VM can't be saved while a container has one over 9p. Raises BadRequest for too many
+    volumes.
     """
     taken = {mount.target for mount in container.mounts}
     more = tuple(

@@ -181,7 +181,7 @@ class Security(NamedTuple):
     pid_namespace: str = "pod"
     """pod, container, node; or "target:CONTAINER-ID"."""
     writable_sys: bool = False
-    """As `privileged` has it, but nothing else of that."""
+    """Whether /sys is writable, as in privileged containers, without their other privileges."""
     apparmor: str = ""
     """Name of the AppArmor profile; empty is unconfined."""
 

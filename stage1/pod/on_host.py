@@ -15,8 +15,9 @@ NEEDED = {"memory", "cpu", "pids"}
 
 
 def config(pod: Pod, container: Container, *, controllers: frozenset[str], target_pid: int = 0) -> dict[str, "Any"]:
-    """As `oci.config`. Limits are left out where the pod's cgroup lacks one of the `controllers` that they need;
-    volumes are what they are by the mount itself, read-only or followed by what the host mounts below them.
+    """Like `oci.config`, for a pod on the host. Limits are left out where the pod's cgroup lacks one of the
+    `controllers` that they need; volumes are what they are by the mount itself, read-only or followed by what the host
+    mounts below them.
     """
     if not controllers >= NEEDED:
         container = container._replace(limits=Limits())
@@ -31,7 +32,7 @@ def config(pod: Pod, container: Container, *, controllers: frozenset[str], targe
 
 
 def _options(volume: Mount) -> list[str]:
-    """In a guest the host's side of the mount decides; here crun would undo that with an `rw`."""
+    """The mount options of a volume with its access, which crun applies here; in a guest the host's side decides."""
     access = "rro" if volume.recursive_read_only else "ro" if volume.read_only else "rw"
     return ["rbind", access, *volume.options, *FLOWS.get(volume.propagation, ())]
 

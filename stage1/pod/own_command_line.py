@@ -35,7 +35,7 @@ class Address(NamedTuple):
 
     @property
     def mask(self) -> str:
-        """As 255.255.0.0."""
+        """The network mask in the form 255.255.0.0."""
         bits = (1 << 32) - (1 << 32 - self.prefix)
         return ".".join(str(bits >> shift & 0xFF) for shift in (24, 16, 8, 0))
 

@@ -20,7 +20,7 @@ OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
 MOST_TEXT = 4096
 """Characters of one value."""
 FILE, MOST_FILE_BYTES = "urunc.json", 8192
-"""In the image's root, of urunc's tools: the same keys, for runtimes that are not shown annotations."""
+"""The file of urunc's tools in the image's root: the same keys, for runtimes that do not see annotations."""
 
 NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = (
     "none", "absent", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
@@ -105,7 +105,7 @@ _OTHER_VMMS = ("hvt", "spt", "hedge", "hyperlight", "hyperlight-unikraft")
 _MODERN_VMMS = ("firecracker", "cloud-hypervisor")
 """Monitors whose devices are of virtio 1.0."""
 _ENCODED = "b64:"
-"""In front of a single value that is base64, as newer tools of urunc's write it."""
+"""The prefix of a single base64 value, as newer tools of urunc's write it."""
 _UNIKRAFT_NEW = (0, 16, 1)
 """The first Unikraft that takes `netdev.ip`."""
 
@@ -158,8 +158,8 @@ def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
 
 
 def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
-    """As labels the values are text, as annotations and in urunc.json base64, all of them or those that say so. A known
-    type tells which: a word of text can be valid base64 too.
+    """Decode values: as labels they are text, as annotations and in urunc.json base64, all of them or those that say
+    so. A known type tells which: a word of text can be valid base64 too.
     """
     theirs = {key: _decoded(text.removeprefix(_ENCODED)) if text.startswith(_ENCODED) else text
               for key, text in theirs.items()}  # fmt: skip

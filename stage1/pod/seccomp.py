@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT = "default"
-"""In `Security.seccomp`: this profile, with what the container's capabilities add."""
+"""The value of `Security.seccomp` for this profile, with what the container's capabilities add."""
 
 ALLOWED = {
     "files": """open openat openat2 creat close close_range read write readv writev pread64 pwrite64 preadv pwritev

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a container runs as: names and numbers resolved in the image's own passwd and group files.
+"""The user of a container: names and numbers resolved in the image's own passwd and group files.
 
 Called by both front ends with the text of the files; never reads a file itself. Rules: OCI image config `User`,
 CRI LinuxContainerSecurityContext run_as_user, run_as_username, supplemental_groups_policy.

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GRACE_S = 10.0
-"""From SIGTERM to SIGKILL, as container runtimes have it."""
+"""The grace period from SIGTERM to SIGKILL, as in container runtimes."""
 START_S = 60.0
-"""For crun and, before it, pre-start."""
+"""The time limit for crun and, before it, pre-start."""
 BOOT_S = 20.0
 _POLL_S = 0.05
 _EXTRA_S = 16.0
-"""Beside the grace and REACT_S: post-stop may want some time too."""
+"""The time in addition to the grace period and REACT_S, for post-stop."""
 REACT_S, PING_S = 3.5, 0.5
 """What a guest gets beyond a grace; and to answer at all. Then the pod ends."""
 UNDO_S = 1.5

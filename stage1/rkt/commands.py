@@ -19,7 +19,7 @@ _HEAD_BYTES = 4096
 _KERNELS = ("/proc", "/sys", "/dev")
 _ELF, _SHEBANG = b"\x7fELF", b"#!"
 _MOST_INTERPRETERS = 5
-"""So many interpreters may be scripts themselves."""
+"""The longest chain of interpreters that are scripts themselves."""
 _BITS_32, _KINDS, _X86_64, _ENTRY_BYTES, _PT_INTERP = 1, (2, 3), 62, 56, 3
 
 

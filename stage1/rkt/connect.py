@@ -24,7 +24,7 @@ from stage1.vm.vmm import VmProcess, find_unrecorded
 SOCKET, LOCK = "broker.sock", "broker.lock"
 TRY_S = 0.005
 ANSWER_S = 4.0
-"""For an agent that has booted to say anything."""
+"""The time limit for a booted agent to send anything."""
 SAMPLE_S = 3.0
 """A VM that boots uses a processor in this time, a frozen one does not. Each further sample takes twice as long."""
 ALIVE_S = 0.5

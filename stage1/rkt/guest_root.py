@@ -17,7 +17,7 @@ from stage1.rkt import apps, machine, manifest, terminal, userspace
 
 NAME = "guest"
 _CONTAINER = "_guest"
-"""As the agent calls it; no app can have that name."""
+"""The agent's name of the guest's root; no app can have that name."""
 _PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 
 

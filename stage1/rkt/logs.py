@@ -19,7 +19,7 @@ DIR = "logs"
 _MOST = 255
 """Numbers are a byte, and 0 is none."""
 _OUT, _ERR = 256, 512
-"""As in agent.proto, Stdio."""
+"""The flags of Stdio in agent.proto."""
 
 
 def begin(place: str, app: App) -> App:

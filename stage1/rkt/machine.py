@@ -43,9 +43,9 @@ OWN_KERNEL = "own-kernel"
 """A mark: the VM boots a kernel out of the app's image, and no guest of ours."""
 APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
 TEMPLATES = "clearpod/vm-templates"
-"""Below rkt's data directory, made when the first template is. What is there and no directory forbids templates."""
+"""The directory below rkt's data directory, created with the first template. A file in its place forbids templates."""
 MISSING = "missing-template"
-"""In the pod's directory: of which VM there was no template (copies.py)."""
+"""The file in the pod's directory that names the VM for which there was no template (copies.py)."""
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
@@ -140,7 +140,7 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
 
 
 def _as_copy(vm: VmSpec, pod: RktPod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[str, ...]]:
-    """As `copies.find`, where templates are allowed."""
+    """Like `copies.find`, if templates are enabled."""
     top = templates(pod_dir) if vm.hypervisor.has_templates else ""
     if not top:
         return None, ()

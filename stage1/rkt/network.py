@@ -19,7 +19,7 @@ from stage1.rkt.arguments import RunOptions
 
 RECORDS = "clearpod/networks"
 AGAIN_S = 10.0
-"""After a DEL that failed, before another is tried."""
+"""The delay before a failed DEL is retried."""
 
 
 def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
@@ -123,7 +123,7 @@ def _pay(path: str) -> list[str]:
 
 
 def _changed_s(path: str) -> float:
-    """When a DEL was tried last, or the network made."""
+    """The time of the last DEL, or of the network's creation."""
     try:
         return os.stat(path).st_mtime
     except FileNotFoundError:

@@ -37,7 +37,7 @@ _POWER_DOWN = b'{"execute":"qmp_capabilities"}\n{"execute":"system_powerdown"}\n
 
 
 def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns: str) -> LaunchSpec:
-    """As `machine.prepare`, for such a pod; raises BadRequest, NotFound and Unsupported for what its image says too."""
+    """Like `machine.prepare`, for such a pod; also raises BadRequest, NotFound and Unsupported because of its image."""
     entry = pod.own_kernel
     assert entry
     kernel = own_kernel.read(dict(entry.kernel), image=f"of {entry.where}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def hostname(options: "RunOptions") -> str:
-    """As given, or made from the uuid. Raises BadRequest."""
+    """The given name, or one made from the uuid. Raises BadRequest."""
     if options.hostname and not is_hostname(options.hostname):
         raise BadRequest(f"--hostname={options.hostname!r} is not made of up to 64 letters, digits, '-', '_' and '.'")
     return options.hostname or f"rkt-{options.uuid}"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose the host's ports are among rkt's pods: the plugins would map one port to two pods, and packets go to the first.
+"""The owners of the host's ports among rkt's pods: the plugins would map one port to two pods, and packets go to the
+first.
 
 Called by network before a pod with ports gets its networks. Only the pods of one data directory are known.
 """

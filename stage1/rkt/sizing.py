@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 GUEST_MIB = 64
-"""For the guest's own kernel, agent and caches, beside what the apps may have."""
+"""Memory for the guest's own kernel, agent and caches, in addition to the apps'."""
 SYSTEMD_MIB = 32
 """More, where systemd is in the guest."""
 APP_MIB = 448
-"""For an app without a limit: a pod of one has 512 MiB, as with rkt's own VMs."""
+"""Memory for an app without a limit: a pod with one such app has 512 MiB, as with rkt's own VMs."""
 LEAST_APP_MIB = 32
-"""For such an app, where there are so many that all of them would want more than `SHARE` of the host's memory: QEMU
-could not be given more than the host has.
+"""Memory for such an app if there are so many that all of them together would exceed `SHARE` of the host's memory:
+QEMU can't have more than the host has.
 """
 SHARE = 0.75
 SANDBOX_MIB = GUEST_MIB + APP_MIB
-"""At least, where apps come later: a VM does not grow."""
+"""The minimum if apps are added later, since a VM does not grow."""
 SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
 """Of the disk for a pod's empty volumes and for roots, all together. It takes what is written, no more."""
 TEMPLATE = "clearpod.io/template"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who an app runs as: a name, a number, or a path whose owner it is. Called by plan.
+"""The user of an app: a name, a number, or a path whose owner it is. Called by plan.
 
 Nothing is taken from the host: names are those of the image's own passwd and group files.
 """

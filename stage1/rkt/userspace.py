@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FILE = "usr/lib/clearpod/profile"
-"""In the stage1 image, with a name in it."""
+"""The file in the stage1 image with the name of a profile."""
 
 
 def of_pod(pod_dir: str, annotations: "Mapping[str, str]") -> str:

@@ -128,7 +128,9 @@ def _empty(volume: Volume, *, pod_dir: str) -> list[EmptyVolume]:
 
 
 def _filled(entry: Entry, point: MountPoint, *, made: list[EmptyVolume], root: str) -> list[EmptyVolume]:
-    """As Docker does, images from there find in a new volume what they have at its place."""
+    """Fill a new volume with the files that the image has at its place, as Docker does, for images converted from
+    Docker.
+    """
     if not entry.is_from_docker or inside.status(root, point.path) is None:
         return made
     return [one._replace(root=root, inside=point.path) for one in made]

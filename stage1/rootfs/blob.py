@@ -148,7 +148,7 @@ def _unpacked(blob: Blob, fd: int, *, rules: Rules, most: int) -> "Chunks":
 
 
 def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, commands: "Sequence[list[str]]") -> "Chunks":
-    """By the first of `commands` whose program is there."""
+    """The first of `commands` whose program exists."""
     command, name, limits = next(filter(_is_there, commands), commands[-1]), commands[-1][0], rules.limits
     if not (program := which(command[0])):
         raise NotFound(f"a layer is compressed by {name} and there is no `{name}` program; install {name}")

@@ -17,8 +17,8 @@ PERIOD_US = 100_000
 
 
 def change_limits(directory: str, bundle: str, *, limits: Limits) -> None:
-    """For a container that was not started yet: crun will read them in config.json. Raises PodError, also when that
-    file is not what we wrote.
+    """Change the limits of a container that was not started yet, in config.json. Raises PodError, also if that file
+    is not what we wrote.
     """
     path = f"{bundle}/config.json"
     with beneath.Root(directory, one_mount=True) as own:
@@ -32,7 +32,7 @@ def change_limits(directory: str, bundle: str, *, limits: Limits) -> None:
 
 
 def write_resources(directory: str, bundle: str, *, limits: Limits) -> str:
-    """For `crun update`: returns the file's name in the bundle."""
+    """Write the limits for `crun update`; return the file's name in the bundle."""
     document = oci.resources(_without_quota(limits) if limits.cpu_quota_us < 0 else limits)
     with beneath.Root(directory, one_mount=True) as own:
         own.write(f"{bundle}/{RESOURCES}", json.dumps(document).encode())

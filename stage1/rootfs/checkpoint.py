@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
 """Memory and devices, as the VMM writes them; the pod's disk; and what they are."""
 LINK = "checkpoint"
-"""In the pod's directory: to the directory that a checkpoint is being written to."""
+"""The link in the pod's directory to the directory that a checkpoint is being written to."""
 _BLOCK_BYTES = 1 << 16
 _ZEROS = bytes(_BLOCK_BYTES)
 _beginning = threading.Lock()

@@ -78,9 +78,8 @@ def ask(question: Question, asker: Asker) -> "Any":
 
 
 class Feeding:
-    """As `ask`, of a process that reads its standard input, which it is given in pieces. Close it.
-
-    It may have as many bytes in `out` as it was given, and `disk_bytes` more.
+    """A process like that of `ask` whose standard input is given in pieces. Close it. It may have as many bytes in
+    `out` as it was given, and `disk_bytes` more.
     """
 
     def __init__(self, question: Question, asker: Asker, pace: supervise.Pace) -> None:

@@ -17,8 +17,9 @@ from stage1.pod.model import IdMap, Mount
 KEPT = "shifted"
 """The file in the pod's directory with the namespace for shifted ids."""
 PLAIN = "owners"
-"""In the pod's directory, and in the mounts of the process that `keep_plain` was called for: one that maps as the VMM's
-own does. Of pods that have volumes before they have a VMM."""
+"""The file in the pod's directory, and in the mounts of the process that `keep_plain` was called for, with a
+namespace that has the VMM's mapping: of pods that have volumes before they have a VMM.
+"""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 BASE_PARTITION, FIRST_PARTITION = 1, 5
 """Numbers: of the one with the writable layers, and of the first with a limit. Logical ones begin with 5."""
 RECORD = "limits"
-"""Beside the disk: which volume has which partition. What the guest has written there since is not asked."""
+"""The file beside the disk that says which volume has which partition. The partition table is not read again, since
+the guest could have changed it.
+"""
 _GAP, _LEAST_BASE = 1 << 20, 16 << 20
 _SECTOR, _SIGNATURE = 512, b"\x55\xaa"
 _LINUX, _EXTENDED, _NO_CHS = 0x83, 0x05, b"\xfe\xff\xff"

@@ -32,7 +32,7 @@ class _Visit(NamedTuple):
 
 
 def find_surplus(images: "Sequence[Image]") -> "Iterator[tuple[str, set[str]]]":
-    """For each directory that may show too much in the merge of `images` (lowest first): its path, and the names that
+    """The directories that may show too much in the merge of `images` (lowest first): each path, and the names that
     it may have.
     """
     todo = [_Visit("", [_Child(n, image.root, True) for n, image in enumerate(images)], False)]

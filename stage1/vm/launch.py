@@ -76,7 +76,7 @@ def _written(description: bytes) -> int:
 
 
 def _all(fd: int) -> str:
-    """Until jailer and child have closed it: the one at its end, the other when it is the VMM."""
+    """The data until jailer and child have closed the pipe: one at its end, the other when it becomes the VMM."""
     text = b""
     while part := os.read(fd, 4096):
         text += part

@@ -40,9 +40,10 @@ def of(
     copy: VmSpec | None = None,
     statuses: "tuple[str, str] | None" = None,
 ) -> LaunchSpec:
-    """For a VMM that ends with the launcher; `kernel` is the item of one of the image's. `copy` is the same VM as a
-    copy of a template, if it is tried as one first. `statuses`: the directory in which the guest writes the codes of
-    its apps, and the one in which rkt looks for them. The directories of `vm` must exist. Raises BadRequest.
+    """The launch spec of a VMM that ends with the launcher; `kernel` is the item of one of the image's. `copy` is the
+    same VM as a copy of a template, if it is tried as one first. `statuses`: the directory in which the guest writes
+    the codes of its apps, and the one in which rkt looks for them. The directories of `vm` must exist. Raises
+    BadRequest.
     """
     fields = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
     place = _listener(vm)

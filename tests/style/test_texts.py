@@ -13,7 +13,8 @@ pytestmark = pytest.mark.style
 
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 SHIPPED = ("stage1", "cri")
-NO_SUBJECT = frozenset("And It Its Not Nothing Of Once That Them They Those With".split())
+SUBORDINATE = "As At Before By For From If In So To Until Who Whose With"
+NO_SUBJECT = frozenset(f"{SUBORDINATE} And It Its Not Nothing Of Once That Them They Those".split())
 """Words that a docstring does not begin with: they continue the name, which then has to be guessed from."""
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PAGE = re.compile(r"docs/[\w/.-]+\.(?:md|toml|service|yaml)\b")
