@@ -303,7 +303,7 @@ def exit_code(kernel: OwnKernel, status: int | None, *, reason: str, has_power_o
 
 
 def numbers(directory: str, pid: int, *, devices: "Sequence[str]" = ()) -> PodStats:
-    """What the VM takes on the host: nobody inside can be asked. `devices` are the pod's taps."""
+    """The VM's usage on the host, since there is no agent to ask. `devices` are the pod's taps."""
     at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     taken = usage(pid, directory)
     memory = MemoryStats(usage=taken.pss_bytes, anonymous=taken.pss_bytes)

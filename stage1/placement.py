@@ -70,7 +70,9 @@ def choose_cgroups(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = Fals
 
 
 def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
-    """What the pod's cgroup does not have for a VM, which the host's kernel would then kill; empty when it has all."""
+    """The limits of the pod's cgroup that are too low for a VM, which the host's kernel would kill then; empty if all
+    are sufficient.
+    """
     inside_mib, cost_mib = -(-pod.limit_bytes // MIB) or vm.memory_mib, limits.cost_mib(vm)
     memory_mib, pids = allowed.memory_bytes // MIB, limits.of(vm).pids
     if 0 < memory_mib < inside_mib + cost_mib:
@@ -109,9 +111,8 @@ def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[in
 
 
 def entering(vm: VmSpec, start: "Callable[[], Result]") -> "Result":
-    """What `start` returns, which starts what `vm` says; where that is in a scope, the scope is begun before.
-
-    Undo: as of `add`. Raises Unavailable or WrongState when systemd does not make it, KernelError.
+    """The result of `start`, which starts what `vm` describes; if that is in a scope, the scope is created before.
+    Undo: as of `add`. Raises Unavailable or WrongState if systemd does not create it, KernelError.
     """
     if not (scoped := _scoped(vm.cgroups)):
         return start()

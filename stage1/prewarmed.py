@@ -64,8 +64,8 @@ def enter_cgroups(pod: Pod, host: Host) -> str:
 
 
 def record(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:
-    """What must be in files before the pod is ready, and can be written while its guest is told the same. Raises
-    NoSpace, KernelError.
+    """Write the files that must exist before the pod is ready, while its guest is configured. Raises NoSpace,
+    KernelError.
     """
     directory = engine.pod_directory(host, pod.id)
     if network:

@@ -117,7 +117,7 @@ def _recorded(places: list[str]) -> list[Attachment]:
 
 
 def _elsewhere(network: Network, known: list[Attachment]) -> list[Attachment]:
-    """Whatever pods may have whose records are elsewhere: rkt's, and of daemons with another state directory."""
+    """Attachments of pods whose records are elsewhere: rkt's, and those of daemons with another state directory."""
     ids = {container for _, container, _ in known}
     others = [pod for pod in living.pods() if pod not in ids]
     return [(network.name, pod, f"eth{number}") for pod in others for number in range(_MOST_DEVICES)]

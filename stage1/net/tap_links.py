@@ -45,7 +45,7 @@ class TapLinks(Netlink):
         return index
 
     def join(self, device: Interface, numbers: dict[str, int], *, is_free: bool) -> None:
-        """What comes in at the device goes out at its tap, and the other way round what the pod may send as its own:
+        """Redirect what the device receives to its tap, and, the other way round, what the pod may send as its own:
         everything, if it `is_free`. Both devices are in `numbers`.
         """
         here, there = numbers[device.name], numbers[device.tap]
@@ -86,8 +86,8 @@ def as_they_are() -> PodNetwork:
 
 
 def stand_in(lost: tuple[Interface, ...]) -> bool:
-    """Where a device of these is not there any more, make one that DEL can find and delete, by its name and its
-    addresses; whether any was. Raises NetworkFailed.
+    """Create dummies for devices that do not exist any more, by name and addresses, so that DEL can find and delete
+    them. Return whether there were any. Raises NetworkFailed.
     """
     with TapLinks() as links:
         names = query(links).numbers()

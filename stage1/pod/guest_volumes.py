@@ -15,7 +15,9 @@ _POD_FILE_BYTES = 1 << 20
 
 
 def places(container: Container) -> dict[int, int]:
-    """Where each is bound in the container's directory, behind the volumes of its image, by its number as a mount."""
+    """The directory in the container's directory where each is bound, after the volumes of its image, by its number
+    as a mount.
+    """
     numbers = [number for number, mount in enumerate(container.mounts) if mount.is_in_guest]
     return {number: len(container.volumes) + index for index, number in enumerate(numbers)}
 

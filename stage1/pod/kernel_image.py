@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of kernel a file is: an ELF with a PVH note, one for multiboot, or a bzImage. Called before one is booted.
-
-Pure: the file is read through a function, a few places of it. It may be anybody's, so nothing in it is believed.
+"""The format of a kernel's file: an ELF with a PVH note, one for multiboot, or a bzImage. Called before one is
+booted. Pure: the file is read through a function, at a few offsets. The file is untrusted, so every value in it is
+validated.
 """
 
 import struct
@@ -20,7 +20,7 @@ MOST_BYTES = 256 << 20
 """Of one kernel."""
 _MOST_SEGMENTS, _MOST_NOTES = 128, 1 << 16
 _HEAD = 8192
-"""Where a multiboot header has to be, and all that is looked at of a bzImage."""
+"""The range in which a multiboot header has to be, and all that is read of a bzImage."""
 _MACHINES = {3: "i386", 62: "x86_64"}
 _OTHERS = {8: "MIPS", 20: "PowerPC", 21: "PowerPC", 22: "S/390", 40: "ARM", 183: "aarch64", 243: "RISC-V"}
 _I386, _PT_LOAD, _PT_NOTE, _PHYS32_ENTRY = 3, 1, 4, 18
@@ -32,7 +32,7 @@ _USABLE = "clearpod boots an ELF with a PVH note, a multiboot kernel or a bzImag
 
 
 class Kernel(NamedTuple):
-    """What it is, and where the memory ends into which it is loaded, in bytes; 0 if it says no place."""
+    """The format, and the end of the memory into which it is loaded, in bytes; 0 if it has no fixed address."""
 
     kind: str
     end: int = 0
@@ -50,7 +50,7 @@ class _Elf(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """Where it is in the file, and in memory."""
+    """A segment's range in the file, and in memory."""
 
     kind: int
     at: int
@@ -207,7 +207,7 @@ def _is_multiboot(head: bytes, elf: _Elf | None) -> bool:
 
 
 def _end_by_header(head: bytes) -> int:
-    """Where the memory ends into which a multiboot header with addresses has its kernel loaded; 0 of another."""
+    """The end of the memory into which a multiboot header with addresses has its kernel loaded; 0 for other headers."""
     at, flags = next(_places(head), (0, 0))
     if not flags & _HAS_ADDRESSES or len(head) < at + 28:
         return 0
@@ -221,7 +221,7 @@ def _headers(head: bytes) -> "Iterator[int]":
 
 
 def _places(head: bytes) -> "Iterator[tuple[int, int]]":
-    """Where each multiboot header is, and its flags."""
+    """The offset of each multiboot header, and its flags."""
     for at in range(0, len(head) - 11, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, at)
         if magic == _MULTIBOOT and (magic + flags + checksum) & 0xFFFFFFFF == 0:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = "private", "host-to-container", "bidirectional"
 
 LEAST_MEMORY_MIB = 48
-"""What a guest needs to boot and to run one small container, with some air."""
+"""The memory that a guest needs to boot and to run one small container, with a margin."""
 KERNEL_OF_IMAGE = "image"
 """Instead of the name of a guest's kernel: the pod's one container brings it, and no guest is booted before."""
 
@@ -45,7 +45,7 @@ class Limits(NamedTuple):
 
     @property
     def cpus(self) -> int:
-        """How many processors the quota is worth, rounded up; 0 without one."""
+        """The number of processors that the quota needs, rounded up; 0 without one."""
         return -(-self.cpu_quota_us // (self.cpu_period_us or DEFAULT_PERIOD_US)) if self.cpu_quota_us > 0 else 0
 
 
@@ -74,7 +74,7 @@ class OnDisk(NamedTuple):
 
 
 class DiskLimit(NamedTuple):
-    """How much can be written to the volume `name` of a pod's own disk."""
+    """The size limit of the volume `name` on the pod's disk."""
 
     name: str
     size_bytes: int
@@ -187,9 +187,8 @@ class Security(NamedTuple):
 
 
 class Process(NamedTuple):
-    """What runs: argv, environment (KEY=VALUE), working directory, identity.
-
-    With `only_env` the environment is just that; else it gets what every container expects, see `oci.environment`.
+    """The process: argv, environment (KEY=VALUE), working directory, identity. With `only_env` the environment is
+    exactly that; else it gets what every container expects, see `oci.environment`.
     """
 
     argv: tuple[str, ...]

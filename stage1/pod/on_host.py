@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is different in the OCI document of a container that runs on the host. Pure; called by the engine."""
+"""Differences in the OCI document of a container that runs on the host. Pure; called by the engine."""
 
 from stage1.pod import oci
 from stage1.pod.capabilities import ALL

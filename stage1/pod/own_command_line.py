@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2047
 """Of a line: what Linux takes, and more than most others do."""
 _DATA = "/data"
-"""Where Rumprun mounts a block image of which nobody says where."""
+"""The default mount point of a block image in Rumprun."""
 
 
 class Address(NamedTuple):
@@ -55,7 +55,7 @@ def address(network: "PodNetwork | None") -> Address | None:
 
 
 class Told(NamedTuple):
-    """What a kernel is told besides what its image says: the pod's address, if it has one, and its arguments."""
+    """The kernel's parameters beyond its image's labels: the pod's address, if it has one, and the arguments."""
 
     at: Address | None = None
     arguments: str = ""

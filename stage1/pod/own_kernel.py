@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
-"""What the keys begin with."""
+"""The prefix of the keys."""
 MOST_TEXT = 4096
 """Characters of one value."""
 FILE, MOST_FILE_BYTES = "urunc.json", 8192
@@ -26,20 +26,18 @@ NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, ME
     "none", "absent", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
 )  # fmt: skip
 FORMS = (NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT)
-"""How the kernel is told its address (own_command_line); with ABSENT it has no network device."""
+"""The forms in which the kernel gets its address (own_command_line); with ABSENT it has no network device."""
 MICROVM, MICROVM_PCI, Q35, PC = "microvm", "microvm-pci", "q35", "pc"
 MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
-"""What the kernel knows: virtio-mmio, or virtio over PCI."""
+"""The machines: with virtio-mmio, or virtio over PCI."""
 ANY, MODERN = "any", "modern"
 VIRTIOS = (ANY, MODERN)
 """Which virtio devices it knows: also those from before virtio 1.0, or only later ones, which have other PCI ids."""
 POWEROFF, RESET, DEBUG_EXIT, SOLO5_EXIT, HERMIT_EXIT = "poweroff", "reset", "debug-exit", "solo5", "hermit"
 EXITS = (POWEROFF, RESET, DEBUG_EXIT, SOLO5_EXIT, HERMIT_EXIT)
-"""How it says its exit code: not at all (with RESET a reset is as good an end as powering off), or by QEMU's device for
-that.
-"""
+"""The ways to report an exit code: none (with RESET a reset counts as powering off), or QEMU's device for that."""
 _SUCCESSES = {SOLO5_EXIT: {41: 0}, HERMIT_EXIT: {1: 0, 0: 1}}
-"""What is written there when all went well, and when not."""
+"""The values that mean success and failure there."""
 RESET_CODE, PANIC_CODE = 133, 134
 """Exit codes of a kernel that reset its machine where it could power off, as systemd-nspawn's for a reboot, and of one
 whose panic its hypervisor was told, as that of abort().
@@ -81,7 +79,7 @@ _NOTHING = OwnKernel(machine=MICROVM, network="")
 
 
 class _Kind(NamedTuple):
-    """What a library operating system is like, unless the image says otherwise."""
+    """The defaults for a kind of unikernel."""
 
     network: str
     machine: str
@@ -135,7 +133,7 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
 
 
 def of_file(data: bytes) -> dict[str, str]:
-    """What a `FILE` says, as labels; nothing of what is none."""
+    """The content of a `FILE` as labels; empty if it is invalid."""
     import json  # few images have one
 
     try:
@@ -173,7 +171,7 @@ def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
 
 
 def _decoded(text: str) -> str:
-    """What is no base64 stays what it is, and is refused as a path or a word."""
+    """The decoded value; what is not base64 is returned unchanged, and is refused later as a path or a word."""
     try:
         return binascii.a2b_base64(text, strict_mode=True).decode()
     except ValueError:
@@ -248,5 +246,5 @@ def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
 
 
 def _rooted(path: str) -> str:
-    """What is relative begins in the image's root, as with urunc."""
+    """The absolute path: a relative one begins in the image's root, as with urunc."""
     return f"/{path.removeprefix('./')}" if path and not path.startswith("/") else path

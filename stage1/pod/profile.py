@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest's userspace is: the agent as PID 1, or systemd, with containers as its units. Pure: names only.
-
-Called by whoever translates a pod, and by oci.py. Which files a profile has is in stage1/vm/profiles.py.
+"""The guest's userspace: the agent as PID 1, or systemd, with containers as its units. Pure: names only. Called by
+the translation of pods, and by oci.py. The files of a profile are in stage1/vm/profiles.py.
 """
 
 from stage1.errors import BadRequest
@@ -20,6 +19,8 @@ def named(text: str) -> str:
 
 
 def cgroup(profile: str, container_id: str) -> str:
-    """Where the agent looks for the container's cgroup (images/agent): with systemd, below that of its unit."""
+    """The path at which the agent looks for the container's cgroup (images/agent): with systemd, below that of its
+    unit.
+    """
     where = f"clearpod.slice/app@{container_id}.service" if profile == SYSTEMD else "clearpod"
     return f"/{where}/{container_id}"

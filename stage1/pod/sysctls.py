@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many sysctls a pod may set, and how long they may be: what the agent takes (proto/agent/agent.options). Pure.
-
-For whoever translates a pod, for the CRI and for rkt. Which sysctls exist only the guest's kernel knows.
+"""Limits for the sysctls of a pod, their number and lengths: those of the agent (proto/agent/agent.options). Pure.
+Used by the translation of pods, for the CRI and for rkt. Only the guest's kernel knows which sysctls exist.
 """
 
 from stage1.errors import BadRequest

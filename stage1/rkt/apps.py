@@ -30,7 +30,7 @@ _POLL_S = 0.05
 _EXTRA_S = 16.0
 """The time in addition to the grace period and REACT_S, for post-stop."""
 REACT_S, PING_S = 3.5, 0.5
-"""What a guest gets beyond a grace; and to answer at all. Then the pod ends."""
+"""The time for a guest beyond a grace period; and to answer at all. After that the pod is killed."""
 UNDO_S = 1.5
 
 

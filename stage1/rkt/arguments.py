@@ -35,8 +35,7 @@ _ATTACH = {
 
 
 class RunOptions(NamedTuple):
-    """What `run` is told. `net` is as given, for `stage1.net.rkt.parse`; an empty `hostname` means `rkt-<uuid>`.
-
+    """The arguments of `run`. `net` is as given, for `stage1.net.rkt.parse`; an empty `hostname` means `rkt-<uuid>`.
     `warnings` are sentences for stderr, here and below.
     """
 
@@ -59,7 +58,7 @@ class RunOptions(NamedTuple):
 
 
 class EnterOptions(NamedTuple):
-    """What `enter` is told. Without `app` the command is for the guest itself; pid is 0 when it was not given."""
+    """The arguments of `enter`. Without `app` the command is for the guest itself; pid is 0 if it was not given."""
 
     command: tuple[str, ...]
     app: str = ""
@@ -68,7 +67,7 @@ class EnterOptions(NamedTuple):
 
 
 class StopOptions(NamedTuple):
-    """What `stop` is told."""
+    """The arguments of `stop`."""
 
     uuid: str
     force: bool = False
@@ -77,7 +76,7 @@ class StopOptions(NamedTuple):
 
 
 class GcOptions(NamedTuple):
-    """What `gc` is told."""
+    """The arguments of `gc`."""
 
     uuid: str
     debug: bool = False
@@ -86,7 +85,7 @@ class GcOptions(NamedTuple):
 
 
 class AppOptions(NamedTuple):
-    """What app_add, app_start, app_stop and app_rm are told. rkt gives the uuid to app_add alone."""
+    """The arguments of app_add, app_start, app_stop and app_rm. rkt passes the uuid to app_add alone."""
 
     app: str
     uuid: str = ""
@@ -95,7 +94,7 @@ class AppOptions(NamedTuple):
 
 
 class AttachOptions(NamedTuple):
-    """What `attach` is told. `streams` are those wanted of tty-in, tty-out, stdin, stdout, stderr with CUSTOM."""
+    """The arguments of `attach`. `streams` are those of tty-in, tty-out, stdin, stdout, stderr, with CUSTOM."""
 
     app: str
     action: str = AUTO

@@ -98,9 +98,9 @@ def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoC
 
 
 def _absent(root: str, path: str, *, what: str) -> NoCommand:
-    """What is at `path`, which is nothing: no file, or links that lead in a circle, which bash tells apart as well."""
+    """The error for a missing file at `path`, or for a loop of symbolic links, which bash distinguishes too."""
     if inside.is_loop(root, path):
-        return NotExecutable(f"{what} is a circle of symbolic links")
+        return NotExecutable(f"{what} is a loop of symbolic links")
     return NoCommand(f"{what} is not in its image")
 
 
@@ -128,7 +128,7 @@ def _is_program(head: bytes) -> bool:
 
 
 def _interpreter(head: bytes) -> str:
-    """What a script, or a dynamic program, is started by, as far as its first bytes say; empty: nothing."""
+    """The interpreter of a script, or of a dynamic program, as far as its first bytes tell; empty: none."""
     if head.startswith(_SHEBANG):
         line = head[len(_SHEBANG) :].partition(b"\n")[0].partition(b"\0")[0]
         return os.fsdecode(line.replace(b"\t", b" ").strip(b" ").partition(b" ")[0])  # a \r is the name's

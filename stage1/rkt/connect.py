@@ -28,7 +28,7 @@ ANSWER_S = 4.0
 SAMPLE_S = 3.0
 """A VM that boots uses a processor in this time, a frozen one does not. Each further sample takes twice as long."""
 ALIVE_S = 0.5
-"""How often a proxy that waits for the agent looks whether there is still a VM."""
+"""How often a proxy that waits for the agent checks whether there is still a VM."""
 _BACKLOG = 16
 
 

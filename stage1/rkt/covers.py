@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an app's volumes cover, and what must not cover them: the kernel's protected paths, the pod's files in /etc.
-
-Called by loader. Looks at volumes' sources on the host; changes nothing.
+"""Checks of what an app's volumes cover: the kernel's protected paths, the pod's files in /etc. Called by loader.
+Looks at volumes' sources on the host; changes nothing.
 """
 
 from stage1.errors import BadRequest, KernelError

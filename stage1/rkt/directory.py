@@ -57,7 +57,7 @@ def is_running(data_dir: str, pod_id: str) -> bool:
 
 
 def roots(pod_dir: str) -> tuple[str, ...]:
-    """What the paths of files of the pod's stage1 image begin with, in whatever state the pod was."""
+    """The prefix of paths of files of the pod's stage1 image, in whatever state the pod was."""
     real, base = os.path.realpath(pod_dir), f"{data(pod_dir)}/pods"
     return tuple(f"{stage1_root(place)}/" for place in (real, *(f"{base}/{state}/{uuid(pod_dir)}" for state in STATES)))
 
@@ -68,7 +68,7 @@ def stored_root(pod_dir: str) -> str:
 
 
 def journal(pod_dir: str) -> str:
-    """Where the journal of a guest with systemd is kept. Its owners are mapped, which an overlay's can't be."""
+    """The directory of the journal of a guest with systemd. It is an idmapped mount, which an overlay's can't be."""
     return f"{seen_by_rkt(pod_dir)}/{_JOURNAL}"
 
 
@@ -88,7 +88,7 @@ def uses_overlay(pod_dir: str) -> bool:
 
 
 def seen_by_rkt(pod_dir: str) -> str:
-    """Where rkt itself looks for what a stage1 has written, mounted or not. Raises NotFound."""
+    """The directory where rkt itself reads a stage1's files, mounted or not. Raises NotFound."""
     if not uses_overlay(pod_dir):
         return stage1_root(pod_dir)
     return f"{pod_dir}/overlay/{tree_id(pod_dir)}/upper"
@@ -118,7 +118,7 @@ def write_pid(pod_dir: str, pid: int) -> None:
 
 
 def status_dir(pod_dir: str) -> str:
-    """Where status files are: written below the overlay, which may not notice, so it is not asked. Raises NotFound."""
+    """The directory of status files, below the overlay, which may not notice changes there. Raises NotFound."""
     return f"{seen_by_rkt(pod_dir)}/{_STATUS}"
 
 

@@ -59,7 +59,7 @@ def object_(document: "Document", key: str, *, where: str) -> "Document":
 
 
 def pairs(document: "Document", key: str, *, where: str) -> dict[str, str]:
-    """What a list of {name, value} says; a later one of a name counts. Raises BadRequest."""
+    """A list of {name, value} as a dictionary; of a repeated name the last counts. Raises BadRequest."""
     members = objects(document, key, where=where)
     return {text(one, "name", where=where): text(one, "value", where=where) for one in members}
 

@@ -22,6 +22,6 @@ def variables(app: str, given: "Iterable[tuple[str, str]]", *, terminal: str | N
 
 
 def metadata_url(host_ip: str, token: str) -> str:
-    """Where the app finds the metadata service, which runs on the host."""
+    """The URL at which the app reaches the metadata service, which runs on the host."""
     host = f"[{host_ip}]" if ":" in host_ip else host_ip
     return f"http://{host}:{METADATA_PORT}/{token}"

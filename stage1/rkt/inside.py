@@ -17,7 +17,7 @@ _MOST_BYTES = 1 << 24
 
 
 def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | None:
-    """What is at `path` below `root`; None when nothing is, or not in reach."""
+    """The status of `path` below `root`; None if it does not exist, or is out of reach."""
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
     try:
         fd = in_root.open_path(root, path, flags=flags)

@@ -103,7 +103,7 @@ class RktPod(NamedTuple):
 
 
 class _Pod(NamedTuple):
-    """What all apps are read with; see `read_pod`."""
+    """The inputs for reading all apps; see `read_pod`."""
 
     manifest: Manifest
     dir: str
@@ -113,7 +113,7 @@ class _Pod(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What goes together while an app is read."""
+    """The inputs for reading one app."""
 
     app: App
     limits: Isolators

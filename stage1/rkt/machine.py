@@ -52,8 +52,8 @@ _LAUNCHER_S = 1.0
 
 
 def host(pod_dir: str, hypervisor: str, *, root: str = "") -> Host:
-    """What the image, whose root is the pod's or `root`, and this machine have. Raises NotFound, BadRequest as
-    `choose.choose` does.
+    """The components of the image, whose root is the pod's or `root`, and facts of this machine. Raises NotFound,
+    BadRequest as `choose.choose` does.
     """
     home = f"{root or directory.stage1_root(pod_dir)}/{HOME}"
     # The host's own mkfs.ext4 before that of the image, which has to be loaded first.
@@ -213,13 +213,15 @@ def _attached(vm: VmSpec, pod: RktPod) -> VmSpec:
 
 
 def attached(vm: VmSpec) -> VmSpec:
-    """What all VMs of rkt's pods have: a console for the apps, and shares that these change."""
+    """The properties of all VMs of rkt's pods: a console for the apps, and shares that these change."""
     shares = tuple(share._replace(read_only=False) for share in vm.shares)
     return vm._replace(console_attached=True, shares=shares)
 
 
 def _show_volumes(place: str, pod: RktPod) -> None:
-    """How the pod's empty volumes begin; some may be shown already. Read-only: what changes is in the guest."""
+    """The initial contents of the pod's empty volumes; some may be mounted already. Read-only: changes are made in
+    the guest.
+    """
     pid = engine.living_pid(place)
     for volume in pod.empty_volumes:
         name = f"{EMPTY}/{volume.name}"
@@ -256,7 +258,7 @@ def launcher(place: str) -> VmProcess:
 
 
 def link(place: str) -> SerialLink | VsockLink:
-    """Where the agent can be reached. Raises FileNotFoundError when the pod never started."""
+    """The agent's socket. Raises FileNotFoundError if the pod never started."""
     entry = record.read(place)
     if entry is None:
         raise FileNotFoundError(f"{place}/{record.FILE}")

@@ -69,7 +69,7 @@ def _fill(volume: EmptyVolume, target: int) -> bool:
 
 
 def _temporary_directory(root: str) -> None:
-    """Where an image has no /tmp, programs would fail that nobody would blame."""
+    """Create /tmp if an image has none, since programs would fail in unexpected ways."""
     with beneath.Root(root) as app:
         if not app.exists("tmp"):
             app.make_directory("tmp", 0o1777)

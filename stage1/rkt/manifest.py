@@ -41,7 +41,7 @@ class Volume(NamedTuple):
 
 
 class MountPoint(NamedTuple):
-    """Where an image wants a volume."""
+    """A mount point that an image declares."""
 
     name: str
     path: str
@@ -49,7 +49,7 @@ class MountPoint(NamedTuple):
 
 
 class Mounted(NamedTuple):
-    """What the pod puts where in an app; `own` is a volume that no other app has."""
+    """A mount of the pod in an app; `own` is a volume that no other app has."""
 
     volume: str
     path: str
@@ -97,7 +97,7 @@ class Entry(NamedTuple):
     read_only_root: bool = False
     annotations: tuple[tuple[str, str], ...] = ()
     kernel: tuple[tuple[str, str], ...] = ()
-    """What the image says of a kernel of its own; see `pod.own_kernel`."""
+    """The image's labels for a kernel of its own; see `pod.own_kernel`."""
     image_argv: tuple[str, ...] = ()
 
     @property

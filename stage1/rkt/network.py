@@ -67,9 +67,8 @@ def netns(pod_id: str, network: PodNetwork | None) -> str:
 
 
 def host_ip(pod_dir: str) -> str:
-    """Where the guest reaches the host: the gateway of the first network that masquerades, else of the last one.
-
-    Empty when there is none.
+    """The address at which the guest reaches the host: the gateway of the first network that masquerades, else of the
+    last one. Empty if there is none.
     """
     path = record.linked(pod_dir)
     known = record.load(path) if path else None

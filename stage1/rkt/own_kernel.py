@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _CODES = {own_kernel.POWEROFF: "p", own_kernel.DEBUG_EXIT: "d", own_kernel.SOLO5_EXIT: "s", own_kernel.HERMIT_EXIT: "h"}
 _OR_RESET = "r"
-"""How it ends, for the launcher (images/launcher/spec.h)."""
+"""The end of such a kernel, for the launcher (images/launcher/spec.h)."""
 _BUTTON = b"button"
 _POWER_DOWN = b'{"execute":"qmp_capabilities"}\n{"execute":"system_powerdown"}\n'
 

@@ -45,7 +45,7 @@ def root(app: App) -> Create | None:
 
 
 def creation(app: App) -> list[Create]:
-    """What runs for the app, each in its root as rkt has made it on the host, if its bundle does not name `root`."""
+    """The Create requests of the app, each in its root as rkt has prepared it, unless its bundle names `root`."""
     return [
         Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True, raw=oci.is_raw(one.process))
         for one in app.containers
@@ -65,7 +65,7 @@ def streams(app: str) -> tuple[int, int, int]:
 
 
 def _stdio(app: App, one: Container) -> Stdio | None:
-    """What goes to the console has no stream. What goes nowhere has one that nobody follows."""
+    """The app's streams: what goes to the console has none, and what goes nowhere has one that nobody reads."""
     used = app.streams
     if one is not app.container:
         return None

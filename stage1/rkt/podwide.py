@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What belongs to a pod as a whole: its name, its sysctls, the host's ports that lead into it. Pure. Called by plan."""
+"""Settings of a pod as a whole: its name, its sysctls, published ports. Pure. Called by plan."""
 
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.model import Port

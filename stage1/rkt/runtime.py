@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `run` was told, kept in the pod's directory for the programs that rkt calls later and does not tell again.
-
-One versioned JSON file, `runtime-config`; nothing of rkt's reads it.
+"""The options of `run`, kept in the pod's directory for the programs that rkt calls later without them. One versioned
+JSON file, `runtime-config`; nothing of rkt's reads it.
 """
 
 import json
@@ -21,7 +20,7 @@ def save(pod_dir: str, options: RunOptions) -> None:
 
 
 def load(pod_dir: str) -> RunOptions:
-    """What `save` wrote. Raises NotFound when the pod never got so far, BadRequest when it can't be understood."""
+    """The options that `save` wrote. Raises NotFound if the pod never got so far, BadRequest if they are damaged."""
     path = f"{pod_dir}/{FILE}"
     try:
         document = json.loads(files.read(path))

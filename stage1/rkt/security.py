@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What confines an app in the guest: capabilities, seccomp, paths. Pure. Called by plan."""
+"""The confinement of an app in the guest: capabilities, seccomp, paths. Pure. Called by plan."""
 
 from stage1.errors import BadRequest
 from stage1.pod.capabilities import bounding
@@ -48,7 +48,7 @@ def _paths(options: RunOptions) -> Security:
 
 
 def _capabilities(given: Names | None, options: RunOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What to add and what to drop."""
+    """The capabilities to add and to drop."""
     if options.all_capabilities:
         return ("CAP_ALL",), ()
     if given is None:

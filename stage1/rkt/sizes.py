@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a pod of rkt's may have of what its guest's agent keeps in tables. Pure.
-
-Called by loader, before anything is made on the host for an image that asks for thousands of volumes.
+"""Limits of a pod of rkt's by the sizes of the agent's tables. Pure. Called by loader, before anything is created on
+the host for an image that declares thousands of volumes.
 """
 
 from stage1.errors import BadRequest

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the VM of a pod is, what it has a disk for and how it begins: what its apps' limits say, and annotations
-that overrule them. Pure. Called by loader.
-
-Memory that no app touches costs the host nothing, so apps without a limit get a generous one.
+"""The size of a pod's VM, whether it has a disk, and whether it boots: from its apps' limits, and annotations that
+override them. Pure. Called by loader. Memory that no app touches costs the host nothing, so apps without a limit
+get a generous one.
 """
 
 from stage1.errors import BadRequest
@@ -47,7 +46,7 @@ def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *,
 
 
 def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
-    """What a VM of `memory_mib` needs where systemd is in it; what an annotation says stays."""
+    """The memory of a VM with systemd in it, unless an annotation sets it."""
     return memory_mib if _number(annotations, _MEMORY) else memory_mib + SYSTEMD_MIB
 
 

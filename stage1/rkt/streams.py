@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an app's stdin, stdout and stderr go, and the file of its log in Kubernetes' way. Pure. Called by plan."""
+"""The targets of an app's stdin, stdout and stderr, and the file of its log in Kubernetes' format. Pure. Called by
+plan.
+"""
 
 import os
 from typing import NamedTuple
@@ -48,7 +50,7 @@ class Streams(NamedTuple):
 
     @property
     def offered(self) -> tuple[str, ...]:
-        """What `attach` may ask for, by the names of its flags; nothing where all goes to rkt or nowhere."""
+        """The streams that `attach` may request, by the names of its flags; none if all go to rkt or nowhere."""
         if self.is_terminal:
             return TTYS
         return tuple(name for name in ("stdin", "stdout", "stderr") if getattr(self, name) == STREAM)

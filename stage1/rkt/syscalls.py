@@ -52,12 +52,12 @@ WILDCARDS = {
 ALL, NOTHING = "@appc.io/all", "@appc.io/empty"
 
 STARTING = "close close_range execve"
-"""What crun calls last, when the filter is there already."""
+"""The last system calls of crun, made with the filter in place."""
 ALWAYS = f"""{STARTING} clock_getres clock_gettime clock_nanosleep exit exit_group getrlimit gettimeofday nanosleep
     rt_sigreturn time"""
 """Without these no program starts or ends, whatever a set of names retains."""
 SETTING_UP = "capset prctl rt_sigaction rt_sigprocmask setgroups setresgid setresuid write"
-"""What crun calls before that, with the filter already there unless the app has no-new-privileges."""
+"""The system calls of crun before that, made with the filter in place unless the app has no-new-privileges."""
 YOUNGER = """cachestat clone3 epoll_pwait2 faccessat2 fchmodat2 fsconfig fsmount fsopen fspick futex_requeue
     futex_wait futex_waitv futex_wake io_pgetevents io_uring_enter io_uring_register io_uring_setup
     landlock_add_rule landlock_create_ruleset landlock_restrict_self listmount lsm_get_self_attr lsm_list_modules

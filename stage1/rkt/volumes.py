@@ -43,7 +43,7 @@ class EmptyVolume(NamedTuple):
 
 
 class Volumes(NamedTuple):
-    """What one app gets."""
+    """The volumes of one app."""
 
     mounts: tuple[Mount, ...] = ()
     empty: tuple[EmptyVolume, ...] = ()

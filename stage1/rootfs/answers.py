@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the confined process and who asks it have agreed on. Used by `confined` and `child`; constants only."""
+"""The protocol between the confined process and its caller. Used by `confined` and `child`; constants only."""
 
 from stage1 import errors
 from stage1.rootfs.corrupt import Corrupt
@@ -14,7 +14,7 @@ KINDS: dict[str, type[errors.PodError]] = {
     "NoSpace": errors.NoSpace,
     "TimedOut": errors.TimedOut,
 }
-"""What the process may raise here."""
+"""The errors that the process may return."""
 
 MEMORY = "Memory"
 """Instead of one of these: its memory did not suffice."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1 << 20
 _SIGNALLED, _NOT_STARTED = 128, (125, 126, 127)
 _FENCES = ("setpriv: ", "unshare: ", "prlimit: ", "env: ")
-"""How what a program of `sandbox.command` says begins."""
+"""The prefixes of messages of the programs in `sandbox.command`."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GUNZIPS = (["igzip", "-dcq"], ["gzip", "-dc"])
 """The first one, of ISA-L, takes a third of the time. It ignores what follows the last member, which is no layer's."""
@@ -50,7 +50,7 @@ class Blob(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """How large a layer may get, and when nobody wants it any more."""
+    """Limits of a layer's size, and the caller's cancellation."""
 
     limits: Limits = Limits()
     stop: "Callable[[], bool]" = supervise.never

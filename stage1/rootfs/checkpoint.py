@@ -82,7 +82,7 @@ def check_directory(output: str) -> None:
 
 
 def read_manifest(path: str, *, most: int) -> bytes:
-    """What is in the manifest of a checkpoint. Raises NotFound, BadRequest for one that is too long, KernelError."""
+    """The content of a checkpoint's manifest. Raises NotFound, BadRequest if it is too long, KernelError."""
     try:
         with beneath.Root(path) as place:
             return place.read(MANIFEST, most=most, ours=True)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large what an image consists of may be. Values only: the daemon's come from `[images]` of its configuration.
-
-Used by the pull and by the confined process that reads layers. An image that is larger is refused with a sentence
-that names the key.
+"""Limits of an image. Values only: the daemon's come from `[images]` of its configuration. Used by the pull and by
+the confined process that reads layers. An image that exceeds one is refused with a message that names the key.
 """
 
 from typing import NamedTuple
