@@ -34,7 +34,8 @@ FILES = {
 }
 LINKS = {"etc/mtab": "../proc/self/mounts", "flavor": "clearpod"}
 FILTERS = ("seccomp-qemu.bpf", "seccomp-kvmtool.bpf")
-GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs", "lkvm-shim.so", "jailer", *FILTERS)
+KERNELS, GUEST_SYSTEM = ("vmlinux", "bzImage"), "system.erofs"
+GUEST_FILES = (*KERNELS, "initramfs", GUEST_SYSTEM, "lkvm-shim.so", "jailer", *FILTERS)
 PROFILES = {"systemd": ("initramfs-systemd", "system-systemd.erofs")}
 """Files of further profiles, put in where they were built: a pod asks for one."""
 PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")
@@ -52,7 +53,7 @@ OWN = (Path(__file__).parent / "lean", SOURCE)
 class Parts(NamedTuple):
     """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins, what makes disks.
 
-    `profile` is that of pods that ask for none; empty is the ordinary one.
+    `profile` and the variant `kernel` are those of pods that ask for none; empty is the ordinary one.
     """
 
     launcher: Path
@@ -61,17 +62,25 @@ class Parts(NamedTuple):
     plugins: tuple[Path, ...]
     mkfs: Path
     profile: str = ""
+    kernel: str = ""
 
     @property
     def suffix(self) -> str:
-        """What names of an image for a profile end with."""
-        return f"-{self.profile}" if self.profile else ""
+        """What names of an image for a profile or a kernel end with."""
+        return "".join(f"-{name}" for name in (self.profile, self.kernel) if name)
 
     @property
     def guest_files(self) -> list[str]:
         """By name; some may be missing, but not of a profile that is not `profile`."""
         more = [names for name, names in PROFILES.items() if name == self.profile or self._has(names)]
-        return [*GUEST_FILES, *(file for names in more for file in names)]
+        of_kernel = self._of_kernel(more) if self.kernel else []
+        return [*GUEST_FILES, *(file for names in more for file in names), *of_kernel]
+
+    def _of_kernel(self, profiles: list[tuple[str, ...]]) -> list[str]:
+        """The variant's kernels, and where it has modules the system images with them."""
+        systems = [GUEST_SYSTEM, *(name for names in profiles for name in names if name.endswith(".erofs"))]
+        named = [name.replace(".erofs", f"-{self.kernel}.erofs") for name in systems]
+        return [*(f"{name}-{self.kernel}" for name in KERNELS), *(named if self._has((named[0],)) else ())]
 
     def _has(self, names: tuple[str, ...]) -> bool:
         return all((self.guest / name).exists() for name in names)
@@ -82,7 +91,7 @@ def file_name(parts: Parts) -> str:
     return f"clearpod-stage1{parts.suffix}.aci"
 
 
-def find_parts(launcher: Path, guest: Path, profile: str = "") -> Parts:
+def find_parts(launcher: Path, guest: Path, profile: str = "", *, kernel: str = "") -> Parts:
     """What this machine has. Raises BuildFailed when something is missing that rkt needs."""
     tools.need({"ldd": "libc-bin", MKFS: "e2fsprogs"})
     plugins = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
@@ -93,7 +102,8 @@ def find_parts(launcher: Path, guest: Path, profile: str = "") -> Parts:
         )
     lkvm = shutil.which("lkvm")
     mkfs = Path(shutil.which(MKFS) or "")
-    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in plugins if path), mkfs, profile)
+    programs = Path(lkvm) if lkvm else None, tuple(path for path in plugins if path), mkfs
+    return Parts(launcher, guest, *programs, profile=profile, kernel=kernel)
 
 
 def build_tree(home: Path, parts: Parts) -> Path:
@@ -128,7 +138,7 @@ def _inputs(parts: Parts) -> list[str | Path]:
     guest = [parts.guest / name for name in parts.guest_files if (parts.guest / name).exists()]
     python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
     mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
-    settings = [sys.version, python, parts.profile]
+    settings = [sys.version, python, parts.profile, *([f"kernel {parts.kernel}"] if parts.kernel else ())]
     return [*settings, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, parts.mkfs, *_present(parts.lkvm)]
 
 
@@ -181,10 +191,12 @@ def _add_guest(home: Path, parts: Parts) -> None:
     (home / "guest").mkdir(parents=True)
     for name in parts.guest_files:
         if not (parts.guest / name).exists():
-            raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build all")
+            part = f"kernel-{parts.kernel}" if parts.kernel and parts.kernel in name else "all"
+            raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build {part}")
         shutil.copyfile(parts.guest / name, home / "guest" / name)
-    if parts.profile:
-        (home / "profile").write_text(f"{parts.profile}\n")
+    for name, chosen in (("profile", parts.profile), ("kernel", parts.kernel)):
+        if chosen:
+            (home / name).write_text(f"{chosen}\n")
     for name in ("bin", "loaded", "plugins"):
         (home / name).mkdir()
     if parts.lkvm:

@@ -51,7 +51,7 @@ def stored(vm: VmSpec, pod_dir: str) -> VmSpec:
 
 def _note(pod_dir: str, pod: Pod, *, vm: VmSpec) -> None:
     kept = {name: getattr(pod, name) for name in _KEPT}
-    document = {"v": _VERSION, "hypervisor": vm.hypervisor.name, "devices": len(vm.nics), **kept}
+    document = {"v": _VERSION, "hypervisor": vm.hypervisor.name, "devices": len(vm.nics), "kernel": pod.kernel, **kept}
     files.write_atomic(f"{pod_dir}/{machine.MISSING}", json.dumps(document).encode())
 
 
@@ -73,6 +73,7 @@ def missing(pod_dir: str) -> tuple[Pod, int] | None:
             memory_mib=memory_mib,
             vcpus=vcpus,
             scratch_mib=scratch_mib,
+            kernel=str(document.get("kernel", "")),
         )
         return pod, int(document["devices"])
     except FileNotFoundError:

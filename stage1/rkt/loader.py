@@ -21,6 +21,7 @@ from stage1.linux import beneath, in_root
 from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process, User
 from stage1.pod.network import PodNetwork
 from stage1.rkt import (
+    annotations,
     covers,
     directory,
     environment,
@@ -140,6 +141,7 @@ def read_pod(
     pod_dir = os.path.realpath(pod_dir)
     directory.require(pod_dir)
     given = manifest.read(f"{pod_dir}/pod", lambda app: _image_manifest(pod_dir, app), only=only)
+    given = given if runs else annotations.settled(given, only=only)
     if options.interactive and len(given.entries) != 1:
         raise BadRequest(f"--interactive is for pods of one app, but this one has {len(given.entries)}")
     if not (given.entries or options.mutable):
@@ -150,6 +152,7 @@ def read_pod(
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
     own_kernel = None if runs else _with_own_kernel(given, options, pod_dir=pod_dir)
+    kernel = "" if runs else userspace.kernel(pod_dir, given.annotations, brings_own=bool(own_kernel))
     asked = (({}, "the pod manifest"), *((dict(entry.annotations), entry.where) for entry in given.entries))
     boots = True in [sizing.boots({**given.annotations, **own}, where=where) for own, where in asked]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
@@ -163,7 +166,7 @@ def read_pod(
             ),
             pod_dir,
             annotations=given.annotations,
-        )._replace(scratch_mib=disk_mib, boots=boots),
+        )._replace(scratch_mib=disk_mib, boots=boots, kernel=kernel),
         apps=tuple(one.app for one in apps),
         mutable=options.mutable,
         empty_volumes=empty,

@@ -21,7 +21,7 @@ from stage1.rkt import directory, logs, make, plan
 from stage1.rkt.loader import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
-from stage1.vm import choose, hypervisors, launch_spec, record, slots
+from stage1.vm import choose, hypervisors, kernels, launch_spec, record, slots
 from stage1.vm.launch_spec import LaunchSpec
 from stage1.vm.record import Record
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink, nics
@@ -74,6 +74,7 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
     """
     tsc.use_file(f"{RUN}/tsc-khz")
     on = _with_disk(host(pod_dir, pod.pod.hypervisor), pod, pod_dir=pod_dir)
+    _require_kernel(on, pod.pod.kernel)
     if pod.pod.journal:
         files.make_dirs(directory.journal_of_stage1(pod_dir), 0o755)  # so that the overlay knows of its directories
     prepared = engine.prepare(pod.pod, on)
@@ -82,6 +83,16 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
     except BaseException:
         undo(prepared.directory)
         raise
+
+
+def _require_kernel(on: Host, variant: str) -> None:
+    """Raise NotFound for a variant that is not in the stage1 image."""
+    known = kernels.variants(on.guest_dir, hypervisor=on.choice.hypervisor)
+    if variant and variant not in known:
+        raise NotFound(
+            f"the pod needs the guest kernel {variant[:100]!r}, and beside the ordinary one its stage1 image has "
+            f"{', '.join(known) or 'none'}; use an image that `scripts/build-aci --kernel {kernels.BUILDABLE[0]}` makes"
+        )
 
 
 def _with_disk(on: Host, pod: RktPod, *, pod_dir: str) -> Host:

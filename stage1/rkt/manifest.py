@@ -11,6 +11,7 @@ from typing import NamedTuple
 from stage1.errors import BadRequest
 from stage1.linux import files
 from stage1.rkt import document, spelling
+from stage1.rkt.annotations import of_app
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -198,10 +199,15 @@ def _entry(given: "Document", image_of: "Callable[[str], str]") -> Entry:
         pre_start=handlers.get("pre-start", ()),
         post_stop=handlers.get("post-stop", ()),
         read_only_root=document.flag(given, "readOnlyRootFS", where=where),
-        annotations=tuple(document.pairs(given, "annotations", where=where).items()),
+        annotations=_annotations(given, image, where=where),
         kernel=_kernel(image, own, where=where),
         image_argv=document.texts(own, "exec", where=where),
     )
+
+
+def _annotations(given: "Document", image: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+    of_image = document.pairs(image, "annotations", where=f"the image of {where}")
+    return tuple(of_app(document.pairs(given, "annotations", where=where), of_image).items())
 
 
 def _kernel(image: "Document", own: "Document", *, where: str) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ get a generous one.
 """
 
 from stage1.errors import BadRequest
+from stage1.rkt.annotations import MEMORY, ROOT, SCRATCH, TEMPLATE, VCPUS
 from stage1.rkt.spelling import is_number
 
 TYPE_CHECKING = False
@@ -29,16 +30,11 @@ SANDBOX_MIB = GUEST_MIB + APP_MIB
 """The minimum if apps are added later, since a VM does not grow."""
 SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
 """Of the disk for a pod's empty volumes and for roots, all together. It takes what is written, no more."""
-TEMPLATE = "clearpod.io/template"
-"""rkt, of an app or its pod: `none` has the pod's VM boot, though it could be a copy of a template."""
-_MEMORY, _VCPUS, _SCRATCH = "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/scratch-mib"
-ROOT = "clearpod.io/root"
-"""rkt, of an app or its pod: `disk` has what the app writes to its root on the pod's disk, not in `rkt export`."""
 
 
 def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool, host_mib: float) -> int:
     """Return the VM's memory, on a host with `host_mib`. Raises BadRequest."""
-    annotated = _number(annotations, _MEMORY)
+    annotated = _number(annotations, MEMORY)
     needed = GUEST_MIB + sum(-(-app.memory // MIB) for app in apps if app.memory)
     unlimited = sum(not app.memory for app in apps)
     needed += max(min(APP_MIB * unlimited, int(host_mib * SHARE) - needed), LEAST_APP_MIB * unlimited)
@@ -47,7 +43,7 @@ def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *,
 
 def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
     """The memory of a VM with systemd in it, unless an annotation sets it."""
-    return memory_mib if _number(annotations, _MEMORY) else memory_mib + SYSTEMD_MIB
+    return memory_mib if _number(annotations, MEMORY) else memory_mib + SYSTEMD_MIB
 
 
 def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus: int) -> int:
@@ -55,7 +51,7 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
     Raises BadRequest.
     """
-    annotated = _number(annotations, _VCPUS)
+    annotated = _number(annotations, VCPUS)
     limits = [app.cpu_milli for app in apps]
     needed = -(-sum(limits) // 1000) if limits and all(limits) else cpus
     return annotated or max(1, min(needed, cpus))
@@ -63,9 +59,9 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
 def scratch_mib(annotations: "Mapping[str, str]") -> int:
     """Return the size of the scratch disk. Raises BadRequest."""
-    given = _number(annotations, _SCRATCH) or SCRATCH_MIB
+    given = _number(annotations, SCRATCH) or SCRATCH_MIB
     if given < LEAST_SCRATCH_MIB:
-        raise BadRequest(f"the annotation {_SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {given}")
+        raise BadRequest(f"the annotation {SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {given}")
     return given
 
 

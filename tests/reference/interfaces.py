@@ -8,7 +8,8 @@ from cri import policy, server
 from cri.metrics import families
 from cri.pb import nri_pb2, runtime_pb2
 from cri.translate import extras, metrics, network
-from stage1.rkt import sizing, streams
+from stage1.rkt import annotations as of_rkt
+from stage1.rkt import streams
 from tests.reference import docstrings
 from tests.reference.table import link, page, table
 
@@ -97,7 +98,7 @@ def annotations() -> str:
     ours = [(f"`{name}`", named[name], "yes" if name in allowed else "no") for name in policy.KNOWN]
     rates = docstrings.of_module(network)
     others = [(f"`{getattr(network, name)}`", rates[name]) for name in ("INGRESS", "EGRESS")]
-    for module in (extras, sizing, streams):
+    for module in (extras, of_rkt, streams):
         texts = docstrings.of_module(module)
         others += [
             (f"`{value}`", texts[name])

@@ -4,6 +4,7 @@
 import os
 import pty
 import select
+import subprocess
 import termios
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stage1.rkt import machine
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import RUN, Rig, Running, wait_until
+from tests.vm.agent_machine import GUEST_DIR
 
 pytestmark = [
     pytest.mark.vm,
@@ -199,3 +201,26 @@ def test_what_can_not_be_run_says_so_and_leaves_nothing(rig: Rig) -> None:
     assert not (RUN / running.pod.uuid).exists() and running.pod.state() == "exited"
     assert running.pod.enter("true").code == 254 if running.pod.wait_pid() else True
     assert running.pod.gc().code == 0
+
+
+def with_kernel(rig: Rig, name: str, line: str) -> Running:
+    """A pod of one app, which asks for that kernel as by rkt's --annotation."""
+    note = {"name": "clearpod.io/kernel", "value": name}
+    one = rig.sh("one", line)._replace(entry={"annotations": [note]})
+    pod = rig.rkt.prepare([one])
+    piped = subprocess.PIPE
+    return Running(pod, pod.run(net="none", stdin=subprocess.DEVNULL, stdout=piped, stderr=piped))
+
+
+@pytest.mark.skipif(not (GUEST_DIR / "vmlinux-sctp").exists(), reason="needs images/build kernel-sctp")
+def test_an_app_chooses_among_the_kernels_of_the_stage1_image(rig: Rig) -> None:
+    code, out, err = with_kernel(rig, "sctp", "test -d /proc/sys/net/sctp && echo it").finish()
+    assert (code, out) == (0, b"it\n"), err
+    code, out, err = with_kernel(rig, "default", "test -d /proc/sys/net/sctp || echo none").finish()
+    assert (code, out) == (0, b"none\n"), err
+
+
+def test_a_kernel_that_is_not_in_the_stage1_image_is_one_sentence(rig: Rig) -> None:
+    code, out, err = with_kernel(rig, "other", "echo ran").finish()
+    assert code == 254 and not out
+    assert b"kernel 'other'" in err and b"scripts/build-aci --kernel full" in err and err.count(b"\n") == 1, err

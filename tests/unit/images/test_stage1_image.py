@@ -147,6 +147,25 @@ def test_a_profile_that_was_built_is_put_in_and_another_image_has_it_by_default(
         assert json.load(tar.extractfile("manifest"))["name"] == "clearpod.io/stage1-systemd"
 
 
+def test_an_image_for_a_kernel_has_it_for_both_hypervisors_and_its_modules(stage1, tmp_path):
+    parts = parts_in(tmp_path, stage1, kernel="full")
+    with pytest.raises(Exception, match=r"vmlinux-full is missing.* images/build kernel-full"):
+        stage1.build_tree(tmp_path / "home", parts)
+    for name in ("vmlinux-full", "bzImage-full"):
+        (tmp_path / name).write_bytes(b"\x7fELF")
+    assert parts.guest_files == [*stage1.GUEST_FILES, "vmlinux-full", "bzImage-full"]
+    profile_files(tmp_path)
+    (tmp_path / "system-full.erofs").write_bytes(b"modules")
+    with pytest.raises(Exception, match=r"system-systemd-full.erofs is missing"):
+        stage1.build_tree(tmp_path / "home", parts)
+    (tmp_path / "system-systemd-full.erofs").write_bytes(b"modules")
+    both = stage1.build(tmp_path / "both", parts._replace(profile="systemd"))
+    with tarfile.open(both / "clearpod-stage1-systemd-full.aci") as tar:
+        assert tar.extractfile("rootfs/usr/lib/clearpod/kernel").read() == b"full\n"
+        assert tar.getmember("rootfs/usr/lib/clearpod/guest/system-full.erofs").size > 0
+        assert json.load(tar.extractfile("manifest"))["name"] == "clearpod.io/stage1-systemd-full"
+
+
 def test_an_image_for_a_profile_that_was_not_built_is_none(stage1, tmp_path):
     with pytest.raises(Exception, match=r"initramfs-systemd .*images/build all"):
         stage1.build_tree(tmp_path / "home", parts_in(tmp_path, stage1, profile="systemd"))
