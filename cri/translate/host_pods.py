@@ -5,7 +5,9 @@
 
 import os
 import re
+from collections.abc import Mapping
 
+from cri import policy
 from stage1.errors import BadRequest
 from stage1.pod.model import Pod
 
@@ -14,6 +16,25 @@ _OF_NAMESPACE = {
     "ipc": re.compile(r"kernel\.(shm.*|msg.*|sem)|fs\.mqueue\..*"),
 }
 """Sysctls that belong to a namespace: a pod that has its own may set them."""
+_OF_VMS = {
+    policy.KERNEL: ("default",),
+    policy.PROFILE: ("default",),
+    policy.TEMPLATE: ("none",),
+    policy.FORKABLE: ("false",),
+    policy.SUSPEND: (),
+    policy.FORK_OF: (),
+}
+"""Annotations that only a pod with a guest can have, and what of them is true of any."""
+
+
+def check(annotations: Mapping[str, str]) -> None:
+    """Raise BadRequest for a pod that asks for something of a guest: it has none."""
+    for word, harmless in _OF_VMS.items():
+        if (text := annotations.get(word, "")) and text not in harmless:
+            raise BadRequest(
+                f"the annotation {word} is {text[:100]!r}, and a pod with namespaces of the host has no guest for "
+                "that; leave it out"
+            )
 
 
 def pod(requested: Pod, host: tuple[str, ...]) -> Pod:

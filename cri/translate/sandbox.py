@@ -108,7 +108,10 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         suspend=_suspend(sandbox),
     )
     host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
-    return host_pods.pod(pod, host) if host else pod
+    if not host:
+        return pod
+    host_pods.check(sandbox.annotations)
+    return host_pods.pod(pod, host)
 
 
 def _suspend(sandbox: pb.PodSandboxConfig) -> str:

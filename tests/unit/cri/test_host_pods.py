@@ -21,7 +21,12 @@ ALL = HostPods(allow=("network", "pid", "ipc"))
 
 
 def asked(
-    allowed: HostPods = ALL, *, privileged: bool = False, sysctls: dict[str, str] | None = None, **options: Any
+    allowed: HostPods = ALL,
+    *,
+    privileged: bool = False,
+    sysctls: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+    **options: Any,
 ) -> Pod:
     """The pod of a sandbox with these namespace options."""
     context = pb.LinuxSandboxSecurityContext(namespace_options=pb.NamespaceOption(**options), privileged=privileged)
@@ -31,11 +36,7 @@ def asked(
         hostname="web-0",
         linux=linux,
         port_mappings=[pb.PortMapping(container_port=80, host_port=8080)],
-        annotations={
-            "kubernetes.io/ingress-bandwidth": "1M",
-            "clearpod.io/kernel": "sctp",
-            "clearpod.io/guest-profile": "systemd",
-        },
+        annotations={"kubernetes.io/ingress-bandwidth": "1M", **(annotations or {})},
     )
     request = pb.RunPodSandboxRequest(config=config)
     return sandbox.record(request, Config(host_pods=allowed, policy=OPEN), handlers=("",)).pod
@@ -44,7 +45,7 @@ def asked(
 def test_a_pod_that_asks_for_nothing_has_its_vm() -> None:
     pod = asked()
     assert pod.host == () and pod.cgroup_parent == "/kubepods/x" and pod.window_mib > 0
-    assert (pod.kernel, pod.profile) == ("sctp", "systemd")
+    assert (pod.kernel, pod.profile) == ("", "")
 
 
 def test_the_hosts_network_brings_its_name_and_takes_the_ports() -> None:
@@ -52,6 +53,24 @@ def test_the_hosts_network_brings_its_name_and_takes_the_ports() -> None:
     assert pod.host == ("network",) and pod.cgroup_parent == "/kubepods/x"
     assert pod.hostname == os.uname().nodename
     assert (pod.ports, pod.ingress_bits, pod.networks, pod.kernel, pod.profile) == ((), 0, (), "", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "harmless"),
+    [
+        ("clearpod.io/kernel", "sctp", "default"),
+        ("clearpod.io/kernel", "image", "default"),
+        ("clearpod.io/guest-profile", "systemd", "default"),
+        ("clearpod.io/template", "warm", "none"),
+        ("clearpod.io/forkable", "true", "false"),
+        ("clearpod.io/suspend", "manual", ""),
+        ("clearpod.io/fork-of", "web", ""),
+    ],
+)
+def test_what_only_a_guest_could_have_is_refused(word: str, text: str, harmless: str) -> None:
+    with pytest.raises(BadRequest, match=rf"{word} .*'{text}'.* guest"):
+        asked(network=pb.NODE, annotations={word: text})
+    assert asked(network=pb.NODE, annotations={word: harmless}).host == ("network",)
 
 
 def test_without_it_the_pods_network_is_its_own() -> None:
