@@ -54,13 +54,11 @@ _FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX"}
 
 
 class Boot(NamedTuple):
-    """One start of a kernel: it is in the image that is mounted in the pod's share as `lower`. `arguments` are the
-    pod's own, if it has any.
-    """
+    """One start of a kernel: it is in the image that is mounted in the pod's share as `lower`."""
 
     kernel: OwnKernel
     lower: str
-    arguments: tuple[str, ...] = ()
+    asked: own_command_line.Asked = own_command_line.Asked()
 
 
 class BootFiles(NamedTuple):
@@ -243,7 +241,7 @@ def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "Pod
     """The VM that boots it, without devices, disk and ids. Raises as `own_command_line.line`."""
     directory, kernel, choice = engine.pod_directory(host, pod.id), boot.kernel, host.choice
     at = own_command_line.address(network)
-    line = own_command_line.line(kernel, at, arguments=boot.arguments, hostname=pod.hostname)
+    line = own_command_line.line(kernel, at, asked=boot.asked, hostname=pod.hostname)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         hypervisor=choice.hypervisor,

@@ -24,6 +24,7 @@ from stage1 import engine, own
 from stage1.errors import NoCommand, PodError, Unsupported, WrongState
 from stage1.guest import messages
 from stage1.pod import guest_volumes, oci, states
+from stage1.pod.own_command_line import Asked
 from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs.share import ImageFiles
 
@@ -159,7 +160,8 @@ async def _take_over(pod: LivePod, record: ContainerRecord, *, lower: str) -> No
     """End the guest that the pod was booted with, so that the container's kernel takes its place; only after that
     kernel was found to be bootable.
     """
-    boot = own.Boot(record.kernel, lower, record.container.process.argv)
+    process = record.container.process
+    boot = own.Boot(record.kernel, lower, Asked(process.argv, process.env))
     await run_uncancellable(own.check, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
     require_alone(pod, record.kernel, image=record.image_ref)
     await own_kernel.take_over(pod)

@@ -24,6 +24,7 @@ from stage1.guest import messages
 from stage1.linux import process
 from stage1.linux.process import PidHandle
 from stage1.pod import own_kernel
+from stage1.pod.own_command_line import Asked
 from stage1.rootfs import export
 from stage1.vm.own_machine import TRACE
 
@@ -134,7 +135,8 @@ class OwnKernel:
         if self._run is not None:
             raise WrongState(f"{self._pod.title} runs a kernel of its own already")
         pod, record = self._pod, container.record
-        boot = own.Boot(record.kernel, export.image_name(record.image_id), record.container.process.argv)
+        process = record.container.process
+        boot = own.Boot(record.kernel, export.image_name(record.image_id), Asked(process.argv, process.env))
         run = pod.tools.run_in_bulk if record.kernel.block else run_uncancellable  # since that is copied
         prepared = await run(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
         vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)

@@ -46,9 +46,10 @@ def record(
     image_config: Mapping[str, Any] = image.config.get("config") or {}
     user = _user(config, pod.pod, image=image, accounts=accounts, added=added)
     volumes = _volumes(config, pod.pod, images=images)
+    kernel, env = own_kernel.of(image), environment(config, image_config, more=added.env)
     process = Process(
         argv=command(config, image),
-        env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
+        env=env if kernel.path else users.with_home(env, user, passwd=accounts.passwd),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
         tty=config.tty,
@@ -82,7 +83,7 @@ def record(
         image_ref=image.repo_digests[0] if image.repo_digests else image.id,
         log_path=log_path(pod.log_directory, config.log_path),
         image_tag=shown_tag(config.image, image.repo_tags),
-        kernel=own_kernel.of(image),
+        kernel=kernel,
     )
 
 

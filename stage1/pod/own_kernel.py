@@ -33,6 +33,9 @@ MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
 ANY, MODERN = "any", "modern"
 VIRTIOS = (ANY, MODERN)
 """Which virtio devices it knows: also those from before virtio 1.0, or only later ones, which have other PCI ids."""
+PASSED, NOT_PASSED = "passed", "none"
+ENVIRONMENTS = (PASSED, NOT_PASSED)
+"""Whether it gets the container's environment variables, if its form of telling addresses has one for them."""
 POWEROFF, RESET, DEBUG_EXIT, SOLO5_EXIT, HERMIT_EXIT = "poweroff", "reset", "debug-exit", "solo5", "hermit"
 EXITS = (POWEROFF, RESET, DEBUG_EXIT, SOLO5_EXIT, HERMIT_EXIT)
 """The ways to report an exit code: none (with RESET a reset counts as powering off), or QEMU's device for that."""
@@ -60,6 +63,7 @@ class OwnKernel(NamedTuple):
     machine: str = MICROVM
     exit: str = POWEROFF
     virtio: str = ANY
+    environment: str = PASSED
 
     @property
     def has_debug_exit(self) -> bool:
@@ -98,10 +102,10 @@ _KINDS = {
     "hermit": _Kind(HERMIT, PC, HERMIT_EXIT, MODERN),
 }
 _TRUE = ("1", "t", "true")
-_OTHER_VMMS = ("hvt", "spt", "hedge", "hyperlight", "hyperlight-unikraft")
-"""Monitors with an interface of their own, for which a kernel has to be built."""
 _MODERN_VMMS = ("firecracker", "cloud-hypervisor")
 """Monitors whose devices are of virtio 1.0."""
+_OTHER_VMMS = ("hvt", "spt", "hedge", "muen", "genode", "xen", "hyperlight", "hyperlight-unikraft")
+"""Monitors with an interface of their own, for which a kernel has to be built."""
 _ENCODED = "b64:"
 """The prefix of a single base64 value, as newer tools of urunc's write it."""
 _UNIKRAFT_NEW = (0, 16, 1)
@@ -217,9 +221,11 @@ def _require_no_root(theirs: "Mapping[str, str]", kind: _Kind, *, image: str) ->
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Numbers of a version; of none, or of one that is not made of numbers, the newest."""
-    parts = text.removeprefix("v").split(".")
-    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else _UNIKRAFT_NEW
+    """Numbers of a version, without what follows them; of none, or of one that does not begin with some, the newest."""
+    numbers = text.removeprefix("v").partition("-")[0].partition("+")[0].partition("~")[0]
+    parts = numbers.split(".")
+    is_one = all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
+    return tuple(map(int, parts)) if is_one else _UNIKRAFT_NEW
 
 
 def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
@@ -236,6 +242,7 @@ def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
         ("machine", kernel.machine, MACHINES),
         ("exit", kernel.exit, EXITS),
         ("virtio", kernel.virtio, VIRTIOS),
+        ("environment", kernel.environment, ENVIRONMENTS),
     ):
         if value not in known:
             given = f"is {value[:100]!r}" if value else "is not named"

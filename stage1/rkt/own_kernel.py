@@ -13,6 +13,7 @@ from stage1.engine import Host
 from stage1.errors import KernelError
 from stage1.linux import beneath
 from stage1.pod import own_kernel
+from stage1.pod.own_command_line import Asked
 from stage1.pod.own_kernel import OwnKernel
 from stage1.rkt import directory, machine, sizing
 from stage1.rkt.manifest import Entry
@@ -42,7 +43,8 @@ def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns:
     assert entry
     kernel = own_kernel.read(dict(entry.kernel), image=f"of {entry.where}")
     assert kernel
-    boot = own.Boot(kernel, f"apps/{entry.name}", arguments(entry, kernel))
+    environment = tuple(f"{name}={value}" for name, value in entry.env)
+    boot = own.Boot(kernel, f"apps/{entry.name}", Asked(arguments(entry, kernel), environment))
     host = machine.host(pod_dir, pod.pod.hypervisor)._replace(
         scratch_mib=sizing.scratch_mib(dict(pod.annotations)), state_dir=pod_dir
     )

@@ -96,7 +96,7 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(f"g{path}" for path in vm.cgroups),
         *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
         *(f"{place.letter}{place.path}" for place in seen),
-        *(f"y{target}:{path}" for path, target in (*links(shown), *launch.links)),
+        *(f"y{target}:{path}" for path, target in (*links(shown), *_of_own(vm), *launch.links)),
         *(f"d{major}:{minor}:/dev/{name}" for name, (major, minor) in devices(vm).items()),
         f"h{HOME_BYTES}:{HOME}",
         *(f"s{rights:x}:{path}" for path, rights in (*rules(vm), *_more(launch))),
@@ -108,6 +108,15 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(["b"] if launch.small_pages else []),
     ]
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
+
+
+def _of_own(vm: VmSpec) -> list[tuple[str, str]]:
+    """Links to a kernel out of an image and what belongs to it."""
+    if not vm.own:
+        return []
+    from stage1.vm import own_machine  # rkt waits for each import
+
+    return [*own_machine.links(vm).items()]
 
 
 def describe_copy(described: bytes, vm: VmSpec, *, launch: Launch) -> bytes:

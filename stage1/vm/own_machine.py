@@ -42,6 +42,31 @@ do.
 """
 
 
+_PLAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
+_TOPS = frozenset(
+    (
+        "bin",
+        "dev",
+        "etc",
+        "gnu",
+        "home",
+        "lib",
+        "lib64",
+        "nix",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    )
+)
+"""Names in the root of a jail that may be something else."""
+
+
 class Features(NamedTuple):
     """The features of a kernel's machine: the device for its exit code, devices of virtio 1.0 only, a second monitor
     at a descriptor of its launcher.
@@ -74,7 +99,7 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
     """QEMU's whole command line. `sandbox` and `errors` are options of its driver for its seccomp filter, and for
     disks.
     """
-    own = vm.own
+    own, (kernel, initrd) = vm.own, _loaded(vm)
     assert own
     return [
         vm.binary,
@@ -86,8 +111,8 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
         *("-smp", str(vm.vcpus)),
-        *("-kernel", vm.kernel),
-        *(("-initrd", vm.initramfs) if vm.initramfs else ()),
+        *("-kernel", kernel),
+        *(("-initrd", initrd) if initrd else ()),
         *("-append", _command_line(vm, own)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-S", "-display", "none", "-trace", f"*_{TRACE}"),
         *("-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"),
@@ -96,6 +121,34 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         *_PANIC,
         *_devices(vm, own, errors=errors),
     ]
+
+
+def links(vm: VmSpec) -> dict[str, str]:
+    """Symbolic links in the root of the VMM's jail, with their targets: QEMU tells a multiboot kernel, and its module,
+    the paths that it has loaded them from, and those of the host are nobody's business.
+    """
+    found: dict[str, str] = {}
+    if not vm.hypervisor.boots_all_kernels or not vm.jailer:
+        return found
+    paths = (vm.kernel, vm.initramfs, vm.binary, vm.run_dir, vm.scratch, *(share.path for share in vm.shares))
+    taken = _TOPS.union(path.split("/")[1] for path in paths if path)
+    for path, word in ((vm.kernel, "kernel"), (vm.initramfs, "initrd")):
+        if not path or ":" in path:  # which ends a target in a jail's description
+            continue
+        usable = (one for one in (path.rpartition("/")[2], word, f"{word}.image") if _is_plain(one))
+        found |= {f"/{name}": path for name in [one for one in usable if one not in taken][:1]}
+        taken = taken.union(name[1:] for name in found)
+    return found
+
+
+def _is_plain(name: str) -> bool:
+    return _PLAIN_NAME.issuperset(name) and name[:1] not in ("", ".", "-")
+
+
+def _loaded(vm: VmSpec) -> tuple[str, str]:
+    """What QEMU is told to load: names in the root of its jail, which is its working directory, or the host's paths."""
+    names = {path: link[1:] for link, path in links(vm).items()}
+    return names.get(vm.kernel, vm.kernel), names.get(vm.initramfs, vm.initramfs)
 
 
 def _places(vm: VmSpec, own: OwnMachine) -> list[str]:

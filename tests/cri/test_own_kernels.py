@@ -95,8 +95,8 @@ def machine(images: Images, guest_dir: Path) -> Iterator[World]:
                 engine.clean_up(place)
 
 
-async def _started(cri: Client, pod: str, image: str, *args: str, name: str = "c") -> str:
-    made = await cri.container(pod, name=name, image=pb.ImageSpec(image=image), args=args)
+async def _started(cri: Client, pod: str, image: str, *args: str, name: str = "c", **more: Any) -> str:
+    made = await cri.container(pod, name=name, image=pb.ImageSpec(image=image), args=args, **more)
     await cri("StartContainer", container_id=made)
     return made
 
@@ -116,12 +116,14 @@ async def _until_logged(cri: Client, container: str, line: str, limit_s: float =
 async def test_a_kernel_runs_in_a_plain_pod_and_its_end_is_the_containers(machine: World, images: Images) -> None:
     async with machine.daemon() as cri:
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
-        c = await _started(cri, pod, images.microvm, "count=3", "exit")
+        given = {"A": b"1", "DB_SERVICE_HOST": b"x", "DB_SERVICE_PORT": b"1", "DB_PORT": b"tcp://x:1"}
+        envs = [pb.KeyValue(key=key, value=value) for key, value in given.items()]
+        c = await _started(cri, pod, images.microvm, "count=3", "exit", envs=envs)
         status = await cri.ended(c)
         assert (status.exit_code, status.reason) == (0, "Completed")
         lines = _log(status.log_path)
         assert lines[0] == "hello"
-        assert lines[1].startswith("arguments: console=ttyS0 panic=-1 count=3 exit")
+        assert lines[1].startswith("arguments: console=ttyS0 panic=-1 A=1 count=3 exit")
         assert lines[2:5] == ["1", "2", "3"]
         again = await _started(cri, pod, images.debug_exit, "exit=7", name="d")
         assert (await cri.ended(again)).exit_code == 7

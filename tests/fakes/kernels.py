@@ -7,6 +7,7 @@ For the tests of such pods.
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,20 @@ def hello() -> bytes:
     return (out / "hello").read_bytes()
 
 
+_PRINT = "ac 84c0 7403 ee ebf8"
+"""lodsb; test al, al; jz past this; out dx, al; jmp to its beginning."""
+
+
+def multiboot() -> bytes:
+    """A flat multiboot kernel that says its command line and, if it has a module, that of the first one, and ends by
+    QEMU's debug device with 0.
+    """
+    flags, base = 1 << 16, 0x100000
+    header = struct.pack("<8I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, base, base, 0, 0, base + 32)
+    code = f"8b7310 66baf803 {_PRINT} b00aee 837b1400 740e 8b7b18 8b7708 {_PRINT} 66ba0105 b000ee ebfe"
+    return header + bytes.fromhex(code)
+
+
 def wrong() -> dict[str, bytes]:
     """Files that are no kernels for this host: a text, one for another processor, one that is cut off."""
     kernel = bytearray(hello())
@@ -45,6 +60,7 @@ WRONG = (
     ({"machine": "isapc"}, "isapc"),
     ({"exit": "maybe"}, "maybe"),
     ({"virtio": "2"}, "virtio"),
+    ({"environment": "some"}, "environment"),
     ({"initrd": "/no"}, "initrd"),
 )
 """Labels beside those of a right one, and what is named when they are refused."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import kernels, sample
 from tests.fakes.command import Command, finish
-from tests.fakes.oci_layout import Layer, file, tar
+from tests.fakes.oci_layout import Layer, directory, file, tar
 
 ONLY = "only a bzImage can be booted on the other one"
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120), pytest.mark.only_on("qemu", ONLY)]
@@ -22,6 +22,28 @@ def _image(place: Path, **labels: str) -> str:
 def test_its_serial_port_is_the_output_and_its_code_the_commands(clearpod: Command, tmp_path: Path) -> None:
     code, out, err = clearpod.run(_image(tmp_path / "image", exit="debug-exit"), "count=2", "exit=9")
     assert (code, out.splitlines()[0], out.splitlines()[2:4], err) == (9, b"hello", [b"1", b"2"], "")
+
+
+def test_it_is_told_its_environment(clearpod: Command, tmp_path: Path) -> None:
+    image = _image(tmp_path / "image")
+    _, out, err = clearpod.run("--env", "A=two words", "--env", "B=1", image, "exit")
+    assert out.splitlines()[1].startswith(b'arguments: console=ttyS0 panic=-1 "A=two words" B=1 exit'), err
+    many = [word for number in range(31) for word in ("--env", f"V{number}=x")]
+    code, out, err = clearpod.run(*many, image, "exit")
+    assert (code, out, err.count("\n"), "31 variables" in err) == (125, b"", 1, True), err
+    kept = _image(tmp_path / "kept", environment="none")
+    _, out, _ = clearpod.run(*many, kept, "exit")
+    assert out.splitlines()[1].startswith(b"arguments: console=ttyS0 panic=-1 exit")
+
+
+def test_a_multiboot_kernel_and_its_module_are_not_told_where_they_lie(clearpod: Command, tmp_path: Path) -> None:
+    files = {"boot/my-kernel": kernels.multiboot(), "boot/two words": b"x"}
+    layer = Layer(tar([directory("boot"), *(file(name, data) for name, data in files.items())]))
+    given = kernels.labelled(
+        path="/boot/my-kernel", network="none", machine="pc", exit="debug-exit", initrd="/boot/two words"
+    )
+    code, out, err = clearpod.run(sample.image(tmp_path / "image", [layer], Labels=given), "a", "b=c")
+    assert (code, out) == (0, b"my-kernel a b=c\ninitrd"), err
 
 
 def test_a_signal_presses_its_power_button(clearpod: Command, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.pod.network import Interface, PodNetwork, Route
-from stage1.pod.own_command_line import MOST_BYTES, Address, address, line
+from stage1.pod.own_command_line import MOST_BYTES, Address, Asked, address, line, without_services
 from stage1.pod.own_kernel import FORMS, OwnKernel
 
 AT = Address("10.88.0.5", 16, "10.88.0.1", "10.96.0.10")
@@ -63,6 +63,9 @@ def test_what_lies_in_an_initrd_or_on_a_disk_is_named() -> None:
     kernel = OwnKernel("/k", "/bin/app -x", network="linux-init")
     assert line(kernel._replace(initrd="/i"), None).endswith(" rdinit=/bin/app -- -x")
     assert line(kernel._replace(block="/b"), None).endswith(" root=/dev/vda rw init=/bin/app -- -x")
+    both = kernel._replace(initrd="/i", block="/b")
+    assert line(both, None).endswith(" root=/dev/vda rw init=/bin/app -- -x"), "the initrd mounts the disk"
+    assert line(both._replace(arguments=""), None).endswith(" root=/dev/vda rw")
     assert 'vfs.fstab=[ "initrd0:/:extract:::" ]' in line(kernel._replace(initrd="/i", network="unikraft"), None)
     assert "vfs.rootfs=initrd" in line(kernel._replace(initrd="/i", network="unikraft-old"), None)
 
@@ -83,7 +86,7 @@ def test_a_program_in_unikrafts_files_is_what_its_loader_is_told(arguments: str,
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_pods_own_arguments_replace_the_images_and_are_quoted(form: str) -> None:
-    text = line(OwnKernel("/k", "of-the-image", network=form), AT, arguments=("app", "two words", "x"))
+    text = line(OwnKernel("/k", "of-the-image", network=form), AT, asked=Asked(("app", "two words", "x")))
     assert "of-the-image" not in text
     assert "two words" in text
 
@@ -91,7 +94,72 @@ def test_the_pods_own_arguments_replace_the_images_and_are_quoted(form: str) -> 
 @pytest.mark.parametrize("arguments", [("x" * (MOST_BYTES + 1),), ("a\nb",), ("a\0b",)])
 def test_arguments_that_no_command_line_can_have_are_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(BadRequest, match=r"command line"):
-        line(OwnKernel("/k", network="none"), None, arguments=arguments)
+        line(OwnKernel("/k", network="none"), None, asked=Asked(arguments))
+
+
+SERVICES = (
+    "DB_SERVICE_HOST=10.0.0.9", "DB_SERVICE_PORT=5432", "DB_SERVICE_PORT_SQL=5432", "DB_PORT=tcp://10.0.0.9:5432",
+    "DB_PORT_5432_TCP=tcp://10.0.0.9:5432", "DB_PORT_5432_TCP_ADDR=10.0.0.9", "DB_PORTAL=it",
+    "MY_SERVICE_HOST=mine", "MY_PORT=80",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "given"),
+    [
+        ("none", ""),
+        ("absent", ""),
+        ("linux", 'console=ttyS0 panic=-1 A=1 "B=two words" C='),
+        ("linux-init", 'console=ttyS0 panic=-1 A=1 "B=two words" C='),
+        ("solo5", ""),
+        ("mewz", ""),
+        ("osv", '--env=A=1 "--env=B=two words" --env=C='),
+        ("unikraft", 'app env.vars=[ A=1 "B=two words" C= ] --'),
+        ("unikraft-old", 'app env.vars=[ A=1 "B=two words" C= ] --'),
+        ("hermit", 'env=A=1 "env=B=two words" env=C='),
+        ("rumprun", '{"env": "A=1", "env": "B=two words", "env": "C=", "cmdline": ""}'),
+    ],
+)
+def test_each_form_that_has_one_has_the_environment(form: str, given: str) -> None:
+    asked = Asked(environment=("A=1", "B=two words", "C="))
+    kernel = OwnKernel("/k", network=form)
+    assert line(kernel, None, asked=asked) == given
+    assert "two words" not in line(kernel._replace(environment="none"), None, asked=asked)
+
+
+def test_variables_are_in_front_of_the_program_that_gets_them() -> None:
+    asked = Asked(("/bin/app", "-x"), ("A=1",))
+    assert line(OwnKernel("/k", network="linux-init"), None, asked=asked).endswith(" A=1 init=/bin/app -- -x")
+    assert line(OwnKernel("/k", network="hermit"), None, asked=asked) == "env=A=1 -- /bin/app -x"
+
+
+def test_variables_that_a_kubelet_makes_of_services_are_not_passed() -> None:
+    assert without_services(("A=1", *SERVICES)) == ("A=1", "DB_PORTAL=it", "MY_SERVICE_HOST=mine", "MY_PORT=80")
+    assert without_services(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "environment", "said"),
+    [
+        ("linux", tuple(f"V{number}=" for number in range(31)), "31 .*Linux .*30"),
+        ("unikraft", ('A=say "it"',), "'A' .* mark"),
+        ("rumprun", ('A="',), "'A' .* mark"),
+        ("osv", ("A=1\n2",), "variable"),
+        ("hermit", ("A=\udc80",), "variable"),
+        ("unikraft", ("A=" + "x" * MOST_BYTES,), "variables"),
+    ],
+)
+def test_an_environment_that_no_line_can_have_is_refused(form: str, environment: tuple[str, ...], said: str) -> None:
+    kernel, asked = OwnKernel("/k", network=form), Asked(environment=environment)
+    with pytest.raises(BadRequest, match=said) as error:
+        line(kernel, None, asked=asked)
+    assert "\n" not in str(error.value)
+    line(kernel._replace(environment="none"), None, asked=asked)
+
+
+def test_what_linux_has_anyway_is_not_counted() -> None:
+    environment = ("HOME=/x", "TERM=vt100", *(f"V{number}=" for number in range(30)))
+    assert "HOME=/x TERM=vt100" in line(OwnKernel("/k", network="linux"), None, asked=Asked(environment=environment))
 
 
 def test_the_first_ipv4_address_counts() -> None:

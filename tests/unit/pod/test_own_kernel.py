@@ -61,6 +61,10 @@ def _encoded(**fields: str) -> dict[str, str]:
             OwnKernel("/k", network="unikraft", machine="pc", exit="solo5"),
         ),
         (
+            _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="0.15.0-1a2b"),
+            OwnKernel("/k", network="unikraft-old", machine="pc", exit="solo5"),
+        ),
+        (
             _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="latest", hypervisor="firecracker"),
             OwnKernel("/k", network="unikraft", machine="microvm", virtio="modern"),
         ),
@@ -140,6 +144,8 @@ def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None
         (_urunc(binary="/k", unikernelType="includeos"), BadRequest, "includeos"),
         (_urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
         (_encoded(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
+        (_urunc(binary="/k", unikernelType="unikraft", hypervisor="xen"), Unsupported, "monitor xen"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}environment": "1"}, BadRequest, "passed, none"),
         (_urunc(binary="/k", unikernelType="unikraft", hypervisor="hyperlight-unikraft"), Unsupported, "hyperlight"),
     ],
 )

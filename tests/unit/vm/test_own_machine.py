@@ -51,8 +51,38 @@ def test_each_machine_has_its_devices(machine: str, named: str, device: str) -> 
 
 def test_an_initrd_and_the_debug_device_are_there_when_asked_for() -> None:
     argv = qemu.argv(_vm("pc", features=("has_debug_exit",), initramfs="/p/share/layers/i/r"))
-    assert _after(argv, "-initrd") == ["/p/share/layers/i/r"]
+    assert _after(argv, "-initrd") == ["r"]
     assert [one for one in _after(argv, "-device") if one.startswith("isa-debug-exit")]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "initrd", "named"),
+    [
+        ("/p/share/layers/i/boot/xen-4.20", "", ("xen-4.20", None)),
+        ("/p/share/layers/i/k", "/p/share/layers/i/b/k", ("k", "initrd")),
+        ("/p/share/layers/i/run", "/p/share/layers/i/two words", ("kernel", "initrd")),
+        ("/p/share/layers/i/p", "/p/share/layers/i/kernel", ("kernel", "initrd")),
+        ("/p/share/layers/i/\u00e9", "/p/share/layers/i/.x", ("kernel", "initrd")),
+    ],
+)
+def test_a_kernel_is_not_told_where_it_lies_on_the_host(
+    kernel: str, initrd: str, named: "tuple[str, str | None]"
+) -> None:
+    vm = _vm("pc", kernel=kernel, initramfs=initrd)
+    argv = qemu.argv(vm)
+    assert (_after(argv, "-kernel"), _after(argv, "-initrd")) == ([named[0]], [named[1]] if named[1] else [])
+    assert not any("layers" in one for one in argv)
+    fields = jail.describe(vm, jail.Launch(argv, {})).decode().split("\0")
+    expected = {f"y{path}:/{name}" for path, name in zip((kernel, initrd), named, strict=True) if name}
+    assert expected == {one for one in fields if one.startswith("y/p")}
+
+
+def test_what_can_not_be_the_target_of_a_jails_link_is_loaded_by_its_path() -> None:
+    assert _after(qemu.argv(_vm("pc", kernel="/p/a:b")), "-kernel") == ["/p/a:b"]
+
+
+def test_without_a_jail_there_are_no_names_for_it() -> None:
+    assert _after(qemu.argv(_vm("pc", jailer="")), "-kernel") == ["/p/share/layers/i/k"]
 
 
 def test_it_begins_when_a_monitor_is_told_to_and_tells_a_panic() -> None:
