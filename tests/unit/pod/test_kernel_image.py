@@ -43,6 +43,39 @@ def _elf(
     return ident + rest + segments + notes
 
 
+def _note(kind: int, content: bytes, name: bytes = b"Xen\0") -> bytes:
+    padded = content + bytes(-len(content) % 4)
+    return struct.pack("<III", len(name), len(content), kind) + name + bytes(-len(name) % 4) + padded
+
+
+def _bsd(physical: int, *, entry: int = 0x200120, word: str = "<Q", notes: bytes = b"") -> bytes:
+    """As FreeBSD's and NetBSD's kernels: linked high, in several segments of which one is for data alone, with notes of
+    their own in one segment and Xen's in another.
+    """
+    virtual, each, count = 0xFFFFFFFF80200000, 56, 7
+    ident = _note(1, struct.pack("<I", 1500000), b"FreeBSD\0") + _note(6, b"kernel\0", b"NetBSD\0\0")
+    xen = notes or (
+        _note(6, b"FreeBSD\0") + _note(3, struct.pack("<Q", 0xFFFFFFFF80000000)) + _note(4, bytes(8))
+        + _note(7, b"yes\0")
+        + _note(18, struct.pack(word, entry)) + _note(5, b"xen-3.0\0")
+    )  # fmt: skip
+    at = 64 + each * count
+    head = (
+        b"\x7fELF\2\1\1\x09"
+        + bytes(8)
+        + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, virtual, 64, 0, 0, 64, each, count, 0, 0, 0)
+    )
+
+    def segment(kind: int, offset: int, up: int, in_file: int, in_memory: int) -> bytes:
+        return struct.pack("<IIQQQQQQ", kind, 5, offset, virtual + up, physical + up, in_file, in_memory, 0x200000)
+
+    notes_of = [(at, ident), (at + len(ident), xen)]
+    table = segment(6, 64, 0, each * count, each * count) + segment(3, at, 0, 9, 9)
+    table += segment(1, 0, 0, at, 0x1000) + segment(1, at, 0x200000, 8, 8) + segment(1, 0, 0x400000, 0, 0x300000)
+    table += b"".join(struct.pack("<IIQQQQQQ", 4, 4, where, 0, 0, len(one), len(one), 4) for where, one in notes_of)
+    return head + table + ident + xen
+
+
 def _multiboot(flags: int = 0, *addresses: int) -> bytes:
     return struct.pack(f"<III{len(addresses)}I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, *addresses)
 
@@ -68,6 +101,8 @@ def _read(data: bytes, size: int = 0) -> Kernel:
         (_elf(notes=GNU + XEN), Kernel(PVH, 0x102000)),
         (_elf(notes=XEN_8, align=8), Kernel(PVH, 0x102000)),
         (_elf(notes=XEN, align=1), Kernel(PVH, 0x102000)),
+        (_bsd(0x200000), Kernel(PVH, 0x900000)),
+        (_bsd(0x200000, word="<I"), Kernel(PVH, 0x900000)),
         (_elf(notes=GNU + _multiboot(), is_64=False, machine=3), Kernel(MULTIBOOT, 0x102000)),
         (_elf(notes=_multiboot(1 << 16, 0, 0, 0x200000, 0x300000)), Kernel(MULTIBOOT, 0x300000)),
         (_elf(notes=_multiboot(1 << 16)), Kernel(MULTIBOOT, 0x102000)),
@@ -102,6 +137,11 @@ def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: Kernel) -> 
         (_elf(notes=b"\xd6\x50\x52\xe8" + bytes(12)), "multiboot2"),
         (_elf(load=(0x200000, 0, 0x1000)), "0x100000"),
         (_elf(load=(0x100000, 9999, 9999)), "9999"),
+        (_bsd(0xFFFFFFFF80200000), "0x200120 is in none"),
+        (_bsd(0x200000, entry=0xFFFFFFFF80200120), "0x80200120 is in none"),
+        (_bsd(0x200000, notes=_note(2, bytes(8))), "without a PVH note"),
+        (_bsd(0x200000) + _multiboot(), "multiboot"),
+        (b"\x1f\x8b\x08" + _bsd(0x200000), "compressed"),
         (_elf(align=0), "by 0"),
         (_elf(notes=XEN, align=8), "by 8"),
         (_elf(notes=XEN, align=16), "by 16"),
