@@ -36,7 +36,7 @@ CONSOLE_LINES = 100
 
 
 class CopyFailed(VmFailed):
-    """The pod's VM was a copy of a template and did not come to life. Whoever began it boots one."""
+    """The VM was a copy of a template and did not start. The caller boots one instead."""
 
 
 async def boot(pod: LivePod, *, as_copy: bool = True) -> None:

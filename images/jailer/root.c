@@ -42,7 +42,7 @@ static bool map_owners(int tree, const struct place *place, int ids)
 {
     struct mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)ids};
     return !place->mapped || syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr) == 0 ||
-           failed("map the owners of files (its file system must be able to) at", place->path);
+           failed("make an idmapped mount (which its file system must support) at", place->path);
 }
 
 /* No device opens there and no set-uid bit counts. Read-only goes for what is mounted below too, but not below a mapped place:

@@ -4,7 +4,7 @@
 #define CLEARPOD_ERROR_H
 
 enum { FAILED = 254 };
-enum { AGAIN = -1 }; /* no code: the VM was a copy that did not come to life */
+enum { AGAIN = -1 }; /* no code: the VM was a copy that did not start */
 
 /* One sentence on stderr, if there is room for it within a second. */
 void report_error(const char *pattern, ...) __attribute__((format(printf, 1, 2)));

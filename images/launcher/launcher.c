@@ -202,7 +202,7 @@ static bool leave_mounts(void)
     return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0;
 }
 
-/* A template whose copy did not come to life is no template any more; `gc` removes it (stage1/rkt/copies.py). */
+/* Rejects a template whose copy did not start; `gc` removes it (stage1/rkt/copies.py). */
 static void reject(const char *template)
 {
     char there[PATH_MAX], rejected[PATH_MAX];
@@ -218,7 +218,7 @@ static int run_copy(struct launch_spec *spec, int description)
     int code = start_vmm(spec, description, uuid, begin_child, &vmm) ? relay(vmm, spec, start_stop) : AGAIN;
     if (code != AGAIN)
         return code;
-    report_error("a copy of the template %s did not come to life: the pod boots", spec->template);
+    report_error("a copy of the template %s did not start, so the pod boots", spec->template);
     reject(spec->template);
     spec->template = spec->monitor = NULL;
     unlink(spec->listener);
@@ -236,7 +236,7 @@ static int run(char *const *arguments)
     for (char *const *argument = arguments; *argument; argument++)
         uuid = *argument;
     if (fd < 0 || description < 0 || copy < 0 || host_mounts < 0 || !leave_mounts()) {
-        report_error("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
+        report_error("no mount namespace can be created: %s; run rkt as root", strerror(errno));
         return FAILED;
     }
     int code = prepare((int[]){fd, description, copy}, host_mounts, arguments);
@@ -245,7 +245,7 @@ static int run(char *const *arguments)
         return code;
     signal(SIGPIPE, SIG_IGN);
     if (!read_spec(fd, &spec)) {
-        report_error("the preparation of the pod left no valid launch spec; this is a fault of clearpod");
+        report_error("the preparation of the pod left no valid launch spec, which is a bug in clearpod; report it");
         return FAILED;
     }
     close(fd);

@@ -16,7 +16,7 @@
 struct vmm {
     pid_t pid;
     int in, out, monitor;
-    time_t give_up_s; /* on a copy that does not come to life */
+    time_t give_up_s; /* on a copy that does not start */
 };
 
 /* Starts the VMM in its jail, as a child of ours that ends with us; `description` is the file with the launch description,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`run`: makes everything that a pod needs, says how its VMM is to be started, and ends; the launcher goes on.
+"""`run`: creates everything that a pod needs, writes its launch spec, and exits; the launcher starts the VMM.
 
-Started by the launcher, which holds rkt's lock and is the process that the pod is. The launcher has mounts of its own,
-which end with it, and what the guest sees is mounted there; the network is made in the host's, and kept by name.
-What is outside of the pod's directory is taken away again if something fails here, and by `gc` otherwise.
+Started by the launcher, which holds rkt's lock and is the pod's process. The launcher has a mount namespace of its own,
+in which the guest's share is mounted; the network namespace is made in the host's mounts, and kept by name.
+What is outside of the pod's directory is rolled back if something fails here, and removed by `gc` otherwise.
 """
 
 import os

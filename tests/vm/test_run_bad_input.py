@@ -110,7 +110,7 @@ def test_a_layer_that_is_damaged_in_the_registry(clearpod: Command, tmp_path: Pa
         name = registry.push(layout.tag("t", manifest), "t/broken:1")
         blob = registry.blob(f"sha256:{layer.name}")
         blob.write_bytes(blob.read_bytes()[:-9] + b"corrupted")
-        _is_one_sentence(clearpod.run(name, "--", "true"), FAULT, "damaged")
+        _is_one_sentence(clearpod.run(name, "--", "true"), FAULT, "digest mismatch")
 
 
 @ends_before_a_vm
