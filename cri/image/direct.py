@@ -119,7 +119,9 @@ class Direct:
             return
         for digest, size in sizes.items():
             if (name := hex_of(digest)) in names:
-                with contextlib.suppress(Corrupt):  # skopeo brings it then
+                with contextlib.suppress(
+                    Corrupt, FileNotFoundError
+                ):  # skopeo brings it then, or another thread was first
                     confined.adopt(self._box, name, target=f"{directory}/{name}", most_bytes=size)
 
     def close(self) -> None:

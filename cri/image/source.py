@@ -10,7 +10,7 @@ the CRI does not.
 import asyncio
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
@@ -29,6 +29,7 @@ from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layout import hex_of
 from stage1.rootfs.limits import Limits, refusal
 
+_BLOBS = "blobs/sha256"
 POLL_S = 0.02
 """Delay between two listings of the directory to which skopeo downloads."""
 
@@ -202,43 +203,39 @@ class RegistrySource:
         """Without skopeo the first time, as far as that can be; skopeo brings what is missing then."""
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
-        os.makedirs(f"{place}/blobs/sha256", mode=0o700)
+        os.makedirs(f"{place}/{_BLOBS}", mode=0o700)
         sizes = {digest: resolved.sizes[digest] for digest in files if digest in resolved.sizes}
         total = sum(sizes.values()) if len(sizes) == len(files) else 0
-        download = Download(self.name, place, total, most_mib=self._limits.image_mib)
+        watching = asyncio.ensure_future(_watch(lambda: self._arrived(place, sizes), place, files=files))
+        bringing = self._brought(resolved, place, files=files, sizes=sizes if total else {})
         try:
-            if total and self._direct.brings():
-                await self._fetch(self._direct.bring(sizes), download, files=files, sizes=sizes)
-            if not all(file.done() for file in files.values()):
-                await self._fetch(self._copied(resolved, place, files=files), download, files=files, sizes=sizes)
+            await watched(bringing, Download(self.name, place, total, most_mib=self._limits.image_mib))
         finally:
+            watching.cancel()
+            await asyncio.wait({watching})
             await run_uncancellable(self._direct.close)
+
+    async def _brought(self, resolved: Resolved, place: str, *, files: BlobFiles, sizes: dict[str, int]) -> None:
+        """With `sizes` without skopeo, as far as that can be."""
+        if sizes and self._direct.brings():
+            await self._direct.bring(sizes)
+            _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))
+        if not all(file.done() for file in files.values()):
+            await self._copied(resolved, place, files=files)
+            _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))
+
+    def _arrived(self, place: str, sizes: dict[str, int]) -> set[str]:
+        """The names of blobs that are there. Blocks."""
+        self._direct.adopt(sizes, directory=f"{place}/{_BLOBS}")
+        return set(os.listdir(f"{place}/{_BLOBS}"))
 
     async def _copied(self, resolved: Resolved, place: str, *, files: BlobFiles) -> None:
         """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob
         its name when that is whole.
         """
         for digest in set(resolved.manifest.layers) - set(files):
-            _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
+            _write(f"{place}/{_BLOBS}/{hex_of(digest)}", "")
         await self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
-
-    async def _fetch(
-        self, work: Coroutine[Any, Any, None], download: Download, *, files: BlobFiles, sizes: dict[str, int]
-    ) -> None:
-        """Do one kind of download, and say of each blob when it is there."""
-        directory = f"{download.directory}/blobs/sha256"
-
-        def arrived() -> set[str]:
-            self._direct.adopt(sizes, directory=directory)
-            return set(os.listdir(directory))
-
-        watching = asyncio.ensure_future(_watch(arrived, directory, files=files))
-        try:
-            await watched(work, download)
-        finally:
-            watching.cancel()
-            await asyncio.wait({watching})
-        _set_paths(directory, files, names=await run_uncancellable(arrived))
 
 
 class LayoutSource:
@@ -274,7 +271,7 @@ class LayoutSource:
 
     async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
         """Set the paths of the blobs, which are in the directory already."""
-        _set_paths(f"{self._directory}/blobs/sha256", files, names={hex_of(digest) for digest in files})
+        _set_paths(self._directory, files, names={hex_of(digest) for digest in files})
 
     async def _top(self) -> str:
         try:
@@ -339,18 +336,18 @@ class ArchiveSource:
         self._layout.close()
 
 
-async def _watch(arrived: Callable[[], set[str]], directory: str, *, files: BlobFiles) -> None:
-    """Set the paths of blobs as they appear in the directory, until this is cancelled."""
+async def _watch(arrived: Callable[[], set[str]], place: str, *, files: BlobFiles) -> None:
+    """Set the paths of blobs as they appear below `place`, until this is cancelled."""
     while True:
         await asyncio.sleep(POLL_S)
-        _set_paths(directory, files, names=await run_uncancellable(arrived))
+        _set_paths(place, files, names=await run_uncancellable(arrived))
 
 
-def _set_paths(directory: str, files: BlobFiles, *, names: Collection[str]) -> None:
+def _set_paths(place: str, files: BlobFiles, *, names: Collection[str]) -> None:
     """Set the paths of the blobs whose files, of these names, are there."""
     for digest, file in files.items():
         if hex_of(digest) in names and not file.done():
-            file.set_result(f"{directory}/{hex_of(digest)}")
+            file.set_result(f"{place}/{_BLOBS}/{hex_of(digest)}")
 
 
 def _file_of(name: str) -> str:

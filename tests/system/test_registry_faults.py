@@ -18,7 +18,7 @@ import pytest
 
 from cri.config import Config
 from cri.config_tables import Images, Storage
-from cri.image import progress, source
+from cri.image import direct, progress, source
 from cri.image import pull as pull_module
 from cri.image.pull import pull
 from cri.image.registries import Auth
@@ -290,7 +290,10 @@ def _gone(word: str) -> None:
         time.sleep(0.02)
 
 
-async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout, store: ImageStore) -> None:
+async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(
+    layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "MOST_AT_ONCE", 0)
     with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
         name = f"{registry.host}/a:1"
         task = asyncio.create_task(pull(store, name, config=Config()))
@@ -323,15 +326,23 @@ def _seen(secrets: list[str]) -> list[str]:
         Auth(identity_token=SECRET),
     ],
 )
+@pytest.mark.parametrize("skopeo", [False, True])
 async def test_credentials_are_in_no_command_line_environment_or_log(
-    auth: Auth, layout: Layout, store: ImageStore, caplog: pytest.LogCaptureFixture
+    auth: Auth,
+    skopeo: bool,
+    layout: Layout,
+    store: ImageStore,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    if skopeo:
+        monkeypatch.setattr(direct, "MOST_AT_ONCE", 0)
     secrets = [SECRET, base64.b64encode(f"me:{SECRET}".encode()).decode()]
     with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
         task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config(), auth=auth))
         await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
-        assert _with_word(f"docker://{registry.host}/a@")
+        assert bool(_with_word(f"docker://{registry.host}/a@")) == (skopeo or bool(auth.identity_token))
         assert _seen(secrets) == []
         (kept,) = Path(store.state_dir).glob("tmp/*/auth.json")
         assert SECRET in kept.read_text() or secrets[1] in kept.read_text()
