@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
 from cri.threads import started
-from stage1.errors import NoSpace, PodError
+from stage1.errors import KernelError, NoSpace, PodError
 from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout
 from stage1.rootfs.blob import Blob
@@ -242,11 +242,14 @@ class _Run(NamedTuple):
 
     async def bring(self, blobs: Collection[str]) -> None:
         """Download these, and convert each as soon as it is there."""
-        layers = dict.fromkeys((blob, diff_id) for blob, diff_id in self.layers() if blob in blobs)
-        self.made.update(diff_id for _, diff_id in layers)
+        wanted: dict[str, dict[str, None]] = {blob: {} for blob in blobs}
+        for blob, diff_id in self.layers():
+            if blob in wanted:
+                wanted[blob][diff_id] = None
+                self.made.add(diff_id)
         blob_files: BlobFiles = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
         fetching = self._fetch(blob_files)
-        await _together([fetching, *(self._bring(blob_files[blob], blob, diff_id=diff_id) for blob, diff_id in layers)])
+        await _together([fetching, *(self._bring(blob_files[blob], blob, diff_ids=of) for blob, of in wanted.items())])
 
     async def _fetch(self, blob_files: BlobFiles) -> None:
         """A registry may send what it likes, and says nothing beforehand that it has to keep to."""
@@ -260,13 +263,21 @@ class _Run(NamedTuple):
             await asyncio.wait({fetching})
             _ = fetching.cancelled() or fetching.exception()
 
-    async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_id: str) -> None:
+    async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_ids: Collection[str]) -> None:
         await asyncio.wait({file})
-        await self.read(lambda: self._convert(Blob(file.result(), blob, diff_id)))
+        await self.read(lambda: self._convert_all([Blob(file.result(), blob, diff_id) for diff_id in diff_ids]))
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run `work`, which reads untrusted bytes, in a thread as soon as one of the readers' slots is free."""
         return await _read(work, self.stop, limits=self.place.limits)
+
+    def _convert_all(self, blobs: Sequence[Blob]) -> None:
+        """Layers of one file, which gives up its room then, if it is ours; the name tells skopeo that it was there."""
+        for blob in blobs:
+            self._convert(blob)
+        if blobs[0].path.startswith(f"{self.place.work_dir}/"):
+            with contextlib.suppress(KernelError):  # it goes with the pull
+                files.forget_all(blobs[0].path)
 
     def _convert(self, blob: Blob) -> None:
         self._require_space(os.path.getsize(blob.path))

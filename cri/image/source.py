@@ -216,7 +216,7 @@ class RegistrySource:
             await run_uncancellable(self._direct.close)
 
     async def _brought(self, resolved: Resolved, place: str, *, files: BlobFiles, sizes: dict[str, int]) -> None:
-        """With `sizes` without skopeo, as far as that can be."""
+        """Bring the blobs, with `sizes` without skopeo as far as that can be."""
         if sizes and self._direct.brings():
             await self._direct.bring(sizes)
             _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))

@@ -17,7 +17,7 @@ from stage1.linux.libc import Guard
 from stage1.linux.mount import mounts_below
 
 _TAIL_BYTES = 65536
-_PAGE_BYTES = 4096
+_PAGE_BYTES, _MOST_BLOCK_BYTES = 4096, 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 
 
@@ -135,6 +135,18 @@ def forget_before(fd: int, offset: int) -> None:
     if excess > 0:
         how = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE
         libc.call("fallocate", fd, how, 0, excess, what=f"descriptor {fd} punch {excess} bytes")
+
+
+def forget_all(path: str) -> None:
+    """Free the space of the file; its length stays. Raises KernelError, also where the file system can't."""
+    with Guard("open", path):
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        # Past the end, since only whole blocks are given back.
+        how, size = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE, os.fstat(fd).st_size + _MOST_BLOCK_BYTES
+        libc.call("fallocate", fd, how, 0, size, what=path)
+    finally:
+        os.close(fd)
 
 
 def existing(path: str) -> str:

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     Start = Callable[["Standard"], Child]
 
-_CHUNK_BYTES = 1 << 18
-_TAIL_BYTES = 4096
-_TICK_S = 0.2
+CHUNK_BYTES = 1 << 18
+TAIL_BYTES = 4096
+TICK_S = 0.2
 _END_S = 10.0
 _GRACE_S = 2.0
 _F_SETPIPE_SZ = 1031
@@ -58,8 +58,8 @@ def never() -> bool:
     return False
 
 
-def _nothing() -> None:
-    return None
+def nothing() -> None:
+    """Check nothing: the default of `check`."""
 
 
 class Standard(NamedTuple):
@@ -79,8 +79,10 @@ class Job(NamedTuple):
     timeout_s: float
     stop: "Callable[[], bool]" = never
     """Asked some times a second; true ends it with `Stopped`."""
-    check: "Callable[[], None]" = _nothing
+    check: "Callable[[], None]" = nothing
     """Called as often; what it raises ends the program."""
+    copy: "Callable[[int, int], int] | None" = None
+    """As `feeding.Fed.copy`, called with the pipe of standard output before anything is read from there."""
 
 
 class Ended(NamedTuple):
@@ -131,7 +133,7 @@ def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
     out, err = process.pipes(2, "the pipes of a program")
     ends = {*out, *err}
     try:
-        _widen(out[1])
+        widen(out[1])
         child = job.start(Standard(None if job.stdin < 0 else job.stdin, out[1], err[1]))
         try:
             for fd in (out[1], err[1]):
@@ -145,13 +147,13 @@ def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
             os.close(fd)
 
 
-def _widen(fd: int) -> None:
+def widen(fd: int) -> None:
     """Best-effort: whose user has many pipes, as a node with hundreds of pods, may not have larger ones (pipe(7))."""
     import contextlib
     import fcntl
 
     with contextlib.suppress(PermissionError):
-        fcntl.fcntl(fd, _F_SETPIPE_SZ, _CHUNK_BYTES)
+        fcntl.fcntl(fd, _F_SETPIPE_SZ, CHUNK_BYTES)
 
 
 def _supervised(
@@ -161,11 +163,11 @@ def _supervised(
     tail = bytearray()
     try:
         yield from _pieces(job, out, err=err, deadline=deadline, tail=tail)
-        while not child.wait(_TICK_S):
+        while not child.wait(TICK_S):
             _check(job, deadline)
     finally:
-        _kill(child)
-    outcome.append(Ended(-1 if child.exit_code is None else child.exit_code, _last_line(bytes(tail))))
+        end(child)
+    outcome.append(Ended(-1 if child.exit_code is None else child.exit_code, last_line(bytes(tail))))
 
 
 def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -> "Generator[bytes, None, None]":
@@ -174,19 +176,20 @@ def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -
     poll.register(err, select.POLLIN)
     waiting, checked_s = {out, err}, 0.0
     while waiting:
-        ready = {fd for fd, _ in poll.poll(_TICK_S * 1000)}
+        ready = {fd for fd, _ in poll.poll(TICK_S * 1000)}
         now = time.monotonic()
-        if now - checked_s >= _TICK_S:
+        if now - checked_s >= TICK_S:
             checked_s = now
             _check(job, deadline)
         for fd in ready:
-            data = os.read(fd, _CHUNK_BYTES)
+            size = job.copy(fd, CHUNK_BYTES) if job.copy and fd == out else 0
+            data = os.read(fd, size or CHUNK_BYTES)
             if not data:
                 waiting.remove(fd)
                 poll.unregister(fd)
             elif fd == err:
                 tail += data
-                del tail[:-_TAIL_BYTES]
+                del tail[:-TAIL_BYTES]
             else:
                 yield data
 
@@ -201,110 +204,14 @@ def _check(job: Job, deadline: float) -> None:
     job.check()
 
 
-def _kill(child: "Child") -> None:
+def end(child: "Child") -> None:
+    """Kill it, if it has not ended, and wait for that."""
     if child.exit_code is None:
         child.kill()
         child.wait(_END_S)
 
 
-class Pace(NamedTuple):
-    """The time limit of a program, by the size of its input."""
-
-    base_s: float
-    bytes_per_s: float
-
-
-class Fed:
-    """A program that gets its standard input piece by piece, while what it writes is kept. Close it."""
-
-    def __init__(
-        self, start: "Start", pace: Pace, *, most_bytes: int = _CHUNK_BYTES, check: "Callable[[], None]" = _nothing
-    ) -> None:
-        """`start` and `check` as in a `Job`; of its standard output `most_bytes` and a piece are kept.
-
-        Raises KernelError.
-        """
-        self.given = 0
-        """Bytes."""
-        self.text = bytearray()
-        """Its standard output so far."""
-        self._pace, self._most_bytes, self._check = pace, most_bytes, check
-        self._tail, self._waited_s, self._checked_s = bytearray(), 0.0, time.monotonic()
-        self._child, (self._in, self._out, self._err) = _started(start)
-        self._poll, self._reading = select.poll(), {self._out, self._err}
-        _widen(self._in)
-        for fd in (self._in, self._out, self._err):
-            os.set_blocking(fd, False)
-            self._poll.register(fd, select.POLLOUT if fd == self._in else select.POLLIN)
-
-    def give(self, data: "bytes | memoryview") -> None:
-        """Let it have `data`; in vain once it takes no more. Raises TimedOut, what `check` raises."""
-        view = memoryview(data)
-        self.given += len(view)
-        if time.monotonic() - self._checked_s >= _TICK_S:
-            self._look()
-        while view and self._in >= 0:
-            try:
-                view = view[os.write(self._in, view) :]
-            except BlockingIOError:
-                self._attend()
-            except BrokenPipeError:
-                self._shut()
-
-    def finish(self) -> Ended:
-        """Tell it that this was all, and wait for its end. Raises as `give`."""
-        self._shut()
-        while self._reading:
-            self._attend()
-        while not self._child.wait(_TICK_S):
-            self._waited_s += _TICK_S
-            self._look()
-        return Ended(-1 if self._child.exit_code is None else self._child.exit_code, _last_line(bytes(self._tail)))
-
-    def _attend(self) -> None:
-        """Wait until it takes or writes something, and keep what it writes."""
-        begun_s = time.monotonic()
-        ready = {fd for fd, _ in self._poll.poll(_TICK_S * 1000)}
-        now_s = time.monotonic()
-        self._waited_s += now_s - begun_s
-        for fd in ready & self._reading:
-            self._keep(fd, os.read(fd, _CHUNK_BYTES))
-        if now_s - self._checked_s >= _TICK_S:
-            self._look()
-
-    def _keep(self, fd: int, data: bytes) -> None:
-        if not data:
-            self._reading.remove(fd)
-            self._poll.unregister(fd)
-        elif fd == self._err:
-            self._tail += data
-            del self._tail[:-_TAIL_BYTES]
-        elif len(self.text) <= self._most_bytes:
-            self.text += data
-
-    def _look(self) -> None:
-        self._checked_s = time.monotonic()
-        most_s = self._pace.base_s + self.given / self._pace.bytes_per_s
-        if self._waited_s >= most_s:
-            raise TimedOut(f"a confined program took more than {most_s:.0f} s and was killed; try again later")
-        self._check()
-
-    def _shut(self) -> None:
-        if self._in >= 0:
-            self._poll.unregister(self._in)
-            os.close(self._in)
-            self._in = -1
-
-    def close(self) -> None:
-        """Kill it, if it has not ended, and give back what belongs to it. Once."""
-        _kill(self._child)
-        self._shut()
-        self._child.close()
-        os.close(self._out)
-        os.close(self._err)
-
-
-def _started(start: "Start") -> "tuple[Child, tuple[int, int, int]]":
+def started(start: "Start") -> "tuple[Child, tuple[int, int, int]]":
     """A program, and our ends of its standard input, output and errors."""
     (theirs_in, in_), (out, theirs_out), (err, theirs_err) = process.pipes(3, "the pipes of a program")
     try:
@@ -323,7 +230,7 @@ class Talk:
 
     def __init__(self, start: "Start") -> None:
         """`start` as in a `Job`. Raises KernelError."""
-        self._child, (self._in, self._out, self._err) = _started(start)
+        self._child, (self._in, self._out, self._err) = started(start)
         for fd in (self._in, self._err):
             os.set_blocking(fd, False)
 
@@ -351,17 +258,17 @@ class Talk:
     def end(self) -> Ended:
         """Return how it ended; it is killed if it is still running."""
         self._child.wait(1)
-        _kill(self._child)
+        end(self._child)
         try:
-            last = os.read(self._err, _CHUNK_BYTES)
+            last = os.read(self._err, CHUNK_BYTES)
         except BlockingIOError:
             last = b""
-        return Ended(-1 if self._child.exit_code is None else self._child.exit_code, _last_line(last[-_TAIL_BYTES:]))
+        return Ended(-1 if self._child.exit_code is None else self._child.exit_code, last_line(last[-TAIL_BYTES:]))
 
     def kill(self) -> None:
         """End it; whoever waits for it in another thread sees its end."""
         if self._in >= 0:
-            _kill(self._child)
+            end(self._child)
 
     def close(self) -> None:
         """End it, by the end of its input or by force, and give back what belongs to it. Idempotent.
@@ -373,7 +280,7 @@ class Talk:
             os.close(self._in)
             self._in = -1
             self._child.wait(_GRACE_S)
-            _kill(self._child)
+            end(self._child)
             self._child.close()
             os.close(self._out)
             os.close(self._err)
@@ -386,6 +293,7 @@ def _await(fd: int, event: int, deadline: float) -> None:
         raise TimedOut("a confined program did not answer by its deadline and was killed; try again later")
 
 
-def _last_line(text: bytes) -> str:
+def last_line(text: bytes) -> str:
+    """The end of what a program wrote, as part of an error."""
     lines = text.decode("utf-8", "replace").strip().splitlines()
     return "".join(c if c.isprintable() else " " for c in lines[-1])[:300] if lines else ""

@@ -21,8 +21,21 @@ from stage1.rootfs.limits import Limits, refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from typing import Protocol
 
     Chunks = Generator[bytes, None, None]
+
+    class Taker(Protocol):
+        """The reader of what is unpacked, as `feeding.Fed` takes it."""
+
+        def give(self, data: bytes) -> None:
+            """Take these bytes."""
+            ...
+
+        def copy(self, source: int, most: int) -> int:
+            """Take up to `most` bytes of the pipe `source`, and leave them there; how many."""
+            ...
+
 
 _CHUNK_BYTES = 1 << 20
 _SIGNALLED, _NOT_STARTED = 128, (125, 126, 127)
@@ -56,10 +69,10 @@ class Rules(NamedTuple):
     stop: "Callable[[], bool]" = supervise.never
 
 
-def unpack(blob: Blob, give: "Callable[[bytes], None]", *, rules: Rules) -> int:
-    """`give` the tar of `blob` (plain, gzip or zstd, told apart by content) away in pieces; its size in bytes.
+def unpack(blob: Blob, taker: "Taker", *, rules: Rules) -> int:
+    """Let `taker` have the tar of `blob` (plain, gzip or zstd, told apart by content) in pieces; its size in bytes.
 
-    Raises Corrupt, OverLimit, TimedOut, KernelError, Stopped, what `give` raises: what it was given is no layer then.
+    Raises Corrupt, OverLimit, TimedOut, KernelError, Stopped, what `taker` does: what it has taken is no layer then.
     """
     with Guard("open", blob.path):
         fd = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -67,18 +80,22 @@ def unpack(blob: Blob, give: "Callable[[bytes], None]", *, rules: Rules) -> int:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise Corrupt(f"{blob.title} is not a regular file at {blob.path}; pull again")
-        _check("layer", expected=blob.digest, actual=_digest_of(_read(fd, blob.path, stop=rules.stop)))
+        if (actual := _digest_of(_read(fd, blob.path, stop=rules.stop))) != blob.digest:
+            raise Corrupt(f"{blob.title} is damaged (digest mismatch: it has the content of {actual}); "
+                          "pull again, or push again")  # fmt: skip
         os.lseek(fd, 0, os.SEEK_SET)
         bounded = _Bounded(blob, rules.limits, packed=status.st_size)
-        chunks = _unpacked(blob, fd, rules=rules, most=bounded.most)
+        chunks = _unpacked(_Work(blob, fd, taker, rules, bounded.most))
         try:
-            unpacked = _digest_of(_given(bounded.passed(chunks), give))
+            unpacked = _digest_of(bounded.passed(chunks))
         finally:
             # A generator would else live, and its program with it, as long as the error that interrupted it.
             chunks.close()
     finally:
         os.close(fd)
-    _check("unpacked layer", expected=blob.diff_id, actual=unpacked)
+    if unpacked != blob.diff_id:
+        raise Corrupt(f"digest mismatch: the unpacked layer {blob.diff_id} has the content of {unpacked}; "
+                      "pull again, or push again")  # fmt: skip
     return bounded.size
 
 
@@ -109,11 +126,6 @@ class _Bounded:
             yield chunk
 
 
-def _check(what: str, *, expected: str, actual: str) -> None:
-    if expected != actual:
-        raise Corrupt(f"digest mismatch: the {what} {expected} has the content of {actual}; pull again, or push again")
-
-
 def _digest_of(chunks: "Iterator[bytes]") -> str:
     from hashlib import sha256
 
@@ -131,38 +143,50 @@ def _read(fd: int, path: str, *, stop: "Callable[[], bool]") -> "Chunks":
             yield chunk
 
 
-def _given(chunks: "Iterator[bytes]", give: "Callable[[bytes], None]") -> "Iterator[bytes]":
-    """The chunks, each of which somebody else works on already."""
+def _given(chunks: "Chunks", taker: "Taker") -> "Chunks":
     for chunk in chunks:
-        give(chunk)
+        taker.give(chunk)
         yield chunk
 
 
-def _unpacked(blob: Blob, fd: int, *, rules: Rules, most: int) -> "Chunks":
-    magic = os.pread(fd, 4, 0)
+class _Work(NamedTuple):
+    """A blob, open as `fd`, and who gets what is unpacked: at `most` so many bytes."""
+
+    blob: Blob
+    fd: int
+    taker: "Taker"
+    rules: Rules
+    most: int
+
+
+def _unpacked(work: _Work) -> "Chunks":
+    """The pieces, on each of which the taker works already."""
+    magic = os.pread(work.fd, 4, 0)
     if magic.startswith(_GZIP):
-        return _decompressed(blob, fd, rules=rules, most=most, commands=_GUNZIPS)
+        return _decompressed(work, _GUNZIPS)
     if magic == _ZSTD:
-        return _decompressed(blob, fd, rules=rules, most=most, commands=(["zstd", "-dcq", "--long=31"],))
-    return _read(fd, blob.path, stop=rules.stop)
+        return _decompressed(work, (["zstd", "-dcq", "--long=31"],))
+    return _given(_read(work.fd, work.blob.path, stop=work.rules.stop), work.taker)
 
 
-def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, commands: "Sequence[list[str]]") -> "Chunks":
-    """The first of `commands` whose program exists."""
-    command, name, limits = next(filter(_is_there, commands), commands[-1]), commands[-1][0], rules.limits
+def _decompressed(work: _Work, commands: "Sequence[list[str]]") -> "Chunks":
+    """Unpack by the first of `commands` whose program exists."""
+    command, name, limits = next(filter(_is_there, commands), commands[-1]), commands[-1][0], work.rules.limits
     if not (program := which(command[0])):
         raise NotFound(f"a layer is compressed by {name} and there is no `{name}` program; install {name}")
-    timeout_s = _BASE_TIMEOUT_S + most / _BYTES_PER_S
+    timeout_s = _BASE_TIMEOUT_S + work.most / _BYTES_PER_S
     box = sandbox.Box(limits.memory_mib << 20, int(timeout_s), uid=limits.uid)
     start = supervise.program([*sandbox.command(box, sandbox.means()), program, *command[1:]])
     outcome: list[supervise.Ended] = []
-    yield from supervise.output(supervise.Job(start, fd, timeout_s, rules.stop), outcome)
+    yield from supervise.output(
+        supervise.Job(start, work.fd, timeout_s, work.rules.stop, copy=work.taker.copy), outcome
+    )
     code, last = outcome[0]
     if "memory" in last:
-        what = f"{blob.title} needs more memory to be decompressed than {limits.memory_mib} MiB"
+        what = f"{work.blob.title} needs more memory to be decompressed than {limits.memory_mib} MiB"
         raise refusal(what, key="memory_mib", cap=limits.memory_mib)
     if code != 0:
-        raise _failure(blob, command[0], kind=name, ended=outcome[0])
+        raise _failure(work.blob, command[0], kind=name, ended=outcome[0])
 
 
 def _failure(blob: Blob, program: str, *, kind: str, ended: supervise.Ended) -> PodError:

@@ -12,7 +12,7 @@ import threading
 from typing import NamedTuple
 
 from stage1.errors import NoSpace, PodError
-from stage1.linux import files, sandbox, supervise
+from stage1.linux import feeding, files, sandbox, supervise
 from stage1.linux.libc import Guard
 from stage1.rootfs.answers import INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 from stage1.rootfs.corrupt import Corrupt
@@ -82,14 +82,18 @@ class Feeding:
     `out` as it was given, and `disk_bytes` more.
     """
 
-    def __init__(self, question: Question, asker: Asker, pace: supervise.Pace) -> None:
+    def __init__(self, question: Question, asker: Asker, pace: feeding.Pace) -> None:
         self._question, self._asker = question, asker
         start = _start(question, asker)
-        self._program = supervise.Fed(start, pace, most_bytes=question.answer_bytes, check=self._check)
+        self._program = feeding.Fed(start, pace, most_bytes=question.answer_bytes, check=self._check)
 
     def give(self, data: bytes) -> None:
         """Let it have `data`; in vain once it takes no more. Raises Stopped, TimedOut, OverLimit."""
         self._program.give(data)
+
+    def copy(self, source: int, most: int) -> int:
+        """Copy from a pipe (`feeding.Fed.copy`)."""
+        return self._program.copy(source, most)
 
     def answer(self) -> "Any":
         """The function's result for all that was given. Raises what `ask` raises."""

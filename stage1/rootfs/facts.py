@@ -39,15 +39,14 @@ class LayerFacts(NamedTuple):
 
 
 def complete(
-    source: int, give: "Callable[[memoryview], object]", *, limits: Limits, what: str
+    passing: Passing, give: "Callable[[memoryview], object]", *, limits: Limits, what: str
 ) -> tuple[LayerFacts, int]:
-    """Check the tar of the layer `what`, which is read from the descriptor `source`, and `give` it on, with its
-    implicit directories; its facts, and how many entries it has.
+    """Check the tar of the layer `what` as it is `passing`, and `give` its implicit directories behind it; its facts,
+    and how many entries it has.
 
     Raises Corrupt, OverLimit, Unsupported, KernelError, what `give` raises.
     """
     with Guard("read", what):
-        passing = Passing(source, give)
         # An archive of nothing is one, to some.
         headers = Headers(passing, limits=limits, what=what)
         scan = _Scan(headers, passing, limits=limits, what=what)

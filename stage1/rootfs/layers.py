@@ -11,9 +11,10 @@ from contextlib import closing
 from typing import NamedTuple
 
 from stage1.linux import files
+from stage1.linux.feeding import Pace
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
-from stage1.linux.supervise import Pace, never
+from stage1.linux.supervise import never
 from stage1.rootfs import confined, layerjob, layout, seal
 from stage1.rootfs.blob import Blob, Rules, unpack
 from stage1.rootfs.confined import Asker, Question
@@ -94,7 +95,7 @@ def _made(blob: Blob, place: Place, *, box: str) -> int:
     cpu_s = _PACE.base_s + (place.limits.layer_mib << 20) / _PACE.bytes_per_s
     question = Question("stage1.rootfs.layerjob", arguments, blob.title, cpu_s, box, _SLACK_BYTES)
     with closing(confined.Feeding(question, Asker(place.limits, place.stop, place.server), _PACE)) as feeding:
-        size = unpack(blob, feeding.give, rules=Rules(place.limits, place.stop))
+        size = unpack(blob, feeding, rules=Rules(place.limits, place.stop))
         feeding.answer()
     return size
 

@@ -6,7 +6,7 @@ import os
 from contextlib import closing, contextmanager
 
 from stage1.errors import KernelError, NoSpace, NotFound, PodError
-from stage1.linux import process, supervise
+from stage1.linux import feeding, process, supervise
 from stage1.linux.libc import Guard
 from stage1.rootfs import layout
 from stage1.rootfs.corrupt import Corrupt
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_PACE = supervise.Pace(60.0, 5_000_000)
+_PACE = feeding.Pace(60.0, 5_000_000)
 _FULL_BELOW_BYTES = 1 << 20
 
 
@@ -25,16 +25,16 @@ def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[
 
     Raises Corrupt, NoSpace, TimedOut, MemoryError.
     """
-    with feeding([*options, image, *blobs], digest=digest, image=image) as program:
+    with fed([*options, image, *blobs], digest=digest, image=image) as program:
         program.given = sum(map(os.path.getsize, blobs))  # it reads them by itself
 
 
 @contextmanager
-def feeding(arguments: "Sequence[str]", *, digest: str, image: str) -> "Iterator[supervise.Fed]":
+def fed(arguments: "Sequence[str]", *, digest: str, image: str) -> "Iterator[feeding.Fed]":
     """Run mkfs.erofs with these last arguments on a tar that the block gives it. Raises as `make`, after the block."""
     argv = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *arguments]
     try:
-        program = supervise.Fed(supervise.program(argv), _PACE)
+        program = feeding.Fed(supervise.program(argv), _PACE)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             raise NotFound("there is no mkfs.erofs program; install erofs-utils") from None

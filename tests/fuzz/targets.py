@@ -211,12 +211,14 @@ def tar(data: bytes) -> None:
     """A layer's tar, before mkfs.erofs sees it."""
     from stage1.rootfs import facts
     from stage1.rootfs.limits import Limits
+    from stage1.rootfs.passing import Passing
 
     with tempfile.NamedTemporaryFile(dir=_memory()) as file, suppress(PodError):
         file.write(data)
         file.seek(0)
         passed = bytearray()
-        result, _ = facts.complete(file.fileno(), passed.extend, limits=Limits(), what="the layer")
+        passing = Passing(file.fileno(), passed.extend)
+        result, _ = facts.complete(passing, passed.extend, limits=Limits(), what="the layer")
         assert not len(passed) % 512
         assert all(".." not in path.split("/") for path in (*result.implicit, *result.capable))
 

@@ -106,6 +106,18 @@ def test_tail_reads_no_more_than_the_end_of_a_huge_file(tmp_path: Path) -> None:
     assert len(tail(tmp_path / "log", 5)) <= 65536
 
 
+def test_forget_all_gives_space_back_and_keeps_the_length(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100_001)
+    files.forget_all(f"{tmp_path}/a")
+    status = (tmp_path / "a").stat()
+    assert (status.st_size, status.st_blocks) == (100_001, 0)
+    os.mkfifo(tmp_path / "b")
+    os.symlink("a", tmp_path / "c")
+    for name in "bcd":
+        with pytest.raises(KernelError):
+            files.forget_all(f"{tmp_path}/{name}")
+
+
 def test_forget_head_gives_space_back_and_keeps_the_end_while_others_append(tmp_path: Path) -> None:
     with open(tmp_path / "log", "ab", buffering=0) as writer:
         writer.write(b"x" * 400_000 + b"\nlast\n")

@@ -78,7 +78,7 @@ def test_what_is_skipped_passes_unseen_and_a_block_may_be_replaced(piece: int) -
 def test_any_order_of_steps_passes_what_was_approved(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(7)
     for _ in range(100):
-        monkeypatch.setattr(passing, "_CHUNK_BYTES", chance.randrange(1, 300))
+        monkeypatch.setattr(passing, "_BUFFER_BYTES", chance.randrange(1, 300))
         content, given, expected = chance.randbytes(2000), bytearray(), 0
         with source(content) as fd:
             one = Passing(fd, given.extend)
@@ -103,4 +103,26 @@ def test_memory_does_not_depend_on_what_passes() -> None:
         one = Passing(fd, lambda data: pieces.append(len(data)))
         assert one.skip(8 << 20) == 8 << 20
         one.finish()
-        assert sum(pieces) == 8 << 20 and max(pieces) <= 1 << 18 and len(one._data) <= 1 << 18
+        assert sum(pieces) == 8 << 20 and max(pieces) <= 1 << 18 and len(one._buffer) == 1 << 18
+
+
+@pytest.mark.parametrize("takes", [0, 100_000, 1 << 30])
+def test_most_of_what_is_large_is_moved_without_being_read(takes: int) -> None:
+    content, given, moved = os.urandom(2_000_000), bytearray(), bytearray()
+
+    def move(fd: int, size: int) -> int:
+        before = len(moved)
+        while len(moved) - before < min(size, takes) and (data := os.read(fd, min(size, takes) - len(moved) + before)):
+            moved.extend(data)
+            given.extend(data)
+        return len(moved) - before
+
+    with source(content) as fd:
+        one = Passing(fd, given.extend, move)
+        assert one.read(512) == content[:512]
+        assert one.skip(1_900_000) == 1_900_000
+        assert one.read(10) == content[1_900_512:1_900_522] and one.position == 1_900_522
+        one.approve()
+        assert one.skip(1_000_000) == len(content) - 1_900_522
+        one.finish()
+    assert given == content and (len(moved) > 1_000_000) == (takes > 0)

@@ -3,6 +3,8 @@
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 
 from stage1.errors import KernelError, TimedOut
 from stage1.linux import supervise
-from stage1.linux.supervise import Fed, Pace, Stopped
+from stage1.linux.feeding import Fed, Pace
+from stage1.linux.supervise import Stopped
+from tests.fakes.patience import PATIENCE
 
 PACE = Pace(60.0, 1e6)
 FLOOD = "head -c 10000000 /dev/zero"
@@ -82,3 +86,69 @@ def test_one_that_can_not_be_started_leaves_no_descriptor() -> None:
     with pytest.raises(KernelError):
         Fed(supervise.program(["/nonexistent"]), PACE)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_comes_by_a_pipe_is_moved_and_copied() -> None:
+    reading, writing = os.pipe()
+    with fed("wc -c") as program:
+        os.write(writing, b"x" * 1000)
+        assert program.move(reading, 400) == 400
+        assert program.copy(reading, 500) == 500
+        assert os.read(reading, 5000) == b"x" * 600, "what is copied stays"
+        program.finish()
+        assert int(program.text) == program.given == 900
+    os.close(writing)
+    with fed("wc -c") as program:
+        assert program.move(reading, 1000) == program.copy(reading, 1000) == 0, "they have ended"
+    os.close(reading)
+
+
+def test_what_comes_slowly_by_a_pipe_is_waited_for() -> None:
+    reading, writing = os.pipe()
+    is_over = threading.Event()
+
+    def write() -> None:
+        with open(writing, "wb", buffering=0) as file:
+            for _ in range(10):
+                file.write(b"x" * 100_000)
+                time.sleep(0.01)
+            is_over.wait(10 * PATIENCE)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with fed("sleep 0.3; wc -c") as program:
+        assert program.move(reading, 900_000) == 900_000
+        assert program.move(reading, 100_000) == 100_000
+        program.finish()
+        assert int(program.text) == 1_000_000
+    is_over.set()
+    writer.join()
+    os.close(reading)
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exec <&-; sleep 0.2"])
+def test_a_pipe_is_not_moved_to_one_that_takes_no_more(script: str) -> None:
+    reading, writing = os.pipe()
+    with fed(script) as program:
+        while program._in >= 0:
+            program.give(b"x" * 100_000)
+        os.write(writing, b"x" * 1000)
+        assert program.move(reading, 400) == program.copy(reading, 400) == 0
+        assert program.finish().code == 0
+    os.close(reading)
+    os.close(writing)
+
+
+def test_one_that_takes_nothing_of_a_pipe_is_given_up() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"x" * 60_000)
+    for step in ("move", "copy"):
+        with fed("exec sleep 1000", Pace(0.3, 1e9)) as program:
+            os.set_blocking(program._in, False)
+            with contextlib.suppress(BlockingIOError):
+                while os.write(program._in, b"y" * 65536):
+                    pass
+            with pytest.raises(TimedOut):
+                getattr(program, step)(reading, 50_000)
+    os.close(reading)
+    os.close(writing)
