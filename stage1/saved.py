@@ -167,12 +167,13 @@ def load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> No
     _check_memory(prepared.pod, manifest)
     check(manifest, vm._replace(is_resumed=False), pod=prepared.pod, host=host, network=prepared.network)
     if vm.scratch:
+        _check_disk(f"{path}/{DISK}", vm.scratch)
         scratch.copy_sparse(f"{path}/{DISK}", vm.scratch)
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)
     mapping.restore(prepared.directory, vm.window_bytes, images=manifest.images)
     with medium.connected(prepared.directory, limit_s=LIMIT_S) as monitor:
-        guest_file.read(monitor, f"{path}/{GUEST}")
+        guest_file.read(monitor, f"{path}/{GUEST}", vm=engine.recorded_vm(prepared.directory))
         pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
         medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
         monitor.run("cont")
@@ -213,6 +214,16 @@ def _check_memory(pod: Pod, manifest: Manifest) -> None:
         raise WrongState(
             f"the pod would have {pod.memory_mib} MiB of memory, and the saved guest has {manifest.memory_mib} MiB; "
             "ask for the same"
+        )
+
+
+def _check_disk(saved: str, disk: str) -> None:
+    """Its guest goes on writing to the end of what it had."""
+    with Guard("stat", saved):
+        sizes = os.stat(saved).st_size, os.stat(disk).st_size
+    if sizes[0] != sizes[1]:
+        raise WrongState(
+            f"the disk {saved} has {sizes[0]} bytes, and that of the pod {sizes[1]}; ask for a disk of that size"
         )
 
 

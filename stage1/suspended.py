@@ -106,7 +106,7 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
     try:
         started = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:
-            guest_file.read(monitor, f"{host.state_dir}/scratch/{pod.id}{ENDING}")
+            guest_file.read(monitor, f"{host.state_dir}/scratch/{pod.id}{ENDING}", vm=started)
             pieces = [(path, offset, size) for path, offset, size, _ in document["pieces"]]
             medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
             _attach(directory, pod, containers=containers)

@@ -6,6 +6,7 @@ What is read is foreign: a checkpoint may have been anywhere. `parse` is the one
 paths of the host are not in it, and images are named by their ids alone.
 """
 
+import ipaddress
 import json
 import re
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _PAGE_BYTES = 4096
 _MOST_IDS = 1 << 31
 """Half of those that there can be, which no pod comes near to: the one that is restored has the others."""
 _ID, _KEY_BYTES = re.compile("[0-9a-f]{64}"), 16
+_MAC = re.compile("(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 """Control characters, which `cri.translate.bounds` refuses in requests too."""
 
@@ -192,8 +194,12 @@ def _check_devices(devices: tuple[Device, ...]) -> None:
         raise ValueError("it has too many network devices or addresses")
     for one in devices:
         _require(one.mtu, (0, 1 << 16), what="an mtu")
-        if any(len(text) > _MOST_ADDRESS or not text.isprintable() for text in (one.name, one.mac, *one.addresses)):
-            raise ValueError(f"the network device {one.name[:80]!r} has an invalid name or address")
+        if len(one.name) > _MOST_ADDRESS or not one.name.isprintable() or not _MAC.fullmatch(one.mac):
+            raise ValueError(
+                f"the network device {one.name[:80]!r} has an invalid name, or the address {one.mac[:80]!r}"
+            )
+        for address in one.addresses:
+            ipaddress.ip_interface(address[:_MOST_ADDRESS])
 
 
 def _check_containers(manifest: Manifest) -> None:

@@ -9,7 +9,6 @@ the manifest comes last, by a rename. Whoever finds the link after a kill remove
 import errno
 import os
 import stat
-import threading
 from typing import NamedTuple
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound, TimedOut
@@ -28,8 +27,6 @@ LINK = "checkpoint"
 """The link in the pod's directory to the directory that a checkpoint is being written to."""
 _BLOCK_BYTES = 1 << 16
 _ZEROS = bytes(_BLOCK_BYTES)
-_beginning = threading.Lock()
-"""A place that is empty is taken by one of those who find it so."""
 
 
 class File(NamedTuple):
@@ -47,19 +44,18 @@ def begin(directory: str, output: str) -> None:
     KernelError; nothing is left then.
     """
     check_directory(output)
-    with _beginning:
-        with beneath.Root(output) as place:
-            if there := place.names(most=1):
-                raise AlreadyExists(
-                    f"{output} is not empty: it has {there[0]}; give an empty directory for the checkpoint"
-                )
-        abandon(directory)
+    with beneath.Root(output) as place:
+        if there := place.names(most=1):
+            raise AlreadyExists(f"{output} is not empty: it has {there[0]}; give an empty directory for the checkpoint")
+    abandon(directory)
+    with beneath.Root(directory) as own:
+        own.link(LINK, output)
         try:
-            with beneath.Root(directory) as own:
-                own.link(LINK, output)
             make(f"{output}/{GUEST}")
-        except BaseException:
-            abandon(directory)
+        except BaseException as error:
+            own.unlink(LINK)  # nothing that is there is ours
+            if isinstance(error, KernelError) and error.errno == errno.EEXIST:
+                raise AlreadyExists(f"{output} is another checkpoint's; give an empty directory") from None
             raise
 
 

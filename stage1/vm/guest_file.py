@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stage1.vm.monitor import Monitor
+    from stage1.vm.vmm import VmProcess
 
 _BANDWIDTH = 1 << 40
 _FIRST_PAUSE_S, _LAST_PAUSE_S, _GROWTH = 0.002, 0.25, 1.2
@@ -46,9 +47,15 @@ def write(monitor: "Monitor", path: str, *, is_awaited: "Callable[[], bool]" = l
         raise
 
 
-def read(monitor: "Monitor", path: str) -> None:
-    """Load the guest, which does not run yet. Raises VmFailed, KernelError."""
-    _migrate(monitor, "migrate-incoming", path=path)
+def read(monitor: "Monitor", path: str, *, vm: "VmProcess | None") -> None:
+    """Load the guest, which does not run yet, into `vm`. Raises VmFailed with what that has said last, since it ends
+    when it can't; KernelError.
+    """
+    try:
+        _migrate(monitor, "migrate-incoming", path=path)
+    except VmFailed as error:
+        last = vm.console_tail(1).strip() if vm else ""
+        raise VmFailed(f"the guest saved in {path} can't be loaded: {last or error}") from None
 
 
 def settled(monitor: "Monitor", is_awaited: "Callable[[], bool]" = lambda: True) -> str:

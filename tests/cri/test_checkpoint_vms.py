@@ -196,4 +196,34 @@ async def _is_refused(cri: Client, output: Path, kubelet: Kubelet) -> None:
     assert got == "INVALID_ARGUMENT" and str(guest) in text
     guest.write_bytes(data)
     os.utime(guest, ns=(status.st_atime_ns, status.st_mtime_ns))
+    await _is_refused_though_its_digests_are_right(cri, output, asked)
     assert len((await cri("ListPodSandbox")).items) == pods
+
+
+def _lie(output: Path, lying: Path, name: str, data: bytes) -> None:
+    """Make a checkpoint as in `output`, of which one file is another one, which the manifest says."""
+    lying.mkdir(0o700)
+    for one in (place.GUEST, place.DISK):
+        os.link(output / one, lying / one)
+    (lying / name).unlink()
+    (lying / name).write_bytes(data)
+    manifest = checkpoints.parse((output / place.MANIFEST).read_bytes())
+    manifest = manifest._replace(**{name: place.examined(str(lying / name))})
+    (lying / place.MANIFEST).write_bytes(checkpoints.dump(manifest))
+
+
+async def _is_refused_though_its_digests_are_right(cri: Client, output: Path, asked: dict[str, Any]) -> None:
+    """As by who has written it anew. What QEMU says of it is told."""
+    guest = (output / place.GUEST).read_bytes()
+    cases = (
+        (place.GUEST, b"", "UNKNOWN", "can't be loaded"),
+        (place.GUEST, bytes(1 << 16), "UNKNOWN", "can't be loaded"),
+        (place.GUEST, guest[: len(guest) // 2], "UNKNOWN", "can't be loaded"),
+        (place.DISK, b"x" * 4096, "FAILED_PRECONDITION", "4096 bytes"),
+    )
+    for number, (name, data, code, word) in enumerate(cases):
+        lying = output.parent / f"lying-{number}"
+        _lie(output, lying, name, data)
+        got, text = await cri.refused("RestorePod", deadline_s=300, **asked | {"checkpoint_path": str(lying)})
+        assert (got, word in text) == (code, True) and len(text.splitlines()) == 1, (name, len(data), got, text)
+        assert "Broken pipe" not in text and str(lying) in text

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import AlreadyExists, BadRequest, NoSpace, TimedOut
+from stage1.linux import beneath
 from stage1.linux.beneath import NotPlain
 from stage1.rootfs import checkpoint
 
@@ -129,14 +130,20 @@ def test_one_that_nobody_waits_for_is_given_up_to_the_last_moment(places: tuple[
     assert os.listdir(output) == []
 
 
-def test_of_two_pods_that_are_written_to_one_place_at_once_one_is(places: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_late", [False, True], ids=["after", "at the same moment"])
+def test_of_two_pods_that_are_written_to_one_place_one_is(
+    places: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
     """And the other one, which removes what it has made, removes nothing of it."""
     directory, output = places
     other = tmp_path / "other"
     other.mkdir(0o700)
     checkpoint.begin(directory, str(output))
-    with pytest.raises(AlreadyExists, match=checkpoint.GUEST):
+    if is_late:  # the place was empty when it was looked at
+        monkeypatch.setattr(beneath.Root, "names", lambda *_, **__: [])
+    with pytest.raises(AlreadyExists, match=str(output)):
         checkpoint.begin(str(other), str(output))
+    monkeypatch.undo()
     checkpoint.abandon(str(other))
     assert os.listdir(output) == [checkpoint.GUEST] and os.listdir(other) == []
 
