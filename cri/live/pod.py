@@ -17,6 +17,7 @@ from cri.agent import Agent, Identity
 from cri.consumers import Discarded
 from cri.live import pod_disk, state_log, vm_end
 from cri.live.activation import Activation
+from cri.live.clients import Clients
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.guest_names import GuestNames
@@ -67,7 +68,7 @@ class LivePod:
         self.containers: dict[str, LiveContainer] = {}
         self.names, self.pause, self.transfer = GuestNames(self.containers), Pause(), Transfer()
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
-        self.cpus, self.work, self.is_going = Cpus(), Work(), False
+        self.cpus, self.work, self.clients, self.is_going = Cpus(), Work(), Clients(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.files = store.PodFiles(self.directory)
         self.gone, self.adopted = asyncio.Event(), asyncio.Event()
@@ -81,8 +82,7 @@ class LivePod:
         self.meter = Meter(self.call, self.containers, self._note_disk)
         self.images, self.loopback, self.activation = self._images(), LoopbackPorts(self.title), Activation(self.title)
         self._agent: Agent | OwnKernel | None = None
-        self._port, self._saver = port, StateSaver(self.save, self.title)
-        self._unknown_ends, self.unused_id = 0, 1
+        self._port, self._saver, self._unknown_ends, self.unused_id = port, StateSaver(self.save, self.title), 0, 1
         self.epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -158,7 +158,7 @@ class LivePod:
     def agent(self) -> "Agent | OwnKernel":
         """The link's client; only for a pod that was booted."""
         if self._agent is None:
-            raise WrongState(f"{self.title} has no running VM")
+            raise WrongState(self.held or f"{self.title} has no running VM")
         return self._agent
 
     async def part_from_guest(self, successor: OwnKernel) -> None:

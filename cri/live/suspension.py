@@ -118,6 +118,7 @@ async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
     except BaseException:
         pod.end_suspension()
         raise
+    await pod.clients.leave(pod.held)
     await pod.part()
     try:
         await _save(pod, images)

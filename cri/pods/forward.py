@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from cri.live.clients import Client
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
 from stage1.errors import AgentFailed, PodError, WrongState
@@ -106,19 +107,30 @@ async def connect(pod: LivePod, port: int) -> AsyncIterator[AnyConnection]:
     made = PortConnection(pod, pod.next_id())
     pod.agent.listen(made.output, made.queue)
     pod.agent.open_input(made.input)
-    gone = asyncio.ensure_future(pod.gone.wait())
-    gone.add_done_callback(lambda _: made.queue.finish())
-    try:
-        await _ask(pod, messages.Connect(made.number, port, made.input, made.output))
+    with pod.clients.one() as here:
+        over = asyncio.ensure_future(_is_over(pod, here))
+        over.add_done_callback(lambda _: made.queue.finish())
         try:
-            yield made
+            await _ask(pod, messages.Connect(made.number, port, made.input, made.output))
+            try:
+                yield made
+            finally:
+                if not all(made.has_ended):
+                    await asyncio.shield(_cut(pod, made.number))
         finally:
-            if not all(made.has_ended):
-                await asyncio.shield(_cut(pod, made.number))
+            over.cancel()
+            pod.forget(made.input)
+            pod.forget(made.output)
+
+
+async def _is_over(pod: LivePod, here: Client) -> None:
+    """Wait until the VM has ended, or the pod is about to be suspended."""
+    ends = {asyncio.ensure_future(end) for end in (pod.gone.wait(), here.told.wait())}
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        gone.cancel()
-        pod.forget(made.input)
-        pod.forget(made.output)
+        for end in ends:
+            end.cancel()
 
 
 async def _ask(pod: LivePod, op: messages.Connect) -> None:

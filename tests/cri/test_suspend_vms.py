@@ -15,9 +15,12 @@ from cri.store import pods as store
 from stage1 import engine, suspended
 from stage1.guest import messages
 from stage1.vm import guest_file, medium
+from tests.fakes.patience import PATIENCE
+from tests.fakes.streaming_client import Conversation
 
 from .conftest import Registered, VmWorld, vm_world
 from .test_pool_vms import output_of
+from .test_streaming_attach import attach_to
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 SNAPSHOT = "cat /proc/mounts; cat /etc/hostname; ls -l /bin/busybox"
@@ -106,3 +109,37 @@ async def _wants_it_and_goes_away(pod: LivePod) -> None:
     waking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waking
+
+
+TALKS = "while read line; do yes $line | head -c 3000000; echo; echo at $line; done"
+"""More than a link takes without credit."""
+
+
+async def hears(talk: Conversation, word: bytes) -> None:
+    async with asyncio.timeout(60 * PATIENCE):
+        await talk.until(word)
+
+
+async def test_clients_leave_and_who_comes_after_it_is_resumed_finds_all_of_it(machine: VmWorld) -> None:
+    """Who only reads, too: what it has not read would hold up the container for ever."""
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod("talks", annotations={SUSPEND: "manual"})
+        container = await cri.container(pod, "sh", "-c", TALKS, stdin=True)
+        await cri("StartContainer", container_id=container)
+        writes = await attach_to(cri, "websocket", container, stdin=True, stdout=True)
+        reads = await attach_to(cri, "websocket", container, stdout=True)
+        await writes.send(b"one\n")
+        await hears(writes, b"at one\n")
+        await cri.ours("SuspendPod", pod)
+        for talk in (writes, reads):
+            assert "suspended" in (await talk.status())["message"]
+        assert not cri.node.pods.get(pod).clients._here
+        code, text = await cri.refused("Attach", container_id=container, stdout=True)
+        assert code == "FAILED_PRECONDITION" and "suspended" in text
+        await cri.ours("ResumePod", pod)
+        later = await attach_to(cri, "websocket", container, stdin=True, stdout=True)
+        await later.send(b"two\n")
+        await hears(later, b"at two\n")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
