@@ -66,11 +66,19 @@ def check_size(pod: Pod) -> None:
         raise BadRequest(
             f"{pod.memory_mib} MiB of memory is less than a guest needs; give the pod at least {LEAST_MEMORY_MIB} MiB"
         )
-    if pod.suspend and (pod.host or pod.profile or pod.ids.length):
-        what = "namespaces of the host" if pod.host else "systemd" if pod.profile else "a user namespace"
+    if pod.suspend and (what := _unsaved(pod)):
         raise BadRequest(f"a pod with {what} can't be suspended or copied; leave out {SUSPEND} and the like")
     if pod.vcpus < 1:
         raise BadRequest(f"{pod.vcpus} vCPUs are too few for a VM; give the pod at least 1")
+
+
+def _unsaved(pod: Pod) -> str:
+    """What of the pod keeps its guest from being saved; empty when nothing does."""
+    if pod.kernel == KERNEL_OF_IMAGE:
+        return "a kernel of its own"
+    if pod.host or pod.profile:
+        return "namespaces of the host" if pod.host else "systemd"
+    return "a user namespace" if pod.ids.length else ""
 
 
 def host_pod(pod: Pod, host: Host, *, directory: str) -> "HostPod":

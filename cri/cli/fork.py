@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Writes the copies' names and ids. Raises NotFound, and WrongState with the reason why it can't be copied."""
     with connect(args.config) as daemon:
-        options = {"copies": args.copies, **({"name": args.name} if args.name else {})}
+        options = {"copies": args.copies, **({"name": args.name} if args.name is not None else {})}
         pod = lookup.pod(daemon, args.pod)
         made = daemon("ForkPod", limit_s=LIMIT_S, pod_sandbox_id=pod.id, options=options)
     for one in made.items:

@@ -12,6 +12,7 @@ from typing import Any
 from cri.cli.daemon import Daemon
 from cri.cli.shown import ID_CHARS
 from cri.pb import runtime_pb2 as pb
+from cri.translate.bounds import short
 from stage1.errors import BadRequest, NotFound
 
 SHOWN = 5
@@ -32,7 +33,7 @@ def pod(daemon: Daemon, word: str) -> pb.PodSandbox:
     """Raises NotFound, and BadRequest when several could be meant."""
     if match := find(pods(daemon), word):
         return match
-    raise NotFound(f"there is no pod {word!r}; `clearpod ps -a` lists those that exist")
+    raise NotFound(f"there is no pod {short(word)}; `clearpod ps -a` lists those that exist")
 
 
 def find(listed: Iterable[pb.PodSandbox], word: str) -> pb.PodSandbox | None:
@@ -54,7 +55,7 @@ def _one(matching: list[pb.PodSandbox], word: str) -> pb.PodSandbox | None:
     if len({title(one) for one in matching}) > 1:
         named = ", ".join(f"{title(one)} ({one.id[:ID_CHARS]})" for one in matching[:SHOWN])
         more = f" and {len(matching) - SHOWN} more" if len(matching) > SHOWN else ""
-        raise BadRequest(f"{word!r} may be {named}{more}; give more of the name or id, or NAMESPACE/NAME")
+        raise BadRequest(f"{short(word)} may be {named}{more}; give more of the name or id, or NAMESPACE/NAME")
     return max(matching, key=lambda one: (one.state == pb.SANDBOX_READY, one.created_at), default=None)
 
 

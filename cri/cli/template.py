@@ -14,6 +14,7 @@ from typing import Any
 from cri.cli import lookup, shown
 from cri.cli.daemon import Daemon, connect
 from cri.cli.parser import Parser
+from cri.translate.bounds import short
 from stage1.errors import BadRequest, NotFound
 
 EXAMPLES = (
@@ -104,9 +105,9 @@ def _options(daemon: Daemon, word: str) -> dict[str, str]:
     """Return namespace and name of the template that `word` names. Raises NotFound, BadRequest when several match."""
     matching = [one for one in _all(daemon) if word in (one["name"], _title(one))]
     if not matching:
-        raise NotFound(f"there is no template {word!r}; `clearpod template list` shows those that exist")
+        raise NotFound(f"there is no template {short(word)}; `clearpod template list` shows those that exist")
     if len(matching) > 1:
-        raise BadRequest(f"{word!r} may be {', '.join(map(_title, matching[:5]))}; give NAMESPACE/NAME")
+        raise BadRequest(f"{short(word)} may be {', '.join(map(_title, matching[:5]))}; give NAMESPACE/NAME")
     return {"namespace": matching[0]["namespace"], "name": matching[0]["name"]}
 
 

@@ -8,6 +8,7 @@ It has the messages of CheckpointPod and ListPodSandbox. Options: `name`, of the
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,7 @@ from cri.runtime.create_container import create_container
 from cri.runtime.run_pod_sandbox import pod_record
 from cri.runtime.start_container import start_container
 from cri.store import warmed
+from cri.translate.bounds import short
 from stage1.errors import AlreadyExists, BadRequest, PodError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 MOST_COPIES, AT_ONCE = 64, 4
 _KUBERNETES = {"name": "io.kubernetes.pod.name", "uid": "io.kubernetes.pod.uid"}
 _OPTIONS = {"name", "copies"}
+_NAME = re.compile("[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?")
 
 
 async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSandboxResponse:
@@ -97,7 +100,12 @@ def _names(pod: LivePod, request: pb.CheckpointPodRequest) -> list[str]:
     text = options.get("copies", "1")
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_COPIES):
         raise BadRequest(f"copies must be a number from 1 to {MOST_COPIES}, but it is {text[:16]!r}")
-    base = options.get("name") or f"{pod.record.pod.name}-fork"
+    base = options.get("name", f"{pod.record.pod.name}-fork")
+    if "name" in options and not _NAME.fullmatch(base):
+        raise BadRequest(
+            f"{short(base)} can't be the name of a copy; give letters, digits, '-', '.' and '_', the first and last of "
+            "which are letters or digits"
+        )
     return [base] if text == "1" else [f"{base}-{number}" for number in range(1, int(text) + 1)]
 
 

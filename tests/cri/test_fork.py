@@ -79,7 +79,9 @@ async def test_a_policy_can_refuse_it(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"copies": "0"}, {"copies": "-1"}, {"copies": "65"}, {"copies": "ⅴ"}, {"copies": ""}, {"mode": "x"}]
+    "options",
+    [{"name": name} for name in ("", ".", "..", "a/b", "../x", "-x", "x-", "a b", "\u202e", "x" * 5000)]
+    + [{"copies": "0"}, {"copies": "-1"}, {"copies": "65"}, {"copies": "ⅴ"}, {"copies": ""}, {"mode": "x"}],
 )
 async def test_odd_options_are_refused(world: World, options: dict[str, str]) -> None:
     async with world.daemon() as cri:
@@ -115,6 +117,8 @@ async def test_a_copy_does_not_get_the_name_of_another_pod(world: World, capfd: 
             assert code == "ALREADY_EXISTS" and "another name" in text
         ended = await command(world, capfd)("fork", "default/web", "--name", "web-fork")
         assert ended.code != 0 and "'web-fork'" in ended.err and len(ended.err.splitlines()) == 1
+        ended = await command(world, capfd)("fork", "w" * 5000)
+        assert ended.code == 4 and len(ended.err) < 200, "a sentence has the beginning of a long name"
         assert await names(cri) == ["try-2", "web", "web-fork"]
 
 

@@ -13,7 +13,7 @@ from cri.live.pod import LivePod
 from cri.metrics.snapshot import read_daemon
 from cri.monitors import files
 from cri.pb import runtime_pb2 as pb
-from cri.policy import SUSPEND
+from cri.policy import FORK_OF, FORKABLE, KERNEL, SUSPEND
 from cri.statistics.sample import Sample
 from stage1.errors import VmFailed
 from stage1.guest.messages import (
@@ -279,6 +279,18 @@ async def test_another_value_is_refused(world: World, value: str) -> None:
     async with world.daemon() as cri:
         code, text = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={SUSPEND: value}))
         assert code == "INVALID_ARGUMENT" and value in text
+
+
+@pytest.mark.parametrize("word", [{SUSPEND: "manual"}, {FORKABLE: "true"}, {FORK_OF: "web"}])
+async def test_a_pod_with_a_kernel_of_its_own_is_not_one_that_can_be_suspended_or_copied(
+    world: World, word: dict[str, str]
+) -> None:
+    async with world.daemon() as cri:
+        await cri.pod("web", annotations={FORKABLE: "true"})
+        asked = cri.sandbox("own", annotations={KERNEL: "image", **word})
+        code, text = await cri.refused("RunPodSandbox", config=asked)
+        assert code == "INVALID_ARGUMENT" and "kernel" in text and SUSPEND in text
+        assert len((await cri("ListPodSandbox")).items) == 1
 
 
 async def test_what_a_pod_with_it_can_not_be(world: World) -> None:
