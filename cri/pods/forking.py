@@ -5,7 +5,7 @@ by RunPodSandbox and ForkPod.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from stage1.pod import states
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
-    from cri.pods.table import BringUp
+    from cri.pods.table import BringUp, PodTable
     from cri.store.images import ImageStore
     from cri.store.pods import PodRecord
     from stage1.engine import Host
@@ -33,7 +33,7 @@ _SHOWN = 80
 
 
 def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePod":
-    """The pod of that name or id in the namespace, which consents. Raises NotFound, BadRequest, WrongState."""
+    """The pod of that name or id in the namespace. Raises NotFound, BadRequest when there are several."""
     own = [pod for pod in pods if pod.record.pod.namespace == namespace and pod.status.state == states.READY]
     matches = [pod for pod in own if pod.record.pod.name == word]
     if not matches and len(word) >= LEAST_PREFIX:
@@ -44,7 +44,6 @@ def original(pods: "Iterable[LivePod]", word: str, *, namespace: str) -> "LivePo
         raise BadRequest(
             f"{len(matches)} pods of the namespace {namespace!r} are called {word[:_SHOWN]!r}; give the id of one"
         )
-    require(matches[0])
     return matches[0]
 
 
@@ -86,16 +85,16 @@ def _remove(path: str) -> None:
         log.warning("fork.cleanup_failed", extra={"path": path, "error": str(error)})
 
 
-def of_request(
-    record: "PodRecord", pods: "Callable[[], Iterable[LivePod]]", *, images: "ImageStore"
-) -> "BringUp | None":
+def of_request(record: "PodRecord", pods: "PodTable", *, images: "ImageStore") -> "BringUp | None":
     """The function that brings the requested pod up, if it is to be a copy: its VM starts while the original is
-    saved. It raises what `original`, `copies.save` and `copies.bring_up` raise.
+    saved. It raises what `original`, `require`, `copies.save` and `copies.bring_up` raise.
     """
     word = PodSandboxConfig.FromString(record.config).annotations.get(FORK_OF, "")
 
     async def bring_up(copy: "LivePod") -> None:
-        former = original(pods(), word, namespace=record.pod.namespace)
+        former = original(pods.pods(), word, namespace=record.pod.namespace)
+        await pods.adopted(former.id, "")  # a daemon that has just begun does not know its guest yet
+        require(former)
         async with being_saved(former, images, name=copy.id) as (path, saving):
             await copies.bring_up(copy, path, saving=saving)
 

@@ -31,7 +31,7 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
 async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable[[LivePod], None]) -> str:
     record = await pod_record(node, request)
     asked = request.SerializeToString(deterministic=True)
-    bring_up = node.warmed.of_request(record) or forking.of_request(record, node.pods.pods, images=node.images)
+    bring_up = node.warmed.of_request(record) or forking.of_request(record, node.pods, images=node.images)
     try:
         return await node.pods.run(record, asked, failed=failed, bring_up=bring_up)
     except NetworkFailed:

@@ -16,6 +16,7 @@ from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
 from cri.runtime.run_pod_sandbox import pod_record
 from stage1 import saved
 from stage1.errors import WrongState
+from stage1.guest import messages
 from stage1.guest.messages import Tune
 from tests.fakes.patience import PATIENCE
 
@@ -129,6 +130,22 @@ async def test_copies_that_are_asked_for_at_once_have_names_of_their_own(world: 
         codes = [(code, "'web-fork'" in text) for code, text in await asyncio.gather(*asked)]
         assert codes.count(("ALREADY_EXISTS", True)) == 2 and len(set(codes)) == 2  # no VM here can be saved
         assert (await refused(cri, pod))[0] != "ALREADY_EXISTS" and cri.node.pods.copying == set()
+
+
+async def test_a_daemon_that_has_just_begun_meets_the_original_before_it_judges_it(world: World) -> None:
+    """It would take the guest for one of an earlier version."""
+    async with world.daemon() as cri:
+        web = cri.node.pods.get(await cri.pod("web", annotations={FORKABLE: "true"}))
+        web.adopted.clear()
+        hello, web.hello = web.hello, messages.Hello()
+        copying = asyncio.ensure_future(cri.pod("copy", annotations={FORK_OF: "web"}))
+        await asyncio.wait({copying}, timeout=0.3)
+        assert not copying.done()
+        web.hello = hello
+        web.adopted.set()
+        with pytest.raises(grpc.RpcError) as raised:
+            await copying
+        assert "qmp" in str(raised.value.details())
 
 
 @pytest.mark.parametrize("annotations", [{FORKABLE: "yes"}, {COPY_SIGNAL: "SIGKILL"}, {COPY_SIGNAL: "10"}])
