@@ -218,13 +218,10 @@ def _check_memory(pod: Pod, manifest: Manifest) -> None:
 
 
 def _check_disk(saved: str, disk: str) -> None:
-    """Its guest goes on writing to the end of what it had."""
-    with Guard("stat", saved):
-        sizes = os.stat(saved).st_size, os.stat(disk).st_size
-    if sizes[0] != sizes[1]:
-        raise WrongState(
-            f"the disk {saved} has {sizes[0]} bytes, and that of the pod {sizes[1]}; ask for a disk of that size"
-        )
+    """Raise WrongState unless the pod has a disk of that size: its guest goes on writing to the end of what it had."""
+    was, now = scratch.size(saved), scratch.size(disk)
+    if was != now:
+        raise WrongState(f"the disk {saved} has {was} bytes, and that of the pod {now}; ask for a disk of that size")
 
 
 def describe(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:

@@ -138,6 +138,12 @@ def make_scratch(path: str, size_bytes: int, *, template_dir: str, has_journal: 
     copy_sparse(template, path)
 
 
+def size(path: str) -> int:
+    """Return the bytes of a disk, with its holes. Raises KernelError."""
+    with Guard("read", path), open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_size
+
+
 def uuid(path: str) -> str:
     """UUID of the file system on a disk that no guest has written to: that of the template it is a copy of. Raises
     KernelError.
