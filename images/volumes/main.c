@@ -51,9 +51,12 @@ static int all(const char *id, bool is_new, struct fault *why)
     if (!list)
         return fault_errno(why, "open %s", path);
     int result = 0;
-    while (result == 0 && fgets(line, sizeof line, list)) {
+    /* Once they are there, one that can't be copied keeps no other from it, nor what goes back to the host. */
+    while ((result == 0 || !is_new) && fgets(line, sizeof line, list)) {
+        struct fault other = {0};
         line[strcspn(line, "\n")] = 0;
-        result = one(line, id, bundle, is_new, why);
+        if (one(line, id, bundle, is_new, result ? &other : why) < 0)
+            result = -1;
     }
     fclose(list);
     return result;

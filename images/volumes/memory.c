@@ -47,10 +47,22 @@ static int finish(int fd, const struct stat *st)
                                                                                                                     : 0;
 }
 
+/* A file that is one: to open a FIFO would wait for who opens its other end. */
+static int open_file(int dir, const char *name, int flags)
+{
+    struct stat st;
+    int fd = openat(dir, name, flags | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)))
+        return fd;
+    close(fd);
+    errno = EINVAL;
+    return -1;
+}
+
 static int copy_file(int from_dir, const char *from, int to_dir, const char *to, struct copying *left)
 {
     struct stat st;
-    scoped_fd int source = openat(from_dir, from, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    scoped_fd int source = open_file(from_dir, from, O_RDONLY);
     scoped_fd int target =
         source < 0 ? -1 : openat(to_dir, to, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (target < 0 || fstat(source, &st) < 0)
@@ -177,7 +189,7 @@ static int copy_now(const char *source, const char *place, unsigned long long mo
 {
     struct copying left = {most, ENTRIES};
     struct stat st;
-    scoped_fd int from = open(source, O_RDONLY | O_CLOEXEC);
+    scoped_fd int from = open(source, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     scoped_fd int to = open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     char file[ROOM + 8];
     if (from < 0 || to < 0 || fstat(from, &st) < 0)
@@ -233,8 +245,8 @@ int memory_output(const char *text, const char *bundle, const char *place, struc
     snprintf(file, sizeof file, "%s/file", place);
     struct copying left = {most, 0};
     scoped_fd int from = open(file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    scoped_fd int to = from < 0 ? -1 : open(target, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
-    if (to < 0 || fstat(from, &st) < 0)
+    scoped_fd int to = from < 0 ? -1 : open_file(AT_FDCWD, target, O_WRONLY);
+    if (to < 0 || ftruncate(to, 0) < 0 || fstat(from, &st) < 0)
         return fault_errno(why, "open %s and %s", file, target);
     if ((unsigned long long)st.st_size > most)
         lseek(from, st.st_size - (off_t)most, SEEK_SET);

@@ -164,6 +164,37 @@ def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: 
     assert noun in text and "\n" not in text
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["rm $bundle/mounts/3", "rm $bundle/mounts/3; mkfifo $bundle/mounts/3", "truncate -s 1G $bundle/mounts/3",
+     "rm $bundle/mounts/3; mknod $bundle/mounts/3 c 1 5"],
+)  # fmt: skip
+def test_one_that_can_not_be_copied_any_more_keeps_no_other_from_it(program: Path, change: str) -> None:
+    script = f"""
+    echo one > $bundle/mounts/2/file; echo hosts > $bundle/mounts/3; touch $bundle/mounts/4
+    printf 'memory 0 3 4096\nmemory 1 2 4096\noutput 2 4 4096\n' > $bundle/guest_volumes
+    PROGRAM make c
+    at=containers/c/volumes
+    echo two > $bundle/mounts/2/file; echo ended > $at/2/file
+    {change}
+    if timeout 20 PROGRAM refresh c; then exit 9; fi
+    cat $at/1/file $bundle/mounts/4; grep -o mounts/3 volumes.log
+    """
+    assert _run(program, script).split() == ["two", "ended", "mounts/3"]
+
+
+def test_an_output_waits_for_nobody(program: Path) -> None:
+    script = """
+    touch $bundle/mounts/4
+    printf 'output 0 4 8\n' > $bundle/guest_volumes
+    PROGRAM make c
+    rm $bundle/mounts/4; mkfifo $bundle/mounts/4
+    if timeout 20 PROGRAM refresh c; then exit 9; fi
+    grep -o mounts/4 volumes.log
+    """
+    assert "mounts/4" in _run(program, script)
+
+
 def test_an_output_goes_to_the_host_when_it_is_refreshed_and_not_before(program: Path) -> None:
     script = """
     printf begin > $bundle/mounts/2.log; chmod 666 $bundle/mounts/2.log; mv $bundle/mounts/2.log $bundle/mounts/4
