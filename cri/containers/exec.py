@@ -208,6 +208,7 @@ async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
         for stream in streams:
             pod.forget(stream)
         del pod.execs[number]
+        pod.pause.execs.discard(number)
         await run_uncancellable(engine.remove_exec, pod.directory, container.id, number=number)
 
 

@@ -101,10 +101,11 @@ async def _write(
         try:
             with pod.transfer.in_progress():
                 await copies.write_back(pod, near=output)
-                begun_ns, written = time.time_ns(), await _saved(pod, images, output=output, asked=asked)
+                begun_ns = time.time_ns()
+                written, original = await _saved(pod, images, target=(output, container_ids), asked=asked)
             took_ns = time.time_ns() - begun_ns
             written = await asked.run(checkpoint.measure, written, output, is_awaited=asked.is_awaited)
-            data = checkpoints.dump(_manifest(pod, written, made_ns=begun_ns))
+            data = checkpoints.dump(_manifest(pod, written, original=original, made_ns=begun_ns))
             await asked.run(place.seal, pod.directory, output, manifest=data, is_awaited=asked.is_awaited)
         except BaseException:
             await run_uncancellable(place.abandon, pod.directory)
@@ -126,8 +127,11 @@ def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
     for one in container_ids:
         if one not in pod.containers:
             raise NotFound(f"there is no container {one!r} in {pod.title}; `crictl ps` lists the running ones")
-    if why := copies.blocker(pod):
-        return why
+    return copies.blocker(pod) or _others(pod, container_ids)
+
+
+def _others(pod: "LivePod", container_ids: Sequence[str]) -> str:
+    """Why these containers are not those that a checkpoint would have, as a sentence; empty when they are."""
     for container in pod.containers.values():
         name, state = container.record.container.name, container.status.state
         if container.id in container_ids and state != states.RUNNING:
@@ -143,18 +147,25 @@ def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
     return ""
 
 
-async def _saved(pod: "LivePod", images: "ImageStore", *, output: str, asked: _Asked) -> "Written":
+async def _saved(
+    pod: "LivePod", images: "ImageStore", *, target: tuple[str, Sequence[str]], asked: _Asked
+) -> "tuple[Written, copies.Original]":
+    """What was written into the directory, with these containers, and the pod as it was in that moment."""
+    output, container_ids = target
     files = await asyncio.to_thread(suspension.files_in_window, pod, images)
     async with copies.standing_still(pod):
-        return await asked.run(
+        if why := _others(pod, container_ids):  # one may have ended or begun meanwhile
+            raise WrongState(why)
+        original = copies.of(pod)
+        written = await asked.run(
             checkpoint.save, pod.directory, pod.record.pod,
             host=pod.tools.host, images=files, target=(output, asked.is_awaited),
         )  # fmt: skip
+    return written, original
 
 
-def _manifest(pod: "LivePod", written: "Written", *, made_ns: int) -> Manifest:
+def _manifest(pod: "LivePod", written: "Written", *, original: copies.Original, made_ns: int) -> Manifest:
     model, record, saved = pod.record.pod, pod.record, written.manifest
-    original = copies.of(pod)
     return Manifest(
         made_ns,
         SavedPod(

@@ -67,8 +67,9 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
         with pod.transfer.in_progress():
             files = await asyncio.to_thread(suspension.files_in_window, pod, images)
             await write_back(pod, near=os.path.dirname(path))
-            more, begun_s = codec.dump(of(pod)), time.monotonic()
+            begun_s = time.monotonic()
             async with standing_still(pod):
+                more = codec.dump(of(pod))
                 stopped_s = await pod.tools.run_in_bulk(
                     saved.save, pod.directory, pod.record.pod,
                     host=pod.tools.host, images=files, target=(path, more),
@@ -96,6 +97,7 @@ async def standing_still(pod: "LivePod") -> AsyncIterator[None]:
     requests to its agent wait. Thawed afterwards, also when this raises PodError.
     """
     with pod.pause.holding():
+        await suspension.be_quiet(pod, "copied")
         await suspension.unmount_shares(partial(_ask, pod))
         try:
             await _ask(pod, Tune(suspension.FREEZE, "1"))

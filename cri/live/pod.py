@@ -148,10 +148,8 @@ class LivePod:
 
     async def call(self, op: messages.Op, timeout_s: float = 0) -> messages.Reply:
         """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
-        if self._agent is None:
-            raise WrongState(self.held or f"{self.title} has no running VM")
-        await self.pause.over(op)
-        reply = await self._agent.call(self.names.to_guest(op), timeout_s=timeout_s or self.tools.call_timeout_s)
+        async with self.pause.passing(op):
+            reply = await self.agent.call(self.names.to_guest(op), timeout_s=timeout_s or self.tools.call_timeout_s)
         return self.names.from_guest(reply)
 
     @property

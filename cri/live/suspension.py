@@ -42,6 +42,7 @@ FREEZE = "cgroup.freeze"
 ANSWER_S, SHARES_S = 20.0, 5.0
 RETRY_S = 10.0
 """How long a pod is left alone after a connection could not resume it."""
+BUSY = "an operation is in progress in it; end execs and retry"
 SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
 """How long to wait for operations that are about to end, such as an exec whose caller has its answer already."""
 
@@ -52,6 +53,18 @@ async def settle(pod: "LivePod") -> None:
         if not _is_busy(pod):
             return
         await asyncio.sleep(SETTLE_STEP_S)
+
+
+async def be_quiet(pod: "LivePod", what: str = "suspended") -> None:
+    """Wait for what was asked of the guest before its pause began, which would find its bundles gone. Raises WrongState
+    when that lasts, or a command runs that has begun since `blocker` was asked.
+    """
+
+    async def ask() -> None:
+        if not await pod.pause.is_quiet_within(SHARES_S):
+            raise WrongState(f"{pod.title} can't be {what}: {BUSY}")
+
+    await retry_while_busy(ask, every(SETTLE_STEP_S, within(SETTLE_S)))
 
 
 async def unmount_shares(ask: "Callable[[messages.Tune], Awaitable[object]]") -> None:
@@ -85,7 +98,7 @@ def _blocker(pod: "LivePod") -> str:
     if pod.held:  # by the guard of the disk
         return pod.held
     if _is_busy(pod):
-        return "an operation is in progress in it; end execs and retry"
+        return BUSY
     return ""
 
 
@@ -111,9 +124,15 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
 
 
 async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
+    await pod.images.settle()
+    with pod.pause.holding():
+        await be_quiet(pod)
+        await _part_and_save(pod, images)
+
+
+async def _part_and_save(pod: "LivePod", images: "ImageStore") -> None:
     pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
     try:
-        await pod.images.settle()
         await unmount_shares(lambda op: pod.call(op, ANSWER_S))
     except BaseException:
         pod.end_suspension()

@@ -148,6 +148,42 @@ async def test_a_daemon_that_has_just_begun_meets_the_original_before_it_judges_
         assert "qmp" in str(raised.value.details())
 
 
+async def test_an_exec_that_has_just_begun_finds_its_bundle(world: World) -> None:
+    """It was asked for after the pod was found to be idle, and before the host's directories go."""
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        container = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=container)
+        live = cri.node.pods.get(pod)
+        world.faults.reply_delay_s = 0.5
+        running = asyncio.ensure_future(cri("ExecSync", container_id=container, cmd=["true"], timeout=30))
+        async with asyncio.timeout(30 * PATIENCE):
+            while not live.pause._asked:
+                await asyncio.sleep(0.01)
+            async with copies.standing_still(live):
+                assert (await running).exit_code == 0
+                held = asyncio.ensure_future(cri("ExecSync", container_id=container, cmd=["true"], timeout=30))
+                await asyncio.wait({held}, timeout=1)
+                assert not held.done()
+            assert (await held).exit_code == 0
+
+
+async def test_a_command_that_has_begun_meanwhile_goes_into_no_copy(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        container = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=container)
+        live = cri.node.pods.get(pod)
+        running = asyncio.ensure_future(cri("ExecSync", container_id=container, cmd=["sleep", "1000"], timeout=60))
+        async with asyncio.timeout(30 * PATIENCE):
+            while not live.pause.execs:
+                await asyncio.sleep(0.01)
+            with pytest.raises(WrongState, match="end execs"):
+                async with copies.standing_still(live):
+                    pass
+        running.cancel()
+
+
 @pytest.mark.parametrize("annotations", [{FORKABLE: "yes"}, {COPY_SIGNAL: "SIGKILL"}, {COPY_SIGNAL: "10"}])
 async def test_odd_annotations_are_refused(world: World, annotations: dict[str, str]) -> None:
     async with world.daemon() as cri:
