@@ -20,7 +20,7 @@ cri/test_own_kernels cri/test_log_files cri/test_streaming_attach vm/test_agent 
 cri/test_frozen_vms rkt/test_systemd_pods cri/test_full_disk vm/test_own_kernel_transcript vm/test_limits rkt/test_pods
 rkt/test_faults vm/test_owners rkt/test_sandbox cri/test_service cri/test_template_vms cri/test_many_execs
 fuzz/test_fuzzers vm/test_run_options cri/test_user_namespaces system/test_hostile_images rkt/test_jail
-vm/test_window_qemu""".split()
+vm/test_window_qemu vm/test_save_faults""".split()
 """Other files of more than a quarter of a minute, the longest first: no process has one left when the others are done.
 `scripts/test` says in the end which files of 20 s and more are missing here.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/faults`: each step of each operation times what can happen there. See harness, points, kinds and guest.
 
-`kills`: the daemon, VMMs and programs die, with real VMs. `host`: what the host does to the daemon, instant guests.
-`guest`: the agent's helpers and crun die in a real guest.
+`kills`: the daemon, VMMs and programs die, with real VMs. `saves`: the same where guests are saved and loaded. `host`:
+what the host does to the daemon, instant guests. `guest`: the agent's helpers and crun die in a real guest.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from tests.soak.main import GUEST
 from tests.soak.node import Node
 from tests.vm.agent_machine import Machine
 
-PARTS = ("kills", "host", "guest")
+PARTS = ("kills", "saves", "host", "guest")
 
 
 class Selection(NamedTuple):
@@ -105,12 +105,16 @@ def _line(one: Outcome) -> str:
     return f"{one.name}: {'; '.join(output) or ('missed' if one.missed else 'ok')}"
 
 
-def kills(guest_dir: Path, selection: Selection) -> Report:
+def kills(guest_dir: Path, selection: Selection, *, all_of: Sequence[Operation] = OPERATIONS) -> Report:
     """Deaths, on a new node."""
     with _root() as root, Node(root, guest_dir, keeps_registry=True) as node:
-        everything = (*OPERATIONS, *SAVES)
-        work = matrix(lambda: Harness(node), victims, selection=selection, all_of=everything)
+        work = matrix(lambda: Harness(node), victims, selection=selection, all_of=all_of)
         return _kept(node, asyncio.run(work))
+
+
+def saves(guest_dir: Path, selection: Selection) -> Report:
+    """Deaths while guests are saved and loaded, on a new node."""
+    return kills(guest_dir, selection, all_of=SAVES)
 
 
 def host(guest_dir: Path, selection: Selection) -> Report:
@@ -144,7 +148,12 @@ def _in_guest(made: guest.Guest, selection: Selection) -> Report:
     return Report(points, outcomes)
 
 
-_RUNS: dict[str, Callable[[Path, Selection], Report]] = {"kills": kills, "host": host, "guest": in_guest}
+_RUNS: dict[str, Callable[[Path, Selection], Report]] = {
+    "kills": kills,
+    "saves": saves,
+    "host": host,
+    "guest": in_guest,
+}
 
 
 @contextlib.contextmanager
