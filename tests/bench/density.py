@@ -30,7 +30,7 @@ from tests.bench.lib.pods import Place, Setup  # noqa: E402
 from tests.cri.conftest import Client  # noqa: E402
 from tests.lab.state import LabError  # noqa: E402
 
-DAEMON_MIB, BESIDE_MIB = 1.0, 8.0
+DAEMON_MIB, OVERHEAD_MIB = 1.0, 8.0
 """What the daemon grows by per pod; a VMM's memory beside the guest's."""
 PEERS = 3
 AROUND, OWN, PEER = "around", "own", "peer"
@@ -213,7 +213,7 @@ def _around() -> dict[str, Any]:
             "cpus": os.cpu_count(),
         },
         "kernel": {"mount_bytes": kernel_cost.mount_bytes(), "network_kib": kernel_cost.network_kib()},
-        "budgets": {"unique_mib": census.BUDGET_MIB, "daemon_mib_per_pod": DAEMON_MIB, "beside_mib": BESIDE_MIB},
+        "budgets": {"unique_mib": census.BUDGET_MIB, "daemon_mib_per_pod": DAEMON_MIB, "beside_mib": OVERHEAD_MIB},
     }
 
 

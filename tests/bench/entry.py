@@ -79,10 +79,10 @@ def syscall(name, number, *args, what):
         options[args[2]] = args[3]
         return 0
     if number == libc.NR_FSMOUNT:
-        words = [name + b"=" + value for name, value in options.items() if name and name.endswith(b"dir")]
+        fields = [name + b"=" + value for name, value in options.items() if name and name.endswith(b"dir")]
         place = os.fsencode(__file__) + b".shown"
         os.mkdir(place)
-        libc.call("mount", b"overlay", place, b"overlay", 0, b",".join(words), what=what)
+        libc.call("mount", b"overlay", place, b"overlay", 0, b",".join(fields), what=what)
         return os.open(place, os.O_PATH | os.O_CLOEXEC)
     return asked(name, number, *args, what=what)
 

@@ -44,7 +44,7 @@ async def test_it_goes_on_and_nothing_half_made_is_left(node: tuple[VmWorld, Out
         await output_of(cri, container, "dd if=/dev/urandom of=/large bs=64k count=40; sync")
         asked = {"pod_sandbox_id": pod, "output_path": str(output), "container_ids": [container]}
         await _is_given_up(cri, asked, output=output)
-        await _has_no_room(cri, asked, tmp_path / "small")
+        await _has_no_space(cri, asked, tmp_path / "small")
         assert await counted(cri, pod) == 2
         making = asyncio.ensure_future(cri("CheckpointPod", deadline_s=300, **asked))
         while not (output / place.GUEST).exists():
@@ -83,7 +83,7 @@ async def _is_given_up(cri: Client, asked: dict[str, object], *, output: Path) -
         await asyncio.sleep(0.01)
 
 
-async def _has_no_room(cri: Client, asked: dict[str, object], small: Path) -> None:
+async def _has_no_space(cri: Client, asked: dict[str, object], small: Path) -> None:
     small.mkdir()
     mount.mount("tmpfs", str(small), "tmpfs", data="size=4m,mode=700")
     try:

@@ -116,7 +116,7 @@ async def asked(cri: Client, container: str) -> int:
     return int(await output_of(cri, container, "until nc 127.0.0.1 8000 </dev/null; do sleep 0.05; done"))
 
 
-async def has_no_room(world: VmWorld, capfd: pytest.CaptureFixture[str]) -> None:
+async def has_no_space(world: VmWorld, capfd: pytest.CaptureFixture[str]) -> None:
     """A disk that is full while the guest is written to it: nothing is left, and the pod goes on."""
     place = Path(world.config.state_dir, saved.FORKS)
     place.mkdir(mode=0o700)
@@ -139,19 +139,19 @@ async def test_the_command_makes_copies_that_run(
         container = await cri.container(pod, "sh", "-c", SERVER, name="server", log_path="server.log")
         await cri("StartContainer", container_id=container)
         assert [await asked(cri, container) for _ in range(2)] == [1, 2]
-        await has_no_room(world, capfd)
+        await has_no_space(world, capfd)
         assert [one.id for one in (await cri("ListPodSandbox")).items] == [pod]
         ended = await command(world, capfd)("fork", "default/web", "--name", "try", "-n", "2")
         assert ended.code == 0, ended.err
-        words = ended.out.split()
-        assert words[::2] == ["default/try-1", "default/try-2"]
-        for copy in words[1::2]:
+        parts = ended.out.split()
+        assert parts[::2] == ["default/try-1", "default/try-2"]
+        for copy in parts[1::2]:
             (made,) = cri.node.pods.get(copy).containers
             assert [await asked(cri, made) for _ in range(2)] == [3, 4]
             assert (await addresses(cri, copy))[0] not in await addresses(cri, pod)
         assert await asked(cri, container) == 3
         assert not os.listdir(f"{cri.node.host.state_dir}/{saved.FORKS}")
         assert sorted(one.name.split("_")[1] for one in Path(logs).parent.iterdir()) == ["try-1", "try-2", "web"]
-        for one in (pod, *words[1::2]):
+        for one in (pod, *parts[1::2]):
             await cri("RemovePodSandbox", pod_sandbox_id=one, deadline_s=SLOW_S)
     assert world.left_over() == []

@@ -44,9 +44,9 @@ class Session:
 
     async def clearpod(self, line: str) -> str:
         """A command of ours that succeeds: `template list`, `fork web`."""
-        words = line.split()
-        names = 2 if words[0] == "template" else 1
-        ended = await self._run(" ".join(words[:names]), *words[names:])
+        parts = line.split()
+        names = 2 if parts[0] == "template" else 1
+        ended = await self._run(" ".join(parts[:names]), *parts[names:])
         assert ended.code == 0, ended.err
         self._print(f"# clearpod {line}\n{ended.out}")
         return ended.out

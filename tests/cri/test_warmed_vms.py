@@ -78,7 +78,7 @@ async def test_pods_begin_as_copies_when_the_source_has_ended(node: tuple[VmWorl
         source, container = await run_counter(cri, kubelet_of(world, "web"), "web", annotations={FORKABLE: "true"})
         assert [await counted(cri, source) for _ in range(2)] == [1, 2]
         await output_of(cri, container, "dd if=/dev/urandom of=/large bs=64k count=40; sync")
-        await _has_no_room(cri, source, state)
+        await _has_no_space(cri, source, state)
         assert await counted(cri, source) == 3
         made = await ours(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})
         assert json.loads(made["template"])["blocker"] == "" and await counted(cri, source) == 4
@@ -109,7 +109,7 @@ def _left(state: Path) -> dict[str, list[str]]:
     return {one.name: os.listdir(one) for one in (state / DIRECTORY).iterdir()}
 
 
-async def _has_no_room(cri: Client, source: str, state: Path) -> None:
+async def _has_no_space(cri: Client, source: str, state: Path) -> None:
     """Neither a template nor copies are made on a full disk, and all is rolled back."""
     with full_disk(state / DIRECTORY) as small:
         code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})

@@ -66,7 +66,7 @@ def write_into_the_tree(target: Target) -> str:
     return _write_somewhere([tree, f"{tree}/volumes", f"{tree}/volumes/pod", f"{tree}/layers"])
 
 
-def write_beside_the_record(target: Target) -> str:
+def write_into_the_records_directory(target: Target) -> str:
     """In the pod's own directory, where the daemon keeps who the VMM is."""
     return _write_somewhere([target.directory, f"{target.directory}/logs"])
 
@@ -258,7 +258,7 @@ def connect_to_the_host(target: Target) -> str:
     raise last
 
 
-def reach_the_network(target: Target) -> str:
+def connect_to_the_network(target: Target) -> str:
     """Devices of the host's, packets past the tap, and the host's vsock."""
     names = [name for _, name in socket.if_nameindex() if name != "lo"]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
@@ -267,7 +267,7 @@ def reach_the_network(target: Target) -> str:
     return f"a packet socket, devices {names}"
 
 
-def become_root(target: Target) -> str:
+def gain_root(target: Target) -> str:
     """Root of the host: by user id, by capability, by a file of root's."""
     outside = int(_lines("/proc/self/uid_map")[0].split()[1])
     if outside == 0:
@@ -311,7 +311,7 @@ ATTACKS: tuple[Callable[[Target], str], ...] = (
     rename_containers,
     write_into_the_share,
     write_into_the_tree,
-    write_beside_the_record,
+    write_into_the_records_directory,
     replace_a_socket,
     write_into_an_image,
     change_the_guests_files,
@@ -323,8 +323,8 @@ ATTACKS: tuple[Callable[[Target], str], ...] = (
     mount_something,
     see_other_processes,
     connect_to_the_host,
-    reach_the_network,
-    become_root,
+    connect_to_the_network,
+    gain_root,
     keep_more_capabilities,
     have_no_limits,
 )

@@ -66,9 +66,9 @@ class Command:
             with open(f"{self._cgroup}/cgroup.procs", "w") as file:
                 file.write("0")
 
-    def fds(self, room: bool) -> dict[int, int]:
-        """What to poll, with which events; outputs only while there is room for them."""
-        expected = dict.fromkeys(self.outputs, select.POLLIN) if room else {}
+    def fds(self, has_space: bool) -> dict[int, int]:
+        """What to poll, with which events; outputs only while there is space for them."""
+        expected = dict.fromkeys(self.outputs, select.POLLIN) if has_space else {}
         if self.input >= 0 and (self.pending or self.input_ended):
             expected[self.input] = select.POLLOUT
         if not self._ended_at:

@@ -33,7 +33,7 @@ GUEST = "the guest's kernel and images, and programs, which are part of the inst
 NET = "the CNI configuration and the records of networks, which no guest and no VMM sees"
 CLIENT = "a path of the client's, who is root of this host: where it leads is for him to say"
 KUBELET = "the kubelet's directory of the pod and the places of volumes in it, where no guest makes or renames one"
-EARLY = "the VMM has not begun yet, so nobody writes there"
+NOT_STARTED = "the VMM has not begun yet, so nobody writes there"
 TRIAL = "a directory of the check's own"
 RKT = "rkt's directory of the pod, above the apps' roots, which no guest and no VMM sees"
 OURS = "the daemon's run directory, above those of the pods"
@@ -187,10 +187,13 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "stage1/rkt/orphans.py": dict.fromkeys(("os.listdir", "os.readlink"), HOST),
     "stage1/rkt/logs.py": dict.fromkeys(("os.path.isdir", "os.path.realpath"), CLIENT),
-    "stage1/rkt/machine.py": {"files.make_dirs": EARLY, **dict.fromkeys(("os.path.isdir", "os.path.lexists"), RKT)},
+    "stage1/rkt/machine.py": {
+        "files.make_dirs": NOT_STARTED,
+        **dict.fromkeys(("os.path.isdir", "os.path.lexists"), RKT),
+    },
     "stage1/rkt/copies.py": dict.fromkeys(("files.read", "files.write_atomic", "os.path.realpath"), RKT),
     "stage1/entry/gc.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), RKT),
-    "stage1/entry/templating.py": {"files.make_dirs": EARLY, "os.path.isdir": RKT},
+    "stage1/entry/templating.py": {"files.make_dirs": NOT_STARTED, "os.path.isdir": RKT},
     "stage1/rkt/make.py": {"files.make_dirs": RKT},
     "stage1/rkt/manifest.py": {"files.read": RKT},
     "stage1/rkt/network.py": {"os.stat": NET},
@@ -237,14 +240,14 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/volumes.py": {"os.readlink": HOST},
     "stage1/vm/startup.py": dict.fromkeys(("open", "os.listdir"), HOST),
     "stage1/vm/jail.py": dict.fromkeys(
-        ("os.path.exists", "os.path.isdir", "os.path.islink", "os.path.realpath", "os.readlink"), EARLY
+        ("os.path.exists", "os.path.isdir", "os.path.islink", "os.path.realpath", "os.readlink"), NOT_STARTED
     ),
     "stage1/vm/kernels.py": dict.fromkeys(("os.listdir", "os.path.isdir"), GUEST),
     "stage1/vm/mapping.py": {"os.open": IMAGES},
     "stage1/vm/launch_spec.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
     "stage1/vm/profiles.py": {"os.path.exists": GUEST},
     "stage1/vm/starter.py": {
-        **dict.fromkeys(("os.access", "os.chown", "os.open", "os.path.exists", "os.stat"), EARLY),
+        **dict.fromkeys(("os.access", "os.chown", "os.open", "os.path.exists", "os.stat"), NOT_STARTED),
         "os.unlink": TOP,
     },
     "stage1/vm/usage.py": {"files.read": HOST},

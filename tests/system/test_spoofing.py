@@ -219,14 +219,14 @@ def write(path: str, text: str) -> None:
 
 
 def attached(
-    outer: OuterNet, stack: ExitStack, *, is_spare: bool = False, with_taps: bool = True, **fields: bool
+    outer: OuterNet, stack: ExitStack, *, is_prewarmed: bool = False, with_taps: bool = True, **fields: bool
 ) -> Side:
     pod = Pod(os.urandom(32).hex(), "web", **fields)  # type: ignore[arg-type]
     directory = f"{outer.root}/{pod.id}"
     os.mkdir(directory)
     stack.callback(attach.detach, directory)
     join = None
-    if is_spare:
+    if is_prewarmed:
         pool_slot.prepare(pod.id, directory, settings=outer.settings)
         join = lambda: pool_slot.join(is_free=pod.allow_spoofing)  # noqa: E731
     seen = attach.attach(pod, directory, settings=outer.settings, join=join, with_taps=with_taps)
@@ -260,13 +260,16 @@ def make_stage(outer: OuterNet) -> Iterator[Callable[..., Stage]]:
         yield make
 
 
-@pytest.mark.parametrize("is_spare", [False, True], ids=["cold", "pool"])
+@pytest.mark.parametrize("is_prewarmed", [False, True], ids=["cold", "pool"])
 @pytest.mark.parametrize("attack, works", ATTACKS, ids=lambda one: one.__name__)
 def test_an_attack_works_for_a_pod_that_may_spoof_and_for_no_other(
-    make_stage: Callable[..., Stage], attack: Callable[[Stage], None], works: Callable[[Stage], bool], is_spare: bool
+    make_stage: Callable[..., Stage],
+    attack: Callable[[Stage], None],
+    works: Callable[[Stage], bool],
+    is_prewarmed: bool,
 ) -> None:
     for may_spoof in (True, False):
-        stage = make_stage(is_spare=is_spare, allow_spoofing=may_spoof)
+        stage = make_stage(is_prewarmed=is_prewarmed, allow_spoofing=may_spoof)
         attack(stage)
         if works is not is_believed:
             stage.wait()

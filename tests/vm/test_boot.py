@@ -147,8 +147,8 @@ def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_message(vm: VmSpe
 
 
 def test_the_longest_line_we_allow_arrives_whole(vm: VmSpec, boot: Boot) -> None:
-    room = 2048 - 1 - _line_bytes(vm) - len(" x=") - len(" last=word")
-    running = boot(vm._replace(kernel_arguments=("x=" + "y" * room, "last=word")))
+    left = 2048 - 1 - _line_bytes(vm) - len(" x=") - len(" last=word")
+    running = boot(vm._replace(kernel_arguments=("x=" + "y" * left, "last=word")))
     assert "last=word" in next(line for line in lines_of(running, "probe done") if line.startswith("cmdline"))
 
 

@@ -31,7 +31,7 @@ MIB = 1 << 20
 FILLED_MIB = 64
 """Memory of guests that fill it: an emulated one takes more than a second of a processor for each 64 MiB."""
 READ_MIB = 96
-ROOM_MIB = 48
+MARGIN_MIB = 48
 """What is left of a limit when the guest has filled its memory."""
 HOG = "tail /dev/zero 2>/dev/null || true"
 """Takes memory until the guest's kernel ends it."""
@@ -95,7 +95,7 @@ async def test_a_guest_that_fills_its_memory_and_its_volumes_costs_no_vmm_its_li
         container = await started(pod, machine.image, Mount(str(machine.volume), "/data"))
         await at_length(pod, container, f"({HOG})")
         full = counters(pod.directory)
-        assert int(full["memory.peak"]) < int(full["memory.max"]) - ROOM_MIB * MIB, full
+        assert int(full["memory.peak"]) < int(full["memory.max"]) - MARGIN_MIB * MIB, full
         lower_memory(pod.directory, int(full["memory.peak"]) + READ_MIB // 4 * MIB)
         script = (
             f"cat /data/big >/dev/null; ({HOG}); dd if=/dev/zero of=/data/new bs=1M count={READ_MIB // 4} 2>/dev/null; "

@@ -98,15 +98,15 @@ def cost(report: dict[str, Any], *, with_ksm: bool = True) -> Cost:
 
 def needs(one: Cost, machine: Machine, count: int) -> list[Need]:
     """All resources, the one that ends first at the front."""
-    room = machine.memory_gib * GIB * (1 - KEPT_BACK)
+    available = machine.memory_gib * GIB * (1 - KEPT_BACK)
     result = [
-        _linear("memory of the guests and VMMs", one.unique, room, count, "GiB"),
-        _linear("page tables", one.page_tables, room, count, "GiB"),
-        _linear("the daemon's memory", one.daemon, room, count, "GiB"),
-        _linear("`run_dir`, which is memory", one.run_dir, room, count, "GiB"),
-        _linear("network namespaces and devices, their memory", one.network, room, count, "GiB"),
-        _linear("the kernel's memory for mounts", _mounts(one), room, count, "GiB"),
-        _linear("**all memory together**", _together(one), room, count, "GiB"),
+        _linear("memory of the guests and VMMs", one.unique, available, count, "GiB"),
+        _linear("page tables", one.page_tables, available, count, "GiB"),
+        _linear("the daemon's memory", one.daemon, available, count, "GiB"),
+        _linear("`run_dir`, which is memory", one.run_dir, available, count, "GiB"),
+        _linear("network namespaces and devices, their memory", one.network, available, count, "GiB"),
+        _linear("the kernel's memory for mounts", _mounts(one), available, count, "GiB"),
+        _linear("**all memory together**", _together(one), available, count, "GiB"),
         _linear("mounts in a namespace (`fs.mount-max`)", one.mounts, machine.mounts, count),
         _linear("vsock context ids", 1, machine.cids, count),
         _linear("ports of one bridge, so taps of the default network", 1, machine.bridge_ports, count),
@@ -116,7 +116,7 @@ def needs(one: Cost, machine: Machine, count: int) -> list[Need]:
         _linear("the daemon's descriptors (hard limit)", one.descriptors, machine.open_files, count),
         _linear("processes and threads (`kernel.pid_max`)", one.threads, machine.pids, count),
         _linear("one pass of KSM", MAPPED_PAGES / machine.scan_pages_per_s, PASS_LIMIT_S, count, "s"),
-        Need("`/dev/shm`: guests' memory is private, so nothing", 0, room / 2 / GIB, 0, "GiB"),
+        Need("`/dev/shm`: guests' memory is private, so nothing", 0, available / 2 / GIB, 0, "GiB"),
     ]
     return sorted(result, key=lambda need: need.ends_at or math.inf)
 

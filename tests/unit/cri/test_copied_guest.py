@@ -52,9 +52,9 @@ async def test_it_is_told_who_it_is_at_once_and_in_order() -> None:
     guest = Guest((m.Container(ALIVE, m.RUNNING),), pause_s=0.05)
     making = asyncio.ensure_future(copies._assume_identity(_pod(guest), MANIFEST))
     await asyncio.sleep(0.01)
-    leave, become, mount, listed = guest.asked
+    leave, configure, mount, listed = guest.asked
     assert isinstance(leave, m.Configure) and leave.copied and leave.entropy
-    assert isinstance(become, m.Configure) and not become.copied and become.entropy != leave.entropy
+    assert isinstance(configure, m.Configure) and not configure.copied and configure.entropy != leave.entropy
     assert mount == m.Tune("shares", "mount") and listed == m.List()
     await making
     assert guest.asked[4:] == [m.Tune("cgroup.freeze", "1", ALIVE), m.Tune("cgroup.freeze", "0")]

@@ -82,7 +82,7 @@ async def test_what_it_says_of_its_end_is_heard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("reason", "heard"),
     [
         ("guest-reset", "guest-reset"),
         ("guest-panic", "guest-panic"),
@@ -92,8 +92,8 @@ async def test_what_it_says_of_its_end_is_heard(tmp_path: Path) -> None:
         (None, ""),
     ],
 )
-async def test_only_what_the_guest_did_is_a_reason(tmp_path: Path, said: object, heard: str) -> None:
-    line = json.dumps({"event": "SHUTDOWN", "data": {"guest": True, "reason": said}}).encode() + b"\n"
+async def test_only_what_the_guest_did_is_a_reason(tmp_path: Path, reason: object, heard: str) -> None:
+    line = json.dumps({"event": "SHUTDOWN", "data": {"guest": True, "reason": reason}}).encode() + b"\n"
     async with played(tmp_path, once(line)) as (monitor, _):
         await monitor.ended(1)
         assert monitor.reason == heard
