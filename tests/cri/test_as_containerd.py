@@ -116,7 +116,7 @@ async def test_lists_of_stats_have_containers_that_ended(world: World) -> None:
         assert len((await cri("ListContainerStats")).stats) == 2
 
 
-async def test_options_of_a_mount_reach_the_guest(world: World) -> None:
+async def test_options_of_a_mount_are_applied_in_the_guest(world: World) -> None:
     """KEP-5855."""
     async with world.daemon() as cri:
         assert (await cri("Status")).features.mount_options

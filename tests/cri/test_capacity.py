@@ -10,7 +10,7 @@ from .conftest import World
 MANY = MOST + 12
 
 
-async def test_containers_that_ended_make_room_in_the_guest(world: World) -> None:
+async def test_containers_that_ended_make_space_in_the_guest(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod(log_directory=f"{world.root}/logs")
         lives = await cri.container(pod, "sleep", "1000", name="lives")

@@ -127,7 +127,7 @@ async def _held(cri: Client, pod: str, limit_s: float = 60) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_a_pod_that_fills_the_disk_is_held_until_there_is_room_and_others_lose_no_write(scene: Scene) -> None:
+async def test_a_pod_that_fills_the_disk_is_held_until_there_is_space_and_others_lose_no_write(scene: Scene) -> None:
     _with_guard(scene)
     async with scene.world.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=scene.world.image))

@@ -232,7 +232,7 @@ async def test_the_daemon_starts_on_a_full_disk_and_takes_its_pods_over(rig: Rig
         assert rig.left() == []
 
 
-async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_room(rig: Rig) -> None:
+async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_space(rig: Rig) -> None:
     image, reserve, held = pb.ImageSpec(image=rig.world.image), reserve_of(rig.world.config), list[int]()
     async with rig.world.daemon() as cri:
         await _kept(rig)

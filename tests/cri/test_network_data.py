@@ -59,7 +59,7 @@ async def per_packet(pod: str) -> dict[str, float]:
     return {direction: tap[direction]["bytes"] / tap[direction]["packets"] for direction in ("rx", "tx")}
 
 
-async def test_two_pods_and_the_host_move_100_mib_each_way_over_both_families(
+async def test_two_pods_and_the_host_move_100_mib_in_each_direction_over_both_families(
     outer: tuple[VmWorld, OuterNet], probe: str
 ) -> None:
     world, net = outer

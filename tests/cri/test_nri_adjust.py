@@ -21,7 +21,7 @@ __all__ = ["nri_world"]
 # -- what a plugin adjusts
 
 
-async def test_adjustments_reach_the_container(nri_world: World, tmp_path: Path) -> None:
+async def test_adjustments_are_applied_to_the_container(nri_world: World, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     wish = nri.ContainerAdjustment(
         annotations={"made": "by plugin", "-gone": ""},

@@ -153,7 +153,7 @@ async def test_a_pod_that_is_known_to_bring_its_kernel_boots_no_guest(
         assert machine.left_over() == []
 
 
-async def test_a_booted_guest_gives_way_to_the_kernel(images: Images, guest_dir: Path) -> None:
+async def test_a_booted_guest_is_replaced_by_the_kernel(images: Images, guest_dir: Path) -> None:
     with vm_world(Registered(images.microvm, images.state_dir), guest_dir) as machine:
         async with machine.daemon() as cri:
             pod = await cri.pod(log_directory=f"{machine.root}/logs")

@@ -152,7 +152,7 @@ async def test_a_vm_that_ends_while_it_waits_is_replaced_and_counted(world: Worl
 
 
 @pytest.mark.parametrize("fault", [Faults(die_on=messages.Configure), Faults(ignore=messages.Configure)], ids=repr)
-async def test_a_vm_that_is_dead_when_it_is_claimed_makes_room_for_the_next(
+async def test_a_vm_that_is_dead_when_it_is_claimed_makes_space_for_the_next(
     world: World, cni: FakeCni, fault: Faults
 ) -> None:
     world.warm(2)

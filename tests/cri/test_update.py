@@ -50,7 +50,7 @@ async def test_limits_that_can_not_be_change_nothing(
         assert not any(isinstance(op, messages.Update) for guest in world.vmm.guests.values() for op in guest.asked)
 
 
-async def test_new_limits_reach_the_guest_and_survive_the_daemon(world: World) -> None:
+async def test_new_limits_are_applied_in_the_guest_and_survive_the_daemon(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         c = await cri.container(pod, "sleep", "1000", linux=pb.LinuxContainerConfig(resources=FIRST))

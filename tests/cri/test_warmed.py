@@ -213,7 +213,7 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-async def test_a_machine_that_has_become_another_is_told(world: World) -> None:
+async def test_a_machine_that_differs_is_told(world: World) -> None:
     async with world.daemon() as cri:
         image = (await cri("ListImages")).images[0].id
         plain = await cri.pod("plain")

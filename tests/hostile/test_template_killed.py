@@ -103,7 +103,7 @@ async def _boots_if_its_template_is_damaged(cri: Caller, machine: Machine, *pods
     assert "template.failed" in (machine.vms.root / "serve.log").read_text()
 
 
-async def test_no_room_for_a_template_is_a_line_in_the_log(vms: Node) -> None:
+async def test_no_space_for_a_template_is_a_line_in_the_log(vms: Node) -> None:
     machine = Machine(vms)
     await until((vms.root / "run/clearpod.sock").exists)
     machine.templates.mkdir(mode=0o700, exist_ok=True)

@@ -121,7 +121,7 @@ def test_volumes_of_the_host_and_empty_ones_that_two_apps_share(rkt: RealRkt, ap
     removed(rkt, pod)
 
 
-def test_options_reach_the_app(rkt: RealRkt, app: Path) -> None:
+def test_options_are_applied_to_the_app(rkt: RealRkt, app: Path) -> None:
     line = "id; hostname; cat /etc/resolv.conf; grep extra /etc/hosts; (: > /x) 2>&1 | grep -o 'Read-only.*'; echo $E"
     argv = ["--hostname=named", "--dns=192.0.2.1", "--hosts-entry=192.0.2.2=extra", "--set-env=E=a b"]
     app_options = ["--user=app", "--group=appg", "--supplementary-gids=7", "--readonly-rootfs=true"]

@@ -323,7 +323,7 @@ def test_a_run_that_orders_nothing_is_told_from_one_that_works(stage1: BareStage
     ("s/no/such/directory/sock", b"can't be made: No such file"), (f"s/{'x' * 200}", b"too long"),
     ("j/no/such/jailer", b"/no/such/jailer can't be started"), ("zodd", b"launch spec"),
 ])  # fmt: skip
-def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more: str, text: bytes) -> None:
+def test_a_launch_spec_that_can_not_be_executed_is_an_error(stage1: BareStage1, more: str, text: bytes) -> None:
     stage1.vmm(more=more)
     code, _, err = finish(stage1.run())
     assert code == 254 and text in err
@@ -365,7 +365,7 @@ def test_the_vmm_is_nobody_on_the_host(stage1: BareStage1) -> None:
     process.communicate()
 
 
-def test_the_other_entry_points_become_python(stage1: BareStage1) -> None:
+def test_the_other_entry_points_execute_python(stage1: BareStage1) -> None:
     done = subprocess.run([stage1.root / "enter", "--pid=1", "--", "a b", ""], cwd=stage1.pod, check=False)
     assert done.returncode == 33
     assert stage1.wrote("python").startswith("enter --pid=1 -- a b \n")

@@ -245,7 +245,7 @@ class Proxy:
 
 
 @pytest.mark.parametrize(("word", "passes_on"), [("map", True), ("unmap", False)], ids=["mapping", "releasing"])
-def test_a_daemon_that_is_killed_half_way_leaves_nothing(scene: Scene, word: str, passes_on: bool) -> None:
+def test_a_daemon_that_is_killed_midway_leaves_nothing(scene: Scene, word: str, passes_on: bool) -> None:
     """Between map and mount, or between unmount and release."""
     node = scene.node
     container = node.create(scene.pod, "two", LONG, name="before") if word == "unmap" else ""

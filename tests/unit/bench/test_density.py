@@ -156,7 +156,7 @@ def row(pods: int, **changes: Any) -> dict[str, Any]:
     return plain | more | changes
 
 
-def test_a_journal_becomes_a_report_in_order(tmp_path: Path):
+def test_a_journal_is_turned_into_a_report_in_order(tmp_path: Path):
     journal = Journal(tmp_path / "some.jsonl")
     rows = [row(20, dax=False), row(50), row(1, serving=True), row(20, ksm_percent=20.0), row(20)]
     for number, one in enumerate(rows):

@@ -73,7 +73,7 @@ def test_nothing_of_a_committed_plot_is_cut(path):
     assert any(re.search(r"scripts/\w+.*, 20\d\d-\d\d-\d\d", text or "") for text in note), "source and date"
 
 
-def test_the_plots_and_the_tables_beside_them_have_the_same_figures():
+def test_the_plots_and_their_tables_have_the_same_figures():
     page = (plots.PLACE.parent / "dev/benchmarks.md").read_text()
     for name in ("boot-all", "boot-small", "density-idle-qemu", "density-serving-qemu", "density-idle-kvmtool"):
         texts = [one.text or "" for one in ET.parse(plots.PLACE / f"{name}.svg").getroot().iter(f"{NAME}text")]

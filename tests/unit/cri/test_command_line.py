@@ -111,7 +111,7 @@ def test_a_full_disk_under_the_output_is_one_line() -> None:
     assert process.returncode == 1 and sentence.startswith("clearpod: ") and sentence.count("\n") == 1
 
 
-def test_an_early_interrupt_is_silent_behind_a_launcher_that_blocks_it(tmp_path: Path) -> None:
+def test_an_interrupt_at_the_start_is_silent_behind_a_launcher_that_blocks_it(tmp_path: Path) -> None:
     launcher = tmp_path / "clearpod"
     launcher.write_text(
         f"#!/usr/bin/env -S --block-signal=INT {sys.executable}\n"

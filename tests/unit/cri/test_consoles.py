@@ -12,7 +12,7 @@ from stage1.vm.vmm import VmProcess
 from tests.fakes.patience import PATIENCE
 
 
-async def test_a_console_that_fails_in_any_way_does_not_keep_others_from_being_cut(
+async def test_a_console_that_fails_somehow_does_not_keep_others_from_being_cut(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cut, thrice = [0], asyncio.Event()

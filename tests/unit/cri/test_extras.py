@@ -11,7 +11,7 @@ from stage1.pod.model import UNLIMITED, Container, HostName, Pod, Process, Rlimi
 POD = Pod("p", "p", hostname="box")
 
 
-def test_they_reach_the_containers_document() -> None:
+def test_they_are_in_the_containers_document() -> None:
     container = Container(
         "c",
         "c",

@@ -17,7 +17,7 @@ async def test_who_is_alone_and_does_little_never_waits() -> None:
     assert is_over == []
 
 
-async def test_what_is_too_much_for_one_turn_of_the_loop_goes_on_in_the_next() -> None:
+async def test_what_is_too_much_for_one_slice_of_the_loop_goes_on_in_the_next() -> None:
     budget, ticks = LoopBudget(), 0
 
     async def tick() -> None:
@@ -54,7 +54,7 @@ async def test_many_who_always_have_work_take_turns_of_the_same_number() -> None
     assert min(done.values()) > 10
 
 
-async def test_a_turn_of_one_who_is_gone_goes_to_the_next() -> None:
+async def test_the_slot_of_a_cancelled_waiter_goes_to_the_next() -> None:
     budget = LoopBudget()
     budget.spend(2 * SLICE_S)
     waiting = [asyncio.ensure_future(budget.begin()) for _ in range(3)]

@@ -88,7 +88,7 @@ def test_ports_of_every_address_and_of_the_loopback_are_served(port: Port, is_se
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_a_connection_carries_both_ways_and_each_way_ends_by_itself(host: str) -> None:
+async def test_a_connection_carries_both_directions_and_each_ends_by_itself(host: str) -> None:
     data, port = os.urandom(3 << 20), free_port()
     async with program(run_uncancellable, host) as there, opened(Port(there, port), ips=(host,)):
         assert await asyncio.gather(answer_to(port, data), answer_to(port, b"")) == [data, b""]
@@ -164,7 +164,7 @@ def client() -> socket.socket:
     return made
 
 
-async def test_datagrams_of_many_clients_find_their_way_back() -> None:
+async def test_datagrams_of_many_clients_are_answered_correctly() -> None:
     port, loop = free_port(socket.SOCK_DGRAM), asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there, client() as one, client() as two:
         there.bind(("127.0.0.1", 0))

@@ -60,7 +60,7 @@ def test_a_write_for_which_all_of_it_is_too_little_fails(disk: SmallDisk) -> Non
     assert not reserve.give()
 
 
-def test_it_is_filled_up_when_there_is_room_and_is_not_what_fills_the_disk(disk: SmallDisk) -> None:
+def test_it_is_filled_up_when_there_is_space_and_is_not_what_fills_the_disk(disk: SmallDisk) -> None:
     reserve = _reserve(disk)
     disk.fill(leave=HEADROOM * SIZE - MIB)
     assert not reserve.fill()

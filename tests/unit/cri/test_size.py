@@ -51,7 +51,7 @@ def made(target: pb.PodSandboxConfig, ceiling: float = 2.0, facts: Facts = Facts
         (400, 0, {}, 300, 528),
     ],
 )
-def test_a_vm_has_room_for_what_is_requested(
+def test_a_vm_has_space_for_what_is_requested(
     limit_mib: int, overhead_mib: int, unified: dict[str, str], kept_mib: int, expected: int
 ) -> None:
     config = asked(limit_mib, overhead_mib, unified=unified)

@@ -108,7 +108,7 @@ async def test_bulk_work_that_lasts_keeps_nobody_else_waiting_until_there_is_too
     assert (bulk._begun, bulk._long) == (0, 0)
 
 
-async def test_bulk_work_that_fails_or_whose_caller_goes_makes_room_when_it_has_ended() -> None:
+async def test_bulk_work_that_fails_or_whose_caller_goes_makes_space_when_it_has_ended() -> None:
     bulk, jobs = Bulk(1, long_s=600), Jobs()
 
     def fail() -> None:

@@ -85,7 +85,7 @@ def test_what_is_no_signal_is_refused(name: str) -> None:
         container.signal_number(name)
 
 
-def test_every_signal_of_the_interface_survives_the_way_in_and_out() -> None:
+def test_every_signal_of_the_interface_survives_the_conversion_in_and_out() -> None:
     aliases = {"SIGNAL_SIGCLD", "SIGNAL_SIGIOT", "SIGNAL_SIGPOLL"}
     for name, value in pb.Signal.items():
         if value == 0:

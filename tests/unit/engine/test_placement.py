@@ -82,7 +82,7 @@ def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine
     assert [path for path in vm.cgroups if os.path.exists(path)] == [] and not os.path.exists(vm.scratch)
 
 
-def test_a_pod_that_fails_half_way_leaves_no_claim_and_no_cgroup(host: engine.Host) -> None:
+def test_a_pod_that_fails_midway_leaves_no_claim_and_no_cgroup(host: engine.Host) -> None:
     Path(host.state_dir).write_text("a file where a directory is needed")
     with pytest.raises(Exception, match="state"):
         engine.prepare(POD, host)
@@ -209,7 +209,7 @@ def test_a_vmm_is_in_the_cgroup_that_was_made_for_its_pod(host: engine.Host, mad
 
 
 @pytest.mark.parametrize("short_mib", [0, 1])
-def test_a_pod_without_room_for_its_vm_has_it_elsewhere(
+def test_a_pod_without_space_for_its_vm_has_it_elsewhere(
     host: engine.Host, made: dict[str, Path], short_mib: int
 ) -> None:
     vm = machine.vm_spec(IN_POD, host, directory="/nowhere")

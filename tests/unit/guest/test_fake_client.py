@@ -94,7 +94,7 @@ def test_a_guest_that_never_says_hello_is_given_up(guest: FakeGuest, faults: Fau
         client.hello(0.1)
 
 
-def test_a_vm_that_dies_ends_the_wait_for_hello_early(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
+def test_a_vm_that_dies_ends_the_wait_for_hello_at_once(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
     faults.silent = True
     begin = time.monotonic()
     with client_of(tmp_path) as client, pytest.raises(VmFailed, match="ended"):

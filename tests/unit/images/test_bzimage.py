@@ -74,6 +74,6 @@ def test_the_entry_is_the_one_of_the_elf_file():
         ),
     ],
 )
-def test_what_can_not_become_a_kernel_is_refused(case):
+def test_what_can_not_be_made_a_kernel_is_refused(case):
     with pytest.raises(BuildFailed):
         case()

@@ -177,7 +177,7 @@ def test_reading_and_listing_have_a_limit(tree: Path) -> None:
         assert len(root.names("plain", most=100)) == 100
 
 
-def test_a_mount_in_the_way_is_not_entered_where_nothing_is_mounted_by_us(tree: Path) -> None:
+def test_a_mount_in_between_is_not_entered_where_nothing_is_mounted_by_us(tree: Path) -> None:
     mount.bind(str(tree.parent / "canary"), str(tree / "plain"))
     try:
         with Root(str(tree), one_mount=True) as root:

@@ -38,7 +38,7 @@ for path in ("/a/f", "/b/f", "/b/sub/f"):
     assert in_namespace(code).split() == ["ok", "30", "30"]
 
 
-def test_a_bind_that_fails_half_way_leaves_no_mount(in_namespace: InNamespace) -> None:
+def test_a_bind_that_fails_midway_leaves_no_mount(in_namespace: InNamespace) -> None:
     code = """
 from stage1.linux import libc
 for d in ("/a", "/b"): os.mkdir(T + d)
@@ -53,7 +53,7 @@ print(mount.mounts_below(T + "/b"))
     assert left == "[]"
 
 
-def test_mounts_below_are_listed_deepest_first_and_not_those_beside(in_namespace: InNamespace) -> None:
+def test_mounts_below_are_listed_deepest_first_and_not_the_siblings(in_namespace: InNamespace) -> None:
     code = r"""
 for d in ("/p", "/p/q r", "/p/q r/s\\040\t", "/pp"): os.mkdir(T + d); mount.mount("x", T + d, "tmpfs")
 mount.mount("again", T + "/p", "tmpfs")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 InNamespace = Callable[[str], str]
 
 
-def test_all_mounts_of_a_pod_go_in_one_thread_and_none_beside_it(in_namespace: InNamespace) -> None:
+def test_all_mounts_of_a_pod_go_in_one_thread_and_no_others(in_namespace: InNamespace) -> None:
     code = """
 import threading
 from stage1.rootfs import unmounting

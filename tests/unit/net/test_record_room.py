@@ -90,7 +90,7 @@ def test_of_a_line_that_was_cut_off_the_one_before_is_found(cut: str, slot: str)
     assert record.load(slot) == claimed()._replace(failures=3)
 
 
-def test_what_has_no_room_any_more_replaces_the_file(slot: str) -> None:
+def test_what_has_no_space_any_more_replaces_the_file(slot: str) -> None:
     before, large = inodes(slot), claimed(ports=["x" * 1000] * 10)
     record.begin(slot, large)
     for failures in range(5):

@@ -118,7 +118,7 @@ def _encoded(**fields: str) -> dict[str, str]:
         ),
     ],
 )  # fmt: skip
-def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None) -> None:
+def test_labels_describe_a_kernel(labels: dict[str, str], kernel: OwnKernel | None) -> None:
     assert read(labels, image="i") == kernel
 
 

@@ -80,7 +80,7 @@ def test_pods_are_copies_of_one_template_whatever_their_own_place_is(place: Path
         assert "clearpod.template" in copy.kernel_arguments and copies.missing(there) is None
 
 
-def test_the_devices_of_two_networks_are_found_by_addresses_of_their_own(place: Path) -> None:
+def test_the_devices_of_two_networks_are_identified_by_addresses_of_their_own(place: Path) -> None:
     pod_dir, vm = laid(place)
     vm = vm._replace(nics=(*vm.nics, Nic("tap8", "02:00:00:00:00:02")))
     assert find(vm, POD, pod_dir=pod_dir) == (None, ())
@@ -92,7 +92,7 @@ def test_the_devices_of_two_networks_are_found_by_addresses_of_their_own(place: 
     assert waiting_mac(0) == WAITING_MAC != waiting_mac(1)
 
 
-def test_one_that_was_changed_is_said_once_and_the_pod_boots(place: Path) -> None:
+def test_one_that_was_changed_is_reported_once_and_the_pod_boots(place: Path) -> None:
     pod_dir, vm = laid(place)
     ram = f"{make(place, vm, pod_dir)}/ram"
     os.chmod(ram, 0o600)
@@ -115,7 +115,7 @@ def test_what_can_not_be_a_copy_boots_and_wants_none(place: Path, case: tuple[Vm
     assert copies.missing(pod_dir) is None
 
 
-def test_files_of_the_guest_that_are_gone_are_said(place: Path) -> None:
+def test_files_of_the_guest_that_are_gone_are_reported(place: Path) -> None:
     pod_dir, vm = laid(place)
     (place / "cas/tree" / TREE / "rootfs" / GUEST / "vmlinux").unlink()
     copy, (warning,) = find(vm, POD, pod_dir=pod_dir)

@@ -75,7 +75,7 @@ def points(count: int, name: str = "v{}") -> list[Document]:
         ([app(f"a{number}") for number in range(65)], "65 apps.*64"),
     ],
 )
-def test_more_than_a_guest_has_room_for_is_refused_before_anything_is_made(
+def test_more_than_a_guest_has_space_for_is_refused_before_anything_is_made(
     tmp_path: Path, apps: list[Document], sentence: str
 ) -> None:
     pod = lay(tmp_path, *apps)
@@ -84,7 +84,7 @@ def test_more_than_a_guest_has_room_for_is_refused_before_anything_is_made(
     assert not os.path.exists(f"{pod}/sharedVolumes")
 
 
-def test_as_much_as_there_is_room_for_is_not(tmp_path: Path) -> None:
+def test_as_much_as_there_is_space_for_is_not(tmp_path: Path) -> None:
     one = app("a" * 89, mountPoints=points(127, "v{}"))
     pod = lay(tmp_path, one, volumes=[{"name": f"v{number}", "kind": "empty"} for number in range(127)])
     assert len(loader.read_pod(pod, OPTIONS._replace(mutable=False)).empty_volumes) == 127

@@ -104,7 +104,7 @@ def test_what_can_not_be_mapped_is_named_and_the_others_are_shown(place: Place) 
     assert place.shown == {"c": ("later", 500000), "d": ("at first", 500000)}
 
 
-def test_a_link_that_a_guest_put_in_the_way_of_a_mount_is_not_followed(place: Place) -> None:
+def test_a_link_that_a_guest_put_in_place_of_a_mount_is_not_followed(place: Place) -> None:
     (place.path / "source/a/b").rmdir()
     (place.path / "source/a").rmdir()
     (place.path / "source/x/b").mkdir(parents=True)

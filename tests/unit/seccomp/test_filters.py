@@ -165,7 +165,7 @@ def test_what_a_vmm_does_reaches_the_kernel(under: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_what_has_another_way_is_refused_and_ends_nothing(under: Run, name: str) -> None:
+def test_what_has_a_fallback_is_refused_and_ends_nothing(under: Run, name: str) -> None:
     assert [(call, _call(under, name, call)) for call, _ in REFUSED] == list(REFUSED)
 
 

@@ -67,7 +67,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_a_guests_write_waits_for_room_and_one_to_a_volume_does_not(library: Path, tmp_path: Path) -> None:
+def test_a_guests_write_waits_for_space_and_one_to_a_volume_does_not(library: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "image", tmp_path / "disk", mib=8) as disk:
         scratch, volume = disk.place / "scratch.img", disk.place / "volume"
         scratch.touch()

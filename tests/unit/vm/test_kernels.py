@@ -45,7 +45,7 @@ def test_a_hypervisor_and_a_variant_have_a_file(
         (qemu, "SCTP", "b, sctp"),
     ],
 )
-def test_a_variant_that_is_not_there_is_named_beside_those_that_are(
+def test_a_variant_that_is_not_there_is_named_with_those_that_are(
     guest_dir: str, driver: ModuleType, variant: str, known: str
 ) -> None:
     with pytest.raises(NotFound, match=f"guest kernel '{variant}', .* {known};"):

@@ -70,7 +70,7 @@ def test_a_pod_without_a_window_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["refused", "hung up", "absent"])
-def test_a_failure_half_way_leaves_nothing(tmp_path: Path, window: FakeWindow, fault: str) -> None:
+def test_a_failure_midway_leaves_nothing(tmp_path: Path, window: FakeWindow, fault: str) -> None:
     image = pieces(tmp_path, "a", "b")
 
     def fail(request: str) -> None:

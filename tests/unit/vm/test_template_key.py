@@ -93,7 +93,7 @@ def test_a_file_that_is_replaced_makes_another_one_and_the_old_one_useless(
     assert not template_key.is_current(before, HOST)
 
 
-def test_what_has_become_another_is_named(vm: VmSpec, tmp_path: Path) -> None:
+def test_what_differs_is_named(vm: VmSpec, tmp_path: Path) -> None:
     parts = template_key.parts(vm, scratch_bytes=0, host=HOST)
     assert template_key.replaced(parts, HOST) == ""
     assert template_key.replaced(parts, HOST | {"cpu": "model=2"}) == "cpu"

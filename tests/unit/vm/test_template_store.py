@@ -47,7 +47,7 @@ def test_one_is_there_when_it_is_whole_and_not_before(store: Store) -> None:
     assert os.listdir(store.top) == ["a"]
 
 
-def test_one_is_not_begun_where_its_memory_finds_no_room(store: Store) -> None:
+def test_one_is_not_begun_where_its_memory_finds_no_space(store: Store) -> None:
     with pytest.raises(NoSpace, match=store.top):
         store.begin("a", 1 << 60)
     assert os.listdir(store.top) == []
@@ -99,7 +99,7 @@ def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed
     assert find_at_once(store.top, "a") is None and os.path.exists(f"{there.directory}/rejected")
 
 
-def test_one_of_an_earlier_version_is_not_found_at_once(store: Store) -> None:
+def test_one_of_an_earlier_version_is_not_used(store: Store) -> None:
     there = made(store, "a")
     path = Path(there.directory, "manifest.json")
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "facts"}))

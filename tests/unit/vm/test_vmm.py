@@ -154,7 +154,7 @@ def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
         VmProcess.from_json(record)
 
 
-def test_an_early_death_carries_its_last_output(make: Make) -> None:
+def test_a_death_at_the_start_carries_its_last_output(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"code 3; .*:\n.*option \ufffd\[31m"):
         ProcessVmm(watch_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
 
@@ -171,7 +171,7 @@ def test_one_that_waits_for_a_guest_is_there_when_its_monitor_speaks_and_not_soo
     ProcessVmm(watch_s=20 * PATIENCE).start(waits(make(f'exec /usr/bin/python3 -c "{speaks}"'))).kill()
 
 
-def test_a_silent_early_death_is_reported_too(make: Make) -> None:
+def test_a_silent_death_at_the_start_is_reported_too(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"code 4;.*\n.*nothing"):
         ProcessVmm(watch_s=20).start(make("exit 4"))
 

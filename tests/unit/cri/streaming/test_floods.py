@@ -75,14 +75,14 @@ def whole(unit: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("unit", [EMPTY, PING], ids=["data without a byte", "pings"])
-async def test_others_have_their_turn_between_the_frames_of_one_read(unit: bytes) -> None:
+async def test_others_are_served_between_the_frames_of_one_read(unit: bytes) -> None:
     wire = Flood([whole(unit)] * READS)
     client = SpdySession(wire, 4, expected={"stdin"}, budget=LoopBudget())
     assert await turns_while(client.run(), wire.drained) > LEAST_TURNS
 
 
 @pytest.mark.parametrize("unit", [WEBSOCKET_EMPTY, WEBSOCKET_PING], ids=["messages without a byte", "pings"])
-async def test_others_have_their_turn_between_the_messages_of_one_read(unit: bytes) -> None:
+async def test_others_are_served_between_the_messages_of_one_read(unit: bytes) -> None:
     wire = Flood([whole(unit)] * READS)
     websocket = WebSocket(wire, LoopBudget())
     assert await turns_while(Tunnel(websocket).read(), wire.drained) > LEAST_TURNS
