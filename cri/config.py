@@ -62,17 +62,17 @@ class Config(Table):
     """The whole file; every key has a default."""
 
     run_dir: str = key(default="/run/clearpod", pattern=ABSOLUTE, check=fits_socket_paths)
-    """State of living pods. Must be on tmpfs, belongs to one daemon, and has at most 22 bytes."""
+    """Directory of the state of running pods. Must be on tmpfs, belongs to one daemon, and has at most 22 bytes."""
     state_dir: str = key(default="/var/lib/clearpod", pattern=ABSOLUTE)
-    """Images and other things that survive a reboot. Belongs to one daemon."""
+    """Directory of images and other data that survive a reboot. Belongs to one daemon."""
     cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
-    """How VMs are put into their pods' cgroups, which the kubelet is told. `auto` is `systemd` where that is PID 1 and
-    all cgroups are of version 2, else `cgroupfs`: docs/admin/node.md, "Cgroup drivers".
+    """The cgroup driver for VMs, also reported to the kubelet. `auto` is `systemd` if it is PID 1 and all cgroups are
+    v2, else `cgroupfs`: docs/admin/node.md, "Cgroup drivers".
     """
     cdi_dirs: tuple[str, ...] = key(default=("/etc/cdi", "/var/run/cdi"), strict=False, items={"pattern": ABSOLUTE})
-    """Where CDI specs (`*.json`) are looked for: docs/user/volumes.md."""
+    """Directories of CDI specs (`*.json`): docs/user/volumes.md."""
     apparmor_dir: str = key(default="/etc/clearpod/apparmor", pattern=ABSOLUTE)
-    """Where AppArmor profiles are looked for by name that the host's kernel has not loaded: docs/user/security.md."""
+    """Directory of AppArmor profiles that are not loaded in the host's kernel, by name: docs/user/security.md."""
     socket: Socket = Socket()
     guest: Guest = Guest()
     vm: Vm = Vm()

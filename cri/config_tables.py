@@ -35,9 +35,9 @@ class Socket(Table):
     path: str = key(default="", pattern=r"^(/.*)?$", check=fits_a_socket)
     """The CRI's unix socket, at most 107 bytes. Empty: `clearpod.sock` in `run_dir`."""
     mode: str = key(default="0660", pattern=r"^0[0-7]{3}$")
-    """Its file mode, as octal text. Whoever can open it is root on this machine."""
+    """The socket's file mode, as octal text. Whoever can open the socket is root on this machine."""
     group: str = "root"
-    """Its group."""
+    """The socket's group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,28 +60,31 @@ def has_a_driver(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Vm(Table):
-    """The virtual machine of a pod that does not say otherwise."""
+    """The default virtual machine of a pod."""
 
     hypervisor: str = key(default="auto", check=has_a_driver, values=("auto", *hypervisors.names()))
-    """`clearpod check` says how `auto` chooses."""
+    """`auto` is kvmtool if it is installed and KVM works, else QEMU; `clearpod check` shows the choice and its
+    reason.
+    """
     memory_mib: int = key(default=128, ge=LEAST_MEMORY_MIB, le=1 << 20)
-    """Memory of a VM, to which a pod's own memory limits are added."""
+    """Memory of a VM in addition to the pod's memory limits."""
     vcpus: int = key(default=1, ge=1, le=256)
     """vCPUs of a VM whose pod has no CPU limit."""
     ceiling: float = key(default=2.0, ge=1, le=64, strict=False)
-    """A pod may grow in place to this many times its limits; 1: not at all."""
+    """The ceiling: a pod may grow in place to this many times its limits. 1: not at all."""
     boot_timeout_s: float = key(default=60.0, gt=0, le=3600, strict=False)
-    """Time in which the agent of a VM that boots must answer."""
+    """Time within which the agent of a booting VM must answer."""
     adopt_timeout_s: float = key(default=10.0, gt=0, le=3600, strict=False)
-    """Time in which a running guest must answer a daemon that starts again; then its VM is ended."""
+    """Time within which a running guest must answer a restarted daemon; otherwise its VM is killed."""
     react_timeout_s: float = key(default=4.0, gt=0, le=3600, strict=False)
-    """Time, beyond a container's grace period, in which a guest must end what it is told to end; then its VM is ended.
-    Raise it where guests are slow, as by emulation on a busy host.
+    """Time after a container's grace period within which a guest must have stopped it; otherwise its VM is killed.
+    Raise it if guests are slow, for example by emulation on a busy host.
     """
     scratch_mib: int = key(default=10240, ge=16)
-    """Size of the disk for the containers' writable layers. Sparse: only what is written takes space."""
+    """Size of the disk for the containers' writable layers. The file is sparse: only written blocks take space."""
     window_mib: int = key(default=256, ge=0, le=MOST_WINDOW_MIB)
-    """Guest address space that kvmtool reserves for images by DAX, at most twice the VM's memory. 0: images come by 9p.
+    """Guest address space that kvmtool reserves for images by DAX, at most twice the VM's memory. 0: images are on
+    9p.
     """
     huge_pages: bool = False
     """Let guests have transparent huge pages everywhere, as the host's own setting says; makes idle pods larger:
@@ -94,60 +97,63 @@ class Storage(Table):
     """The disk of `state_dir`, where pods write."""
 
     overcommit: float = key(default=0.0, ge=0, le=1000, strict=False)
-    """All pods together may be promised this many times the free space of `state_dir`. 0: no bound. See
+    """The sum of all pods' disks may be this many times the free space of `state_dir`. 0: no limit. See
     docs/admin/storage.md.
     """
     allocate: bool = False
-    """Allocate a pod's disk when the pod is made, so that nothing else can take its blocks."""
+    """Allocate all blocks of a pod's disk when the pod is created, so that nothing else can take them."""
     reserve_mib: int = key(default=64, ge=0, le=1 << 20)
-    """Kept by the daemon on that disk, so that it can remove things when the disk is full."""
+    """Size of a file that the daemon keeps on that disk as a reserve for removals when the disk is full."""
     keep_free_mib: int = key(default=256, ge=0, le=1 << 20)
-    """The free space below which a pod that continues to take space is held until there is space again."""
+    """The free space below which pods that continue to take space are held until there is space again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volumes(Table):
-    """Where volumes of the kubelet's lie that need not be on the host: docs/user/volumes.md."""
+    """Volumes of the kubelet that can be in the guest: docs/user/volumes.md."""
 
     kubelet_root: str = key(default="/var/lib/kubelet", pattern=ABSOLUTE)
     """The kubelet's `--root-dir`, by which its volumes are recognised."""
     empty_dirs: Literal["auto", "host", "guest"] = "auto"
-    """emptyDirs of pods without `clearpod.io/emptydir`. `guest`: on the pod's disk, as quick as its root; such pods are
+    """emptyDirs of pods without `clearpod.io/emptydir`. `guest`: on the pod's disk, as fast as its root; such pods are
     not claimed from the warm pool, and boot. `auto`: `guest` on a node without warm pool and templates whose
     `kubelet_root` is on the file system of `state_dir`.
     """
     server: Literal["9p", "virtiofs"] = "9p"
-    """What brings directories of the host to pods without `clearpod.io/volumes`. `virtiofs`: virtiofsd, several times
-    as quick for small files, for a process for each pod and memory that is not merged. QEMU only.
+    """The server of the host's directories for pods without `clearpod.io/volumes`. `virtiofs`: virtiofsd, several
+    times as fast with small files; it costs a process per pod, and KSM does not merge the guest's memory. QEMU
+    only.
     """
     files: Literal["host", "guest"] = "host"
-    """Config maps, secrets and the like of pods without `clearpod.io/files`. `guest`: copies in the guest's memory."""
+    """configMaps, secrets and similar volumes of pods without `clearpod.io/files`. `guest`: copies in the guest's
+    memory.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ksm(Table):
-    """Merging of equal pages of guests by the host's kernel."""
+    """KSM: merging of identical pages of guests by the host's kernel."""
 
     enabled: bool = False
     """The daemon makes the host's kernel merge equal pages of guests. **One tenant can then measure what the memory of
     others holds**: see docs/admin/capacity.md first.
     """
     max_cpu_percent: float = key(default=20.0, gt=0, le=100, strict=False)
-    """Share of one processor that the kernel's thread may take."""
+    """Share of one processor that the kernel's thread may use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registry(Table):
-    """Where images whose name begins with `prefix` really come from."""
+    """The registry or location for images whose name begins with `prefix`."""
 
     prefix: str = key(min_length=1)
-    """Images whose names begin so are fetched by this entry."""
+    """The prefix of image names that this entry applies to."""
     location: str = ""
-    """Where they really are. Empty: at `prefix`."""
+    """The registry or repository to pull from. Empty: `prefix`."""
     mirrors: tuple[str, ...] = key(default=(), strict=False)
-    """Places that are tried first, in order."""
+    """Mirrors, tried first in this order."""
     insecure: bool = False
-    """Plain HTTP, or TLS without checking the certificate."""
+    """Allow plain HTTP, and TLS without verifying the certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,41 +161,43 @@ class Images(Table):
     """Limits of an image, and of reading one: `stage1.rootfs.limits`."""
 
     layers: int = key(default=_LARGEST.layers, ge=1, le=4096)
-    """Layers of an image. An image beyond this or any of the next eleven limits is refused: docs/admin/storage.md."""
+    """Maximum number of layers of an image. An image that exceeds this or any of the next eleven limits is refused:
+    docs/admin/storage.md.
+    """
     layer_mib: int = key(default=_LARGEST.layer_mib, ge=1, le=1 << 30)
-    """One layer, unpacked."""
+    """Maximum size of a layer, unpacked."""
     image_mib: int = key(default=_LARGEST.image_mib, ge=1, le=1 << 30)
-    """All layers of an image, as they are stored."""
+    """Maximum size of all layers of an image, as they are stored."""
     layer_entries: int = key(default=_LARGEST.layer_entries, ge=1, le=1 << 30)
-    """Files and directories of one layer."""
+    """Maximum number of files and directories in a layer."""
     header_kib: int = key(default=_LARGEST.header_kib, ge=1, le=1 << 20)
-    """One extended header of a layer's tar: a long name, or a PAX header."""
+    """Maximum size of an extended header in a layer's tar: a long name, or a PAX header."""
     ratio: int = key(default=_LARGEST.ratio, ge=1, le=1 << 20)
-    """Unpacked bytes for each byte of a layer's blob, past the first 64 MiB."""
+    """Maximum ratio of unpacked bytes to a layer's blob, after the first 64 MiB."""
     path_bytes: int = key(default=_LARGEST.path_bytes, ge=255, le=4095)
-    """A path in a layer."""
+    """Maximum length of a path in a layer."""
     path_depth: int = key(default=_LARGEST.path_depth, ge=1, le=2048)
-    """Components of a path in a layer."""
+    """Maximum number of components of a path in a layer."""
     manifest_kib: int = key(default=_LARGEST.manifest_kib, ge=1, le=4096)
-    """A manifest or an index."""
+    """Maximum size of a manifest or an index."""
     config_kib: int = key(default=_LARGEST.config_kib, ge=1, le=4096)
-    """An image's config, which status answers repeat."""
+    """Maximum size of an image's config, which is part of status answers."""
     document_values: int = key(default=_LARGEST.document_values, ge=100, le=1 << 24)
-    """Values in one manifest, index or config: variables, labels, annotations, platforms."""
+    """Maximum number of values in one manifest, index or config: variables, labels, annotations, platforms."""
     index_depth: int = key(default=_LARGEST.index_depth, ge=1, le=16)
-    """Indexes that lead from a name to a manifest."""
+    """Maximum number of nested indexes."""
     memory_mib: int = key(default=_LARGEST.memory_mib, ge=128, le=1 << 20)
-    """Memory of each process that reads a layer or a document."""
+    """Memory limit of each process that reads a layer or a document."""
     readers: int = key(default=_LARGEST.readers, ge=1, le=64)
-    """Layers that are read at once; more wait."""
+    """Number of layers that are read concurrently; others wait."""
     pulls: int = key(default=_LARGEST.pulls, ge=1, le=1024)
-    """Pulls at once; more wait."""
+    """Number of concurrent pulls; others wait."""
     uid: int = key(default=_LARGEST.uid, ge=0, lt=2**32 - 1)
-    """User of the processes that read; 0: root without capabilities. It must be nobody else's."""
+    """The user of the confined processes; 0: root without capabilities. No account may have this id."""
 
     @property
     def limits(self) -> ImageLimits:
-        """The same for those who read images."""
+        """The limits for the processes that read images."""
         return ImageLimits(**vars(self))
 
 
@@ -198,7 +206,7 @@ class Log(Table):
     """The daemon's own log, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Calls that clients repeat each second appear at `debug`."""
+    """The lowest level that is logged. Calls that clients repeat each second are at `debug`."""
     format: Literal["text", "json"] = "text"
     """`json`: one object per line."""
 
@@ -227,21 +235,22 @@ class Network(Table):
     """CNI: configurations, plugins, and the bridge without a configuration."""
 
     conf_dir: str = key(default="/etc/cni/net.d", pattern=r"^/")
-    """CNI configurations; the first by name that can be parsed is the pods' network. Read for each pod."""
+    """Directory of CNI configurations; the first valid one by file name is the pods' network. Read for each pod."""
     bin_dirs: tuple[str, ...] = key(
         default=("/opt/cni/bin", "/usr/lib/cni"), min_length=1, strict=False, check=are_absolute
     )
-    """Where CNI plugins are looked for, in order."""
+    """Directories of CNI plugins, in order."""
     cache: str = key(default="", pattern=r"^(/.*)?$")
-    """Records of what must be undone for pods' networks, also after a reboot. Empty: `cni` in `state_dir`."""
+    """Directory of the records for removing pods' networks, which must survive a reboot. Empty: `cni` in `state_dir`.
+    """
     plugin_timeout_s: float = key(default=30.0, gt=0, le=600, strict=False)
-    """Time after which a call of a plugin is killed."""
+    """Time limit of a plugin's call, after which it is killed."""
     default: bool = True
-    """Pods get a bridge of clearpod's own while `conf_dir` has no configuration. Set it to false where another program
-    will put one there.
+    """Give pods a bridge of clearpod's own while `conf_dir` has no configuration. Set it to false if another program
+    will install one there.
     """
     default_subnets: tuple[str, ...] = key(default=DEFAULT_SUBNETS, strict=False, check=are_one_of_each)
-    """Addresses of that bridge: one subnet of IPv4, one of IPv6, or one of each."""
+    """Subnets of that bridge: one of IPv4, one of IPv6, or one of each."""
 
 
 def is_an_address(address: str) -> str:
@@ -254,14 +263,14 @@ def is_an_address(address: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Streaming(Table):
-    """Where clients of exec, attach and port-forward connect."""
+    """The server for clients of exec, attach and port-forward."""
 
     address: str = key(default="127.0.0.1", check=is_an_address)
     """IP address of the host where clients of exec, attach and port-forward connect. There is no TLS: see
     docs/dev/cri.md, "Streaming", before you choose another.
     """
     port: int = key(default=0, ge=0, le=65535)
-    """TCP port; 0: any that is free."""
+    """TCP port; 0: any free port."""
 
     @property
     def is_loopback(self) -> bool:
@@ -274,11 +283,11 @@ class Metrics(Table):
     """The Prometheus endpoint."""
 
     enabled: bool = False
-    """Whether the daemon counts, and answers `GET /metrics`: docs/admin/monitoring.md."""
+    """Collect metrics and serve `GET /metrics`: docs/admin/monitoring.md."""
     address: str = key(default="127.0.0.1", check=is_an_address)
-    """IP address of the host where it answers. There is no TLS, and who can connect can read it all."""
+    """IP address of the host to listen on. There is no TLS, and anybody who can connect can read the metrics."""
     port: int = key(default=9547, ge=0, le=65535)
-    """TCP port; 0: any that is free."""
+    """TCP port; 0: any free port."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,54 +295,58 @@ class Tracing(Table):
     """Traces for OpenTelemetry."""
 
     endpoint: str = key(default="", pattern=r"^(https?://.+)?$")
-    """Where spans are sent by OTLP over gRPC, as `http://127.0.0.1:4317`. Empty: nowhere. Needs `clearpod[tracing]`."""
+    """URL of the collector for spans, by OTLP over gRPC, such as `http://127.0.0.1:4317`. Empty: no tracing. Needs
+    `clearpod[tracing]`.
+    """
     ratio: float = key(default=0.0, ge=0, le=1, strict=False)
-    """Part of the calls without a trace of their client's that begin one; a client's is continued if it is sampled."""
+    """The fraction of calls without a trace of the client that start a new trace; a client's trace is continued if it
+    is sampled.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Table):
-    """The warm pool: VMs that are booted before a pod is asked for."""
+    """The warm pool: prewarmed VMs."""
 
     size: int = key(default=0, ge=0, le=1000)
-    """VMs that are booted before a pod is asked for, and wait: docs/admin/capacity.md, "The warm pool"."""
+    """Number of VMs that are booted in advance: docs/admin/capacity.md, "The warm pool"."""
     memory_mib: int = key(default=0, ge=0)
-    """Memory of all that wait together. 0: bounded by their number only."""
+    """Limit of the prewarmed VMs' memory in total. 0: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Templates(Table):
-    """Templates: guests that have booted once, of which VMs of QEMU are copies."""
+    """Templates: guests that have booted once, from which VMs on QEMU are copied."""
 
     enabled: bool = False
-    """New VMs begin as copies of a guest that has booted, and share its memory as long as they do not change it:
-    docs/admin/templates.md. They also share some secrets of its kernel.
+    """Start VMs as copies of a guest that has booted, which share its memory copy-on-write: docs/admin/templates.md.
+    They also share some secrets of its kernel.
     """
     disk_mib: int = key(default=4096, ge=1)
-    """What templates may take together below `state_dir`, and of the host's page cache."""
+    """Limit of the templates' total size below `state_dir`, and in the host's page cache."""
     warmed_mib: int = key(default=4096, ge=1)
-    """What warmed templates may take together below `state_dir`. None is removed to make room."""
+    """Limit of the warmed templates' total size below `state_dir`. None is removed to make space for another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostPods(Table):
-    """Pods that ask for namespaces of the host."""
+    """Pods with namespaces of the host."""
 
     allow: tuple[Literal["network", "pid", "ipc"], ...] = key(default=(), strict=False)
-    """Namespaces of the host that pods may ask for. **Such a pod has no VM around it**: see docs/admin/kubernetes.md
+    """Namespaces of the host that pods may use. **Such a pod does not run in a VM**: see docs/admin/kubernetes.md
     first.
     """
     privileged: bool = False
-    """Such a pod may be privileged, which makes it root of this machine."""
+    """Allow such pods to be privileged, which makes them root on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jail(Table):
-    """The host's users and groups of which each VMM gets a range of 131072 for itself."""
+    """The host's ids for VMMs, of which each gets a range of 131072."""
 
     first_id: int = key(default=Range().first, ge=LEAST_ID, lt=1 << 31)
-    """First of the users and groups of this host that are for VMMs. They must be nobody's: no account's, none in
-    `/etc/subuid` and `/etc/subgid` (`clearpod check` looks), none that the kubelet gives to pods.
+    """First of the host's uids and gids for VMMs. Nothing else may use them: no account, no range in `/etc/subuid`
+    and `/etc/subgid` (`clearpod check` looks), and no range that the kubelet assigns to pods.
     """
     count: int = key(default=Range().length, ge=POD_IDS)
     """Number of these ids. Each pod takes 131072, so by default 2047 pods can run at a time."""
@@ -353,20 +366,20 @@ class Nri(Table):
     """Plugins of the Node Resource Interface."""
 
     enabled: bool = False
-    """Whether plugins of the Node Resource Interface may connect: docs/admin/nri.md."""
+    """Let plugins of the Node Resource Interface connect: docs/admin/nri.md."""
     socket: str = key(default="/var/run/nri/nri.sock", pattern=ABSOLUTE, check=fits_a_socket)
-    """Where they connect, at most 107 bytes. Whoever can connect, which is root, decides about every container."""
+    """The socket for plugins, at most 107 bytes. Only root can connect; a plugin controls all containers."""
     registration_timeout_s: float = key(default=5.0, gt=0, le=600, strict=False)
-    """Time in which a plugin must register."""
+    """Time limit for a plugin to register."""
     request_timeout_s: float = key(default=2.0, gt=0, le=600, strict=False)
-    """Time in which a plugin must answer; one that does not is dropped."""
+    """Time limit for a plugin's response; after that it is disconnected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Table):
-    """What one node allows."""
+    """Limits of the node."""
 
     max_pods: int = key(default=0, ge=0)
-    """Pods that run or boot at a time; more are RESOURCE_EXHAUSTED. 0: no limit."""
+    """Maximum number of pods that run or boot; more are RESOURCE_EXHAUSTED. 0: no limit."""
     max_pod_memory_mib: int = key(default=0, ge=0)
-    """Memory of one VM. 0: no limit."""
+    """Maximum memory of a VM. 0: no limit."""

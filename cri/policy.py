@@ -14,72 +14,74 @@ from cri.config_keys import Table, key
 from stage1.pod.model import MOST_WINDOW_MIB
 
 MEMORY = "clearpod.io/memory-mib"
-"""Memory of the pod's VM in MiB, whatever its limits add up to."""
+"""Memory of the pod's VM in MiB, regardless of its limits."""
 VCPUS = "clearpod.io/vcpus"
 """vCPUs of the pod's VM."""
 SHM = "clearpod.io/shm-mib"
-"""Size in MiB of the `/dev/shm` that the pod's containers share; 64 without it."""
+"""Size in MiB of `/dev/shm`, which the pod's containers share; default 64."""
 WINDOW = "clearpod.io/dax-window-mib"
-"""Size in MiB, 0 to 16384, of the guest's address space for images by DAX; kvmtool only."""
+"""Size in MiB, 0 to 16384, of the DAX window for images; kvmtool only."""
 SCRATCH = "clearpod.io/scratch-mib"
-"""Size in MiB of the disk for writable layers, rounded down to the next of 16, 24, 32, 48, 64, 96 and so on."""
+"""Size in MiB of the disk for writable layers, rounded down to one of 16, 24, 32, 48, 64, 96 and so on."""
 NETWORKS = "clearpod.io/networks"
-"""Names of CNI networks that the pod joins beside the node's own, with commas between them."""
+"""Names of CNI networks that the pod joins in addition to the default one, separated by commas."""
 KERNEL = "clearpod.io/kernel"
-"""Guest kernel: `default`, a variant such as `sctp` that is in the guest's directory, or `image`: the one container's
-image brings it, and no guest is booted.
+"""Guest kernel: `default`, a variant such as `sctp` in the guest's directory, or `image`: the kernel in the image of
+the pod's only container, and no guest is booted.
 """
 PROFILE = "clearpod.io/guest-profile"
-"""Userspace of the guest: `default`, or `systemd`, which gives the pod a journal as well."""
+"""Userspace of the guest: `default`, or `systemd`, which also gives the pod a journal."""
 SPOOFING = "clearpod.io/allow-spoofing"
-"""`true`: the pod may send from addresses that are not its own."""
+"""`true`: the pod may send from addresses that are not its own (no filter against spoofing)."""
 
 MAPS = "clearpod.io/shared-maps"
-"""`true`: programs can map files of volumes shared and write to them. Then no two may append to the same file."""
+"""`true`: shared writable mappings (mmap) of files on volumes work. Then two processes must not append to the same
+file.
+"""
 
 EMPTY_DIRS = "clearpod.io/emptydir"
-"""Where the pod's emptyDirs are that are not in memory: `guest`, on the pod's disk beside the writable layers, or
+"""Place of the pod's emptyDirs except those in memory: `guest`, on the pod's disk beside the writable layers, or
 `host`. The default is `volumes.empty_dirs`.
 """
 EMPTY_DIR_LIMITS = "clearpod.io/emptydir-limits"
-"""How much can be written to emptyDirs that are on the pod's disk: `NAME=SIZE` as `cache=512Mi`, with commas between
-them, at most 16 and 16Mi or more each. They are parts of the disk, `clearpod.io/scratch-mib`.
+"""Size limits of emptyDirs on the pod's disk: `NAME=SIZE` such as `cache=512Mi`, separated by commas, at most 16,
+each 16Mi or more. They are partitions of the disk, `clearpod.io/scratch-mib`.
 """
 FILES = "clearpod.io/files"
-"""Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are: `guest`, in copies
+"""Place of config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file: `guest`, in copies
 in the guest's memory that are kept current, or `host`. The default is `volumes.files`.
 """
 VOLUMES = "clearpod.io/volumes"
-"""How directories of the host reach the guest: `9p`, or `virtiofs`, which is several times as quick for small files and
-takes a process of the host. QEMU only. Without it as `volumes.server` says.
+"""Server of the host's directories: `9p`, or `virtiofs`, which is several times as fast with small files and needs a
+process on the host. QEMU only. The default is `volumes.server`.
 """
 TEMPLATE = "clearpod.io/template"
-"""`none`: the pod's VM boots, and is not begun as a copy of a guest that has booted. Another word: the name of a warmed
-template of the pod's namespace, made by `clearpod template create`, of which this pod begins as a copy.
+"""`none`: the pod's VM boots, and is not a copy of a template. Otherwise the name of a warmed template of the pod's
+namespace, made by `clearpod template create`, of which this pod starts as a copy.
 """
 
 SUSPEND = "clearpod.io/suspend"
-"""Lets the pod be suspended, by `clearpod suspend`: `manual`, and `clearpod resume` resumes it, or `on-demand`, and the
-next exec or attach does so too. QEMU only.
+"""Allows `clearpod suspend`: with `manual` the pod is resumed by `clearpod resume`, with `on-demand` also by the next
+exec, attach or connection to a host port. QEMU only.
 """
 
 FORKABLE = "clearpod.io/forkable"
-"""`true`: the pod consents to be copied, with all that its memory and disk have, into pods of its namespace, and to be
-made a template there. It can be suspended then, too.
+"""`true`: the pod consents to be copied, with its memory and disk, into pods of its namespace, and to be made a
+template there. It can also be suspended.
 """
 FORK_OF = "clearpod.io/fork-of"
-"""Name or id of a running pod of the same namespace that consents: this pod begins as a copy of it."""
+"""Name or id of a running pod of the same namespace that consents: this pod starts as a copy of it."""
 COPY_SIGNAL = "clearpod.io/copy-signal"
 """Name of a signal, such as `SIGUSR1`, that the first process of each container of a copy gets when it is unfrozen."""
 
 DEBUG = "clearpod.io/debug"
-"""Of a container that `clearpod debug` makes. It is no annotation of pods."""
+"""The annotation of a container that `clearpod debug` creates; not for pods."""
 
 KNOWN = (
     MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, EMPTY_DIR_LIMITS,
     FILES, VOLUMES, TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
 )  # fmt: skip
-"""Every annotation by which a pod changes its VM."""
+"""All annotations by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24
 
@@ -99,10 +101,10 @@ def are_known(names: Names | None) -> Names | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(Table):
-    """Other bounds for the namespaces that match one of the patterns. A key that is absent is that of `[policy]`."""
+    """The bounds for namespaces that match one of the patterns. A missing key has the value of `[policy]`."""
 
     namespaces: Names = key(min_length=1, strict=False, items=_NOT_EMPTY)
-    """Patterns of namespaces. The first rule with one that matches the pod's namespace applies."""
+    """Patterns of namespaces. The first rule with a matching pattern applies."""
     annotations: Names | None = key(default=None, strict=False, items=_NOT_EMPTY, check=are_known)
     max_memory_mib: int | None = key(default=None, ge=0, le=MOST_MEMORY_MIB)
     max_vcpus: int | None = key(default=None, ge=0, le=MOST_VCPUS)
@@ -135,30 +137,31 @@ class Policy(Table):
     annotations: Names = key(
         default=tuple(name for name in KNOWN if name != SPOOFING), strict=False, items=_NOT_EMPTY, check=are_known
     )
-    """Annotations of clearpod's that a pod may have."""
+    """The annotations of clearpod's that pods may have."""
     max_memory_mib: int = key(default=0, ge=0, le=MOST_MEMORY_MIB)
-    """The most that `clearpod.io/memory-mib` may ask for. 0: what the pod has without it."""
+    """Maximum of `clearpod.io/memory-mib`. 0: the size that the VM has without it."""
     max_vcpus: int = key(default=0, ge=0, le=MOST_VCPUS)
-    """The most that `clearpod.io/vcpus` may ask for. 0: what the pod has without it."""
+    """Maximum of `clearpod.io/vcpus`. 0: the number that the VM has without it."""
     max_shm_mib: int = key(default=0, ge=0, le=MOST_MEMORY_MIB)
-    """The most that `clearpod.io/shm-mib` may ask for. 0: the memory of the pod's VM."""
+    """Maximum of `clearpod.io/shm-mib`. 0: the memory of the pod's VM."""
     max_window_mib: int = key(default=0, ge=0, le=MOST_WINDOW_MIB)
-    """The most that `clearpod.io/dax-window-mib` may ask for. 0: what the pod has without it."""
+    """Maximum of `clearpod.io/dax-window-mib`. 0: the size that the VM has without it."""
     max_scratch_mib: int = key(default=0, ge=0, le=MOST_SCRATCH_MIB)
-    """The most that `clearpod.io/scratch-mib` may ask for. 0: `vm.scratch_mib`."""
+    """Maximum of `clearpod.io/scratch-mib`. 0: `vm.scratch_mib`."""
     max_networks: int = key(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
-    """Networks that `clearpod.io/networks` may name."""
+    """Maximum number of networks in `clearpod.io/networks`."""
     networks: Names = key(default=(), strict=False, items=_NOT_EMPTY)
-    """Which networks it may name, as patterns (`*`, `?`, `[...]`)."""
+    """Networks that `clearpod.io/networks` may name, as patterns (`*`, `?`, `[...]`)."""
     kernels: Names = key(default=("*",), strict=False, items=_NOT_EMPTY)
-    """Guest kernels that a pod may ask for, as patterns. `image` is the one that its image brings, asked for or not."""
-    profiles: Names = key(default=("default",), strict=False, items=_NOT_EMPTY)
-    """Guest profiles that a pod may ask for, as patterns."""
-    debug: bool = False
-    """Whether `clearpod debug` may make a shell in the guests of pods: whoever can use the socket is root in them then.
+    """Guest kernels that a pod may use, as patterns. `image` stands for kernels in images, with or without the
+    annotation.
     """
+    profiles: Names = key(default=("default",), strict=False, items=_NOT_EMPTY)
+    """Guest profiles that a pod may use, as patterns."""
+    debug: bool = False
+    """Whether `clearpod debug` may start shells in pods' guests: whoever can use the socket is root in them then."""
     templates: bool = True
-    """Whether pods may be copies of templates: of those that `templates.enabled` has made, and of warmed ones."""
+    """Whether pods may be copies of templates: of `templates.enabled`, and of warmed ones."""
     rules: tuple[Rule, ...] = key(default=(), strict=False, items=Rule)
 
     def of(self, namespace: str) -> "Grant":
@@ -181,12 +184,12 @@ class Grant(NamedTuple):
 
 
 def is_match(name: str, patterns: Names) -> bool:
-    """Whether one of the patterns (`*`, `?`, `[...]`, as in a shell) is the whole name. Case counts."""
+    """Whether one of the patterns (`*`, `?`, `[...]`, as in a shell) matches the whole name, case-sensitively."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def described(policy: Policy) -> tuple[str, ...]:
-    """The policy as people read it: what counts for everybody, and then one sentence for each rule."""
+    """The policy in words: first for all pods, then one sentence for each rule."""
     usual = policy.but(rules=()).values()
     del usual["rules"]
     return (

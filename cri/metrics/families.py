@@ -80,45 +80,64 @@ FAMILIES = (
     Family("build_info", GAUGE, "Version and hypervisor; always 1", ("version", "hypervisor"), _build),
     _by_state("pods", "Pods", states=POD_STATES, of=lambda x: x.daemon.pods),
     _by_state("containers", "Containers", states=CONTAINER_STATES, of=lambda x: x.daemon.containers),
-    _gauge("virtual_machines", "VMs that run, also those that wait in the pool", of=lambda x: x.daemon.vms),
-    _recorded("pod_starts_total", "VMs booted, copied, claimed, failed", of=recorder.POD_STARTS, labels=("result",)),
-    _histogram("pod_start_seconds", "From request to ready", of=recorder.POD_START_SECONDS, labels=("how",)),
-    _histogram("boot_phase_seconds", "Phases of a start", of=recorder.PHASE_SECONDS, labels=("phase",)),
-    _recorded("pod_deaths_total", "VMs of pods that ended without having been told to", of=recorder.POD_DEATHS),
-    _recorded("container_exits_total", "Ends of containers", of=recorder.EXITS, labels=("reason",)),
-    _gauge("pool_slots", "VMs that the warm pool shall hold", of=_pool("size")),
-    _gauge("pool_slots_ready", "VMs that wait in the warm pool", of=_pool("waiting")),
-    _counter("pool_boots_total", "VMs booted for the pool", of=_pool("booted")),
+    _gauge("virtual_machines", "Running VMs, including the warm pool's", of=lambda x: x.daemon.vms),
+    _recorded(
+        "pod_starts_total",
+        "Starts of pods, by result: VM booted, copied, claimed or failed",
+        of=recorder.POD_STARTS,
+        labels=("result",),
+    ),
+    _histogram(
+        "pod_start_seconds", "Time from the request to a ready pod", of=recorder.POD_START_SECONDS, labels=("how",)
+    ),
+    _histogram("boot_phase_seconds", "Time of the phases of a start", of=recorder.PHASE_SECONDS, labels=("phase",)),
+    _recorded("pod_deaths_total", "VMs of pods that ended unexpectedly", of=recorder.POD_DEATHS),
+    _recorded("container_exits_total", "Exits of containers", of=recorder.EXITS, labels=("reason",)),
+    _gauge("pool_slots", "Configured size of the warm pool", of=_pool("size")),
+    _gauge("pool_slots_ready", "Available VMs in the warm pool", of=_pool("waiting")),
+    _counter("pool_boots_total", "VMs prewarmed for the pool", of=_pool("booted")),
     _counter("pool_boot_failures_total", "VMs for the pool that did not boot", of=_pool("failed")),
-    _counter("pool_claims_total", "Pods that got a VM of the pool", of=_pool("taken")),
-    _counter("pool_misses_total", "Pods that would have and found none", of=_pool("missed")),
-    _counter("pool_deaths_total", "VMs that ended in the pool or when they were claimed", of=_pool("died")),
-    _gauge("ksm_level", "How fast this daemon lets KSM look: 0 stopped to 4", of=lambda x: x.daemon.merging[0]),
-    _gauge("ksm_cpu_ratio", "Part of a processor that KSM took lately", of=lambda x: x.daemon.merging[1] / 100),
-    Family("ksm_pages", GAUGE, "Pages of this host, by what KSM found", ("kind",), _pages),
-    _gauge("ksm_saved_bytes", "Memory of this host that KSM saves", of=lambda x: x.ksm.saved * PAGE_BYTES),
+    _counter("pool_claims_total", "Pods that claimed a VM of the pool", of=_pool("taken")),
+    _counter("pool_misses_total", "Pods that could not claim a VM of the pool", of=_pool("missed")),
+    _counter("pool_deaths_total", "VMs that ended before or while they were claimed", of=_pool("died")),
+    _gauge(
+        "ksm_level", "KSM's scan rate as set by this daemon, from 0 (stopped) to 4", of=lambda x: x.daemon.merging[0]
+    ),
+    _gauge("ksm_cpu_ratio", "Share of one processor that KSM used recently", of=lambda x: x.daemon.merging[1] / 100),
+    Family("ksm_pages", GAUGE, "Pages of this host in KSM, by kind", ("kind",), _pages),
+    _gauge("ksm_saved_bytes", "Memory that KSM saves", of=lambda x: x.ksm.saved * PAGE_BYTES),
     _counter("ksm_full_scans_total", "Passes of KSM over all memory", of=lambda x: x.ksm.full_scans),
     _gauge("dax_windows", "VMs with a DAX window", of=lambda x: x.windows.number),
     _gauge("dax_window_bytes", "Size of all DAX windows", of=lambda x: x.windows.size_bytes),
-    _gauge("dax_used_bytes", "Of that, where images are mapped", of=lambda x: x.windows.used_bytes),
-    _gauge("dax_images", "Images mapped into DAX windows; one counts in each VM", of=lambda x: x.windows.images),
+    _gauge("dax_used_bytes", "Part of the DAX windows in which images are mapped", of=lambda x: x.windows.used_bytes),
+    _gauge("dax_images", "Images mapped into DAX windows, counted once per VM", of=lambda x: x.windows.images),
     _gauge("images", "Images in the store", of=lambda x: x.images.number),
-    _gauge("images_damaged", "Images that were put aside", of=lambda x: x.images.damaged),
-    _gauge("image_bytes", "Disk that images take", of=lambda x: x.images.bytes),
+    _gauge("images_damaged", "Damaged images, which were put aside", of=lambda x: x.images.damaged),
+    _gauge("image_bytes", "Disk space of images", of=lambda x: x.images.bytes),
     _gauge("disk_free_bytes", "Free space of state_dir", of=_disk("free")),
-    _gauge("layers_used_bytes", "Disk that writable layers take", of=_disk("used")),
-    _gauge("layers_promised_bytes", "What pods may write into their layers", of=_disk("promised")),
-    _gauge("reserve_bytes", "Disk that the daemon keeps for itself", of=_disk("reserve")),
+    _gauge("layers_used_bytes", "Disk space of writable layers", of=_disk("used")),
+    _gauge("layers_promised_bytes", "Sum of the sizes of pods' disks", of=_disk("promised")),
+    _gauge("reserve_bytes", "Disk space that the daemon keeps as a reserve", of=_disk("reserve")),
     _recorded("rpcs_total", "Calls of the CRI that have ended", of=recorder.RPCS, labels=("method", "code")),
-    _histogram("rpc_seconds", "How long they took, whatever came of them", of=recorder.RPC_SECONDS, labels=("method",)),
-    _gauge("rpcs_in_progress", "Calls that are being carried out", of=lambda x: x.daemon.calls),
-    _counter("link_busy_seconds_total", "The event loop worked for guests' links", of=lambda x: x.daemon.link.busy_s),
-    _counter(
-        "link_turns_total", "Times a link waited for its turn on the event loop", of=lambda x: x.daemon.link.turns
+    _histogram(
+        "rpc_seconds", "Duration of calls of the CRI, with any result", of=recorder.RPC_SECONDS, labels=("method",)
     ),
-    _counter("link_held_total", "Times a link over its own budget was not read", of=lambda x: x.daemon.link.held),
-    _counter("link_held_seconds_total", "For so long, together", of=lambda x: x.daemon.link.held_s),
-    _recorded("link_cuts_total", "Guests cut off, since they broke the rules of the link", of=recorder.LINK_CUTS),
+    _gauge("rpcs_in_progress", "Calls in progress", of=lambda x: x.daemon.calls),
+    _counter(
+        "link_busy_seconds_total", "Time that the event loop spent on guests' links", of=lambda x: x.daemon.link.busy_s
+    ),
+    _counter(
+        "link_turns_total", "Times a link waited for other links on the event loop", of=lambda x: x.daemon.link.turns
+    ),
+    _counter(
+        "link_held_total",
+        "Times that reading a link was paused because it exceeded its budget",
+        of=lambda x: x.daemon.link.held,
+    ),
+    _counter("link_held_seconds_total", "Total time of these pauses", of=lambda x: x.daemon.link.held_s),
+    _recorded(
+        "link_cuts_total", "Guests that were cut off because they violated the link's protocol", of=recorder.LINK_CUTS
+    ),
 )
 
 
