@@ -138,12 +138,15 @@ class PodImages:
         return Root(name, True, f"{'disk' if window.is_disk else 'dax'} window at {offset}", accounts)
 
     def _export(self, image: "ImageFiles") -> tuple[bool, str, Accounts, Window | None]:
-        """Whether it was in the export, which it is now, its name there, its accounts, and the pod's window. Blocks."""
+        """Whether it was in the export, which it is now, its name there, its accounts, and the pod's window. Blocks.
+        Without a window it counts as having been there: it stays.
+        """
         directory = self._directory
-        was_exported = export.has_image(directory, image)
+        window = mapping.find(directory)
+        was_exported = window is None or export.has_image(directory, image)
         lower = engine.add_image(directory, self._pod, image=image)
         files = (export.read_image_file(directory, lower, path=path) for path in ("etc/passwd", "etc/group"))
-        return was_exported, lower, Accounts(*files), mapping.find(directory)
+        return was_exported, lower, Accounts(*files), window
 
     async def _put_in(self, image: "ImageFiles", name: str, *, placed: Placed | None) -> int:
         """The image's offset in the window. Raises PodError with the reason why it can't be there."""

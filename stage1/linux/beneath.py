@@ -252,15 +252,22 @@ class Root:
 
     def make_directories(self, path: str, mode: int) -> None:
         """Make `path` and what is missing above it; the directories made get `mode`."""
-        parts = path.split("/")
-        for end in range(1, len(parts) + 1):
-            above = "/".join(parts[:end])
-            try:
-                self.make_directory(above, mode)
-            except KernelError as error:
-                if error.errno != errno.EEXIST:
-                    raise
-        os.close(self.open_directory(path))
+        above = path.rpartition("/")[0]
+        try:
+            return self._make_unless_there(path, mode)
+        except FileNotFoundError:
+            if not above:
+                raise
+        self.make_directories(above, mode)
+        return self._make_unless_there(path, mode)
+
+    def _make_unless_there(self, path: str, mode: int) -> None:
+        try:
+            self.make_directory(path, mode)
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            os.close(self.open_directory(path))
 
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link that says `target`."""
@@ -312,18 +319,16 @@ class Root:
     def _open(self, path: str, flags: int, mode: int = 0) -> int:
         """Raises NotPlain for what openat2 does not resolve."""
         for _ in range(_TRIES):
-            try:
-                return openat2(self.fd, path, flags, mode=mode, resolve=self._resolve)
-            except KernelError as error:
-                if error.errno == errno.EAGAIN:
-                    continue  # somebody renames directories just now
-                if error.errno == errno.ELOOP:
-                    why = "is or leads through a symbolic link"
-                    raise NotPlain(self._full(path), why, number=errno.ELOOP) from None
-                if error.errno == errno.EXDEV:
-                    why = f"leads out of {self.path} or into a mount"
-                    raise NotPlain(self._full(path), why, number=errno.EXDEV) from None
-                raise libc.failure("open", error.errno, self._full(path)) from None
+            opened = _openat2(self.fd, path, flags, mode=mode, resolve=self._resolve)
+            if opened >= 0:
+                return opened
+            if opened == -errno.EAGAIN:
+                continue  # somebody renames directories just now
+            if opened == -errno.ELOOP:
+                raise NotPlain(self._full(path), "is or leads through a symbolic link", number=errno.ELOOP)
+            if opened == -errno.EXDEV:
+                raise NotPlain(self._full(path), f"leads out of {self.path} or into a mount", number=errno.EXDEV)
+            raise libc.failure("open", -opened, self._full(path))
         raise NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
 
 
@@ -350,11 +355,18 @@ class Socket:
 
 
 def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> int:
-    """The system call, always with O_CLOEXEC. The audit event is as that of `os.open`, for tests."""
+    """The system call, always with O_CLOEXEC."""
+    opened = _openat2(dir_fd, path, flags, mode=mode, resolve=resolve)
+    if opened < 0:
+        raise libc.failure("openat2", -opened, f"{path} flags={flags:#x} resolve={resolve:#x}")
+    return opened
+
+
+def _openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> int:
+    """The descriptor, or the negative errno. The audit event is as that of `os.open`, for tests."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    what = f"{path} flags={flags:#x} resolve={resolve:#x}"
     sys.audit("clearpod.open", path, flags)
-    return libc.syscall("openat2", libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how), what=what)
+    return libc.try_syscall(libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
 
 
 def require(path: str, mode: int, expected: int) -> None:

@@ -99,9 +99,16 @@ class Guard:
 
 
 def call(name: str, *args: int | bytes | None, what: str) -> int:
-    """Call libc's `name` and return its result; raise what `failure` makes of errno when it is negative.
+    """Call libc's `name` and return its result; raise what `failure` makes of errno when it is negative."""
+    result = _result(name, args)
+    if result < 0:
+        raise failure(name, -result, what)
+    return result
 
-    The audit event is as those of `os`: by it tests stop a process between two steps.
+
+def _result(name: str, args: "tuple[int | bytes | None, ...]") -> int:
+    """The result, or the negative errno. The audit event is as those of `os`: by it tests stop a process between two
+    steps.
     """
     import ctypes
 
@@ -111,14 +118,17 @@ def call(name: str, *args: int | bytes | None, what: str) -> int:
     sys.audit("clearpod.libc", name, *args[:1])
     arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
     result: int = getattr(_handle, name)(*arguments)
-    if result < 0:
-        raise failure(name, ctypes.get_errno(), what)
-    return result
+    return result if result >= 0 else -ctypes.get_errno()
 
 
 def syscall(name: str, number: int, *args: int | bytes | None, what: str) -> int:
     """Like `call`, for a system call that libc has no function for."""
-    try:
-        return call("syscall", number, *args, what=what)
-    except KernelError as error:
-        raise failure(name, error.errno, what) from None
+    result = try_syscall(number, *args)
+    if result < 0:
+        raise failure(name, -result, what)
+    return result
+
+
+def try_syscall(number: int, *args: int | bytes | None) -> int:
+    """The same for a call that often fails and whose errors its caller makes: its result, or the negative errno."""
+    return _result("syscall", (number, *args))

@@ -10,7 +10,6 @@ import os
 import stat
 import struct
 
-from stage1.errors import KernelError
 from stage1.linux import libc
 
 TYPE_CHECKING = False
@@ -58,10 +57,10 @@ def first(fd: int, most: int) -> "Iterator[str]":
 
 def _enter(parent: int, name: str) -> int:
     how = struct.pack("=QQQ", _DIRECTORY, 0, _RESOLVE)
-    try:
-        return libc.syscall("openat2", libc.NR_OPENAT2, parent, os.fsencode(name), how, len(how), what=name)
-    except KernelError as error:
-        raise OSError(error.errno, os.strerror(error.errno), name) from None
+    opened = libc.try_syscall(libc.NR_OPENAT2, parent, os.fsencode(name), how, len(how))
+    if opened < 0:
+        raise OSError(-opened, os.strerror(-opened), name)
+    return opened
 
 
 class _Removal:
