@@ -314,7 +314,7 @@ async def test_an_unexpected_fault_is_internal_with_a_mark_for_the_log(world: Wo
         cri.node.pods.pods = lambda: 1 / 0
         code, sentence = await cri.refused("ListPodSandbox")
         assert code == "INTERNAL"
-        assert "fault" in sentence
+        assert "internal error" in sentence
         assert "ZeroDivision" not in sentence
 
 
