@@ -46,25 +46,25 @@ class BadRequest(PodError):
 
 
 class NotFound(PodError):
-    """The thing that was named does not exist."""
+    """The named object does not exist."""
 
     grpc_code, exit_code = "NOT_FOUND", 4
 
 
 class AlreadyExists(PodError):
-    """The name or id is taken."""
+    """The name or id is in use."""
 
     grpc_code, exit_code = "ALREADY_EXISTS", 5
 
 
 class WrongState(PodError):
-    """The thing exists but is not in a state that allows the call."""
+    """The object's state does not allow the call."""
 
     grpc_code, exit_code = "FAILED_PRECONDITION", 6
 
 
 class Unsupported(PodError):
-    """A valid request that clearpod does not do."""
+    """The request is valid, but clearpod does not support it."""
 
     grpc_code, exit_code = "UNIMPLEMENTED", 7
 
@@ -82,7 +82,7 @@ class TimedOut(PodError):
 
 
 class Unavailable(PodError):
-    """An outside service (a registry) can't be reached now; trying again may help."""
+    """An external service, such as a registry, can't be reached now; retrying may help."""
 
     grpc_code, exit_code = "UNAVAILABLE", 10
 
@@ -96,16 +96,14 @@ class KernelError(PodError):
 
 
 class DiskFailed(KernelError):
-    """A file system is read-only, or its disk does not work: what needs to write there can't be done until that is
-    repaired.
-    """
+    """A file system is read-only, or its disk fails: calls that need to write there fail until that is repaired."""
 
     grpc_code, exit_code = "UNAVAILABLE", 10
 
 
 class Exhausted(KernelError):
-    """The host, or this process's limits, have no more descriptors, processes, threads or memory. What was asked for
-    is neither wrong nor damaged: it can be done when somebody has given some back.
+    """The host, or this process, is out of descriptors, processes, threads or memory. The request is valid: it can be
+    retried when some have been released.
     """
 
     grpc_code, exit_code = "RESOURCE_EXHAUSTED", 8
@@ -140,13 +138,13 @@ class NoCommand(AgentFailed):
 
 
 class NotExecutable(NoCommand):
-    """The command is there, but can't be executed."""
+    """The command exists, but can't be executed."""
 
     exit_code = 126
 
 
 class NoDirectory(NoCommand):
-    """The directory that the command is to run in is missing. Under rkt only, with systemd's code for it (CHDIR)."""
+    """The working directory of the command is missing. Under rkt only, with systemd's code for it (CHDIR)."""
 
     exit_code = 200
 

@@ -13,7 +13,7 @@ from cri.cli.check_items import FAIL, Item, evaluate
 from cri.cli.parser import Parser
 
 EXAMPLES = (
-    ("sudo clearpod check", "a line for each thing that pods need"),
+    ("sudo clearpod check", "a line for each requirement of pods"),
     ("sudo clearpod check --json | jq '.[] | select(.status == \"fail\")'", "for programs"),
 )
 

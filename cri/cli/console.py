@@ -20,7 +20,7 @@ from stage1.linux import beneath
 
 EXAMPLES = (
     ("clearpod console default/web", "the last 200 lines"),
-    ("clearpod console default/web -f", "what the guest writes, until its end"),
+    ("clearpod console default/web -f", "follow the console until the guest has ended"),
 )
 PAUSE_S = 0.2
 READ_BYTES = 1 << 16
@@ -31,7 +31,7 @@ KEPT_BYTES = 1 << 20
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod console`."""
     parser.take_pod()
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the guest has ended")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the console until the guest has ended")
     parser.add_argument("--tail", type=int, default=200, metavar="LINES", help="lines from the end (default: 200)")
     parser.take_config()
 

@@ -21,8 +21,8 @@ from cri.policy import DEBUG
 from stage1.errors import PodError, WrongState
 
 EXAMPLES = (
-    ("clearpod debug default/web", "a shell of the image of the pod's first container"),
-    ("clearpod debug --image busybox:1.37 default/web ps", "run ps of an image that is on this machine"),
+    ("clearpod debug default/web", "a shell from the image of the pod's first container"),
+    ("clearpod debug --image busybox:1.37 default/web ps", "run ps from an image that is on this machine"),
 )
 PID = "clearpod.io/debug-pid"
 """Label with the process that removes the container in the end."""
@@ -32,7 +32,9 @@ def add_arguments(parser: Parser) -> None:
     """The options of `clearpod debug`."""
     parser.usage = "clearpod debug [--image IMAGE] POD [COMMAND [ARGUMENT...]]"
     parser.take_pod()
-    parser.add_argument("--image", default="", help="whose shell it is (default: that of the pod's oldest container)")
+    parser.add_argument(
+        "--image", default="", help="the image of the shell (default: that of the pod's oldest container)"
+    )
     parser.take_config()
     parser.take_command(after=1)
 

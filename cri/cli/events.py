@@ -12,7 +12,7 @@ from cri.cli.parser import Parser
 from cri.pb import runtime_pb2 as pb
 
 EXAMPLES = (
-    ("clearpod events", "a line for each container and pod that is created, starts, ends or is removed"),
+    ("clearpod events", "a line for each container and pod that is created, started, exits or is removed"),
     ("clearpod events --json", "an object per line, for programs"),
 )
 KINDS = {

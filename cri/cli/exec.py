@@ -14,8 +14,8 @@ from stage1.errors import BadRequest, PodError
 
 EXAMPLES = (
     ("clearpod exec default/web ls /", "run ls in the only container of the pod"),
-    ("clearpod exec -it default/web -c nginx sh", "a shell with our terminal in its container nginx"),
-    ("clearpod exec -i default/web tar x < files.tar", "our standard input is the program's"),
+    ("clearpod exec -it default/web -c nginx sh", "a shell on a terminal in its container nginx"),
+    ("clearpod exec -i default/web tar x < files.tar", "with standard input"),
 )
 
 
@@ -23,8 +23,8 @@ def add_arguments(parser: Parser) -> None:
     """The options of `clearpod exec`."""
     parser.usage = "clearpod exec [-i] [-t] [-c NAME] POD COMMAND [ARGUMENT...]"
     parser.take_container()
-    parser.add_argument("-i", "--interactive", action="store_true", help="standard input is the program's, too")
-    parser.add_argument("-t", "--tty", action="store_true", help="with a terminal")
+    parser.add_argument("-i", "--interactive", action="store_true", help="forward standard input to the command")
+    parser.add_argument("-t", "--tty", action="store_true", help="allocate a terminal")
     parser.take_config()
     parser.take_command(after=1)
 

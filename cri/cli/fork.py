@@ -8,7 +8,7 @@ from cri.cli.daemon import connect
 from cri.cli.parser import Parser
 
 EXAMPLES = (
-    ("clearpod fork default/web", "a copy of the pod, web-fork, with what it has in memory"),
+    ("clearpod fork default/web", "a copy of the pod with its memory, named web-fork"),
     ("clearpod fork web --name try -n 4", "try-1 to try-4"),
 )
 LIMIT_S = 600.0
@@ -17,8 +17,8 @@ LIMIT_S = 600.0
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod fork`."""
     parser.take_pod()
-    parser.add_argument("--name", metavar="NAME", help="of the copy; with -n it is followed by a number")
-    parser.add_argument("-n", "--copies", metavar="N", default="1", help="how many")
+    parser.add_argument("--name", metavar="NAME", help="name of the copy; with -n a number is appended")
+    parser.add_argument("-n", "--copies", metavar="N", default="1", help="number of copies")
     parser.take_config()
 
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 PLACES = ("/usr/share/clearpod", "/usr/local/share/clearpod")
 EXAMPLES = (
-    ("sudo clearpod images ls", "what is stored"),
-    ("sudo clearpod images pull alpine:3.20", "bring an image, or its newest version"),
+    ("sudo clearpod images ls", "all stored images"),
+    ("sudo clearpod images pull alpine:3.20", "pull an image, or its newest version"),
     ("sudo clearpod images rm alpine:3.20", "remove it, with all its names"),
-    ("sudo clearpod images prune --all", "remove what no container of the daemon uses"),
+    ("sudo clearpod images prune --all", "remove all images that no container of the daemon uses"),
     ("sudo clearpod images inspect --json alpine | jq '.[0].config.config.Cmd'", "for programs"),
-    ("clearpod images build", "make what is missing of the guest"),
+    ("clearpod images build", "build the missing parts of the guest"),
 )
 HEADER = ("NAME", "ID", "SIZE", "CREATED")
 NONE = "<none>"
@@ -39,12 +39,12 @@ def add_arguments(parser: Parser) -> None:
     """Arguments of `clearpod images`."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
     for name, function, summary in (
-        ("ls", ls, "list the stored images, the newest pull first"),
-        ("pull", bring, "bring images here, in their newest version"),
-        ("rm", remove, "remove images with all their names; containers that use them go on"),
+        ("ls", ls, "list the stored images, most recently pulled first"),
+        ("pull", bring, "pull images, or their newest version"),
+        ("rm", remove, "remove images with all their names; containers that use them are not affected"),
         ("prune", prune, "remove the images without a name"),
         ("inspect", inspect, "show images with their configuration"),
-        ("verify", verify, "read all images, and put damaged ones aside"),
+        ("verify", verify, "verify all images, and put damaged ones aside"),
     ):
         action = actions.add_parser(name, help=summary)
         action.set_defaults(action_of=function)
@@ -56,10 +56,10 @@ def add_arguments(parser: Parser) -> None:
         if name in ("ls", "inspect"):
             action.add_argument("--json", action="store_true", help="one array, for programs")
         if name == "prune":
-            what = "also those with a name that no container of the daemon uses"
+            what = "also remove named images that no container of the daemon uses"
             action.add_argument("-a", "--all", action="store_true", help=what)
         action.take_config()
-    build = actions.add_parser("build", help="make what the guest consists of, by images/build", add_help=False)
+    build = actions.add_parser("build", help="build the parts of the guest, by images/build", add_help=False)
     build.usage = "clearpod images build [WORDS OF images/build...]"
     build.take_command(after=0)
 

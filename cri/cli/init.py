@@ -30,15 +30,19 @@ OLD = ".old"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod init`."""
-    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing: write, and start the unit")
-    parser.add_argument("--force", action="store_true", help="replace a configuration that is different")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask: write the configuration, and start the unit"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing configuration that differs")
     parser.add_argument("--start", action=argparse.BooleanOptionalAction, default=None, help="start the unit or not")
-    parser.add_argument("--state-dir", default="", metavar="DIR", help="images and disks of pods; on a large disk")
+    parser.add_argument(
+        "--state-dir", default="", metavar="DIR", help="directory of images and pods' disks; should be on a large disk"
+    )
     parser.add_argument("--hypervisor", choices=hypervisors.names(), default="", help="default: the best one here")
-    text = "let pods have the host's network, outside of VMs, as kube-proxy and the agents of cluster networks need"
+    text = "allow pods with the host's network, outside of VMs, which kube-proxy and cluster networks need"
     parser.add_argument("--host-pods", action="store_true", help=text)
     parser.add_argument("--metrics", action="store_true", help="serve metrics for Prometheus on loopback")
-    parser.add_argument("--pool", type=int, default=0, metavar="VMS", help="so many VMs that wait for pods")
+    parser.add_argument("--pool", type=int, default=0, metavar="VMS", help="size of the warm pool")
     parser.take_config()
 
 

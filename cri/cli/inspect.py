@@ -14,7 +14,7 @@ from stage1.errors import NotFound
 
 EXAMPLES = (
     ("clearpod inspect default/web", "the pod: its VM, network, history and containers"),
-    ("clearpod inspect default/web -c nginx", "its container nginx, with what crun was told"),
+    ("clearpod inspect default/web -c nginx", "its container nginx, with its OCI configuration"),
 )
 
 

@@ -31,7 +31,7 @@ RKT = "/run/clearpod/rkt"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod jail`."""
-    parser.add_argument("pod", metavar="POD", help="the pod's id, or an unambiguous beginning of it")
+    parser.add_argument("pod", metavar="POD", help="the pod's id, or a unique prefix")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.take_config()
 

@@ -21,8 +21,8 @@ from stage1.linux import ksm
 from stage1.linux.ksm import PAGE_BYTES, RUN, UNMERGE, Counters, Ksm, Merged, Settings
 
 EXAMPLES = (
-    ("clearpod ksm", "what is saved now, and what each pod has merged"),
-    ("clearpod ksm --watch 5", "what changes, each five seconds"),
+    ("clearpod ksm", "the current savings, and each pod's merged memory"),
+    ("clearpod ksm --watch 5", "changes, every five seconds"),
 )
 MIB = 1 << 20
 STATES = {0: "stopped", RUN: "running", UNMERGE: "stopped and undone"}
@@ -42,7 +42,7 @@ class Observation(NamedTuple):
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod ksm`."""
     parser.add_argument("--json", action="store_true", help="print one object; with --watch, one per line")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="print a line each so many seconds, until ^C")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="print a line every SECONDS, until ^C")
     parser.take_config()
     parser.add_argument("--directory", default=ksm.PATH, help=argparse.SUPPRESS)
 

@@ -22,8 +22,8 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest, NotFound
 
 EXAMPLES = (
-    ("clearpod logs default/web", "what the only container of the pod wrote"),
-    ("clearpod logs default/web -c nginx -f --tail 20", "the last 20 lines of its container nginx, and what follows"),
+    ("clearpod logs default/web", "the log of the pod's only container"),
+    ("clearpod logs default/web -c nginx -f --tail 20", "the last 20 lines of its container nginx, and new ones"),
     ("clearpod logs default/web --since 10m -t", "the last ten minutes, with the times"),
 )
 PAUSE_S = 0.2
@@ -33,9 +33,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod logs`."""
     parser.take_container()
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the container ends")
-    parser.add_argument("--tail", type=int, metavar="LINES", help="only so many lines from the end")
-    parser.add_argument("--since", metavar="TIME", help="only what is younger: 30s, 10m, 2h, 1d, or a time of RFC 3339")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the log until the container exits")
+    parser.add_argument("--tail", type=int, metavar="LINES", help="show only this many lines from the end")
+    parser.add_argument(
+        "--since", metavar="TIME", help="show only lines after a time: 30s, 10m, 2h, 1d ago, or a time of RFC 3339"
+    )
     parser.add_argument("-t", "--timestamps", action="store_true", help="begin each line with its time")
     parser.take_config()
 

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
     def take_pod(self) -> None:
         """The pod that `lookup.pod` finds: args.pod."""
-        self.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+        self.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or a unique prefix")
 
     def take_container(self) -> None:
         """The container that `lookup.container` finds: args.name and args.container."""

@@ -17,8 +17,8 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import NotFound
 
 EXAMPLES = (
-    ("clearpod ps", "pods that are ready, and their containers that run"),
-    ("clearpod ps -a", "also those that have ended"),
+    ("clearpod ps", "ready pods, and their running containers"),
+    ("clearpod ps -a", "also ended pods and exited containers"),
     ("clearpod ps -aq", "the ids of all pods alone"),
 )
 STATES = {pb.CONTAINER_CREATED: "created", pb.CONTAINER_RUNNING: "running", pb.CONTAINER_EXITED: "exited"}
@@ -27,8 +27,10 @@ HEADER = ("POD", "ID", "STATE", "AGE", "IP", "IMAGE", "PORTS")
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod ps`."""
-    parser.add_argument("-a", "--all", action="store_true", help="also pods that are not ready, and exited containers")
-    parser.add_argument("-q", "--quiet", action="store_true", help="only the ids of pods")
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="also list pods that are not ready, and exited containers"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only the ids of pods")
     parser.add_argument("--json", action="store_true", help="one array, for programs")
     parser.take_config()
 

@@ -8,7 +8,7 @@ from cri.cli.daemon import connect
 from cri.cli.parser import Parser
 from cri.cli.suspend import LIMIT_S
 
-EXAMPLES = (("clearpod resume default/web", "its programs go on where they were"),)
+EXAMPLES = (("clearpod resume default/web", "its programs continue where they were"),)
 
 
 def add_arguments(parser: Parser) -> None:

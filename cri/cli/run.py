@@ -38,11 +38,14 @@ from stage1.vm.choose import choose
 
 EXAMPLES = (
     ("sudo clearpod run", "the sample image, which needs no registry"),
-    ("sudo clearpod run -it alpine sh", "a shell in a pod of its own"),
+    ("sudo clearpod run -it alpine sh", "a shell in a new pod"),
     ("sudo clearpod run -v ./site:/usr/share/nginx/html:ro -p 8080:80 nginx", "a web server with files of the host"),
-    ("sudo clearpod run -m 64m --cpus 0.5 --read-only -u 1000 alpine id", "small, and with few rights"),
-    ("sudo clearpod run -d --name web nginx", "left to the daemon; prints the pod's id"),
-    ("sudo clearpod run --timeline oci:./image /bin/server --port 80", "from a directory, and where the time went"),
+    ("sudo clearpod run -m 64m --cpus 0.5 --read-only -u 1000 alpine id", "small, and with few privileges"),
+    ("sudo clearpod run -d --name web nginx", "run by the daemon; prints the pod's id"),
+    (
+        "sudo clearpod run --timeline oci:./image /bin/server --port 80",
+        "an image in a directory; prints how long each step took",
+    ),
 )
 WINDOW_PER_MEMORY = 4
 """An image of four times the guest's memory costs it one sixteenth of that (64 bytes for each page of 4096)."""
@@ -66,8 +69,8 @@ def add_arguments(parser: Parser) -> None:
     parser.take_command(after=1)
     parser.usage = "clearpod run [OPTIONS] [IMAGE] [CMD...]"
     parser.epilog = (
-        "Options come before IMAGE; what follows it, or --, replaces the image's Cmd. Exit codes: 125 for what "
-        "clearpod could not do, 126 and 127 for a command that is not executable or not there, else the command's own, "
+        "Options come before IMAGE; what follows it, or --, replaces the image's Cmd. Exit codes: 125 if "
+        "clearpod failed, 126 if the command is not executable, 127 if it does not exist, else the command's own, "
         "128 + n when signal n ended it."
     )
     run_options.add(parser)

@@ -83,23 +83,33 @@ def _add_container(parser: Parser) -> None:
     group = parser.add_argument_group("container")
     _lists(
         group,
-        ("-e", "--env", "KEY[=VALUE]", "one more variable; KEY alone has the value that it has here"),
+        (
+            "-e",
+            "--env",
+            "KEY[=VALUE]",
+            "an environment variable; KEY alone takes its value from the caller's environment",
+        ),
         ("--env-file", "FILE", "a file with KEY=VALUE or KEY in each line"),
     )
     _texts(
         group,
         ("-w", "--workdir", "DIR", "working directory in the container"),
-        ("-u", "--user", "USER[:GROUP]", "who the command runs as: names of the image's files, or numbers"),
+        (
+            "-u",
+            "--user",
+            "USER[:GROUP]",
+            "the user of the command: names in the image's /etc/passwd and /etc/group, or numbers",
+        ),
         ("--name", "NAME", "the pod's name"),
         ("--hostname", "NAME", "the host name; default: the pod's name"),
     )
-    what = "instead of the image's Entrypoint; its Cmd is dropped too"
+    what = "replaces the image's Entrypoint and drops its Cmd"
     group.add_argument("--entrypoint", metavar="WORD|JSON", help=what)
     _flags(
         group,
-        ("-i", "--interactive", "--stdin", "pass standard input through"),
-        ("-t", "--tty", "give the container a terminal"),
-        ("--init", "accepted: process 1 of the pod collects processes without a parent anyway"),
+        ("-i", "--interactive", "--stdin", "forward standard input to the container"),
+        ("-t", "--tty", "allocate a terminal for the container"),
+        ("--init", "accepted, and always on: the pod's process 1 reaps orphans"),
     )
 
 
@@ -107,13 +117,13 @@ def _add_confinement(parser: Parser) -> None:
     group = parser.add_argument_group("rights, inside the virtual machine")
     _flags(
         group,
-        ("--privileged", "all rights over the guest; the host stays out of reach"),
-        ("--read-only", "the root is read-only; /run, /tmp and /var/tmp are in memory"),
+        ("--privileged", "all privileges in the guest, none on the host"),
+        ("--read-only", "make the root read-only; /run, /tmp and /var/tmp are in memory"),
     )
     _lists(
         group,
-        ("--cap-add", "CAP", "one more capability, or ALL"),
-        ("--cap-drop", "CAP", "one capability less, or ALL"),
+        ("--cap-add", "CAP", "add a capability, or ALL"),
+        ("--cap-drop", "CAP", "drop a capability, or ALL"),
         ("--ulimit", "NAME=SOFT[:HARD]", "a limit of each process, such as nofile=1024:4096; -1 is unlimited"),
     )
 
@@ -122,15 +132,15 @@ def _add_files(parser: Parser) -> None:
     group = parser.add_argument_group("files")
     _lists(
         group,
-        ("-v", "--volume", "SRC:DST[:OPTIONS]", "show a file or directory of the host: ro, noexec, rslave, ..."),
-        ("--mount", "type=TYPE,...", "the same by name: type=bind,src=,dst=,ro or type=tmpfs,dst=,tmpfs-size="),
-        ("--tmpfs", "DST[:OPTIONS]", "a file system in the guest's memory: size=64m,mode=1777"),
+        ("-v", "--volume", "SRC:DST[:OPTIONS]", "mount a file or directory of the host: ro, noexec, rslave, ..."),
+        ("--mount", "type=TYPE,...", "a mount in long form: type=bind,src=,dst=,ro or type=tmpfs,dst=,tmpfs-size="),
+        ("--tmpfs", "DST[:OPTIONS]", "a tmpfs in the guest: size=64m,mode=1777"),
     )
 
 
 def _add_network(parser: Parser) -> None:
     group = parser.add_argument_group("network")
-    _texts(group, ("--network", "NAME", "none, default, or a CNI network to be in beside the default one"))
+    _texts(group, ("--network", "NAME", "none, default, or a CNI network to join in addition to the default one"))
     group.add_argument("--net", dest="network", help=argparse.SUPPRESS)
     _lists(
         group,
@@ -138,11 +148,11 @@ def _add_network(parser: Parser) -> None:
             "-p",
             "--publish",
             "[[IP:][HOST]:]PORT[/udp]",
-            "a port of the host (or any) that leads to the pod's; ranges too",
+            "publish a port of the pod on a port of the host (default: a free one); also ranges",
         ),
         ("--dns", "ADDRESS", "a name server"),
-        ("--dns-search", "DOMAIN", "a domain to search in"),
-        ("--add-host", "NAME:IP", "one more line in /etc/hosts"),
+        ("--dns-search", "DOMAIN", "a DNS search domain"),
+        ("--add-host", "NAME:IP", "add a line to /etc/hosts"),
     )
 
 
@@ -150,9 +160,9 @@ def _add_sizes(parser: Parser) -> None:
     group = parser.add_argument_group("sizes (b, k, m or g)")
     _texts(
         group,
-        ("-m", "--memory", "SIZE", "memory of the container; the virtual machine gets it beside its own"),
-        ("--vm-memory", "SIZE", "memory of the virtual machine, instead"),
-        ("--cpus", "NUMBER", "processors, such as 0.5"),
+        ("-m", "--memory", "SIZE", "memory limit of the container; the virtual machine gets it in addition to its own"),
+        ("--vm-memory", "SIZE", "memory of the virtual machine as a whole"),
+        ("--cpus", "NUMBER", "CPU quota, such as 0.5"),
         ("--shm-size", "SIZE", "size of /dev/shm; default 64m"),
     )
 
@@ -160,9 +170,9 @@ def _add_sizes(parser: Parser) -> None:
 def _add_calling(parser: Parser) -> None:
     _flags(
         parser,
-        ("-d", "--detach", "hand the pod to the daemon, and print its id"),
-        ("--rm", "accepted: in the foreground everything is removed at the end; not with -d"),
-        ("--timeline", "say on standard error where the time went"),
+        ("-d", "--detach", "let the daemon run the pod, and print its id"),
+        ("--rm", "accepted, and always on in the foreground; not with -d"),
+        ("--timeline", "print on standard error how long each step took"),
     )
     text = "when to ask the registry: always, missing (default: when it is not stored), never, newer"
     parser.add_argument("--pull", choices=PULLS, default="missing", metavar="WHEN", help=text)
@@ -171,6 +181,6 @@ def _add_calling(parser: Parser) -> None:
         parser,
         ("--vm-kernel", "NAME", "the guest's kernel: default, or a variant that was built, such as full"),
         ("--profile", "NAME", "the guest's userspace: default, or systemd"),
-        ("--journal", "DIR", "keep the journal of --profile systemd there"),
+        ("--journal", "DIR", "the directory for the journal of --profile systemd"),
     )
     parser.take_config()

@@ -23,7 +23,7 @@ from stage1.linux.heap import use_one_heap
 
 EXAMPLES = (
     ("clearpod serve", "serve kubelet and crictl on /run/clearpod/clearpod.sock"),
-    ("clearpod serve --check-config --config new.toml", "what a configuration file means, with all defaults"),
+    ("clearpod serve --check-config --config new.toml", "check a configuration file and print it with all defaults"),
 )
 THREADS = min(32, (os.cpu_count() or 1) + 4)
 """How many threads there are for blocking work: as many as asyncio would start eventually."""
@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     """Arguments of `clearpod serve`."""
     parser.take_config()
     parser.add_argument(
-        "--check-config", action="store_true", help="only check the configuration and say what it means"
+        "--check-config", action="store_true", help="only check the configuration and print the settings in force"
     )
 
 

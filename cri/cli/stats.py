@@ -10,7 +10,7 @@ from cri.cli.daemon import Daemon, connect
 from cri.cli.parser import Parser
 
 EXAMPLES = (
-    ("clearpod stats", "all pods and containers that run"),
+    ("clearpod stats", "all running pods and containers"),
     ("clearpod stats default/web --json", "one pod, for programs"),
 )
 HEADER = ("POD", "ID", "CPU", "MEMORY", "USAGE", "DISK", "TASKS")
@@ -18,7 +18,7 @@ HEADER = ("POD", "ID", "CPU", "MEMORY", "USAGE", "DISK", "TASKS")
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod stats`."""
-    parser.add_argument("pod", metavar="POD", nargs="?", help="only this one")
+    parser.add_argument("pod", metavar="POD", nargs="?", help="show only this pod")
     parser.add_argument("--json", action="store_true", help="one array, for programs")
     parser.take_config()
 

@@ -9,7 +9,7 @@ from cri.cli import lookup
 from cri.cli.daemon import connect
 from cri.cli.parser import Parser
 
-EXAMPLES = (("clearpod suspend default/web", "give its memory and processor back until it is resumed"),)
+EXAMPLES = (("clearpod suspend default/web", "free its memory and processors until it is resumed"),)
 LIMIT_S = 180.0
 
 

@@ -18,10 +18,10 @@ from cri.translate.bounds import short
 from stage1.errors import BadRequest, NotFound
 
 EXAMPLES = (
-    ("clearpod template create --from default/web warm", "pods with `clearpod.io/template: warm` begin as copies"),
-    ("clearpod template list", "what there is, and how large"),
-    ("clearpod template show default/warm", "what it is of, and whether it can still be used"),
-    ("clearpod template rm default/warm", "remove it; pods that are copies of it go on"),
+    ("clearpod template create --from default/web warm", "pods with `clearpod.io/template: warm` start as copies"),
+    ("clearpod template list", "all templates and their sizes"),
+    ("clearpod template show default/warm", "its origin, and whether it can still be used"),
+    ("clearpod template rm default/warm", "remove it; copies are not affected"),
 )
 LIMIT_S = 600.0
 HEADER = ("NAME", "POD", "AGE", "SIZE", "MEMORY", "USABLE")
@@ -30,15 +30,15 @@ HEADER = ("NAME", "POD", "AGE", "SIZE", "MEMORY", "USABLE")
 def add_arguments(parser: Parser) -> None:
     """The arguments of `clearpod template`."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
-    summary = "write a running pod to the disk as a template; it goes on"
+    summary = "write a running pod, which continues, to the disk as a template"
     create = _action(actions, "create", function=create_one, summary=summary)
     create.add_argument("--from", dest="pod", metavar="POD", required=True, help="the pod, which must consent")
-    create.add_argument("name", metavar="NAME", help="of the template, in the pod's namespace")
+    create.add_argument("name", metavar="NAME", help="name of the template, in the pod's namespace")
     listed = _action(actions, "list", function=list_all, summary="list the templates")
     listed.add_argument("--json", action="store_true", help="one array, for programs")
     for name, function, summary in (
-        ("show", show, "show a template as JSON, after its files were compared with their digests"),
-        ("rm", remove, "remove templates; pods that are copies of them go on"),
+        ("show", show, "verify the digests of a template's files and show it as JSON"),
+        ("rm", remove, "remove templates; pods that are copies of them are not affected"),
     ):
         action = _action(actions, name, function=function, summary=summary)
         action.add_argument("template", nargs="+", metavar="NAME", help="NAME or NAMESPACE/NAME")

@@ -20,8 +20,8 @@ from cri.store.history import READY
 from stage1.errors import BadRequest, NotFound
 
 EXAMPLES = (
-    ("clearpod top", "all pods, redrawn each two seconds, until ^C"),
-    ("clearpod top --once --json", "the numbers of now, for programs"),
+    ("clearpod top", "all pods, updated every two seconds, until ^C"),
+    ("clearpod top --once --json", "the current figures, for programs"),
 )
 HEADER = ("POD", "CONTAINERS", "CPU", "GUEST", "VMM", "DAX", "MERGED", "BOOT")
 HOME, CLEAR_REST, BOLD, PLAIN = "\x1b[H", "\x1b[J", "\x1b[1m", "\x1b[0m"
@@ -31,7 +31,9 @@ def add_arguments(parser: Parser) -> None:
     """The options of `clearpod top`."""
     parser.add_argument("--once", action="store_true", help="print it once")
     parser.add_argument("--json", action="store_true", help="one object per round, for programs")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between rounds (default: 2)")
+    parser.add_argument(
+        "--interval", type=float, default=2.0, metavar="SECONDS", help="time between updates (default: 2)"
+    )
     parser.take_config()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListImages: all images, or those that the filter names; the newest first."""
+"""ListImages: lists all images, or those that match the filter; the newest first."""
 
 from typing import TYPE_CHECKING
 

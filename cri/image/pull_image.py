@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PullImage: brings an image from its registry. Names the image by its id, as all other calls do."""
+"""PullImage: pulls an image from its registry. Returns the image's id, as all other calls do."""
 
 import time
 from typing import TYPE_CHECKING

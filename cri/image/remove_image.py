@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RemoveImage: an image with all its names, by any of them; idempotent."""
+"""RemoveImage: removes an image with all its names, by any of them; idempotent."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StreamImages: the list of ListImages, in pieces, so that it may be larger than one message. Found by `cri.server`."""
+"""StreamImages: the list of ListImages, in parts, so that it may be larger than one message.
+
+Called by `cri.server`."""
 
 from collections.abc import AsyncIterator
 

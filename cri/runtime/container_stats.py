@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ContainerStats: what one container uses, as its guest's kernel counts it."""
+"""ContainerStats: resource usage of a container, as its guest's kernel accounts for it."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

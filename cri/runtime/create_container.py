@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CreateContainer: brings the image into the guest, and lets it make the container's root."""
+"""CreateContainer: brings the image into the guest, which mounts the container's root."""
 
 import asyncio
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CreateTemplate: a running pod is written to the disk, and later pods of its namespace can begin as copies of it.
+"""CreateTemplate: writes a running pod to the disk, and later pods of its namespace can start as copies of it.
 
 An RPC of clearpod's own, for `clearpod template create`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ForkPod: copies of a running pod, their containers running too. An RPC of clearpod's own, for `clearpod fork`.
+"""ForkPod: creates copies of a running pod, with running containers. An RPC of clearpod's own, for `clearpod fork`.
 
 It has the messages of CheckpointPod and ListPodSandbox. Options: `name`, of the first copy or with a number of all;
 `copies`, how many.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GetContainerEvents: what happens to containers and pods from now on, until the client goes away."""
+"""GetContainerEvents: streams events of containers and pods, until the client disconnects."""
 
 from collections.abc import AsyncIterator
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListContainerStats: what the containers use. Kubelet's eviction asks this, and skips those that do not run."""
+"""ListContainerStats: resource usage of all containers. The kubelet's eviction uses it, and skips stopped ones."""
 
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListMetricDescriptors: what ListPodSandboxMetrics gives."""
+"""ListMetricDescriptors: the metrics of ListPodSandboxMetrics."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

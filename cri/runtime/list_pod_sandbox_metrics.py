@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListPodSandboxMetrics: cAdvisor's metrics of the ready pods, open files and sockets included."""
+"""ListPodSandboxMetrics: metrics of the ready pods, those of cAdvisor, open files and sockets included."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

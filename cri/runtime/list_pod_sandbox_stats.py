@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListPodSandboxStats: what the ready pods use."""
+"""ListPodSandboxStats: resource usage of all ready pods."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListTemplates: the warmed templates of this node. An RPC of clearpod's own, for `clearpod template list`."""
+"""ListTemplates: lists the warmed templates of this node. An RPC of clearpod's own, for `clearpod template list`."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PodSandboxStats: what a pod's guest uses, as its kernel counts it."""
+"""PodSandboxStats: resource usage of a pod's guest, as its kernel accounts for it."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RemoveContainer: kills if needed and removes everything but the log file, which is kubelet's."""
+"""RemoveContainer: kills the container if it runs, and removes it, except the log file, which is the kubelet's."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RemovePodSandbox: stops if needed, then removes the pod, its containers and its files."""
+"""RemovePodSandbox: stops the pod if needed, then removes it, its containers and its files."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

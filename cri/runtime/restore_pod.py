@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RestorePod: a new pod begins as a checkpoint, with its containers created and not started."""
+"""RestorePod: creates a pod from a checkpoint, with its containers created and not started."""
 
 import asyncio
 import contextlib

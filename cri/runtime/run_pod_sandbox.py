@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RunPodSandbox: boots a VM. The pod is listed, and its name answers, only when its agent has."""
+"""RunPodSandbox: boots a VM. The pod is listed, and can be found by its name, when its agent has answered."""
 
 import asyncio
 from collections.abc import Callable

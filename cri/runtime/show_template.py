@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ShowTemplate: one warmed template, and whether a pod could be a copy of it now.
+"""ShowTemplate: shows a warmed template, and whether a pod could be a copy of it now.
 
 An RPC of clearpod's own, for `clearpod template show`.
 """

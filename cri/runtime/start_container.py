@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StartContainer: runs what was created."""
+"""StartContainer: starts a created container."""
 
 import asyncio
 

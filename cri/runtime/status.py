@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Status: whether the node can run pods, asked by kubelet each 5 seconds. Touches no guest.
+"""Status: whether the node can run pods, asked by the kubelet every 5 seconds. Does not ask guests.
 
 Without a CNI configuration pods have loopback only, and NetworkReady says so; they are run nevertheless.
 """

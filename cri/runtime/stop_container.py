@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StopContainer: the stop signal, the grace, SIGKILL; returns when it is EXITED."""
+"""StopContainer: sends the stop signal and, after the grace period, SIGKILL; returns when it is EXITED."""
 
 from cri.containers import stop as stops
 from cri.node import Node

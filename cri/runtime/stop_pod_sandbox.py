@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StopPodSandbox: kills what runs and ends the VM; the pod stays listed as not ready."""
+"""StopPodSandbox: kills the containers and ends the VM; the pod stays listed as not ready."""
 
 from cri.live import shutdown
 from cri.node import Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streamed RPCs: the list of the RPC of the same name, in pieces, so that it may be larger than one message.
+"""The streamed RPCs: the list of the RPC of the same name, in parts, so that it may be larger than one message.
 
 An empty list has no piece. They end with their client.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SuspendPod: the guest is saved to a file and its VMM ends; the pod stays listed."""
+"""SuspendPod: saves the guest to a file and ends its VMM; the pod stays listed."""
 
 from cri.live import suspension
 from cri.node import Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UpdateContainerResources: new limits for a created or running container (`crictl update`, in-place resize)."""
+"""UpdateContainerResources: changes the limits of a created or running container (`crictl update`, in-place resize)."""
 
 from cri.containers import limits
 from cri.node import Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UpdatePodSandboxResources: kubelet tells the new sums of a pod's containers.
+"""UpdatePodSandboxResources: changes the limits of a pod, which are the sums of its containers'.
 
 What the VM has is settled when it boots, and is a ceiling, so that sums beyond it are refused; others are put in force
 on the guest's cgroup of all containers, whose own limits kubelet changes by itself, and on its vCPUs. To let a pod grow

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UpdateRuntimeConfig: kubelet pushes the node's pod CIDR.
+"""UpdateRuntimeConfig: accepts the node's pod CIDR from the kubelet.
 
 CNI's own configuration decides here, so it is ignored.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Version: the first call of every client. Must answer at once, also while the node is busy."""
+"""Version: the first call of every client. Must answer at once, even if the node is busy."""
 
 from cri import __version__
 from cri.node import Node

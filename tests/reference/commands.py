@@ -68,20 +68,20 @@ def exit_codes() -> str:
         for one, _ in _tree(errors.PodError)
     ]
     intro = (
-        "What clearpod raises on purpose, as the status of an RPC and as the exit code of a command. `INTERNAL`, and "
-        "exit code 1 with a traceback, are defects of clearpod."
+        "The errors of clearpod, with the status of an RPC and the exit code of a command. `INTERNAL`, and exit code 1 "
+        "with a traceback, are bugs of clearpod."
     )
     others = table(
         ("exit code", "of", "when"),
         [
-            ("0", "every command", "it did what it was asked to"),
-            ("1", "`check`, `images verify`", "something is not as it should be; each thing is named"),
+            ("0", "every command", "success"),
+            ("1", "`check`, `images verify`", "a check failed; each failure is named"),
             ("2", "every command", "the command line is wrong"),
             ("0 to 255", "`run`", "the code of the container's command; 128 + n when signal n ended it"),
-            ("125", "`run`", "a wrong option, or any of the errors above: no container has run to its end"),
-            ("126, 127", "`run`", "the command can't be executed; it is not there"),
+            ("125", "`run`", "a wrong option, or any of the errors above: the container has not run to its end"),
+            ("126, 127", "`run`", "the command can't be executed; it does not exist"),
             ("130", "every command", "it was interrupted (SIGINT)"),
-            ("141", "every command", "nobody reads its output any more"),
+            ("141", "every command", "the reader of its output is gone (SIGPIPE)"),
             (str(dispatch.FAILED), "programs of the stage1 image under rkt", "any failure that is not the app's own"),
         ],
     )

@@ -38,13 +38,18 @@ def _cri_rows(service: str, package: str) -> Iterator[tuple[str, ...]]:
         yield f"`{method.name}`", what, ", ".join(filter(None, notes))
 
 
+def _messages(request: str, response: str) -> str:
+    """Which messages of the CRI an RPC of ours has."""
+    return f"`{request}Request`, `{response}Response`"
+
+
 def rpcs() -> str:
     """docs/reference/rpcs.md."""
     parts = ["What the daemon serves and calls. States, time limits and details: [dev/cri.md](../dev/cri.md)."]
     for service, package in server.RPCS:
         rows = _cri_rows(service, package)
         parts += [f"## runtime.v1.{service}", table(("RPC", "what it does", ""), rows)]
-    ours = [(f"`{name}`", _what("cri.runtime", name), f"those of {like}") for name, like in server.OURS.items()]
+    ours = [(f"`{name}`", _what("cri.runtime", name), _messages(*like)) for name, like in server.OURS.items()]
     parts += ["## clearpod.v1.Pods", table(("RPC", "what it does", "messages"), ours)]
     for name, who in (("Runtime", "plugins call the daemon"), ("Plugin", "the daemon calls plugins")):
         methods = nri_pb2.DESCRIPTOR.services_by_name[name].methods
