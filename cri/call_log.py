@@ -101,7 +101,7 @@ class CallLog:
             if "pod" in ids and (pod := self._node.pods.find(ids["pod"])):
                 return fields | pod.log_fields()
         except PodError:
-            pass  # several begin so, which is what the client is told
+            pass  # the prefix is ambiguous, which the client's error says
         return fields
 
 

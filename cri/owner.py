@@ -65,7 +65,7 @@ def require_known(root: beneath.Root, run_dir: str) -> int:
     try:
         version = int(root.read(FORMAT, most=_FORMAT_BYTES))
     except (FileNotFoundError, ValueError, PodError):
-        return 0  # nobody's, or a former version's, or damaged: then the pods' own files tell
+        return 0  # unowned, of an earlier version, or damaged: the pods' own files tell then
     if version > VERSION:
         raise WrongState(
             f"the pods in {run_dir} are of a newer clearpod (version {version}, this one knows {VERSION}); install "

@@ -287,7 +287,7 @@ def _clean_up(directory: str) -> str:
     placement.see_removed(directory)
     slot = slots.find(directory)
     files.remove_tree(directory)
-    slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong
+    slots.release(slot, directory)  # last: no other pod may get ids that still own files here
     return problems
 
 

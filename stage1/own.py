@@ -77,7 +77,7 @@ def add_image(directory: str, image: "ImageFiles") -> str:
     if not extents:
         return export.add_image(directory, image, ids=lambda: -1)
     if not mount.is_mount_point(path):
-        files.unlink(path)  # of who was killed before he could mount it
+        files.unlink(path)  # left by a process that was killed before it could mount it
         idmap.keep(path, extents)
     with Guard("open", path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

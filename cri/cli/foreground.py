@@ -80,7 +80,9 @@ class Foreground:
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
             await containers.start(self._pod, container)
-            self._pass_signals(container)  # until here they undo everything: nobody else could take them
+            self._pass_signals(
+                container
+            )  # until now a signal rolls everything back, since no container could handle it
             self._timeline.mark("container started")
             for pump in (self._feed(container), self._resize(container, terminal)):
                 undo.callback(asyncio.ensure_future(pump).cancel)
@@ -154,7 +156,7 @@ class Foreground:
         def passed(number: int) -> None:
             self._asked_to_end += number in (signal.SIGINT, signal.SIGTERM)
             if container.status.state == states.EXITED:
-                self._left_alone.set()  # only a reader who does not read keeps us here
+                self._left_alone.set()  # only a reader that does not read delays the end
             if self._asked_to_end == PATIENCE and self._pod.vm is not None:
                 sys.stderr.write("clearpod: the container is killed: it was asked to end three times\n")
                 self._pod.vm.kill()
@@ -264,6 +266,6 @@ def collect_garbage(host: engine.Host) -> None:
                     sys.stderr.write(f"clearpod: {deferred}\n")
                 os.unlink(_lock_path(host, name))
         except (WrongState, FileNotFoundError):
-            continue  # it lives, or somebody else has removed it
+            continue  # the pod runs, or another process has removed it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")

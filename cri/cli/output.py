@@ -81,7 +81,7 @@ class Output:
         """The reader is ready: write a piece. Called again as long as there is one."""
         try:
             count = os.write(self._descriptor, self._waiting[:PIPE_BUF])
-        except BlockingIOError:  # somebody made it non-blocking, and poll promised too much
+        except BlockingIOError:  # another process has made it non-blocking, and poll was too optimistic
             return
         except OSError as error:
             self._fail(error)
@@ -100,6 +100,6 @@ class Output:
         what = NAMES.get(self._descriptor, f"descriptor {self._descriptor}")
         gone = isinstance(error, BrokenPipeError)
         self.fault.set_exception(error if gone else KernelError("write", error.errno or 0, what))
-        self.fault.exception()  # who waits for it may have left already
+        self.fault.exception()  # mark it as retrieved: there may be no waiter any more
         self._waiting.clear()
         self.close()

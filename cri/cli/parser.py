@@ -87,7 +87,7 @@ class Parser(argparse.ArgumentParser):
         else:
             rest = None
         known, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # said here, and not by the parser above, whose help knows less
+        if unknown:  # reported here, since the help of the parser above is less specific
             self.error(f"unknown: {' '.join(unknown)}")
         if rest is not None:
             known.rest = rest

@@ -76,7 +76,7 @@ class Service:
         try:
             done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # a round that failed: nobody would tell the watchdog any more
+                task.result()  # a failed round ends the daemon: the watchdog would not be notified any more
         finally:
             self._notifier.tell(notify.STOPPING, notify.status("ending; pods go on"))
             for task in (stop, *tasks):

@@ -204,7 +204,7 @@ async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
         if command.answer is not None:
             command.answer.cancel()
         if not command.ended.cancel() and not command.ended.cancelled():
-            command.ended.exception()  # nobody has to be waiting for it
+            command.ended.exception()  # mark it as retrieved: there may be no waiter
         for stream in streams:
             pod.forget(stream)
         del pod.execs[number]

@@ -66,7 +66,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float, is_
     """
     is_late = False
     try:
-        if pod.is_ready:  # else its VM is about to end, and nobody may answer
+        if pod.is_ready:  # else its VM is about to end, and may not answer
             async with limit(pod, "Delete", limit_s=max(limit_s, UNDO_S)):
                 await _delete(pod, container.id)
     except NotFound:
@@ -164,7 +164,7 @@ async def _kill(pod: LivePod, container: LiveContainer) -> None:
     limit_s = pod.tools.react_s
     if pod.is_ready and not await is_done_within(limit_s, _kill_and_wait(pod, container)) and pod.is_ready:
         return await kill_unresponsive(pod, f"container {container.id} did not end within {limit_s:g} s of SIGKILL")
-    if not await is_set_within(KILL_S, container.ended):  # with its pod, which somebody else is ending
+    if not await is_set_within(KILL_S, container.ended):  # with its pod, which another call is ending
         raise TimedOut(f"container {container.id} did not end with {pod.title} within {KILL_S:g} s")
     return None
 
@@ -173,7 +173,9 @@ async def _kill_and_wait(pod: LivePod, container: LiveContainer) -> None:
     try:
         await pod.call(messages.Signal(container.id, 0, process.SIGKILL, True))
         if container.log.is_stuck and not await is_set_within(LOG_S, container.ended):
-            await pod.call(messages.Delete(container.id))  # its end follows its output, which nobody takes: drop that
+            await pod.call(
+                messages.Delete(container.id)
+            )  # its exit follows its output, which has no reader: discard that
     except PodError:
         pass  # what counts is whether it ends
     await container.ended.wait()

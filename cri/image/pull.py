@@ -197,7 +197,7 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: Fo
         await bring_all(store, run.missing, bring=run.bring)
         kept = await run.read(run.keep)
     except BaseException:
-        # Only what this pull made and nobody needs; another pull that had counted on it starts again.
+        # Only layers that this pull made and no image needs; another pull that relied on one starts again.
         store.discard(run.made)
         raise
     log.info("pull.done", extra={"image": source.name, "id": kept.id, "bytes": kept.size_bytes})
@@ -316,7 +316,7 @@ class _Run(NamedTuple):
                 raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
             raise
         self.store.seal(out_dir, diff_ids, stop=self.place.stop)
-        # Written anew: what the store reads again and again has passed the checks.
+        # Serialised again, so that what the store reads repeatedly has been validated.
         config = manifest.with_file(self.resolved.config, manifest.of_kernel(answer))
         new = NewImage(image_id, out_dir, json.dumps(config).encode(), diff_ids)
         return self.store.add(new, tag=self.names.tag, digest=self.names.digest)

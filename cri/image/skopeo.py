@@ -67,7 +67,7 @@ class Skopeo:
             network=not archive,
             reserves=True,
             sockets=True,
-            # An archive may be somebody else's file.
+            # An archive may belong to another user.
             keeps=("dac_read_search",) if archive else (),
         )
 

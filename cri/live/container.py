@@ -185,7 +185,7 @@ class LiveContainer:
         state = states.move(states.CONTAINER_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         if state == states.EXITED:
-            self.ended.set()  # who waits is served later: nobody sees the end before the log has it all
+            self.ended.set()  # waiters run later, so none sees the exit before the log is complete
             self._feed.finish()
         self.tell(events.STOPPED if state == states.EXITED else events.STARTED, self.id)
 

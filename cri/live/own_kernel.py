@@ -199,7 +199,7 @@ class OwnKernel:
         """The VM has ended, and its log has all of it; how is not known without a code."""
         pod, self._run = self._pod, None
         pod.vm = None
-        for stream in filter(None, (run.container.record.stderr,)):  # nothing comes there, and that is told
+        for stream in filter(None, (run.container.record.stderr,)):  # it has no such output: report its end
             if consumer := self._consumers.get(stream):
                 consumer.feed(b"", seq=run.container.log.seq + 1, end=True)
                 consumer.commit()
@@ -285,7 +285,7 @@ class Run:
     async def _live(self, ended: "Callable[[Run, int | None], None]") -> None:
         handle = await vm_end.opened(self.vm)
         if handle is not None:
-            if self._is_held:  # nobody else would let it begin
+            if self._is_held:  # otherwise it would never start
                 handle.kill()
             serial = self.vm._replace(console=f"{self._pod.directory}/{own.SERIAL}")
             with handle, self._pod.tools.consoles.kept_short(self.vm), self._pod.tools.consoles.kept_short(serial):

@@ -208,7 +208,9 @@ class LivePod:
         if kind == events.STARTED:
             took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
             self.note(history.Fact(history.STARTED, status.started_ns, took_ns, subject=name))
-            is_copy = bool(container.record.guest_id)  # whose first exec is slow enough: QEMU translates it anew
+            is_copy = bool(
+                container.record.guest_id
+            )  # a copy's first exec is slow: QEMU has to translate its code again
             self.meter.begin(lambda: container.is_running, is_busy=lambda: is_copy and bool(self.execs))
         elif kind == events.STOPPED:
             self.tools.recorder.count(EXITS, status.reason)

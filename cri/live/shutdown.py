@@ -97,7 +97,7 @@ async def end(pod: LivePod) -> "asyncio.Task[None] | None":
     Raises VmFailed when the VM can't be killed.
     """
     if pod.is_suspended:
-        pod.end_suspension()  # nobody resumes it any more
+        pod.end_suspension()  # it can't be resumed any more
         pod.mark_dead(f"{pod.title} was stopped while it was suspended")
         return None
     half_s, releasing = pod.tools.react_s / 2, None  # for all containers, and for the guest itself

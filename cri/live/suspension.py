@@ -258,7 +258,7 @@ async def _meet(pod: "LivePod") -> None:
     if pod.vm is None:
         raise VmFailed(f"{pod.title} has no VM")
     pod.watch(pod.vm)
-    pod.epoch = secrets.randbits(63) | 1  # request ids begin anew
+    pod.epoch = secrets.randbits(63) | 1  # request ids start again
     await pod.meet(pod.tools.adopt_timeout_s)
     await mount_again(pod)
 

@@ -162,7 +162,7 @@ class Templates:
     async def _find_or_make(self, spec: "TemplateSpec") -> Template | None:
         async with self._lock:
             template = await self._find(spec)
-            if template or self._is_given_up(spec):  # somebody was quicker
+            if template or self._is_given_up(spec):  # another call was faster
                 return template
             begun = time.monotonic()
             try:

@@ -43,7 +43,7 @@ class Merger:
         self._guests, self._shortage = guests, shortage
         self._record: Record | None = None
         self._task: asyncio.Task[None] | None = None
-        # A look that has begun goes on in its thread when the task is cancelled, and must not write after the undo.
+        # If the task is cancelled, a control step continues in its thread, and must not write after the restore.
         self._lock = threading.Lock()
         self._thread = 0
         self._pace = Pace()

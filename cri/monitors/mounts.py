@@ -60,7 +60,7 @@ class Follower:
 
     def _mounts_changed(self) -> None:
         assert self._poll is not None
-        self._poll.poll(0)  # it is told once
+        self._poll.poll(0)  # consume the event
         self._changed.set()
 
     async def _run(self) -> None:

@@ -232,7 +232,7 @@ class Hub(Hooks):
         if kind == events.DELETED:
             self._containers.pop(subject, None)
         if container is None or not self._plugins:
-            return  # the daemon still takes it over, or nobody is here to be told
+            return  # the pod is still being adopted, or there are no plugins
         request = _about(pod, container.record, status=container.status)
         if kind == events.DELETED and container.status.state != states.EXITED:
             self._tell("StopContainer", request)  # it was never started

@@ -75,7 +75,7 @@ class Names:
             del self._held[name]
             failure = error if isinstance(error, Exception) else AlreadyExists("the call was cancelled")
             reservation.made.set_exception(failure)
-            reservation.made.exception()  # nobody has to be waiting for it
+            reservation.made.exception()  # mark it as retrieved: there may be no waiter
             raise
 
     def take(self, name: Hashable, made: str) -> None:

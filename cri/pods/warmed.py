@@ -238,7 +238,7 @@ def images_of(store: warmed.WarmedStore) -> frozenset[str]:
     for names in store.names():
         try:
             manifest = restorable.read(store.path(*names))
-        except PodError:  # whoever wants to use it is told
+        except PodError:  # reported when it is used
             continue
         needed.update(one.image_id for one in manifest.containers)
     return frozenset(needed)

@@ -24,7 +24,7 @@ async def update_pod_sandbox_resources(
     def make() -> PodRecord:
         return resources.updated_pod(pod.record, request, config=node.config)
 
-    make()  # what can't be is refused at once, and nobody hears of it
+    make()  # impossible limits are refused at once, without asking guest and plugins
     await pod.tools.hooks.updating_pod(pod, request)
     await resize.update(pod, make)
     pod.tools.hooks.updated_pod(pod)

@@ -143,7 +143,7 @@ class Meter:
         if tries > 1 and is_busy():
             self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=tries - 1))
         elif runs():
-            # What is counted now is too old for who asks first, later than in the next second.
+            # A sample taken now would be too old for the first caller, who asks later than in the next second.
             disk = time.monotonic() - self._disk_at > DISK_S
             self._has_begun = self._has_begun or disk
             self._question(Stats(disk=disk))

@@ -56,7 +56,7 @@ class Rates:
         for name, (at_ns, used_us) in seen.items():
             base_ns, base_us = self._base.setdefault(name, (at_ns, used_us))
             if at_ns < base_ns or used_us < base_us:
-                self._base[name] = (at_ns, used_us)  # another guest, or a container that was started anew
+                self._base[name] = (at_ns, used_us)  # another guest, or a restarted container
             elif at_ns - base_ns >= LEAST_APART_NS:
                 rate = (used_us - base_us) * 1_000_000_000_000 // (at_ns - base_ns)
                 self._known[name] = min(rate, MOST_NANO_CORES)

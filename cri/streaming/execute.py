@@ -39,4 +39,4 @@ async def _feed(queue: InputQueue, command: Command) -> None:
             await command.send(data)
         await command.send(b"", end=True)
     except PodError:
-        queue.close()  # how the command ended is told by itself
+        queue.close()  # the command's status is sent separately

@@ -49,7 +49,7 @@ class Forwarder:
         other = self._halves.get(name)
         if kind not in KINDS or (other and _kind(other[0]) == kind):
             return await stream.reset(spdy.PROTOCOL_ERROR)
-        if len(self._tasks) >= MOST_STREAMS:  # of those that it has reset something may still go on
+        if len(self._tasks) >= MOST_STREAMS:  # streams that the client has reset may still be finishing
             return await stream.reset(spdy.REFUSED_STREAM)
         if kind == "error":
             stream.input.close()  # it has nothing to say there

@@ -78,7 +78,9 @@ class Listener:
         try:
             await self._service.serve(client, (reader, writer))
             writer.close()
-            await writer.wait_closed()  # who is not admitted and does not take its answer is cut when its time is over
+            await (
+                writer.wait_closed()
+            )  # a client that is refused and does not read the answer is cut off after its time limit
         except (asyncio.CancelledError, ConnectionError):
             pass  # we end, or the client does
         except Exception as error:

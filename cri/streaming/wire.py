@@ -157,7 +157,7 @@ class WebSocket:
         try:
             await self._send(CloseConnection(code=1000))
         except ConnectionError:
-            pass  # it went out already, or nobody is there
+            pass  # it was sent already, or the client is gone
 
     async def flush(self) -> None:
         """Wait until everything is on its way. Raises ConnectionError."""

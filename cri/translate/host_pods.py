@@ -46,7 +46,7 @@ def pod(requested: Pod, host: tuple[str, ...]) -> Pod:
     pod = pod._replace(has_virtiofs=False)
     if "network" not in host:
         return pod
-    # Its ports are the host's own, and nobody limits or renames the host.
+    # Its ports are the host's own, and the host's limits and name are not changed.
     return pod._replace(hostname=os.uname().nodename, ports=(), ingress_bits=0, egress_bits=0, networks=())
 
 

@@ -43,7 +43,7 @@ def make(pod_dir: str, top: str) -> list[str]:
             if missing:
                 _make(pod_dir, missing[0], devices=missing[1], store=store)
     except WrongState:
-        return []  # somebody else makes one
+        return []  # another process is making one
     except (PodError, OSError) as error:
         return [f"no template was made, so pods boot their VMs: {error}"]
     return problems

@@ -6,7 +6,7 @@ Each end begins with a credit of `WINDOW` bytes; the receiver gives more when it
 
 from stage1.guest.frame import MAX_DATA, WINDOW
 
-GIVE_BACK = 16384  # credit is given back in portions of at least this
+GIVE_BACK = 16384  # credit is returned in portions of at least this size
 MAX_CREDIT = 2**30
 
 

@@ -72,7 +72,7 @@ class HostLink:
         self._noise = 0  # bytes since the link was open
         self._hellos = 0  # answers that we still expect
         self._key, self._epoch, self._first = key, epoch, first
-        # Replies that the guest still owed to another epoch are told from ours by where we begin to count.
+        # Pending replies to another epoch differ from ours by their request ids, which start at the epoch.
         self._next_id = epoch % 0x7FFFFFFF + 1
         self._waiting: set[int] = set()
         self._flows: dict[int, Flow] = {}
@@ -267,7 +267,7 @@ class HostLink:
             hello = codec.decode_hello(payload)
         except WireError:
             return self._reject_hello()
-        if hello.epoch != self._epoch:  # an answer to somebody before us that was still in the pipe
+        if hello.epoch != self._epoch:  # an answer to a previous client that was still in the pipe
             return self._reject_hello()
         self._hellos -= 1
         if self._hellos < 0:

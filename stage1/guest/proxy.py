@@ -270,7 +270,7 @@ class Proxy:
         """End the processes that the client started and nobody waits for any more."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
-        self._pay(client)  # else others who follow the same would get no more
+        self._pay(client)  # otherwise others attached to the same stream would get no more
         for one in client.running:
             self._link.request(Signal(one.container, one.exec, _SIGKILL, all=True))
         for stream in range(client.base, client.base + STREAMS):

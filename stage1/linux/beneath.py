@@ -323,7 +323,7 @@ class Root:
             if opened >= 0:
                 return opened
             if opened == -errno.EAGAIN:
-                continue  # somebody renames directories just now
+                continue  # a directory is being renamed
             if opened == -errno.ELOOP:
                 raise NotPlain(self._full(path), "is or leads through a symbolic link", number=errno.ELOOP)
             if opened == -errno.EXDEV:

@@ -142,7 +142,7 @@ def forget_all(path: str) -> None:
     with Guard("open", path):
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        # Past the end, since only whole blocks are given back.
+        # Beyond the end, since only whole blocks are freed.
         how, size = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE, os.fstat(fd).st_size + _MOST_BLOCK_BYTES
         libc.call("fallocate", fd, how, 0, size, what=path)
     finally:

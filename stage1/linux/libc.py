@@ -75,7 +75,7 @@ def explained(call: str, error: BaseException) -> BaseException:
         return failure(call, error.errno, error.filename or "a file of clearpod's")
     if isinstance(error, MemoryError):
         return Exhausted(call, errno.ENOMEM, "memory")
-    if isinstance(error, BlockingIOError):  # of a fork; who reads from something that may block expects it
+    if isinstance(error, BlockingIOError):  # of a fork; readers of non-blocking files handle it themselves
         return Exhausted(call, errno.EAGAIN, "a process")
     if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
         return Exhausted(call, errno.EAGAIN, "a thread")

@@ -188,7 +188,7 @@ def detach(directory: str, *, tries: int = 1, is_cut: bool = False, all_s: float
     try:
         detach_recorded(path, all_s=all_s)
     except PodError as error:
-        from stage1.net import deferred  # who starts a pod does not wait for it
+        from stage1.net import deferred  # imported late, to keep pod starts fast
 
         problem = deferred.defer(path, error, tries=tries, had_netns=had_netns)
     record.forget(f"{directory}/{record.LINK}")

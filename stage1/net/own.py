@@ -114,7 +114,7 @@ def _discovery_option(length: int, mac: bytes) -> Block:
     return _OPTIONS[length] + bpf.need_bytes((_PAYLOAD + length + 2, mac)) + ACCEPT
 
 
-# What follows is the same for all pods, and made once: somebody waits while a program is put together.
+# The blocks below are the same for all pods, and made once, to keep pod starts fast.
 
 
 def _option(length: int) -> Block:

@@ -180,7 +180,7 @@ def _forget_told(pod_dir: str, name: str) -> None:
         with beneath.Root(f"{pod_dir}/{TOLD}") as told:
             told.remove_tree(name)
     except (FileNotFoundError, KernelError):
-        pass  # the guest fills it without end: then nobody takes it for a code
+        pass  # the guest fills it endlessly: then it is not read as a code
 
 
 def has_status(pod_dir: str, name: str) -> bool:

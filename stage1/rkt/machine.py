@@ -138,7 +138,7 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     for app in apps:
         add(place, pod, app=app)
     copy, warnings = _as_copy(vm, pod, pod_dir=pod_dir)
-    vm = vm._replace(nics=copy.nics) if copy else vm  # what is told to it is right for both
+    vm = vm._replace(nics=copy.nics) if copy else vm  # its configuration fits both
     settings = configure(pod.pod, prepared.network, has_waited=bool(copy))._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )

@@ -254,7 +254,7 @@ def make_box(directory: str, *, uid: int, sources: "Sequence[tuple[str, str]]" =
         for path, name in sources:
             os.link(path, f"{directory}/in/{name}")
             if not os.stat(path).st_mode & stat.S_IROTH:
-                os.chmod(path, 0o644)  # an older clearpod's; nobody else can enter the store
+                os.chmod(path, 0o644)  # made by an older clearpod; only root can enter the store
 
 
 def remove_box(directory: str) -> None:

@@ -75,7 +75,7 @@ class _Server:
         if not mark:
             return False
         if not fds:
-            return True  # no descriptor is free; who asked sees that its socket is closed
+            return True  # no descriptor is free; the client sees that its socket is closed
         first, *others = fds
         status = socket.socket(fileno=first)
         try:
@@ -134,14 +134,14 @@ def _tell(status: socket.socket, text: bytes) -> None:
     try:
         status.send(text, socket.MSG_NOSIGNAL)
     except OSError:
-        pass  # nobody wants to know
+        pass  # the client is gone
 
 
 def _begin(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
     """Be the child. Does not return."""
     try:
         _run_child(fds, alive=alive)
-    except BaseException as error:  # noqa: BLE001  whatever it is, nothing may go on in here
+    except BaseException as error:  # noqa: BLE001  whatever it is, the child must not continue in the server's code
         os.write(2, f"{child.described(error)}\n".encode())
     finally:
         os._exit(_COULD_NOT_START)

@@ -132,7 +132,7 @@ def _exchange(monitor: Monitor, extents: "Iterable[Extent]", *, disk_bytes: int)
     """A new medium of these in the place of the one that there is."""
     old = str(monitor.run("qom-get", {"path": _DEVICE, "property": "drive"}))
     new = _NAMES[old == _NAMES[0]]
-    _forget(monitor, new)  # of who was killed in the middle of this
+    _forget(monitor, new)  # left by a process that was killed meanwhile
     text = described(extents, fill=_fill(monitor, disk_bytes), disk_bytes=disk_bytes)
     number = _add_memory(monitor, "descriptor", data=text.encode())
     try:

@@ -51,7 +51,7 @@ _NO_CONTROL = ",".join(
 )
 
 # A disk that can't be written or read is the guest's to know of, as with a real one. QEMU's own choice for a full file
-# system is to stop the whole machine, and nobody would let it go on.
+# system is to stop the whole machine, and nothing would continue it.
 _ERRORS = "werror=report,rerror=report"
 
 # Port 0 is not used, the agent's is 1, a console's 2. Each port has two queues, and QEMU's own choice is 31 ports.
@@ -124,7 +124,7 @@ def kernel_command_line(vm: VmSpec, devices: int) -> str:
 def _devices(vm: VmSpec) -> list[str]:
     argv = _disk("system", f"{vm.system_image},readonly=on")
     if vm.scratch:
-        # A disk that dies with the pod need not be flushed; and what the guest frees is given back.
+        # A disk that dies with the pod need not be flushed; and blocks that the guest frees are returned.
         freed = "" if vm.is_scratch_kept else ",discard=unmap,detect-zeroes=unmap"
         cache = "writeback" if vm.is_scratch_lasting else "unsafe"
         argv += _disk("scratch", f"{vm.scratch},cache={cache}{freed}")

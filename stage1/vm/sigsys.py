@@ -78,7 +78,7 @@ def _records(log: str, wait_s: float) -> "Iterator[str]":
                 if left_s <= 0 or not poll.poll(left_s * 1000):
                     return
             except BrokenPipeError:
-                continue  # records were overwritten while we read; the next read goes on behind them
+                continue  # records were overwritten while we read; the next read continues after them
             except OSError:
                 return
     finally:

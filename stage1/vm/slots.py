@@ -123,7 +123,7 @@ def _take(directory: str, within: Range, *, place: str) -> int:
     for number in candidates:
         path = f"{place}/{number}"
         if os.path.lexists(path) and not os.path.islink(path):
-            continue  # no claim of ours, or a damaged one: somebody may have these ids
+            continue  # not a claim of ours, or a damaged one: the ids may be in use
         owner = _read(path)
         if not owner or owner == directory or _is_stale(path, owner):
             with Guard("claim", path):

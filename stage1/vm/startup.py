@@ -46,7 +46,7 @@ def ends_before_greeting(handle: PidHandle, monitor: str) -> bool:
     with socket.socket(socket.AF_UNIX) as peer:
         try:
             with beneath.Socket(monitor) as address:
-                peer.connect(address)  # somebody listens: who has made the socket for the VMM
+                peer.connect(address)  # the socket is listening: it was created for the VMM
         except (OSError, KernelError) as error:
             raise VmFailed(f"the VMM can't be asked at {monitor}: {error}") from None
         poll = select.poll()

@@ -30,7 +30,7 @@ COMPARED = "compared"
 
 def digest(path: str) -> str:
     """Return the digest of a sparse file: of its size, and of its data with their offsets. Raises KernelError."""
-    import hashlib  # who starts one pod has no use for it, and waits for each import
+    import hashlib  # imported late, to keep pod starts fast
 
     with Guard("read", path), open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
