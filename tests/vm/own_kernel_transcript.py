@@ -2,16 +2,15 @@
 """Writes down a session with pods that bring a kernel of their own: by crictl, `clearpod run` and rkt, line by line.
 
 `python -m tests.vm.own_kernel_transcript > docs/user/own-kernels-transcript.md`, as root, with crictl and rkt on PATH
-and the guest built; without one of them its part is missing. test_own_kernel_transcript.py checks that the file in docs
-has the commands and codes of a fresh session. All of it happens in a network and mounts of its own.
+and the guest built; without one of them its part is missing. With the word `kvmtool`, where that works, as in the lab,
+it is docs/user/own-kernels-kvmtool.md. test_own_kernel_transcript.py checks that the files in docs
+have the commands and codes of a fresh session. All of it happens in a network and mounts of its own.
 """
 
 import contextlib
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from tests.fakes.oci_layout import Entry, file
 from tests.fakes.outer_net import BIN_DIR, outer_net
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
-from tests.rkt import stage1_image
+from tests.rkt import small_stage1, stage1_image
+from tests.vm.shell_session import IMAGE, Session
 
 ROOT = Path(__file__).parents[2]
 HEAD = """# A transcript of pods with a kernel of their own
@@ -39,6 +39,15 @@ Values of the shell's variables stand as the variables. Options that name direct
 as is what waits for a line of a log. `E` marks crictl's errors, `=>` an exit code that is not 0. A pod with
 `clearpod.io/memory-mib` above the node's default wants `policy.max_memory_mib`.
 """
+HEAD_OF_KVMTOOL = """# A transcript of pods with a kernel of their own on kvmtool
+
+The same as in [own-kernels-transcript.md](own-kernels-transcript.md) on kvmtool, in the
+[lab](../dev/testing.md#the-lab), written by `python -m tests.vm.own_kernel_transcript kvmtool`; a test runs it again
+there and compares commands and codes.
+
+That hypervisor boots a bzImage on a machine with PCI: the hello, an ELF, is refused. Its machine has no power button,
+so the stock kernel is ended at once when it is stopped, with code 137, and a reset is its end in good order.
+"""
 CONFIG = """run_dir = "{place}/{name}"
 state_dir = "{place}/{name}-state"
 [guest]
@@ -49,97 +58,10 @@ default_subnets = ["10.86.0.0/16"]
 [policy]
 max_memory_mib = 256
 [vm]
-hypervisor = "qemu"
+hypervisor = "{hypervisor}"
 boot_timeout_s = {boot_s}
 """
 ENDED = "{{.status.state}} {{.status.exitCode}} {{.status.reason}}"
-_NOISE = (
-    (re.compile(r"\x1b\[[0-9;]*[A-Za-z]"), ""),
-    (re.compile(r"^E\d{4} .*\n", re.MULTILINE), ""),
-    (re.compile(r'^time="[^"]*" level=error msg="(.*)"$', re.MULTILINE), r"E \1"),
-    (re.compile(r'^time="[^"]*" level=info .*\n', re.MULTILINE), ""),
-    (re.compile(r"^clearpod: warning: .* by emulation .*\n", re.MULTILINE), ""),
-)
-"""What crictl says twice, and what is the machine's."""
-_IMAGE = "registry.example/"
-_MARK = "\1"
-
-
-class Session:
-    """One shell, whose lines are written down by `run`, with what they wrote and their codes; `quietly` writes nothing.
-    `text` is all of it.
-    """
-
-    def __init__(self, place: Path, *, images: str) -> None:
-        """`images` is what stands for `registry.example/`."""
-        self.place, self._images = place, images
-        self._parts: list[str] = []
-        self._known: dict[str, str] = {}
-        env = {"PATH": f"{place}/bin:{os.environ['PATH']}", "HOME": str(place), "TERM": "dumb"}
-        argv = ["unshare", "--mount", "--propagation=private", "bash", "--noprofile", "--norc"]
-        self._shell = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=place
-        )
-        self.quietly("mount --bind /run/netns /run/netns; exec 2>&1")
-        self.quietly('ping() { busybox ping "$@"; }; wget() { busybox wget "$@"; }')
-
-    def section(self, title: str) -> None:
-        """A heading."""
-        self._parts.append(f"\n## {title}\n\n")
-
-    def quietly(self, line: str) -> tuple[str, int]:
-        """What the line wrote, and its code."""
-        assert self._shell.stdin and self._shell.stdout
-        self._shell.stdin.write(f"{{ {line}\n}} < /dev/null; printf '{_MARK}%s\\n' $?\n")
-        self._shell.stdin.flush()
-        written = []
-        while _MARK not in (one := self._shell.stdout.readline()):
-            assert one, f"the shell has ended at {line}: {written}"
-            written.append(one)
-        last, _, code = one.rpartition(_MARK)
-        return "".join([*written, last]), int(code)
-
-    def run(self, line: str) -> str:
-        """One command that is shown; what it wrote."""
-        output, code = self.quietly(line.replace(_IMAGE, self._images))
-        if named := re.match(r"([A-Z]+)=", line):
-            self._known[f"${named[1]}"] = self.quietly(f"echo ${named[1]}")[0].strip()
-        shown = "".join(f"    {one}".rstrip() + "\n" for one in self._plain(output).splitlines())
-        self._parts.append(f"    $ {line}\n{shown}" + (f"    => {code}\n" if code else ""))
-        return output
-
-    def until(self, line: str, limit_s: int = 120) -> None:
-        """Wait for a line of shell to succeed."""
-        tries = int(limit_s * PATIENCE * 5)
-        wait = f"for i in $(seq {tries}); do {line} > /dev/null 2>&1 && break; sleep 0.2; done; {line}"
-        output, code = self.quietly(wait)
-        assert code == 0, f"{line}: {output}; so far: {''.join(self._parts)[-2000:]}"
-
-    def _plain(self, text: str) -> str:
-        text = text.replace(self._images, _IMAGE).replace(str(self.place), ".")
-        for pattern, word in _NOISE:
-            text = pattern.sub(word, text)
-        for name, value in self._known.items():
-            if len(value) > 12:
-                text = text.replace(value, name)
-                for length in (13, 8):
-                    text = text.replace(value[:length], f"${{{name[1:]}:0:{length}}}")
-        return text
-
-    @property
-    def text(self) -> str:
-        """Markdown."""
-        return "".join(self._parts)
-
-    def close(self) -> None:
-        """End the shell and what it has started."""
-        with contextlib.suppress(OSError):
-            self.quietly("kill $(jobs -p); wait")
-        assert self._shell.stdin
-        self._shell.stdin.close()
-        self._shell.wait()
-        assert self._shell.stdout
-        self._shell.stdout.close()
 
 
 def _program(place: Path, name: str, line: str) -> None:
@@ -159,13 +81,14 @@ def _files(guest_dir: Path) -> dict[str, list[Entry]]:
 
 
 @contextlib.contextmanager
-def session(guest_dir: Path) -> Iterator[Session]:
+def session(guest_dir: Path, hypervisor: str) -> Iterator[Session]:
     """A shell in a host of its own, with both images in a registry, and `clearpod` and `crictl` for a daemon there."""
     with places.short_directory() as directory, outer_net(Path(directory, "net")):
         place = Path(directory)
         (place / "none").mkdir()
+        kind = {"hypervisor": hypervisor}
         for name in ("s", "r"):
-            settings = {"place": place, "name": name, "guest": guest_dir, "boot_s": 60 * PATIENCE}
+            settings = {"place": place, "name": name, "guest": guest_dir, "boot_s": 60 * PATIENCE} | kind
             (place / f"{name}.toml").write_text(CONFIG.format(**settings))
         python = f'PYTHONPATH={ROOT} exec {sys.executable} -m cri "$1" --config {place}/${{CONFIG:-r}}.toml "${{@:2}}"'
         _program(place, "clearpod", python)
@@ -198,15 +121,15 @@ def _pod(to: Session, name: str, annotations: dict[str, str], *arguments: str) -
     """The files for crictl, shown."""
     metadata = {"name": name, "namespace": "default", "uid": name, "attempt": 0}
     pod = {"metadata": metadata, "log_directory": f"{to.place}/logs", "annotations": annotations}
-    container = {"metadata": {"name": name}, "image": {"image": f"{_IMAGE}{name}:1"}, "args": list(arguments)}
+    container = {"metadata": {"name": name}, "image": {"image": f"{IMAGE}{name}:1"}, "args": list(arguments)}
     (to.place / "pod.json").write_text(json.dumps(pod) + "\n")
     document = json.dumps({**container, "log_path": f"{name}.log"}) + "\n"
-    (to.place / f"{name}.json").write_text(document.replace(_IMAGE, to._images))
+    (to.place / f"{name}.json").write_text(document.replace(IMAGE, to._images))
     to.run(f"cat pod.json {name}.json")
 
 
 def _runs(to: Session, name: str, *, ready: str) -> None:
-    to.run(f"crictl pull {_IMAGE}{name}:1")
+    to.run(f"crictl pull {IMAGE}{name}:1")
     to.run("POD=$(crictl runp pod.json); echo $POD")
     to.run(f"C=$(crictl create $POD {name}.json pod.json); echo $C")
     to.run("crictl start $C")
@@ -247,7 +170,7 @@ def by_crictl(to: Session) -> None:
         to.run("wget -q -O - http://$IP/f")
         _is_refused_and_ends(to)
         to.section("clearpod run -d, the stock kernel")
-        to.run(f"POD=$(clearpod run -d --name web --vm-memory 192m -p 8080:80 {_IMAGE}debian:1 -- quiet); echo $POD")
+        to.run(f"POD=$(clearpod run -d --name web --vm-memory 192m -p 8080:80 {IMAGE}debian:1 -- quiet); echo $POD")
         to.quietly("C=$(crictl ps -q)")
         to.until("clearpod logs default/web | grep ready")
         for line in ("ps", "logs default/web", "stats default/web", "exec default/web -- true"):
@@ -257,20 +180,49 @@ def by_crictl(to: Session) -> None:
         to.run("crictl rmp $POD")
 
 
+def by_crictl_on_kvmtool(to: Session) -> None:
+    """The stock kernel through the CRI, and the hello, which is refused."""
+    with _daemon(to):
+        to.section("crictl, the stock kernel")
+        _pod(to, "debian", {"clearpod.io/kernel": "image", "clearpod.io/memory-mib": "192"}, "quiet")
+        _runs(to, "debian", ready="a kernel of Linux is ready")
+        to.run("wget -q -O - http://$IP/f")
+        _is_refused_and_ends(to)
+        to.section("crictl, the hello")
+        _pod(to, "hello", {"clearpod.io/kernel": "image"})
+        to.run(f"crictl pull {IMAGE}hello:1")
+        to.run("POD=$(crictl runp pod.json); echo $POD")
+        to.run("crictl create $POD hello.json pod.json")
+        to.run("crictl rmp -f $POD")
+
+
+def by_run_on_kvmtool(to: Session) -> None:
+    """The stock kernel in the foreground, and the hello, which is refused."""
+    to.section("clearpod run, the stock kernel")
+    to.run(f"clearpod run --vm-memory 192m {IMAGE}debian:1 -- quiet rdinit=/bin/false")
+    to.run(f"clearpod run --name debian --vm-memory 192m -p 8080:80 {IMAGE}debian:1 -- quiet > debian.out &")
+    to.until("grep '^a kernel' debian.out")
+    to.run("cat debian.out")
+    to.run("wget -q -O - http://127.0.0.1:8080/f")
+    to.run("kill -TERM %1; wait %1")
+    to.section("clearpod run, the hello")
+    to.run(f"clearpod run {IMAGE}hello:1")
+
+
 def by_run(to: Session) -> None:
     """Both kernels in the foreground."""
     to.section("clearpod run, the hello")
-    to.run(f"clearpod run --name hello {_IMAGE}hello:1 -- count=3 > hello.out &")
+    to.run(f"clearpod run --name hello {IMAGE}hello:1 -- count=3 > hello.out &")
     to.until("grep ^ready hello.out")
     to.run("cat hello.out")
     to.run("IP=$(grep -o 'ip=[0-9.]*' hello.out | cut -c 4-); echo $IP")
     to.run("ping -c 2 $IP")
     to.run("kill -TERM %1; wait %1")
     to.section("clearpod run, a reset is no success where a kernel can power off")
-    to.run(f"clearpod run {_IMAGE}hello:1 -- reset")
-    to.run(f"clearpod run --vm-memory 192m {_IMAGE}debian:1 -- quiet rdinit=/bin/false")
+    to.run(f"clearpod run {IMAGE}hello:1 -- reset")
+    to.run(f"clearpod run --vm-memory 192m {IMAGE}debian:1 -- quiet rdinit=/bin/false")
     to.section("clearpod run, the stock kernel")
-    to.run(f"clearpod run --name debian --vm-memory 192m -p 8080:80 {_IMAGE}debian:1 -- quiet > debian.out &")
+    to.run(f"clearpod run --name debian --vm-memory 192m -p 8080:80 {IMAGE}debian:1 -- quiet > debian.out &")
     to.until("grep '^a kernel' debian.out")
     to.run("cat debian.out")
     to.run("wget -q -O - http://127.0.0.1:8080/f")
@@ -278,8 +230,8 @@ def by_run(to: Session) -> None:
     to.run("tail -2 debian.out")
 
 
-def _rkt(to: Session, guest_dir: Path) -> None:
-    """The real rkt as a program of the session's, with a bridge, the stage1 image and both app images."""
+def _rkt(to: Session, guest_dir: Path, *, stage1: Path) -> None:
+    """The real rkt as a program of the session's, with a bridge, the image `stage1` and both app images."""
     place = to.place
     ipam = {"type": "host-local", "subnet": "10.99.0.0/24", "dataDir": f"{place}/leases"}
     bridge = {"name": "br", "type": "bridge", "bridge": "br-rkt", "isGateway": True, "ipMasq": True, "ipam": ipam}
@@ -287,7 +239,7 @@ def _rkt(to: Session, guest_dir: Path) -> None:
     (place / "local/net.d/10-br.conf").write_text(json.dumps(bridge))
     options = f"--dir={place}/data --insecure-options=image --local-config={place}/local"
     _program(place, "rkt", f'exec {shutil.which("rkt")} {options} "$@"')
-    shutil.copy2(stage1_image.archive(guest_dir), place / "clearpod-stage1.aci")
+    shutil.copy2(stage1, place / "clearpod-stage1.aci")
     for name, files in _files(guest_dir).items():
         root = place / f"root-{name}"
         root.mkdir()
@@ -317,11 +269,24 @@ def _by_rkt(to: Session, name: str, argument: str, *, ready: str) -> None:
 
 def by_rkt(to: Session, guest_dir: Path) -> None:
     """Both kernels as apps of rkt's."""
-    _rkt(to, guest_dir)
+    _rkt(to, guest_dir, stage1=stage1_image.archive(guest_dir))
     to.section("rkt, both")
     try:
         _by_rkt(to, "hello", "count=3", ready="ready")
         _by_rkt(to, "debian", "quiet", ready="a kernel of Linux is ready")
+    finally:
+        to.quietly("rkt gc --grace-period=0s")
+
+
+def by_rkt_on_kvmtool(to: Session, guest_dir: Path) -> None:
+    """The stock kernel as an app of rkt's, and the hello, which is refused. The stage1 image is one that rkt imports at
+    once, also where that is emulated.
+    """
+    _rkt(to, guest_dir, stage1=small_stage1.archive(to.place / "small"))
+    to.section("rkt, both")
+    try:
+        _by_rkt(to, "debian", "quiet", ready="a kernel of Linux is ready")
+        to.run("rkt run --stage1-path=clearpod-stage1.aci hello.aci")
     finally:
         to.quietly("rkt gc --grace-period=0s")
 
@@ -337,17 +302,23 @@ def commands(text: str) -> list[tuple[str, str]]:
     return result
 
 
-PARTS: dict[str, Callable[[Session, Path], None]] = {
-    "crictl": lambda to, _: by_crictl(to),
-    "run": lambda to, _: by_run(to),
-    "rkt": by_rkt,
+Part = Callable[[Session, Path], None]
+PARTS: dict[str, dict[str, Part]] = {
+    "qemu": {"crictl": lambda to, _: by_crictl(to), "run": lambda to, _: by_run(to), "rkt": by_rkt},
+    "kvmtool": {
+        "crictl": lambda to, _: by_crictl_on_kvmtool(to),
+        "run": lambda to, _: by_run_on_kvmtool(to),
+        "rkt": by_rkt_on_kvmtool,
+    },
 }
+HEADS = {"qemu": HEAD, "kvmtool": HEAD_OF_KVMTOOL}
+FILES = {"qemu": "docs/user/own-kernels-transcript.md", "kvmtool": "docs/user/own-kernels-kvmtool.md"}
 
 
-def write(part: str, guest_dir: Path) -> str:
+def write(part: str, guest_dir: Path, *, hypervisor: str = "qemu") -> str:
     """That part of the transcript."""
-    with session(guest_dir) as to:
-        PARTS[part](to, guest_dir)
+    with session(guest_dir, hypervisor) as to:
+        PARTS[hypervisor][part](to, guest_dir)
         return to.text
 
 
@@ -361,5 +332,6 @@ def lacks(part: str) -> str:
 if __name__ == "__main__":
     os.environ.setdefault("TMPDIR", tempfile.gettempdir())
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build/guest"))
-    texts = [write(part, guest) for part in PARTS if not lacks(part)]
-    sys.stdout.write(HEAD + "".join(texts))
+    (on,) = sys.argv[1:] or ["qemu"]
+    texts = [write(part, guest, hypervisor=on) for part in PARTS[on] if not lacks(part)]
+    sys.stdout.write(HEADS[on] + "".join(texts))
