@@ -45,7 +45,7 @@ UNTAKEN_BYTES = 1 << 16
 WORK = 64
 """How many bytes HostLink.receive processes between two looks at the clock: one full frame, or 64 small ones."""
 UNKNOWN_EVENT = 8
-"""A process's end that nobody waits for counts as so many events."""
+"""The exit of an unknown process counts as this many events."""
 OLD_GREETING_NS = 20_000_000
 """A guest sets its clock by the host's greeting: so much later it is worth another."""
 HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
@@ -147,7 +147,7 @@ class Agent:
         self._consumers[stream] = consumer
 
     def forget(self, stream: int) -> None:
-        """Nobody wants the stream any more; what still comes is dropped."""
+        """The stream has no reader any more; what still comes is dropped."""
         self._consumers.pop(stream, None)
         self._link.close_stream(stream)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 WRITING_S = 0.02
 """How long output may take to get into its log before it is committed. A disk takes much less, or is slow and delays
-nobody.
+only its own log.
 """
 
 
@@ -33,7 +33,7 @@ async def written(consumers: Iterable[Consumer]) -> None:
 
 
 class Discarded:
-    """The consumer of output that nobody wants."""
+    """The consumer that discards output."""
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """All of it is done with."""

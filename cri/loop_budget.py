@@ -27,7 +27,7 @@ class LoopBudget:
         self._is_next_due = False
 
     async def begin(self) -> None:
-        """Wait for a share; returns at once while something is left of this iteration's and nobody else waits."""
+        """Wait for a share; returns at once while this iteration has time left and no other link waits."""
         if self._spent_s < SLICE_S and not self._waiting:
             return
         share: asyncio.Future[None] = asyncio.get_running_loop().create_future()

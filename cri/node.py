@@ -357,11 +357,11 @@ class Node:
         return task
 
     def abandon(self, task: asyncio.Task[Any]) -> None:
-        """Remember that nobody got this call's answer: the same request may ask for it again."""
+        """Remember that this call's answer was not delivered: the same request may ask for it again."""
         self._abandoned.add(task)
 
     def is_abandoned(self, task: asyncio.Task[Any]) -> bool:
-        """Whether nobody got the answer of this call."""
+        """Whether the answer of this call was not delivered."""
         return task in self._abandoned
 
     def _forget(self, task: asyncio.Task[Any]) -> None:

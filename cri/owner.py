@@ -84,7 +84,7 @@ def _take(held: contextlib.ExitStack, path: str, *, key: str) -> None:
 def claim_path(path: str, *, key: str) -> None:
     """Make the parent directory of a socket, and remove that of a dead daemon. `key` is the configuration's for it.
 
-    Raises AlreadyExists when somebody answers on it, BadRequest when it is something else than a socket.
+    Raises AlreadyExists if a process answers on it, BadRequest if it is not a socket.
     """
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
     if not require_socket(path, key=key):
@@ -106,7 +106,7 @@ def require_socket(path: str, *, key: str) -> bool:
 
 
 def answers(path: str) -> bool:
-    """Whether somebody listens on the socket."""
+    """Whether a process listens on the socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(path) == 0
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon counts of its own work while it works: calls, starts of pods, ends. Made by the node, used wherever
-something happens that nobody could count afterwards.
+something happens that could not be counted afterwards.
 
 `Recorder` does nothing, and is what everybody has unless metrics are wanted. `Counts` adds to numbers, on the event
 loop alone: no lock, no I/O, no library. It must not know how the numbers are shown: that is `cri.metrics`.

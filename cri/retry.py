@@ -36,7 +36,7 @@ def within(limit_s: float) -> Callable[[], bool]:
 
 
 def every(pause_s: float, is_awaited: Callable[[], bool]) -> Iterator[float]:
-    """Yield the same pause as long as somebody waits for the result."""
+    """Yield the same pause while a caller waits for the result."""
     while is_awaited():
         yield pause_s
 

@@ -36,7 +36,7 @@ def started(count: int, name: str) -> ThreadPoolExecutor:
     """A pool all of whose threads run already, for as long as it is not shut down.
 
     Where the host allows no more threads, a pool that has to start one raises an error about work which it does a
-    moment later, when nobody expects that any more. Raises Exhausted.
+    moment later nevertheless. Raises Exhausted.
     """
     pool, everybody = ThreadPoolExecutor(count, thread_name_prefix=name), threading.Barrier(count)
     try:

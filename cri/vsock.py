@@ -18,8 +18,8 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class VsockPort:
     """Guests connect to this port of the host; `accept` waits for the agent with a given context id.
 
-    Any process of a guest can connect, so a connection that nobody waits for is closed at once: while the agent's own
-    lasts there is no other. An agent that comes too early tries again within milliseconds.
+    Any process of a guest can connect, so an unexpected connection is closed at once: while the agent's own lasts there
+    is no other. An agent that comes too early tries again within milliseconds.
     """
 
     def __init__(self, port: int) -> None:

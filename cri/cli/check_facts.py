@@ -83,7 +83,7 @@ class Facts(NamedTuple):
     """Why what is in the run directory can't be shown to VMMs with mapped owners."""
     jail_ids: Range = Range()
     jail_overlaps: tuple[str, ...] = ()
-    """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to somebody else."""
+    """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to other users."""
     policy: tuple[str, ...] = ()
     """The policy in words: for all pods, and each rule."""
     start: "tuple[Tried, ...]" = ()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod completion SHELL`: the script by which a shell completes the command line, made of the parser by shtab.
 
-Loads all commands, and asks nobody: names of pods and images are not completed.
+Loads all commands, and makes no calls: names of pods and images are not completed.
 """
 
 import argparse

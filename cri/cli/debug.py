@@ -65,7 +65,7 @@ def _image(daemon: Daemon, pod: Any) -> str:
 
 
 def _make(daemon: Daemon, pod: Any, *, image: str) -> str:
-    """A container that waits: a shell whose input nobody writes. Its id."""
+    """A container that only waits: a shell without input. Its id."""
     name = f"debug-{secrets.token_hex(3)}"
     kubelets = {key: value for key, value in pod.labels.items() if key.startswith("io.kubernetes.pod.")}
     config = pb.ContainerConfig(

@@ -250,7 +250,7 @@ def _forget_lock(host: engine.Host, pod_id: str) -> None:
 
 
 def collect_garbage(host: engine.Host) -> None:
-    """Remove the pods whose `clearpod run` was killed, what is from before a reboot, and locks that nobody holds."""
+    """Remove the pods whose `clearpod run` was killed, remains from before a reboot, and locks that are not held."""
     run_dirs = (host.run_dir, os.path.dirname(host.run_dir))
     for problem in (*garbage.networks(host), *garbage.disks(host, run_dirs=run_dirs)):
         sys.stderr.write(f"clearpod: {problem}\n")

@@ -32,7 +32,7 @@ OTHER_IDS = tuple(Range(first, 0x0FFE0000) for first in (0x60000000, 0x50000000,
 
 
 class Seen(NamedTuple):
-    """The host: the size of the state directory's disk, and `ids` that are nobody's if the default ones are not."""
+    """The host: the size of the state directory's disk, and unused `ids` if the default ones are in use."""
 
     is_emulated: bool = False
     disk_bytes: int = 0

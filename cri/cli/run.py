@@ -188,7 +188,7 @@ async def _find(store: ImageStore, reference: str, *, when: str, config: Config)
 
 
 def planned(config: Config, request: Request, *, journal: str = "") -> PodRecord:
-    """The pod in the foreground. It can't grow, since nobody changes its limits: its VM has what it needs, no more."""
+    """The pod in the foreground. Its limits are never changed, so its VM is not larger than they need."""
     if journal and not request.sandbox.annotations.get(policy.PROFILE, ""):
         raise BadRequest("--journal is for --profile systemd: the ordinary guest keeps no journal")
     vm = config.vm.but(ceiling=1.0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers of a copied pod: one that runs in the guest since it ran in the original becomes the one that somebody
-creates under its name, and goes on where it was when that is started.
+"""Containers of a copied pod: a running container of the original is frozen in the copied guest, becomes the container
+that is created under its name, and continues where it was when that is started.
 
 Called by `create`. It has the original's program, arguments, environment and mounts; the contents of its files that the
 guest keeps (config maps, tokens, /etc/hosts) are the new ones before it goes on.

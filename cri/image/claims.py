@@ -17,7 +17,8 @@ _busy: "weakref.WeakKeyDictionary[ImageStore, _Busy]" = weakref.WeakKeyDictionar
 async def bring_all(
     store: ImageStore, missing: Callable[[], Collection[str]], *, bring: Callable[[Collection[str]], Awaitable[None]]
 ) -> None:
-    """Call `bring` with the `missing` blobs that nobody else brings, and wait for the others, until none is missing.
+    """Call `bring` with the `missing` blobs that no other pull is bringing, and wait for the others, until none is
+    missing.
 
     One that another pull gave up is then ours to bring. Raises what `bring` raises.
     """

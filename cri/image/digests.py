@@ -2,8 +2,9 @@
 """Asks a registry for which manifest a reference stands, by a confined process that stays for a while.
 
 Called by the pull for an image that is here: to start skopeo costs more than all else that such a pull does.
-Best-effort: without an answer skopeo asks, and says what is wrong. Must not parse what a registry says: `digestjob`
-does, in a process for each registry and user, so that what a registry has taken over answers for nobody else.
+Best-effort: without an answer skopeo asks, and says what is wrong. Must not parse a registry's response: `digestjob`
+does, in a process for each registry and user, so that a process that a registry has taken over can't answer for
+another.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 """Asks a registry for an image by a confined process, without the three starts of skopeo: for manifest and config, and
 for the layers.
 
-Called by the source of one pull. Best-effort: without an answer skopeo asks, and says what is wrong. What comes back is
-nobody's word for anything: the caller compares it with a digest. Must not parse it.
+Called by the source of one pull. Best-effort: without an answer skopeo asks, and says what is wrong. The answer is not
+trusted: the caller compares it with a digest. Must not parse it.
 """
 
 import asyncio

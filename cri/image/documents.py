@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has manifests, indexes and configs read by the confined process, and checks what comes back.
 
-`Reader` is the pull's, one per pull. The daemon never parses a document that somebody else wrote: it gets a few
-digests, and the config written anew (`documentjob`).
+`Reader` is the pull's, one per pull. The daemon never parses an untrusted document: it gets a few digests, and the
+config serialised again (`documentjob`).
 """
 
 import asyncio

@@ -34,7 +34,7 @@ class LazyWorker:
         return self._worker is not None and not self._is_closed
 
     def close(self) -> None:
-        """End the worker, if there is one, and let nobody start one any more. Idempotent."""
+        """End the worker, if there is one, and prevent that one is started later. Idempotent."""
         with self._lock:
             self._is_closed = True
         if self._worker is not None:

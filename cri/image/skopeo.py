@@ -123,7 +123,7 @@ class Skopeo:
 
 
 async def kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the process and its group, reap it, and close its pipes. Somebody else reads its stderr. Idempotent.
+    """Kill the process and its group, reap it, and close its pipes. Another task reads its stderr. Idempotent.
 
     What it still had written is read: asyncio's wait() returns only when all pipes are at their end, and a stream that
     is full is not read any further on its own. Pipes of one that has ended may be open nevertheless.

@@ -2,7 +2,7 @@
 """CheckpointPod: a running pod is written to a directory, as it is in one moment, and goes on. RestorePod reads it.
 
 It is saved as for a copy (`copies.standing_still`): its containers are frozen before, so that a guest which is loaded
-runs none of their instructions until somebody lets it. A daemon that is killed in the middle leaves a link in the pod's
+runs none of their instructions until StartContainer. A daemon that is killed in the middle leaves a link in the pod's
 directory, by which the next one lets the guest go on and removes the files (`suspension.adopt`).
 """
 
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 
 class _Asked:
-    """Whether somebody still waits for a checkpoint of the pod, which is made by threads of `Tools.bulk`. Nobody waits
-    for that of a pod that is to be stopped.
+    """Whether a checkpoint of the pod is still wanted, which is made by threads of `Tools.bulk`. That of a pod that is
+    to be stopped is not.
     """
 
     def __init__(self, pod: "LivePod") -> None:
         self._pod, self._given_up = pod, threading.Event()
 
     def is_awaited(self) -> bool:
-        """Whether somebody still waits for the checkpoint; asked by its threads."""
+        """Whether the checkpoint is still wanted; asked by its threads."""
         return not (self._given_up.is_set() or self._pod.is_going)
 
     def give_up(self) -> None:

@@ -31,7 +31,7 @@ class Client:
 
 
 class Clients:
-    """Nobody waits while there is none."""
+    """The clients of one pod, and the wait until there are none."""
 
     def __init__(self) -> None:
         self._here: set[Client] = set()

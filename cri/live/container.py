@@ -165,7 +165,7 @@ class LiveContainer:
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)
 
     def lost(self, why: str = "the guest does not know this container any more") -> None:
-        """Nobody knows how it ended: EXITED with exit code 255 and reason Unknown, as clients expect."""
+        """Record an exit of which nothing is known: EXITED with exit code 255 and reason Unknown, as clients expect."""
         if self.status.state != states.EXITED:
             now = self._moment(0, self.status.started_ns)
             self._move("vm_exit", finished_ns=now, exit_code=255, reason="Unknown", message=why)

@@ -3,7 +3,7 @@
 (`bring_up`). What is done on the host is `stage1.saved`.
 
 The containers are frozen from before the guest is saved: the original's go on when that is over, those of a copy when
-they are created and started in it (`cri.containers.claim`), after the copy has become somebody else.
+they are created and started in it (`cri.containers.claim`), after the copy has its own identity.
 """
 
 import asyncio

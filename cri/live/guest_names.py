@@ -30,7 +30,7 @@ class GuestNames:
         return op._replace(container=self._name(op.container)) if isinstance(op, _BY_CONTAINER) else op
 
     def from_guest(self, reply: messages.Reply) -> messages.Reply:
-        """The reply as we know the containers. One that nobody has has the guest's name."""
+        """The reply as we know the containers. An unused name is the name in the guest as well."""
         if not (reply.containers or reply.stats) or not (ours := self._ours()):
             return reply
 

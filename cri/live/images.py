@@ -2,8 +2,8 @@
 """Where the roots of a pod's containers come from: the DAX window of its VM, or else the layers export.
 
 Owned by the pod, called by `cri.containers`. An image is in the window as long as a container uses it. Which images are
-there is written in the pod's directory (`stage1.vm.mapping`); who uses them is what the containers' records say, so a
-daemon that was killed half-way finds out at `settle` what nobody uses.
+there is written in the pod's directory (`stage1.vm.mapping`); their users are in the containers' records, so after a
+daemon was killed `settle` finds the unused ones.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Root(NamedTuple):
 
 class PodImages:
     """The images of one pod, whose directory is `directory` and whose agent `call` asks. `records` are of its
-    containers, those of a copied guest too that nobody has created yet.
+    containers, also those of a copied guest that were not created yet.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's end of a QEMU's own socket (QMP): asks it to press the guest's power button, and hears why it ended.
 
-Owned by `own_kernel`, one for each VM that boots an image's kernel. QEMU may have fallen to its guest, and a guest in
-good order can make it tell of some events without end, as of a removed processor: lines have a limit, what is no event
-that we know is ignored, and who says much more than others is not heard any more.
+Owned by `own_kernel`, one for each VM that boots an image's kernel. QEMU may be under the control of its guest, and
+even an intact QEMU can be made to send some events endlessly, such as for a removed processor: lines are limited,
+unknown events are ignored, and a monitor that sends too much is disconnected.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ class Monitor:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> bool:
-        """Connect, best-effort, and let the VM begin, if it has not: whether that worked. Without it nobody is asked,
-        and ends are known by exit codes.
+        """Connect, best-effort, and let the VM begin, if it has not: whether that worked. Without it there are no
+        commands, and only exit codes tell how the VM ended.
         """
         try:
             async with asyncio.timeout(CONNECT_S):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that a container writes for its host, where its guest has copies of them: a termination log. The guest is
-asked to write them back when the container has ended, and until then nobody is told of the end.
+asked to write them back when the container has ended, and until then its exit is not reported.
 
 Called for each container that is made or adopted. A guest that does not answer delays the end by LIMIT_S, and its
 host sees what was written back before.

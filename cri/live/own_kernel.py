@@ -96,7 +96,7 @@ class OwnKernel:
             self._run.follower.consumed(count)
 
     def send(self, stream: int, data: bytes, *, end: bool = False) -> int:
-        """Nobody takes input: it is dropped."""
+        """Discard input: such a kernel has none."""
         return len(data)
 
     async def send_all(self, stream: int, data: bytes, *, end: bool = False) -> None:
@@ -106,7 +106,7 @@ class OwnKernel:
         """Ignored: the pod's name is set already."""
 
     def lose(self, why: str) -> None:
-        """Do nothing: nobody waits for answers."""
+        """Do nothing: there are no pending answers."""
 
     async def drain(self, timeout_s: float) -> None:
         """The end of the kernel has done that."""

@@ -11,8 +11,8 @@ from stage1.guest import messages
 
 
 class Pause:
-    """Nobody waits while there is none. `execs` are the commands that run in the guest, by their numbers: who ends one
-    takes it out.
+    """The pause of one guest; without one nothing waits. `execs` are the numbers of commands that run in the guest;
+    each is removed when it ends.
     """
 
     def __init__(self) -> None:

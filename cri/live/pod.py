@@ -334,7 +334,7 @@ class LivePod:
             self.gone.set()
 
     def _log_death(self, was: str) -> None:
-        """An end that nobody has asked for is a warning, with the reason."""
+        """An unexpected end is a warning, with the reason."""
         if was == states.STOPPING:
             log.info("pod.dead", extra={**self.log_fields(), "was": was})
             return
@@ -386,7 +386,7 @@ class LivePod:
             gone.cancel()
 
     def _exited(self, event: messages.Exited) -> bool:
-        """Take in the end of a process; whether it is one that somebody knows and that had not ended."""
+        """Take in the end of a process; return whether it is known and had not exited."""
         if event.exec:
             waiting = self.execs.get(event.exec)
             if waiting is not None and not waiting.done():

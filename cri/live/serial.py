@@ -66,7 +66,7 @@ class Follower:
         self._taken.set()
 
     async def finish(self) -> None:
-        """Nobody writes any more: take in the rest, and tell the log that it is all. Never raises."""
+        """The writer has ended: read the rest, and close the log. Never raises."""
         self._is_over = True
         self._written.set()
         if self._task is not None:

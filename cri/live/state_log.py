@@ -22,8 +22,8 @@ EVENTS = {
     events.DELETED: "container.removed",
 }
 TROUBLE = ("OOMKilled", "StartError", "Unknown")
-"""Reasons of an end that somebody should look at; so is a sentence, which says that the VM is gone, unless the pod was
-being stopped.
+"""Reasons of an end that an administrator should look at; so is a sentence, which says that the VM is gone, unless the
+pod was being stopped.
 """
 
 

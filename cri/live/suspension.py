@@ -202,8 +202,8 @@ async def _resume_for_caller(pod: "LivePod") -> None:
 
 
 async def wake(pod: "LivePod", *, is_end: bool) -> None:
-    """Somebody wants to do something in the pod, which runs when this returns. Raises WrongState for one that is
-    suspended and is to be resumed by hand, unless a container is to be ended.
+    """Make sure that the pod runs, for a call that needs its guest. Raises WrongState for one that is suspended and is
+    to be resumed by hand, unless a container is to be ended.
     """
     if pod.is_suspended:
         if not is_end and pod.record.pod.suspend != ON_DEMAND:

@@ -45,7 +45,7 @@ class Tools(NamedTuple):
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
     other pods that wait for them; and since it is small, many pods at once queue instead of contending for the lock of
     the packet filter's rules. `bulk` runs what moves as much as a guest or a disk has, or waits for a VMM that does:
-    few at a time, and all other threads stay free for other pods. `events` hears what happens (None: nobody does).
+    few at a time, and all other threads stay free for other pods. `events` gets the events (None: no subscriber).
     `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets `adopt_timeout_s` to
     answer the next one, and any guest `react_s` to end what it is told to. `storage` says how much pods may write
     (None: all). `hooks` has a say in what is done. `clean_up_later` takes the directory of a pod that failed and could

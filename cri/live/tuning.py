@@ -15,7 +15,7 @@ from stage1.pod.model import DEFAULT_PERIOD_US, Pod
 
 async def begin(call: Callable[[Op], Awaitable[Reply]], pod: Pod) -> None:
     """Tell a guest that has just booted what the host's cgroup of the pod enforces: else the host's kernel would kill
-    the whole VM, whose size is no limit. A sum that may be of some containers only binds nobody. Raises as `call`.
+    the whole VM, whose size is no limit. A sum that may be of only some containers is no limit. Raises as `call`.
     """
     if pod.is_bounded:
         await call(Tune("memory.max", str(pod.limit_bytes)))

@@ -23,8 +23,8 @@ SERVER_S = 1.0
 
 
 async def opened(vm: VmProcess) -> PidHandle | None:
-    """A handle to wait for its end with; None when it has ended. Waits for a descriptor when there is none: nobody else
-    would notice.
+    """A handle to wait for its end with; None when it has ended. Waits for a descriptor if there is none, since the end
+    would go unnoticed.
     """
     while True:
         try:

@@ -76,6 +76,6 @@ def _cut(root: beneath.Root, path: str, *, inode: int, size: int) -> None:
 
 
 def _require_one_name(fd: int, path: str) -> None:
-    """Else somebody may have linked another file of the host here, for us to write to."""
+    """Otherwise another file of the host could have been linked here, for us to write to."""
     if (names := os.fstat(fd).st_nlink) > 1:
         raise NotPlain(path, f"has {names} hard links, and a log file may have only one")

@@ -51,7 +51,7 @@ class LogWriter:
         self.is_closed = False
 
     def open(self) -> None:
-        """Read the record, open the file, write what was held; blocks. What fails is in `fault`. Nobody feeds yet.
+        """Read the record, open the file, write what was held; blocks. What fails is in `fault`. There is no input yet.
 
         Raises Exhausted.
         """

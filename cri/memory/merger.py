@@ -2,8 +2,8 @@
 """Makes the host's kernel merge equal pages of guests while the daemon runs, and gives its settings back in the end.
 
 Made by the node. What to set is decided in `pace`; here are the looking, the writing, and the undo: what was set before
-is written down first (`record`), so that a daemon that is killed leaves the next one enough. KSM that somebody else
-runs or changes is theirs: one line in the log, and hands off.
+is written down first (`record`), so that a daemon that is killed leaves the next one enough. If another program runs
+KSM or changes its settings, this one logs a line and stops controlling it.
 """
 
 import asyncio
@@ -115,7 +115,9 @@ class Merger:
             await asyncio.sleep(TICK_S)
 
     def tick(self) -> bool:
-        """Look, decide, write. False when somebody else has set KSM: then it is theirs. Raises KernelError, NoSpace."""
+        """Look, decide, write. Return False if another program has changed KSM's settings: then this one stops
+        controlling it. Raises KernelError, NoSpace.
+        """
         with self._lock:
             return self._record is not None and self._tick(self._record)
 
@@ -150,7 +152,9 @@ class Merger:
         log.log(level, "ksm.pace", extra={"level": pace.name, "pages_to_scan": settings.pages_to_scan})
 
     def give_back(self) -> None:
-        """Set what was before us, unless somebody else has set it since; the pages that are merged stay so."""
+        """Restore the previous settings, unless another program has changed them since; the pages that are merged stay
+        so.
+        """
         with self._lock:
             self._give_back()
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast the kernel shall look for equal pages: from what it found lately, and how short the host is. Pure.
 
-Called by `merger` every few seconds. New guests bring pages that nobody has looked at, so they start a quick search;
-as long as enough merges it goes faster, and when three passes over all memory find nothing it goes slower, down to a
-watch that costs next to nothing. Without guests all is as it was before us.
+Called by `merger` every few seconds. New guests bring pages that were not scanned yet, so they start a fast scan; as
+long as enough merges it goes faster, and when three passes over all memory find nothing it goes slower, down to a watch
+that costs next to nothing. Without guests all is as it was before us.
 """
 
 from typing import NamedTuple

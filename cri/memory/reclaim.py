@@ -40,7 +40,7 @@ def is_short(host: Shortage) -> bool:
 
 
 def decide(host: Shortage, guests: Iterable[Guest], *, now_s: float, worth_bytes: int = WORTH_BYTES) -> list[Ask]:
-    """Return whom to ask for memory, guests with the most cache first; nobody while the host has enough."""
+    """Return whom to ask for memory, guests with the most cache first; none while the host has enough."""
     if not is_short(host):
         return []
     worth = [guest for guest in guests if guest.cache_bytes >= worth_bytes and guest.rests_until_s <= now_s]

@@ -25,7 +25,7 @@ class Record(NamedTuple):
     daemon: int = 0
 
     def explains(self, now: Settings) -> bool:
-        """Whether each value is one that we wrote or found; else somebody else has set it since."""
+        """Whether each value is one that we wrote or found; otherwise another program has changed them since."""
         return all(value in pair for value, pair in zip(now, zip(*self[:3], strict=True), strict=True))
 
 
@@ -41,7 +41,7 @@ def write(where: str, record: Record) -> None:
 
 
 def read(where: str) -> Record | None:
-    """None when there is none, or none that can be understood: then nobody knows what was before."""
+    """None if there is none, or if it can't be parsed: then the previous settings are unknown."""
     try:
         document = json.loads(files.read(where))
         if document["v"] != VERSION:

@@ -113,8 +113,8 @@ async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bo
 def measure(state_dir: str, vmms: "Mapping[str, int]", *, keep_bytes: int) -> DiskUsage:
     """The disk now, and what pods have taken of it, whose VMMs have these pids. Blocks.
 
-    When there is little room it is looked at what else a VMM has open to write to: the file that its guest was saved
-    in, which one that has fallen to its guest may have kept.
+    If space is short, other files that a VMM has open for writing are counted too: the file that its guest was saved
+    in, which a compromised VMM may have kept open.
     """
     disk = os.statvfs(state_dir)
     size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize

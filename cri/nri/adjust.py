@@ -31,7 +31,7 @@ def adjusted(
 ) -> ContainerRecord:
     """The record with what the plugin `title` wants; `claims` have what others wanted, and take in its wishes.
 
-    Raises Unsupported, BadRequest, NotFound: nobody else's request is at fault, and the sentence names the plugin.
+    Raises Unsupported, BadRequest, NotFound; the message names the plugin, whose fault it is.
     """
     who = f"the NRI plugin {title} sets"
     amounts.require_known(wish, KNOWN, who=who, where="")

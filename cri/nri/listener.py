@@ -136,7 +136,7 @@ class _Connection:
 
 
 def _bind(path: str) -> socket.socket:
-    """A socket that only root can connect to, from its first moment on: nobody can before it listens."""
+    """A socket that only root can ever connect to: its mode is set before it listens."""
     owner.claim_path(path, key="nri.socket")
     bound = socket.socket(socket.AF_UNIX)
     try:

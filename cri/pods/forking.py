@@ -102,5 +102,5 @@ def of_request(record: "PodRecord", pods: "PodTable", *, images: "ImageStore") -
 
 
 async def forget_old(host: "Host") -> None:
-    """Remove what a daemon has left that was killed while it copied a pod. Nobody may be copying one."""
+    """Remove what a daemon has left that was killed while it copied a pod. No copy may be in progress."""
     await asyncio.to_thread(_remove, f"{host.state_dir}/{saved.FORKS}")

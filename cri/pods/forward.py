@@ -44,7 +44,7 @@ class PortConnection:
 
 
 class DirectConnection:
-    """The same to the pod's address, for a kernel of its own, in which nobody can connect to a loopback."""
+    """The same to the pod's address, for a kernel of its own, without an agent to connect to its loopback."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.has_ended = [False, False]
@@ -76,7 +76,7 @@ AnyConnection = PortConnection | DirectConnection
 
 @asynccontextmanager
 async def _directly(pod: LivePod, port: int) -> AsyncIterator[DirectConnection]:
-    """Raises WrongState for a pod without a network, AgentFailed when nobody listens."""
+    """Raises WrongState for a pod without a network, AgentFailed if the port is closed."""
     if not pod.ips:
         raise WrongState(f"{pod.title} runs a kernel of its own without a network, so its ports can't be reached")
     try:
@@ -98,7 +98,7 @@ def _first_ipv4(ips: tuple[str, ...]) -> str:
 
 @asynccontextmanager
 async def connect(pod: LivePod, port: int) -> AsyncIterator[AnyConnection]:
-    """Connect to `port` of the pod's loopback. Raises AgentFailed when nobody listens, WrongState."""
+    """Connect to `port` of the pod's loopback. Raises AgentFailed if the port is closed, WrongState."""
     pod.require_ready()
     if pod.status.is_own:
         async with _directly(pod, port) as direct:

@@ -2,9 +2,9 @@
 """Names that can be taken once: of pods (name, namespace, uid, attempt) and of a pod's containers (name,
 attempt).
 
-Used by the table and the pods. Kubelet repeats a call with the same name after its deadline, while the first
-one still works: the first owns the name until it has finished or rolled back, and a repetition of a call
-whose answer nobody got is given that answer.
+Used by the table and the pods. Kubelet repeats a call with the same name after its deadline, while the first one still
+works: the first owns the name until it has finished or rolled back, and the repetition of a call whose answer was not
+delivered gets that answer.
 """
 
 import asyncio

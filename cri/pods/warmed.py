@@ -3,7 +3,7 @@
 of it, also when it has ended. Made by the node, called by RunPodSandbox and the RPCs for `clearpod template`.
 
 A template is a checkpoint (`cri.live.checkpoint`) with a name; where its files are is known to `cri.store.warmed`. None
-is removed that nobody asked to remove: it can't be made again without its pod.
+is removed automatically: it can't be made again without its pod.
 """
 
 import asyncio
@@ -101,8 +101,8 @@ class Warmed:
 
     @asynccontextmanager
     async def _reserved(self, namespace: str, name: str) -> AsyncIterator[None]:
-        """Nobody else makes one of that name while the block runs, which may take long: a pod's VMM may not answer.
-        Raises AlreadyExists, NoSpace.
+        """Reserve the name while the block runs, which may take long: a pod's VMM may not answer. Raises AlreadyExists,
+        NoSpace.
         """
         if (namespace, name) in self._making:
             raise warmed.taken(namespace, name)

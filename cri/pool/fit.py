@@ -57,7 +57,7 @@ def most(bounds: Bounds, each_mib: int) -> int:
 def pause_s(bounds: Bounds, seen: Observed) -> float:
     """Seconds until another VM may be booted: 0 for now, infinity for not before something happens.
 
-    Memory that comes back tells nobody, so it is looked for after a while.
+    There is no event when memory becomes free, so it is checked again after a while.
     """
     if seen.waiting >= most(bounds, seen.each_mib) or seen.starting:
         return math.inf

@@ -9,7 +9,7 @@ from cri.translate.events import event
 
 
 async def get_container_events(node: Node, request: pb.GetEventsRequest) -> AsyncIterator[pb.ContainerEventResponse]:
-    """RESOURCE_EXHAUSTED for a client that reads too slowly; nobody else notices it."""
+    """RESOURCE_EXHAUSTED for a client that reads too slowly; nothing else notices it."""
     subscription = node.events.subscribe(event)
     try:
         async for one in subscription:

@@ -2,7 +2,7 @@
 """Predicts when a pod's statistics will be asked for again, from regular queries. Used by the meter. Pure.
 
 A kubelet asks each 10 s, a scraper each 15, and each asks for everything at once. A guest that is asked shortly before
-them answers no more often than otherwise, and nobody waits for it. Who asks now and then is not foreseen.
+them answers no more often than otherwise, and no caller has to wait. Who asks now and then is not foreseen.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Times:
         self._times: tuple[float, ...] = ()
 
     def add(self, now_s: float) -> list[float]:
-        """Somebody asks now: when the next ones are expected, as far as that is new."""
+        """Note a query now. Return when the next ones are expected, as far as that is new."""
         if self._times and now_s - self._times[-1] < ROUND_S:
             return []
         self._times = (*self._times[1 - KEPT :], now_s)
@@ -31,7 +31,7 @@ class Times:
 
 
 def periods(times: Sequence[float]) -> list[float]:
-    """The periods with which somebody who asked at the last of `times` has asked at least three times. A multiple of
+    """The periods at which a caller, who asked at the last of `times`, has asked at least three times. A multiple of
     one is none.
     """
     *before, last = times

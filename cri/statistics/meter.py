@@ -2,8 +2,8 @@
 """The numbers of one pod: asks its agent, not more than once at a time, and never waits long.
 
 Owned by the pod, used by the RPCs about stats and metrics. A guest that does not answer costs its caller `PATIENCE_S`
-once and no more until it has answered; meanwhile the last sample serves, as long as it is not older than `STALE_S`.
-Before somebody who asks regularly (`forecast`) the guest is asked, so that its numbers are there.
+once and no more until it has answered; meanwhile the last sample serves, as long as it is not older than `STALE_S`. The
+guest is asked shortly before regular callers (`forecast`), so that a sample is ready for them.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Question(NamedTuple):
 
     @property
     def is_late(self) -> bool:
-        """Whether somebody has waited for it in vain."""
+        """Whether a caller has waited for it in vain."""
         return time.monotonic() - self.asked_at >= PATIENCE_S
 
     def patience_s(self) -> float:
@@ -135,7 +135,7 @@ class Meter:
 
     def begin(self, runs: Callable[[], bool], *, is_busy: Callable[[], bool] = lambda: False) -> None:
         """A container has started: unless it has ended soon, its rates count from then on, and who asks in the next
-        second has its numbers. A guest that is busy with what somebody waits for is asked later.
+        second has its numbers. A guest that is busy with a client's request is asked later.
         """
         self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=BEGIN_TRIES))
 
@@ -174,7 +174,7 @@ class Meter:
             self.disks[most] = Disk(time.time_ns(), known.used_bytes + rest, known.inodes)
 
     async def close(self) -> None:
-        """Nobody will answer any more."""
+        """There will be no more answers: fail the pending query."""
         for timer in self._prefetches:
             timer.cancel()
         tasks = [question.task for question in self._open.values()]
@@ -230,6 +230,6 @@ class Meter:
 
 
 def _retrieve(task: "asyncio.Task[Sample]") -> None:
-    """Nobody may be waiting any more: the error is theirs who come next."""
+    """Retrieve the error, which the next caller gets: there may be no waiter any more."""
     if not task.cancelled():
         task.exception()

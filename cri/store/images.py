@@ -64,7 +64,7 @@ class NewImage(NamedTuple):
 
 
 class LayersVanished(PodError):
-    """Somebody removed a layer that the image shares, before it was added. Doing it all again helps."""
+    """A layer that the image shares was removed before the image was added. Doing it all again helps."""
 
 
 class ImageStore:

@@ -70,8 +70,8 @@ class PodState(NamedTuple):
 
     `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
     `history` is what happened, oldest first. With `is_own` its guest was ended for a kernel out of an image. `waiting`
-    are containers of the pod that this one is a copy of, as they were: frozen in the guest until somebody creates them
-    here. `origin` says to people what it is a copy of, if it is one.
+    are containers of the pod that this one is a copy of, as they were: frozen in the guest until they are created here.
+    `origin` says to people what it is a copy of, if it is one.
     """
 
     state: str = states.NEW
@@ -86,7 +86,7 @@ class PodState(NamedTuple):
 
     @property
     def unwanted(self) -> tuple[int, ...]:
-        """Streams of those, whose output nobody gets."""
+        """Streams of those, whose output is discarded."""
         return tuple(stream for one in self.waiting for stream in (one.stdout, one.stderr) if stream)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the images that containers are made from, each once in the life of a daemon, and has damaged ones put aside.
 
-Owned by the node, told by CreateContainer, which itself looks at sizes and headers only: nobody waits for this. One
-image at a time, in a thread that yields to all others. What a container has mounted stays mounted.
+Owned by the node, called by CreateContainer, which itself checks only sizes and headers, and does not wait for this.
+One image at a time, in a thread that yields to all others. What a container has mounted stays mounted.
 """
 
 import asyncio

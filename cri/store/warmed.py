@@ -47,7 +47,7 @@ class WarmedStore:
         self.top = f"{state_dir}/{DIRECTORY}"
 
     def collect_garbage(self) -> None:
-        """Remove what a daemon has left that was killed. Nobody may be making or using one. Raises KernelError."""
+        """Remove what a daemon has left that was killed. None may be in the making or in use. Raises KernelError."""
         for name in (_NEW, _LENT):
             files.remove_tree(f"{self.top}/{name}")
 
@@ -113,8 +113,8 @@ class WarmedStore:
         files.remove_tree(f"{self.top}/{_LENT}/{borrower}")
 
     def remove(self, namespace: str, name: str) -> None:
-        """Nobody finds it any more when this returns; pods that began as its copies have their own. Raises NotFound,
-        KernelError.
+        """Remove a template, which can't be found any more when this returns; its copies have their own files. Raises
+        NotFound, KernelError.
         """
         path, gone = self.path(namespace, name), ""
         try:

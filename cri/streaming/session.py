@@ -42,7 +42,7 @@ class Session(Protocol):
 
 
 async def end(session: Session, reading: "asyncio.Task[None]", *, status: bytes) -> None:
-    """Say how it ended, give the client time to read it, and close. Whatever fails here concerns nobody any more."""
+    """Say how it ended, give the client time to read it, and close. Errors do not matter any more here."""
     for queue in (session.stdin, session.resize):
         queue.close()
     try:

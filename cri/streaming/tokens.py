@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that wait for their client, each under a token that nobody can guess. Pure: the caller brings the clock.
+"""Requests that wait for their client, each under an unguessable token. Pure: the caller brings the clock.
 
 A token works once and for a minute. Used by `server`.
 """

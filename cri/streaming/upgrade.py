@@ -7,7 +7,7 @@ Headers = tuple[tuple[str, str], ...]
 
 V1 = "channel.k8s.io"
 SPDY_CHANNELS = {"v4.channel.k8s.io": 4, "v3.channel.k8s.io": 3, "v2.channel.k8s.io": 2, V1: 1}
-"""Version 5 says nothing that SPDY lacks, and nobody else offers it there."""
+"""Version 5 adds nothing to SPDY, and other servers do not offer it there."""
 WEBSOCKET_CHANNELS = {"v5.channel.k8s.io": 5, **SPDY_CHANNELS}
 SPDY_FORWARD = {"portforward.k8s.io": 1}
 WEBSOCKET_FORWARD = {"SPDY/3.1+portforward.k8s.io": 1}

@@ -36,7 +36,7 @@ class Wire(Protocol):
         """Send, and wait while too much waits to be sent. Raises ConnectionError."""
 
     async def is_alive(self) -> bool:
-        """Ask this while nobody reads; keeps clients content that want to hear something."""
+        """Call this while there is no reader; keeps clients content that want to hear something."""
 
     async def flush(self) -> None:
         """Wait until everything is on its way. Raises ConnectionError."""
@@ -78,7 +78,7 @@ class Tcp:
         self._last_s = time.monotonic()
 
     async def is_alive(self) -> bool:
-        """Whether the client has closed nothing. asyncio does not look as long as nobody reads."""
+        """Whether the client has closed nothing. asyncio does not check while there is no reader."""
         sock = self._writer.get_extra_info("socket")
         if self._writer.is_closing() or sock is None or sock.fileno() < 0:
             return False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod's annotations, read and checked against the policy. Called by `sandbox`. Pure.
 
-Annotations that are not in `policy.KNOWN` are somebody else's and are ignored.
+Annotations that are not in `policy.KNOWN` belong to other programs and are ignored.
 """
 
 from typing import NamedTuple

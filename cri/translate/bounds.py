@@ -96,7 +96,7 @@ TOGETHER = {
 }
 """Message -> fields and what they may have together, in bytes."""
 OTHERS = frozenset({"windows"})
-"""Fields that nobody here reads."""
+"""Fields that clearpod does not read."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 

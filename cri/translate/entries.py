@@ -2,7 +2,7 @@
 """Live pods and containers -> the entries of ListPodSandbox and ListContainers, and their filters. Pure.
 
 Called by those RPCs. A kubelet lists everything each second and little of it changes, so an entry is made once for each
-record and state, and is shared: nobody may change it.
+record and state, and is shared, so it must not be changed.
 """
 
 from collections.abc import Mapping

@@ -61,7 +61,7 @@ def check(given: pb.LinuxContainerResources) -> None:
 
 
 def _check_list(name: str, text: str) -> None:
-    """A list of the host's processors, or of its memory nodes, which nobody here uses."""
+    """A list of the host's processors, or of its memory nodes, which are not used here."""
     if not affinity.LIST.fullmatch(text):
         raise BadRequest(f"{name} must be a list such as 0-2,5, but it is {short(text)}")
     most = max(affinity.present()) if name == "cpuset_cpus" else 1 << 20

@@ -25,7 +25,7 @@ them.
 MOST_ONLINE = 64
 """The guest's kernel knows no more processors."""
 _KNOWN_BY = 54
-"""One part in so many of memory that nobody uses a guest's kernel takes to know it, most of that for page structs."""
+"""The fraction of unused memory that a guest's kernel needs to manage it, mostly for page structs."""
 _MOST_DIGITS = 15
 
 

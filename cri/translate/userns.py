@@ -8,7 +8,7 @@ from stage1.errors import BadRequest
 from stage1.pod.model import IdMap, User
 
 IDS = 0xFFFFFFFF
-"""Of users, and of groups; one more is nobody's."""
+"""Of users, and of groups; the next one is unmapped."""
 
 
 def of_pod(options: pb.NamespaceOption) -> IdMap:

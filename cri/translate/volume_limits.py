@@ -46,7 +46,7 @@ def _limit(text: str) -> DiskLimit:
 
 
 def require(limits: tuple[DiskLimit, ...], *, on_disk: tuple[str, ...]) -> None:
-    """Raise BadRequest for a limit of what is no volume on the pod's disk, since nobody would keep it."""
+    """Raise BadRequest for a limit of a volume that is not on the pod's disk, since it would not be enforced."""
     if names := [limit.name for limit in limits if limit.name not in on_disk]:
         raise BadRequest(
             f"the annotation {policy.EMPTY_DIR_LIMITS} names {', '.join(names)}, which is no emptyDir on the pod's "
