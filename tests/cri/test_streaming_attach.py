@@ -110,6 +110,19 @@ async def test_a_slow_client_loses_nothing_and_one_that_stops_reading_is_disconn
         talk.reads.set()
 
 
+async def test_a_client_is_told_why_it_has_to_leave(world: World, transport: str) -> None:
+    async with world.daemon() as cri:
+        c = await running(cri, "sh", "-c", "while read word; do echo got $word; done", stdin=True)
+        pod, _ = cri.node.pods.get_container(c)
+        talk = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await pod.clients.leave("the pod is about to be suspended")
+        status = await talk.status()
+        assert status["status"] == "Failure" and "suspended" in status["message"]
+        again = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await again.send(b"one\n")
+        await again.until(b"got one\n")
+
+
 async def test_attach_to_a_container_without_input_drops_what_is_sent(world: World, transport: str) -> None:
     async with world.daemon() as cri:
         c = await running(cri, "sh", "-c", "sleep 1; echo done")

@@ -158,6 +158,37 @@ async def test_64_mib_go_in_and_come_out_after_the_end_of_the_input(world: World
         client.close()
 
 
+async def test_a_connection_ends_before_its_pod_is_suspended_and_the_session_goes_on(
+    world: World, tunnelled: bool
+) -> None:
+    got: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.read(3))
+        got.append(await reader.read(-1))
+
+    async with world.daemon() as cri, Server(serve) as port:
+        pod = await cri.pod()
+        clients = cri.node.pods.get(pod).clients
+        client = await client_of(cri, pod, tunnelled)
+        _, data = await pair(client, port, 1)
+        await data.send(b"abc")
+        async with asyncio.timeout(20 * PATIENCE):
+            while not got:
+                await asyncio.sleep(0.01)
+            await clients.leave("the pod is about to be suspended")
+            assert not clients._here
+            await data.ended.wait()
+            while len(got) < 2:
+                await asyncio.sleep(0.01)
+        assert got == [b"abc", b""]
+        await client.ping(7)
+        async with asyncio.timeout(5 * PATIENCE):
+            while client.pongs != [7]:
+                await asyncio.sleep(0.01)
+        client.close()
+
+
 async def test_a_server_that_ends_first_still_gets_what_the_client_sends(world: World, tunnelled: bool) -> None:
     got: list[bytes] = []
 
