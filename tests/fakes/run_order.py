@@ -12,15 +12,15 @@ unit/lab/test_agent unit/cri/test_activation""".split()
 """Files that leave most of a processor to others, since they wait for limits or for what does not answer; the longest
 first.
 """
-LONGEST = """vm/test_many rkt/test_templates cri/test_network_data cri/test_streaming cri/test_many_networks
-vm/test_faults cri/test_real_stats hostile/test_guest vm/test_soak system/test_lab bench/test_boot_budget vm/test_run
-cri/test_give_back system/test_killed cri/test_guest_volumes cri/test_host_faults system/test_packages
-cri/test_damaged_pods cri/test_pool_killed vm/test_systemd vm/test_run_bad_input system/test_power_cut
-cri/test_own_kernels cri/test_log_files cri/test_streaming_attach vm/test_agent vm/test_service vm/test_run_image
-cri/test_frozen_vms rkt/test_systemd_pods cri/test_full_disk vm/test_own_kernel_transcript vm/test_limits rkt/test_pods
-rkt/test_faults vm/test_owners rkt/test_sandbox cri/test_service cri/test_template_vms cri/test_many_execs
-fuzz/test_fuzzers vm/test_run_options cri/test_user_namespaces system/test_hostile_images rkt/test_jail
-vm/test_window_qemu vm/test_save_faults""".split()
+LONGEST = """vm/test_many vm/test_save_faults rkt/test_templates cri/test_network_data cri/test_streaming
+cri/test_many_networks vm/test_faults cri/test_real_stats hostile/test_guest vm/test_soak system/test_lab
+bench/test_boot_budget vm/test_run cri/test_give_back system/test_killed cri/test_guest_volumes cri/test_host_faults
+system/test_packages cri/test_damaged_pods cri/test_pool_killed vm/test_systemd vm/test_run_bad_input
+system/test_power_cut cri/test_own_kernels cri/test_log_files cri/test_streaming_attach vm/test_agent vm/test_service
+vm/test_run_image cri/test_frozen_vms rkt/test_systemd_pods cri/test_full_disk vm/test_own_kernel_transcript
+vm/test_limits rkt/test_pods rkt/test_faults vm/test_owners rkt/test_sandbox cri/test_service cri/test_template_vms
+cri/test_many_execs fuzz/test_fuzzers vm/test_run_options cri/test_user_namespaces system/test_hostile_images
+rkt/test_jail vm/test_window_qemu""".split()
 """Other files of more than a quarter of a minute, the longest first: no process has one left when the others are done.
 `scripts/test` says in the end which files of 20 s and more are missing here.
 """
