@@ -40,6 +40,7 @@ _MACHINES = {
 _FIELDS: dict[str, type[Any]] = {
     **dict.fromkeys(("User", "WorkingDir", "StopSignal"), str),
     **dict.fromkeys(("Env", "Cmd", "Entrypoint"), list),
+    "Volumes": dict,
 }
 _MOST_BYTES = 1 << 60
 _KERNEL = (own_kernel.OURS, own_kernel.URUNC)

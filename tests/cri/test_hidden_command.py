@@ -33,7 +33,7 @@ async def test_a_missing_command_that_the_image_has_is_told_with_what_each_side_
             _, text = await cri.refused("StartContainer", container_id=container)
             record = cri.node.pods.get(pod).containers[container].record
             root = os.stat(f"{cri.node.pods.get(pod).directory}/share/layers/{record.image_id.removeprefix('sha256:')}")
-            sight = f"sees the share SHARED and device {root.st_dev} inode {root.st_ino} {where}"
+            sight = f"has the share SHARED and device {root.st_dev} inode {root.st_ino} {where}"
             text = re.sub(r"shared:[0-9]+", "SHARED", text)
             assert ([text.count(f"the {side} {sight}") for side in ("host", "VMM")] == [1, 1]) == bool(where), text
             assert (f"PATH is {path}" in text) == bool(where)

@@ -130,7 +130,7 @@ Make = Callable[[Path, Path], None]
 ODD: list[tuple[Make, str]] = [
     (_link, "symbolic link"),
     (_dangling, "symbolic link"),
-    (_hard_link, "2 names"),
+    (_hard_link, "2 hard links"),
     (_fifo, "FIFO"),
     (_directory, "directory"),
     (_device, "character device"),

@@ -190,6 +190,8 @@ def test_a_config_must_fit_its_manifest_and_this_host(document: Any, kind: type[
         ({"config": {"Env": "A=1"}}, "whose Env is 'A=1'"),
         ({"config": {"Cmd": ["sh", None]}}, "whose Cmd is"),
         ({"config": {"Entrypoint": {"sh": 1}}}, "whose Entrypoint is"),
+        ({"config": {"Volumes": 5}}, "whose Volumes is"),
+        ({"config": {"Volumes": ["/a", None]}}, "whose Volumes is"),
     ],
 )
 def test_a_config_with_fields_that_are_something_else_is_refused(changes: Any, says: str) -> None:
