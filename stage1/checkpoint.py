@@ -39,8 +39,8 @@ class Written(NamedTuple):
 def save(
     directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]", target: "tuple[str, Awaited]"
 ) -> Written:
-    """Write guest and disk into the directory `target[0]`, after `rootfs.checkpoint.begin` and as long as `target[1]`
-    says that somebody wants it; the guest runs when this returns or raises.
+    """Write guest and disk into the directory `target[0]`, after `rootfs.checkpoint.begin` and while `target[1]`
+    returns that it is still wanted; the guest runs when this returns or raises.
 
     Raises TimedOut when it is not awaited any more, NoSpace, VmFailed, KernelError.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Garbage collection: what pods have left whose directory is gone, as after a reboot, is found without it and removed.
 
-Called by the daemon and by `clearpod run`, at their start and later. Nobody has asked to remove these very things, so
-nothing is touched that may belong to a living pod of anybody: of another daemon, of `clearpod run`, of rkt.
+Called by the daemon and by `clearpod run`, at their start and later. These removals were not requested, so nothing is
+touched that may belong to any living pod: of another daemon, of `clearpod run`, of rkt.
 """
 
 from stage1 import engine

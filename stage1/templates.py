@@ -48,8 +48,8 @@ def spec_of(prepared: Prepared, host: Host) -> TemplateSpec | None:
 
 
 def remove_unused(store: Store, *, most_bytes: int) -> list[str]:
-    """Remove templates that no VM can be a copy of any more, and those beyond so much of the disk; their names. Nobody
-    may be making one.
+    """Remove templates that no VM can be a copy of any more, and those beyond so much of the disk; their names. None
+    may be in the making.
     """
     facts = template_key.this_host()
     return store.remove_unused(lambda made_of: template_key.is_current(made_of, facts), most_bytes=most_bytes)

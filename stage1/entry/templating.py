@@ -33,7 +33,7 @@ _LOCK = f"{machine.RUN}/templates.lock"
 
 
 def make(pod_dir: str, top: str) -> list[str]:
-    """Make it in the store at `top`, if it was missing and nobody else is at it. A sentence when that failed."""
+    """Make it in the store at `top`, if it is missing and no other process makes it. A sentence when that failed."""
     store = Store(top)
     try:
         missing = rkt_copies.missing(pod_dir)

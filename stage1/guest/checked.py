@@ -2,9 +2,9 @@
 """The boundary between what a guest sends and the rest of the program: decoded messages in, the same messages out with
 every number, name and time within its range.
 
-Called by `link.py` for each HELLO, reply and event, and by nobody else: whoever has a message of the guest's has one
-that passed here. Pure. It must not know what a pod or a container is to the caller; it clamps nothing, since a value
-out of range can't come from our agent.
+Called only by `link.py`, for each HELLO, reply and event, so that all other code gets validated messages. Pure. It must
+not know what a pod or a container is to the caller; it clamps nothing, since a value out of range can't come from our
+agent.
 """
 
 from stage1.guest.messages import CREATED, EXITED, Container, ContainerStats, Exited, Hello, PodStats, Reply

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs that live as long as one call say to an agent that somebody else talks to as well: frames of the
-link, without numbers and markers, over a unix socket to the proxy (`proxy.py`), which owns the link itself.
+"""The client of short-lived programs, for an agent that has other clients as well: frames of the link, without numbers
+and markers, over a unix socket to the proxy (`proxy.py`), which owns the link itself.
 
 Used by rkt's entry points. One thread. Ends of connections are ends of what was asked for: the proxy kills the execs
 of a client that is gone.

@@ -341,7 +341,7 @@ class HostLink:
             raise LinkFault(f"the guest's agent sent an invalid message: {error}") from None
 
     def _on_reply(self, frame: Frame, items: list[Incoming]) -> None:
-        """Decode a reply that somebody waits for; any other is counted and not read."""
+        """Decode a reply to a pending request; any other is counted and not read."""
         if frame.stream not in self._waiting:
             self.useless += 1
             return

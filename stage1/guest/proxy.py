@@ -68,12 +68,14 @@ class _Client:
 
 
 class Proxy:
-    """`serve` until nobody is left. `connect` makes connections to the agent, which knows `key`."""
+    """`serve` until no client is left. `connect` makes connections to the agent, which knows `key`."""
 
     def __init__(
         self, listener: _socket.socket, connect: "Factory", *, key: bytes, streams: "Iterable[int]" = ()
     ) -> None:
-        """`streams` are those of containers that run already: what nobody follows is thrown away, and paid for."""
+        """`streams` are those of containers that run already: output without a reader is discarded, and credit is
+        returned for it.
+        """
         self._listener, self._connect = listener, connect
         self._link = HostLink(key, int.from_bytes(os.urandom(8), "little") | 1)
         for stream in streams:
@@ -267,7 +269,7 @@ class Proxy:
                 self._pay(client)
 
     def _drop(self, client: _Client) -> None:
-        """End the processes that the client started and nobody waits for any more."""
+        """End the processes that the client has started and does not wait for any more."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
         self._pay(client)  # otherwise others attached to the same stream would get no more

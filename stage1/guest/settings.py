@@ -20,8 +20,8 @@ WARM_UPS = 2
 
 def warm_ups(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
     """What a guest is told that begins to wait, one after the other, each to be done and undone: what the kernel does
-    for the first time takes several times as long. The addresses are nobody's, and nobody is at the tap's other end;
-    but they are of the kinds that pods get, as gateways with link-local addresses go another way, too.
+    for the first time takes several times as long. The addresses are unused, and nothing is connected to the tap; but
+    they are of the kinds that pods get, as gateways with link-local addresses go another way, too.
     """
     devices = network.interfaces if network else ()
     settings = messages.Configure(
@@ -45,7 +45,7 @@ def configure(pod: Pod, network: PodNetwork | None, *, has_waited: bool = False)
     """The Configure of the pod. On the host the devices are there already, as the CNI plugins have left them.
 
     A guest that `has_waited` for its pod has devices of the addresses `waiting_mac` and a clock that may have drifted,
-    and gets random bytes that nobody else has.
+    and gets unique random bytes.
     """
     seen = network if network and not pod.host else PodNetwork()
     waited = messages.Configure(entropy=os.urandom(ENTROPY_BYTES), unix_ns=time.time_ns())

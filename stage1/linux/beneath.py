@@ -293,7 +293,7 @@ class Root:
     def remove_tree(self, path: str) -> None:
         """Remove it and all below it. Idempotent. No mount is entered.
 
-        Raises KernelError: EBUSY for a mount, ENOTEMPTY when somebody fills it faster than it can be emptied.
+        Raises KernelError: EBUSY for a mount, ENOTEMPTY if it is filled faster than it can be emptied.
         """
         try:
             parent, name = self._parent(path)

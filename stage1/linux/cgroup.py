@@ -268,7 +268,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _remove(path: str) -> bool:
-    """False while somebody is in it; who was killed stays a moment longer."""
+    """False while it has processes; who was killed stays a moment longer."""
     try:
         for below, _, _ in os.walk(path, topdown=False):
             with Guard("rmdir", below):

@@ -2,7 +2,7 @@
 """Confines the calling process by system calls, as `sandbox.command` has util-linux do it for a program.
 
 Called by the fork server (`forkserver`) in a child that has one thread, before it reads a foreign byte. The fences are
-those of `sandbox.Box`; where this host lacks one of them nobody calls this (`sandbox.Means`).
+those of `sandbox.Box`; if this host lacks one of them this is not called (`sandbox.Means`).
 """
 
 import ctypes
@@ -87,7 +87,7 @@ def _last_capability() -> int:
 
 
 def _fence(places: "Iterable[Sequence[str]]") -> int:
-    """A set of rules of Landlock, in force once somebody restricts himself by it."""
+    """A set of rules of Landlock, in force for a process once it restricts itself by it."""
     create = libc.NR_LANDLOCK_CREATE_RULESET
     version = libc.syscall("landlock_create_ruleset", create, None, 0, _VERSION, what="its version")
     handled = (1 << next(count for since, count in _KNOWN_SINCE if version >= since)) - 1

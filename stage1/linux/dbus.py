@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of D-Bus that a call of systemd's manager needs: call a method, wait for its job. Called by `scope`.
 
-Messages that nobody waits for are read over. What comes is from root, the bus or systemd itself, and is bounded all the
-same. Must not know what a unit is.
+Unexpected messages are skipped. What comes is from root, the bus or systemd itself, and is bounded all the same. Must
+not know what a unit is.
 """
 
 import os

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells when a file was written to, or a directory changed: inotify(7). Called by who follows a file that somebody else
-appends to, and by the daemon's monitors.
+"""Tells when a file was written to, or a directory changed: inotify(7). Used to follow files that other processes
+append to, and by the daemon's monitors.
 
 Not which bytes, nor what has changed: one event stands for many.
 """

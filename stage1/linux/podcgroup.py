@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cgroup that somebody has made for a pod, by its name (PodSandboxConfig's cgroup_parent): where it is, what it
+"""The cgroup that a client has made for a pod, by its name (PodSandboxConfig's cgroup_parent): where it is, what it
 allows. Called by `placement` for VMMs and by `machine` for pods on the host.
 
 The kubelet makes it before the sandbox, with the pod's limits and weight, and removes it afterwards. Nothing is made.

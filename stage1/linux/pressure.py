@@ -37,7 +37,7 @@ def shortage() -> Shortage:
 
 
 def some_percent(resource: str, *, directory: str = PRESSURE) -> float:
-    """The part of the last ten seconds in which somebody waited for `resource`: memory, cpu or io; 0 without PSI."""
+    """The part of the last ten seconds in which tasks have waited for `resource`: memory, cpu or io; 0 without PSI."""
     try:
         first = files.read(f"{directory}/{resource}").decode("ascii", "replace").partition("\n")[0]
         return float(dict(word.partition("=")[::2] for word in first.split())["avg10"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes: start one, know it again, wait, kill; run a tool to its end within a time limit.
 
-Called by vm, rootfs, net and the engine. A process is a pid with its start time (or a pidfd), never a pid
-alone, which the kernel gives to somebody else. Must not fork: the daemon has threads.
+Called by vm, rootfs, net and the engine. A process is a pid with its start time (or a pidfd), never a pid alone, which
+the kernel reuses. Must not fork: the daemon has threads.
 """
 
 import errno
@@ -119,7 +119,7 @@ def spawn_with(
 
 
 def _outlives(fd: int, descriptors: "Mapping[int, int]") -> bool:
-    """Whether it would be open in the program under a number that nobody gave it."""
+    """Whether it would be open in the program under a number that was not assigned to it."""
     return fd > 2 and fd not in descriptors and os.get_inheritable(fd)
 
 
@@ -209,7 +209,7 @@ class PidHandle:
 
 
 def hold(pid: int) -> PidHandle:
-    """A child of ours that was just started and that nobody has reaped. Raises KernelError; it has been killed then."""
+    """A child of ours that was just started and was not reaped yet. Raises KernelError; it has been killed then."""
     try:
         with Guard("pidfd_open", f"process {pid}"):
             return PidHandle(pid, os.pidfd_open(pid))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes trees by descriptors, also those that somebody changes meanwhile. Called by `beneath` and `files`.
+"""Removes trees by descriptors, also those that are changed meanwhile. Called by `beneath` and `files`.
 
 No link is followed and no mount entered. Neither our stack, our descriptors nor our memory grows with how deep or how
 wide a tree is. All functions raise OSError.
@@ -76,7 +76,7 @@ class _Removal:
             self._top = -1
 
     def remove(self, parent: int, name: str, *, depth: int = 0) -> bool:
-        """Remove one entry; false when somebody has put something else there meanwhile, so that it is still there."""
+        """Remove one entry; false if it was replaced meanwhile, so that something is still there."""
         self._left -= 1
         try:
             if self._left < 0:

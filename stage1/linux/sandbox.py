@@ -189,7 +189,7 @@ ENVIRONMENT = {
 """Of a confined program; its temporary files are in the directory `out`, if it has one."""
 
 _FILE = os.path.abspath(globals().get("__file__", ""))
-"""This one; modules of rkt's image have none, and confine nobody."""
+"""This one; modules of rkt's image have none, and confine no processes."""
 _CODE = os.path.dirname(os.path.dirname(os.path.dirname(_FILE)))
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.{} import main; main()"
 

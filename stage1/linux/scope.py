@@ -3,9 +3,9 @@
 by `placement`, where the cgroup driver is systemd.
 
 A VMM's cgroup is `vm` in its scope's, and what we write is written there: the scope's own files are systemd's, which
-writes them again when it likes. A scope without a process ends, so one that is ours is in it until the VMM is; and
-ends with us, so that a scope that nobody entered goes, whenever we die. Nobody has to stop a scope: it ends with its
-last process, and systemd removes what is left of it.
+writes them again when it likes. A scope without a process ends, so one that is ours is in it until the VMM is; and ends
+with us, so that an empty scope is removed whenever we die. A scope need not be stopped: it ends with its last
+process, and systemd removes what is left of it.
 """
 
 import os

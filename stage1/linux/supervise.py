@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one confined program, takes its output in pieces, and ends it for time, size or when nobody wants it.
+"""Runs one confined program, takes its output in pieces, and ends it at its limits of time and size, or when it is
+cancelled.
 
 Called by `rootfs` from threads. Nothing that the program does can make us wait longer or keep more than it was given.
 """

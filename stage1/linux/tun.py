@@ -18,7 +18,7 @@ _REQUEST = struct.Struct("=16sH22x")
 
 def make_tap(name: str) -> None:
     """Make the tap `name`, which is down. It is root's, or a VMM without CAP_NET_ADMIN could not attach to it: some
-    kernels (6.12) let nobody else attach to what has no owner.
+    kernels (6.12) let no other user attach to a tap without an owner.
 
     Raises KernelError, also when there is a device of that name.
     """

@@ -33,7 +33,7 @@ def listen(port: int, backlog: int = 64) -> "socket.socket":
 
 
 def choose_cid(seed: int, is_free: "Callable[[int], bool] | None" = None) -> int:
-    """A guest context id that nobody uses now, starting the search at a place that `seed` decides.
+    """An unused guest context id, starting the search at a place that `seed` decides.
 
     Another VM may still take it before ours does; the VMM then fails to start and the caller asks again with
     another seed. Raises NoSpace when nothing is free near there.

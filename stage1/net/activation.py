@@ -2,8 +2,8 @@
 """Frames for a pod whose guest is suspended: requests for its addresses (ARP, neighbour discovery) are answered in its
 place, and connections to its ports are recognised. For `cri.live.activation`. Pure, but for `listen`.
 
-The socket sees what the pod's device receives before the rules that pass it on to the tap, where nobody is now. What it
-reads is anybody's.
+The socket sees what the pod's device receives before the rules that pass it on to the tap, which has no VMM now. What
+it reads is anybody's.
 """
 
 import ipaddress

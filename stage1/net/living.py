@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which networks may belong to a pod that lives, whoever made it. Called before something is removed that nobody has
-asked to remove: by garbage collections, our own (`stage1.garbage`) and that of plugins (`status_gc`).
+"""Which networks may belong to a pod that lives, whoever made it. Called before an unrequested removal: by garbage
+collections, our own (`stage1.garbage`) and that of plugins (`status_gc`).
 
 It looks at facts that all clearpods of this host have in common, daemons, `clearpod run` and rkt's pods.
 """
@@ -14,7 +14,7 @@ from stage1.net.settings import NETNS, netns_path
 
 
 def is_abandoned(path: str, directory: str) -> bool:
-    """Whether the network of the record at `path` is nobody's: its DEL is deferred, or the pod's directory is gone and
+    """Whether the network of the record at `path` is an orphan: its DEL is deferred, or the pod's directory is gone and
     no process is in the netns. `directory` is meant where the record, of a former version or damaged, names none.
     """
     try:

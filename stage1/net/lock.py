@@ -13,7 +13,9 @@ PLACE = "/run/clearpod-networks"
 
 
 class AttachLock:
-    """`with AttachLock():` no garbage is collected; `alone`: and nobody attaches. It is on the directory `place`."""
+    """`with AttachLock():` no garbage is collected; With `alone`, no process attaches meanwhile. It is on the directory
+    `place`.
+    """
 
     def __init__(self, *, alone: bool = False, place: str = PLACE) -> None:
         self._place, self._alone = place, alone

@@ -50,7 +50,7 @@ def down(index: int) -> Message:
 
 
 def address(index: int, text: str) -> Message:
-    """Device number `index` has the address `text` (with prefix length), for which nobody is asked.
+    """Device number `index` has the address `text` (with prefix length), which is not probed for duplicates.
 
     Raises NetworkFailed when `text`, which a plugin may have written, is none.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network of a prewarmed pod: a netns with one tap, on which a VM waits.
 
-`prepare` is for `stage1.prewarmed`, when nobody waits; `join` is what attach does in that netns after the plugins have
-made the pod's device. The guest waits with a hardware address that all such guests have, each alone on its tap, and
-takes over the device's.
+`prepare` is for `stage1.prewarmed`, before a pod waits for it; `join` is what attach does in that netns after the
+plugins have made the pod's device. The guest waits with a hardware address that all such guests have, each alone on its
+tap, and takes over the device's.
 """
 
 from stage1.errors import Unsupported

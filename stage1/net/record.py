@@ -58,7 +58,7 @@ class Record(NamedTuple):
 
 
 def reserve(path: str, record: Record) -> None:
-    """`save` for a pool slot, whose claim somebody will wait for: with room for what is written then."""
+    """`save` for a pool slot, with space reserved for the claim, which has to be fast."""
     data = b"%b\n" % _text(record)
     files.write_atomic(f"{path}{_FIRST}", data.ljust(_ROOM_BYTES, b"\0"), durable=True)
     files.write_atomic(path, data.ljust(_ROOM_BYTES, b"\0"))
@@ -190,7 +190,7 @@ def forget(path: str) -> None:
 
 
 def put_aside(path: str) -> str:
-    """Keep the file at `path` under a name by which nobody finds it but people; that name. Idempotent."""
+    """Keep the file at `path` under a name that only people look for; that name. Idempotent."""
     kept = f"{path.removesuffix('.json')}{_ASIDE}"
     for name in (f"{path}{_FIRST}", path):  # the second one knows more
         try:

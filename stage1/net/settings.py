@@ -7,7 +7,7 @@ LIMIT_S = 30.0
 
 
 class Default(NamedTuple):
-    """The network that pods get where nobody has configured one. `subnets` are one of IPv4, one of IPv6, or both."""
+    """The network that pods get if none is configured. `subnets` are one of IPv4, one of IPv6, or both."""
 
     subnets: tuple[str, ...]
     bridge: str = "clearpod0"

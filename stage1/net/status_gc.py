@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node asks of plugins apart from any pod: STATUS, are they able to work; and GC, forget what nobody has.
+"""What the node asks of plugins apart from any pod: STATUS, are they able to work; and GC, remove orphans.
 
 Both came with version 1.1.0 of the CNI specification. Called by the daemon, in threads, since a plugin may take its
 whole time limit. What GC must spare is read from the records; a pod whose record is elsewhere, as rkt's are, is known

@@ -9,7 +9,7 @@ from stage1.linux.idmap import Extent, outside
 from stage1.pod.model import IdMap
 
 GUEST_IDS = 65536
-"""Ids of every guest, from 0 on. Files with others are nobody's."""
+"""Ids of every guest, from 0 on. Files with other ids are unmapped."""
 POD_IDS = 2 * GUEST_IDS
 """Host ids of a slot: those of a guest, and as many for the containers of a pod with a user namespace."""
 

@@ -18,7 +18,7 @@ KERNEL_OF_IMAGE = "image"
 POD_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
 
 SUSPEND = MANUAL, ON_DEMAND = "manual", "on-demand"
-"""A suspended pod is resumed when somebody asks for that, or by the next exec or attach as well."""
+"""A suspended pod is resumed by request only, or by the next exec or attach as well."""
 
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
@@ -250,26 +250,23 @@ class Port(NamedTuple):
 class Pod(NamedTuple):
     """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives.
 
-    `networks` are names of networks that it gets beside the node's own.
-    `kernel` names a variant of the guest's kernel; empty is the ordinary one.
-    `profile` names a userspace for the guest (profile.py); empty is the ordinary one. `journal` is the directory of the
-    host where one with systemd keeps its journal; empty is one that goes with the pod.
-    `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
-    `scratch_mib` is the size of the disk for the containers' writable layers; 0 is as the host gives it to all.
-    With `allow_spoofing` it may send from addresses that are not its own. With `maps_volumes` its programs can map
-    files of the host's volumes shared and write to them; then no two may append to one file. With `boots` its VM is
-    no copy of a template.
-    `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM.
-    `memory_mib` and `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use
-    now, 0 when that is all and stays so.
-    `cgroup_parent` is the cgroup that somebody made for it, if that is there; `limit_bytes` is the memory that its
-    containers may have together, 0 when that is not given, and `is_bounded` whether the guest holds them to it from the
-    start, since every one of them has a limit.
-    `kubelet_dir` is the kubelet's directory of the pod, empty when nobody needs to know. The volumes `disk_volumes` of
-    that are on the pod's own disk, which lies in that directory then and outlives the pod: the next one of the same uid
-    has it. Those of `disk_limits` have only a part of the disk. With `copies_files` the guest has copies of its config
-    maps and the like. With `has_virtiofs` volumes of the host come by virtiofsd.
-    `suspend` is how the pod can be resumed that can be suspended, one of SUSPEND; empty: it can't be.
+    `networks` are names of networks that it gets beside the node's own. `kernel` names a variant of the guest's kernel;
+    empty is the ordinary one. `profile` names a userspace for the guest (profile.py); empty is the ordinary one.
+    `journal` is the directory of the host where one with systemd keeps its journal; empty is one that goes with the
+    pod. `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs. `scratch_mib`
+    is the size of the disk for the containers' writable layers; 0 is as the host gives it to all. With `allow_spoofing`
+    it may send from addresses that are not its own. With `maps_volumes` its programs can map files of the host's
+    volumes shared and write to them; then no two may append to one file. With `boots` its VM is no copy of a template.
+    `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM. `memory_mib` and
+    `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use now, 0 when that
+    is all and stays so. `cgroup_parent` is the cgroup that the client made for it, if it exists; `limit_bytes` is the
+    memory that its containers may have together, 0 when that is not given, and `is_bounded` whether the guest holds
+    them to it from the start, since every one of them has a limit. `kubelet_dir` is the kubelet's directory of the pod,
+    empty if it is not needed. The volumes `disk_volumes` of that are on the pod's own disk, which lies in that
+    directory then and outlives the pod: the next one of the same uid has it. Those of `disk_limits` have only a part of
+    the disk. With `copies_files` the guest has copies of its config maps and the like. With `has_virtiofs` volumes of
+    the host come by virtiofsd. `suspend` is how the pod can be resumed that can be suspended, one of SUSPEND; empty: it
+    can't be.
     """
 
     id: str

@@ -20,7 +20,7 @@ GUEST = "/run/clearpod"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1 << 20
 FIRST_SIZE = {"width": 80, "height": 24}
-"""Of a terminal until somebody says another: without it a program that looks at once would see 0 by 0."""
+"""The size of a terminal until a client sets another: without it a program that looks at once would see 0 by 0."""
 BOUND = ("rbind", "rw")
 NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")

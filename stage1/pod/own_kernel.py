@@ -2,8 +2,8 @@
 """A kernel of its own that an image names: what its labels say, as a value that was checked. Pure.
 
 Called by CreateContainer and by rkt with the labels of an image and the annotations of its manifest, which are foreign.
-An ACI has no capital letters in names, so urunc's count without them. docs/user/own-kernels.md lists the keys. Here
-nobody looks at files: `kernel_image` says what is in one.
+An ACI has no capital letters in names, so urunc's count without them. docs/user/own-kernels.md lists the keys. Files
+are not read here: `kernel_image` says what is in one.
 """
 
 import binascii

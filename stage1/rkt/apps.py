@@ -35,7 +35,9 @@ UNDO_S = 1.5
 
 
 def changing(place: str, *, limit_s: float = START_S) -> Lock:
-    """`with changing(place):` nobody else changes the apps of that pod. Raises TimedOut when others take that long."""
+    """`with changing(place):` no other program changes the apps of that pod. Raises TimedOut when others take that
+    long.
+    """
     return Lock(f"{place}/apps.lock", limit_s=limit_s)
 
 

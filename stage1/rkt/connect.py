@@ -139,7 +139,7 @@ def _listen(place: str) -> _socket.socket:
 
 
 def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
-    """Twice, so that it is nobody's child: ours would be a zombie of rkt's."""
+    """Fork twice, so that it is reparented to init: a child of ours would become a zombie of rkt's."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -156,8 +156,8 @@ def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
 
 
 def _detach(*, keep: tuple[int, ...]) -> None:
-    """Give up what was inherited from the caller: descriptors but those in `keep`, whose end somebody may wait for, and
-    the working directory.
+    """Give up what was inherited from the caller: descriptors except those in `keep`, since a reader may wait for their
+    end, and the working directory.
     """
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):

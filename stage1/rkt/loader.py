@@ -129,8 +129,8 @@ def read_pod(
 
     Args:
         terminal: TERM of the caller's terminal when `--interactive` is on one, else None.
-        runs: whether the app does, and may have changed its root and volumes so that nobody else could look after it.
-            It is without volumes then, with a user who is nobody if its own is gone, and with no kernel out of a file.
+        runs: whether the app is running, and may have changed its root and volumes so that they can't be read. It has
+            no volumes then, the user nobody if its own is missing, and no kernel out of a file.
 
     Raises:
         BadRequest: the manifest makes no sense, or a user or volume is not there: one sentence.

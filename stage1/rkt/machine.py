@@ -288,7 +288,7 @@ def kill(place: str) -> None:
 
 
 def collect_garbage() -> list[str]:
-    """Remove what pods left that ended, and that rkt knows no more: somebody has removed its data directory.
+    """Remove the remains of ended pods that rkt does not know any more, because its data directory was removed.
 
     A pod that lives is left alone, whatever became of its directory. A sentence for each that could not be removed.
     """

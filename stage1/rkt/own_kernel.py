@@ -63,7 +63,7 @@ def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns:
 
 
 def arguments(entry: Entry, kernel: OwnKernel) -> tuple[str, ...]:
-    """The kernel's arguments, where its label does not say them, or somebody else does: without its own path."""
+    """The kernel's arguments, unless its label has them, or given otherwise: without its own path."""
     if entry.argv == entry.image_argv and kernel.arguments:
         return ()
     return entry.argv[entry.argv[0] == kernel.path :]

@@ -26,7 +26,8 @@ def lock(data_dir: str, place: str) -> Lock:
 
 
 def claim(pod: Pod, data_dir: str, *, place: str) -> None:
-    """Make sure that the pod's ports are nobody's. One that has ended and was not collected yet gives its network back.
+    """Make sure that no other pod has the pod's ports. One that has ended and was not collected yet gives its network
+    back.
 
     Must be called in `lock`. Raises WrongState with the owner, NetworkFailed when a plugin keeps what it made.
     """

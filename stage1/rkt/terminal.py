@@ -169,7 +169,7 @@ class _Streams:
 
 
 def _write(fd: int, data: bytes) -> bool:
-    """False: nobody reads it, and the data is thrown away."""
+    """False if it has no reader: then the data is discarded."""
     try:
         while data:
             data = data[os.write(fd, data) :]

@@ -16,7 +16,7 @@ from stage1.rkt.arguments import RunOptions
 
 HOSTS, HOSTNAME, RESOLV = "hosts", "hostname", "resolv.conf"
 ASKED = ("host", "stage0")
-"""Modes of --dns-conf-mode that somebody has chosen."""
+"""Modes of --dns-conf-mode that were given."""
 _FALLBACK = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 

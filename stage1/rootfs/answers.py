@@ -20,7 +20,7 @@ MEMORY = "Memory"
 """Instead of one of these: its memory did not suffice."""
 
 INTERNAL = "Internal"
-"""Instead of one of these: it met an error that nobody has thought of, which its sentence describes."""
+"""Instead of one of these: it met an unexpected error, which its sentence describes."""
 
 LENGTH_DIGITS = 12
 """Digits of each length on a worker's pipes: a question begins with the lengths of its arguments and its data, and an

@@ -93,7 +93,7 @@ def read_manifest(path: str, *, most: int) -> bytes:
 
 
 def make(path: str) -> None:
-    """An empty file that nobody but root can open. Raises KernelError when anything is there, NoSpace."""
+    """An empty file that only root can open. Raises KernelError when anything is there, NoSpace."""
     with Guard("make", path):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
@@ -113,7 +113,7 @@ def seal(directory: str, output: str, *, manifest: bytes, is_awaited: "Awaited")
 
 
 def abandon(directory: str) -> None:
-    """Remove what there is of a checkpoint that is not whole; idempotent. Nobody may still be writing it.
+    """Remove what there is of a checkpoint that is not whole; idempotent. It must not be in the making.
 
     Raises KernelError.
     """
@@ -137,8 +137,8 @@ def _empty(output: str) -> None:
 
 
 def examined(path: str, is_awaited: "Awaited" = lambda: True) -> File:
-    """What the file is, which may be anybody's. Raises TimedOut when nobody wants to know any more, NotPlain or
-    BadRequest for what is no file of ours alone, KernelError.
+    """What the file is, which may be anybody's. Raises TimedOut if it is not wanted any more, NotPlain or BadRequest
+    for what is no file of ours alone, KernelError.
     """
     directory, name = os.path.split(path)
     with beneath.Root(directory) as place:

@@ -49,7 +49,7 @@ class Question(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Under which limits, when nobody wants the answer, and who forks the process; without, it is a new Python."""
+    """The limits, the caller's cancellation, and the server that forks the process; without, it is a new Python."""
 
     limits: Limits
     stop: "Callable[[], bool]" = supervise.never

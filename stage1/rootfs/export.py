@@ -124,7 +124,7 @@ def _identity(image: ImageFiles) -> bytes:
 
 
 def _mounted_from(directory: str, name: str) -> bytes:
-    """Empty when nobody has written it down, as in former versions."""
+    """Empty if it was not recorded, as in earlier versions."""
     try:
         with beneath.Root(directory) as own:
             return own.read(f"images/{name}", ours=True)

@@ -2,9 +2,9 @@
 """Volumes that follow the host (CRI PROPAGATION_HOST_TO_CONTAINER): what is mounted below their sources later is shown
 too, and what is unmounted no more. Called by `cri.monitors` through the engine's siblings.
 
-The kernel's own propagation would show it with the owners that it has on the host, which are nobody's to the VMM. So
-the two lists of mounts are compared, and the difference is made, each mount with mapped owners. There is no state:
-what a killed daemon has not done the next one does.
+The kernel's own propagation would show it with the host's owners, which are unmapped for the VMM. So the two lists of
+mounts are compared, and the difference is made, each mount with mapped owners. There is no state: what a killed daemon
+has not done the next one does.
 """
 
 import errno

@@ -111,7 +111,7 @@ class _Server:
             self._poll.register(fd, select.POLLIN)
 
     def _end_child(self, fd: int) -> None:
-        """Reap the child whose end this descriptor shows, or kill it when nobody waits for it any more."""
+        """Reap the child whose exit this descriptor reports, or kill it if its client is gone."""
         one = self._children.pop(fd, None)
         if one is None:
             return  # both at once

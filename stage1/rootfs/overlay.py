@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An overlay that somebody else has mounted, mounted once more with mapped owners: the root of an app. For rkt.machine.
+"""A second, idmapped mount of an overlay that rkt has mounted: the root of an app. For rkt.machine.
 
 An overlay can't be an id-mapped mount, its layers can be (Linux 5.19). What is written through ours lies in the same
 upper directory with the numbers that the guest gave, so the other mount shows it too; that one must not be used

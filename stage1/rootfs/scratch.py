@@ -111,7 +111,7 @@ def forget_guest(directory: str) -> None:
 
 
 def allocate(path: str) -> None:
-    """Give the disk all the blocks that it can ever need, so that nobody else can take them. Raises NoSpace,
+    """Give the disk all the blocks that it can ever need, so that nothing else can take them. Raises NoSpace,
     KernelError.
     """
     with Guard("fallocate", path):

@@ -28,7 +28,7 @@ def go_on(vm: VmProcess, directory: str) -> None:
 
 
 def is_held(directory: str) -> bool:
-    """Whether somebody holds it, or did until he was killed."""
+    """Whether it is held, also if its holder was killed."""
     with beneath.Root(directory) as own:
         return own.exists(FILE)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What clearpod knows of one hypervisor. Each driver (`kvmtool.py`, `qemu.py`) makes one, `hypervisors.py` lists them,
-`Choice` and `VmSpec` carry one; everybody else asks it, and nobody asks for a name. No I/O here. A plain class, not a
+`Choice` and `VmSpec` carry one; all other code uses it, and does not ask for a name. No I/O here. A plain class, not a
 NamedTuple, which costs rkt's `run` a hundredth of its time.
 """
 
@@ -53,7 +53,7 @@ class Hypervisor:
         raise NotImplementedError
 
     def is_program(self, name: str) -> bool:
-        """Whether a file of this name is its program: so a VMM that nobody wrote down is recognised."""
+        """Whether a file of this name is its program: by which an unrecorded VMM is recognised."""
         raise NotImplementedError
 
     def argv(self, vm: "VmSpec") -> list[str]:

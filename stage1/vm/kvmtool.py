@@ -2,9 +2,9 @@
 """kvmtool: a VM as a command line of `lkvm run`, and what else is its own. For `hypervisors.py` and the golden tests.
 Pure, but for `find` and the startup check.
 
-The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only
-option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, which nobody
-uses; the name, which is the socket's, is a short one: a unix socket's path has 107 bytes.
+The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only option here:
+the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, which is not used; the
+name, which is the socket's, is a short one: a unix socket's path has 107 bytes.
 
 With `vm.dax` the system image is no disk but memory: see `dax.py`.
 """

@@ -4,7 +4,7 @@ when there is one: rkt's `run` waits for each line that it loads. Pure.
 
 A kernel's end is the hypervisor's, whether it powers off, resets or panics: which it was, QEMU's monitors say, so the
 VM begins when one is listened to. A microvm without ACPI gives a kernel the places of its devices on the command line;
-nobody can ask it to power off.
+it can't be asked to power off.
 """
 
 from typing import NamedTuple
@@ -125,7 +125,7 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
 
 def links(vm: VmSpec) -> dict[str, str]:
     """Symbolic links in the root of the VMM's jail, with their targets: QEMU tells a multiboot kernel, and its module,
-    the paths that it has loaded them from, and those of the host are nobody's business.
+    the paths that it has loaded them from, and it must not see those of the host.
     """
     found: dict[str, str] = {}
     if not vm.hypervisor.boots_all_kernels or not vm.jailer:

@@ -30,7 +30,7 @@ _ARCHITECTURES = {"c000003e": "x86-64", "40000003": "i386"}
 
 
 def explain(pid: int, started: int, *, code: int | None, log: str = LOG) -> str:
-    """A phrase that begins with ": ", empty when the filter did not end the VMM or nobody knows.
+    """A phrase that begins with ": ", empty if the filter did not kill the VMM or it is unknown.
 
     `started` is its `process.start_time`. `code` is None when it was no child of ours; then only the log tells.
     """

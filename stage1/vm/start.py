@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def start(
     vm: VmSpec, vmm: "Vmm", *, is_free: "Callable[[int], bool] | None" = None
 ) -> tuple[VmProcess, SerialLink | VsockLink]:
-    """Start it, with another context id when somebody took the chosen one; the process, and the link that it has.
+    """Start it, with another context id if the chosen one was taken meanwhile; the process, and the link that it has.
 
     Raises what `Vmm.start` does; CidTaken after so many tries, NoSpace when no id is free.
     """

@@ -229,8 +229,8 @@ def _listen(path: str, is_packets: bool) -> int:
 
 
 def _check_files(vm: VmSpec) -> None:
-    """Give the VMM's user, who is nobody on the host, the files that it writes, and raise VmFailed for one that it
-    can't read.
+    """Give the VMM's user, who is unprivileged on the host, the files that it writes, and raise VmFailed for one that
+    it can't read.
     """
     owner = vm.ids[0].outside
     if vm.scratch:

@@ -70,7 +70,7 @@ def find_at_once(top: str, name: str) -> Template | None:
 
 
 def _reject(template: Template) -> None:
-    """Let nobody find it. It stays as a mark that its name is not to be used, until it is removed."""
+    """Make it impossible to find. It stays as a mark that its name is not to be used, until it is removed."""
     with Guard("rename", f"{template.directory}/{MANIFEST}"):
         os.rename(f"{template.directory}/{MANIFEST}", f"{template.directory}/{REJECTED}")
 

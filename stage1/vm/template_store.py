@@ -51,7 +51,7 @@ def _data(fd: int, at: int) -> int:
 
 
 class Store:
-    """Templates below `top`. Whole ones are looked at once, and then only whether somebody has touched them."""
+    """Templates below `top`. Whole ones are looked at once, and after that only for changes of their files."""
 
     def __init__(self, top: str) -> None:
         self.top = top
@@ -170,7 +170,7 @@ class Store:
     def remove_unused(self, is_current: "Callable[[Mapping[str, str]], bool]", *, most_bytes: int) -> list[str]:
         """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
         used for the longest time, until the others take at most so much of the disk; their names. Of what was rejected
-        the mark is kept for a day. Nobody may be making one. Raises KernelError.
+        the mark is kept for a day. None may be in the making. Raises KernelError.
         """
         for one in os.listdir(self.top) if os.path.isdir(self.top) else ():
             if _NEW in one:
@@ -210,7 +210,7 @@ class Store:
 
 
 def _require_space(top: str, memory_bytes: int) -> None:
-    """A VMM whose memory is a file on a full disk ends by SIGBUS, which tells nobody why. Raises NoSpace."""
+    """A VMM whose memory is a file on a full disk ends by SIGBUS, which gives no reason. Raises NoSpace."""
     with Guard("statvfs", top):
         status = os.statvfs(top)
     free_bytes = status.f_bavail * status.f_frsize
