@@ -40,12 +40,16 @@ class Follower:
 
     def open(self) -> None:
         """Begin to watch. Undo: `close`."""
-        loop = asyncio.get_running_loop()
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.epoll()  # the loop asks for readability, which a file of /proc always has
         self._poll.register(self._mounts, select.EPOLLPRI | select.EPOLLERR)
-        loop.add_reader(self._poll.fileno(), self._mounts_changed)
-        self._task = loop.create_task(self._run(), name="mounts")
+        self._listen()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="mounts")
+
+    def _listen(self) -> None:
+        """Wait for the next change; one since the last call counts."""
+        if self._poll is not None:
+            asyncio.get_running_loop().add_reader(self._poll.fileno(), self._mounts_changed)
 
     async def close(self) -> None:
         """End. Idempotent."""
@@ -59,8 +63,10 @@ class Follower:
             task.cancel()
 
     def _mounts_changed(self) -> None:
+        """Ignore further changes until `_run` has rested: each of a burst would interrupt the thread that mounts."""
         assert self._poll is not None
         self._poll.poll(0)  # consume the event
+        asyncio.get_running_loop().remove_reader(self._poll.fileno())
         self._changed.set()
 
     async def _run(self) -> None:
@@ -78,6 +84,7 @@ class Follower:
             for pod, container in following.values():
                 self._update(pod, container)
             await asyncio.sleep(REST_S)
+            self._listen()
 
     def _update(self, pod: LivePod, container: LiveContainer) -> None:
         """Now, or once more after what is being done."""
