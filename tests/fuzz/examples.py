@@ -31,7 +31,14 @@ OCI: tuple[Any, ...] = (
     {
         **_PLATFORM,
         "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
-        "config": {"User": "1:2", "Env": ["A=b"], "Cmd": ["sh"], "WorkingDir": "/", "StopSignal": "TERM"},
+        "config": {
+            "User": "1:2",
+            "Env": ["A=b"],
+            "Cmd": ["sh"],
+            "WorkingDir": "/",
+            "StopSignal": "TERM",
+            "Volumes": {"/a": {}},
+        },
     },
 )
 

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stage1.errors import BadRequest, NetworkFailed, PodError, Unsupported
 from tests.fuzz.documents import variants
@@ -129,7 +129,7 @@ def cni(data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """The documents of an image, as a registry sends them: index, manifest and config."""
+    """The documents of an image, as a registry sends them: index, manifest and config, and a container made by it."""
     from cri.image import manifest as images
 
     name, half = "registry.test/image:1", len(data) // 2
@@ -139,7 +139,22 @@ def manifest(data: bytes) -> None:
     with suppress(PodError):
         result = images.read_manifest(part, name=name)
         images.sizes(part)
-        images.read_config(config, result, name=name, architecture="amd64")
+        _create(images.read_config(config, result, name=name, architecture="amd64"))
+
+
+def _create(config: dict[str, Any]) -> None:
+    """A container of an image with that config, which says nothing itself."""
+    from cri.live.images import Accounts
+    from cri.pb import runtime_pb2 as pb
+    from cri.store.images import Image
+    from cri.store.pods import PodRecord
+    from cri.translate import container
+    from stage1.pod.model import Pod
+
+    image = Image("sha256:", ("i",), (), 1, (config.get("config") or {}).get("User") or "", config, "")
+    asked = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"))
+    accounts = Accounts("root:x:0:0::/root:/bin/sh\n", "root:x:0:\n")
+    container.record(asked, PodRecord(Pod("p", "web"), b"", "", 0), images={"i": image}, accounts=accounts)
 
 
 def checkpoint(data: bytes) -> None:
@@ -315,7 +330,7 @@ TARGETS = {
     "websocket": Target(websocket, ("cri.streaming", "wsproto")),
     "upgrade": Target(upgrade, ("cri.streaming",)),
     "cni": Target(cni, ("stage1.net",)),
-    "manifest": Target(manifest, ("cri.image",)),
+    "manifest": Target(manifest, ("cri.image", "cri.translate")),
     "checkpoint": Target(checkpoint, ("cri.store",)),
     "erofs": Target(erofs, ("stage1.rootfs",), most_bytes=1 << 16),
     "tar": Target(tar, ("stage1.rootfs",), most_bytes=1 << 14),
