@@ -30,6 +30,9 @@ __all__ = ["kept_vms", "kept_world"]
 
 pytestmark = pytest.mark.timeout(240)
 
+SIZED = b'until [ "$(stty size)" = "%s" ]; do sleep 0.05; done; '
+"""For a shell: it waits until its terminal has this size."""
+
 
 @pytest.fixture(params=sorted(TRANSPORTS))
 def transport(request: pytest.FixtureRequest) -> str:
@@ -82,13 +85,11 @@ async def test_a_terminal_has_its_size_and_takes_what_is_typed(kept_world: World
         c = await running_in_kept_pod(cri, kept_world)
         talk = await exec_in(cri, transport, c, "sh", tty=True, stdin=True, stdout=True)
         await talk.resize(132, 50)
-        await asyncio.sleep(0.5)
-        await talk.send(b"stty size; echo err >&2\n")
+        await talk.send(SIZED % b"50 132" + b"stty size; echo err >&2\n")
         output = await talk.until(b"err\r\n")
         assert b"50 132\r\n" in output
         await talk.resize(99, 33)
-        await asyncio.sleep(0.5)
-        await talk.send(b"stty size; exit 4\n")
+        await talk.send(SIZED % b"33 99" + b"stty size; exit 4\n")
         assert await talk.exit_code() == 4
         assert b"33 99\r\n" in talk.output["stdout"]
 

@@ -12,7 +12,7 @@ from tests.fakes.streaming_client import TRANSPORTS, Conversation
 
 from .conftest import Client, World
 from .kept_pod import kept_vms, kept_world, running_in_kept_pod
-from .test_streaming import running, transport
+from .test_streaming import SIZED, running, transport
 
 __all__ = ["kept_vms", "kept_world", "transport"]
 
@@ -84,8 +84,7 @@ async def test_a_terminal_of_a_container_is_attached_to_and_resized(kept_world: 
         c = await running_in_kept_pod(cri, kept_world, "sh", tty=True, stdin=True)
         talk = await attach_to(cri, transport, c, tty=True, stdin=True, stdout=True)
         await talk.resize(101, 41)
-        await asyncio.sleep(0.5)
-        await talk.send(b"stty size; echo err >&2\n")
+        await talk.send(SIZED % b"41 101" + b"stty size; echo err >&2\n")
         assert b"41 101\r\n" in await talk.until(b"err\r\n")
         await talk.send(b"exit\n")
         assert (await talk.status())["status"] == "Success"
