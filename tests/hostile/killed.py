@@ -34,6 +34,13 @@ def vmms(vms: Node) -> int:
     return sum("qemu-system" in line.split(" ")[0] for line in vms.command.leavings.processes().values())
 
 
+async def goes_on(cri: Caller, container: str, now: int) -> None:
+    """Wait until the container of COUNTER is further than `now`."""
+    async with asyncio.timeout(20 * PATIENCE):
+        while await count(cri, container) <= now:
+            await asyncio.sleep(0.1)
+
+
 async def count(cri: Caller, container: str) -> int:
     """How far the container of COUNTER is."""
     command = ["sh", "-c", "until [ -e /at ]; do sleep 0.05; done; cat /at"]

@@ -286,6 +286,9 @@ def test_an_archive_of_docker_save_and_a_layout_give_the_same_layers(
 async def test_pulls_of_one_reference_share_the_work(registry: Registry, layout: Layout, store: ImageStore) -> None:
     name = registry.push(layout.tag("a", layout.image([BASE, TOP])), "t/shared:1")
     pulls = [asyncio.create_task(pull(store, name, config=config())) for _ in range(5)]
+    async with asyncio.timeout(10 * PATIENCE):
+        while len(os.listdir(f"{store.state_dir}/tmp")) < 2:
+            await asyncio.sleep(0.002)
     await asyncio.sleep(0.01)
     assert len(os.listdir(f"{store.state_dir}/tmp")) == 2  # one directory and its lock
     assert len({image.id for image in await asyncio.gather(*pulls)}) == 1

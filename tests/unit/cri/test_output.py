@@ -35,8 +35,10 @@ async def test_a_reader_that_sleeps_holds_back_the_credit_and_not_the_loop() -> 
     output = credit.output(target)
     assert output.feed(data[:100], seq=1, end=False) == 0
     assert output.feed(data[100:], seq=2, end=True) == 0
-    await asyncio.sleep(0.05)
-    assert 0 < credit.bytes < len(data)
+    async with asyncio.timeout(10 * PATIENCE):
+        while not credit.bytes:
+            await asyncio.sleep(0.005)
+    assert credit.bytes < len(data)
     result = b""
     while len(result) < len(data):
         result += await asyncio.to_thread(os.read, source, 10_000)
