@@ -28,18 +28,22 @@ def main(argv: list[str]) -> int:
     pod = engine.find_vm(place)
     if pod is None:
         raise NotFound(f"the pod {options.uuid} was not started, so it can't be stopped; rkt rm removes it")
-    if not options.force and not _ended(options.uuid, pod):
-        dispatch.say("stop", f"the pod {options.uuid} did not end within its grace period and is killed")
+    if not options.force and (why := _why_not_ended(options.uuid, pod)):
+        dispatch.say("stop", f"the pod {options.uuid} {why} and is killed")
     machine.kill(place)
     return 0
 
 
-def _ended(uuid: str, pod: VmProcess) -> bool:
-    if not machine.has_own_kernel(machine.place(uuid)):
-        return _halted(uuid, pod)
+def _why_not_ended(uuid: str, pod: VmProcess) -> str:
+    """Ask the pod to end; empty when it did."""
+    late, place = "did not end within its grace period", machine.place(uuid)
+    if not machine.has_own_kernel(place):
+        return "" if _halted(uuid, pod) else late
     from stage1.rkt import own_kernel  # others do not wait for it
 
-    return own_kernel.power_down(machine.place(uuid), pod, limit_s=GRACE_S)
+    if not own_kernel.has_button(place):
+        return "has a machine without a power button"
+    return "" if own_kernel.power_down(place, pod, limit_s=GRACE_S) else late
 
 
 def _halted(uuid: str, pod: VmProcess) -> bool:

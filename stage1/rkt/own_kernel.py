@@ -102,11 +102,14 @@ def _vm(pod: "RktPod", host: Host, *, boot: own.Boot, network: "PodNetwork | Non
     return vm._replace(scratch=disk)
 
 
-def power_down(place: str, pod: "VmProcess", *, limit_s: float) -> bool:
-    """Press the power button, if there is one, and wait for the end, not longer than that; whether it came."""
+def has_button(place: str) -> bool:
+    """Whether the pod's machine has a power button."""
     with beneath.Root(place) as root:
-        if root.read(machine.OWN_KERNEL) != _BUTTON:
-            return False
+        return root.read(machine.OWN_KERNEL) == _BUTTON
+
+
+def power_down(place: str, pod: "VmProcess", *, limit_s: float) -> bool:
+    """Press the power button and wait for the end, at most so long; whether it came."""
     monitor = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         with beneath.Socket(f"{place}/{own.MONITOR}") as address:

@@ -82,7 +82,8 @@ def test_its_power_button_is_pressed(rkt: RealRkt, tmp_path: Path, *, how: "str 
 def test_a_machine_without_a_button_is_ended_at_once(rkt: RealRkt, tmp_path: Path) -> None:
     pod = rkt.run(_image(tmp_path), "--", "spin")
     pod.wait_for("ready without a network\n")
-    assert rkt.call("stop", pod.uuid).code == 0
+    stopped = rkt.call("stop", pod.uuid)
+    assert stopped.code == 0 and "without a power button" in stopped.err
     assert pod.finish().code == 137 and pod.status()["app-hello"] == "137"
     removed(rkt, pod)
 
