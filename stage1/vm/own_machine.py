@@ -103,7 +103,7 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
     assert own
     return [
         vm.binary,
-        *("-name", vm.name),
+        *("-name", f"{vm.name} {vm.run_dir}"),  # by which `vmm.find_unrecorded` knows it
         *(("-sandbox", sandbox) if vm.sandbox else ()),
         *("-machine", _MACHINES[own.machine] + (",auto-kernel-cmdline=off" if _places(vm, own) else "")),
         *(_AS_FIRECRACKER if own.features.is_modern and own.machine == "microvm" else ()),

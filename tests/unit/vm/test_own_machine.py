@@ -72,6 +72,7 @@ def test_a_kernel_is_not_told_where_it_lies_on_the_host(
     argv = qemu.argv(vm)
     assert (_after(argv, "-kernel"), _after(argv, "-initrd")) == ([named[0]], [named[1]] if named[1] else [])
     assert not any("layers" in one for one in argv)
+    assert any("/p/" in f"{one}/" for one in argv[1:]), "find_unrecorded goes by it"
     fields = jail.describe(vm, jail.Launch(argv, {})).decode().split("\0")
     expected = {f"y{path}:/{name}" for path, name in zip((kernel, initrd), named, strict=True) if name}
     assert expected == {one for one in fields if one.startswith("y/p")}
