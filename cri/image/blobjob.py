@@ -36,9 +36,9 @@ def job(arguments: tuple[str, ...], data: bytes) -> str:
     return str(bring(Asked(*json.loads(data)), json.loads(arguments[1]), directory="out"))
 
 
-def bring(asked: Asked, wanted: dict[str, int], *, directory: str) -> int:
+def bring(asked: Asked, sizes: dict[str, int], *, directory: str) -> int:
     """Like `job`, into `directory`."""
-    todo, whole = deque(wanted.items()), list[str]()
+    todo, whole = deque(sizes.items()), list[str]()
 
     def work() -> None:
         with contextlib.suppress(IndexError):
@@ -47,7 +47,7 @@ def bring(asked: Asked, wanted: dict[str, int], *, directory: str) -> int:
                 if _bring(asked._replace(reference=digest), size, path=f"{directory}/{digest.partition(':')[2]}"):
                     whole.append(digest)
 
-    threads = [threading.Thread(target=work) for _ in range(min(AT_ONCE, len(wanted)) - 1)]
+    threads = [threading.Thread(target=work) for _ in range(min(AT_ONCE, len(sizes)) - 1)]
     with contextlib.suppress(RuntimeError):  # no more threads: we do it alone
         for thread in threads:
             thread.start()

@@ -36,7 +36,7 @@ MODULE = "cri.image.blobjob"
 _ANSWER_S, _DOWNLOAD_S, _CPU_S = 6.0, 3600.0, 3600.0
 MOST_AT_ONCE = 8
 """Downloads of images by such processes, of which each has some threads and they all one user. Others are skopeo's."""
-_under_way: "weakref.WeakSet[Direct]" = weakref.WeakSet()
+_downloading: "weakref.WeakSet[Direct]" = weakref.WeakSet()
 _WHAT = "a registry's answer"
 
 
@@ -86,7 +86,7 @@ class Direct:
 
     def brings(self) -> bool:
         """Whether blobs can be brought now."""
-        return bool(self._asked and self._box and self._worker.is_open and len(_under_way) < MOST_AT_ONCE)
+        return bool(self._asked and self._box and self._worker.is_open and len(_downloading) < MOST_AT_ONCE)
 
     async def bring(self, sizes: dict[str, int]) -> None:
         """Bring the blobs of these digests, as far as they come plainly and whole; `adopt` meanwhile, and once more.
@@ -94,7 +94,7 @@ class Direct:
         Raises RegistryUnavailable when it takes an hour.
         """
         question = Question(MODULE, (BLOBS, json.dumps(sizes)), _WHAT, _DOWNLOAD_S)
-        _under_way.add(self)
+        _downloading.add(self)
         asking = asyncio.ensure_future(
             run_apart(lambda: self._worker.get().ask(question, json.dumps(self._asked).encode()))
         )
@@ -105,7 +105,7 @@ class Direct:
         except PodError as error:
             log.info("pull.blobs", extra={"error": str(error)})
         finally:
-            _under_way.discard(self)
+            _downloading.discard(self)
             if not asking.done():
                 await run_uncancellable(self.close)  # and the thread gets an error
                 await asyncio.wait({asking})

@@ -242,14 +242,14 @@ class _Run(NamedTuple):
 
     async def bring(self, blobs: Collection[str]) -> None:
         """Download these, and convert each as soon as it is there."""
-        wanted: dict[str, dict[str, None]] = {blob: {} for blob in blobs}
+        layers: dict[str, dict[str, None]] = {blob: {} for blob in blobs}
         for blob, diff_id in self.layers():
-            if blob in wanted:
-                wanted[blob][diff_id] = None
+            if blob in layers:
+                layers[blob][diff_id] = None
                 self.made.add(diff_id)
         blob_files: BlobFiles = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
         fetching = self._fetch(blob_files)
-        await _together([fetching, *(self._bring(blob_files[blob], blob, diff_ids=of) for blob, of in wanted.items())])
+        await _together([fetching, *(self._bring(blob_files[blob], blob, diff_ids=of) for blob, of in layers.items())])
 
     async def _fetch(self, blob_files: BlobFiles) -> None:
         """A registry may send what it likes, and says nothing beforehand that it has to keep to."""

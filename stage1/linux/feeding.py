@@ -61,7 +61,7 @@ class Fed:
         """Let it have `data`; in vain once it takes no more. Raises TimedOut, what `check` raises."""
         view = memoryview(data)
         self.given += len(view)
-        self._look_again()
+        self._check_at_times()
         while view and self._in >= 0:
             try:
                 view = view[os.write(self._in, view) :]
@@ -76,7 +76,7 @@ class Fed:
         """
         left = size
         while left and self._in >= 0:
-            self._look_again()
+            self._check_at_times()
             try:
                 count = os.splice(source, self._in, left)
             except BlockingIOError:
@@ -96,7 +96,7 @@ class Fed:
         no more. There must be some. Raises as `give`.
         """
         while self._in >= 0:
-            self._look_again()
+            self._check_at_times()
             try:
                 count = libc.call("tee", source, self._in, most, _SPLICE_F_NONBLOCK, what="a program's input")
             except KernelError as error:
@@ -118,7 +118,7 @@ class Fed:
             self._attend()
         while not self._child.wait(supervise.TICK_S):
             self._waited_s += supervise.TICK_S
-            self._look()
+            self._check_now()
         return supervise.Ended(
             -1 if self._child.exit_code is None else self._child.exit_code, supervise.last_line(bytes(self._tail))
         )
@@ -131,7 +131,7 @@ class Fed:
         self._waited_s += now_s - begun_s
         for fd in ready & self._reading:
             self._keep(fd, os.read(fd, supervise.CHUNK_BYTES))
-        self._look_again()
+        self._check_at_times()
 
     def _keep(self, fd: int, data: bytes) -> None:
         if not data:
@@ -143,11 +143,11 @@ class Fed:
         elif len(self.text) <= self._most_bytes:
             self.text += data
 
-    def _look_again(self) -> None:
+    def _check_at_times(self) -> None:
         if time.monotonic() - self._checked_s >= supervise.TICK_S:
-            self._look()
+            self._check_now()
 
-    def _look(self) -> None:
+    def _check_now(self) -> None:
         self._checked_s = time.monotonic()
         most_s = self._pace.base_s + self.given / self._pace.bytes_per_s
         if self._waited_s >= most_s:

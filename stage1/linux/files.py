@@ -58,8 +58,8 @@ def add_line(path: str, line: bytes, *, most: int, durable: bool = False) -> boo
             known = os.pread(fd, most, 0)
             lines = known.rstrip(b"\0")
             data = b"%b%b\n" % (b"" if lines.endswith(b"\n") else b"\n", line)
-            has_room = os.fstat(fd).st_nlink == 1 and len(lines) + len(data) <= len(known)
-            return has_room and os.pwrite(fd, data, len(lines)) == len(data)
+            fits = os.fstat(fd).st_nlink == 1 and len(lines) + len(data) <= len(known)
+            return fits and os.pwrite(fd, data, len(lines)) == len(data)
     finally:
         os.close(fd)
 

@@ -27,7 +27,7 @@ _HALF = "~"
 _ASIDE = ".written-off"
 _FIRST = f".first{_HALF}"
 """Ends that of the second file. A power cut may leave an empty file where one that was not synced replaced another."""
-_ROOM_BYTES = 32768
+_RESERVED_BYTES = 32768
 """Of each file of a slot: some seven records of a pod with one network. What does not fit replaces the file."""
 
 
@@ -60,8 +60,8 @@ class Record(NamedTuple):
 def reserve(path: str, record: Record) -> None:
     """`save` for a pool slot, with space reserved for the claim, which has to be fast."""
     data = b"%b\n" % _text(record)
-    files.write_atomic(f"{path}{_FIRST}", data.ljust(_ROOM_BYTES, b"\0"), durable=True)
-    files.write_atomic(path, data.ljust(_ROOM_BYTES, b"\0"))
+    files.write_atomic(f"{path}{_FIRST}", data.ljust(_RESERVED_BYTES, b"\0"), durable=True)
+    files.write_atomic(path, data.ljust(_RESERVED_BYTES, b"\0"))
 
 
 def begin(path: str, record: Record) -> None:
@@ -85,7 +85,7 @@ def save(path: str, record: Record) -> None:
 
 def _added(path: str, data: bytes, *, durable: bool = False) -> bool:
     """Add `data` to the file at `path` as its last line; False when it has no room."""
-    return files.add_line(path, data, most=_ROOM_BYTES, durable=durable)
+    return files.add_line(path, data, most=_RESERVED_BYTES, durable=durable)
 
 
 def _text(record: Record) -> bytes:

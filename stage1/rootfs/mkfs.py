@@ -41,12 +41,12 @@ def fed(arguments: "Sequence[str]", *, digest: str, image: str) -> "Iterator[fee
         raise
     with closing(program):
         yield program
-        _judge(program.finish(), image)
+        _require_success(program.finish(), image)
     with Guard("read", image), Image(image):
         pass
 
 
-def _judge(ended: supervise.Ended, image: str) -> None:
+def _require_success(ended: supervise.Ended, image: str) -> None:
     code, last = ended
     # It also ends well after an error in the middle of a tar, and the rest of the layer is then missing.
     if code == 0 and "<E>" not in last:

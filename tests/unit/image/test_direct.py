@@ -201,7 +201,7 @@ async def test_a_download_that_nobody_wants_any_more_ends_with_its_process(tmp_p
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not one.brings() and not direct._under_way
+        assert not one.brings() and not direct._downloading
         done.set()
 
 
