@@ -128,7 +128,7 @@ def note(directory: str, seen: PodNetwork) -> None:
     path = record.linked(directory)
     known = record.load(path)
     if known:
-        record.save(path, known._replace(seen=seen))
+        record.settle(path, known._replace(seen=seen))
 
 
 def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:

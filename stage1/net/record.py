@@ -83,6 +83,13 @@ def save(path: str, record: Record) -> None:
         files.write_atomic(path, data)
 
 
+def settle(path: str, record: Record) -> None:
+    """`save` as the only record of a file without room, as it is of any pod that is ready and as former versions read
+    it.
+    """
+    files.write_atomic(path, _text(record))
+
+
 def _added(path: str, data: bytes, *, durable: bool = False) -> bool:
     """Add `data` to the file at `path` as its last line; False when it has no room."""
     return files.add_line(path, data, most=_RESERVED_BYTES, durable=durable)

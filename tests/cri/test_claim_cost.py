@@ -4,8 +4,10 @@ network's record is; and what a guest is told while the plugins run.
 """
 
 import asyncio
+import json
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,7 +62,9 @@ async def test_a_claim_hops_into_threads_three_times_and_syncs_no_whole_file(
         pod = await cri.pod("web")
         counts.is_counting = False
         assert (await cri.pool())["taken"] == 1
-        assert counts.counts == Counter(hops=HOPS)
+        assert counts.counts == Counter(hops=HOPS, renames=1), "the record of a pod that is ready is a file of its own"
+        (path,) = Path(cni.settings.cache_dir).glob(f"{pod}.json")
+        assert json.loads(path.read_text())["seen"]["interfaces"], "as a former version reads it"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert cni.left_over() == []
 
