@@ -18,7 +18,17 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so it needs root"),
 ]
 STAYS = "echo up; while :; do sleep 0.1; done"
-COMMANDS = {"/bin/missing": 127, "missing": 127, "/bin/lost": 127, "/bin": 126, "/bin/plain": 126, "/bin/bad": 126}
+COMMANDS = {
+    "/bin/missing": 127,
+    "missing": 127,
+    "/bin/lost": 127,
+    "/bin/sh/x": 127,
+    f"/bin/{'x' * 300}": 127,
+    "/bin": 126,
+    "/bin/plain": 126,
+    "/bin/bad": 126,
+    "/bin/loop": 126,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +44,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (content, mode) in files.items():
         (root / "bin" / name).write_bytes(content)
         (root / "bin" / name).chmod(mode)
+    (root / "bin/loop").symlink_to("loop")
     return aci.pack(root, place / "odd.aci", name="example.com/odd")
 
 
@@ -83,16 +94,26 @@ def test_what_only_the_guest_can_know_is_reported_once_and_whole(rkt: RealRkt, o
     removed(rkt, pod)
 
 
-BAD = {"lost": (b"#!/no/such\n", 126), "text": (b"echo\n", 126), "dir/": (b"", 126), "one": (b"#!/bin/sh\nexit 1\n", 1)}
+BAD = {
+    "lost": (b"#!/no/such\n", 126),
+    "text": (b"echo\n", 126),
+    "one": (b"#!/bin/sh\nexit 1\n", 1),
+    "dir/": (b"", 126),
+    "loop": (b"", 126),
+    "x" * 300: (b"", 127),
+    "text/x": (b"", 127),
+}
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_can_not_be_executed_in_a_volume_has_the_code_of_shells(
     rkt: RealRkt, odd: Path, tmp_path: Path, *, name: str
 ) -> None:
-    path = tmp_path / name
-    path.mkdir() if name.endswith("/") else path.write_bytes(BAD[name][0])
-    path.chmod(0o755)
+    for file in ("lost", "text", "one"):
+        (tmp_path / file).write_bytes(BAD[file][0])
+        (tmp_path / file).chmod(0o755)
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     volume = [f"--volume=data,kind=host,source={tmp_path}", "--mount=volume=data,target=/data"]
     pod = rkt.run(*volume, odd, f"--exec=/data/{name}")
     done = pod.finish()

@@ -54,7 +54,8 @@ def journal(pod: Running, app: str) -> list[str]:
 
 def test_two_apps_under_systemd(rkt: RealRkt, tmp_path: Path) -> None:
     pod = rkt.run(f"--pod-manifest={manifest(rkt, tmp_path)}")
-    wait_until(lambda: journal(pod, "worker") == ["starts", "warning"] and journal(pod, "web") == ["up"])
+    lines = ["starts", "warning"]  # of two streams, which journald reads in either order
+    wait_until(lambda: sorted(journal(pod, "worker")) == lines and journal(pod, "web") == ["up"])
     inside = rkt.call("enter", "--app=guest", pod.uuid, "systemctl", "is-active", "app@web", "app@worker")
     assert (inside.code, inside.out) == (0, "active\nactive\n"), inside.err
     assert rkt.call("enter", "--app=guest", pod.uuid, "no-such-program").code == 127

@@ -50,6 +50,9 @@ bool sysctl_path(const char *key, char *to, size_t room)
     return is_path_beneath(to + 1);
 }
 
+#define NO_DIRECTORY "Not a d"
+#define TOO_LONG "name too l"
+
 bool is_command_error(const char *text)
 {
     static const char *const signs[] = {"executable file `",      "but it is not executable",
@@ -58,12 +61,15 @@ bool is_command_error(const char *text)
     for (size_t i = 0; i < sizeof signs / sizeof *signs; i++)
         if (strstr(text, signs[i]))
             return true;
-    return false;
+    /* of its path: a circle of links, what lies below a file, too long */
+    return strstr(text, "cannot open `") &&
+           (strstr(text, "Too many l") || strstr(text, NO_DIRECTORY) || strstr(text, TOO_LONG));
 }
 
 bool is_missing_command(const char *text)
 {
-    return strstr(text, "executable file `") || strstr(text, "No such file");
+    return strstr(text, "executable file `") || strstr(text, "No such file") || strstr(text, NO_DIRECTORY) ||
+           strstr(text, TOO_LONG);
 }
 
 bool is_directory_error(const char *text)

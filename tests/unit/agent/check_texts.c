@@ -117,6 +117,14 @@ CASE(crun_says_which_failures_are_the_commands)
     CHECK(is_command_error("the path `/etc` is not a regular file: Operation not permitted"));
     CHECK(!is_command_error("mount `proc` to `proc`: Operation not permitted"));
     CHECK(is_missing_command("executable file `nope` not found in $PATH: No such file or directory"));
+    CHECK(is_command_error("cannot open `/bin/loop`: Too many levels of symbolic links"));
+    CHECK(!is_missing_command("cannot open `/bin/loop`: Too many levels of symbolic links"));
+    CHECK(is_command_error("cannot open `/bin/true/x`: Not a directory"));
+    CHECK(is_missing_command("cannot open `/bin/true/x`: Not a directory"));
+    CHECK(is_command_error("cannot open `/aaa`: File name too long"));
+    CHECK(is_missing_command("cannot open `/aaa`: File name too long"));
+    CHECK(!is_command_error("cannot open `/proc/self/x`: Permission denied"));
+    CHECK(!is_command_error("mount `/a` to `b`: Too many levels of symbolic links"));
     CHECK(is_directory_error("crun run: chdir to `/v/no`: No such file or directory"));
     CHECK(is_directory_error("crun run: chdir to `/v/file`: Not a directory"));
     CHECK(!is_directory_error("mkdir `/proc/x`: No such file or directory"));
