@@ -149,8 +149,12 @@ class NoDirectory(NoCommand):
     exit_code = 200
 
 
+_UNFIT = (
+    *("not executable", "not a regular file", "Exec format error", "Permission denied", "open executable"),
+    "Too many levels of symbolic links",
+)
+
+
 def command_error(text: str) -> NoCommand:
     """The error that crun, or the kernel, means by `text`: the command is missing, or it can't be executed."""
-    signs = ("not executable", "not a regular file", "Exec format error", "Permission denied", "open executable")
-    signs += ("Too many levels of symbolic links",)
-    return NotExecutable(text) if any(sign in text for sign in signs) else NoCommand(text)
+    return NotExecutable(text) if any(sign in text for sign in _UNFIT) else NoCommand(text)
