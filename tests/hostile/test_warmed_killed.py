@@ -72,7 +72,7 @@ async def test_the_source_goes_on_and_nothing_half_made_stays(vms: Node) -> None
             if one.id != source:  # it was ready in that moment
                 await cri("RemovePodSandbox", pod_sandbox_id=one.id)
         await until(lambda: vmms(vms) == 1)
-        assert os.listdir(top(vms)) == ["default"] and os.listdir(vms.root / "run/pods") == [source]
+        await until(lambda: os.listdir(top(vms)) == ["default"] and os.listdir(vms.root / "run/pods") == [source])
         copy = await cri.pod("copy", annotations={TEMPLATE: "warm"})
         made = await cri.container(copy, "sh", "-c", COUNTER)
         await cri("StartContainer", container_id=made)
