@@ -208,9 +208,8 @@ class LivePod:
         if kind == events.STARTED:
             took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
             self.note(history.Fact(history.STARTED, status.started_ns, took_ns, subject=name))
-            is_copy = bool(
-                container.record.guest_id
-            )  # a copy's first exec is slow: QEMU has to translate its code again
+            # A copy's first exec is slow: QEMU has to translate its code again.
+            is_copy = bool(container.record.guest_id)
             self.meter.begin(lambda: container.is_running, is_busy=lambda: is_copy and bool(self.execs))
         elif kind == events.STOPPED:
             self.tools.recorder.count(EXITS, status.reason)
@@ -325,11 +324,12 @@ class LivePod:
                     waiting.set_exception(VmFailed(why))
             for container in self.containers.values():
                 self._whatever_happens(container.vm_gone, self.status.why)
-            if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
-                self._log_death(was=self.status.state)
-                self.note(history.Fact(history.ENDED, reason=self.status.state, text=self.status.why))
+            if (was := self.status.state) in (states.READY, states.STOPPING, states.BOOTING):
+                self._log_death(was=was)
+                self.note(history.Fact(history.ENDED, reason=was, text=self.status.why))
                 self._whatever_happens(self.move, "vm_exit")
-                self._whatever_happens(self.tell, events.STOPPED)
+                if was != states.BOOTING:  # else no client has heard of it
+                    self._whatever_happens(self.tell, events.STOPPED)
         finally:
             self.gone.set()
 

@@ -10,6 +10,7 @@ from cri import events
 from cri.events import Bus, Event
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import NoSpace
+from stage1.guest import messages
 from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
@@ -52,6 +53,22 @@ async def _listening(cri: Client, count: int = 1) -> list[Listener]:
         while len(cri.node.events._subscriptions) < count:
             await asyncio.sleep(0.01)
     return result
+
+
+@pytest.mark.parametrize("prewarmed", [0, 1])
+async def test_nobody_hears_of_the_end_of_a_pod_that_never_was(world: World, prewarmed: int) -> None:
+    """Its VM ends while the pod is made, in which another one may take its place."""
+    world.warm(prewarmed)
+    async with world.daemon() as cri:
+        if prewarmed:
+            await cri.warmed(prewarmed)
+        (listener,) = await _listening(cri)
+        world.faults.die_on = messages.Configure
+        await cri.refused("RunPodSandbox", config=cri.sandbox())
+        world.faults.die_on = None
+        pod = await cri.pod()
+        assert await listener.until(2) == [(pod, CREATED), (pod, STARTED)]
+        await listener.close()
 
 
 async def test_the_life_of_a_pod_is_told_to_every_listener(world: World) -> None:
