@@ -100,7 +100,9 @@ def remove(monitor: Monitor, offset: int, *, size: int, disk_bytes: int) -> None
 
 def take_out(monitor: Monitor) -> None:
     """Let the disk be without its medium, which blocks saving; the VM must be stopped. Undo: `put_back`."""
-    monitor.run("qom-set", {"path": _DEVICE, "property": "drive", "value": EMPTY})
+    drive = {"path": _DEVICE, "property": "drive"}
+    if monitor.run("qom-get", drive) != EMPTY:  # QEMU aborts when it gets the medium that it has
+        monitor.run("qom-set", {**drive, "value": EMPTY})
     for name in _NAMES:
         _forget(monitor, name)
 

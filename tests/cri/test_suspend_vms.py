@@ -10,7 +10,7 @@ import pytest
 from cri.live import suspension
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.policy import SUSPEND
+from cri.policy import FORK_OF, FORKABLE, SUSPEND
 from cri.store import pods as store
 from stage1 import engine, suspended
 from stage1.guest import messages
@@ -142,4 +142,21 @@ async def test_clients_leave_and_who_comes_after_it_is_resumed_finds_all_of_it(m
         await later.send(b"two\n")
         await hears(later, b"at two\n")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_a_pod_without_containers_is_suspended_resumed_and_copied(machine: VmWorld) -> None:
+    """Its disk for images has the medium that it began with."""
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod("empty", annotations={FORKABLE: "true"})
+        for _ in range(2):
+            await cri.ours("SuspendPod", pod)
+            await cri.ours("ResumePod", pod)
+        copy = await cri.pod("copy", annotations={FORK_OF: "empty"})
+        for one in (pod, copy):
+            container = await cri.container(one, "sleep", "1000")
+            await cri("StartContainer", container_id=container)
+            assert await output_of(cri, container, "echo hi") == "hi\n"
+            await cri("RemovePodSandbox", pod_sandbox_id=one)
         assert machine.left_over() == []

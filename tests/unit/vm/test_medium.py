@@ -44,15 +44,15 @@ def test_what_can_not_be_on_it_is_refused(extents: tuple[Extent, ...]) -> None:
 class Qemu:
     """Has sets of descriptors, and keeps what else it is asked."""
 
-    def __init__(self, sets: Any) -> None:
-        self.sets, self.asked = sets, []
+    def __init__(self, sets: Any, *, drive: str = "window-a") -> None:
+        self.sets, self.asked, self._drive = sets, [], drive
 
     def run(self, name: str, arguments: dict[str, Any] | None = None, *, descriptor: int = -1) -> Any:
         """As `Monitor.run`."""
         if name == "query-fdsets":
             return self.sets
         if name == "qom-get":
-            return "window-a"
+            return self._drive
         self.asked.append((name, arguments or {}))
         return {}
 
@@ -71,6 +71,14 @@ def test_only_what_lies_in_the_range_is_taken_away() -> None:
     qemu.asked.clear()
     medium.remove(qemu, 1 << 19, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
     assert qemu.asked == []
+
+
+@pytest.mark.parametrize(("drive", "expected"), [("empty", []), ("window-a", ["empty"])])
+def test_a_medium_is_taken_out_once(drive: str, expected: list[str]) -> None:
+    """QEMU aborts when it is told to put in the one that is there."""
+    qemu = Qemu([], drive=drive)
+    medium.take_out(qemu)  # type: ignore[arg-type]
+    assert [arguments["value"] for name, arguments in qemu.asked if name == "qom-set"] == expected
 
 
 NUMBERS: list[Any] = ["x", "7", 1.5, float("inf"), True, -1, 1 << 64, None, [], {}]
