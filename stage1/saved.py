@@ -27,7 +27,7 @@ from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, require
 from stage1.suspended import Piece, go_on, in_window
 from stage1.vm import guest_file, mapping, medium, template_key
 from stage1.vm.spec import VmSpec
-from stage1.vm.template_key import identity
+from stage1.vm.template_key import is_same
 from stage1.vm.window import Placed
 
 TYPE_CHECKING = False
@@ -187,7 +187,7 @@ def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodN
             f"the saved guest has another {_LABELS.get(other, other)} than this pod would have here; {remedy}"
         )
     for file, _, _, was in manifest.pieces:
-        if identity(file) != was:
+        if not is_same(file, was):
             raise WrongState(f"{file}, of an image of the saved guest, was replaced")
     names = [[one.name for one in given] for given in (manifest.interfaces, network.interfaces if network else ())]
     if names[0] != names[1]:
@@ -205,7 +205,7 @@ def outdated(manifest: Manifest) -> str:
     if name := template_key.replaced(manifest.made_of, template_key.this_host()):
         return f"the saved guest has another {_LABELS.get(name, name)} than this host has now"
     return next(
-        (f"{file}, of an image, was replaced" for file, _, _, was in manifest.pieces if identity(file) != was), ""
+        (f"{file}, of an image, was replaced" for file, _, _, was in manifest.pieces if not is_same(file, was)), ""
     )
 
 

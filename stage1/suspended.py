@@ -19,7 +19,7 @@ from stage1.rootfs import scratch
 from stage1.rootfs.flat import flatten
 from stage1.vm import guest_file, mapping, medium
 from stage1.vm.spec import QMP, VmSpec
-from stage1.vm.template_key import identity
+from stage1.vm.template_key import identity, is_same
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _check(document: "dict[str, Any]", vm: VmSpec) -> None:
                 "the pod, so that it is created again"
             )
     for path, _, _, was in document["pieces"]:
-        if identity(path) != was:
+        if not is_same(path, was):
             raise WrongState(f"{path}, of an image of the pod, was replaced, so it can't be resumed; delete the pod")
 
 

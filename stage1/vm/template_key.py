@@ -60,8 +60,13 @@ def replaced(made_of: "Mapping[str, str]", host: "Mapping[str, str]") -> str:
 
 
 def _is_there(was: str) -> bool:
+    return is_same(was.rsplit(" ", 3)[0], was)
+
+
+def is_same(path: str, was: str) -> bool:
+    """Whether the file has that `identity` still: it may have been replaced, or removed."""
     try:
-        return identity(was.rsplit(" ", 3)[0]) == was
+        return identity(path) == was
     except KernelError:
         return False
 

@@ -148,6 +148,21 @@ async def test_one_that_was_stopped_while_it_was_suspended_is_not_resumed_any_mo
         assert world.left_over() == []
 
 
+async def test_an_image_that_a_suspended_pod_needs_is_not_removed(world: World) -> None:
+    """Its files are not open, and its guest would read others when they were pulled again."""
+    async with world.daemon() as cri:
+        pod, container = await suspended_pod(cri)
+        image = pb.ImageSpec(image=cri.image)
+        code, text = await cri.refused("RemoveImage", image=image)
+        assert code == "FAILED_PRECONDITION" and cri.image in text and "default/web" in text
+        ended = pod.containers[container]
+        ended.status = ended.status._replace(state=states.EXITED)
+        await cri("RemoveImage", image=image)
+        assert not (await cri("ListImages")).images
+        await cri("PullImage", image=image)  # the store is that of all tests
+        await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
+
+
 async def test_the_stop_of_a_container_that_has_ended_resumes_nothing(world: World) -> None:
     async with world.daemon() as cri:
         pod, container = await suspended_pod(cri)

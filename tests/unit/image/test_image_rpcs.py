@@ -31,7 +31,8 @@ TAG = "docker.io/library/a:1"
 def node(tmp_path: Path) -> Iterator[Any]:
     store = ImageStore(str(tmp_path / "state"))
     storage = SimpleNamespace(reserve=Reserve(f"{tmp_path}/state/reserve", 0))
-    yield SimpleNamespace(images=store, config=Config(), storage=storage, warmed=SimpleNamespace(image_ids=frozenset()))
+    pods, warmed = SimpleNamespace(pods=list), SimpleNamespace(image_ids=frozenset())
+    yield SimpleNamespace(images=store, config=Config(), storage=storage, warmed=warmed, pods=pods)
     store.close()
 
 

@@ -62,3 +62,5 @@ def test_an_image_that_was_pulled_anew_is_named(manifest: Manifest, tmp_path: Pa
     (tmp_path / "new").write_bytes(b"x")
     os.rename(tmp_path / "new", tmp_path / "image")
     assert f"{tmp_path}/image" in saved.outdated(manifest)
+    (tmp_path / "image").unlink()
+    assert f"{tmp_path}/image" in saved.outdated(manifest)
