@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run directory is full while real guests are saved and loaded: each call is refused with a sentence, the pods are
+what they were, and nothing is left.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cri.policy import FORK_OF, FORKABLE, TEMPLATE
+from cri.store.warmed import DIRECTORY
+from stage1.linux import mount
+
+from .conftest import Client, Registered, VmWorld, vm_world
+from .test_fork import refused as fork_refused
+from .test_pool_vms import output_of
+from .test_warmed import ours
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
+COUNT = "until [ -e /at ]; do sleep 0.05; done; cat /at"
+
+
+@pytest.fixture
+def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    """Its run directory is a small file system of its own."""
+    with vm_world(sample, guest_dir) as made:
+        run_dir = made.config.run_dir
+        Path(run_dir).mkdir(exist_ok=True)
+        mount.mount("tmpfs", run_dir, "tmpfs", data="size=24m,mode=755")
+        try:
+            yield made
+        finally:
+            mount.umount(run_dir)
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room for another byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+
+
+async def counter(cri: Client, name: str) -> tuple[str, str]:
+    pod = await cri.pod(name, annotations={FORKABLE: "true"})
+    container = await cri.container(pod, "sh", "-c", COUNTER)
+    await cri("StartContainer", container_id=container)
+    return pod, container
+
+
+async def counted(cri: Client, container: str) -> int:
+    return int(await output_of(cri, container, COUNT))
+
+
+async def test_nothing_is_half_made_where_there_is_no_room(machine: VmWorld, tmp_path: Path) -> None:
+    output = tmp_path / "checkpoint"
+    output.mkdir(0o700)
+    async with machine.daemon() as cri:
+        await cri("PullImage", image={"image": machine.image})
+        (web, container), (other, waiting) = [await counter(cri, name) for name in ("web", "other")]
+        before = await counted(cri, container), await counted(cri, waiting)
+        asked = {"pod_sandbox_id": web, "output_path": str(output), "container_ids": [container]}
+        await cri("CheckpointPod", deadline_s=60, **asked)
+        await ours(cri, "CreateTemplate", pod_sandbox_id=web, options={"name": "warm"})
+        await cri.ours("SuspendPod", other)
+        ballast = Path(machine.config.run_dir, "ballast")
+        fill(ballast)
+        for name, pod in (("SuspendPod", web), ("ResumePod", other)):
+            with pytest.raises(grpc.RpcError) as raised:
+                await cri.ours(name, pod)
+            assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, (name, raised.value)
+        refusals = [await fork_refused(cri, web)]
+        for word in ({FORK_OF: "web"}, {TEMPLATE: "warm"}):
+            refusals.append(await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations=word)))
+        restoring = {"config": cri.sandbox("copy", annotations={FORKABLE: "true"}), "checkpoint_path": str(output)}
+        config = cri.config("sh", "-c", COUNTER)
+        refusals.append(await cri.refused("RestorePod", container_configs=[config], **restoring))
+        assert {code for code, _ in refusals} == {"RESOURCE_EXHAUSTED"}
+        assert not any(len(text.splitlines()) > 1 for _, text in refusals)
+        assert sorted(one.id for one in (await cri("ListPodSandbox")).items) == sorted((web, other))
+        ballast.unlink()
+        await cri.ours("ResumePod", other)
+        assert before[0] < await counted(cri, container) and before[1] <= await counted(cri, waiting)
+        await asyncio.sleep(0.2)
+        await ours(cri, "RemoveTemplate", options={"namespace": "default", "name": "warm"})
+        for pod in (web, other):
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        state = Path(machine.config.state_dir)
+        assert os.listdir(state / "scratch") == [] and os.listdir(Path(machine.config.run_dir, "pods")) == []
+        assert [os.listdir(state / DIRECTORY / name) for name in (".new", ".lent")] == [[], []]
+        assert sorted(path.name for path in output.iterdir()) == ["disk", "guest", "manifest.json"]
