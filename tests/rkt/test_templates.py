@@ -208,3 +208,21 @@ def test_gc_finds_a_template_that_is_not_as_it_was_written(rig: Rig, made: Path)
     done = running.pod.gc()
     assert done.code == 0 and done.stderr.count("\n") == 1 and str(made) in done.stderr and "ram" in done.stderr
     assert not made.exists()
+
+
+def test_a_kind_that_can_not_be_made_is_said_once_and_not_tried_again(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = rig.use_templates()
+    pods = [rig.run([rig.sh("one", HOW)]) for _ in range(2)]
+    assert [running.finish()[0] for running in pods] == [0, 0]
+    program = tmp_path / "bin/qemu-system-x86_64"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    first, second = (running.pod.gc() for running in pods)
+    assert first.code == 0 and "template" in first.stderr, first
+    assert (second.code, second.stderr) == (0, ""), second
+    (mark,) = top.iterdir()
+    assert os.listdir(mark) == ["rejected"] and not [*Path(templating.WORK, "pods").iterdir()]
