@@ -24,6 +24,7 @@ from cri.image.skopeo import Skopeo
 from cri.store.reference import Reference, parse
 from cri.threads import run_uncancellable
 from stage1.errors import NotFound
+from stage1.linux import files as fs
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layout import hex_of
@@ -156,7 +157,7 @@ class RegistrySource:
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
         self._reader = Reader(self.name, self._limits, server)
-        os.mkdir(f"{work_dir}/fetch1", 0o700)
+        fs.make_dirs(f"{work_dir}/fetch1", 0o700)
         box = f"{work_dir}/fetch1/direct"
         self._direct = Direct(reference, config=config, auth=auth, server=server, box=box)
         self._raw, self._fetches = b"", 0
@@ -203,7 +204,7 @@ class RegistrySource:
         """Without skopeo the first time, as far as that can be; skopeo brings what is missing then."""
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
-        os.makedirs(f"{place}/{_BLOBS}", mode=0o700)
+        fs.make_dirs(f"{place}/{_BLOBS}", 0o700)
         sizes = {digest: resolved.sizes[digest] for digest in files if digest in resolved.sizes}
         total = sum(sizes.values()) if len(sizes) == len(files) else 0
         watching = asyncio.ensure_future(_watch(lambda: self._arrived(place, sizes), place, files=files))

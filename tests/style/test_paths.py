@@ -70,9 +70,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("files.make_dirs", "files.write_atomic", "os.path.exists", "os.path.getsize", "os.statvfs"), IMAGES
     ),
     "cri/image/skopeo.py": {"os.path.exists": IMAGES},
-    "cri/image/source.py": dict.fromkeys(
-        ("open", "os.listdir", "os.makedirs", "os.mkdir", "os.open", "os.path.isdir"), IMAGES
-    ),
+    "cri/image/source.py": dict.fromkeys(("open", "os.listdir", "os.open", "os.path.isdir"), IMAGES),
     "cri/live/save_space.py": {"files.read": VMM, "os.stat": STATE},
     "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
     "cri/monitors/mounts.py": {"os.open": HOST},
