@@ -26,6 +26,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from cri.server import OPTIONS, Listener
 from cri.storage.disk import reserve_of
+from cri.store import warmed
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
 from stage1 import engine
@@ -288,7 +289,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterato
 def vm_world(
     sample: Registered, guest_dir: Path, *, copies: bool = False, hypervisor: str = "qemu"
 ) -> Iterator[VmWorld]:
-    """A machine whose VMs do not outlive the block; with `copies`, for tests to which a boot does not matter."""
+    """A machine whose VMs and named templates do not outlive the block, though `sample`'s state does; with `copies`,
+    for tests to which a boot does not matter.
+    """
     with places.short_directory() as root:
         made = VmWorld(Path(root), sample, guest_dir, hypervisor=hypervisor)
         made.make_node = CopyingNode if copies else Node
@@ -297,6 +300,7 @@ def vm_world(
         finally:
             for place in engine.pod_directories(made.host):
                 engine.clean_up(place)
+            shutil.rmtree(f"{made.config.state_dir}/{warmed.DIRECTORY}", ignore_errors=True)
 
 
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])

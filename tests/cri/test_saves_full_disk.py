@@ -35,7 +35,7 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
         try:
             yield made
         finally:
-            mount.umount(run_dir)
+            mount.umount(run_dir, lazy=True)
 
 
 def fill(path: Path) -> None:

@@ -234,7 +234,7 @@ def test_row_128_mode_node_is_the_guests_own(outcome: Outcome) -> None:
     ("name", "code", "text"),
     [
         ("mount with another mapping", "INVALID_ARGUMENT", "must be those of its sandbox"),
-        ("file system that can't", "UNIMPLEMENTED", "its file system, proc, can't be mounted"),
+        ("file system that can't", "UNIMPLEMENTED", "proc, has no idmapped mounts"),
         ("user beyond", "INVALID_ARGUMENT", f"{LENGTH} is not one of the {LENGTH}"),
         ("not the pod's", "INVALID_ARGUMENT", "must be those of its sandbox"),
     ],
