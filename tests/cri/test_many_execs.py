@@ -92,7 +92,8 @@ async def test_many_execs_leave_nothing_in_the_guest_or_the_daemon(
             print(f"\n{EXECS} execs and {AT_ONCE} at once: before {before}, after {after}")
         await cri("RemovePodSandbox", pod_sandbox_id=(await cri("ListPodSandbox")).items[0].id)
         await cri.close()
-    assert after.guest_threads <= before.guest_threads + 2  # the kernel's own come and go
+    workers = 12  # of the kernel's, which start them as they need them; an exec that leaves a thread leaves more
+    assert workers < EXECS and after.guest_threads <= before.guest_threads + workers
     assert after.guest_cgroups == before.guest_cgroups and after.daemon_files <= before.daemon_files
     assert after.guest_files <= before.guest_files + 32  # the kernel counts in portions
     assert after.guest_available_kib >= before.guest_available_kib - 2048
