@@ -6,9 +6,9 @@ Owned by the pod, whose directory is removed only when none is left. Knows no op
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cri.tasks import Tasks
 from stage1.errors import PodError
@@ -45,13 +45,9 @@ class Work:
             if not self._users:
                 self._unused.set()
 
-    def run_in_background(self, work: Awaitable[T], what: str) -> asyncio.Task[T]:
+    def run_in_background(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
         """Run it in a task that continues when its caller is cancelled, until `close`."""
-
-        async def run() -> T:
-            return await work
-
-        return self._background.own(run(), what)
+        return self._background.own(work, what)
 
     async def idle(self) -> None:
         """Return when no operation uses the pod's files."""
