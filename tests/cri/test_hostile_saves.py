@@ -188,31 +188,38 @@ class Endless(Phantom):
         return do()
 
 
+@asynccontextmanager
+async def endlessly_saved(cri: Client) -> AsyncIterator[tuple[Endless, str, str]]:
+    """The VMM, the pod and its container, which runs and may be copied."""
+    pod = await cri.pod("web", annotations={FORKABLE: "true"})
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{cri.node.pods.get(pod).directory}/{QMP}")
+        listener.listen()
+        vmm = Endless(listener)
+        with Monitor(listener, vmm):
+            container = await cri.container(pod, "sleep", "1000")
+            await cri("StartContainer", container_id=container)
+            yield vmm, pod, container
+
+
 @pytest.mark.timeout(90)
 async def test_a_stop_ends_a_checkpoint_before_it_ends_the_vm(world: World) -> None:
     """Its digests take as long as the guest has memory, and the pod's lock with them."""
     world.config = world.config.but(vm=world.config.vm.but(react_timeout_s=60.0))
     world.faults.refuse = {m.MountImage: m.Reply(), m.UnmountImage: m.Reply()}
     async with world.daemon() as cri:
-        pod = await cri.pod("web", annotations={FORKABLE: "true"})
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{cri.node.pods.get(pod).directory}/{QMP}")
-            listener.listen()
-            vmm = Endless(listener)
-            with Monitor(listener, vmm):
-                container = await cri.container(pod, "sleep", "1000")
-                await cri("StartContainer", container_id=container)
-                output = world.root / "checkpoint"
-                output.mkdir(mode=0o700)
-                asked = {"pod_sandbox_id": pod, "output_path": str(output), "container_ids": [container]}
-                saving = asyncio.ensure_future(cri("CheckpointPod", **asked))
-                async with asyncio.timeout(30 * PATIENCE):
-                    while "query-migrate" not in vmm.asked:
-                        await asyncio.sleep(0.01)
-                    await cri("StopPodSandbox", pod_sandbox_id=pod)
-                assert "migrate_cancel" in vmm.asked and os.listdir(output) == []
-                assert isinstance((await asyncio.gather(saving, return_exceptions=True))[0], grpc.RpcError)
-                await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        async with endlessly_saved(cri) as (vmm, pod, container):
+            output = world.root / "checkpoint"
+            output.mkdir(mode=0o700)
+            asked = {"pod_sandbox_id": pod, "output_path": str(output), "container_ids": [container]}
+            saving = asyncio.ensure_future(cri("CheckpointPod", **asked))
+            async with asyncio.timeout(30 * PATIENCE):
+                while "query-migrate" not in vmm.asked:
+                    await asyncio.sleep(0.01)
+                await cri("StopPodSandbox", pod_sandbox_id=pod)
+            assert "migrate_cancel" in vmm.asked and os.listdir(output) == []
+            assert isinstance((await asyncio.gather(saving, return_exceptions=True))[0], grpc.RpcError)
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
 
 
@@ -223,26 +230,17 @@ async def test_a_template_that_is_being_made_keeps_nobody_from_others(world: Wor
     world.faults.refuse = {m.MountImage: m.Reply(), m.UnmountImage: m.Reply()}
     shutil.rmtree(templates := Path(world.config.state_dir, DIRECTORY), ignore_errors=True)
     async with world.daemon() as cri:
-        pod = await cri.pod("web", annotations={FORKABLE: "true"})
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{cri.node.pods.get(pod).directory}/{QMP}")
-            listener.listen()
-            vmm = Endless(listener)
-            with Monitor(listener, vmm):
-                container = await cri.container(pod, "sleep", "1000")
-                await cri("StartContainer", container_id=container)
-                making = asyncio.ensure_future(
-                    refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"})
-                )
-                async with asyncio.timeout(30 * PATIENCE):
-                    while "query-migrate" not in vmm.asked:
-                        await asyncio.sleep(0.01)
-                    other = saved(world, cri.image)
-                    await ours(cri, "RemoveTemplate", options={"namespace": "default", "name": "warm"})
-                    assert not other.exists()
-                    code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"})
-                    assert code == "ALREADY_EXISTS" and "'warm'" in text
-                    await cri("StopPodSandbox", pod_sandbox_id=pod)
-                assert (await making)[0] != "OK" and os.listdir(templates / ".new") == []
-                await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        async with endlessly_saved(cri) as (vmm, pod, _):
+            making = asyncio.ensure_future(refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"}))
+            async with asyncio.timeout(30 * PATIENCE):
+                while "query-migrate" not in vmm.asked:
+                    await asyncio.sleep(0.01)
+                other = saved(world, cri.image)
+                await ours(cri, "RemoveTemplate", options={"namespace": "default", "name": "warm"})
+                assert not other.exists()
+                code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"})
+                assert code == "ALREADY_EXISTS" and "'warm'" in text
+                await cri("StopPodSandbox", pod_sandbox_id=pod)
+            assert (await making)[0] != "OK" and os.listdir(templates / ".new") == []
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == [] and cri.node.warmed._making == set()
