@@ -72,7 +72,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]
 
 
 def copy_of_store(registered: Registered, place: Path) -> str:
-    """A state directory with the stored images alone: the session's also has what killed daemons left to sweep."""
+    """`place` as a new state directory: the stored images alone, without what killed daemons left to sweep."""
     for name in ("images", "layers"):
         shutil.copytree(f"{registered.state_dir}/{name}", place / name)
     for database in Path(registered.state_dir).glob("images.db*"):
@@ -316,9 +316,10 @@ def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.fixture
 def world(registered: Registered) -> Iterator[World]:
-    """A place with a short name: unix sockets have 107 bytes for their path."""
+    """A place with a short name, since unix sockets have 107 bytes for their path, and with images of its own."""
     with places.short_directory() as root:
-        made = World(Path(root), registered)
+        state_dir = copy_of_store(registered, Path(root) / "state")
+        made = World(Path(root), registered._replace(state_dir=state_dir))
         try:
             yield made
         finally:

@@ -7,21 +7,10 @@ import asyncio
 import os
 from pathlib import Path
 
-import pytest
-
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import mount
-from tests.cri.conftest import Client, Registered, World, copy_of_store
+from tests.cri.conftest import Client, World
 from tests.fakes.patience import PATIENCE
-
-
-@pytest.fixture
-def own_store(world: World, registered: Registered, tmp_path: Path) -> World:
-    """A world whose store is its own to damage."""
-    state = copy_of_store(registered, tmp_path / "state")
-    world.config = world.config.but(state_dir=state)
-    world.host = world.host._replace(state_dir=state)
-    return world
 
 
 def layers(world: World) -> list[Path]:
@@ -32,19 +21,19 @@ async def status(cri: Client) -> bool:
     return bool((await cri("ImageStatus", image=pb.ImageSpec(image=cri.image))).HasField("image"))
 
 
-async def test_a_truncated_layer_is_data_loss_and_the_next_pull_mends_it(own_store: World) -> None:
-    async with own_store.daemon() as cri:
+async def test_a_truncated_layer_is_data_loss_and_the_next_pull_mends_it(world: World) -> None:
+    async with world.daemon() as cri:
         pod = await cri.pod()
         lives = await cri.container(pod, "sleep", "1000", name="lives")
         await cri("StartContainer", container_id=lives)
-        (layer, *_) = layers(own_store)
+        (layer, *_) = layers(world)
         os.truncate(layer, layer.stat().st_size // 2)
         code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="c"))
         assert code == "DATA_LOSS" and cri.image in sentence and layer.stem in sentence
         assert not await status(cri)
         assert len((await cri("ListImages")).images) == 1
         assert (await cri("ExecSync", container_id=lives, cmd=["echo", "hi"])).stdout == b"hi\n"
-    async with own_store.daemon() as cri:
+    async with world.daemon() as cri:
         assert not await status(cri)
         second = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="c"))
         assert second == (code, sentence)
@@ -53,14 +42,14 @@ async def test_a_truncated_layer_is_data_loss_and_the_next_pull_mends_it(own_sto
         made = await cri.container(pod, "true", name="c")
         await cri("StartContainer", container_id=made)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert own_store.left_over() == []
+        assert world.left_over() == []
 
 
 async def test_a_bit_that_flipped_is_noticed_after_the_first_use_and_the_pod_gets_the_repaired_image(
-    own_store: World,
+    world: World,
 ) -> None:
-    async with own_store.daemon() as cri:
-        (layer, *_) = layers(own_store)
+    async with world.daemon() as cri:
+        (layer, *_) = layers(world)
         with layer.open("r+b") as opened:
             opened.seek(layer.stat().st_size - 1)
             byte = opened.read(1)[0]
@@ -73,14 +62,14 @@ async def test_a_bit_that_flipped_is_noticed_after_the_first_use_and_the_pod_get
         assert not await status(cri)
         late = cri.config("true", name="b")
         assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=late))[0] == "DATA_LOSS"
-        before = mounted(own_store, pod)
+        before = mounted(world, pod)
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
         await cri.container(pod, "true", name="b")
-        assert mounted(own_store, pod) != before
+        assert mounted(world, pod) != before
         await cri.node.verifier.settled()
         assert await status(cri)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert own_store.left_over() == []
+        assert world.left_over() == []
 
 
 def mounted(world: World, pod: str) -> str:
@@ -90,9 +79,9 @@ def mounted(world: World, pod: str) -> str:
     return Path(f"{world.config.run_dir}/pods/{pod}/images/{image.name}").read_text()
 
 
-async def test_a_template_of_scratch_disks_that_is_cut_off_is_made_again(own_store: World) -> None:
-    templates = Path(own_store.config.state_dir, "templates")
-    async with own_store.daemon() as cri:
+async def test_a_template_of_scratch_disks_that_is_cut_off_is_made_again(world: World) -> None:
+    templates = Path(world.config.state_dir, "templates")
+    async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod())
         (template,) = templates.glob("*.img")
         size = template.stat().st_size

@@ -15,7 +15,6 @@ from .test_warmed import saved
 
 @pytest.fixture
 def config(registered: Registered, tmp_path: Path) -> str:
-    (tmp_path / "store").mkdir()
     state = copy_of_store(registered, tmp_path / "store")
     (tmp_path / "config.toml").write_text(f'run_dir = "/run/no-such"\nstate_dir = "{state}"\n')
     return str(tmp_path / "config.toml")
@@ -51,8 +50,6 @@ def test_prune_all_spares_what_a_container_of_the_daemon_uses(
 async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import asyncio
 
-    world.config = world.config.but(state_dir=copy_of_store_of(world, tmp_path))
-    world.host = world.host._replace(state_dir=world.config.state_dir)
     file = tmp_path / "config.toml"
     file.write_text(f'run_dir = "{world.config.run_dir}"\nstate_dir = "{world.config.state_dir}"\n')
     async with world.daemon() as cri:
@@ -68,7 +65,6 @@ async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: p
 def test_an_image_of_a_warmed_template_is_spared(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.config = world.config.but(state_dir=copy_of_store_of(world, tmp_path))
     file = tmp_path / "config.toml"
     file.write_text(f'run_dir = "/run/no-such"\nstate_dir = "{world.config.state_dir}"\n')
 
@@ -81,11 +77,6 @@ def test_an_image_of_a_warmed_template_is_spared(
     assert world.image not in output("prune", "--all")
     shutil.rmtree(template)
     assert world.image in output("prune", "--all")
-
-
-def copy_of_store_of(world: World, place: Path) -> str:
-    (place / "store").mkdir()
-    return copy_of_store(Registered(world.image, world.config.state_dir), place / "store")
 
 
 @pytest.mark.parametrize("action", ["rm", "inspect"])

@@ -159,7 +159,6 @@ async def test_an_image_that_a_suspended_pod_needs_is_not_removed(world: World) 
         ended.status = ended.status._replace(state=states.EXITED)
         await cri("RemoveImage", image=image)
         assert not (await cri("ListImages")).images
-        await cri("PullImage", image=image)  # the store is that of all tests
         await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
 
 
