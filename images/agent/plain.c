@@ -32,9 +32,9 @@ static int begin(const char *const *argv, struct fault *why)
     return fault_set(why, FAULT_INVALID, "not PID 1, and the argument '%s' is invalid or missing", bad);
 }
 
-static void cgroup_path(char *to, size_t room, const char *container)
+static void cgroup_path(char *to, size_t capacity, const char *container)
 {
-    snprintf(to, room, "/sys/fs/cgroup/clearpod%s%s", *container ? "/" : "", container);
+    snprintf(to, capacity, "/sys/fs/cgroup/clearpod%s%s", *container ? "/" : "", container);
 }
 
 const struct profile profile = {

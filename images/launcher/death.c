@@ -70,7 +70,7 @@ int death_explain(const struct launch_spec *spec, struct records *records, int s
         return KILLED;
     }
     records_over(records);
-    show(records->before, records->early, records->early == EARLY_MAX);
+    show(records->before, records->before_bytes, records->before_bytes == BEFORE_MAX);
     death_show(spec->console);
     report_error("the virtual machine ended by itself (%s %d); the output of its kernel is in %s",
                  killed ? "signal" : "code", killed ? WTERMSIG(status) : WEXITSTATUS(status),
@@ -78,12 +78,12 @@ int death_explain(const struct launch_spec *spec, struct records *records, int s
     return FAILED;
 }
 
-int death_of_kernel(const struct launch_spec *spec, int status, const char *said, bool was_asked)
+int death_of_kernel(const struct launch_spec *spec, int status, const char *output, bool was_asked)
 {
     bool killed = WIFSIGNALED(status);
-    if (!strstr(said, "\"GUEST_PANICKED\"") && tells(spec->console, POWERED_OFF))
-        said = ""; /* one that also resets, to be sure, has powered off */
-    int code = killed ? 128 + WTERMSIG(status) : spec_code(spec, WEXITSTATUS(status), said);
+    if (!strstr(output, "\"GUEST_PANICKED\"") && tells(spec->console, POWERED_OFF))
+        output = ""; /* one that also resets, to be sure, has powered off */
+    int code = killed ? 128 + WTERMSIG(status) : spec_code(spec, WEXITSTATUS(status), output);
     if (code && !was_asked)
         death_show(spec->console);
     if (!killed && code == RESET_CODE && !WEXITSTATUS(status))

@@ -13,6 +13,6 @@ int death_explain(const struct launch_spec *spec, struct records *records, int s
 
 /* The exit code of a kernel of the image whose VMM ended with the wait status `status` and has said this at last; why, if nobody
  * has asked for the end, is reported. */
-int death_of_kernel(const struct launch_spec *spec, int status, const char *said, bool was_asked);
+int death_of_kernel(const struct launch_spec *spec, int status, const char *output, bool was_asked);
 
 #endif

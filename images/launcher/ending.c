@@ -15,11 +15,11 @@ void ending_take(struct ending *ending, const char *text, size_t size)
     if (ending->bytes + size > ENDING_MAX) {
         size_t gone = ending->bytes + size - ENDING_MAX;
         ending->bytes -= gone;
-        memmove(ending->said, ending->said + gone, ending->bytes);
+        memmove(ending->output, ending->output + gone, ending->bytes);
     }
-    memcpy(ending->said + ending->bytes, text, size);
+    memcpy(ending->output + ending->bytes, text, size);
     ending->bytes += size;
-    ending->said[ending->bytes] = 0;
+    ending->output[ending->bytes] = 0;
 }
 
 ssize_t ending_hear(struct ending *ending, int monitor)

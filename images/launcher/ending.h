@@ -11,7 +11,7 @@ enum { ENDING_MAX = 512 }; /* the event of a panic and that of the end have some
 /* The last of what a monitor has said, ended by 0: why the VM ended comes last. */
 struct ending {
     size_t bytes;
-    char said[ENDING_MAX + 1];
+    char output[ENDING_MAX + 1];
 };
 
 /* Keep the end of it. Pure. */

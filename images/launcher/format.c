@@ -7,12 +7,12 @@
 
 struct text {
     char *to;
-    size_t room, size;
+    size_t capacity, size;
 };
 
 static void put(struct text *text, const char *bytes, size_t size)
 {
-    size_t left = text->size < text->room ? text->room - text->size : 0;
+    size_t left = text->size < text->capacity ? text->capacity - text->size : 0;
     if (left)
         memcpy(text->to + text->size, bytes, size < left ? size : left);
     text->size += size;
@@ -31,9 +31,9 @@ static void put_number(struct text *text, long number, size_t width)
     put(text, digits + at, sizeof digits - at);
 }
 
-size_t format_args(char *to, size_t room, const char *pattern, va_list args)
+size_t format_args(char *to, size_t capacity, const char *pattern, va_list args)
 {
-    struct text text = {to, room ? room - 1 : 0, 0};
+    struct text text = {to, capacity ? capacity - 1 : 0, 0};
     for (const char *at = pattern; *at; at++) {
         size_t plain = strcspn(at, "%");
         put(&text, at, plain);
@@ -54,16 +54,16 @@ size_t format_args(char *to, size_t room, const char *pattern, va_list args)
             put_number(&text, *at == 'u' ? (long)va_arg(args, unsigned) : va_arg(args, int), width);
         }
     }
-    if (room)
-        to[text.size < room ? text.size : room - 1] = 0;
+    if (capacity)
+        to[text.size < capacity ? text.size : capacity - 1] = 0;
     return text.size;
 }
 
-size_t format(char *to, size_t room, const char *pattern, ...)
+size_t format(char *to, size_t capacity, const char *pattern, ...)
 {
     va_list args;
     va_start(args, pattern);
-    size_t size = format_args(to, room, pattern, args);
+    size_t size = format_args(to, capacity, pattern, args);
     va_end(args);
     return size;
 }

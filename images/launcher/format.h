@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 /* As snprintf, for %s, %.*s, %d, %u, %ld and %0Nld, N a digit. */
-size_t format(char *to, size_t room, const char *pattern, ...) __attribute__((format(printf, 3, 4)));
-size_t format_args(char *to, size_t room, const char *pattern, va_list args) __attribute__((format(printf, 3, 0)));
+size_t format(char *to, size_t capacity, const char *pattern, ...) __attribute__((format(printf, 3, 4)));
+size_t format_args(char *to, size_t capacity, const char *pattern, va_list args) __attribute__((format(printf, 3, 0)));
 
 #endif

@@ -7,7 +7,7 @@
 static const char mark[] = "\nclearpod-console\n";
 enum { MARK = sizeof mark - 1 };
 
-size_t records_room(struct records *records, uint8_t **to)
+size_t records_space(struct records *records, uint8_t **to)
 {
     *to = records->bytes + records->used;
     return sizeof records->bytes - records->used;
@@ -20,21 +20,21 @@ static void drop(struct records *records, size_t size)
 }
 
 /* Keep the end of the output of VMM and kernel: it is an error's only explanation. */
-static void keep_early(struct records *records, size_t size)
+static void keep_output(struct records *records, size_t size)
 {
     const uint8_t *from = records->bytes;
     size_t count = size;
-    if (count > EARLY_MAX) {
-        from += count - EARLY_MAX;
-        count = EARLY_MAX;
+    if (count > BEFORE_MAX) {
+        from += count - BEFORE_MAX;
+        count = BEFORE_MAX;
     }
-    if (records->early + count > EARLY_MAX) {
-        size_t gone = records->early + count - EARLY_MAX;
-        memmove(records->before, records->before + gone, records->early - gone);
-        records->early -= gone;
+    if (records->before_bytes + count > BEFORE_MAX) {
+        size_t gone = records->before_bytes + count - BEFORE_MAX;
+        memmove(records->before, records->before + gone, records->before_bytes - gone);
+        records->before_bytes -= gone;
     }
-    memcpy(records->before + records->early, from, count);
-    records->early += count;
+    memcpy(records->before + records->before_bytes, from, count);
+    records->before_bytes += count;
     drop(records, size);
 }
 
@@ -45,18 +45,18 @@ void records_received(struct records *records, size_t size)
         return;
     uint8_t *at = memmem(records->bytes, records->used, mark, MARK);
     if (at) {
-        keep_early(records, (size_t)(at - records->bytes));
+        keep_output(records, (size_t)(at - records->bytes));
         drop(records, MARK);
         records->marked = true;
     } else if (records->used > MARK) {
-        keep_early(records, records->used - MARK);
+        keep_output(records, records->used - MARK);
     }
 }
 
 void records_over(struct records *records)
 {
     if (!records->marked && !records->plain)
-        keep_early(records, records->used);
+        keep_output(records, records->used);
 }
 
 /* A guest whose kernel writes in between, for one: better seen than lost, and the VMM must not be stuck. */

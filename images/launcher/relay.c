@@ -185,8 +185,8 @@ static void read_vmm(void)
 {
     uint8_t *to;
     bool was_marked = us.records.marked;
-    size_t room = records_room(&us.records, &to);
-    ssize_t got = room ? read(us.vmm.out, to, room) : -1;
+    size_t space = records_space(&us.records, &to);
+    ssize_t got = space ? read(us.vmm.out, to, space) : -1;
     if (got == 0 || (got < 0 && errno == EIO)) { /* EIO: a terminal that nobody has open */
         close(us.vmm.out);
         us.vmm.out = -1;
@@ -337,7 +337,7 @@ static int end_kernel(const struct launch_spec *spec)
 {
     while (us.vmm.monitor >= 0 && ending_hear(&us.ending, us.vmm.monitor) > 0)
         continue;
-    int code = death_of_kernel(spec, us.status, us.ending.said, us.asked);
+    int code = death_of_kernel(spec, us.status, us.ending.output, us.asked);
     status_write(spec->status, code);
     return code;
 }

@@ -49,11 +49,11 @@ static int written(char convention, int value)
     return convention == 'h' && value <= 1 ? !value : value;
 }
 
-int spec_code(const struct launch_spec *spec, int vmm, const char *said)
+int spec_code(const struct launch_spec *spec, int vmm, const char *output)
 {
-    if (!vmm && strstr(said, "\"GUEST_PANICKED\""))
+    if (!vmm && strstr(output, "\"GUEST_PANICKED\""))
         return PANIC_CODE;
-    if (!vmm && spec->code != 'r' && strstr(said, "\"guest-reset\""))
+    if (!vmm && spec->code != 'r' && strstr(output, "\"guest-reset\""))
         return RESET_CODE;
     return spec->code == 'p' || spec->code == 'r' || !(vmm & 1) ? vmm : written(spec->code, vmm >> 1);
 }

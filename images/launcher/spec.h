@@ -23,7 +23,7 @@ struct launch_spec {
 enum { RESET_CODE = 133, PANIC_CODE = 134 }; /* as stage1/pod/own_kernel.py has them */
 
 /* The exit code of a kernel of the image, whose VMM ended by itself with this one and has said this at last. Pure. */
-int spec_code(const struct launch_spec *spec, int vmm, const char *said);
+int spec_code(const struct launch_spec *spec, int vmm, const char *output);
 
 /* Takes `bytes` (ends with 0) apart in place. False: it is invalid. Pure. */
 bool spec_parse(char *bytes, size_t size, struct launch_spec *spec);

@@ -53,12 +53,12 @@ static void take_descriptors(struct msghdr *header, struct message *message)
 static bool receive(int peer, struct message *message)
 {
     union {
-        char room[CMSG_SPACE(sizeof(int))];
+        char buffer[CMSG_SPACE(sizeof(int))];
         struct cmsghdr align;
     } control;
     struct iovec part = {message->text, TEXT_MAX - 1};
     struct msghdr header = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof control.buffer};
     *message = (struct message){.fd = -1};
     ssize_t length = recvmsg(peer, &header, MSG_CMSG_CLOEXEC);
     if (length <= 0)

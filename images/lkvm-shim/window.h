@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The window's door: a unix socket (SOCK_SEQPACKET) where the pod's owner maps images into a running VM, served by a thread
+ * The window's control socket: a unix socket (SOCK_SEQPACKET) where the pod's owner maps images into a running VM, served by a thread
  * of its own. A request is one message, "map OFFSET BYTES" with the file's descriptor (SCM_RIGHTS) or "unmap OFFSET BYTES"; the
  * answer is "ok" or one sentence. Peers are root and the VMM's own user; others are hung up on. A socket that was handed to us has
  * peers who could reach it, and our user namespace may have no number for them.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * QEMU 7.2 to 10.1 as stage1/vm/qemu.py starts it: microvm, disks by threads (aio=threads), 9p, a serial port or vhost-vsock, taps.
- * Its own filter is loaded after this one and takes away execve among others; where both judge, the stricter one counts.
+ * Its own filter is loaded after this one and takes away execve among others; a call passes when both allow it.
  */
 #include "rules.h"
 

@@ -22,7 +22,7 @@
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { ROOM = 400, LINE = 1024, TRIES = 8 };
+enum { PATH_BYTES = 400, LINE = 1024, TRIES = 8 };
 
 struct how {
     mode_t mode;
@@ -107,11 +107,11 @@ static int device_of(unsigned partition, char device[64], struct fault *why)
 }
 
 /* The directory `above` of volumes on that partition. Its name is none of a volume. */
-static int mount_partition(unsigned partition, char above[ROOM], struct fault *why)
+static int mount_partition(unsigned partition, char above[PATH_BYTES], struct fault *why)
 {
     char device[64];
     struct stat here, there;
-    snprintf(above, ROOM, SCRATCH "/volumes/+%u", partition);
+    snprintf(above, PATH_BYTES, SCRATCH "/volumes/+%u", partition);
     if (make_dir(above, 0711) < 0)
         return fault_errno(why, "mkdir %s", above);
     if (stat(above, &here) == 0 && stat(SCRATCH, &there) == 0 && here.st_dev != there.st_dev)
@@ -123,11 +123,11 @@ static int mount_partition(unsigned partition, char above[ROOM], struct fault *w
     return fault_errno(why, "mount the volume's partition %s", device);
 }
 
-static int find_above(char **text, bool is_limited, char above[ROOM], struct fault *why)
+static int find_above(char **text, bool is_limited, char above[PATH_BYTES], struct fault *why)
 {
     unsigned partition;
     int used = 0;
-    snprintf(above, ROOM, SCRATCH "/volumes");
+    snprintf(above, PATH_BYTES, SCRATCH "/volumes");
     if (make_dir(above, 0711) < 0)
         return fault_errno(why, "mkdir %s", above);
     if (!is_limited)
@@ -143,7 +143,7 @@ int disk_volume(char *text, const char *place, bool is_limited, struct fault *wh
     struct how how;
     unsigned mode;
     int used = 0;
-    char above[ROOM];
+    char above[PATH_BYTES];
     if (find_above(&text, is_limited, above, why) < 0)
         return -1;
     if (sscanf(text, "%o %u %u %n", &mode, &how.uid, &how.gid, &used) != 3)
@@ -163,7 +163,7 @@ int disk_volume(char *text, const char *place, bool is_limited, struct fault *wh
 /* What containers of an earlier VM have left there: this one's have a directory in memory before they have one on the disk. */
 static void clean_disk(void)
 {
-    char place[ROOM];
+    char place[PATH_BYTES];
     struct fault ignored;
     scoped_dir DIR *list = opendir(SCRATCH);
     for (struct dirent *entry; list && (entry = readdir(list));) {

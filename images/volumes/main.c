@@ -22,11 +22,11 @@
 
 #define RUN "/run/clearpod"
 
-enum { ROOM = 400, LINE = 4608 };
+enum { PATH_BYTES = 400, LINE = 4608 };
 
 static int one(char *line, const char *id, const char *bundle, bool is_new, struct fault *why)
 {
-    char kind[9], place[ROOM];
+    char kind[9], place[PATH_BYTES];
     unsigned index;
     int used = 0;
     if (sscanf(line, "%8s %u %n", kind, &index, &used) != 2)
@@ -41,7 +41,7 @@ static int one(char *line, const char *id, const char *bundle, bool is_new, stru
 
 static int all(const char *id, bool is_new, struct fault *why)
 {
-    char path[ROOM], bundle[ROOM - 32], line[LINE];
+    char path[PATH_BYTES], bundle[PATH_BYTES - 32], line[LINE];
     snprintf(bundle, sizeof bundle, RUN "/volumes/containers/%.100s", id);
     snprintf(path, sizeof path, RUN "/containers/%.100s/volumes", id);
     if (is_new && make_dir(path, 0711) < 0)

@@ -16,7 +16,7 @@
 
 #define DATA "..data" /* by this link the kubelet switches from one version of a directory to the next */
 
-enum { ROOM = 400, NAME = 256, LINK_ROOM = 4096, DEPTH = 32, ENTRIES = 4096, TRIES = 3, SLACK_KIB = 1024 };
+enum { PATH_BYTES = 400, NAME = 256, LINK_BYTES = 4096, DEPTH = 32, ENTRIES = 4096, TRIES = 3, SLACK_KIB = 1024 };
 
 struct copying {
     unsigned long long left; /* bytes, */
@@ -72,7 +72,7 @@ static int copy_file(int from_dir, const char *from, int to_dir, const char *to,
 
 static int copy_link(int from_dir, const char *name, int to_dir)
 {
-    char target[LINK_ROOM];
+    char target[LINK_BYTES];
     ssize_t length = readlinkat(from_dir, name, target, sizeof target - 1);
     if (length < 0)
         return -1;
@@ -133,7 +133,7 @@ static int copy_below(int from, int to, const char *skip, int depth, struct copy
 /* Links of the copy whose file is in no version any more, and versions that are not `version`. */
 static void drop_old(int from, const char *place, const char *version)
 {
-    char path[ROOM + 300];
+    char path[PATH_BYTES + 300];
     struct stat st;
     struct fault ignored;
     scoped_dir DIR *list = opendir(place);
@@ -191,7 +191,7 @@ static int copy_now(const char *source, const char *place, unsigned long long mo
     struct stat st;
     scoped_fd int from = open(source, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     scoped_fd int to = open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    char file[ROOM + 8];
+    char file[PATH_BYTES + 8];
     if (from < 0 || to < 0 || fstat(from, &st) < 0)
         return -1;
     if (!S_ISDIR(st.st_mode)) {
@@ -216,7 +216,7 @@ int memory_volume(const char *text, const char *bundle, const char *place, bool 
 {
     unsigned number;
     unsigned long long most;
-    char source[ROOM + 32], options[64];
+    char source[PATH_BYTES + 32], options[64];
     if (sscanf(text, "%u %llu", &number, &most) != 2)
         return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", text);
     snprintf(source, sizeof source, "%s/mounts/%u", bundle, number);
@@ -237,7 +237,7 @@ int memory_output(const char *text, const char *bundle, const char *place, struc
 {
     unsigned number;
     unsigned long long most;
-    char target[ROOM + 32], file[ROOM + 8];
+    char target[PATH_BYTES + 32], file[PATH_BYTES + 8];
     struct stat st;
     if (sscanf(text, "%u %llu", &number, &most) != 2)
         return fault_set(why, FAULT_INVALID, "'%s' is no volume in memory", text);

@@ -32,7 +32,7 @@ struct order {
     uint64_t is_get, bytes;
 };
 
-static uint64_t room[CHUNK / 8];
+static uint64_t buffer[CHUNK / 8];
 
 static void die(const char *what)
 {
@@ -84,9 +84,9 @@ static uint64_t pour(int fd, uint64_t bytes)
     uint64_t state = 88172645463325252, sum = 0;
     for (; bytes > 0; bytes -= CHUNK) {
         for (size_t i = 0; i < CHUNK / 8; i++)
-            room[i] = next(&state);
-        sum = added(sum, room, CHUNK / 8);
-        send_all(fd, room, CHUNK);
+            buffer[i] = next(&state);
+        sum = added(sum, buffer, CHUNK / 8);
+        send_all(fd, buffer, CHUNK);
     }
     return sum;
 }
@@ -95,8 +95,8 @@ static uint64_t drink(int fd, uint64_t bytes)
 {
     uint64_t sum = 0;
     for (; bytes > 0; bytes -= CHUNK) {
-        take_all(fd, room, CHUNK);
-        sum = added(sum, room, CHUNK / 8);
+        take_all(fd, buffer, CHUNK);
+        sum = added(sum, buffer, CHUNK / 8);
     }
     return sum;
 }
@@ -151,9 +151,9 @@ static void serve_datagrams(void)
     int fd = bound(SOCK_DGRAM, IPPROTO_UDP);
     for (;;) {
         socklen_t size = sizeof there;
-        ssize_t length = recvfrom(fd, room, sizeof room, 0, (struct sockaddr *)(void *)&there, &size);
+        ssize_t length = recvfrom(fd, buffer, sizeof buffer, 0, (struct sockaddr *)(void *)&there, &size);
         if (length >= 0)
-            sendto(fd, room, (size_t)length, 0, (struct sockaddr *)(void *)&there, size);
+            sendto(fd, buffer, (size_t)length, 0, (struct sockaddr *)(void *)&there, size);
     }
 }
 
@@ -163,8 +163,8 @@ static void serve_messages(void)
     int listener = bound(SOCK_STREAM, IPPROTO_SCTP);
     while (listener >= 0) {
         int fd = accept(listener, NULL, NULL);
-        for (ssize_t length; fd >= 0 && (length = recv(fd, room, sizeof room, 0)) > 0;)
-            send_all(fd, room, (size_t)length);
+        for (ssize_t length; fd >= 0 && (length = recv(fd, buffer, sizeof buffer, 0)) > 0;)
+            send_all(fd, buffer, (size_t)length);
         close(fd);
     }
     exit(0);
@@ -213,13 +213,13 @@ static void echo(int fd, size_t size, uint64_t count)
     uint64_t state = 88172645463325252;
     for (; count > 0; count--) {
         for (size_t i = 0; i < size / 8; i++)
-            room[i] = next(&state);
-        send_all(fd, room, size);
+            buffer[i] = next(&state);
+        send_all(fd, buffer, size);
         ssize_t length = recv(fd, back, sizeof back, 0);
         if (length < 0)
             die("receive");
         errno = EBADMSG;
-        if ((size_t)length != size || memcmp(room, back, size) != 0)
+        if ((size_t)length != size || memcmp(buffer, back, size) != 0)
             die("what came back is not what was sent");
     }
 }

@@ -5,15 +5,15 @@
 
 int main(void)
 {
-    static char room[65536];
+    static char buffer[65536];
     struct sockaddr_in6 here = {.sin6_family = AF_INET6, .sin6_port = htons(9)}, there;
     int udp = socket(AF_INET6, SOCK_DGRAM, 0);
     if (bind(udp, (struct sockaddr *)(void *)&here, sizeof here) < 0)
         return 1;
     for (;;) {
         socklen_t size = sizeof there;
-        ssize_t length = recvfrom(udp, room, sizeof room, 0, (struct sockaddr *)(void *)&there, &size);
+        ssize_t length = recvfrom(udp, buffer, sizeof buffer, 0, (struct sockaddr *)(void *)&there, &size);
         if (length >= 0)
-            sendto(udp, room, (size_t)length, 0, (struct sockaddr *)(void *)&there, size);
+            sendto(udp, buffer, (size_t)length, 0, (struct sockaddr *)(void *)&there, size);
     }
 }

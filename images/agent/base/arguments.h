@@ -27,7 +27,7 @@ struct arguments {
     bool template; /* the VM is saved before Configure, and goes on as many: shares come with that */
 };
 
-enum { COMMAND_LINE_ROOM = 2048 + 1 }; /* what x86 kernels have for it, and its end */
+enum { COMMAND_LINE_BYTES = 2048 + 1 }; /* what x86 kernels have for it, and its end */
 
 /* False: a parameter of ours is invalid; `bad` gets it. */
 bool arguments_parse(const char *line, struct arguments *arguments, char bad[64]);

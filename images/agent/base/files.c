@@ -19,14 +19,14 @@
 
 enum { DEPTH = 32 }; /* descriptors that a removal keeps open */
 
-ssize_t file_read(const char *path, char *to, size_t room)
+ssize_t file_read(const char *path, char *to, size_t capacity)
 {
     scoped_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
     size_t used = 0;
     if (fd < 0)
         return -1;
-    while (used < room - 1) {
-        ssize_t got = read(fd, to + used, room - 1 - used);
+    while (used < capacity - 1) {
+        ssize_t got = read(fd, to + used, capacity - 1 - used);
         if (got < 0)
             return -1;
         if (got == 0)

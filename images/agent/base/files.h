@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Read at most room-1 bytes and end them with 0; returns the length, or -1 with errno. */
-ssize_t file_read(const char *path, char *to, size_t room);
+/* Read at most capacity-1 bytes and end them with 0; returns the length, or -1 with errno. */
+ssize_t file_read(const char *path, char *to, size_t capacity);
 /* One write of all of `text` to a file that exists (a cgroup or sysctl); -1 with errno. */
 int file_write(const char *path, const char *text);
 /* How many bytes of a pipe, a socket or a terminal can be read now; 0 on an error. */

@@ -25,7 +25,7 @@ struct profile {
     void (*sync_ends)(void);
     bool (*oom_killed)(const char *container);
     /* Where the cgroup of a container is; "" for all containers together. */
-    void (*cgroup_path)(char *to, size_t room, const char *container);
+    void (*cgroup_path)(char *to, size_t capacity, const char *container);
     /* The steps of a helper that run, enter and remove a container. */
     int (*start)(const struct task *task, struct outcome *outcome, struct fault *why);
     int (*exec)(const struct task *task, struct outcome *outcome, struct fault *why);

@@ -39,10 +39,10 @@ bool is_path_beneath(const char *text)
     }
 }
 
-bool sysctl_path(const char *key, char *to, size_t room)
+bool sysctl_path(const char *key, char *to, size_t capacity)
 {
-    int length = snprintf(to, room, "/proc/sys/%s", key);
-    if (length < 0 || (size_t)length >= room || strchr(key, '/') || !is_component(key, strlen(key)))
+    int length = snprintf(to, capacity, "/proc/sys/%s", key);
+    if (length < 0 || (size_t)length >= capacity || strchr(key, '/') || !is_component(key, strlen(key)))
         return false;
     for (char *c = to + strlen("/proc/sys/"); *c; c++)
         if (*c == '.')
@@ -77,7 +77,7 @@ bool is_directory_error(const char *text)
     return strstr(text, ": chdir to `");
 }
 
-void crun_message(const char *log, char *to, size_t room)
+void crun_message(const char *log, char *to, size_t capacity)
 {
     const char *line = log, *best = log;
     while (*line) { /* the error is the last line; warnings come before it */
@@ -86,9 +86,9 @@ void crun_message(const char *log, char *to, size_t room)
             best = line;
         line = *end ? end + 1 : end;
     }
-    size_t length = strcspn(best, "\n"), tail = room / 2;
-    if (length < room)
-        snprintf(to, room, "%.*s", (int)length, best);
+    size_t length = strcspn(best, "\n"), tail = capacity / 2;
+    if (length < capacity)
+        snprintf(to, capacity, "%.*s", (int)length, best);
     else /* a path is long; what is wrong with it comes last */
-        snprintf(to, room, "%.*s...%.*s", (int)(room - tail - 4), best, (int)tail, best + length - tail);
+        snprintf(to, capacity, "%.*s...%.*s", (int)(capacity - tail - 4), best, (int)tail, best + length - tail);
 }

@@ -70,7 +70,7 @@ static void take_standard_fds(void)
 
 int boot_early(struct arguments *arguments, struct fault *why)
 {
-    char line[COMMAND_LINE_ROOM], bad[64];
+    char line[COMMAND_LINE_BYTES], bad[64];
     make_dir("/dev", 0755);
     make_dir("/proc", 0755);
     /* The kernel may have mounted devtmpfs itself. */

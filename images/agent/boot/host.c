@@ -22,14 +22,14 @@
 #define RUN "/run/clearpod"
 #define CGROUPS "/sys/fs/cgroup"
 
-enum { PATH_ROOM = 512, KILL_LIMIT_MS = 5000 };
+enum { PATH_BYTES = 512, KILL_LIMIT_MS = 5000 };
 
 static bool has_cgroups;
 
 /* The agent is the cgroup's root while its namespace is made, and then moves below it: only leaves have processes. */
 static int join(const char *cgroup, struct fault *why)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     if (make_dir(cgroup, 0755) < 0)
         return fault_errno(why, "make the cgroup %s", cgroup);
     snprintf(path, sizeof path, "%s/cgroup.procs", cgroup);
@@ -61,7 +61,7 @@ static int own_cgroups(const char *cgroup, struct fault *why)
 
 static int make_parents(const char *path)
 {
-    char part[PATH_ROOM];
+    char part[PATH_BYTES];
     snprintf(part, sizeof part, "%s", path);
     for (char *slash = part + 1; (slash = strchr(slash, '/')); *slash++ = '/') {
         *slash = 0;
@@ -92,8 +92,8 @@ static int cover_run(const char *directory, struct fault *why)
 /* Links, not mounts: the volumes that the daemon mounts later below `directory` must be there at once. */
 static int link_to(const char *directory, const char *name, const char *as, struct fault *why)
 {
-    char target[PATH_ROOM];
-    if (snprintf(target, sizeof target, "%s%s", directory, name) >= PATH_ROOM)
+    char target[PATH_BYTES];
+    if (snprintf(target, sizeof target, "%s%s", directory, name) >= PATH_BYTES)
         return fault_set(why, FAULT_INVALID, "the directory %.200s has too long a name", directory);
     return symlink(target, as) < 0 ? fault_errno(why, "link %s to %s", as, target) : 0;
 }
@@ -116,7 +116,7 @@ static int make_paths(struct arguments *arguments, struct fault *why)
 
 int host_enter(struct arguments *arguments, struct fault *why)
 {
-    char socket[PATH_ROOM];
+    char socket[PATH_BYTES];
     snprintf(socket, sizeof socket, "%s/agent.sock", arguments->host.directory);
     umask(022);
     if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) /* what crun leaves is ours, as it is PID 1's in a guest */

@@ -88,12 +88,12 @@ static int receive_tty(int listener, const struct task *task)
 {
     union {
         struct cmsghdr header;
-        char room[CMSG_SPACE(sizeof(int))];
+        char buffer[CMSG_SPACE(sizeof(int))];
     } control = {0};
     char text[256];
     struct iovec piece = {text, sizeof text};
     struct msghdr message = {
-        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof control.buffer};
     scoped_fd int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (peer < 0 || recvmsg(peer, &message, MSG_CMSG_CLOEXEC) <= 0)
         return -1;
@@ -168,7 +168,7 @@ static int read_pid(const struct traces *traces, struct outcome *outcome, struct
     return outcome->pid > 1 ? 0 : fault_set(why, FAULT_FAILED, "crun wrote no pid");
 }
 
-/* Runs crun with the options of a detached process; `tail` has room for them at its end. */
+/* Runs crun with the options of a detached process; `tail` has buffer for them at its end. */
 static int run_detached(const struct task *task, const char **tail, int count, struct outcome *outcome,
                         struct fault *why)
 {

@@ -21,22 +21,22 @@
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { PATH_ROOM = 400, VOLUMES = 32 + 64 }; /* of the image, and those of helpers/volumes.h behind them */
+enum { PATH_BYTES = 400, VOLUMES = 32 + 64 }; /* of the image, and those of helpers/volumes.h behind them */
 
 struct places {
-    char base[PATH_ROOM], root[PATH_ROOM]; /* of the container, in RUN/containers */
-    char lower[PATH_ROOM];                 /* where its image is mounted with mapped owners, meanwhile */
-    char layer[PATH_ROOM];                 /* where the tmpfs for its upper goes */
-    char store[PATH_ROOM];                 /* its directory on the scratch disk */
+    char base[PATH_BYTES], root[PATH_BYTES]; /* of the container, in RUN/containers */
+    char lower[PATH_BYTES];                  /* where its image is mounted with mapped owners, meanwhile */
+    char layer[PATH_BYTES];                  /* where the tmpfs for its upper goes */
+    char store[PATH_BYTES];                  /* its directory on the scratch disk */
 };
 
 static void places_of(struct places *at, const char *id)
 {
-    snprintf(at->base, PATH_ROOM, RUN "/containers/%s", id);
-    snprintf(at->root, PATH_ROOM, RUN "/containers/%s/rootfs", id);
-    snprintf(at->lower, PATH_ROOM, RUN "/containers/%s/lower", id);
-    snprintf(at->layer, PATH_ROOM, RUN "/containers/%s/layer", id);
-    snprintf(at->store, PATH_ROOM, SCRATCH "/%s", id);
+    snprintf(at->base, PATH_BYTES, RUN "/containers/%s", id);
+    snprintf(at->root, PATH_BYTES, RUN "/containers/%s/rootfs", id);
+    snprintf(at->lower, PATH_BYTES, RUN "/containers/%s/lower", id);
+    snprintf(at->layer, PATH_BYTES, RUN "/containers/%s/layer", id);
+    snprintf(at->store, PATH_BYTES, SCRATCH "/%s", id);
 }
 
 /* Mounted when first needed: a pod that only uses tmpfs never pays for it. On a host it is a directory. */
@@ -71,7 +71,7 @@ static int writable_place(const struct task *task, const struct places *at, cons
 /* The overlay's root looks like the upper directory: give it the image's owner and mode. */
 static int make_upper(const char *place, int lower, struct fault *why)
 {
-    char path[PATH_ROOM + 8];
+    char path[PATH_BYTES + 8];
     struct stat st;
     snprintf(path, sizeof path, "%s/work", place);
     if (mkdir(path, 0700) < 0)
@@ -123,7 +123,7 @@ static int mount_root(const struct places *at, const char *type, unsigned long f
 
 static int mount_overlay(const struct places *at, const char *place, int lower, struct fault *why)
 {
-    char options[3 * PATH_ROOM];
+    char options[3 * PATH_BYTES];
     /* The descriptor stands in for a path that may have ':' or ',' in it. */
     snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=%s/upper,workdir=%s/work", lower, place,
              place);
@@ -132,15 +132,15 @@ static int mount_overlay(const struct places *at, const char *place, int lower, 
 
 static bool has_nothing(int directory)
 {
-    enum { DOTS = 2 * 24, ROOM = 512 }; /* bytes of "." and "..", and for a name of any length more */
-    struct dirent entries[ROOM / sizeof(struct dirent) + 1];
+    enum { DOTS = 2 * 24, NAMES = 512 }; /* bytes of "." and "..", and for a name of any length more */
+    struct dirent entries[NAMES / sizeof(struct dirent) + 1];
     return getdents(directory, entries, sizeof entries) <= DOTS;
 }
 
 /* A volume of the pod's own that nothing is copied into: no name has to be looked for in what is below it. */
 static int bind_upper(const struct places *at, const char *place, struct fault *why)
 {
-    char upper[PATH_ROOM + 8];
+    char upper[PATH_BYTES + 8];
     snprintf(upper, sizeof upper, "%s/upper", place);
     return mount_root(at, upper, MS_BIND, "", why);
 }
@@ -155,7 +155,7 @@ static int bind_shared(const struct places *at, int root, struct fault *why)
 
 static int create(const struct task *task, const struct places *at, struct fault *why)
 {
-    char list[PATH_ROOM];
+    char list[PATH_BYTES];
     const char *place;
     scoped_fd int lower = open_lower(task, at, why);
     if (lower >= 0 && task->shared)
@@ -189,7 +189,7 @@ static int make_directory(int above, const char *name, const void *unused)
 
 static int bind_volume(const struct places *at, const char *path, unsigned number, struct fault *why)
 {
-    char place[PATH_ROOM + 32], source[32];
+    char place[PATH_BYTES + 32], source[32];
     snprintf(place, sizeof place, "%s/volumes", at->base);
     if (make_dir(place, 0711) < 0)
         return fault_errno(why, "mkdir %s", place);
@@ -216,7 +216,7 @@ static int bind_volumes(const struct task *task, const struct places *at, struct
 
 static void unbind_volumes(const struct places *at)
 {
-    char place[PATH_ROOM + 32];
+    char place[PATH_BYTES + 32];
     for (unsigned i = 0; i < VOLUMES; i++) {
         snprintf(place, sizeof place, "%s/volumes/%u", at->base, i);
         if (umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)

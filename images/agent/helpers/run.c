@@ -45,11 +45,11 @@ static int remove_container(const struct task *task, struct fault *why)
 }
 
 /* Processors from number 1 on are online below `count`, the others not; number 0 always is. */
-static int set_cpus(int count, char *path, size_t room)
+static int set_cpus(int count, char *path, size_t capacity)
 {
     int number = 0;
     do
-        snprintf(path, room, "/sys/devices/system/cpu/cpu%d/online", ++number);
+        snprintf(path, capacity, "/sys/devices/system/cpu/cpu%d/online", ++number);
     while (file_write(path, number < count ? "1" : "0") == 0);
     return errno == ENOENT ? 0 : -1;
 }

@@ -16,15 +16,15 @@
 
 #define RUN "/run/clearpod"
 
-enum { PATH_ROOM = 512, TEXT_ROOM = 8192, DEPTH = 8 };
+enum { PATH_BYTES = 512, TEXT_BYTES = 8192, DEPTH = 8 };
 
-static char text[TEXT_ROOM];
+static char text[TEXT_BYTES];
 
 /* The file's text; "" when it can't be read. */
 static const char *content(const char *dir, const char *file)
 {
-    char path[PATH_ROOM];
-    if (snprintf(path, sizeof path, "%s/%s", dir, file) >= PATH_ROOM || file_read(path, text, sizeof text) < 0)
+    char path[PATH_BYTES];
+    if (snprintf(path, sizeof path, "%s/%s", dir, file) >= PATH_BYTES || file_read(path, text, sizeof text) < 0)
         text[0] = 0;
     return text;
 }
@@ -114,7 +114,7 @@ static void memory_of_guest(clearpod_agent_MemoryStats *to)
 
 static void files_of(const char *pid, clearpod_agent_ContainerStats *to)
 {
-    char path[PATH_ROOM], target[16];
+    char path[PATH_BYTES], target[16];
     snprintf(path, sizeof path, "/proc/%.20s/fd", pid);
     scoped_dir DIR *list = opendir(path);
     for (struct dirent *entry; list && (entry = readdir(list));) {
@@ -129,7 +129,7 @@ static void files_of(const char *pid, clearpod_agent_ContainerStats *to)
 /* The processes in the cgroup and in those below it. */
 static void processes_of(const char *dir, bool files, int depth, clearpod_agent_ContainerStats *to)
 {
-    char path[PATH_ROOM], pid[24];
+    char path[PATH_BYTES], pid[24];
     snprintf(path, sizeof path, "%.480s/cgroup.procs", dir);
     FILE *procs = fopen(path, "re");
     while (procs && fgets(pid, sizeof pid, procs)) {
@@ -143,7 +143,7 @@ static void processes_of(const char *dir, bool files, int depth, clearpod_agent_
     scoped_dir DIR *list = depth < DEPTH ? opendir(dir) : NULL;
     for (struct dirent *entry; list && (entry = readdir(list));)
         if (entry->d_type == DT_DIR && entry->d_name[0] != '.' &&
-            snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_ROOM)
+            snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_BYTES)
             processes_of(path, files, depth + 1, to);
 }
 
@@ -158,7 +158,7 @@ static void add_usage(const char *path, clearpod_agent_ContainerStats *to)
 /* Volumes on the disk belong to no container: the pod's first one has them in its sum. */
 static void disk_of(clearpod_agent_ContainerStats *to, bool is_first)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     snprintf(path, sizeof path, RUN "/scratch/%s/upper", to->id);
     add_usage(path, to);
     snprintf(path, sizeof path, RUN "/containers/%s/layer/upper", to->id);
@@ -169,7 +169,7 @@ static void disk_of(clearpod_agent_ContainerStats *to, bool is_first)
 
 static void container_of(const struct task *task, clearpod_agent_ContainerStats *to, bool is_first)
 {
-    char dir[PATH_ROOM];
+    char dir[PATH_BYTES];
     profile.cgroup_path(dir, sizeof dir, to->id);
     to->has_cpu = to->has_memory = true;
     cpu_of(dir, &to->cpu);
@@ -201,7 +201,7 @@ static void interfaces_of(clearpod_agent_PodStats *to)
 
 static void pod_of(const struct task *task, clearpod_agent_PodStats *to)
 {
-    char dir[PATH_ROOM];
+    char dir[PATH_BYTES];
     struct statvfs disk;
     profile.cgroup_path(dir, sizeof dir, "");
     to->has_cpu = to->has_memory = true;

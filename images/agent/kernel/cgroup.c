@@ -19,25 +19,25 @@
 
 #define ROOT "/sys/fs/cgroup"
 
-enum { FREEZE_LIMIT_MS = 1000, DEPTH = 16, PATH_ROOM = 512, PLACE_ROOM = 320 };
+enum { FREEZE_LIMIT_MS = 1000, DEPTH = 16, PATH_BYTES = 512, PLACE_BYTES = 320 };
 
 /* What the agent, its helpers, crun and the kernel need beside the containers: 8 MiB, of a small guest an eighth. */
 enum { RESERVE = 8 << 20, RESERVE_SHARE = 8 };
 
 static uint64_t most; /* bytes that all containers together may have; 0: not known, as on a host, which bounds them */
 
-static void path_of(char path[PATH_ROOM], const char *container, uint32_t exec, const char *file)
+static void path_of(char path[PATH_BYTES], const char *container, uint32_t exec, const char *file)
 {
-    char place[PLACE_ROOM], part[24] = "";
+    char place[PLACE_BYTES], part[24] = "";
     profile.cgroup_path(place, sizeof place, container);
     if (exec)
         snprintf(part, sizeof part, "/exec-%u", exec);
-    snprintf(path, PATH_ROOM, "%s%s%s%s", place, part, *file ? "/" : "", file);
+    snprintf(path, PATH_BYTES, "%s%s%s%s", place, part, *file ? "/" : "", file);
 }
 
 static int enable_all(const char *dir, struct fault *why)
 {
-    char path[PATH_ROOM], names[256], list[320] = "";
+    char path[PATH_BYTES], names[256], list[320] = "";
     snprintf(path, sizeof path, "%s/cgroup.controllers", dir);
     if (file_read(path, names, sizeof names) < 0)
         return fault_errno(why, "read %s", path);
@@ -63,7 +63,7 @@ static uint64_t bytes_for_containers(void)
  */
 int cgroup_limit_memory(const char *limit)
 {
-    char path[PATH_ROOM], number[24];
+    char path[PATH_BYTES], number[24];
     uint64_t bytes = strtoull(limit, NULL, 10); /* 0 of "max" */
     path_of(path, "", 0, "memory.max");
     snprintf(number, sizeof number, "%" PRIu64, most);
@@ -72,7 +72,7 @@ int cgroup_limit_memory(const char *limit)
 
 int cgroup_boot(bool is_guest, struct fault *why)
 {
-    char all[PLACE_ROOM];
+    char all[PLACE_BYTES];
     profile.cgroup_path(all, sizeof all, "");
     if (enable_all(ROOT, why) < 0)
         return -1;
@@ -86,14 +86,14 @@ int cgroup_boot(bool is_guest, struct fault *why)
 
 void cgroup_kill(const char *container, uint32_t exec)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     path_of(path, container, exec, "cgroup.kill");
     file_write(path, "1");
 }
 
 static int each_proc(const char *dir, cgroup_each_process *each, int number)
 {
-    char path[PATH_ROOM], line[32];
+    char path[PATH_BYTES], line[32];
     int sent = 0;
     snprintf(path, sizeof path, "%.480s/cgroup.procs", dir);
     FILE *file = fopen(path, "re");
@@ -110,10 +110,10 @@ static int each_of_tree(const char *dir, cgroup_each_process *each, int number, 
     int sent = each_proc(dir, each, number);
     scoped_dir DIR *list = depth < DEPTH ? opendir(dir) : NULL;
     for (struct dirent *entry; list && (entry = readdir(list));) {
-        char path[PATH_ROOM];
+        char path[PATH_BYTES];
         if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
             continue;
-        if (snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_ROOM)
+        if (snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_BYTES)
             sent += each_of_tree(path, each, number, depth + 1);
     }
     return sent;
@@ -121,7 +121,7 @@ static int each_of_tree(const char *dir, cgroup_each_process *each, int number, 
 
 int cgroup_each(const char *container, uint32_t exec, cgroup_each_process *each, int number)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     path_of(path, container, exec, "");
     return each_of_tree(path, each, number, 0);
 }
@@ -134,7 +134,7 @@ int cgroup_signal(const char *container, uint32_t exec, int signal)
 /* Wait until the cgroup's `event` is so, or it is gone; false after `limit_ms`. */
 static bool wait_until(const char *container, const char *event, uint64_t is_so, int limit_ms)
 {
-    char path[PATH_ROOM], text[256];
+    char path[PATH_BYTES], text[256];
     path_of(path, container, 0, "cgroup.events");
     for (int waited = 0; waited <= limit_ms; waited++) {
         if (file_read(path, text, sizeof text) < 0 || keyed_number(text, event) == is_so)
@@ -151,7 +151,7 @@ bool cgroup_wait_empty(const char *container, int limit_ms)
 
 int cgroup_freeze(const char *container, const char *text)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     path_of(path, container, 0, "cgroup.freeze");
     if (file_write(path, text) < 0)
         return -1;
@@ -161,21 +161,21 @@ int cgroup_freeze(const char *container, const char *text)
 
 bool cgroup_oom_killed(const char *container)
 {
-    char path[PATH_ROOM], text[512];
+    char path[PATH_BYTES], text[512];
     path_of(path, container, 0, "memory.events");
     return file_read(path, text, sizeof text) > 0 && keyed_number(text, "oom_kill") > 0;
 }
 
 int cgroup_add_exec(const char *container, uint32_t exec)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     path_of(path, container, exec, "");
     return make_dir(path, 0755);
 }
 
 void cgroup_remove_exec(const char *container, uint32_t exec)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     path_of(path, container, exec, "");
     rmdir(path);
 }

@@ -14,7 +14,7 @@ typedef int cgroup_each_process(pid_t pid, int number);
 
 /* Enable every controller for the children of the root and of /clearpod, whose memory ends before that of a guest. */
 int cgroup_boot(bool is_guest, struct fault *why);
-/* Limit all containers together: a number of bytes, or "max", which is what the guest can spare. -1 and errno. */
+/* Limit all containers together: a number of bytes, or "max": all but what the guest itself needs. -1 and errno. */
 int cgroup_limit_memory(const char *limit);
 /* Kill all processes of a container (exec 0) or of an exec. Idempotent. */
 void cgroup_kill(const char *container, uint32_t exec);

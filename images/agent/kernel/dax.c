@@ -20,7 +20,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-enum { IMAGES_MAX = 128, PAGE_BYTES = 4096, PATH_ROOM = 200 };
+enum { IMAGES_MAX = 128, PAGE_BYTES = 4096, PATH_BYTES = 200 };
 
 /* The index, plus one, is the partition's number. */
 static struct image {
@@ -29,7 +29,7 @@ static struct image {
 } images[IMAGES_MAX];
 
 struct places {
-    char partition[PATH_ROOM], directory[PATH_ROOM];
+    char partition[PATH_BYTES], directory[PATH_BYTES];
 };
 
 const char *dax_option(const char *device)
@@ -45,8 +45,8 @@ static int number_of(const struct image *image)
 static void places_of(struct places *at, const char *device, const struct image *image)
 {
     /* A name that ends with a digit gets a letter before the number. */
-    snprintf(at->partition, PATH_ROOM, *dax_option(device) ? "%sp%d" : "%s%d", device, number_of(image));
-    snprintf(at->directory, PATH_ROOM, DAX_DIR "/%s", image->name);
+    snprintf(at->partition, PATH_BYTES, *dax_option(device) ? "%sp%d" : "%s%d", device, number_of(image));
+    snprintf(at->directory, PATH_BYTES, DAX_DIR "/%s", image->name);
 }
 
 static struct image *find(const char *name)
@@ -83,16 +83,16 @@ static int open_device(const char *device, struct fault *why)
 
 static int check(int device, const clearpod_agent_MountImage *image, struct fault *why)
 {
-    uint64_t room;
+    uint64_t window_bytes;
     if (!is_id(image->name))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the name of an image", image->name);
     if (image->offset % PAGE_BYTES || image->bytes % PAGE_BYTES || !image->bytes)
         return fault_set(why, FAULT_INVALID, "image %s is not in whole pages of the window", image->name);
-    if (ioctl(device, BLKGETSIZE64, &room) < 0)
+    if (ioctl(device, BLKGETSIZE64, &window_bytes) < 0)
         return fault_errno(why, "ask for the window's size");
-    if (image->bytes > room || image->offset > room - image->bytes)
+    if (image->bytes > window_bytes || image->offset > window_bytes - image->bytes)
         return fault_set(why, FAULT_INVALID, "image %s lies beyond the window of %llu bytes", image->name,
-                         (unsigned long long)room);
+                         (unsigned long long)window_bytes);
     if (find(image->name))
         return fault_set(why, FAULT_EXISTS, "image %s is mounted already", image->name);
     const struct image *other = find_overlap(image->offset, image->bytes);

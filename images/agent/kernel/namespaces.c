@@ -23,7 +23,7 @@
 #define KEPT "/run/clearpod/pause.%s-ns"
 #define EMPTY "/run/clearpod/empty"
 
-enum { SHARED = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, PATH_ROOM = 64 };
+enum { SHARED = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, PATH_BYTES = 64 };
 
 static uint32_t first_id;
 
@@ -73,7 +73,7 @@ static void exec_pause(int go)
 
 static int keep(long pid, const char *kind, struct fault *why)
 {
-    char from[PATH_ROOM], to[PATH_ROOM];
+    char from[PATH_BYTES], to[PATH_BYTES];
     snprintf(from, sizeof from, "/proc/%ld/ns/%s", pid, kind);
     snprintf(to, sizeof to, KEPT, kind);
     scoped_fd int file = open(to, O_CREAT | O_RDONLY | O_CLOEXEC, 0400);
@@ -85,7 +85,7 @@ static int keep(long pid, const char *kind, struct fault *why)
 static int map_ids(long pid, uint32_t first, uint32_t count, struct fault *why)
 {
     static const char *const names[] = {"uid_map", "gid_map"};
-    char path[PATH_ROOM], line[PATH_ROOM];
+    char path[PATH_BYTES], line[PATH_BYTES];
     snprintf(line, sizeof line, "0 %u %u", first, count);
     for (size_t i = 0; i < 2; i++) {
         snprintf(path, sizeof path, "/proc/%ld/%s", pid, names[i]);
@@ -97,7 +97,7 @@ static int map_ids(long pid, uint32_t first, uint32_t count, struct fault *why)
 
 static int open_kept(const char *kind, struct fault *why)
 {
-    char path[PATH_ROOM];
+    char path[PATH_BYTES];
     snprintf(path, sizeof path, KEPT, kind);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     return fd < 0 ? fault_errno(why, "open %s", path) : fd;

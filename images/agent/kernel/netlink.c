@@ -142,16 +142,16 @@ static void route_metrics(struct nl_message *message, const struct route *route)
         {.rta_len = RTA_LENGTH(sizeof route->advmss), .rta_type = RTAX_ADVMSS},
     };
     const uint32_t values[] = {route->mtu, route->advmss};
-    uint8_t room[2 * RTA_SPACE(sizeof(uint32_t))];
+    uint8_t buffer[2 * RTA_SPACE(sizeof(uint32_t))];
     size_t size = 0;
     for (size_t i = 0; i < 2; i++)
         if (values[i]) {
-            memcpy(room + size, &nested[i], sizeof *nested);
-            memcpy(room + size + RTA_LENGTH(0), &values[i], sizeof *values);
+            memcpy(buffer + size, &nested[i], sizeof *nested);
+            memcpy(buffer + size + RTA_LENGTH(0), &values[i], sizeof *values);
             size += RTA_SPACE(sizeof *values);
         }
     if (size)
-        attribute(message, RTA_METRICS, room, size);
+        attribute(message, RTA_METRICS, buffer, size);
 }
 
 void nl_route(struct nl_message *message, const struct route *route)

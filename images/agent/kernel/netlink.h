@@ -7,11 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NL_ROOM = 512 };
+enum { NL_BYTES = 512 };
 
 /* One message under construction; aligned for struct nlmsghdr. */
 struct nl_message {
-    _Alignas(4) uint8_t bytes[NL_ROOM];
+    _Alignas(4) uint8_t bytes[NL_BYTES];
 };
 
 /* An address with its prefix length; family 0: none. */

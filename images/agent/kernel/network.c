@@ -18,11 +18,11 @@
 /* Send one message and wait for the kernel's verdict; -1 with errno. */
 static int ask(int netlink, const struct nl_message *message)
 {
-    _Alignas(4) uint8_t room[1024];
-    const struct nlmsghdr *header = (const struct nlmsghdr *)(const void *)room;
+    _Alignas(4) uint8_t buffer[1024];
+    const struct nlmsghdr *header = (const struct nlmsghdr *)(const void *)buffer;
     if (send(netlink, message->bytes, nl_size(message), 0) < 0)
         return -1;
-    if (recv(netlink, room, sizeof room, 0) < (ssize_t)NLMSG_LENGTH(sizeof(struct nlmsgerr)))
+    if (recv(netlink, buffer, sizeof buffer, 0) < (ssize_t)NLMSG_LENGTH(sizeof(struct nlmsgerr)))
         return -1;
     const struct nlmsgerr *verdict = NLMSG_DATA(header);
     errno = header->nlmsg_type == NLMSG_ERROR ? -verdict->error : EPROTO;

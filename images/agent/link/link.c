@@ -19,7 +19,7 @@ void link_init(struct link *link, const struct link_user *user)
     ring_init(&link->ring);
 }
 
-struct iovec link_room(struct link *link)
+struct iovec link_space(struct link *link)
 {
     size_t keep = link->base < LINK_MARK - 1 ? link->base : LINK_MARK - 1;
     size_t from = link->base - keep;

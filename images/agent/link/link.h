@@ -44,7 +44,7 @@ struct link {
 
 void link_init(struct link *link, const struct link_user *user);
 /* Where to read to; the room is never 0. */
-struct iovec link_room(struct link *link);
+struct iovec link_space(struct link *link);
 void link_received(struct link *link, size_t size);
 /* What to write now; returns the number of pieces, 0 for nothing. Tell link_written what was taken. */
 int link_output(struct link *link, struct iovec piece[2]);

@@ -22,7 +22,7 @@ bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello)
     return true;
 }
 
-size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t room)
+size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t capacity)
 {
     clearpod_agent_Hello message = clearpod_agent_Hello_init_zero;
     message.version = LINK_VERSION;
@@ -35,7 +35,7 @@ size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t room
     message.volumes = message.raw = message.guest_volumes = message.copies = true;
     message.apparmor = hello->facts->apparmor;
     snprintf(message.kernel, sizeof message.kernel, "%s", hello->facts->kernel);
-    pb_ostream_t out = pb_ostream_from_buffer(to, room);
+    pb_ostream_t out = pb_ostream_from_buffer(to, capacity);
     return pb_encode(&out, clearpod_agent_Hello_fields, &message) ? out.bytes_written : 0;
 }
 
@@ -75,7 +75,7 @@ static bool encode_stats(pb_ostream_t *out, const pb_field_t *field, void *const
     return true;
 }
 
-size_t message_reply(const struct reply *reply, uint8_t *to, size_t room, bool *fits)
+size_t message_reply(const struct reply *reply, uint8_t *to, size_t capacity, bool *fits)
 {
     clearpod_agent_Reply message = clearpod_agent_Reply_init_zero;
     message.pid = reply->pid;
@@ -89,16 +89,16 @@ size_t message_reply(const struct reply *reply, uint8_t *to, size_t room, bool *
         message.code = (clearpod_agent_Code)reply->fault->code;
         snprintf(message.error, sizeof message.error, "%s", reply->fault->text);
     }
-    pb_ostream_t out = pb_ostream_from_buffer(to, room);
+    pb_ostream_t out = pb_ostream_from_buffer(to, capacity);
     *fits = pb_encode(&out, clearpod_agent_Reply_fields, &message);
     return *fits ? out.bytes_written : 0;
 }
 
-size_t message_exited(const clearpod_agent_Exited *exited, uint8_t *to, size_t room)
+size_t message_exited(const clearpod_agent_Exited *exited, uint8_t *to, size_t capacity)
 {
     clearpod_agent_Event event = clearpod_agent_Event_init_zero;
     event.which_what = clearpod_agent_Event_exited_tag;
     event.what.exited = *exited;
-    pb_ostream_t out = pb_ostream_from_buffer(to, room);
+    pb_ostream_t out = pb_ostream_from_buffer(to, capacity);
     return pb_encode(&out, clearpod_agent_Event_fields, &event) ? out.bytes_written : 0;
 }

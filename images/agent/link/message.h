@@ -53,10 +53,10 @@ struct reply {
 };
 
 bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello);
-size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t room);
+size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t capacity);
 int message_request(const uint8_t *bytes, size_t size, clearpod_agent_Request *request, struct fault *why);
-/* Both return the size; 0 when `room` was too small (an empty Reply means OK, so it is told by `fits`). */
-size_t message_reply(const struct reply *reply, uint8_t *to, size_t room, bool *fits);
-size_t message_exited(const clearpod_agent_Exited *exited, uint8_t *to, size_t room);
+/* Both return the size; 0 when `capacity` was too small (an empty Reply means OK, so it is told by `fits`). */
+size_t message_reply(const struct reply *reply, uint8_t *to, size_t capacity, bool *fits);
+size_t message_exited(const clearpod_agent_Exited *exited, uint8_t *to, size_t capacity);
 
 #endif

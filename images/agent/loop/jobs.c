@@ -29,7 +29,7 @@ struct packet {
 
 union control {
     struct cmsghdr header;
-    char room[CMSG_SPACE(sizeof(int))];
+    char buffer[CMSG_SPACE(sizeof(int))];
 };
 
 static void send_packet(int socket, const struct packet *packet, const struct numbers *numbers, int fd)
@@ -39,8 +39,8 @@ static void send_packet(int socket, const struct packet *packet, const struct nu
                               {(void *)(uintptr_t)numbers, sizeof *numbers}};
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = numbers ? 2 : 1};
     if (fd >= 0) {
-        message.msg_control = control.room;
-        message.msg_controllen = sizeof control.room;
+        message.msg_control = control.buffer;
+        message.msg_controllen = sizeof control.buffer;
         control.header.cmsg_len = CMSG_LEN(sizeof fd);
         control.header.cmsg_level = SOL_SOCKET;
         control.header.cmsg_type = SCM_RIGHTS;
@@ -62,12 +62,12 @@ static void help(const struct task *task, int socket)
 
 struct numbers *job_numbers(void)
 {
-    for (struct numbers *room = numbers_pool; room < numbers_pool + MAX_NUMBERS; room++) {
+    for (struct numbers *slot = numbers_pool; slot < numbers_pool + MAX_NUMBERS; slot++) {
         const struct job *job = jobs;
-        while (job < jobs + MAX_JOBS && !(job->used && job->numbers == room))
+        while (job < jobs + MAX_JOBS && !(job->used && job->numbers == slot))
             job++;
         if (job == jobs + MAX_JOBS)
-            return room;
+            return slot;
     }
     return NULL;
 }
@@ -102,8 +102,8 @@ void job_ready(struct job *job)
     struct iovec pieces[2] = {{&packet, sizeof packet}, {job->numbers, sizeof *job->numbers}};
     struct msghdr message = {.msg_iov = pieces,
                              .msg_iovlen = job->numbers ? 2 : 1,
-                             .msg_control = control.room,
-                             .msg_controllen = sizeof control.room};
+                             .msg_control = control.buffer,
+                             .msg_controllen = sizeof control.buffer};
     if (!job->used || job->done)
         return;
     if (recvmsg(job->socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < (ssize_t)sizeof packet) {

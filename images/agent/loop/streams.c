@@ -147,10 +147,10 @@ bool streams_ended(const struct process *process)
 }
 
 /* How much of this output may be read now. */
-static size_t output_room(const struct output *out)
+static size_t output_credit(const struct output *out)
 {
-    size_t room = ring_free(&agent.link.ring);
-    if (room < RING_RESERVE + FRAME_HEADER + DATA_MAX)
+    size_t available = ring_free(&agent.link.ring);
+    if (available < RING_RESERVE + FRAME_HEADER + DATA_MAX)
         return 0;
     size_t most = out->draining && out->left < DATA_MAX ? out->left : DATA_MAX;
     return out->credit < most ? out->credit : most;
@@ -165,16 +165,16 @@ static bool is_lossy(const struct process *process)
 void output_ready(struct process *process, unsigned which)
 {
     struct output *out = &process->out[which];
-    size_t room = output_room(out);
+    size_t available = output_credit(out);
     uint8_t lost[1024];
     struct iovec piece[2] = {{lost, out->draining && out->left < sizeof lost ? out->left : sizeof lost}};
-    if (out->fd < 0 || (!room && !is_lossy(process)))
+    if (out->fd < 0 || (!available && !is_lossy(process)))
         return;
-    int count = room ? ring_space(&agent.link.ring, room, piece) : 1;
+    int count = available ? ring_space(&agent.link.ring, available, piece) : 1;
     ssize_t got = readv(out->fd, piece, count);
     if (got > 0) {
         struct frame frame = {.length = (uint32_t)got, .kind = K_DATA, .stream = out->id};
-        if (room) {
+        if (available) {
             ring_commit(&agent.link.ring, &frame);
             out->credit -= (uint32_t)got;
         }
@@ -228,10 +228,10 @@ void streams_on_data(uint32_t stream, bool end, const uint8_t *bytes, size_t siz
         return;
     }
     struct input *in = &process->in;
-    size_t room = INPUT_BYTES - in->size;
+    size_t available = INPUT_BYTES - in->size;
     in->ended |= end;
-    if (size > room) /* more than was credited; see docs/dev/link.md about epochs */
-        size = room;
+    if (size > available) /* more than was credited; see docs/dev/link.md about epochs */
+        size = available;
     for (size_t done = 0; done < size;) {
         size_t to = (in->at + in->size) % INPUT_BYTES;
         size_t run = INPUT_BYTES - to < size - done ? INPUT_BYTES - to : size - done;
@@ -276,7 +276,7 @@ static void sync_output(struct process *process, unsigned which)
     }
     if (out->fd < 0 || process->state == P_STARTING)
         return; /* crun's own errors are no output */
-    bool is_read = output_room(out) || is_lossy(process);
+    bool is_read = output_credit(out) || is_lossy(process);
     if (is_read && !out->polled)
         out->polled = watch(out->fd, EPOLLIN, which ? T_OUT1 : T_OUT0, index_of(process)) == 0;
     else if (!is_read && out->polled)

@@ -108,8 +108,8 @@ static void hung_up(void)
 void transport_read(void)
 {
     for (int i = 0; i < READS_PER_TURN && transport.readable && !transport.connecting; i++) {
-        struct iovec room = link_room(&agent.link);
-        ssize_t got = read(transport.fd, room.iov_base, room.iov_len);
+        struct iovec space = link_space(&agent.link);
+        ssize_t got = read(transport.fd, space.iov_base, space.iov_len);
         if (got > 0)
             link_received(&agent.link, (size_t)got);
         else if (got < 0 && errno == EAGAIN)

@@ -35,8 +35,8 @@ static struct ending *find(const char *id)
 static void remember(const struct ending *ending)
 {
     static unsigned next;
-    struct ending *room = find("");
-    *(room ? room : &pending[next++ % PENDING]) = *ending;
+    struct ending *free_one = find("");
+    *(free_one ? free_one : &pending[next++ % PENDING]) = *ending;
 }
 
 bool endings_oom_killed(const char *container)
@@ -61,7 +61,7 @@ static bool settle(const struct ending *ending)
 
 static void take(struct ending *ending)
 {
-    ending->id[NAME_ROOM - 1] = 0;
+    ending->id[NAME_BYTES - 1] = 0;
     if (!ending->id[0])
         return;
     if (ending->pid && ending->oom_killed)

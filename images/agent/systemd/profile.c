@@ -104,7 +104,7 @@ static int add_guest(struct fault *why)
 
 static int begin_serving(struct fault *why)
 {
-    char line[COMMAND_LINE_ROOM], bad[64];
+    char line[COMMAND_LINE_BYTES], bad[64];
     if (file_read("/proc/cmdline", line, sizeof line) < 0)
         return fault_errno(why, "read /proc/cmdline");
     if (!arguments_parse(line, &agent.arguments, bad))
@@ -121,15 +121,15 @@ static int begin_serving(struct fault *why)
 }
 
 /* Systemd keeps the cgroup of each unit, and delegates it; crun's is below. */
-static void cgroup_path(char *to, size_t room, const char *container)
+static void cgroup_path(char *to, size_t capacity, const char *container)
 {
     static const char all[] = "/sys/fs/cgroup/clearpod.slice";
     if (!strcmp(container, GUEST)) /* none of systemd's */
-        snprintf(to, room, "/sys/fs/cgroup/clearpod.guest");
+        snprintf(to, capacity, "/sys/fs/cgroup/clearpod.guest");
     else if (*container)
-        snprintf(to, room, "%s/app@%s.service/%s", all, container, container);
+        snprintf(to, capacity, "%s/app@%s.service/%s", all, container, container);
     else
-        snprintf(to, room, "%s", all);
+        snprintf(to, capacity, "%s", all);
 }
 
 static bool any_unit(void)

@@ -25,7 +25,7 @@
 #define SYSTEMCTL "/usr/bin/systemctl"
 #define BUNDLE "/run/clearpod/volumes/containers/" GUEST
 
-enum { ERROR_ROOM = 300, ARGUMENTS = 64, FILE_ROOM = 32768 };
+enum { ERROR_BYTES = 300, ARGUMENTS = 64, FILE_BYTES = 32768 };
 
 static void unblock_signals(void)
 {
@@ -37,7 +37,7 @@ static void unblock_signals(void)
 static void exec_systemctl(const char *verb, const char *id, int errors) __attribute__((noreturn));
 static void exec_systemctl(const char *verb, const char *id, int errors)
 {
-    char unit[NAME_ROOM + 16];
+    char unit[NAME_BYTES + 16];
     const char *const args[] = {"systemctl", "--no-ask-password", "--quiet", verb, unit, NULL};
     static const char *const environment[] = {"PATH=/usr/bin", "SYSTEMD_COLORS=0", NULL};
     snprintf(unit, sizeof unit, "app@%s.service", id);
@@ -66,7 +66,7 @@ static pid_t systemctl(const char *verb, const char *id, int *errors)
 
 static int fault_of(const struct task *task, int errors, struct fault *why)
 {
-    char text[ERROR_ROOM];
+    char text[ERROR_BYTES];
     ssize_t got = read(errors, text, sizeof text - 1);
     text[got > 0 ? got : 0] = 0;
     text[strcspn(text, "\n")] = 0;
@@ -118,7 +118,7 @@ static int start(const struct task *task, int listener, struct answer *answer, i
 
 int unit_start(const struct task *task, struct outcome *outcome, struct fault *why)
 {
-    char path[NAME_ROOM + sizeof UNITS];
+    char path[NAME_BYTES + sizeof UNITS];
     struct answer answer = {0};
     snprintf(path, sizeof path, UNITS "/%s", task->id);
     scoped_fd int listener = packet_listen(path, SOCK_SEQPACKET);
@@ -158,13 +158,13 @@ static int open_terminal(const struct task *task, int stdio[3])
 }
 
 /* The file has strings that end with a zero byte: the variables, an empty one, the command. */
-static int read_command(const char *name, char *room, char *lists[2][ARGUMENTS], struct fault *why)
+static int read_command(const char *name, char *buffer, char *lists[2][ARGUMENTS], struct fault *why)
 {
     char path[300];
     int list = 0, count[2] = {0, 0};
     snprintf(path, sizeof path, BUNDLE "/%s", name);
-    ssize_t size = file_read(path, room, FILE_ROOM);
-    for (char *text = room; size > 0 && text < room + size; text += strlen(text) + 1) {
+    ssize_t size = file_read(path, buffer, FILE_BYTES);
+    for (char *text = buffer; size > 0 && text < buffer + size; text += strlen(text) + 1) {
         if (list == 0 && !*text)
             list = 1;
         else if (count[list] < ARGUMENTS - 1)
@@ -205,11 +205,11 @@ static void exec_in_guest(const struct task *task, const int stdio[3], char *lis
 
 static int run_in_guest(const struct task *task, struct outcome *outcome, struct fault *why)
 {
-    static char room[FILE_ROOM];
+    static char buffer[FILE_BYTES];
     char *lists[2][ARGUMENTS];
     int stdio[3], pair[2], error = 0;
     memcpy(stdio, task->stdio, sizeof stdio);
-    if (read_command(task->file, room, lists, why) < 0)
+    if (read_command(task->file, buffer, lists, why) < 0)
         return -1;
     if (task->tty && (outcome->fd = open_terminal(task, stdio)) < 0)
         return fault_errno(why, "open a terminal");

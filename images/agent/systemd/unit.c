@@ -56,7 +56,7 @@ static void place(const struct unit_spec *spec, const int got[3], int stdio[3])
 
 static int start(const char *id, struct answer *answer)
 {
-    char path[NAME_ROOM + sizeof UNITS];
+    char path[NAME_BYTES + sizeof UNITS];
     int got[3];
     struct unit_spec spec;
     struct outcome outcome = {.fd = -1};

@@ -14,7 +14,7 @@
 
 union control {
     struct cmsghdr header;
-    char room[CMSG_SPACE(3 * sizeof(int))];
+    char buffer[CMSG_SPACE(3 * sizeof(int))];
 };
 
 bool packet_send(int socket, const void *from, size_t size, const int fds[3])
@@ -28,7 +28,7 @@ bool packet_send(int socket, const void *from, size_t size, const int fds[3])
         if (fds[i] >= 0)
             given[count++] = fds[i];
     if (count) {
-        message.msg_control = control.room;
+        message.msg_control = control.buffer;
         message.msg_controllen = (socklen_t)CMSG_SPACE(count * sizeof(int));
         control.header.cmsg_len = (socklen_t)CMSG_LEN(count * sizeof(int));
         control.header.cmsg_level = SOL_SOCKET;
@@ -46,7 +46,7 @@ bool packet_receive(int socket, void *to, size_t size, int fds[3])
     union control control = {0};
     struct iovec piece = {to, size};
     struct msghdr message = {
-        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof control.buffer};
     ssize_t got;
     while ((got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
         continue;

@@ -17,7 +17,7 @@
 #define ENDINGS "/run/clearpod/endings" /* where units tell the agent that a container has ended */
 #define GUEST "_guest"                  /* names the guest's own root where a container is named; no app can have it */
 
-enum { NAME_ROOM = 100 };
+enum { NAME_BYTES = 100 };
 
 /* What a unit has to know to start its container; its descriptors follow in the order of `given`. */
 struct unit_spec {
@@ -36,7 +36,7 @@ struct answer {
 
 /* A container has ended. The unit does not know the pid when its own process was killed: then it is 0. */
 struct ending {
-    char id[NAME_ROOM];
+    char id[NAME_BYTES];
     pid_t pid;
     int status; /* as wait(2) has it */
     bool oom_killed;

@@ -61,11 +61,11 @@ static void begin(void)
 static void give(const void *bytes, size_t size, size_t portion)
 {
     for (size_t done = 0; done < size;) {
-        struct iovec room = link_room(&link_);
+        struct iovec space = link_space(&link_);
         size_t step = size - done < portion ? size - done : portion;
-        CHECK(room.iov_len > 0);
-        step = step < room.iov_len ? step : room.iov_len;
-        memcpy(room.iov_base, (const uint8_t *)bytes + done, step);
+        CHECK(space.iov_len > 0);
+        step = step < space.iov_len ? step : space.iov_len;
+        memcpy(space.iov_base, (const uint8_t *)bytes + done, step);
         link_received(&link_, step);
         done += step;
     }

@@ -8,11 +8,11 @@
 #include <pb_encode.h>
 #include <string.h>
 
-enum { ROOM = 1 << 16 };
+enum { CAPACITY = 1 << 16 };
 
 struct row {
     char name[128], first[32], second[32];
-    uint8_t bytes[ROOM];
+    uint8_t bytes[CAPACITY];
     size_t size;
 };
 
@@ -28,7 +28,7 @@ static void read_hex(const char *text, struct row *to)
 /* Calls `use` with each line of a file that has one or two words between the name and the bytes. */
 static void each(const char *file, int words, void (*use)(void))
 {
-    static char line[2 * ROOM + 256], hex[2 * ROOM + 1];
+    static char line[2 * CAPACITY + 256], hex[2 * CAPACITY + 1];
     char path[512];
     int count = 0;
     snprintf(path, sizeof path, "%s/%s", vectors_dir, file);
@@ -96,14 +96,14 @@ static bool reply_again(uint8_t *to, size_t *size)
     numbers.pod = reply.pod;
     struct reply ours = {reply.code ? &fault : NULL, reply.pid, container_count ? give_container : NULL,
                          reply.has_pod ? &numbers : NULL};
-    *size = message_reply(&ours, to, ROOM, &fits);
+    *size = message_reply(&ours, to, CAPACITY, &fits);
     return fits;
 }
 
 static bool decode_and_encode(const pb_msgdesc_t *fields, void *message, uint8_t *to, size_t *size)
 {
     pb_istream_t in = pb_istream_from_buffer(row.bytes, row.size);
-    pb_ostream_t out = pb_ostream_from_buffer(to, ROOM);
+    pb_ostream_t out = pb_ostream_from_buffer(to, CAPACITY);
     if (!pb_decode(&in, fields, message) || !pb_encode(&out, fields, message))
         return false;
     *size = out.bytes_written;
@@ -130,7 +130,7 @@ static bool again(const char *type, uint8_t *to, size_t *size)
 
 static void check_message(void)
 {
-    static uint8_t bytes[ROOM];
+    static uint8_t bytes[CAPACITY];
     size_t size = 0;
     bool refused = row.first[0] == '!';
     bool good = again(row.first + refused, bytes, &size);
@@ -199,10 +199,10 @@ static void check_stream(void)
         for (uint8_t i = 0; link_.has_key && i < MARKER_BYTES; i++)
             link_.key[i] = i;
         for (size_t done = 0; done < row.size;) {
-            struct iovec room = link_room(&link_);
+            struct iovec space = link_space(&link_);
             size_t step = row.size - done < portion ? row.size - done : portion;
-            step = step < room.iov_len ? step : room.iov_len;
-            memcpy(room.iov_base, row.bytes + done, step);
+            step = step < space.iov_len ? step : space.iov_len;
+            memcpy(space.iov_base, row.bytes + done, step);
             link_received(&link_, step);
             done += step;
         }

@@ -70,20 +70,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     memset(&link_, 0, offsetof(struct link, ring));
     link_init(&link_, &user);
     if (bytes[0] % 2 == 0) {
-        struct iovec room = link_room(&link_);
-        uint8_t *to = room.iov_base;
+        struct iovec space = link_space(&link_);
+        uint8_t *to = space.iov_base;
         memcpy(to, first_marker, MARKER_BYTES);
         frame_pack(to + MARKER_BYTES, &(struct frame){.length = sizeof hello, .kind = K_HELLO});
         memcpy(to + MARKER_BYTES + FRAME_HEADER, hello, sizeof hello);
         link_received(&link_, MARKER_BYTES + FRAME_HEADER + sizeof hello);
     }
     for (size_t at = 1; at < size;) {
-        struct iovec room = link_room(&link_);
+        struct iovec space = link_space(&link_);
         size_t step = size - at < portion ? size - at : portion;
-        step = step < room.iov_len ? step : room.iov_len;
+        step = step < space.iov_len ? step : space.iov_len;
         if (!step)
             abort();
-        memcpy(room.iov_base, bytes + at, step);
+        memcpy(space.iov_base, bytes + at, step);
         link_received(&link_, step);
         drain(portion * 3);
         at += step;

@@ -7,14 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SAME(room, ...)                                             \
-    do {                                                            \
-        char ours[64], theirs[64];                                  \
-        memset(ours, 'x', sizeof ours);                             \
-        size_t size = format(ours, room, __VA_ARGS__);              \
-        CHECK(size == (size_t)snprintf(theirs, room, __VA_ARGS__)); \
-        CHECK(!strcmp(ours, theirs));                               \
-        CHECK(ours[(room)] == 'x');                                 \
+#define SAME(capacity, ...)                                             \
+    do {                                                                \
+        char ours[64], theirs[64];                                      \
+        memset(ours, 'x', sizeof ours);                                 \
+        size_t size = format(ours, capacity, __VA_ARGS__);              \
+        CHECK(size == (size_t)snprintf(theirs, capacity, __VA_ARGS__)); \
+        CHECK(!strcmp(ours, theirs));                                   \
+        CHECK(ours[(capacity)] == 'x');                                 \
     } while (0)
 
 CASE(texts_and_numbers_are_as_of_snprintf)
@@ -32,14 +32,14 @@ CASE(texts_and_numbers_are_as_of_snprintf)
 CASE(what_has_no_room_is_left_out_and_counted)
 {
     static const struct {
-        size_t room;
+        size_t capacity;
         const char *shown;
     } rows[] = {{9, "abcd1234"}, {8, "abcd123"}, {5, "abcd"}, {4, "abc"}, {1, ""}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char text[16];
         memset(text, 'x', sizeof text);
-        CHECK(format(text, rows[i].room, "%s%s%d", "ab", "cd", 1234) == 8);
-        CHECK(!strcmp(text, rows[i].shown) && text[rows[i].room] == 'x');
+        CHECK(format(text, rows[i].capacity, "%s%s%d", "ab", "cd", 1234) == 8);
+        CHECK(!strcmp(text, rows[i].shown) && text[rows[i].capacity] == 'x');
     }
     CHECK(format(NULL, 0, "%s", "") == 0);
 }

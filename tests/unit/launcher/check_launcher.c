@@ -63,14 +63,14 @@ CASE(of_what_a_monitor_says_the_end_is_kept)
     static char text[3 * ENDING_MAX];
     struct ending ending = {0};
     ending_take(&ending, "abc", 3);
-    CHECK(!strcmp(ending.said, "abc"));
+    CHECK(!strcmp(ending.output, "abc"));
     memset(text, 'x', sizeof text);
     for (size_t size = 1; size < sizeof text; size += 37) {
         ending_take(&ending, text, size);
         ending_take(&ending, "guest-", 6);
         ending_take(&ending, "reset", 5);
-        CHECK(ending.bytes <= ENDING_MAX && strlen(ending.said) == ending.bytes);
-        CHECK(!strcmp(ending.said + ending.bytes - 11, "guest-reset"));
+        CHECK(ending.bytes <= ENDING_MAX && strlen(ending.output) == ending.bytes);
+        CHECK(!strcmp(ending.output + ending.bytes - 11, "guest-reset"));
     }
 }
 
@@ -81,7 +81,7 @@ CASE(a_monitor_is_heard_without_waiting_and_to_its_end)
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
     CHECK(ending_hear(&ending, pair[0]) < 0);
     CHECK(write(pair[1], "word", 4) == 4 && close(pair[1]) == 0);
-    CHECK(ending_hear(&ending, pair[0]) == 4 && ending_hear(&ending, pair[0]) == 0 && !strcmp(ending.said, "word"));
+    CHECK(ending_hear(&ending, pair[0]) == 4 && ending_hear(&ending, pair[0]) == 0 && !strcmp(ending.output, "word"));
     close(pair[0]);
 }
 
@@ -114,7 +114,7 @@ static struct records records;
 static void feed(const void *bytes, size_t size)
 {
     uint8_t *to;
-    CHECK(records_room(&records, &to) >= size);
+    CHECK(records_space(&records, &to) >= size);
     memcpy(to, bytes, size);
     records_received(&records, size);
 }
@@ -175,7 +175,7 @@ CASE(bytes_may_come_one_by_one)
         enum record_kind kind = records_next(&records, &payload, &size);
         CHECK(kind == (i == sizeof text - 7 ? R_OUT : i == sizeof text - 2 ? R_END : R_NONE));
     }
-    CHECK(records.early == 1 && records.used == 0);
+    CHECK(records.before_bytes == 1 && records.used == 0);
 }
 
 CASE(only_the_end_of_what_came_early_is_kept)
@@ -184,17 +184,17 @@ CASE(only_the_end_of_what_came_early_is_kept)
     for (int i = 0; i < 3000; i++)
         feed("0123456789", 10);
     feed("last" MARK, 4 + sizeof MARK - 1);
-    CHECK(records.marked && records.early == EARLY_MAX && records.used == 0);
-    CHECK(!memcmp(records.before + EARLY_MAX - 6, "89last", 6));
+    CHECK(records.marked && records.before_bytes == BEFORE_MAX && records.used == 0);
+    CHECK(!memcmp(records.before + BEFORE_MAX - 6, "89last", 6));
 }
 
 CASE(what_looked_like_the_mark_is_kept_too)
 {
     memset(&records, 0, sizeof records);
     feed("panic" MARK, 10);
-    CHECK(records.early == 0);
+    CHECK(records.before_bytes == 0);
     records_over(&records);
-    CHECK(records.early == 10 && !memcmp(records.before, "panic\nclea", 10));
+    CHECK(records.before_bytes == 10 && !memcmp(records.before, "panic\nclea", 10));
 }
 
 CASE(what_is_no_record_is_passed_on_as_it_is_and_all_that_follows)
@@ -230,12 +230,12 @@ CASE(whatever_comes_is_taken_in_the_end)
         for (int piece = 0; piece < 20; piece++) {
             uint8_t *to;
             const uint8_t *payload;
-            size_t size, room = records_room(&records, &to);
-            CHECK(room > 0);
-            room = room < 1000 ? room : 1000;
-            for (size_t i = 0; i < room; i++)
+            size_t size, space = records_space(&records, &to);
+            CHECK(space > 0);
+            space = space < 1000 ? space : 1000;
+            for (size_t i = 0; i < space; i++)
                 to[i] = (uint8_t)((seed = seed * 1103515245 + 12345) >> 16) % 5;
-            records_received(&records, room);
+            records_received(&records, space);
             while (records_next(&records, &payload, &size) != R_NONE)
                 CHECK(size <= RECORD_MAX);
         }

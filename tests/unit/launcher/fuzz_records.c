@@ -38,17 +38,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     memset(&records, 0, sizeof records);
     if (bytes[0] % 2 == 0) {
         uint8_t *to;
-        records_room(&records, &to);
+        records_space(&records, &to);
         memcpy(to, mark, sizeof mark - 1);
         records_received(&records, sizeof mark - 1);
         take_all();
     }
     for (size_t at = 1; at < size;) {
         uint8_t *to;
-        size_t room = records_room(&records, &to), step = size - at < portion ? size - at : portion;
-        if (!room || room > sizeof records.bytes)
+        size_t space = records_space(&records, &to), step = size - at < portion ? size - at : portion;
+        if (!space || space > sizeof records.bytes)
             abort();
-        step = step < room ? step : room;
+        step = step < space ? step : space;
         memcpy(to, bytes + at, step);
         records_received(&records, step);
         taken += take_all();
@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     }
     records_over(&records);
     taken += take_all();
-    if (taken > size + sizeof mark || records.early > EARLY_MAX)
+    if (taken > size + sizeof mark || records.before_bytes > BEFORE_MAX)
         abort();
     return 0;
 }

@@ -14,9 +14,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { UNUSABLE = 200, ROOM = 4096, ARGUMENTS = 6, X32 = 0x40000000 };
+enum { UNUSABLE = 200, MOST_LINES = 4096, ARGUMENTS = 6, X32 = 0x40000000 };
 
-static struct sock_filter lines[ROOM];
+static struct sock_filter lines[MOST_LINES];
 
 static void load(const char *path)
 {

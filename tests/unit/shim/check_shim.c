@@ -76,7 +76,7 @@ static uint32_t ecx_after_set_cpuid(uint32_t function)
 {
     union {
         struct kvm_cpuid2 head;
-        char room[sizeof(struct kvm_cpuid2) + 3 * sizeof(struct kvm_cpuid_entry2)];
+        char buffer[sizeof(struct kvm_cpuid2) + 3 * sizeof(struct kvm_cpuid_entry2)];
     } cpuid = {0};
     cpuid.head.nent = 2; /* the third is beyond */
     cpuid.head.entries[0].function = 0;

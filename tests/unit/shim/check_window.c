@@ -43,7 +43,7 @@ static int dial(void)
 static void send_message(int peer, const char *text, size_t length, const int *fds, size_t count)
 {
     union {
-        char room[CMSG_SPACE(4 * sizeof(int))];
+        char buffer[CMSG_SPACE(4 * sizeof(int))];
         struct cmsghdr head;
     } control = {0};
     struct iovec part = {(void *)(uintptr_t)text, length};
@@ -51,7 +51,7 @@ static void send_message(int peer, const char *text, size_t length, const int *f
     if (count) {
         control.head = (struct cmsghdr){CMSG_LEN(count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
         memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
-        header.msg_control = control.room;
+        header.msg_control = control.buffer;
         header.msg_controllen = CMSG_SPACE(count * sizeof(int));
     }
     CHECK(sendmsg(peer, &header, MSG_NOSIGNAL) == (ssize_t)length);
