@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cri.consumers import Consumer, written
 from cri.loop_budget import SLICE_S, LoopBudget
+from cri.pending import Pending
 from cri.threads import obtained
 from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
@@ -85,7 +86,7 @@ class Agent:
         self._loop_budget, self._broken = loop_budget or LoopBudget(), broken
         self._link, self._budget = HostLink(who.key, who.epoch, who.first), Budget()
         self._consumers: dict[int, Consumer] = {}
-        self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
+        self._calls = Pending[messages.Reply]()
         self._helpers = asyncio.Semaphore(HELPED_AT_ONCE)
         self._senders: list[asyncio.Future[None]] = []
         self._hello: asyncio.Future[messages.Hello] | None = None
@@ -128,7 +129,7 @@ class Agent:
         except LinkFull as full:
             raise AgentFailed(f"{type(op).__name__} can't be asked of {self._who.name}: {full}") from None
         answer: asyncio.Future[messages.Reply] = asyncio.get_running_loop().create_future()
-        self._calls[number] = answer
+        self._calls.add(number, answer)
         self._flush()
         try:
             async with asyncio.timeout(timeout_s):
@@ -137,7 +138,7 @@ class Agent:
             what = type(op).__name__
             raise TimedOut(f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s") from None
         finally:
-            self._calls.pop(number, None)
+            self._calls.remove(number)
             self._link.forget(number)
         return messages.check_reply(reply, op)
 
@@ -188,9 +189,7 @@ class Agent:
         """The VM is gone: every waiting and later call fails with this sentence."""
         self._lost = why
         self._wake_senders()
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(VmFailed(why))
+        self._calls.fail(lambda: VmFailed(why))
 
     async def drain(self, timeout_s: float) -> None:
         """Process what the VMM had sent before its end, until the connection ends."""
@@ -364,9 +363,7 @@ class Agent:
                 touched[id(consumer)] = consumer
                 self._link.consumed(seen.stream, consumer.feed(seen.data, seq=seen.seq, end=seen.end))
         elif isinstance(seen, ReplySeen):
-            answer = self._calls.get(seen.id)
-            if answer is not None and not answer.done():
-                answer.set_result(seen.reply)
+            self._calls.settle(seen.id, seen.reply)
         elif isinstance(seen, EventSeen):
             return 1 if self._exited(seen.event) else UNKNOWN_EVENT
         elif isinstance(seen, HelloSeen) and self._hello is not None and not self._hello.done():

@@ -161,7 +161,7 @@ async def _running(
 ) -> AsyncIterator[Command]:
     number = pod.next_id()
     command = Command(pod, container, number=number, stdin=stdio.stdin)
-    pod.execs[number] = command.ended
+    pod.execs.add(number, command.ended)
     for stream, consumer in consumers.items():
         pod.agent.listen(stream, consumer)
     if stdio.stdin:
@@ -207,7 +207,7 @@ async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
             command.ended.exception()  # mark it as retrieved: there may be no waiter
         for stream in streams:
             pod.forget(stream)
-        del pod.execs[number]
+        pod.execs.remove(number)
         pod.pause.execs.discard(number)
         await run_uncancellable(engine.remove_exec, pod.directory, container.id, number=number)
 

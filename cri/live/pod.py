@@ -31,6 +31,7 @@ from cri.live.tools import Tools
 from cri.live.transfer import Transfer
 from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
+from cri.pending import Pending
 from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
 from cri.statistics.meter import Meter
 from cri.store import history
@@ -67,7 +68,7 @@ class LivePod:
         self.record, self.tools, self.status = record, tools, store.PodState(ids=IDS_AT_ONCE)
         self.containers: dict[str, LiveContainer] = {}
         self.names, self.pause, self.transfer = GuestNames(self.containers), Pause(), Transfer()
-        self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
+        self.execs = Pending[messages.Exited]()
         self.cpus, self.work, self.clients, self.is_going = Cpus(), Work(), Clients(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.files = store.PodFiles(self.directory)
@@ -195,27 +196,25 @@ class LivePod:
     def tell(self, kind: int, subject: str = "") -> None:
         """Publish an event of the container `subject`, or of the pod itself."""
         if container := self.containers.get(subject):
-            self._note_state(container, kind)
-            state_log.write(self, container, kind=kind)
+            self._take_state(container, kind)
+            fields, is_ending = self.log_fields(container), self.status.state == states.STOPPING
+            state_log.write(container, kind, fields=fields, is_ending=is_ending)
         elif subject and kind == events.DELETED:
             log.info("container.removed", extra={**self.log_fields(), "container": subject})
         if self.tools.events is not None:
             self.tools.events.publish(events.Event(kind, self, subject or self.id))
         self.tools.hooks.told(kind, self, subject=subject or self.id)
 
-    def _note_state(self, container: LiveContainer, kind: int) -> None:
-        status, name = container.status, container.record.container.name
+    def _take_state(self, container: LiveContainer, kind: int) -> None:
+        if fact := state_log.fact(container, kind):
+            self.note(fact)
         if kind == events.STARTED:
-            took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
-            self.note(history.Fact(history.STARTED, status.started_ns, took_ns, subject=name))
             # A copy's first exec is slow: QEMU has to translate its code again.
             is_copy = bool(container.record.guest_id)
             self.meter.begin(lambda: container.is_running, is_busy=lambda: is_copy and bool(self.execs))
         elif kind == events.STOPPED:
-            self.tools.recorder.count(EXITS, status.reason)
-            how = (name, status.reason, status.exit_code, status.message)
-            self.note(history.Fact(history.EXITED, status.finished_ns, 0, *how))
-            if status.exit_code and self.is_ready:
+            self.tools.recorder.count(EXITS, container.status.reason)
+            if container.status.exit_code and self.is_ready:
                 self.meter.current()  # its disk may be full, which is noted
 
     def _note_disk(self, numbers: messages.PodStats) -> None:
@@ -319,9 +318,7 @@ class LivePod:
         """The VM has ended: wake all who wait, whatever else fails."""
         try:
             self.status = self.status._replace(why=self.status.why or why)
-            for waiting in self.execs.values():
-                if not waiting.done():
-                    waiting.set_exception(VmFailed(why))
+            self.execs.fail(lambda: VmFailed(why))
             for container in self.containers.values():
                 self._whatever_happens(container.vm_gone, self.status.why)
             if (was := self.status.state) in (states.READY, states.STOPPING, states.BOOTING):
@@ -388,11 +385,11 @@ class LivePod:
     def _exited(self, event: messages.Exited) -> bool:
         """Take in the end of a process; return whether it is known and had not exited."""
         if event.exec:
-            waiting = self.execs.get(event.exec)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(event)
-                return True
-        elif (one := self.names.container(event.container)) and one.exited(event, self.save_soon):
+            is_known = self.execs.settle(event.exec, event)
+        else:
+            container = self.names.container(event.container)
+            is_known = container is not None and container.exited(event, self.save_soon)
+        if is_known:
             return True
         self._unknown_ends += 1
         if self._unknown_ends & (self._unknown_ends - 1) == 0:  # 1, 2, 4, 8, ...: the guest can't fill our log

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line of the log for each change of a container's state, with its pod. Called by `LivePod.tell`, which hears of
-all of them, whoever caused them.
+"""What is recorded of each change of a container's state: one line of the log, and one fact of the pod's history.
+Called by `LivePod.tell` for all of them, whatever caused them.
 """
 
 import logging
-from typing import TYPE_CHECKING
 
 from cri import events
-from stage1.pod import states
-
-if TYPE_CHECKING:
-    from cri.live.container import LiveContainer
-    from cri.live.pod import LivePod
+from cri.live.container import LiveContainer
+from cri.store.history import EXITED, STARTED, Fact
 
 log = logging.getLogger("clearpod.pod")
 
@@ -27,15 +23,26 @@ pod was being stopped.
 """
 
 
-def write(pod: "LivePod", container: "LiveContainer", *, kind: int) -> None:
-    """Log that the state has changed, as the event `kind` says."""
-    fields: dict[str, object] = {**pod.log_fields(container)}
+def fact(container: LiveContainer, kind: int) -> Fact | None:
+    """The fact of the history that the event `kind` is; None of one that has none. Pure."""
+    status, name = container.status, container.record.container.name
+    if kind == events.STARTED:
+        took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
+        return Fact(STARTED, status.started_ns, took_ns, subject=name)
+    if kind == events.STOPPED:
+        return Fact(EXITED, status.finished_ns, 0, name, status.reason, status.exit_code, status.message)
+    return None
+
+
+def write(container: LiveContainer, kind: int, *, fields: dict[str, str], is_ending: bool) -> None:
+    """Log the event `kind` with the `fields` of the container; `is_ending`: its pod is being stopped."""
+    more: dict[str, object] = {}
     level = logging.INFO
     if kind == events.STOPPED:
         status = container.status
-        fields |= {"code": status.exit_code, "reason": status.reason}
+        more = {"code": status.exit_code, "reason": status.reason}
         if status.message:
-            fields["error"] = status.message
-        if status.reason in TROUBLE or (status.message and pod.status.state != states.STOPPING):
+            more["error"] = status.message
+        if status.reason in TROUBLE or (status.message and not is_ending):
             level = logging.WARNING
-    log.log(level, EVENTS[kind], extra=fields)
+    log.log(level, EVENTS[kind], extra={**fields, **more})

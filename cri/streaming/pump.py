@@ -15,7 +15,7 @@ from stage1.errors import PodError, TimedOut
 Resize = Callable[[int, int], Awaitable[None]]
 
 
-async def output(queue: OutputQueue, session: Session, *, name: str, stall_s: float | None = None) -> None:
+async def output(queue: OutputQueue, client: Session, *, name: str, stall_s: float | None = None) -> None:
     """Write the queue to the client until its end; with an empty `name` discard it. Raises ConnectionError, and
     TimedOut for a client that does not read.
     """
@@ -23,7 +23,7 @@ async def output(queue: OutputQueue, session: Session, *, name: str, stall_s: fl
         if name:
             try:
                 async with asyncio.timeout(stall_s):
-                    await session.write(name, data)
+                    await client.write(name, data)
             except TimeoutError:
                 raise TimedOut(f"the client read no output for {stall_s:g} s, and was detached") from None
 

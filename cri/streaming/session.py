@@ -35,21 +35,21 @@ class Session(Protocol):
         """Send output of the stream `name`. Raises ConnectionError."""
 
     async def finish(self, status: bytes) -> None:
-        """Send the last word and end all streams. Raises ConnectionError."""
+        """Send the status, the last message, and end all streams. Raises ConnectionError."""
 
     def abort(self) -> None:
         """End at once."""
 
 
-async def end(session: Session, reading: "asyncio.Task[None]", *, status: bytes) -> None:
-    """Say how it ended, give the client time to read it, and close. Errors do not matter any more here."""
-    for queue in (session.stdin, session.resize):
+async def end(client: Session, reading: "asyncio.Task[None]", *, status: bytes) -> None:
+    """Send the `status`, give the client time to read it, and close. Errors are ignored: the client may be gone."""
+    for queue in (client.stdin, client.resize):
         queue.close()
     try:
         async with asyncio.timeout(DRAIN_S):
-            await session.finish(status)
+            await client.finish(status)
         await asyncio.wait({reading}, timeout=GOODBYE_S)
     except (TimeoutError, ConnectionError):
         pass
     finally:
-        session.abort()
+        client.abort()

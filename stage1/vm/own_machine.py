@@ -127,18 +127,18 @@ def links(vm: VmSpec) -> dict[str, str]:
     """Symbolic links in the root of the VMM's jail, with their targets: QEMU tells a multiboot kernel, and its module,
     the paths that it has loaded them from, and it must not see those of the host.
     """
-    found: dict[str, str] = {}
+    made: dict[str, str] = {}
     if not vm.hypervisor.boots_all_kernels or not vm.jailer:
-        return found
+        return made
     paths = (vm.kernel, vm.initramfs, vm.binary, vm.run_dir, vm.scratch, *(share.path for share in vm.shares))
     taken = _TOPS.union(path.split("/")[1] for path in paths if path)
     for path, word in ((vm.kernel, "kernel"), (vm.initramfs, "initrd")):
         if not path or ":" in path:  # which ends a target in a jail's description
             continue
         usable = (one for one in (path.rpartition("/")[2], word, f"{word}.image") if _is_plain(one))
-        found |= {f"/{name}": path for name in [one for one in usable if one not in taken][:1]}
-        taken = taken.union(name[1:] for name in found)
-    return found
+        made |= {f"/{name}": path for name in [one for one in usable if one not in taken][:1]}
+        taken = taken.union(name[1:] for name in made)
+    return made
 
 
 def _is_plain(name: str) -> bool:
