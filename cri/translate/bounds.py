@@ -2,7 +2,7 @@
 """What any field of a request may hold: lengths, characters, counts and ranges, before anybody uses it. Pure.
 
 Called by the server for every request, so that no RPC repeats it. What depends on other fields or on the node is
-checked where it is used. A test holds `NUMBERS` to the contract: every numeric field has an entry.
+checked where it is used. A test holds `NUMBERS` to the CRI's messages: every numeric field has an entry.
 """
 
 import re
@@ -163,7 +163,7 @@ def _field(field: Any, value: Any, *, where: str) -> None:
 
 
 def _map(kind: Any, value: Mapping[Any, Any], *, where: str) -> None:
-    """All maps of the contract are of texts."""
+    """All maps of the CRI are of texts."""
     keys, values = (_rule(kind.fields_by_name[name]) for name in ("key", "value"))
     for key, held in value.items():
         _text(key, keys, where=f"a key of {where}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What verbose answers show for people to read: a message of the contract as `config`, and text. Called by `replies`,
+"""What verbose answers show for people to read: a message of the CRI as `config`, and text. Called by `replies`,
 and for text by the plugins' messages. Pure.
 
 As containerd has it: the names of the fields, numbers for enumerations, and nothing that is not set.

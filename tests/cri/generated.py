@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests with nasty values in any of their fields, made from the contract's own descriptors. For test_generated.py.
+"""Requests with nasty values in any of their fields, made from the CRI's own descriptors. For test_generated.py.
 
 A request begins as one that works, so that the values get as deep as they can, and then some fields are replaced.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many containers in one real pod: what each printed and how each ended, for tests that only look.
 
-A virtual machine takes a second to boot and more on a busy machine, so the rows of the contract that need a real
-guest share one. Used by test_security.py and test_mounts.py: their fixtures call `run` once, and each row is a test.
+A virtual machine takes a second to boot and more on a busy machine, so the cases that need a real guest
+share one. Used by test_security.py and test_mounts.py: their fixtures call `run` once, and each case is a test.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kubelet and crictl expect because containerd does it so, where the contract leaves it open."""
+"""What the kubelet and crictl expect because containerd does it so, where the CRI leaves it open."""
 
 import asyncio
 import json

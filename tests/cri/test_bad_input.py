@@ -97,12 +97,12 @@ async def test_creates_that_can_not_be(world: World, fields: dict[str, Any], cod
 
 
 IMAGE_VOLUMES = [
-    pytest.param({"readonly": False}, "INVALID_ARGUMENT", "must be readonly", id="61 Readonly false"),
-    pytest.param({"image_sub_path": "no/such"}, "NOT_FOUND", "ImageVolumeMountFailed: /i ", id="63 no such subPath"),
-    pytest.param({"image_sub_path": "etc/passwd/x"}, "NOT_FOUND", "ImageVolumeMountFailed", id="63 below a file"),
-    pytest.param({"image_sub_path": "../../etc"}, "INVALID_ARGUMENT", "relative", id="63 out of the image"),
-    pytest.param({"host_path": "/tmp"}, "INVALID_ARGUMENT", "only one", id="6 both kinds of source"),
-    pytest.param({"image": pb.ImageSpec(image="no/such:1")}, "NOT_FOUND", "pull it first", id="6 image not here"),
+    pytest.param({"readonly": False}, "INVALID_ARGUMENT", "must be readonly", id="Readonly false"),
+    pytest.param({"image_sub_path": "no/such"}, "NOT_FOUND", "ImageVolumeMountFailed: /i ", id="no such subPath"),
+    pytest.param({"image_sub_path": "etc/passwd/x"}, "NOT_FOUND", "ImageVolumeMountFailed", id="below a file"),
+    pytest.param({"image_sub_path": "../../etc"}, "INVALID_ARGUMENT", "relative", id="out of the image"),
+    pytest.param({"host_path": "/tmp"}, "INVALID_ARGUMENT", "only one", id="both kinds of source"),
+    pytest.param({"image": pb.ImageSpec(image="no/such:1")}, "NOT_FOUND", "pull it first", id="image not here"),
 ]
 
 
@@ -121,9 +121,9 @@ async def test_image_volumes_that_can_not_be(world: World, fields: dict[str, Any
 
 
 RECURSIVE = [
-    pytest.param({"propagation": pb.PROPAGATION_HOST_TO_CONTAINER}, id="34 HOST_TO_CONTAINER"),
-    pytest.param({"propagation": pb.PROPAGATION_BIDIRECTIONAL}, id="35 BIDIRECTIONAL"),
-    pytest.param({"readonly": False}, id="36 ReadOnly false"),
+    pytest.param({"propagation": pb.PROPAGATION_HOST_TO_CONTAINER}, id="HOST_TO_CONTAINER"),
+    pytest.param({"propagation": pb.PROPAGATION_BIDIRECTIONAL}, id="BIDIRECTIONAL"),
+    pytest.param({"readonly": False}, id="ReadOnly false"),
 ]
 
 
@@ -138,7 +138,7 @@ async def test_recursive_read_only_needs_read_only_and_private(world: World, fie
         assert await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
 
 
-async def test_row_105_a_group_without_a_user_is_refused(world: World) -> None:
+async def test_a_group_without_a_user_is_refused(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         context = pb.LinuxContainerSecurityContext(run_as_group=pb.Int64Value(value=1002))

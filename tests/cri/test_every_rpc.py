@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every RPC of the contract with every kind of bad input: one sentence and the right code, never a fault of our own.
+"""Every RPC of the CRI with every kind of bad input: one sentence and the right code, never a fault of our own.
 
 The table has a row for each of the 43; a test holds it to the proto. What single RPCs refuse beyond that is in
 test_bad_input.py and in the tests of those RPCs.
@@ -68,7 +68,7 @@ ELSEWHERE = {"Exec", "Attach", "PortForward"}
 IDS = ["", "f" * 64, "x" * 300, "é" * 300, "../../etc", "a\nb", " "]
 
 
-def test_the_table_has_every_rpc_of_the_contract() -> None:
+def test_the_table_has_every_rpc_of_the_cri() -> None:
     services = pb.DESCRIPTOR.services_by_name.values()
     names = {method.name for service in services for method in service.methods}
     assert len(names) == 43

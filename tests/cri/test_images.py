@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images through the socket: deadlines, removal at once and of what is in use, and one id in all answers.
 
-The rows are those of the contract's table of specs that have to do with the daemon; what concerns registries is in
+critest_specs.toml names the specs of critest that are the same; what concerns registries is in
 tests/system/test_registry.py and test_registry_faults.py.
 """
 
@@ -33,7 +33,7 @@ async def names(cri: Client) -> set[str]:
     return {tag for image in (await cri("ListImages")).images for tag in image.repo_tags}
 
 
-async def test_row_45_a_pull_whose_deadline_passes_says_so_and_the_next_one_works(world: World) -> None:
+async def test_a_pull_reports_its_deadline_and_the_next_one_works(world: World) -> None:
     """The longer deadlines may be enough: a small image takes a quick machine 20 ms."""
     codes = []
     async with pulled(world) as (cri, _):
@@ -49,7 +49,7 @@ async def test_row_45_a_pull_whose_deadline_passes_says_so_and_the_next_one_work
     assert codes and set(codes) == {StatusCode.DEADLINE_EXCEEDED}
 
 
-async def test_rows_54_and_55_a_pull_and_a_removal_are_seen_at_once(world: World) -> None:
+async def test_a_pull_and_a_removal_are_seen_at_once(world: World) -> None:
     async with pulled(world) as (cri, _):
         for _ in range(3):
             await cri("RemoveImage", image=pb.ImageSpec(image=world.image))
@@ -59,7 +59,7 @@ async def test_rows_54_and_55_a_pull_and_a_removal_are_seen_at_once(world: World
             assert await names(cri) == {world.image}
 
 
-async def test_row_56_five_removals_at_once_succeed_and_it_is_gone_after_each(world: World) -> None:
+async def test_five_removals_at_once_succeed_and_it_is_gone_after_each(world: World) -> None:
     async def remove(cri: Client, image: str) -> None:
         await cri("RemoveImage", image=pb.ImageSpec(image=image))
         assert not (await cri("ImageStatus", image=pb.ImageSpec(image=image))).HasField("image")
@@ -68,7 +68,7 @@ async def test_row_56_five_removals_at_once_succeed_and_it_is_gone_after_each(wo
         await asyncio.gather(*(remove(cri, image) for _ in range(5)))
 
 
-async def test_row_57_all_calls_name_the_image_alike(world: World) -> None:
+async def test_all_calls_name_the_image_alike(world: World) -> None:
     async with pulled(world) as (cri, image):
         pod = await cri.pod()
         status = (await cri("ImageStatus", image=pb.ImageSpec(image=world.image))).image

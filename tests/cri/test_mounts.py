@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes, image volumes and CDI devices in a real guest. Each case is named after its row of critest's table.
+"""Volumes, image volumes and CDI devices in a real guest. A case that critest has too is named after its spec.
 
 One pod for all of them; docs/user/volumes.md has the same for operators, limits included.
 """
@@ -211,26 +211,26 @@ def seen(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> dict[str,
 
 IN_DIR = "astray\nfile\nsub\ntmpfs\n"
 ROWS = [
-    ("24 volume", "directory", IN_DIR),
-    ("25 host path is a symlink", "link", IN_DIR),
-    ("28 rprivate", "private", ""),
-    ("30 rslave", "slave", "late\n0:700\ninner\n"),
-    ("32 non-recursive readonly", "read-only", "below\n"),
-    ("33 recursive readonly", "all-read-only", ""),
-    ("60 image volume", "image", "there\ngroup\npasswd\n"),
-    ("62 image volume subPath", "image-sub", "topdeep"),
-    ("62 subPath of a file", "image-file", "top"),
-    ("62 subPath through a link stays in the image", "image-link", "root:x:0:\nnobody:x:65534:\n"
+    ("volume", "directory", IN_DIR),
+    ("host path is a symlink", "link", IN_DIR),
+    ("rprivate", "private", ""),
+    ("rslave", "slave", "late\n0:700\ninner\n"),
+    ("non-recursive readonly", "read-only", "below\n"),
+    ("recursive readonly", "all-read-only", ""),
+    ("image volume", "image", "there\ngroup\npasswd\n"),
+    ("image volume subPath", "image-sub", "topdeep"),
+    ("subPath of a file", "image-file", "top"),
+    ("subPath through a link stays in the image", "image-link", "root:x:0:\nnobody:x:65534:\n"
      "group-defined-in-image:x:50000:default-user\n"),
-    ("6 files", "files", "1.2.3.4 here\n"),
-    ("6 nested mounts in any order", "nested", "1key\n"),
-    ("6 the later of two mounts at one place", "twice", "key\n"),
-    ("6 subPath as a descriptor", "sub-path", "1"),
-    ("6 a target through the image's link stays in the container", "through-a-link", "1/astray/sub\n"),
-    ("6 a target through a volume's link stays in the container", "through-a-volumes-link", "1"),
-    ("6 a configMap is updated at once, and open files keep the old", "map", "one\nonechanged\n"),
-    ("6 inotify tells of the guest's own changes only", "watch", "watching\nevent guest\n"),
-    ("6 CDI", "cdi", "1 one\n1/dev/thing\n0 77\n"),
+    ("files", "files", "1.2.3.4 here\n"),
+    ("nested mounts in any order", "nested", "1key\n"),
+    ("the later of two mounts at one place", "twice", "key\n"),
+    ("subPath as a descriptor", "sub-path", "1"),
+    ("a target through the image's link stays in the container", "through-a-link", "1/astray/sub\n"),
+    ("a target through a volume's link stays in the container", "through-a-volumes-link", "1"),
+    ("a configMap is updated at once, and open files keep the old", "map", "one\nonechanged\n"),
+    ("inotify tells of the guest's own changes only", "watch", "watching\nevent guest\n"),
+    ("CDI", "cdi", "1 one\n1/dev/thing\n0 77\n"),
 ]  # fmt: skip
 
 
@@ -239,26 +239,26 @@ def test_a_volume_shows(seen: dict[str, Seen], name: str, expected: str) -> None
     assert seen[name].out == expected, seen[name]
 
 
-COMPLAINTS = [
-    ("32 non-recursive readonly", "read-only", "touch: /v/top: Read-only file system"),
-    ("33 recursive readonly", "all-read-only", "touch: /v/tmpfs/below: Read-only file system"),
-    ("60 image volume is read-only", "image", "/i/x: Read-only file system"),
-    ("6 CDI mount is read-only", "cdi", "Read-only file system"),
+ERRORS = [
+    ("non-recursive readonly", "read-only", "touch: /v/top: Read-only file system"),
+    ("recursive readonly", "all-read-only", "touch: /v/tmpfs/below: Read-only file system"),
+    ("image volume is read-only", "image", "/i/x: Read-only file system"),
+    ("CDI mount is read-only", "cdi", "Read-only file system"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ERRORS])
 def test_a_volume_refuses(seen: dict[str, Seen], name: str, expected: str) -> None:
     assert expected in seen[name].err, seen[name]
 
 
-def test_row_59_the_status_names_the_image_of_a_volume(seen: dict[str, Seen]) -> None:
+def test_the_status_names_the_image_of_a_volume(seen: dict[str, Seen]) -> None:
     status = seen["image"].status
     assert status.mounts[0].image.image_ref == status.image_id
     assert status.mounts[0].container_path == "/i"
 
 
-def test_row_28_the_status_echoes_a_mount(seen: dict[str, Seen]) -> None:
+def test_the_status_echoes_a_mount(seen: dict[str, Seen]) -> None:
     (echoed,) = seen["slave"].status.mounts
     assert (echoed.container_path, echoed.readonly, echoed.propagation) == ("/v", False, 1)
     assert not echoed.HasField("image")

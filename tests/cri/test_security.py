@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What confines a container, seen from inside of real guests. Each case is named after its row of critest's table.
+"""What confines a container, seen from inside of real guests. A case that critest has too is named after its spec.
 
 One pod for all of them; its sandbox is privileged, which changes nothing for a container that is not.
 """
@@ -84,7 +84,7 @@ def _runs(place: Path) -> dict[str, Run]:
         "unmasked": Run("cat /proc/keys > /dev/null && echo seen", {"masked_paths": []}),
         "read-only-path": Run("touch /tmp/test", {"readonly_paths": ["/tmp"]}),
         "unconfined": Run(security=UNCONFINED, execs=(MODE,)),
-        "nothing-said": Run(execs=(MODE,)),
+        "no-profile": Run(execs=(MODE,)),
         "default": Run(PROBE + "; grep Seccomp: /proc/self/status", DEFAULT),
         "default-exec": Run(security=DEFAULT, execs=(MODE, ("/probe", "vsock", "unshare"))),
         "default-admin": Run(PROBE, {**DEFAULT, **ADMIN}),
@@ -140,39 +140,39 @@ HELD_ALL = f"CapBnd:\t{(1 << len(capabilities.ALL)) - 1:016x}\n"
 BIND = f"{1 << 10:016x}"
 
 ROWS = [
-    ("90 and 91 sysctls", "sysctls", "1\n100\n"),
-    ("98 ContainerPID", "own-pid", "sh -c tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$ \n1\n"),
-    ("101 SupplementalGroups", "groups", "0 1234 5678\n"),
-    ("102 RunAsUser", "user", "1001\n"),
-    ("103 RunAsUserName", "user-name", "nobody\n"),
-    ("104 RunAsGroup", "group", "1001:1002\n"),
-    ("106 ReadOnlyRootfs is false", "writable-root", "Found\n"),
-    ("107 ReadOnlyRootfs is true", "read-only-root", "shm\n"),
-    ("108 Privileged is true", "privileged", "made\n/dev/fuse\n/dev/net/tun\nSeccomp:\t0\ncgroup\n"),
-    ("109 Privileged is false", "not-privileged", ""),
-    ("110 adding capability", "net-admin", "made\n"),
-    ("111 dropping capability", "no-net-raw", "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n"),
-    ("111 not dropping it", "net-raw", "pong\n"),
-    ("112 adding ALL capabilities", "all", HELD_ALL),
-    ("113 dropping ALL capabilities", "none", DROPPED_ALL),
-    ("113 in an exec", "none-exec", DROPPED_ALL),
-    ("5 ambient capabilities", "ambient", f"CapEff:\t{BIND}\nCapAmb:\t{BIND}\n"),
-    ("114 MaskedPaths given empty", "unmasked", "seen\n"),
-    ("116 Merge", "merge", "1000 1234 50000\n"),
-    ("116 Merge in an exec", "merge-exec", "1000 1234 50000\n"),
-    ("117 Strict", "strict", "1000 1234\n"),
-    ("118 seccomp unconfined", "unconfined", "Seccomp:0"),
-    ("120 seccomp default", "default", CONFINED + "clone ok\nclone-user EPERM\nunshare EPERM\nSeccomp:\t2\n"),
-    ("120 in an exec", "default-exec", "Seccomp:2vsock EAFNOSUPPORT\nunshare EPERM\n"),
-    ("121 nil profile", "nothing-said", "Seccomp:0"),
-    ("122 hostname unconfined", "hostname", "ANewHostName\n"),
-    ("123 hostname blocked", "no-hostname", ""),
-    ("124 hostname privileged", "privileged-hostname", "ANewHostName\n"),
-    ("125 NoNewPrivs", "no-new-privs", "Effective uid: 1000\n"),
-    ("126 NoNewPrivs false", "new-privs", "Effective uid: 0\n"),
-    ("5 oom_score_adj", "oom", "321\n"),
-    ("5 apparmor and selinux where the host has none", "apparmor", "runs\n"),
-    ("5 no device but those given", "no-device", ""),
+    ("sysctls", "sysctls", "1\n100\n"),
+    ("ContainerPID", "own-pid", "sh -c tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$ \n1\n"),
+    ("SupplementalGroups", "groups", "0 1234 5678\n"),
+    ("RunAsUser", "user", "1001\n"),
+    ("RunAsUserName", "user-name", "nobody\n"),
+    ("RunAsGroup", "group", "1001:1002\n"),
+    ("ReadOnlyRootfs is false", "writable-root", "Found\n"),
+    ("ReadOnlyRootfs is true", "read-only-root", "shm\n"),
+    ("Privileged is true", "privileged", "made\n/dev/fuse\n/dev/net/tun\nSeccomp:\t0\ncgroup\n"),
+    ("Privileged is false", "not-privileged", ""),
+    ("adding capability", "net-admin", "made\n"),
+    ("dropping capability", "no-net-raw", "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n"),
+    ("not dropping it", "net-raw", "pong\n"),
+    ("adding ALL capabilities", "all", HELD_ALL),
+    ("dropping ALL capabilities", "none", DROPPED_ALL),
+    ("in an exec", "none-exec", DROPPED_ALL),
+    ("ambient capabilities", "ambient", f"CapEff:\t{BIND}\nCapAmb:\t{BIND}\n"),
+    ("MaskedPaths given empty", "unmasked", "seen\n"),
+    ("Merge", "merge", "1000 1234 50000\n"),
+    ("Merge in an exec", "merge-exec", "1000 1234 50000\n"),
+    ("Strict", "strict", "1000 1234\n"),
+    ("seccomp unconfined", "unconfined", "Seccomp:0"),
+    ("seccomp default", "default", CONFINED + "clone ok\nclone-user EPERM\nunshare EPERM\nSeccomp:\t2\n"),
+    ("in an exec", "default-exec", "Seccomp:2vsock EAFNOSUPPORT\nunshare EPERM\n"),
+    ("nil profile", "no-profile", "Seccomp:0"),
+    ("hostname unconfined", "hostname", "ANewHostName\n"),
+    ("hostname blocked", "no-hostname", ""),
+    ("hostname privileged", "privileged-hostname", "ANewHostName\n"),
+    ("NoNewPrivs", "no-new-privs", "Effective uid: 1000\n"),
+    ("NoNewPrivs false", "new-privs", "Effective uid: 0\n"),
+    ("oom_score_adj", "oom", "321\n"),
+    ("apparmor and selinux where the host has none", "apparmor", "runs\n"),
+    ("no device but those given", "no-device", ""),
 ]  # fmt: skip
 
 
@@ -181,29 +181,29 @@ def test_a_container_may_do(seen: dict[str, Seen], name: str, expected: str) -> 
     assert seen[name].out == expected, seen[name]
 
 
-COMPLAINTS = [
-    ("107 ReadOnlyRootfs is true", "read-only-root", "touch: test.go: Read-only file system"),
-    ("111 dropping capability", "no-net-raw", "permission denied"),
-    ("114 MaskedPaths", "masked", "/bin/ls: Permission denied"),
-    ("115 ReadonlyPaths", "read-only-path", "touch: /tmp/test: Read-only file system"),
-    ("119 seccomp localhost profile", "no-chmod", "Operation not permitted"),
-    ("123 hostname blocked", "no-hostname", "Operation not permitted"),
-    ("5 no device but those given", "no-device", "Operation not permitted"),
+ERRORS = [
+    ("ReadOnlyRootfs is true", "read-only-root", "touch: test.go: Read-only file system"),
+    ("dropping capability", "no-net-raw", "permission denied"),
+    ("MaskedPaths", "masked", "/bin/ls: Permission denied"),
+    ("ReadonlyPaths", "read-only-path", "touch: /tmp/test: Read-only file system"),
+    ("seccomp localhost profile", "no-chmod", "Operation not permitted"),
+    ("hostname blocked", "no-hostname", "Operation not permitted"),
+    ("no device but those given", "no-device", "Operation not permitted"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ERRORS])
 def test_a_container_may_not(seen: dict[str, Seen], name: str, expected: str) -> None:
     assert expected in seen[name].err, seen[name]
 
 
-def test_row_97_the_first_process_of_a_pod_is_not_the_workload(seen: dict[str, Seen]) -> None:
+def test_the_first_process_of_a_pod_is_not_the_workload(seen: dict[str, Seen]) -> None:
     first, count = seen["pod-pid"].out.splitlines()
     assert first.strip() == "pause"
     assert int(count) > 2
 
 
-def test_row_116_and_117_the_status_names_user_and_groups(seen: dict[str, Seen]) -> None:
+def test_the_status_names_user_and_groups(seen: dict[str, Seen]) -> None:
     for name, groups in (("merge", [1000, 1234, 50000]), ("strict", [1000, 1234])):
         user = seen[name].status.user.linux
         assert (user.uid, user.gid, list(user.supplemental_groups)) == (1000, 1000, groups)

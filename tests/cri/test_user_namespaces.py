@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods with a user namespace of their own, in real guests. Cases are named after their row of critest's table.
+"""Pods with a user namespace of their own, in real guests. Cases are named after critest's specs where it has one.
 
 One pod for all that is only looked at: who owns the files of the image, of the writable layer and of volumes, what root
 may do and what it may not, and that the network is the pod's.
@@ -154,33 +154,33 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Outcom
 
 
 ROWS = [
-    ("127 NamespaceMode_POD", "map", f"{0:10} {FIRST:10} {LENGTH:10}\n" * 2),
-    ("127 files of the image", "image",
+    ("NamespaceMode_POD", "map", f"{0:10} {FIRST:10} {LENGTH:10}\n" * 2),
+    ("files of the image", "image",
      "/ 0:0 755\n/probe 0:0 755\n/nnp 0:0 4755\n/data 0:0 755\n/data/web 33:34 640\nweb"),
-    ("127 the writable layer", "writes",
+    ("the writable layer", "writes",
      "/new 5:6 644\n/pipe 0:0 644\n/data/moved 0:0 644\n/data/inner/deep No such file or directory\n"
      "/data/web 7:34 640\n/a 0:0 750\n/b 0:0 777\n"),
-    ("127 set-uid programs", "set-uid", "Effective uid: 0\n"),
-    ("127 file capabilities", "file-capabilities", f"CapEff:\t{1 << 10:016x}\n"),
-    ("127 a read-only root", "read-only", "shm\n"),
-    ("127 what the runtime mounts", "places",
+    ("set-uid programs", "set-uid", "Effective uid: 0\n"),
+    ("file capabilities", "file-capabilities", f"CapEff:\t{1 << 10:016x}\n"),
+    ("a read-only root", "read-only", "shm\n"),
+    ("what the runtime mounts", "places",
      "/dev/shm 0:0 1777\n/dev/mqueue 65534:65534 1777\n/dev/pts 0:0 755\n/dev/null 65534:65534 666\n"
      "/sys 65534:65534 555\n/proc 65534:65534 555\nagain\n"),
-    ("127 standard output of a user", "user-stdout", "mine\n"),
-    ("127 the pod's pid namespace", "pod-pid", "/proc/1\n/proc/1 0:0 555\n/proc/self 65534:65534 777\n"),
-    ("127 a pid namespace of its own", "own-pid", "1\n"),
-    ("127 nothing to see through the first process", "first", "0\n"),
-    ("127 raw sockets and low ports", "network", "pong\nlo\n80\n"),
-    ("127 NET_ADMIN", "net-admin", "made\n"),
-    ("127 SYS_ADMIN", "sys-admin", "other\ntmpfs\n"),
-    ("127 sysctls", "sysctls", "1\n1\n"),
-    ("127 privileged is not root of the guest", "privileged", ""),
-    ("127 a volume", "volume",
+    ("standard output of a user", "user-stdout", "mine\n"),
+    ("the pod's pid namespace", "pod-pid", "/proc/1\n/proc/1 0:0 555\n/proc/self 65534:65534 777\n"),
+    ("a pid namespace of its own", "own-pid", "1\n"),
+    ("nothing to see through the first process", "first", "0\n"),
+    ("raw sockets and low ports", "network", "pong\nlo\n80\n"),
+    ("NET_ADMIN", "net-admin", "made\n"),
+    ("SYS_ADMIN", "sys-admin", "other\ntmpfs\n"),
+    ("sysctls", "sysctls", "1\n1\n"),
+    ("privileged is not root of the guest", "privileged", ""),
+    ("a volume", "volume",
      "secretweb/v/secret 0:0 400\n/v/web 33:33 400\n/v/stranger 64534:64534 400\n"),
-    ("127 a volume, as a user", "volume-user", "/v/by-1000 1000:1000 644\n"),
-    ("127 a volume of one file", "volume-file", "secret/f 0:0 400\n"),
-    ("127 a volume without mappings", "volume-not-mapped", "/v/secret 65534:65534 400\n"),
-    ("127 an image volume", "image-volume", "/picture 0:0 755\n/picture/data/web 33:34 640\ntop"),
+    ("a volume, as a user", "volume-user", "/v/by-1000 1000:1000 644\n"),
+    ("a volume of one file", "volume-file", "secret/f 0:0 400\n"),
+    ("a volume without mappings", "volume-not-mapped", "/v/secret 65534:65534 400\n"),
+    ("an image volume", "image-volume", "/picture 0:0 755\n/picture/data/web 33:34 640\ntop"),
 ]  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def test_a_container_sees(outcome: Outcome, name: str, expected: str) -> None:
     assert outcome.runs[name].out == expected, outcome.runs[name]
 
 
-COMPLAINTS = [
+ERRORS = [
     ("read-only", ["touch: /x: Read-only file system"]),
     ("first", ["/proc/1/root/run: No such file"]),
     ("privileged", ["mknod: /tmp/disk: Operation not permitted", "klogctl: Operation not permitted",
@@ -202,13 +202,13 @@ COMPLAINTS = [
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize(("name", "expected"), COMPLAINTS, ids=[row[0] for row in COMPLAINTS])
-def test_row_127_a_container_may_not(outcome: Outcome, name: str, expected: list[str]) -> None:
+@pytest.mark.parametrize(("name", "expected"), ERRORS, ids=[row[0] for row in ERRORS])
+def test_a_container_may_not(outcome: Outcome, name: str, expected: list[str]) -> None:
     assert [text for text in expected if text not in outcome.runs[name].err] == [], outcome.runs[name]
 
 
 @pytest.mark.vm
-def test_row_127_the_host_sees_the_owners_that_the_container_sees(outcome: Outcome) -> None:
+def test_the_host_sees_the_owners_that_the_container_sees(outcome: Outcome) -> None:
     assert outcome.on_host == {
         "secret": (0, 0, 0o400),
         "web": (33, 33, 0o400),
@@ -225,7 +225,7 @@ def test_row_127_the_host_sees_the_owners_that_the_container_sees(outcome: Outco
 
 
 @pytest.mark.vm
-def test_row_128_mode_node_is_the_guests_own(outcome: Outcome) -> None:
+def test_mode_node_is_the_guests_own(outcome: Outcome) -> None:
     assert outcome.node["map"].out.split() == ["0", "0", "4294967295"]
 
 
@@ -239,7 +239,7 @@ def test_row_128_mode_node_is_the_guests_own(outcome: Outcome) -> None:
         ("not the pod's", "INVALID_ARGUMENT", "must be those of its sandbox"),
     ],
 )
-def test_row_127_a_container_unlike_its_pod_is_refused(outcome: Outcome, name: str, code: str, text: str) -> None:
+def test_a_container_unlike_its_pod_is_refused(outcome: Outcome, name: str, code: str, text: str) -> None:
     assert outcome.refusals[name][0] == code
     assert text in outcome.refusals[name][1]
 
@@ -249,17 +249,17 @@ def _map(host: int, container: int = 0, length: int = LENGTH) -> pb.IDMapping:
 
 
 BAD = [
-    ("129 more than one mapping", pb.POD, [MAP, _map(200000, LENGTH)], None, "one mapping"),
-    ("3 no mapping", pb.POD, [], None, "one mapping"),
-    ("130 container id 0 is not mapped", pb.POD, [_map(FIRST, 1)], None, "the container's id 0"),
-    ("131 NamespaceMode_CONTAINER", pb.CONTAINER, [MAP], None, "it is CONTAINER"),
-    ("132 NamespaceMode_TARGET", pb.TARGET, [MAP], None, "it is TARGET"),
-    ("3 no mode", 7, [MAP], None, "is 7"),
-    ("3 NODE with a mapping", pb.NODE, [MAP], None, "must have no mappings"),
-    ("3 groups unlike users", pb.POD, [MAP], [_map(FIRST + 1)], "must be the same"),
-    ("3 root of the guest", pb.POD, [_map(0)], None, "from 1 to"),
-    ("3 no ids", pb.POD, [_map(FIRST, 0, 0)], None, "from 1 to"),
-    ("3 too many", pb.POD, [_map(1 << 31, 0, 1 << 31)], None, "from 1 to"),
+    ("more than one mapping", pb.POD, [MAP, _map(200000, LENGTH)], None, "one mapping"),
+    ("no mapping", pb.POD, [], None, "one mapping"),
+    ("container id 0 is not mapped", pb.POD, [_map(FIRST, 1)], None, "the container's id 0"),
+    ("NamespaceMode_CONTAINER", pb.CONTAINER, [MAP], None, "it is CONTAINER"),
+    ("NamespaceMode_TARGET", pb.TARGET, [MAP], None, "it is TARGET"),
+    ("no mode", 7, [MAP], None, "is 7"),
+    ("NODE with a mapping", pb.NODE, [MAP], None, "must have no mappings"),
+    ("groups unlike users", pb.POD, [MAP], [_map(FIRST + 1)], "must be the same"),
+    ("root of the guest", pb.POD, [_map(0)], None, "from 1 to"),
+    ("no ids", pb.POD, [_map(FIRST, 0, 0)], None, "from 1 to"),
+    ("too many", pb.POD, [_map(1 << 31, 0, 1 << 31)], None, "from 1 to"),
 ]
 
 
@@ -274,7 +274,7 @@ async def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, t
 
 
 @pytest.mark.parametrize(("driver", "most", "text"), [(kvmtool, "1", "set vm.hypervisor to qemu"), (qemu, "0", "max")])
-async def test_a_node_that_can_not_says_so(
+async def test_a_node_without_user_namespaces_reports_it(
     world: World, monkeypatch: pytest.MonkeyPatch, driver: Any, most: str, text: str
 ) -> None:
     (world.root / "max").write_text(most)

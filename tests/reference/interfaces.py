@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages of RPCs, metrics and annotations, from the contracts and tables of `cri`."""
+"""The pages of RPCs, metrics and annotations, from the protocol definitions and tables of `cri`."""
 
 import importlib
 from collections.abc import Iterator

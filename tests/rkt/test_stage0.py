@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fake of rkt does what the contract says. test_real_rkt.py compares it with the real rkt."""
+"""The fake of rkt calls stage1 as rkt's specification of it requires. test_real_rkt.py compares it with the real rkt."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ def seen(fake: Stage0) -> list[dict[str, Any]]:
     return list(recorder.records(fake.stage1.root.parent))
 
 
-def test_run_is_called_as_the_contract_says(fake: Stage0, image: Image) -> None:
+def test_run_is_called_as_stage1_requires(fake: Stage0, image: Image) -> None:
     pod = fake.prepare([AppSpec("one", image)])
     assert pod.state() == "prepared"
     process = pod.run("--hostname=h", "--debug", env={"PATH": PATH, "ODD": "a\nb"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What any field of a request may hold: one table for all, held to the contract."""
+"""What any field of a request may hold: one table for all, held to the CRI's messages."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +29,7 @@ def fields() -> Iterator[Any]:
                 waiting += [field.message_type] if field.message_type else []
 
 
-def test_every_number_of_the_contract_has_a_range() -> None:
+def test_every_number_of_the_cri_has_a_range() -> None:
     numbers = {
         (field.containing_type.name, field.name)
         for field in fields()
@@ -44,7 +44,7 @@ def test_every_number_of_the_contract_has_a_range() -> None:
     assert len(numbers) > 15 and lacking == set()
 
 
-def test_every_entry_of_the_tables_is_a_field_of_the_contract() -> None:
+def test_every_entry_of_the_tables_is_a_field_of_the_cri() -> None:
     result = {field.name for field in fields()} | {f"{field.containing_type.name}.{field.name}" for field in fields()}
     for table in (bounds.FREE, bounds.PATHS, bounds.COUNTS, bounds.NUMBERS):
         assert set(table) - result == set()
@@ -147,13 +147,13 @@ def test_what_clients_really_send_passes(request_: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["a b", "a\tb", "x" * 65, "ä", "a/b", "a;b"])
-def test_a_host_name_is_one_word_of_a_hosts_file(text: str) -> None:
+def test_a_host_name_is_one_field_of_a_hosts_file(text: str) -> None:
     with pytest.raises(BadRequest, match=r"hostname .*64 letters"):
         network.hostname(text, pod_name="p")
 
 
 @pytest.mark.parametrize(("name", "expected"), [("web-0", "web-0"), ("a b/c\u00e4", "a-b-c-"), ("p" * 300, "p" * 63)])
-def test_a_host_name_that_is_made_of_the_pods_name_is_such_a_word(name: str, expected: str) -> None:
+def test_a_host_name_that_is_made_of_the_pods_name_is_such_a_field(name: str, expected: str) -> None:
     assert network.hostname("", pod_name=name) == expected
 
 
@@ -161,7 +161,7 @@ def test_a_host_name_that_is_made_of_the_pods_name_is_such_a_word(name: str, exp
     "dns",
     [{"servers": ["a.example"]}, {"servers": [""]}, {"searches": ["a b"]}, {"options": [""]}, {"options": [LONG]}],
 )
-def test_what_is_no_word_of_resolv_conf_is_refused(dns: dict[str, list[str]]) -> None:
+def test_an_invalid_field_of_resolv_conf_is_refused(dns: dict[str, list[str]]) -> None:
     expected = pb.PodSandboxConfig(metadata={"name": "a", "namespace": "b"}, dns_config=dns)
     with pytest.raises(BadRequest, match=f"dns_config.{next(iter(dns))} must be "):
         sandbox.record(pb.RunPodSandboxRequest(config=expected), Config(), handlers=("",))
