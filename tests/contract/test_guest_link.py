@@ -11,7 +11,7 @@ from tests.contract.guest_host import COUNT, COUNTED, TIMEOUT_S, Host, lives
 from tests.contract.guest_rigs import Rig
 
 
-def test_the_guest_says_who_it_is(host: Host) -> None:
+def test_the_hello_identifies_the_guest(host: Host) -> None:
     assert host.hello.version == 1
     assert host.hello.boot_id != 0
     assert host.hello.kernel

@@ -175,7 +175,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @of_each_kind
 @pytest.mark.parametrize("call", OTHERS)
-async def test_everything_else_ends_within_its_own_limit_and_two_seconds_and_says_so(
+async def test_every_other_call_times_out_within_its_own_limit_and_two_seconds(
     world: World, ail: Callable[[Faults], None], call: str
 ) -> None:
     async with world.daemon() as cri:

@@ -66,7 +66,7 @@ FAILURES = [
 ]
 
 
-async def test_the_level_says_whose_fault_it_is(
+async def test_the_level_depends_on_whether_client_or_daemon_is_at_fault(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world.daemon() as cri:

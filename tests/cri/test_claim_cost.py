@@ -14,11 +14,12 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.runtime.run_pod_sandbox import pod_record
+from cri.store.pods import PodRecord
 from stage1.errors import PodError
 from stage1.guest.messages import INVALID, Configure, Reply, Tune
 from tests.fakes.cni import FakeCni
 
-from .conftest import World
+from .conftest import Client, World
 
 HOPS = 3
 """The node's facts, the claim, and the pod's files while its guest is told the same."""
@@ -48,13 +49,25 @@ class Counts:
         return call
 
 
-async def test_a_claim_hops_into_threads_three_times_and_syncs_no_whole_file(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def warm_with_network(world: World) -> FakeCni:
+    """One pool slot, whose pod gets its network from the fake plugins that are returned."""
     cni = FakeCni(world.root / "cni")
     cni.make_one_device()
     world.host = world.host._replace(network=cni.settings)
     world.warm(1)
+    return cni
+
+
+async def bounded_pod(cri: Client) -> PodRecord:
+    """The record of a pod with a limit of memory."""
+    record = await pod_record(cri.node, pb.RunPodSandboxRequest(config=cri.sandbox("web")))
+    return record._replace(pod=record.pod._replace(is_bounded=True, limit_bytes=LIMIT_BYTES))
+
+
+async def test_a_claim_hops_into_threads_three_times_and_syncs_no_whole_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cni = warm_with_network(world)
     async with world.daemon() as cri:
         await cri.warmed(1)
         counts = Counts(monkeypatch)
@@ -70,16 +83,11 @@ async def test_a_claim_hops_into_threads_three_times_and_syncs_no_whole_file(
 
 
 async def test_a_guest_hears_of_its_pods_limit_while_the_plugins_make_its_network(world: World) -> None:
-    cni = FakeCni(world.root / "cni")
-    cni.make_one_device()
-    world.host = world.host._replace(network=cni.settings)
-    world.warm(1)
+    cni = warm_with_network(world)
     async with world.daemon() as cri:
         await cri.warmed(1)
         (waiting,) = (pod.id for pod in cri.node.pods.pool.pods())
-        record = await pod_record(cri.node, pb.RunPodSandboxRequest(config=cri.sandbox("web")))
-        bounded = record._replace(pod=record.pod._replace(is_bounded=True, limit_bytes=LIMIT_BYTES))
-        assert await cri.node.pods.run(bounded, b"web") == waiting
+        assert await cri.node.pods.run(await bounded_pod(cri), b"web") == waiting
         asked = world.vmm.guests[f"clearpod-{waiting[:13]}"].asked
         (tune,) = (number for number, op in enumerate(asked) if op == Tune("memory.max", str(LIMIT_BYTES)))
         last = max(number for number, op in enumerate(asked) if isinstance(op, Configure))
@@ -93,8 +101,7 @@ async def test_a_claim_whose_guest_does_not_take_the_limit_is_rolled_back(world:
     world.warm(1)
     async with world.daemon() as cri:
         await cri.warmed(1)
-        record = await pod_record(cri.node, pb.RunPodSandboxRequest(config=cri.sandbox("web")))
-        bounded = record._replace(pod=record.pod._replace(is_bounded=True, limit_bytes=LIMIT_BYTES))
+        bounded = await bounded_pod(cri)
         with pytest.raises(PodError, match="no such file"):
             await cri.node.pods.run(bounded, b"web")
         assert cri.node.pods.pods() == []

@@ -120,14 +120,14 @@ def _is_empty(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("where", ["state", "run"])
-async def test_run_pod_sandbox_says_that_there_is_no_space_and_leaves_nothing(rig: Rig, where: str) -> None:
+async def test_run_pod_sandbox_reports_a_full_disk_and_is_rolled_back(rig: Rig, where: str) -> None:
     async with rig.world.daemon() as cri:
         pod = await _until_it_fits(rig.disks[where], cri.pod, check=lambda: _is_empty(rig))
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert rig.left() == []
 
 
-async def test_create_container_says_that_there_is_no_space_and_leaves_nothing(rig: Rig) -> None:
+async def test_create_container_reports_a_full_disk_and_is_rolled_back(rig: Rig) -> None:
     async with rig.world.daemon() as cri:
         pod = await cri.pod(log_directory=f"{rig.world.root}/logs/p")
 

@@ -210,7 +210,7 @@ async def test_what_is_not_allowed_is_refused(
     assert not os.path.exists(f"{machine.config.run_dir}/pods") or machine.left_over() == []
 
 
-async def test_a_privileged_pod_needs_a_word_of_its_own(machine: HostWorld) -> None:
+async def test_a_privileged_pod_on_the_host_needs_a_setting_of_its_own(machine: HostWorld) -> None:
     context = pb.LinuxSandboxSecurityContext(namespace_options=options(network=NODE), privileged=True)
     async with machine.daemon() as cri:
         config = cri.sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))

@@ -114,9 +114,7 @@ async def test_invented_containers_that_are_deleted_slowly_delay_nobody(world: W
 
 
 @pytest.mark.parametrize("silent", ["hello", "list"])
-async def test_a_guest_that_says_nothing_has_ten_seconds_and_its_neighbours_do_not_wait(
-    world: World, silent: str
-) -> None:
+async def test_a_silent_guest_times_out_after_ten_seconds_and_delays_no_other(world: World, silent: str) -> None:
     faults = Faults()
     neighbour, container, liar = await two_pods(world, faults)
     if silent == "hello":

@@ -230,7 +230,7 @@ async def test_a_disk_that_fails_is_no_number(world: World, monkeypatch: pytest.
         assert status == 503 and b"the disk is gone" in body
 
 
-async def test_who_says_nothing_is_cut_and_many_at_once_make_one_page(
+async def test_a_silent_client_is_disconnected_and_concurrent_requests_make_one_page(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "FRESH_S", 1000.0)

@@ -40,7 +40,7 @@ async def test_a_network_that_is_not_there_is_refused_with_those_that_are(world:
     assert cni.calls() == [] and cni.left_over() == [] and world.left_over() == []
 
 
-async def test_status_says_that_the_embedded_network_is_in_use(world: World, cni: FakeCni) -> None:
+async def test_status_reports_that_the_embedded_network_is_in_use(world: World, cni: FakeCni) -> None:
     (file,) = (cni.root / "net.d").iterdir()
     default = Default(("10.86.0.0/16",))
     world.host = world.host._replace(network=cni.settings._replace(default=default))

@@ -42,7 +42,7 @@ async def ready(cri: Client, expected: str, limit_s: float = 15) -> tuple[bool, 
     return result
 
 
-async def test_network_ready_is_what_status_says(world: World, cni: FakeCni) -> None:
+async def test_network_ready_is_the_result_of_status(world: World, cni: FakeCni) -> None:
     cni.trouble("second", "STATUS", 'echo \'{"code": 50, "msg": "no controller"}\'; exit 1')
     async with world.daemon() as cri:
         result = await ready(cri, "no controller")

@@ -62,7 +62,7 @@ def test_one_directory_for_both_is_one_lock(world: World, tmp_path: Path) -> Non
         pass
 
 
-def test_the_command_says_who_has_the_state_directory(world: World, tmp_path: Path) -> None:
+def test_the_command_reports_who_holds_the_state_directory(world: World, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'run_dir = "{world.root}/2"\nstate_dir = "{tmp_path}/state"\n')
     argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]

@@ -129,7 +129,7 @@ async def test_a_vm_is_counted_and_bounded_in_its_pods_cgroup(machine: VmWorld, 
     kubelet.remove()
 
 
-async def test_a_pod_without_space_runs_elsewhere_and_says_why(machine: VmWorld, kubelet: Kubelet) -> None:
+async def test_a_pod_without_space_runs_elsewhere_and_reports_why(machine: VmWorld, kubelet: Kubelet) -> None:
     kubelet.limit(LIMIT_MIB)
     async with machine.daemon() as cri:
         pod = await run(cri, machine)

@@ -112,7 +112,7 @@ async def test_more_vcpus_than_the_ceiling_are_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize("none", NO_LIMIT)
-async def test_no_limit_is_no_limit_however_the_kubelet_says_it(world: World, none: int) -> None:
+async def test_each_form_in_which_the_kubelet_gives_no_limit_is_no_limit(world: World, none: int) -> None:
     async with world.daemon() as cri:
         pod = await started(cri, memory_limit_in_bytes=64 * MIB, cpu_quota=50_000, cpu_period=PERIOD)
         new = {"memory_limit_in_bytes": none, "cpu_quota": -1 - 10_000, "cpu_period": PERIOD}

@@ -60,7 +60,7 @@ async def counted(cri: Client, container: str) -> int:
     return int(await output_of(cri, container, COUNT))
 
 
-async def test_nothing_is_half_made_where_there_is_no_room(machine: VmWorld, tmp_path: Path) -> None:
+async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: Path) -> None:
     output = tmp_path / "checkpoint"
     output.mkdir(0o700)
     async with machine.daemon() as cri:

@@ -109,7 +109,9 @@ async def test_the_timeline_is_drawn_in_three_ways(world: World, clearpod: Comma
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
-async def test_a_word_that_means_no_pod_or_several_is_one_sentence(world: World, clearpod: Command) -> None:
+async def test_a_name_that_matches_no_pod_or_several_is_an_error_of_one_sentence(
+    world: World, clearpod: Command
+) -> None:
     async with world.daemon() as cri:
         pods = [await cri.pod(name) for name in ("web-1", "web-2", "web")]
         cases = {"nobody": 4, "web-": 2, "": 2, "web": 0, "default/web": 0, "web-1": 0, "default/": 2}
@@ -168,7 +170,7 @@ def test_a_table_fits_into_its_terminal(columns: int) -> None:
 @pytest.mark.parametrize(
     "command", [["ps"], ["why", "x"], ["timeline", "x"], ["top"], ["logs", "x"], ["exec", "x", "y"]]
 )
-async def test_without_a_daemon_a_command_says_so(world: World, clearpod: Command, command: list[str]) -> None:
+async def test_without_a_daemon_a_command_reports_it(world: World, clearpod: Command, command: list[str]) -> None:
     ended = await clearpod(*command)
     assert (ended.code, ended.err.count("\n")) == (10, 1)
     assert "clearpod serve" in ended.err

@@ -94,7 +94,7 @@ def daemon(world: World) -> Iterator[Daemon]:
             made.process.wait()
 
 
-def test_it_says_when_it_serves_that_it_lives_and_that_it_ends(daemon: Daemon) -> None:
+def test_systemd_is_notified_of_readiness_watchdog_and_stop(daemon: Daemon) -> None:
     process = daemon.start()
     assert daemon.config()["run_dir"] == daemon.world.config.run_dir, "it answers as soon as it has said so"
     assert any(word.startswith("STATUS=0 pods") for word in daemon.systemd.messages[-1])
@@ -109,7 +109,7 @@ def test_it_says_when_it_serves_that_it_lives_and_that_it_ends(daemon: Daemon) -
     assert process.wait(END_S) == 0 and time.monotonic() - sent < END_S
 
 
-def test_sighup_takes_what_can_change_and_says_what_can_not(daemon: Daemon) -> None:
+def test_sighup_applies_what_can_change_and_reports_what_can_not(daemon: Daemon) -> None:
     process = daemon.start()
     daemon.configure('pinned_images = ["new"]\n[log]\nlevel = "debug"\n[vm]\nscratch_mib = 77')
     output = daemon.reload()

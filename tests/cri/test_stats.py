@@ -126,7 +126,7 @@ async def test_a_pods_numbers_are_its_guests(world: World) -> None:
             assert [one.attributes.id for one in linux.containers] == [c]
 
 
-async def test_a_verbose_status_says_what_the_vmm_takes_and_lists_the_containers(world: World) -> None:
+async def test_a_verbose_status_has_the_memory_of_the_vmm_and_the_containers(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         c = await _running(cri, pod, "sleep", "1000")
@@ -215,7 +215,7 @@ async def test_every_metric_that_is_announced_is_given(world: World) -> None:
 
 
 @pytest.mark.parametrize("rpc", ["StreamPodSandboxes", "StreamContainers", "StreamImages"])
-async def test_streamed_lists_say_what_their_twins_say(world: World, rpc: str) -> None:
+async def test_streamed_lists_equal_the_unary_ones(world: World, rpc: str) -> None:
     twin = {"StreamPodSandboxes": "ListPodSandbox", "StreamContainers": "ListContainers", "StreamImages": "ListImages"}
     async with world.daemon() as cri:
         if rpc != "StreamImages":

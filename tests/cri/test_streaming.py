@@ -304,7 +304,9 @@ async def test_requests_that_make_no_sense_are_refused(
 @pytest.mark.parametrize(
     ("address", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", r"\[::1\]")]
 )
-async def test_the_server_listens_where_it_is_told_and_says_where(world: World, address: str, shown: str) -> None:
+async def test_the_server_listens_on_the_configured_address_and_reports_it(
+    world: World, address: str, shown: str
+) -> None:
     world.config = world.config.but(streaming=Streaming(address=address))
     async with world.daemon() as cri:
         c = await running(cri)
@@ -358,7 +360,7 @@ async def test_old_protocols_tell_errors_in_plain_text(
         assert bytes(talk.output["stdout"]) == b"hi\n" and bytes(talk.output["error"]) == error
 
 
-async def test_an_end_of_the_daemon_ends_streams_with_a_word(world: World, transport: str) -> None:
+async def test_an_end_of_the_daemon_ends_streams_with_a_status(world: World, transport: str) -> None:
     async with world.daemon() as cri:
         c = await running(cri)
         talk = await exec_in(cri, transport, c, "sleep", "1000")
@@ -369,7 +371,7 @@ async def test_an_end_of_the_daemon_ends_streams_with_a_word(world: World, trans
         assert (await cri("ExecSync", container_id=c, cmd=["echo", "lives"])).stdout == b"lives\n"
 
 
-async def test_the_vms_end_ends_the_stream_with_a_word(world: World, transport: str) -> None:
+async def test_the_vms_end_ends_the_stream_with_a_status(world: World, transport: str) -> None:
     async with world.daemon() as cri:
         c = await running(cri)
         talk = await exec_in(cri, transport, c, "sleep", "1000")

@@ -87,7 +87,7 @@ async def test_what_is_just_ending_in_a_pod_is_waited_for(
         assert ("qmp" in why) is ends and ("execs" in why) is not ends
 
 
-async def test_one_whose_guest_says_nothing_when_it_is_resumed_has_ended(world: World) -> None:
+async def test_a_pod_whose_guest_is_silent_after_its_resumption_has_ended(world: World) -> None:
     """And is not ready with nobody who answers."""
     async with world.daemon() as cri:
         made = await cri.pod(annotations={SUSPEND: "manual"})
@@ -277,7 +277,7 @@ async def _asked(world: World, kind: type[Any], *, at_least: int = 0) -> int:
             await asyncio.sleep(0.01)
 
 
-async def test_the_commands_say_what_blocks_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_commands_report_what_blocks_it(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     async with world.daemon() as cri:
         await cri.pod("plain")
         clearpod = command(world, capfd)

@@ -86,7 +86,7 @@ async def test_a_call_continues_its_clients_trace_and_has_the_phases_of_the_star
         assert (named[name].status.code, attributes["rpc.response.status_code"]) == (status, code)
 
 
-def test_without_the_sdk_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_sdk_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(BadRequest, match="clearpod\\[tracing\\]"):
         Exporting(Tracing(endpoint="http://127.0.0.1:1"), "1")

@@ -80,7 +80,7 @@ async def test_bpftool_sees_programs_that_are_compiled_and_makes_maps(pods: Pods
         assert "JIT compiler is enabled" in output and "jited" in output and "value: 07" in output
 
 
-async def test_the_kernel_says_what_it_has(pods: Pods) -> None:
+async def test_the_kernel_lists_its_features(pods: Pods) -> None:
     async with pods.running("list", linux=privileged_sandbox()) as (pod,):
         output = await pod.run(f"mount -t securityfs none /sys/kernel/security; {LIST}", name="list", privileged=True)
         assert "landlock" in output and "apparmor" in output and "btrfs" in output

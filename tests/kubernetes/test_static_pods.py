@@ -25,7 +25,7 @@ def test_a_kubelet_knows_every_key_of_a_configuration_in_the_documents(machine: 
     assert not _is_doubtful(_read_by_a_kubelet(machine, (DOCS / name).read_text()))
 
 
-def test_a_kubelet_says_which_key_it_does_not_know(machine: Node) -> None:
+def test_a_kubelet_names_the_key_that_it_does_not_know(machine: Node) -> None:
     output = _read_by_a_kubelet(
         machine, (DOCS / "kubelet-hybrid.yaml").read_text().replace("failCgroupV1", "failCgroup1")
     )

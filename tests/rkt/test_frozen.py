@@ -56,7 +56,7 @@ def check_ended(running: Running) -> None:
     assert pod.gc().code == 0
 
 
-def test_enter_and_start_say_that_the_guest_does_not_answer_and_stop_ends_it(frozen: Running) -> None:
+def test_enter_and_start_report_a_guest_that_does_not_answer_and_stop_ends_it(frozen: Running) -> None:
     pod = frozen.pod
     for call in (lambda: pod.enter("true", app="one"), lambda: pod.app_start("one")):
         done = within(SAY_S, call)

@@ -32,7 +32,7 @@ def test_a_pod_talks_is_entered_and_stopped(rig: Rig) -> None:
     assert running.pod.status() == {"one": 9} and running.pod.gc().code == 0
 
 
-def test_with_systemd_the_console_has_what_the_apps_say_and_the_journal_has_it_too(rig: Rig) -> None:
+def test_with_systemd_the_apps_output_is_on_the_console_and_in_the_journal(rig: Rig) -> None:
     note = {"name": WORD, "value": "systemd"}
     pod = rig.rkt.prepare([rig.sh("one", "echo out; echo wrong >&2; exit 3")], annotations=[note])
     running = Running(pod, pod.run(net="none", stdin=-1, stdout=-1, stderr=-1))

@@ -194,7 +194,7 @@ def test_a_pod_is_stopped_by_force_though_it_has_just_begun(rig: Rig) -> None:
     assert running.finish()[0] == 137 and running.pod.state() == "exited" and running.pod.status() == {}
 
 
-def test_what_can_not_be_run_says_so_and_leaves_nothing(rig: Rig) -> None:
+def test_a_pod_that_can_not_be_run_is_reported_and_rolled_back(rig: Rig) -> None:
     running = rig.run([rig.sh("one", "true", user="nobody-knows")], env={"PATH": "/usr/bin:/bin"})
     code, _, err = running.finish()
     assert code == 254 and b"nobody-knows" in err

@@ -210,7 +210,7 @@ def test_gc_finds_a_template_that_is_not_as_it_was_written(rig: Rig, made: Path)
     assert not made.exists()
 
 
-def test_a_kind_that_can_not_be_made_is_said_once_and_not_tried_again(
+def test_a_template_that_can_not_be_made_is_reported_once_and_not_retried(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = rig.use_templates()

@@ -34,7 +34,7 @@ def test_no_test_asserts_the_prose_of_an_error() -> None:
         ("vm.memory_mib .*CPU_SHARES /etc/passwd --net", 0),
     ],
 )
-def test_values_and_what_the_system_says_are_no_prose(pattern: str, count: int) -> None:
+def test_values_and_messages_of_the_system_are_no_prose(pattern: str, count: int) -> None:
     assert prose_scan.words(pattern) == count
 
 

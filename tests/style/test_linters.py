@@ -24,7 +24,7 @@ def test_the_format_is_ruffs() -> None:
     repo.check("ruff", "format", "--check", "--quiet")
 
 
-def test_words_are_spelled() -> None:
+def test_codespell_finds_nothing() -> None:
     if not shutil.which("codespell"):
         pytest.skip("there is no codespell; scripts/lint installs it")
     languages = ("python", "c", "shell", "proto", "text")

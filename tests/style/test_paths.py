@@ -364,7 +364,7 @@ def test_files_that_others_can_write_are_reached_by_descriptors_alone() -> None:
     report(list(_complaints(_sources(), ALLOWED)), rule)
 
 
-def test_every_exception_is_needed_and_says_why() -> None:
+def test_every_exception_is_needed_and_has_a_reason() -> None:
     made = {str(path.relative_to(ROOT)): {call for _, call in _calls(path)} for path in _sources()}
     idle = [f"{name}: {call}" for name, calls in ALLOWED.items() for call in calls.keys() - made.get(name, set())]
     report(idle, "exceptions that nothing needs")

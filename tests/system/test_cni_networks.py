@@ -151,7 +151,7 @@ def test_an_unusual_but_valid_result_is_understood(outer: OuterNet, pods: Pods) 
         ),
     ],
 )
-def test_results_that_say_little_are_filled_from_the_netns(
+def test_incomplete_results_are_completed_from_the_netns(
     outer: OuterNet, pods: Pods, answer: object, ips: tuple[str, ...]
 ) -> None:
     odd(outer, answer)

@@ -145,7 +145,7 @@ def test_up_again_is_fine_and_status_names_the_processes(lab: Path) -> None:
     assert {int(line.split()[1]) for line in lines if line} == processes(lab).keys()
 
 
-def test_a_lab_that_loses_its_machine_ends_and_the_command_says_how(lab: Path) -> None:
+def test_a_lab_that_loses_its_machine_ends_and_the_command_reports_how(lab: Path) -> None:
     environ = {**os.environ, "CLEARPOD_LAB_DIR": str(lab)}
     with subprocess.Popen(
         [LAB, "run", "sh", "-c", "echo ready; sleep 600"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE

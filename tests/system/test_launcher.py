@@ -99,7 +99,7 @@ def test_the_vmm_ends_with_the_launcher(stage1: BareStage1) -> None:
     assert not stage1.is_locked()
 
 
-def test_the_launcher_ends_with_the_vmm_and_says_why(stage1: BareStage1) -> None:
+def test_the_launcher_ends_with_the_vmm_and_reports_why(stage1: BareStage1) -> None:
     stage1.vmm(says=b"Kernel panic\n", then="echo no such device >&2; exec sleep 60")
     process = stage1.run()
     wait_until(has_started(stage1))
@@ -118,7 +118,7 @@ def test_the_reason_of_a_death_is_shown_without_noise_and_escapes(stage1: BareSt
     assert b"PCI" not in err and b"\x1b" not in err and b"\r" not in err
 
 
-def test_what_the_agent_says_at_the_end_moves_no_terminal(stage1: BareStage1) -> None:
+def test_the_agents_last_output_leaves_the_terminal_as_it_is(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK + record(END, b"\x07the app \x1b]0;title\x07\x1b[2Jended\n"))
     assert finish(stage1.run()) == (7, b"", b"clearpod: the app 0;titleended\n")
 

@@ -66,7 +66,7 @@ def target(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", "-q", str(path)])
 
 
-def test_the_mounted_image_is_what_its_layers_say(store: ImageStore, tmp_path: Path, target: Path) -> None:
+def test_the_mounted_image_has_the_content_of_its_layers(store: ImageStore, tmp_path: Path, target: Path) -> None:
     mount_image(files_of(store, tmp_path, BASE, MIDDLE, TOP), str(target))
     assert sorted(os.listdir(target)) == ["bin", "emptied", "etc", "many", "run", "tmp"]
     assert (target / "etc/passwd").read_text() == "new\n"

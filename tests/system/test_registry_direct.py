@@ -27,7 +27,7 @@ from .test_registry import BASE, TOP, orphans
 BIG = Layer(tar([file("big", os.urandom(400_000))]))
 
 
-def test_a_plain_registry_is_asked_without_skopeo_and_blobs_give_up_their_room(
+def test_a_plain_registry_is_asked_without_skopeo_and_blobs_are_removed_once_used(
     layout: Layout, store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "skopeo").write_text("#!/bin/sh\nexit 1\n")

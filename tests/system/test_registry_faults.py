@@ -81,7 +81,7 @@ def test_a_registry_that_fails_in_the_middle_of_a_layer_is_told_and_leaves_nothi
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
 
 
-def test_a_manifest_that_is_not_what_its_digest_says_is_refused(layout: Layout, store: ImageStore) -> None:
+def test_a_manifest_that_does_not_match_its_digest_is_refused(layout: Layout, store: ImageStore) -> None:
     top = small(layout)
     with OddRegistry(layout, {}, lies=True) as registry, pytest.raises(PodError, match=r"does not match|digest"):
         pull_blocking(store, f"{registry.host}/a@{top}", config=Config())
@@ -96,7 +96,7 @@ async def test_more_than_the_manifest_promises_is_not_taken(tmp_path: Path, monk
     await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 2000, interval_s=0.01))
 
 
-async def test_more_than_an_image_may_have_is_not_taken_whatever_the_manifest_says(
+async def test_a_layer_larger_than_its_manifest_declares_is_refused_at_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither when it says no sizes, nor when it says such."""
@@ -110,9 +110,7 @@ async def test_more_than_an_image_may_have_is_not_taken_whatever_the_manifest_sa
     await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 0, interval_s=0.01, most_mib=1))
 
 
-def test_layers_that_say_that_they_have_more_than_an_image_may_have_are_not_asked_for(
-    layout: Layout, store: ImageStore
-) -> None:
+def test_layers_whose_declared_size_exceeds_the_limit_are_not_requested(layout: Layout, store: ImageStore) -> None:
     top = json.loads((layout.path / "blobs/sha256" / small(layout).partition(":")[2]).read_bytes())
     top["layers"][0]["size"] = 2 << 20
     large = digest(data := json.dumps(top).encode())

@@ -336,7 +336,7 @@ def test_shutdown_ends_the_vm(machine: Machine) -> None:
     assert machine.vm.wait(10 * PATIENCE) == 0
 
 
-def test_a_boot_that_fails_says_why_and_ends(hypervisor: str, tmp_path: Path) -> None:
+def test_a_boot_that_fails_reports_why_and_ends(hypervisor: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(VmFailed):
         Machine(tmp_path, "clearpod.link=nonsense", hypervisor=hypervisor)

@@ -68,7 +68,7 @@ def shares(vm: VmSpec, tmp_path: Path) -> Iterator[tuple[Share, ...]]:
         mount.umount(str(layers), lazy=True)
 
 
-def test_the_guest_finds_every_device_where_the_arguments_say(
+def test_the_guest_finds_every_device_at_the_address_in_the_arguments(
     vm: VmSpec, boot: Boot, shares: tuple[Share, ...], tap: str, tmp_path: Path
 ) -> None:
     full = vm._replace(

@@ -73,7 +73,7 @@ def test_a_step_is_what_changes_something(event: str, args: tuple[Any, ...], ste
     assert points.step(event, args) == step
 
 
-def test_a_point_is_named_by_who_takes_the_step_and_counted_anew_with_each_order(tmp_path: Path) -> None:
+def test_a_point_is_named_by_its_process_and_counted_anew_with_each_request(tmp_path: Path) -> None:
     seen = Points(tmp_path)
     seen._pass("engine.prepare mkdir")
     points.arm(tmp_path, Orders("1"))

@@ -155,7 +155,7 @@ async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(mach
     assert [path for path in places if os.path.exists(path)] == [] and not Path(f"/proc/{pid}").exists()
 
 
-def test_overhead_is_what_the_documentation_says(machine: Machine) -> None:
+def test_overhead_is_the_documented_one(machine: Machine) -> None:
     del machine
     text = (Path(__file__).parents[2] / "docs/admin/threat-model.md").read_text(encoding="utf-8")
     for number in (f"{limits.PROGRAM_MIB} MiB for the program", f"{limits.CACHE_MIB} MiB for translated code"):

@@ -114,7 +114,7 @@ def test_a_layer_that_is_damaged_in_the_registry(clearpod: Command, tmp_path: Pa
 
 
 @ends_before_a_vm
-def test_a_layer_that_is_not_what_the_config_says(clearpod: Command, tmp_path: Path) -> None:
+def test_a_layer_that_does_not_match_the_config(clearpod: Command, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "image")
     image = layout.tag("t", layout.image([Layer(tar([file("a")]))], diff_ids=["sha256:" + "0" * 64]))
     _is_one_sentence(clearpod.run(image, "--", "true"), FAULT, "digest mismatch", "sha256:000000")

@@ -83,7 +83,7 @@ def test_output_that_is_read_long_after_the_end_is_whole(clearpod: Command) -> N
     assert (ended.code, begin + ended.out == f"{line}\n".encode() * 230) == (0, True), len(ended.out)
 
 
-def test_a_guest_that_finds_no_place_for_its_journal_says_so_and_ends(
+def test_a_guest_without_space_for_its_journal_reports_it_and_ends(
     vm: VmSpec, boot: Boot, guest_dir: Path, tmp_path: Path
 ) -> None:
     for name in ("layers", "volumes/pod"):

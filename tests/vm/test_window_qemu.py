@@ -266,7 +266,7 @@ def test_the_window_costs_the_guest_64_bytes_a_page(machine: WindowMachine) -> N
     assert int(text[1]) * 4096 == WINDOW_BYTES // 64
 
 
-def test_a_guest_without_a_window_says_so(tmp_path: Path, images: tuple[Placed, Placed]) -> None:
+def test_a_guest_without_a_window_reports_it(tmp_path: Path, images: tuple[Placed, Placed]) -> None:
     machine = Machine(tmp_path)
     try:
         with pytest.raises(WrongState, match="no window"):

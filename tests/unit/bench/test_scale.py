@@ -32,7 +32,7 @@ def ends(cost: Cost, resource: str, machine: Machine = HOST) -> int:
         ({}, "/dev/shm", 0),
     ],
 )
-def test_each_resource_ends_where_its_limit_says(changes: dict[str, float], resource: str, pods: int) -> None:
+def test_each_resource_ends_at_its_limit(changes: dict[str, float], resource: str, pods: int) -> None:
     assert ends(NOTHING._replace(**changes), resource) == pods
 
 
@@ -68,7 +68,7 @@ def report() -> dict[str, Any]:
     return result
 
 
-def test_the_document_says_what_the_report_gives() -> None:
+def test_the_document_has_the_figures_of_the_report() -> None:
     document = scale.DOCUMENT.read_text(encoding="utf-8")
     assert scale.BEGIN in document
     assert scale.replaced(document, report()) == document, "run scripts/bench scale --write"

@@ -27,10 +27,10 @@ def failed(code: str, details: str) -> Any:
         "",
     ],
 )
-def test_one_that_is_gone_is_told_in_our_words(details: str) -> None:
+def test_an_unreachable_daemon_is_reported_with_the_socket(details: str) -> None:
     error = explained(failed("UNAVAILABLE", details))
     assert isinstance(error, Unavailable) and "was lost" in str(error) and "unix:" not in str(error)
 
 
-def test_what_it_says_itself_is_passed_on() -> None:
+def test_the_daemons_own_error_is_passed_on() -> None:
     assert str(explained(failed("UNAVAILABLE", "clearpod is about to end"))) == "clearpod is about to end"

@@ -65,7 +65,7 @@ def test_empty_directories_in_memory_or_with_files_stay_on_the_host(
     assert guest_volumes.of_pod(_sandbox(emptydir="host"), _config(directory, empty_dirs="guest")).disk_volumes == ()
 
 
-def test_without_a_word_they_are_on_the_disk_where_nothing_speaks_against_it(directory: Path) -> None:
+def test_without_a_setting_they_are_on_the_disk_where_that_is_possible(directory: Path) -> None:
     asked = _sandbox(emptydir="guest")
     assert guest_volumes.of_pod(_sandbox(), _config(directory)).disk_volumes == ("a", "b", "mem")
     against = [
@@ -91,7 +91,7 @@ def test_a_pod_that_the_kubelet_does_not_know_has_none(directory: Path, uid: str
     assert guest_volumes.of_pod(sandbox, _config(directory)) == guest_volumes.PodVolumes()
 
 
-def test_another_word_is_refused_with_those_that_there_are(directory: Path) -> None:
+def test_an_unknown_value_is_refused_with_the_valid_ones(directory: Path) -> None:
     for word in ("emptydir", "files"):
         with pytest.raises(BadRequest, match=rf"clearpod.io/{word} must be guest or host.*'disk'"):
             guest_volumes.of_pod(_sandbox(**{word: "disk"}), _config(directory))

@@ -157,7 +157,7 @@ def test_done_again_it_leaves_a_daemon_alone(run: Callable[..., int], systemd: C
     assert log.read_text() == f"is-active --quiet {unit.NAME}\n"
 
 
-def test_what_systemctl_says_is_passed_on(run: Callable[..., int], systemd: Callable[..., Path]) -> None:
+def test_an_error_of_systemctl_is_passed_on(run: Callable[..., int], systemd: Callable[..., Path]) -> None:
     systemd(fails=1)
     with pytest.raises(PodError, match="Job failed"):
         run("--yes")

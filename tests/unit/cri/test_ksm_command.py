@@ -43,7 +43,7 @@ def output_of(capsys: pytest.CaptureFixture[str], files: FakeKsm, *more: str) ->
         (1, Record(ODD, ODD._replace(run=1), ODD), "by another program"),
     ],
 )
-def test_it_says_who_has_set_it(
+def test_it_reports_who_has_set_it(
     run_dir: Path, capsys: pytest.CaptureFixture[str], run: int, left: Record | None, sentence: str
 ) -> None:
     files = FakeKsm(run_dir.parent / "ksm", run=run, pages_to_scan=800, use_zero_pages=1)
@@ -52,7 +52,7 @@ def test_it_says_who_has_set_it(
     assert sentence in output_of(capsys, files)
 
 
-def test_it_says_what_is_saved_in_numbers(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_reports_how_much_is_saved(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = FakeKsm(run_dir.parent / "ksm", run=1, pages_sharing=25600, ksm_zero_pages=25600, general_profit=104857600)
     out = output_of(capsys, files)
     assert "saved   200.0 MiB, 100.0 MiB of it zeros; less what the kernel needs for it: 100.0" in out

@@ -275,7 +275,7 @@ def test_a_log_that_can_not_be_opened_holds_output_until_it_can(tmp_path: Path) 
     assert [text for _, _, text in _texts(place / "0.log")] == [b"one"]
 
 
-def test_a_reopen_that_fails_says_so_and_goes_on_in_the_old_file(log: Path) -> None:
+def test_a_failed_reopen_is_reported_and_the_log_continues_in_the_old_file(log: Path) -> None:
     writer = _writer(log)
     writer.feed("stdout", b"one\n", seq=1)
     rotated = log.with_suffix(".1")

@@ -69,7 +69,7 @@ def once(*words: bytes) -> Callable[[], list[bytes]]:
     return lambda: left.pop() if left else []
 
 
-async def test_what_it_says_of_its_end_is_heard(tmp_path: Path) -> None:
+async def test_the_event_of_its_end_is_read(tmp_path: Path) -> None:
     words = [json.dumps(one).encode() + b"\r\n" for one in ({"QMP": {}}, {"return": {}}, {"event": "STOP"}, ORDERLY)]
     async with played(tmp_path, once(b"[" * 30_000 + b"\n", b"nonsense\n", b"[1]\n", *words)) as (monitor, qemu):
         async with asyncio.timeout(5 * PATIENCE):
@@ -119,7 +119,7 @@ async def test_who_does_not_end_is_cut_off(tmp_path: Path, word: bytes) -> None:
     assert qemu.told == ["qmp_capabilities", "cont"]
 
 
-async def test_who_says_little_for_long_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_monitor_that_sends_little_for_long_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cri.live.monitor.BYTES_PER_S", 1 << 30)
     line = b"{}" + b" " * 1000 + b"\n"
     async with played(tmp_path, once(*[line] * 500, json.dumps(ORDERLY).encode() + b"\n")) as (monitor, _):

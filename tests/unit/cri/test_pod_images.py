@@ -171,7 +171,7 @@ async def test_the_accounts_are_the_images(pod: Pod, images: tuple[ImageFiles, .
 
 
 @pytest.mark.parametrize("reason", ["too large", "refused by the agent", "no window"])
-async def test_what_can_not_be_in_the_window_comes_by_the_layers_export_and_says_why(
+async def test_an_image_that_can_not_be_in_the_window_comes_by_the_layers_export_with_the_reason(
     pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, reason: str
 ) -> None:
     caplog.set_level(logging.INFO, "clearpod")

@@ -147,7 +147,7 @@ def test_kernels_are_bounded_also_when_a_handler_stands_for_one() -> None:
         sandbox.record(request, parse("[policy]\nkernels = []"), handlers=("", "clearpod-full"))
 
 
-def test_the_nodes_own_limit_counts_whatever_the_policy_says() -> None:
+def test_the_nodes_own_limit_holds_under_any_policy() -> None:
     config = parse("[limits]\nmax_pod_memory_mib = 512").but(policy=OPEN)
     with pytest.raises(BadRequest, match=r"limits\.max_pod_memory_mib allows 512"):
         asked(config, memory_mib="1024")

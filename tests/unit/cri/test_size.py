@@ -118,7 +118,7 @@ def test_vcpus_that_are_not_needed_yet_are_offline(
 
 @pytest.mark.parametrize("is_emulated", [False, True])
 @pytest.mark.parametrize("available_mib", [0, 95, 96, 97, 98, 120, 128, 385, 388, 500, 4000, 100_000])
-def test_the_largest_vm_for_a_room_is_the_largest(available_mib: int, is_emulated: bool) -> None:
+def test_the_largest_vm_that_fits_into_a_limit_is_the_largest(available_mib: int, is_emulated: bool) -> None:
     most = limits.most_mib(available_mib, is_emulated=is_emulated)
     assert most == 0 or limits.estimate_mib(most, is_emulated=is_emulated) <= available_mib
     assert limits.estimate_mib(most + 64, is_emulated=is_emulated) > available_mib
@@ -134,7 +134,7 @@ def test_a_ceiling_does_not_cost_a_pod_its_cgroup() -> None:
     assert made(expected, 4, none).memory_mib == made(expected, 4).memory_mib, "it has no place there anyway"
 
 
-def test_an_annotation_may_say_what_the_pod_would_have_and_no_more() -> None:
+def test_an_annotation_may_repeat_the_pods_size_and_not_exceed_it() -> None:
     assert made(asked(64, memory_mib="258")).memory_mib == 258
     with pytest.raises(BadRequest, match=f"{policy.MEMORY} is 259.*at most 258; policy.max_memory_mib"):
         made(asked(64, memory_mib="259"))

@@ -107,7 +107,7 @@ async def test_the_pages_of_an_answer_are_put_together() -> None:
     assert [op.first for op in asked] == [0, 2, 4]
 
 
-async def test_a_guest_that_never_says_that_it_is_done_is_not_believed() -> None:
+async def test_statistics_of_a_guest_that_never_end_are_cut_off() -> None:
     sample = await Meter(_answers([Reply(pod=PodStats(next=1))]), KNOWN).sample()
     assert sample.containers == {}
 

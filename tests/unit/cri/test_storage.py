@@ -141,7 +141,7 @@ def _sqlite(name: str) -> sqlite3.OperationalError:
         ("SQLITE_CORRUPT", PodError),
     ],
 )
-def test_what_sqlite_says_of_its_disk(name: str, kind: type[PodError], tmp_path: Path) -> None:
+def test_errors_of_sqlite_about_its_disk(name: str, kind: type[PodError], tmp_path: Path) -> None:
     assert type(explained(f"{tmp_path}/images.db", _sqlite(name))) is kind
 
 

@@ -217,7 +217,7 @@ def test_a_group_needs_a_user() -> None:
         security.user(_linux(run_as_group=pb.Int64Value(value=1)), "", passwd=PASSWD, group=GROUP)
 
 
-def test_default_masks_are_only_for_who_says_nothing() -> None:
+def test_default_masks_apply_only_where_none_are_given() -> None:
     nothing, output = pb.ContainerConfig(), _linux(masked_paths=["/proc/x"])
     assert security.security(nothing, pb.PodSandboxConfig()).masked_paths == oci.MASKED
     assert security.security(output, pb.PodSandboxConfig()).masked_paths == ("/proc/x",)

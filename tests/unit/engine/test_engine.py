@@ -149,7 +149,7 @@ def test_the_guest_sees_the_bundle_but_can_make_nothing_of_its_own(directory: st
         Path(f"{directory}/share/volumes/mine").write_text("x")
 
 
-def test_the_pods_own_files_say_what_the_pod_says(directory: str) -> None:
+def test_the_pods_own_files_have_the_pods_values(directory: str) -> None:
     where = Path(directory, "share/volumes/pod")
     assert (where / "resolv.conf").read_text() == "nameserver 10.0.0.1\n"
     assert (where / "machine-id").read_text() == f"{POD.id[:32]}\n"

@@ -118,7 +118,7 @@ def test_a_reset_is_a_graceful_end_where_nobody_can_power_off(
     assert own.exit_code(kernel, 0, reason="guest-reset", has_power_off=has_power_off) == code
 
 
-def test_a_kernel_gets_the_pods_network_devices_unless_it_says_absent() -> None:
+def test_a_kernel_gets_the_pods_network_devices_unless_its_value_is_absent() -> None:
     nics = (Nic("tap0", "m"),)
     assert own.devices(OwnKernel("/k"), nics) == nics
     assert own.devices(OwnKernel("/k", network="absent"), nics) == ()

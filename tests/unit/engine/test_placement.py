@@ -222,9 +222,7 @@ def test_a_pod_without_space_for_its_vm_has_it_elsewhere(
         assert f"an overhead.podFixed.memory of {cost_mib}Mi" in why_not
 
 
-def test_a_pod_whose_processes_are_too_few_or_whose_cgroup_is_missing_says_so(
-    host: engine.Host, made: dict[str, Path]
-) -> None:
+def test_a_pod_with_too_few_processes_or_without_cgroup_is_reported(host: engine.Host, made: dict[str, Path]) -> None:
     vm = machine.vm_spec(IN_POD, host, directory="/nowhere")
     pids = next((place / "pids.max" for place in made.values() if (place / "pids.max").exists()), None)
     if pids:

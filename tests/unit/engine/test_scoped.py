@@ -125,7 +125,7 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
     assert one.wait(10 * PATIENCE) == -9 and left(slices) == []
 
 
-def test_a_slice_without_space_has_no_scope_and_the_pod_says_so(host: engine.Host, slices: list[str]) -> None:
+def test_a_slice_without_space_has_no_scope_and_the_pod_reports_it(host: engine.Host, slices: list[str]) -> None:
     limited = [f"{path}/{name}" for path in slices for name in ("memory.max", "memory.limit_in_bytes")]
     limited = [path for path in limited if os.path.exists(path)]
     if not limited:

@@ -88,7 +88,7 @@ def test_a_socket_that_can_not_be_is_reported_at_once(tmp_path: Path, path: str)
         client.hello(30)
 
 
-def test_a_guest_that_never_says_hello_is_given_up(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
+def test_a_guest_that_never_sends_hello_times_out(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
     faults.silent = True
     with client_of(tmp_path) as client, pytest.raises(VmFailed, match="said nothing"):
         client.hello(0.1)
@@ -181,7 +181,7 @@ def vm_spec(tmp_path: Path) -> VmSpec:
     )  # fmt: skip
 
 
-def test_an_instant_vm_says_hello_within_milliseconds_and_has_a_console(tmp_path: Path) -> None:
+def test_an_instant_vm_sends_hello_within_milliseconds_and_has_a_console(tmp_path: Path) -> None:
     vmm = FakeVmm()
     vm = vmm.start(vm_spec(tmp_path))
     with client_of(tmp_path) as client:

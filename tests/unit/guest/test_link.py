@@ -115,7 +115,7 @@ def test_after_rubbish_the_link_greets_again_and_goes_on(link: HostLink, rubbish
     assert link.receive(data(1)) == [DataSeen(1, b"x", False, 1)]
 
 
-def test_a_guest_that_says_hello_without_being_greeted_is_a_fault(link: HostLink) -> None:
+def test_a_hello_before_the_greeting_is_a_fault(link: HostLink) -> None:
     assert link.receive(greeting()) == link.receive(greeting()) == [HelloSeen(HELLO)]
     with pytest.raises(LinkFault, match="Hello"):
         link.receive(greeting())

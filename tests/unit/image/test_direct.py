@@ -205,7 +205,7 @@ async def test_a_download_that_nobody_wants_any_more_ends_with_its_process(tmp_p
         done.set()
 
 
-async def test_few_downloads_go_this_way_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_concurrent_direct_downloads_are_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with direct_to("127.0.0.1:1", tmp_path) as one:
         one.start()
         monkeypatch.setattr(direct, "MOST_AT_ONCE", 0)

@@ -57,7 +57,7 @@ def test_of_an_index_the_entry_for_this_host_is_chosen(entries: Any, arch: str, 
         (5, "nothing"),
     ],
 )
-def test_an_index_without_this_host_says_what_it_has(entries: Any, there: str) -> None:
+def test_an_index_without_this_platform_is_reported_with_its_platforms(entries: Any, there: str) -> None:
     with pytest.raises(BadRequest, match=f"image x .*{there} .*linux/amd64"):
         manifest.choose(dump({"manifests": entries}), "amd64", name="x")
 
@@ -84,7 +84,7 @@ def test_oci_layers_of_all_kinds_are_taken(kind: str, prefix: str) -> None:
         (None, {}),
     ],
 )
-def test_what_a_manifest_says_of_a_kernel_is_kept_as_labels(annotations: Any, kept: dict[str, str]) -> None:
+def test_a_manifests_annotations_about_a_kernel_are_kept_as_labels(annotations: Any, kept: dict[str, str]) -> None:
     labels = manifest.kernel_annotations(dump({"annotations": annotations}))
     assert labels == kept
     config = {"config": {"Labels": {"io.clearpod.kernel.machine": "pc"}}}
@@ -218,7 +218,7 @@ REGISTRIES = (
 )
 
 
-def test_registries_conf_is_toml_that_says_what_the_configuration_says() -> None:
+def test_registries_conf_is_toml_with_the_values_of_the_configuration() -> None:
     result = tomllib.loads(registries_conf(REGISTRIES, parse("busybox")))["registry"]
     assert [(r["prefix"], r["location"], r["insecure"]) for r in result] == [
         ("registry.k8s.io", "127.0.0.1:5000", True),
@@ -260,7 +260,7 @@ def test_a_registry_on_the_loopback_needs_no_tls_unless_configured(name: str, is
         ("quay.io/a", "quay.io"),
     ],
 )
-def test_the_longest_prefix_says_where_an_image_comes_from(name: str, host: str) -> None:
+def test_the_longest_prefix_decides_where_an_image_comes_from(name: str, host: str) -> None:
     assert registries.location_of(parse(name), REGISTRIES) == host
 
 

@@ -11,7 +11,7 @@ from cri.image.skopeo import kill_group
 from tests.fakes.patience import PATIENCE
 
 
-async def test_a_program_is_reaped_whatever_it_had_still_to_say() -> None:
+async def test_a_program_is_reaped_although_its_output_was_not_read() -> None:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec("cat", "/dev/zero", stdout=pipe, start_new_session=True)
     assert process.stdout

@@ -47,7 +47,7 @@ def test_each_piece_lies_where_it_will_be_in_memory():
     assert len(memory) % 16 == 0 and len(memory) - (0x300004 - LOADED_AT) < 16
 
 
-def test_the_header_says_how_much_there_is_and_how_much_memory_it_takes():
+def test_the_header_has_the_size_of_the_file_and_the_memory_it_needs():
     image = bzimage.image(packed(), STUB, bzimage.parse(elf((0x200000, b"text", 0x5000))))
     assert field(image, 0x1F4, "<I") * 16 == len(image) - 3 * 512
     assert field(image, 0x258, "<Q") == LOADED_AT

@@ -152,7 +152,7 @@ def test_progress_is_quiet_where_nothing_can_be_refreshed(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_progress_says_the_end_where_nothing_can_be_refreshed(capsys):
+def test_progress_writes_only_the_end_where_a_line_can_not_be_refreshed(capsys):
     with Progress("kernel", 10, sys.stderr) as progress:
         progress.step()
         progress.end()

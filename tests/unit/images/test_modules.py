@@ -99,7 +99,7 @@ def modprobe(tmp_path_factory):
         ("../modules/top", [], 1), ("\n", [], 1), ("fs" * 3000, [], 1),
     ],
 )  # fmt: skip
-def test_what_the_kernel_asks_for_is_loaded_in_order_and_nothing_else(modprobe, name, loaded, code):
+def test_modules_that_the_kernel_requests_are_loaded_in_order_and_no_others(modprobe, name, loaded, code):
     done = subprocess.run([modprobe, "-q", "--", name], capture_output=True, text=True, timeout=20)
     lines = [line.removeprefix(f"{modprobe.parent}/modules/") for line in done.stdout.splitlines()]
     assert (lines, done.returncode) == (loaded, code)

@@ -90,7 +90,7 @@ def test_a_command_ends_with_its_code_and_its_two_outputs(
         (["true"], {"cwd": "/no/such", "anywhere": False}, 127),
     ],
 )
-def test_what_can_not_start_says_why_and_the_port_goes_on(
+def test_a_command_that_can_not_start_is_reported_and_the_port_stays_usable(
     agent: Agent, argv: list[str], more: dict[str, Any], code: int
 ) -> None:
     agent.begin(*argv, **more)
@@ -154,7 +154,7 @@ def test_a_command_dies_with_its_client(agent: Agent) -> None:
     assert _ends(pid)
 
 
-def test_a_new_order_on_the_port_ends_the_command_of_the_client_before(agent: Agent) -> None:
+def test_a_new_request_on_the_port_ends_the_command_of_the_former_client(agent: Agent) -> None:
     pid = _pid_of(agent)
     agent.link.sendall(b'{"id": "1", "in": "aGF')  # what it was about to say
     agent.begin("echo", "next", name="2")

@@ -38,5 +38,5 @@ def test_the_torn_rest_of_an_earlier_conversation_does_not_hide_the_next_message
 
 
 @pytest.mark.parametrize("code, shown", [(0, 0), (1, 1), (255, 255), (-9, 137), (-15, 143)])
-def test_an_exit_code_is_what_a_shell_would_say(code: int, shown: int) -> None:
+def test_an_exit_code_is_that_of_a_shell(code: int, shown: int) -> None:
     assert protocol.exit_code(code) == shown

@@ -77,7 +77,7 @@ def test_a_host_that_is_full_or_broken_is_no_fault_of_ours(number: int, kind: ty
     assert (type(caught.value), caught.value.grpc_code) == (kind, code)
 
 
-def test_read_of_a_missing_file_says_which(tmp_path: Path) -> None:
+def test_read_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match=r"^read: \S+/nothing-here: No such file or directory \(ENOENT\)$") as caught:
         files.read(str(tmp_path / "nothing-here"))
     assert isinstance(caught.value, FileNotFoundError)

@@ -217,7 +217,7 @@ def test_without_unshare_the_program_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1\n", ""), ("0\n", "allows no"), (None, "has no user namespaces")])
-def test_a_host_that_can_not_says_why(
+def test_a_host_without_mapped_mounts_reports_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, expected: str
 ) -> None:
     path = tmp_path / "max"

@@ -126,7 +126,7 @@ def test_a_failing_mount_names_the_object_and_the_reason(in_namespace: InNamespa
     assert "/" in output
 
 
-def test_an_unreadable_file_says_so(in_namespace: InNamespace) -> None:
+def test_an_unreadable_file_is_reported(in_namespace: InNamespace) -> None:
     code = """
 files.write_atomic(T + "/private", b"x"); os.chmod(T, 0o755)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -185,7 +185,7 @@ def test_a_waiting_lock_is_taken_when_the_other_goes(tmp_path: Path) -> None:
     assert ordered == ["first", "second"]
 
 
-def test_a_lock_in_a_missing_directory_says_so(tmp_path: Path) -> None:
+def test_a_lock_in_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="ENOENT"), Lock(str(tmp_path / "no/lock")):
         pass
 

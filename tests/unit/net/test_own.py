@@ -312,7 +312,7 @@ DHCP = v4("0.0.0.0", f.UDP, ports("0.0.0.0", 68, 67))
         ),
     ],
 )
-def test_what_the_network_does_not_say_is_left_to_the_guest_as_far_as_nobody_else_has_it(
+def test_settings_that_the_network_lacks_are_left_to_the_guest_as_far_as_nobody_else_has_it(
     make_wire: Make, addresses: tuple[str, ...], passing: tuple[bytes, ...], refused: tuple[bytes, ...]
 ) -> None:
     wire = make_wire(addresses)

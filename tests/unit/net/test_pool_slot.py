@@ -72,7 +72,7 @@ def ip(*arguments: str, batch: str = "") -> Any:
     return json.loads(ended.stdout or b"[]")
 
 
-def test_what_the_kernel_says_itself_is_what_ip_makes_of_it(here: str) -> None:
+def test_our_dump_of_a_netns_equals_that_of_ip(here: str) -> None:
     ip("-batch", "-", batch=ODD)
     with Netlink() as netlink:
         seen = query(netlink)

@@ -20,7 +20,7 @@ def given(plugin: dict[str, Any], pod: Pod = POD, previous: dict[str, Any] | Non
     return json.loads(protocol.request(NETWORK, plugin, call=call, previous=previous))
 
 
-def test_the_environment_says_what_and_for_whom_and_nothing_of_ours() -> None:
+def test_the_environment_has_the_command_and_the_pod_and_none_of_our_variables() -> None:
     call = protocol.call_for(POD, "/run/netns/x", ifname="eth0")
     assert protocol.environment("ADD", call, bin_dirs=("/a", "/b")) == {
         "CNI_COMMAND": "ADD",

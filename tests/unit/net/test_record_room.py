@@ -76,7 +76,7 @@ CUTS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_of_a_line_that_was_cut_off_the_one_before_is_found(cut: str, slot: str) -> None:
+def test_the_line_before_a_truncated_one_counts(cut: str, slot: str) -> None:
     first = f"{slot}.first~"
     whole = Path(slot).read_bytes()
     record.begin(slot, claimed())

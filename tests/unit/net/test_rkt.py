@@ -38,7 +38,7 @@ UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
         ("n:", NetOption(NETWORKS, (("n", ()),))),
     ],
 )
-def test_what_net_says(text: str, chosen: NetOption) -> None:
+def test_values_of_net(text: str, chosen: NetOption) -> None:
     assert rkt.parse(text) == chosen
 
 

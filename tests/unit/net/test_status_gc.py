@@ -59,7 +59,7 @@ def test_plugins_of_an_older_network_are_not_asked(cni: FakeCni, version: str) -
         ("sleep 60", "STATUS within 0.3 s .*killed"),
     ],
 )
-def test_a_plugin_that_is_not_ready_says_why(cni: FakeCni, script: str, sentence: str) -> None:
+def test_a_plugin_that_is_not_ready_reports_why(cni: FakeCni, script: str, sentence: str) -> None:
     cni.trouble("second", "STATUS", script)
     cni.settings = cni.settings._replace(limit_s=0.3)
     assert re.search(f"CNI plugin 'second' .*'fake' .*{sentence}", status(cni))
@@ -72,7 +72,7 @@ def test_a_version_that_a_plugin_does_not_speak_is_noticed_before_the_first_pod(
     assert text.endswith("; change its cniVersion") and cni.calls() == []
 
 
-def test_a_plugin_that_does_not_say_what_it_speaks_is_believed(cni: FakeCni) -> None:
+def test_a_plugin_that_lists_no_versions_counts_as_ready(cni: FakeCni) -> None:
     cni.speaks()
     assert status(cni) == ""
 

@@ -32,7 +32,7 @@ def test_without_volumes_and_limits_it_is_the_document_of_a_guest_but_for_propag
         (Mount("", "/v", read_only=True, image="sha256:11"), ["rbind", "ro"]),
     ],
 )
-def test_a_volume_is_what_its_mount_says(volume: Mount, options: list[str]) -> None:
+def test_a_volume_has_the_values_of_its_mount(volume: Mount, options: list[str]) -> None:
     document = on_host.config(POD, BASE._replace(mounts=(volume,)), controllers=FULL)
     (result,) = [one["options"] for one in document["mounts"] if one["destination"] == "/v"]
     assert result == options

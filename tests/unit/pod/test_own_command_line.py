@@ -149,7 +149,9 @@ def test_variables_that_a_kubelet_makes_of_services_are_not_passed() -> None:
         ("unikraft", ("A=" + "x" * MOST_BYTES,), "variables"),
     ],
 )
-def test_an_environment_that_no_line_can_have_is_refused(form: str, environment: tuple[str, ...], said: str) -> None:
+def test_an_environment_that_no_command_line_can_have_is_refused(
+    form: str, environment: tuple[str, ...], said: str
+) -> None:
     kernel, asked = OwnKernel("/k", network=form), Asked(environment=environment)
     with pytest.raises(BadRequest, match=said) as error:
         line(kernel, None, asked=asked)

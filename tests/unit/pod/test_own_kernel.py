@@ -182,5 +182,5 @@ def test_uruncs_own_file_becomes_labels(document: object, labels: dict[str, str]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"{", b"[" * 8000, b'{"a":'])
-def test_what_is_no_json_says_nothing(data: bytes) -> None:
+def test_invalid_json_has_no_values(data: bytes) -> None:
     assert own_kernel.of_file(data) == {}

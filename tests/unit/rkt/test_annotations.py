@@ -86,7 +86,7 @@ def test_what_rkts_pods_do_not_have_is_refused(tmp_path: Path, word: str) -> Non
     "given",
     [{"volumes": "9p"}, {"shared_maps": "true"}, {"emptydir": "guest"}, {"files": "host"}, {"kernel": "default"}],
 )
-def test_what_they_have_in_any_case_may_be_said(tmp_path: Path, given: dict[str, str]) -> None:
+def test_an_annotation_may_repeat_what_each_pod_has(tmp_path: Path, given: dict[str, str]) -> None:
     assert read(tmp_path, noted(**given), annotations=notes(**given)).pod.kernel == ""
 
 
@@ -95,7 +95,7 @@ def test_annotations_of_others_are_theirs(tmp_path: Path) -> None:
     read(tmp_path, app("one", {"annotations": theirs}), annotations=theirs)
 
 
-def test_the_stage1_image_says_which_kernel_pods_have_that_ask_for_none(tmp_path: Path) -> None:
+def test_the_stage1_image_has_the_kernel_of_pods_that_ask_for_none(tmp_path: Path) -> None:
     pods = lay(tmp_path / "a", app()), lay(tmp_path / "b", noted(kernel="default"))
     for one in pods:
         place = Path(one, "stage1/rootfs", userspace.KERNEL_FILE)

@@ -161,7 +161,7 @@ def test_attach_refuses(line: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("read", [arguments.stop, arguments.gc, arguments.run])
-def test_the_uuid_is_the_last_word(read: Callable[[list[str]], RunOptions | StopOptions | GcOptions]) -> None:
+def test_the_uuid_is_the_last_argument(read: Callable[[list[str]], RunOptions | StopOptions | GcOptions]) -> None:
     assert read(["x", UUID]).uuid == UUID
     with pytest.raises(BadRequest):
         read([UUID, "x"])

@@ -66,7 +66,7 @@ def test_a_status_after_the_mounts_are_gone(pod: str) -> None:
     assert directory.has_status(pod, "one") and not directory.has_status(pod, "two")
 
 
-def test_ready_is_a_link_that_says_so(pod: str) -> None:
+def test_ready_is_a_symbolic_link_of_that_name(pod: str) -> None:
     path = f"{directory.stage1_root(pod)}/rkt/supervisor-status"
     assert not directory.is_ready(pod)
     directory.set_ready(pod)

@@ -47,6 +47,6 @@ def test_what_is_no_file_of_uruncs_is_not_read(tmp_path: Path, make: Any) -> Non
     assert loader.read_pod(place, OPTIONS).own_kernel is None
 
 
-def test_the_words_for_a_kernel_are_those_of_the_module_that_reads_them() -> None:
+def test_the_names_of_kernels_are_those_of_the_module_that_reads_them() -> None:
     assert (own_kernel.OURS, own_kernel.URUNC) == manifest.KERNEL
     assert (own_kernel.FILE, own_kernel.MOST_FILE_BYTES) == (manifest.KERNEL_FILE, manifest.MOST_KERNEL_FILE_BYTES)

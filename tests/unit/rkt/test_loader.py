@@ -133,7 +133,7 @@ def test_only_a_pod_with_empty_volumes_has_a_disk_of_the_size_that_it_asks_for(t
         sizing.scratch_mib({"clearpod.io/scratch-mib": "15"})
 
 
-def test_a_root_is_on_the_disk_where_the_app_or_the_pod_says_so(tmp_path: Path) -> None:
+def test_a_root_is_on_the_disk_where_the_app_or_the_pod_sets_it(tmp_path: Path) -> None:
     note = [{"name": "clearpod.io/root", "value": "disk"}]
     events = [{"name": "pre-start", "exec": ["sh"]}]
     result = read(tmp_path / "a", app("one", {"annotations": note}, eventHandlers=events), app("two"))

@@ -89,7 +89,7 @@ def test_no_apps_at_all(tmp_path: Path) -> None:
         assert read(str(pod)).entries == ()
 
 
-def test_without_app_the_image_says_what_to_run(tmp_path: Path) -> None:
+def test_without_app_the_images_command_runs(tmp_path: Path) -> None:
     bare = {"name": "one", "image": {"id": "sha512-00"}, "app": None}
     image = {"app": {**APP, "exec": ["/from/image"]}, "annotations": DOCKER}
     (entry,) = read(lay(tmp_path, bare, image=image)).entries
@@ -226,7 +226,7 @@ def test_what_makes_no_sense_is_reported_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_neither_manifest_says_what_to_run(tmp_path: Path) -> None:
+def test_without_a_command_in_either_manifest_the_app_is_refused(tmp_path: Path) -> None:
     pod = lay(tmp_path, {"name": "one"}, image={"app": None})
     with pytest.raises(BadRequest, match=r"pod manifest .*--exec"):
         read(pod)

@@ -41,7 +41,7 @@ def answer(document: dict[str, Any], name: str) -> tuple[str, int]:
         Names(True, ("@odd/wildcard", "@systemd/odd")),
     ],
 )
-def test_what_says_nothing_is_the_default(names: Names | None) -> None:
+def test_a_value_that_is_not_given_is_the_default(names: Names | None) -> None:
     assert syscalls.filter_for(names, HELD, where="x") == seccomp.DEFAULT and not syscalls.is_tight(names)
 
 

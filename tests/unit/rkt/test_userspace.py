@@ -39,7 +39,7 @@ def laid(place: Path, profile: str | None, *, image: str = "", apps: tuple[str, 
         ("", "systemd\n", "systemd"),
     ],
 )
-def test_the_manifest_says_the_profile_and_else_the_image(
+def test_the_profile_is_the_manifests_or_else_the_images(
     tmp_path: Path, text: str | None, image: str, expected: str
 ) -> None:
     pod_dir = laid(tmp_path, text, image=image)

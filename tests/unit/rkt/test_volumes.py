@@ -51,7 +51,7 @@ POINT = [{"name": "v", "path": "/p", "readOnly": True}]
         ([{"name": "other", "path": "/p", "readOnly": True}], None, False),
     ],
 )
-def test_read_only_is_the_volumes_word_or_else_the_images(
+def test_read_only_is_the_volumes_setting_or_else_the_images(
     tmp_path: Path, points: list[Document], text: bool | None, read_only: bool
 ) -> None:
     given = [host(tmp_path, readOnly=text), host(tmp_path, "other")]

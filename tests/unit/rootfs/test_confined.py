@@ -99,7 +99,7 @@ def test_a_process_that_can_not_start_is_reported_as_ours() -> None:
     assert type(caught.value) is PodError
 
 
-def test_an_error_that_nobody_has_thought_of_says_where_it_was_raised() -> None:
+def test_an_unexpected_error_names_where_it_was_raised() -> None:
     def job() -> object:
         return b"".split(b",")[1]
 

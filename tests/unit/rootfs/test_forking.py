@@ -151,7 +151,7 @@ time.sleep(1000)
 
 
 @pytest.mark.parametrize("free", [3, 5])
-def test_a_server_that_may_open_no_more_says_so_and_goes_on(server: ForkServer, free: int) -> None:
+def test_a_server_without_descriptors_reports_it_and_continues(server: ForkServer, free: int) -> None:
     first = worker(server)
     assert first.ask(NAMES, b'{"manifests": []}') == {}
     known = len(os.listdir(f"/proc/{pid_of(server)}/fd"))
@@ -167,7 +167,7 @@ def test_a_server_that_may_open_no_more_says_so_and_goes_on(server: ForkServer, 
     first.close()
 
 
-def test_who_could_not_be_forked_says_so() -> None:
+def test_a_failed_fork_is_reported() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         theirs.send(b"!11")

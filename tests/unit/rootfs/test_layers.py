@@ -221,6 +221,8 @@ def test_a_diff_id_that_is_no_digest_never_becomes_a_file_name(diff_id: str, pla
         (125, "IndexError: list index out of range (sandbox.py, line 3)", PodError, r"status 125: IndexError.*sandbox"),
     ],
 )
-def test_only_what_the_program_says_is_said_of_the_layer(code: int, last: str, kind: type[PodError], says: str) -> None:
+def test_the_error_of_a_layer_has_the_programs_message_alone(
+    code: int, last: str, kind: type[PodError], says: str
+) -> None:
     error = _failure(Blob("/b", digest(b""), digest(b"")), "gzip", kind="gzip", ended=Ended(code, last))
     assert type(error) is kind and re.search(says, str(error))

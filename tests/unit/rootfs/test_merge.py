@@ -254,7 +254,7 @@ BINARY = "com.urunc.unikernel.binary"
         ([[file("urunc.json", urunc() + b" " * 9000)]], {}),
     ],
 )
-def test_what_uruncs_file_says_of_a_kernel_is_told(
+def test_the_values_of_uruncs_file_about_a_kernel_are_returned(
     layers: list[list[Entry]], labels: dict[str, str], tmp_path: Path, shared: Shared
 ) -> None:
     assert kernel_labels(tmp_path, *layers, **shared) == labels

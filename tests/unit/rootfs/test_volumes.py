@@ -42,6 +42,6 @@ def test_links_are_followed_inside_of_the_image(root: Path, path: str, expected:
 
 
 @pytest.mark.parametrize("path", ["none", "data/out", "data/file/x", "data/loop", "../secret"])
-def test_what_is_not_in_the_image_is_refused_with_the_word_for_kubelet(root: Path, path: str) -> None:
+def test_a_volume_that_is_not_in_the_image_is_refused_with_the_kubelets_reason(root: Path, path: str) -> None:
     with pytest.raises(NotFound, match=f"^ImageVolumeMountFailed: /v .*{path} .*image i: "):
         volumes.path_in_image(str(root), Mount(path, "/v", image="i"))

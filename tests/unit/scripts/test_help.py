@@ -13,7 +13,7 @@ WORKS = ("sudo", "apt-get", "pip", "gcc", "make", "docker-registry", "qemu-syste
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_says_how_it_is_called_and_does_nothing(name: str, tmp_path: Path) -> None:
+def test_help_shows_the_usage_and_does_nothing(name: str, tmp_path: Path) -> None:
     for program in WORKS:  # each would say so, and fail
         (tmp_path / program).write_text("#!/bin/sh\necho work was begun >&2; exit 1\n")
         (tmp_path / program).chmod(0o755)

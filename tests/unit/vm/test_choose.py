@@ -47,7 +47,7 @@ NO_VSOCK = host(vsock_error="No such file or directory")
         ("qemu", host(kvmtool=NONE, kvm_error="x"), "qemu", "tcg", "emulation (TCG)"),
     ],
 )
-def test_the_best_that_runs_here_is_chosen_and_says_why(
+def test_the_best_usable_hypervisor_is_chosen_with_the_reason(
     expected: str, facts: HostFacts, driver: str, accel: str, reason: str
 ) -> None:
     choice = choose(expected, facts)

@@ -76,7 +76,7 @@ def test_it_is_written_where_the_launcher_wants_it(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", [launch_spec.VARIABLE, launch_spec.DESCRIPTION_VARIABLE])
 @pytest.mark.parametrize("value", ["", "x"])
-def test_without_a_launcher_it_says_so(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_missing_launcher_is_reported(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     fd = os.memfd_create("other")
     for one in (launch_spec.VARIABLE, launch_spec.DESCRIPTION_VARIABLE):
         monkeypatch.setenv(one, str(fd))

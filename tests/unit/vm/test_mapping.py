@@ -45,7 +45,7 @@ def recorded(root: Path) -> tuple[Placed, ...]:
     return result.images
 
 
-def test_an_image_of_several_files_lies_as_it_says(tmp_path: Path, window: FakeWindow) -> None:
+def test_an_image_of_several_files_is_mapped_as_its_table_has_it(tmp_path: Path, window: FakeWindow) -> None:
     first = mapping.put_in(str(tmp_path), "first", pieces=pieces(tmp_path, "a"))
     second = mapping.put_in(str(tmp_path), "second", pieces=pieces(tmp_path, "b", "c"))
     assert (first, second) == (Placed("first", 0, 2 * PAGE), Placed("second", 2 * PAGE, 5 * PAGE))

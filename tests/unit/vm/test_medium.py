@@ -96,7 +96,7 @@ def test_descriptors_that_are_none_are_a_failure(sets: Any) -> None:
 @pytest.mark.parametrize(
     "word", ["² 4096", "0 ٤", "0 " + "9" * 5000, "9" * 40 + " " + "9" * 40, "0", " ", "-1 4096", "0 4096 0"]
 )
-def test_words_that_name_no_place_are_those_of_something_else(word: str) -> None:
+def test_numbers_that_name_no_place_are_those_of_something_else(word: str) -> None:
     qemu = Qemu([{"fdset-id": 3, "fds": [{"fd": 5, "opaque": word}]}])
     medium.remove(qemu, 0, size=4096, disk_bytes=DISK)  # type: ignore[arg-type]
     assert qemu.asked == []

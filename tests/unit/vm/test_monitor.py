@@ -103,7 +103,7 @@ def test_a_guest_is_loaded() -> None:
         "refused failed closed closed-before garbage array nested odd-error long-line many-lines odd-event silence"
     ).split(),
 )
-def test_what_does_not_load_is_an_error_that_says_why(last: list[Any], noun: str) -> None:
+def test_a_failed_load_is_reported_with_the_reason(last: list[Any], noun: str) -> None:
     qemu = Qemu(lambda name: last if name == "migrate-incoming" else usual(name))
     limit_s = 0.3 if noun == "in time" else 30
     with Monitor(qemu.ours.detach(), limit_s=limit_s) as monitor, pytest.raises(VmFailed, match=noun):

@@ -37,7 +37,7 @@ def name(vm: VmSpec, *, scratch_bytes: int = 1 << 20, host: dict[str, str] | Non
     return template_key.name(template_key.parts(vm, scratch_bytes=scratch_bytes, host=host or HOST))
 
 
-def test_whose_the_vm_is_does_not_matter(vm: VmSpec) -> None:
+def test_the_key_does_not_depend_on_the_vms_owner(vm: VmSpec) -> None:
     other = vm._replace(
         name="clearpod-9",
         run_dir="/r/9",

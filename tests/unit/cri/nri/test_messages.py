@@ -75,7 +75,7 @@ def test_pids_are_a_file_of_the_cgroup() -> None:
         assert amounts.to_cri(given, who="x sets").unified == {"pids.max": text}
 
 
-def test_empty_parts_say_nothing() -> None:
+def test_empty_parts_are_omitted() -> None:
     given = nri.LinuxResources()
     given.memory.kernel.SetInParent()
     given.blockio_class.SetInParent()

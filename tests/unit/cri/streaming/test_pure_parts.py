@@ -116,7 +116,7 @@ def test_a_token_works_once_and_for_a_minute() -> None:
     assert tokens.take(late, 100.0 + LIFE_S) is None
 
 
-def test_tokens_are_bounded_and_old_ones_make_room() -> None:
+def test_tokens_are_bounded_and_the_oldest_are_dropped() -> None:
     tokens = Tokens()
     made = {tokens.add(Offer("exec", number), 10.0 + number / MOST) for number in range(MOST)}
     assert len(made) == MOST and min(map(len, made)) >= 22

@@ -55,7 +55,7 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("text", "events"), VECTORS)
-def test_frames_mean_what_the_protocol_says(text: str, events: list[object]) -> None:
+def test_frames_are_parsed_as_the_protocol_defines(text: str, events: list[object]) -> None:
     assert Codec().receive(bytes.fromhex(text)) == events
 
 
