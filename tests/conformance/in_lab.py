@@ -57,10 +57,10 @@ def directories(given: list[str]) -> list[str]:
 def command(args: argparse.Namespace, paths: list[str]) -> list[str]:
     """What runs in the lab, whose kernel and pods can AppArmor. Pure."""
     given = {"--focus": args.focus or ("" if args.handler else FOCUS), "--handler": args.handler or HANDLER}
-    words = [word for name, text in given.items() if text for word in (name, text)]
+    options = [word for name, text in given.items() if text for word in (name, text)]
     flags = [f"--{name}" for name in ("json", "websocket") if getattr(args, name)]
     return [
         *("env", f"PATH={':'.join(paths)}:{plan.STANDARD_PATH}", "PYTHONPATH=.", *IN_MEMORY),
         *(str(ROOT / ".venv/bin/python"), "tests/conformance/main.py"),
-        *(*words, *flags, "--output", str(args.output.resolve())),
+        *(*options, *flags, "--output", str(args.output.resolve())),
     ]

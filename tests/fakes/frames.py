@@ -56,8 +56,10 @@ def checksum(data: bytes) -> int:
 
 def ipv4(source: str, target: str, protocol: int, payload: bytes, *, options: bytes = b"", fragment: int = 0) -> bytes:
     """A packet; `fragment` is that field with its flags."""
-    words = 5 + len(options) // 4
-    head = struct.pack("!BBHHHBBH", 0x40 | words, 0, 4 * words + len(payload), 7, fragment, 64, protocol, 0)
+    length_words = 5 + len(options) // 4
+    head = struct.pack(
+        "!BBHHHBBH", 0x40 | length_words, 0, 4 * length_words + len(payload), 7, fragment, 64, protocol, 0
+    )
     head += ip(source) + ip(target) + options
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 

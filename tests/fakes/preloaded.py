@@ -72,8 +72,8 @@ def _is_module(args: Any) -> bool:
 
 def _at_start(env: Any) -> dict[str, str]:
     """The part of an environment that takes effect when a program starts, by the linker, the C library and Python."""
-    words = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
-    return {name: words[name] for name in words if name.startswith(_AT_START) and name != "PYTHONPATH"}
+    texts = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
+    return {name: texts[name] for name in texts if name.startswith(_AT_START) and name != "PYTHONPATH"}
 
 
 _ours = _at_start(os.environ)
@@ -89,14 +89,14 @@ def _namespaces(pid: str) -> list[str]:
 
 
 def _request(argv: Sequence[Any], cwd: Any, env: Any, *, has_session: bool) -> bytes:
-    words = {
+    request = {
         "argv": list(map(os.fspath, argv)),
         "cwd": os.fspath(cwd),
         "env": {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()},
         "files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "has_session": bool(has_session),
     }
-    return json.dumps(words).encode()
+    return json.dumps(request).encode()
 
 
 class _Server:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 _TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|\[[^]]*\]|[A-Za-z_:][\w:]*|\d[\w.]*|=~|!~|!=|==|>=|<=|[-+*/%^(){},=<>])')
 _LISTS = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 _AFTER_FUNCTIONS = {"(", "by", "without"}
-_WORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
+_KEYWORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 _TESTS = {
     "=": lambda text, value: text == value,
     "!=": lambda text, value: text != value,
@@ -62,7 +62,7 @@ def parse(text: str) -> Query:
             end = parts.index(")", at)
             groups |= set(parts[at + 2 : end]) - {","}
             at = end
-        elif re.match(r"[A-Za-z_:]", word) and following not in _AFTER_FUNCTIONS and word not in _WORDS:
+        elif re.match(r"[A-Za-z_:]", word) and following not in _AFTER_FUNCTIONS and word not in _KEYWORDS:
             end = parts.index("}", at) if following == "{" else at
             selectors.append(Selector(word, tuple(_matchers(parts[at + 2 : end]))))
             at = end

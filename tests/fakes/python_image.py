@@ -53,8 +53,8 @@ def make(place: Path, guest_dir: Path) -> str:
 
 def _libraries() -> list[str]:
     """What the dynamic linker loads for it, and that itself."""
-    words = (word for line in _lines("ldd", PYTHON) for word in line.split())
-    return [word for word in words if word.startswith("/")]
+    fields = (word for line in _lines("ldd", PYTHON) for word in line.split())
+    return [word for word in fields if word.startswith("/")]
 
 
 def _lines(*argv: str) -> list[str]:

@@ -29,9 +29,9 @@ def _sh(cluster: Cluster, name: str, command: str) -> str:
     return cluster.kubectl("exec", name, "--", "sh", "-c", command).strip()
 
 
-def _clearpod(cluster: Cluster, *words: str) -> str:
+def _clearpod(cluster: Cluster, *arguments: str) -> str:
     config = f"{cluster.node.root}/config.toml"
-    argv = [sys.executable, "-m", "cri", *words[:2], "--config", config, *words[2:]]
+    argv = [sys.executable, "-m", "cri", *arguments[:2], "--config", config, *arguments[2:]]
     ended = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

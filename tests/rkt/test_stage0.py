@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fake of rkt calls stage1 as rkt's specification of it requires. test_real_rkt.py compares it with the real rkt."""
+"""The fake of rkt calls stage1 as rkt specifies. test_real_rkt.py compares it with the real rkt."""
 
 import os
 from pathlib import Path

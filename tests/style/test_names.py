@@ -20,7 +20,7 @@ def _docstrings(tree: ast.Module) -> set[int]:
     return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
 
 
-def _words(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Identifiers, and strings that are no docstrings, with their lines."""
     silent = _docstrings(tree)
     for node in ast.walk(tree):
@@ -37,7 +37,7 @@ def test_only_a_hypervisors_own_file_knows_its_name() -> None:
         for path in repo.of("python")
         if (name := str(path.relative_to(repo.ROOT))).startswith(("stage1/", "cri/")) and name not in DRIVERS
         if HYPERVISORS.search(path.read_text(encoding="utf-8"))
-        for line, word in _words(py_scan.tree(path))
+        for line, word in _texts(py_scan.tree(path))
         if HYPERVISORS.search(word)
     ]
     repo.report(violations, "a hypervisor's name stands outside of its driver: ask its record")
@@ -47,5 +47,5 @@ def test_the_rule_sees_identifiers_and_strings_and_not_what_is_for_people() -> N
     text = (
         '"""QEMU."""\nfrom vm import qemu as q\ndef is_kvmtool(lkvm): # kvmtool\n    """QEMU."""\n    return "qemu"\n'
     )
-    result = [word for _, word in _words(ast.parse(text)) if HYPERVISORS.search(word)]
+    result = [word for _, word in _texts(ast.parse(text)) if HYPERVISORS.search(word)]
     assert sorted(result) == ["is_kvmtool", "lkvm", "qemu", "qemu"]

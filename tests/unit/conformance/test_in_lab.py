@@ -12,7 +12,7 @@ from tests.lab.state import LabError
 OUTPUT = str(in_lab.RESULTS / "x")
 
 
-def words(*argv: str) -> str:
+def command(*argv: str) -> str:
     args = main._parser().parse_args(["--lab", "--output", OUTPUT, *argv])
     return " ".join(in_lab.command(args, ["/opt/a", "/opt/b"])).partition("main.py ")[2]
 
@@ -27,7 +27,7 @@ def words(*argv: str) -> str:
     ],
 )
 def test_the_run_in_there_has_pods_with_apparmor_unless_told_otherwise(argv: tuple[str, ...], expected: str) -> None:
-    assert words(*argv) == f"{expected} --output {OUTPUT}"
+    assert command(*argv) == f"{expected} --output {OUTPUT}"
 
 
 def test_its_programs_come_first_on_path() -> None:

@@ -21,11 +21,11 @@ FLOOD = {"event": "ACPI_DEVICE_OST", "data": {"info": {"source": 0, "status": 1,
 
 
 class Played:
-    """Says `words` again and again while there are any; what it was told, and whether the other side has hung up."""
+    """A server that sends `messages` while there are any; `told` is what it received."""
 
-    def __init__(self, path: str, words: Callable[[], list[bytes]]) -> None:
+    def __init__(self, path: str, messages: Callable[[], list[bytes]]) -> None:
         self.told: list[str] = []
-        self._words, self._listener = words, socket.socket(socket.AF_UNIX)
+        self._messages, self._listener = messages, socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(1)
         self._threads = [threading.Thread(target=self._serve, daemon=True)]
@@ -42,7 +42,7 @@ class Played:
 
     def _say(self, peer: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while given := self._words():
+            while given := self._messages():
                 peer.sendall(b"".join(given))
 
     async def hung_up(self) -> None:
@@ -53,9 +53,9 @@ class Played:
 
 
 @asynccontextmanager
-async def played(place: Path, words: Callable[[], list[bytes]]) -> AsyncIterator[tuple[Monitor, Played]]:
+async def played(place: Path, messages: Callable[[], list[bytes]]) -> AsyncIterator[tuple[Monitor, Played]]:
     """A monitor that is open, of a QEMU that says so."""
-    qemu, monitor = Played(f"{place}/monitor.sock", words), Monitor(f"{place}/monitor.sock")
+    qemu, monitor = Played(f"{place}/monitor.sock", messages), Monitor(f"{place}/monitor.sock")
     assert await monitor.open()
     try:
         yield monitor, qemu
@@ -64,14 +64,14 @@ async def played(place: Path, words: Callable[[], list[bytes]]) -> AsyncIterator
         await qemu.hung_up()
 
 
-def once(*words: bytes) -> Callable[[], list[bytes]]:
-    left = [list(words)]
+def once(*messages: bytes) -> Callable[[], list[bytes]]:
+    left = [list(messages)]
     return lambda: left.pop() if left else []
 
 
 async def test_the_event_of_its_end_is_read(tmp_path: Path) -> None:
-    words = [json.dumps(one).encode() + b"\r\n" for one in ({"QMP": {}}, {"return": {}}, {"event": "STOP"}, ORDERLY)]
-    async with played(tmp_path, once(b"[" * 30_000 + b"\n", b"nonsense\n", b"[1]\n", *words)) as (monitor, qemu):
+    messages = [json.dumps(one).encode() + b"\r\n" for one in ({"QMP": {}}, {"return": {}}, {"event": "STOP"}, ORDERLY)]
+    async with played(tmp_path, once(b"[" * 30_000 + b"\n", b"nonsense\n", b"[1]\n", *messages)) as (monitor, qemu):
         async with asyncio.timeout(5 * PATIENCE):
             while monitor.reason != "guest-shutdown":
                 await asyncio.sleep(0.01)
@@ -101,8 +101,8 @@ async def test_only_what_the_guest_did_is_a_reason(tmp_path: Path, reason: objec
 
 async def test_a_panic_counts_though_a_reset_follows(tmp_path: Path) -> None:
     reset = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}}
-    words = [json.dumps(one).encode() + b"\n" for one in ({"event": "GUEST_PANICKED", "data": {}}, reset)]
-    async with played(tmp_path, once(*words)) as (monitor, _):
+    messages = [json.dumps(one).encode() + b"\n" for one in ({"event": "GUEST_PANICKED", "data": {}}, reset)]
+    async with played(tmp_path, once(*messages)) as (monitor, _):
         await monitor.ended(1)
         assert monitor.reason == "guest-panic"
 

@@ -16,7 +16,7 @@ from .test_digests import Answer, says, server
 
 CONTENT = os.urandom(700_000)
 HEX = hashlib.sha256(CONTENT).hexdigest()
-WANTED = {f"sha256:{HEX}": len(CONTENT)}
+BLOBS = {f"sha256:{HEX}": len(CONTENT)}
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def nothing_known() -> None:
 def brought(answer: Answer, directory: Path, *, is_insecure: bool = True) -> list[str]:
     with server(answer) as host:
         asked = Asked(host, "a", "1", is_insecure, "me:secret")
-        count = blobjob.bring(asked, WANTED, directory=str(directory))
+        count = blobjob.bring(asked, BLOBS, directory=str(directory))
     assert count == len(os.listdir(directory))
     return os.listdir(directory)
 

@@ -139,7 +139,7 @@ def test_variables_that_a_kubelet_makes_of_services_are_not_passed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "environment", "said"),
+    ("form", "environment", "problem"),
     [
         ("linux", tuple(f"V{number}=" for number in range(31)), "31 .*Linux .*30"),
         ("unikraft", ('A=say "it"',), "'A' .* mark"),
@@ -150,10 +150,10 @@ def test_variables_that_a_kubelet_makes_of_services_are_not_passed() -> None:
     ],
 )
 def test_an_environment_that_no_command_line_can_have_is_refused(
-    form: str, environment: tuple[str, ...], said: str
+    form: str, environment: tuple[str, ...], problem: str
 ) -> None:
     kernel, asked = OwnKernel("/k", network=form), Asked(environment=environment)
-    with pytest.raises(BadRequest, match=said) as error:
+    with pytest.raises(BadRequest, match=problem) as error:
         line(kernel, None, asked=asked)
     assert "\n" not in str(error.value)
     line(kernel._replace(environment="none"), None, asked=asked)

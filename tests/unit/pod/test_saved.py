@@ -29,7 +29,7 @@ def test_one_of_now_is_not_outdated(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "words"),
+    ("part", "name"),
     [
         ("cpu", "processor of the host"),
         ("host", "kernel of the host"),
@@ -39,9 +39,9 @@ def test_one_of_now_is_not_outdated(manifest: Manifest) -> None:
         ("kernel", "kernel"),
     ],
 )
-def test_what_has_changed_is_named(manifest: Manifest, part: str, words: str) -> None:
+def test_what_has_changed_is_named(manifest: Manifest, part: str, name: str) -> None:
     changed = manifest._replace(made_of={**manifest.made_of, part: "another"})
-    assert f"another {words} than" in saved.outdated(changed)
+    assert f"another {name} than" in saved.outdated(changed)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def test_what_an_app_asks_of_the_vm_counts_as_the_pods_own(tmp_path: Path) -> No
 
 def test_what_an_image_asks_counts_where_its_app_has_no_other(tmp_path: Path) -> None:
     image = {"annotations": [*notes(memory_mib="700", kernel="full", root="disk"), {"name": "authors", "value": "me"}]}
-    found = read(tmp_path, noted(memory_mib="300"), image=image)
-    assert (found.pod.memory_mib, found.pod.kernel, found.apps[0].container.root_of) == (300, "full", "one.root")
+    loaded = read(tmp_path, noted(memory_mib="300"), image=image)
+    assert (loaded.pod.memory_mib, loaded.pod.kernel, loaded.apps[0].container.root_of) == (300, "full", "one.root")
 
 
 def test_two_that_ask_for_the_same_are_served(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_the_stage1_image_has_the_kernel_of_pods_that_ask_for_none(tmp_path: Pat
 def test_the_kernel_of_an_image(tmp_path: Path) -> None:
     image = {"app": {**app()["app"], "userLabels": OF_IMAGE}}
     for number, asked in enumerate(({}, {"kernel": "image"}, {"kernel": "default"})):
-        found = read(tmp_path / str(number), noted(**asked), image=image)
-        assert found.own_kernel and found.pod.kernel == ""
+        loaded = read(tmp_path / str(number), noted(**asked), image=image)
+        assert loaded.own_kernel and loaded.pod.kernel == ""
     with pytest.raises(BadRequest, match=r"'full'.* of its own"):
         read(tmp_path / "both", noted(kernel="full"), image=image)
     with pytest.raises(BadRequest, match=r"image.* labels"):
