@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's end of the link to one guest: an asyncio client over `stage1.guest.link.HostLink`.
 
-Owned by a pod. It connects again when the connection is cut, hands frames to those who wait for them, and
-acknowledges a frame only after it was handed over and committed. It must not know what a container is:
-streams have consumers, exits go to one function.
+Owned by a pod. It reconnects when the connection is cut, passes frames to those who wait for them, and acknowledges a
+frame only after it was passed on and committed. It must not know what a container is: streams have consumers, exits go
+to one function.
 
-The guest is not trusted. What it sends is taken in short slices, in turn with other guests (`cri.loop_budget`), and not
-read while it does not take what we write, or while it is over its budget (`stage1.guest.budget`). A guest that breaks
-the rules is not heard again: `broken` is told why.
+The guest is not trusted. Its data is processed in short slices, in turn with other guests (`cri.loop_budget`), and not
+read while the guest does not read from us, or is over its budget (`stage1.guest.budget`). After a violation of the
+protocol nothing more is read from it, and `broken` is called with the reason.
 """
 
 import asyncio
@@ -69,8 +69,8 @@ class Identity(NamedTuple):
 class Agent:
     """One guest's agent. `open` once, then `call`; `close` in the end.
 
-    `exited` is called for each Exited event and tells whether anybody knows that process. `broken` is called once, with
-    the reason, when the guest has broken the rules of the link after its hello.
+    `exited` is called for each Exited event and returns whether the process is known. `broken` is called once, with the
+    reason, when the guest has violated the protocol after its hello.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Agent:
         self._lost = ""
 
     async def open(self) -> messages.Hello:
-        """Connect and wait for the guest's hello, for ever: the caller sets the limit and watches the VMM."""
+        """Connect and wait for the guest's hello without a limit: the caller sets one and watches the VMM."""
         loop = asyncio.get_running_loop()
         self._hello = loop.create_future()
         self._task = loop.create_task(self._run(), name=f"link of {self._who.name}")
@@ -219,7 +219,7 @@ class Agent:
             self._break(f"an internal error of clearpod ended it: {type(error).__name__}")
 
     def _break(self, why: str) -> None:
-        """The guest is not heard again."""
+        """Cut the link for good, with this reason."""
         assert self._hello is not None
         self.lose(f"the link to {self._who.name} was cut: {why}")
         if not self._hello.done():
@@ -356,7 +356,7 @@ class Agent:
         return self._budget.spend(time.monotonic(), events=events, useless=link.useless, resyncs=link.resyncs)
 
     def _hand_over(self, seen: Any, touched: dict[int, Consumer]) -> int:
-        """Give it to whom it concerns; how many events it counts as."""
+        """Pass what was received to its consumer, call or event handler; return how many events it counts as."""
         if isinstance(seen, DataSeen):
             consumer = self._consumers.get(seen.stream)
             if consumer is not None:
@@ -371,7 +371,7 @@ class Agent:
         return 0
 
     def _flush(self) -> None:
-        """Write what the link has to say, unless the guest has yet to take what was written before.
+        """Write what the link has queued, unless the guest has yet to read what was written before.
 
         A broken link is noticed and logged by the task that reads from it.
         """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the values of a configuration by pydantic, against what the keys of its tables say.
+"""Validates a configuration by pydantic, against the rules of its tables' keys.
 
 Called by `config` when there is a file, late: a daemon that had it in its own process would keep 11 MB. The models are
-made of the tables (`config_keys`), so each key stands at one place.
+made of the tables (`config_keys`), so each key is defined once.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tables of the configuration are: frozen records, whose keys say what their values may be.
+"""Definitions of the configuration's tables: frozen records whose keys carry the rules for their values.
 
-Used by `config_tables`, `policy` and `config`, which define them; `config_check`, which alone knows pydantic, reads
-what the keys say. Must not import pydantic: a daemon, which has records only, would keep 11 MB of it.
+Used by `config_tables`, `policy` and `config`, which define them; `config_check`, which alone imports pydantic, reads
+the rules. Must not import pydantic: a daemon, which needs only the records, would keep 11 MB of it.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def key(
     values: tuple[str, ...] = (),
     **field: Any,
 ) -> Any:
-    """A key with rules: `Rules` says which. Without a default it must be there."""
+    """A key with rules (`Rules`). Without a default it is required."""
     rules = Rules(field=field, items=items or {}, check=check, values=values)
     return dataclasses.field(default=default, metadata={RULES: rules})
 

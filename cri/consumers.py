@@ -27,7 +27,7 @@ class Consumer(Protocol):
 
 
 async def written(consumers: Iterable[Consumer]) -> None:
-    """Give output a moment to be written: what is in its log need not be kept beside it."""
+    """Give output a moment to be written, so that it need not also be recorded as unwritten."""
     if works := {work for consumer in consumers if (work := consumer.writing()) is not None}:
         await asyncio.wait(works, timeout=WRITING_S)
 

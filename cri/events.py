@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events of containers and pods for their subscribers. Used by the pods (publish) and GetContainerEvents.
 
-Subscribers never delay others: one that falls behind by `MOST_QUEUED` events is disconnected with an error. What
-happened before a subscription is not repeated. A subscriber brings the function that makes its messages, called at
-once, so that they say what was true at that moment; without subscribers nothing is made.
+Subscribers never delay others: one that falls behind by `MOST_QUEUED` events is disconnected with an error. Earlier
+events are not repeated for a new subscriber. A subscriber passes the function that makes its messages, which is called
+immediately, so that they have the state of that moment; without subscribers nothing is made.
 """
 
 import asyncio

@@ -282,7 +282,7 @@ class Node:
         return self.is_ready
 
     async def take(self, config: Config, plain: "Pod") -> None:
-        """Go on with a configuration of which only keys differ that `cri.changes` says are live."""
+        """Apply a new configuration, which differs only in keys that `cri.changes` lists as live."""
         self.config, self.pods.max_pods = config, config.limits.max_pods
         self.warmed.most_bytes = config.templates.warmed_mib << 20
         await self._find_kernels()

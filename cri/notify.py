@@ -19,7 +19,7 @@ class Notifier:
     """`watchdog_s` is how long systemd waits for a sign of life before it kills us; 0: it does not."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Takes its variables out of `environ`, since children have nothing to say to systemd."""
+        """Takes its variables out of `environ`, so that child processes can't notify systemd."""
         names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         path, usec, pid = (environ.pop(name, "") for name in names)
         self._address = f"\0{path[1:]}" if path.startswith("@") else path if path.startswith("/") else ""

@@ -61,7 +61,7 @@ def outlives_a_boot(run_dir: str) -> str:
 
 
 def require_known(root: beneath.Root, run_dir: str) -> int:
-    """The version of what is in the run directory, 0 when that is not told. Raises WrongState for a newer one."""
+    """The format version of the run directory, 0 when it has none. Raises WrongState for a newer one."""
     try:
         version = int(root.read(FORMAT, most=_FORMAT_BYTES))
     except (FileNotFoundError, ValueError, PodError):

@@ -31,7 +31,7 @@ class Pending(Generic[T]):
         self._futures.pop(number, None)
 
     def settle(self, number: int, answer: T) -> bool:
-        """Return whether somebody waited for the answer, and has it now."""
+        """Return whether the answer was waited for; the waiter has it then."""
         future = self._futures.get(number)
         if future is None or future.done():
             return False

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod check`: can this host run pods? One line for each thing that matters, and how to fix what is wrong.
+"""`clearpod check`: whether this host can run pods. One line for each requirement, and how to fix what is wrong.
 
-Facts come from `check_facts`, results from `check_items`; here they are put together and printed. Changes
-nothing.
+Facts come from `check_facts`, results from `check_items`; here they are put together and printed. Changes nothing.
 """
 
 import argparse

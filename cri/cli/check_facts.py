@@ -237,7 +237,7 @@ def network_name(settings: Settings) -> str:
 
 
 def cgroup_version() -> str:
-    """v2, hybrid (v1 controllers beside a v2 tree), v1, or empty when nothing is mounted."""
+    """The cgroup setup: v2, hybrid (v1 controllers and a v2 tree), v1, or empty when nothing is mounted."""
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         return "v2"
     if os.path.exists("/sys/fs/cgroup/unified/cgroup.procs"):

@@ -93,7 +93,7 @@ def connect(config_path: str | None) -> Daemon:
 
 
 def _require(path: str, connect: Callable[[socket.socket, str], None] = socket.socket.connect) -> None:
-    """Raise what is wrong with the socket; gRPC would say that in a paragraph, and only after a while."""
+    """Raise PodError or Unavailable for a socket that can't be used: gRPC would report it late and at length."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_CONNECT_S)
         try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod debug`: a shell in a pod's guest, beside its containers and unconfined there.
+"""`clearpod debug`: an unconfined shell in a pod's guest, next to its containers.
 
 The guest has no programs of its own, so the shell is that of an image. It sees the guest's processes, network and, in
 /proc/1/root, files. The daemon refuses it unless `policy.debug` allows it, and writes it to its log and to the pod's
-history. The container is removed afterwards; one whose maker was killed is removed by the next call.
+history. The container is removed afterwards; one whose client was killed is removed by the next call.
 """
 
 import argparse

@@ -38,9 +38,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 async def hand_over(config: Config, request: Request, *, when: str) -> str:
-    """Have the daemon bring the image as --pull says (`when`), and make and start the pod; its id.
+    """Have the daemon pull the image as --pull requires (`when`), create and start the pod; return its id.
 
-    Raises Unavailable when no daemon serves, what the daemon says otherwise.
+    Raises Unavailable when no daemon serves, and the daemon's errors.
     """
     async with aio.insecure_channel(f"unix:{config.socket_path}") as channel:
         runtime, images = rpc.RuntimeServiceStub(channel), rpc.ImageServiceStub(channel)

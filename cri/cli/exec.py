@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(daemon: Daemon, container_id: str, *, command: list[str], **asked: bool) -> int:
-    """Run `command`; `asked` are the fields of the CRI's ExecRequest that say which streams it has."""
+    """Run `command`; `asked` are the fields of the CRI's ExecRequest that select its streams."""
     url = daemon("Exec", container_id=container_id, cmd=command, **asked).url
     with Terminal(asked["stdin"] and asked["tty"]), Remote(url) as remote:
         return exit_code(remote.run(has_input=asked["stdin"], has_terminal=asked["tty"]))

@@ -129,8 +129,8 @@ class Foreground:
         agent = self._pod.agent
 
         def first() -> None:
-            """Called at the first output: forward signals already, since whoever reads it may send one before the
-            answer to the start has been recorded.
+            """Forward signals from the first output on: its reader may send one before the answer to the start has been
+            recorded.
             """
             self._timeline.mark("first output")
             self._pass_signals(container)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod init`: makes this machine a node: writes a configuration, checks, starts the daemon's unit.
+"""`clearpod init`: makes this machine a node: writes a configuration, checks the host, starts the daemon's unit.
 
-It asks on a terminal, and without one does what flags say; what exists is replaced only with `--force`. Done again
-it changes nothing.
+It asks on a terminal, and otherwise follows the flags; existing files are replaced only with `--force`. Idempotent.
 """
 
 import argparse
@@ -74,7 +73,7 @@ def _plan(args: argparse.Namespace) -> tuple[proposal.Seen, Wishes]:
 
 
 def _write(path: str, proposed: str, *, args: argparse.Namespace) -> bool:
-    """Whether the file was changed, after asking or as flags say."""
+    """Return whether the file was written, after asking or as the flags determine."""
     existing = _read(path)
     if existing == proposed:
         print(f"{path} is as it should be.")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a container's log in the CRI's format (`cri.logs.entries`), while the daemon writes it. Used by `logs`.
 
-The log is the file at its path, and those that the kubelet has put away beside it: NAME.DATE-TIME, and later
-NAME.DATE-TIME.gz. Below the kubelet's log directory of the pod, pods can write that mount it: it is read as it is
-written, through `beneath`, and what is no entry is passed over.
+The log is the file at its path, and the rotated ones in the same directory: NAME.DATE-TIME, and later
+NAME.DATE-TIME.gz. Pods that mount the kubelet's log directory can write there, so files are opened through `beneath`,
+and a line that is no entry is skipped.
 """
 
 import gzip
@@ -101,9 +101,9 @@ class LogFile:
         return self._root.exists(self._name) and not self._is_open(self._name)
 
     def _missed(self) -> list[tuple[str, str]]:
-        """Files that were put away after the one that is open, each with the time up to which its entries are known.
+        """Rotated files after the one that is open, each with the time up to which its entries were read.
 
-        The open one is found by its inode, or was compressed; then only times tell what is new.
+        The open one is found by its inode. If it was compressed meanwhile, only times tell which entries are new.
         """
         before, self._known = self._known, self._rotated()
         mine = next((at for at, name in enumerate(self._known) if self._is_open(name)), None)

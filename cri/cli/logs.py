@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod logs`: what a container wrote, from the log file that the kubelet chose; it may go on.
+"""`clearpod logs`: what a container wrote, from the log file that the kubelet chose; `--follow` continues.
 
-The daemon says where the file is; it is read here, with those that the kubelet has put away beside it.
+The daemon returns the file's path; the file is read here, with the rotated ones next to it.
 """
 
 import argparse

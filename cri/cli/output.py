@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stream of the container on a descriptor of ours, at the speed of whoever reads it.
+"""A stream of the container on a descriptor of this process, as fast as its reader reads.
 
-Used by `clearpod run` for standard output and standard error. It must not block: while a reader sleeps, signals
-still have to reach the container. What is not written yet is not given back as credit, so at most one window
-of the link (docs/dev/link.md) is in memory.
+Used by `clearpod run` for standard output and standard error. It must not block: while a reader is slow, signals still
+have to reach the container. Bytes that are not written yet are not returned as credit, so at most one window of the
+link (docs/dev/link.md) is in memory.
 """
 
 import asyncio

@@ -25,10 +25,10 @@ class Event(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A pod. `state` is ready, suspended, not ready or failed: then there is no pod, `error` is why, and `times` how
-    often.
+    """A pod. `state` is ready, suspended, not ready or failed. A failed one does not exist: `error` is the reason, and
+    `times` the number of attempts.
 
-    `failed` says that earlier tries to start the pod failed, and why.
+    `failed` has earlier failed attempts to start the pod, with the reason.
     """
 
     title: str

@@ -172,7 +172,7 @@ async def _bring(config: Config, args: argparse.Namespace) -> tuple[Image, Image
 
 
 async def _find(store: ImageStore, reference: str, *, when: str, config: Config) -> Image:
-    """The stored image, or what the registry has, as --pull says; files of the host are always read."""
+    """The stored image or the registry's, depending on --pull; local files are always read."""
     is_local = reference.startswith(("oci:", "docker-archive:"))
     stored = None if is_local or when == "always" else store.find(reference)
     if stored and (when == "never" or (when == "missing" and not store.examine(stored, whole=False))):

@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the daemon; returns when it was told to end."""
+    """Run the daemon until it is stopped by a signal."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it has a meaning, and until we serve none
     if args.check_config:
         print(json.dumps(load_apart(args.config).values(), indent=2))

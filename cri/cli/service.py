@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon as a service of systemd's: says that it serves and lives, reads its configuration again, ends in time.
+"""The daemon as a systemd service: notifies readiness and watchdog, reloads its configuration, stops in time.
 
-Used by `clearpod serve`, and needs nothing of systemd: without a socket to notify it only handles the signals.
+Used by `clearpod serve`. Without a notify socket it only handles the signals.
 """
 
 import asyncio

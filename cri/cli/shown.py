@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables, times and sizes for people, at the width of their terminal. Used by the commands. Pure but for `say`.
 
-Whatever is shown may be foreign bytes: nothing with control characters reaches a terminal from here.
+Texts may come from others: control characters are escaped before they reach a terminal.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal of whoever runs `clearpod run --tty`: raw while the container has it, and put back afterwards."""
+"""The terminal of `clearpod run --tty`: in raw mode while the container has it, and restored afterwards."""
 
 import asyncio
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod why`: what happened to a pod, in words, from what the daemon recorded; also of one that never started."""
+"""`clearpod why`: the history of a pod as text, from the daemon's records; also of a pod that never started."""
 
 import argparse
 import json

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client attached to a running container: its output from now on, beside the log, and its input.
+"""A client attached to a running container: its output from now on, which the log has as well, and its input.
 
-Called by `cri.streaming`. Several may be attached. A container is as slow as the slowest of them, which is why that one
-is detached when it reads nothing for a while.
+Called by `cri.streaming`. Several may be attached. A container is as slow as the slowest of them, so one that does not
+read for a while is detached.
 """
 
 from collections.abc import Iterator

@@ -24,9 +24,10 @@ log = logging.getLogger("clearpod.container")
 
 
 async def make(pod: "LivePod") -> None:
-    """Let the guest forget those that ended first, if it has many. When all run, it is the agent that refuses.
+    """Have the guest forget the containers that ended first, if it has many. If all of them run, the agent refuses
+    another one.
 
-    Raises what the agent says.
+    Raises the agent's errors.
     """
     inside = [one for one in pod.containers.values() if not one.is_out_of_guest]
     over = len(inside) - (MOST - AT_ONCE) + 1

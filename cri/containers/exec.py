@@ -76,8 +76,8 @@ class Capture:
 
 
 class Command:
-    """A command that runs. `outputs` has its output by name; `ended` its end, which comes after all of that; `answer`
-    is what the guest says to the request.
+    """A running command. `outputs` has its output by name; `ended` its end, which follows all output; `answer` is the
+    guest's reply to the request.
     """
 
     def __init__(self, pod: LivePod, container: LiveContainer, *, number: int, stdin: int) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command that the guest does not find though its image has it: what the host and the VMM see, for the error.
+"""Explains why the guest does not find a command that the image has: compares what the host and the VMM see.
 
-Called by `create` when the guest says that there is no such command. It only looks.
+Called by `create` when the guest reports that there is no such command. Changes nothing.
 """
 
 import asyncio

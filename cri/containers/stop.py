@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one container is stopped and removed, also in a guest that does not answer. `order` says when, and
-`cri.live.deadlines` how long that takes.
+"""Stop and removal of one container, also in a guest that does not answer. `order` has the states in which they are
+possible, `cri.live.deadlines` the time limits.
 
 Called by the RPCs with a pod of the table, and by `create` for one that could not be made. A container that may run
-ends with its VM when nothing else helps; for one that does not, no VM ends: the guest removes its part later.
+ends with its VM when nothing else helps; for one that does not run no VM is ended: the guest removes its part later.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float, is_
 
 
 def remove_files(pod: LivePod, container: LiveContainer, *, has_bundle: bool = True) -> None:
-    """Close its log and remove what is about it beside that, with `has_bundle` the bundle too. Blocks. Idempotent."""
+    """Close its log and remove its other files; with `has_bundle` the bundle too. Blocks. Idempotent."""
     container.log.close()
     container.log.remove_record()
     if container.record.guest_id:

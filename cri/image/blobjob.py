@@ -66,8 +66,8 @@ def _bring(asked: Asked, size: int, *, path: str) -> bool:
 
 
 def _followed(asked: Asked, scheme: str, *, size: int, path: str) -> bool:
-    """The blob, from where the registry says that it is. Who is asked there gets no credentials, unless it is the
-    registry itself, and none that is asked with TLS leads to one without.
+    """Follow the registry's redirect to the blob. Credentials are sent only to the registry itself, and a redirect from
+    TLS to plain HTTP is refused.
     """
     url = start = digestjob.url_of(f"blobs/{asked.reference}", scheme, asked=asked)
     header, was_refused = digestjob.granted(asked, scheme), False

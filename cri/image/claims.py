@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers are on their way, so that two pulls that share some bring each once. Used by the pull only.
+"""Layers that are being fetched, so that concurrent pulls that share one fetch it once. Used by the pull only.
 
-Not for several processes: `clearpod run` beside the daemon may bring a layer twice, and one of the two is kept.
+Only within one process: `clearpod run` and the daemon may fetch a layer twice, and one of the two is kept.
 """
 
 import asyncio

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a registry for which manifest a reference stands, by a confined process that stays for a while.
+"""Asks a registry for the digest of a reference's manifest, by a confined process that stays for a while.
 
-Called by the pull for an image that is here: to start skopeo costs more than all else that such a pull does.
-Best-effort: without an answer skopeo asks, and says what is wrong. Must not parse a registry's response: `digestjob`
-does, in a process for each registry and user, so that a process that a registry has taken over can't answer for
-another.
+Called by the pull for an image that is present: starting skopeo costs more than all the rest of such a pull.
+Best-effort: without an answer skopeo asks, and reports errors. Must not parse a registry's response: `digestjob` does,
+in a process for each registry and user, so that one that a registry has compromised can't answer for another.
 """
 
 import asyncio

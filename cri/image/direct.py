@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a registry for an image by a confined process, without the three starts of skopeo: for manifest and config, and
-for the layers.
+"""Fetches an image's manifest, config and layers by a confined process, without the three starts of skopeo.
 
-Called by the source of one pull. Best-effort: without an answer skopeo asks, and says what is wrong. The answer is not
+Called by the source of one pull. Best-effort: without an answer skopeo asks, and reports errors. The answer is not
 trusted: the caller compares it with a digest. Must not parse it.
 """
 
@@ -89,9 +88,10 @@ class Direct:
         return bool(self._asked and self._box and self._worker.is_open and len(_downloading) < MOST_AT_ONCE)
 
     async def bring(self, sizes: dict[str, int]) -> None:
-        """Bring the blobs of these digests, as far as they come plainly and whole; `adopt` meanwhile, and once more.
+        """Fetch the blobs with these digests, as far as that succeeds without skopeo; call `adopt` while they arrive,
+        and at the end.
 
-        Raises RegistryUnavailable when it takes an hour.
+        Raises RegistryUnavailable after an hour.
         """
         question = Question(MODULE, (BLOBS, json.dumps(sizes)), _WHAT, _DOWNLOAD_S)
         _downloading.add(self)

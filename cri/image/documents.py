@@ -73,7 +73,7 @@ class Reader:
         return answer
 
     async def kernel_annotations(self, data: bytes) -> dict[str, str]:
-        """What a manifest that `top` has accepted tells about a kernel in its image. Raises Corrupt."""
+        """The annotations about a kernel in a manifest that `top` has accepted. Raises Corrupt."""
         if own_kernel.OURS.encode() not in data and own_kernel.URUNC.encode() not in data:
             return {}
         answer = await self._ask("annotations", data, what="manifest", most_kib=self._limits.manifest_kib)

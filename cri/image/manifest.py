@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests, indexes and configs of images: bytes in, what the pull needs to know out. Pure.
+"""Parsing of manifests, indexes and configs of images. Pure.
 
-Called in the confined process (`documents`); the checks of values are the daemon's too, for what comes back from there.
-Knows the OCI image-spec and Docker's schema 2, which say the same in other words. Everything here comes
-from a registry, so nothing is taken for granted.
+Called in the confined process (`documents`); the daemon validates the values that come back once more. Knows the OCI
+image-spec and Docker's schema 2, which differ in names only. Everything here comes from a registry and is validated.
 """
 
 import hashlib
@@ -161,7 +160,7 @@ def read_manifest(data: bytes, *, name: str, limits: Limits = Limits()) -> Manif
 
 
 def sizes(data: bytes) -> dict[str, int]:
-    """The layers' blobs with their sizes in bytes, of those that say one, in a manifest that `read_manifest` takes."""
+    """The sizes in bytes of the layers' blobs that have one, in a manifest that `read_manifest` accepts."""
     layers = _document(data, "the manifest")["layers"]
     return {x["digest"]: x["size"] for x in layers if type(x.get("size")) is int and 0 < x["size"] < _MOST_BYTES}
 
@@ -179,7 +178,7 @@ def of_kernel(annotations: Any) -> dict[str, str]:
 
 
 def with_labels(config: dict[str, Any], annotations: dict[str, str]) -> dict[str, Any]:
-    """The config whose labels are also what the manifest says of the image's kernel; its own labels win."""
+    """The config with the manifest's annotations about the image's kernel as labels; its own labels win."""
     inner = config.get("config") or {}
     labels = inner.get("Labels")
     merged = {**annotations, **(labels if isinstance(labels, dict) else {})}
@@ -187,7 +186,7 @@ def with_labels(config: dict[str, Any], annotations: dict[str, str]) -> dict[str
 
 
 def with_file(config: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
-    """The config with what urunc's file in the image says of its kernel, where no label of urunc's says it."""
+    """The config with the values of urunc's file in the image as labels, where it has no such label."""
     own = (config.get("config") or {}).get("Labels")
     has_own = isinstance(own, dict) and any(str(key).startswith(own_kernel.URUNC) for key in own)
     return config if has_own else with_labels(config, labels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a download: says in the log how far it is, and ends one that gets nowhere. Used by the pull's sources."""
+"""Watches a download: logs its progress, and cancels one that makes none. Used by the pull's sources."""
 
 import asyncio
 import logging

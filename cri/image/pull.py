@@ -161,7 +161,7 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
 
 
 async def _again(store: ImageStore, reference: str, *, auth: Auth | None, config: Config) -> Image | None:
-    """The image that is here by this name, if the registry still means it and that can be told without skopeo."""
+    """The stored image of this name, if the registry still has the same and that can be determined without skopeo."""
     if reference.startswith(LOCAL) or store.find(reference) is None:
         return None
     parsed = parse(reference)
@@ -252,7 +252,7 @@ class _Run(NamedTuple):
         await _together([fetching, *(self._bring(blob_files[blob], blob, diff_ids=of) for blob, of in layers.items())])
 
     async def _fetch(self, blob_files: BlobFiles) -> None:
-        """A registry may send what it likes, and says nothing beforehand that it has to keep to."""
+        """Fetch the blobs. A registry may send more than it declared, so the limits are checked while they arrive."""
         fetching = asyncio.ensure_future(self.source.fetch(self.resolved, blob_files))
         try:
             while not (await asyncio.wait({fetching}, timeout=SPACE_CHECK_S))[0]:
@@ -272,7 +272,9 @@ class _Run(NamedTuple):
         return await _read(work, self.stop, limits=self.place.limits)
 
     def _convert_all(self, blobs: Sequence[Blob]) -> None:
-        """Layers of one file, which gives up its room then, if it is ours; the name tells skopeo that it was there."""
+        """Convert the layers of one blob and then free its space, if it is ours; the file itself stays, so that skopeo
+        does not fetch it again.
+        """
         for blob in blobs:
             self._convert(blob)
         if blobs[0].path.startswith(f"{self.place.work_dir}/"):
@@ -340,9 +342,7 @@ async def _together(works: Iterable[Awaitable[None]]) -> None:
 
 
 async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: ThreadPoolExecutor) -> T:
-    """Run `work` in a thread. If we are cancelled, tell it to stop and wait: it must not continue in removed
-    directories.
-    """
+    """Run `work` in a thread. On cancellation interrupt it and wait: it must not continue in removed directories."""
     future = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
         return await asyncio.shield(future)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two files that tell skopeo how to reach a registry: registries.conf and the authfile. Pure.
+"""The two files that configure skopeo for a registry: registries.conf and the authfile. Pure.
 
-Made for each pull from the daemon's configuration and the request, so neither files of the system's nor an
-earlier user's credentials play a part.
+Made for each pull from the daemon's configuration and the request, so neither files of the system nor another user's
+credentials have an influence.
 """
 
 import base64
@@ -28,8 +28,8 @@ class Auth(NamedTuple):
 
 
 def registries_conf(registries: Sequence[Registry], reference: Reference) -> str:
-    """registries.conf, version 2, for `--registries-conf`. A registry on the loopback needs no TLS unless it has an
-    entry of its own; that another one has its location there says nothing about its own names.
+    """registries.conf, version 2, for `--registries-conf`. A registry on loopback needs no TLS unless it has an entry
+    of its own; an entry of another registry whose location is there does not count.
     """
     lines = ["unqualified-search-registries = []"]
     known = list(registries)

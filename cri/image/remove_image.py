@@ -25,7 +25,9 @@ async def remove_image(node: "Node", request: pb.RemoveImageRequest) -> pb.Remov
 
 
 def _require_free(node: "Node", name: str) -> None:
-    """Raise WrongState when a suspended pod needs it: nobody has its files open, and its guest reads no others."""
+    """Raise WrongState when a suspended pod needs the image: its files are not open, and the guest needs the
+    same ones.
+    """
     if (image := node.images.find(name)) is None:
         return
     for pod in node.pods.pods():

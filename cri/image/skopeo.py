@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs skopeo, and says in our words why it failed. Called by the pull only.
+"""Runs skopeo and explains its failures. Called by the pull only.
 
-skopeo dies with us (even by kill -9) and with the coroutine that waits for it. What it wrote is the caller's. It needs
-the network, but no capability, no other process, and no place to write but the pull's own directory: see `sandbox`.
+skopeo is killed when this process or the waiting coroutine ends (even by SIGKILL). Its files belong to the caller. It
+has the network, but no capability, no other process, and no writable directory but the pull's own: see `sandbox`.
 """
 
 import asyncio

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an image comes from: a registry, an OCI layout on disk, or an archive that `docker save` wrote.
+"""Sources of images: a registry, an OCI layout on disk, or an archive that `docker save` wrote.
 
-Called by the pull. A source says what its name stands for now (`named`), which image that is (`resolve`), and then
-brings the blobs (`fetch`).
-Local files are read by whoever runs this, so only `clearpod run` may offer `oci:` and `docker-archive:`;
-the CRI does not.
+Called by the pull. A source first resolves its name (`named`), then selects the image (`resolve`) and fetches the blobs
+(`fetch`). Local files are read with the rights of this process, so only `clearpod run` may offer `oci:` and
+`docker-archive:`; the CRI does not.
 """
 
 import asyncio
@@ -69,7 +68,7 @@ class Source(Protocol):
         ...
 
     async def named(self) -> Names:
-        """Resolve the name, as far as one document tells. Called once, and first."""
+        """Resolve the name as far as one document allows. Must be called once, before the others."""
         ...
 
     async def resolve(self) -> Resolved:

@@ -128,8 +128,8 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
 
 @asynccontextmanager
 async def _in_its_cgroups(pod: LivePod) -> AsyncIterator[None]:
-    """While the block claims a VM, it moves into its pod's cgroups, and its guest is told their bounds: the first waits
-    for the host's kernel, the second for the guest, and neither needs what the plugins make.
+    """While the block claims a VM, move the VM into its pod's cgroups and send the cgroups' limits to its guest. The
+    first waits for the host's kernel, the second for the guest; neither depends on the plugins.
     """
     about, host = pod.record.pod, pod.tools.host
     work: list[Coroutine[Any, Any, str | None]] = []

@@ -52,7 +52,7 @@ class _Asked:
         self._given_up.set()
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-        """Like `run_uncancellable_in`, but the work is told to stop when we are cancelled."""
+        """Like `run_uncancellable_in`, but on cancellation the work is asked to stop."""
         thread = asyncio.ensure_future(self._pod.tools.run_in_bulk(work, *args, **options))
         try:
             return await asyncio.shield(thread)

@@ -14,7 +14,7 @@ LEAVE_S = 2.0
 
 
 class Client:
-    """One of them, which is to end once it is `told`."""
+    """One client, which has to leave once `told`."""
 
     def __init__(self) -> None:
         self.told, self._why = asyncio.Event(), ""
@@ -25,7 +25,7 @@ class Client:
         self.told.set()
 
     async def is_to_leave(self) -> None:
-        """Wait until it is told to. Raises WrongState with the reason."""
+        """Wait until it has to leave. Raises WrongState with the reason."""
         await self.told.wait()
         raise WrongState(self._why)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time limits of whole operations, however many questions to the guest they take. Used by everything that is done with
-pods and containers while a call waits for it; docs/dev/cri.md has the numbers.
+"""Time limits of whole operations, independent of the number of requests to the guest. Used by everything that is done
+with pods and containers while a call waits for it; docs/dev/cri.md has the numbers.
 
-A guest that is frozen, silent or thrashing gets `Tools.react_s` to end what it is told to end, beyond any grace; then
-its VM is ended. Nothing else ends a VM: other operations end with TimedOut.
+A guest that is frozen, silent or thrashing gets `Tools.react_s` to carry out a stop, beyond any grace period; then its
+VM is ended. Nothing else ends a VM: other operations end with TimedOut.
 """
 
 import asyncio

@@ -46,8 +46,8 @@ class Accounts(NamedTuple):
 
 
 class Root(NamedTuple):
-    """What a container's root is made from: `lower` for the agent, in the window or not; `source` tells which and
-    why, for display. `took_ns` is how long it took to bring the image into the guest.
+    """The source of a container's root: `lower` for the agent, in the window or not; `source` describes it and the
+    reason, for display. `took_ns` is how long the guest took to get the image.
     """
 
     lower: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's end of a QEMU's own socket (QMP): asks it to press the guest's power button, and hears why it ended.
+"""The daemon's end of a QEMU's own socket (QMP): presses the guest's power button, and reads why the guest ended.
 
 Owned by `own_kernel`, one for each VM that boots an image's kernel. QEMU may be under the control of its guest, and
 even an intact QEMU can be made to send some events endlessly, such as for a removed processor: lines are limited,
@@ -30,7 +30,7 @@ in their life.
 
 class Monitor:
     """One connection, made by `open`. `reason` is why the VM ended, one of `own.REASONS`, once the guest has ended it;
-    `is_cut` when it has said too much, and the guest's power button can't be pressed any more.
+    `is_cut` when it has sent too much, and the guest's power button can't be pressed any more.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,8 +40,8 @@ class Monitor:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> bool:
-        """Connect, best-effort, and let the VM begin, if it has not: whether that worked. Without it there are no
-        commands, and only exit codes tell how the VM ended.
+        """Connect, best-effort, and start the VM if it waits; return whether that succeeded. Without a connection there
+        are no commands, and only exit codes tell how the VM ended.
         """
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -60,7 +60,7 @@ class Monitor:
         self._send("system_powerdown")
 
     async def ended(self, limit_s: float) -> None:
-        """Hear what QEMU says until it hangs up, not longer than that."""
+        """Read QEMU's events until it closes the connection, at most so long."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=limit_s)
 

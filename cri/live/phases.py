@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The phases of a pod's start, measured for its history. Called by `boot`; has no effect on the start.
 
-The guest says when its kernel was there and when its agent, by its own clock: that is fitted between two moments of the
-host, since a guest may say anything.
+The guest reports by its own clock when its kernel and its agent were ready. These times are clamped between two moments
+of the host, since a guest may report anything.
 """
 
 import time

@@ -58,8 +58,8 @@ DRAIN_S = 1.0
 
 
 class LivePod:
-    """`gone` is set once the VM has ended and all who wait were told; `adopted` is not set while a restarted daemon is
-    adopting the pod. `held` is why its VM is stopped, or saved and gone (`is_suspended`); empty when it runs.
+    """`gone` is set once the VM has ended and all waiters were woken; `adopted` is not set while a restarted daemon is
+    adopting the pod. `held` is why its VM is stopped, or saved and ended (`is_suspended`); empty when it runs.
     `console_tail` is the console of a VM whose pod could not be started. `lock` serializes stops and suspensions,
     `removal` removals. `is_going` is true from the beginning of a stop or removal on.
     """
@@ -315,7 +315,7 @@ class LivePod:
             log.error(event, extra={"pod": self.id, "title": self.title, "error": str(error)})
 
     def mark_dead(self, why: str) -> None:
-        """The VM has ended: wake all who wait, whatever else fails."""
+        """Record that the VM has ended and wake all waiters; a failing step does not prevent the others."""
         try:
             self.status = self.status._replace(why=self.status.why or why)
             self.execs.fail(lambda: VmFailed(why))
@@ -352,7 +352,7 @@ class LivePod:
         self.save_soon()
 
     def _cut_off(self, why: str) -> None:
-        """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
+        """End the VM of a guest that violated the link's protocol: its messages are not trusted any more."""
         self.tools.recorder.count(LINK_CUTS)
         self.expect_end(f"{self.title} was cut off: {why}")
         if self.vm is not None:

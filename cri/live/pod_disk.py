@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the disk of a pod's writable layers is full, as a recorded fact: programs that can't write seldom say so.
+"""Whether the disk of a pod's writable layers is full, as a recorded fact: programs that can't write seldom report it.
 
-Called by the pod with each answer of its guest about numbers. Pure. It is about the pod's own disk, of which the guest
-knows; what the host's disk lacks is `cri.monitors.disk_guard`'s.
+Called by the pod with each sample of its guest's statistics. Pure. It concerns the pod's own disk, which the guest
+measures; the host's disk is `cri.monitors.disk_guard`'s subject.
 """
 
 from cri.store import history

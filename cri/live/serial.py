@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows a kernel's serial port, a file that its VMM appends to, into its container's log. Called by `own_kernel`.
+"""Copies a kernel's serial port, a file that its VMM appends to, into its container's log. Called by `own_kernel`.
 
-The offset behind what was fed is the sequence number of the log's commit record, so that the next daemon goes on there.
-What the log has is given back to the file system; what a kernel says faster than its log takes it is kept up to what
-`live.consoles` leaves of such a file.
+The offset behind the copied part is the sequence number of the log's commit record, so the next daemon continues there.
+The copied part of the file is freed (a hole); output that arrives faster than the log takes it is kept up to the limit
+in `live.consoles`.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded of each change of a container's state: one line of the log, and one fact of the pod's history.
-Called by `LivePod.tell` for all of them, whatever caused them.
+"""Records each change of a container's state: one line of the log, and one fact of the pod's history. Called by
+`LivePod.tell` for all of them, whatever caused them.
 """
 
 import logging

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suspends a pod and resumes it: its guest goes into a file, its VMM ends, and the pod stays listed as it is.
+"""Suspends and resumes a pod: its guest is saved to a file and its VMM ended; the pod stays listed with its state.
 
-Called by the RPCs, and before calls that want a suspended pod to run. What is done on the host is `stage1.suspended`,
-which says in what moment a pod becomes suspended; a daemon that was killed in the middle finds that out (`adopt`).
+Called by the RPCs, and before calls for which a suspended pod has to run. The host's part is `stage1.suspended`, which
+defines at what moment a pod becomes suspended; the successor of a daemon that was killed determines it (`adopt`).
 """
 
 import asyncio
@@ -48,7 +48,7 @@ SETTLE_S, SETTLE_STEP_S = 2.0, 0.02
 
 
 async def settle(pod: "LivePod") -> None:
-    """Wait until nothing is being done in the pod, but no longer than `SETTLE_S`; then `blocker` tells."""
+    """Wait until no operation of the pod is in progress, at most `SETTLE_S`; `blocker` then gives what is left."""
     for _ in range(round(SETTLE_S / SETTLE_STEP_S)):
         if not _is_busy(pod):
             return
@@ -68,7 +68,7 @@ async def be_quiet(pod: "LivePod", what: str = "suspended") -> None:
 
 
 async def unmount_shares(ask: "Callable[[messages.Tune], Awaitable[object]]") -> None:
-    """Have the guest unmount the host's directories, which `ask` tells it. A container that was started a moment ago
+    """Have the guest unmount the host's directories; `ask` sends the request. A container that was started a moment ago
     holds them until its program runs, after crun's answer: that is waited for up to `SHARES_S`. Raises PodError.
     """
     await retry_while_busy(lambda: ask(messages.Tune(SHARES, "")), every(SETTLE_STEP_S, within(SHARES_S)))
@@ -264,9 +264,7 @@ async def _meet(pod: "LivePod") -> None:
 
 
 async def _save(pod: "LivePod", images: "ImageStore") -> None:
-    """Save the guest and end its VM. What is left of the VM after a failure can wait: whoever resumes or removes the
-    pod ends it.
-    """
+    """Save the guest and end its VM. After a failure the VM may stay: resumption and removal of the pod end it."""
     files = await asyncio.to_thread(files_in_window, pod, images)
     try:
         of_pod, tools = (pod.directory, pod.record.pod), pod.tools

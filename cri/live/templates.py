@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates of guests for the pods of a daemon: which pod's VM becomes a copy of which, and when one is made.
+"""Templates of guests for a daemon's pods: which pod's VM becomes a copy of which, and when one is made.
 
-Made by the node, called by `boot`. A template that lacks is made in the background, one at a time and while no pod is
-starting: a pod waits for none, and whatever fails here leaves it to boot. How one is made is `stage1.templates`.
+Made by the node, called by `boot`. A missing template is made in the background, one at a time and while no pod is
+starting: a pod never waits for one, and boots if anything fails here. How one is made is `stage1.templates`.
 """
 
 import asyncio

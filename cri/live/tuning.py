@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest's kernel is told about a whole pod: its sums, and how many of its vCPUs are online.
+"""Settings of the guest's kernel for a whole pod: the sum of its limits, and how many vCPUs are online.
 
-Called by `pod` at the boot, and by `cri.pods.resize` and `cri.containers.limits` when limits change. What a pod may
-have is not decided here.
+Called by `pod` at the boot, and by `cri.pods.resize` and `cri.containers.limits` when limits change. The values are
+decided elsewhere.
 """
 
 from collections.abc import Awaitable, Callable

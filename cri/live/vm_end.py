@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a virtual machine: waited for, and the sentence about it. Called by the pod's own task, which tells it to
-everybody.
-"""
+"""The end of a virtual machine: waiting for it, and the sentence about it. Called by the pod's own task."""
 
 import asyncio
 import logging
@@ -45,8 +43,8 @@ async def seen(handle: PidHandle, vm: VmProcess | None = None) -> None:
 
 
 async def _see_server(vm: VmProcess) -> None:
-    """End a VM when what serves its volumes has ended, since its guest would wait for ever. It is reaped first: the
-    kernel holds the VM's own end back until then.
+    """End a VM whose server of volumes has ended, since its guest would hang. The server is reaped first: the kernel
+    delays the VM's own end until then.
     """
     server = await opened(vm._replace(pid=vm.server[0], start_time=vm.server[1])) if vm.server else None
     if server is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wakes a prewarmed guest just before it is told its settings: the first answer of an idle one is slow, since its VMM
+"""Wakes a prewarmed guest just before it gets its configuration: the first answer of an idle one is slow, since its VMM
 sleeps and none of its memory is in the processor's caches. Used by `boot.claim`, from a worker thread.
 """
 
@@ -11,8 +11,8 @@ from stage1.guest import messages
 
 
 def wakeup_of(call: Callable[[messages.Op], Awaitable[messages.Reply]]) -> Callable[[], None]:
-    """A function for any thread that asks the guest for next to nothing. It neither waits nor fails: whoever needs the
-    guest will notice.
+    """A function for any thread that sends the guest a trivial request. It neither waits nor fails: the next real
+    request reports an error.
     """
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 

@@ -32,10 +32,10 @@ SMALL_BYTES = 4096
 
 
 class LogWriter:
-    """One log file. Without a place, output is dropped.
+    """One log file. Without a path, output is dropped.
 
-    While output is not in the file `is_stuck`, and `fault` says why if something is wrong. `open`, `open_file`, `retry`
-    and `remove_record` block; all else is for the event loop, and what was opened is given to `take` there.
+    While output is not in the file `is_stuck`, and `fault` is the reason if there is an error. `open`, `open_file`,
+    `retry` and `remove_record` block; all else is for the event loop, and `take` gets there what was opened.
     """
 
     def __init__(self, place: LogPlace, record: CommitRecord) -> None:
@@ -99,7 +99,9 @@ class LogWriter:
         self._seq, self._is_dirty = seq, True
 
     def retry(self) -> bool:
-        """Try to write what is held; true when nothing is left. Call `commit` afterwards. Not beside a batch."""
+        """Try to write what is held; return whether all of it is written. Call `commit` afterwards, and no batch
+        meanwhile.
+        """
         if self.is_stuck:
             self._is_dirty = True
             self._work()
@@ -123,7 +125,7 @@ class LogWriter:
             self.fault = f"{self._place.path} can't be written, the container waits until it can: {done.fault}"
 
     def commit(self) -> None:
-        """Make what was fed so far count, whatever happens next; call before acknowledging the frames.
+        """Make what was fed so far durable; call before acknowledging the frames.
 
         Raises NoSpace, KernelError when the record can't be written.
         """

@@ -28,7 +28,9 @@ log = logging.getLogger("clearpod.ksm")
 
 
 class Merger:
-    """`guests` says how many VMs there are, `shortage` how the host is. Where it is not enabled it only gives back."""
+    """`guests` returns how many VMs there are, `shortage` the host's memory pressure. When not enabled it only restores
+    the host's settings.
+    """
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the copies current that guests have of config maps, secrets and the like. One task of the node's.
+"""Keeps the guests' copies of config maps, secrets and similar files current. One task of the node.
 
-The kernel tells when the kubelet has changed one (inotify(7)), and the guest copies what has changed. Now and then new
-containers are looked for, whose copies are compared once then: so nothing is lost of what changed before it was
-watched, or while no daemon ran. A guest that does not answer delays its own containers only.
+inotify(7) reports when the kubelet has changed one, and the guest copies the change. New containers are looked for
+periodically, and their copies compared once then, so no change is missed from before they were watched, or while no
+daemon ran. A guest that does not answer delays its own containers only.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows containers what the host mounts later below volumes that follow it. One task of the node's.
+"""Propagates later mounts of the host into containers whose volumes follow it. One task of the node.
 
-The kernel tells when the host's mounts change (proc_pid_mountinfo(5)); where no volume follows, nothing is read then. A
-mount that hangs delays its own container's volumes only.
+The kernel reports changes of the host's mounts (proc_pid_mountinfo(5)); if no volume follows, nothing is read. A mount
+that hangs delays its own container's volumes only.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class Follower:
             self._listen()
 
     def _update(self, pod: LivePod, container: LiveContainer) -> None:
-        """Now, or once more after what is being done."""
+        """Update now, or again after the update in progress."""
         if container.id in self._busy:
             self._stale.add(container.id)
             return

@@ -83,7 +83,9 @@ def _with_annotations(record: ContainerRecord, wish: nri.ContainerAdjustment) ->
 
 
 def _with_process(record: ContainerRecord, wish: nri.ContainerAdjustment) -> ContainerRecord:
-    """Variables and arguments. A first argument that is empty says that others have been replaced knowingly."""
+    """The record with the plugin's variables and arguments. An empty first argument marks a deliberate replacement of
+    another plugin's arguments.
+    """
     process = record.container.process
     env = dict(one.partition("=")[::2] for one in process.env)
     for pair in wish.env:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources, as NRI says them and as the CRI does. Pure. Used by `shown` and `adjust`.
+"""Resources, translated between NRI and the CRI. Pure. Used by `shown` and `adjust`.
 
-What a guest's cgroups don't have, or what is the host's, is refused by its name.
+A resource that guests' cgroups do not have, or that belongs to the host, is refused by its name.
 """
 
 from collections.abc import Iterable, Iterator
@@ -109,7 +109,7 @@ def claim(claims: Claims, parts: Iterator[tuple[int, str]], *, title: str) -> No
 
 
 def require_known(message: Any, known: tuple[str, ...], *, who: str, where: str) -> None:
-    """Raise Unsupported for a field that says something and is not one of `known`."""
+    """Raise Unsupported for a field that is set and not one of `known`."""
     for field, value in message.ListFields():
         is_set = field.is_repeated or field.type != field.TYPE_MESSAGE or value.ByteSize()
         if field.name not in known and is_set:

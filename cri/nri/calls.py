@@ -44,7 +44,7 @@ def event_of(method: str) -> int:
 
 
 def is_plain(method: str) -> bool:
-    """Whether its answer says nothing. A plugin of before NRI 0.12 hears of these as StateChange."""
+    """Whether its answer is empty. A plugin from before NRI 0.12 gets these as StateChange."""
     return event_of(method) > 0 and _PLUGIN[method].output_type.name == "Empty" and method != "UpdatePodSandbox"
 
 

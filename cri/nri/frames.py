@@ -29,7 +29,7 @@ MOST_CHUNK = _MESSAGE.size + TAKEN_BYTES
 
 
 class FrameFault(Exception):
-    """The peer does not speak the protocol; the text says how."""
+    """A violation of the protocol by the peer; the text describes it."""
 
 
 class Message(NamedTuple):

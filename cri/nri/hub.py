@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All plugins: asks them before something is done, in the order of their indexes, and notifies them afterwards. The
-pods' and RPCs' `Hooks`; made by the node.
+"""All plugins: calls them before an operation, in the order of their indexes, and notifies them afterwards. The pods'
+and RPCs' `Hooks`; made by the node.
 
 Requests and notifications are queued for each plugin. One that connects later learns of everything that exists by
 Synchronize, the first request in its queue: what is being made then is part of that, and for what begins after it the
-plugin is asked as all are. So nothing is lost or told twice, and a pod waits for a plugin's synchronization only with
-what the plugin is asked about. Stops and removals never fail because of a plugin.
+plugin is called as all are. So nothing is lost or sent twice, and a pod waits for a plugin's synchronization only with
+its own requests to that plugin. Stops and removals never fail because of a plugin.
 """
 
 import logging
@@ -108,7 +108,7 @@ class Hub(Hooks):
 
     @asynccontextmanager
     async def running(self, pod: LivePod) -> AsyncIterator[None]:
-        """Plugins that came meanwhile know the pod by Synchronize, and hear if it is not to be."""
+        """Plugins that connected meanwhile know the pod by Synchronize, and are notified if it failed."""
         self._coming_pods[pod.id] = pod
         try:
             for plugin in self._plugins:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connection of one plugin: calls to it, one answer each, and its own calls. Used by `listener` and `plugin`.
 
-One task reads. Whatever breaks the protocol or a time limit closes the connection for good, with a sentence that says
-why. It must not know what any call means.
+One task reads. A violation of the protocol or of a time limit closes the connection for good, with a sentence about the
+reason. It must not know what any call means.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ Serve = Callable[[calls.Asked], Awaitable[Any]]
 
 
 class Lost(Exception):
-    """The plugin is not there any more; the text says why."""
+    """The plugin is disconnected; the text is the reason."""
 
 
 class Link:
-    """`gone` is set when the connection is closed, and `why` says why then."""
+    """`gone` is set when the connection is closed, and `why` is the reason then."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, serve: Serve) -> None:
         self._reader, self._writer, self._serve = reader, writer, serve

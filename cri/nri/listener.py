@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where plugins connect: the socket, registration and configuration. Used by `hub`.
+"""The socket on which plugins connect, registration and configuration. Used by `hub`.
 
-Only root can connect. A plugin that does not register in time is disconnected, and no other waits for it. What it says
-of itself is validated here.
+Only root can connect. A plugin that does not register in time is disconnected, and no other waits for it. Its name and
+index are validated here.
 """
 
 import asyncio

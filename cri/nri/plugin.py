@@ -37,8 +37,8 @@ class _Request(NamedTuple):
 
 
 class Plugin:
-    """`title` is its index and name; plugins are asked in the order of these. `events` are the bits of what it asked to
-    hear of. `left` is called once, when it is gone.
+    """`title` is its index and name; plugins are called in this order. `events` are the bits of the events that it
+    subscribed to. `left` is called once, when it has disconnected.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Plugin:
         self._tasks = [loop.create_task(one, name=f"nri {title}") for one in (self._work(), self._end())]
 
     def takes(self, method: str) -> bool:
-        """Whether it wants to be asked or told this."""
+        """Whether it subscribed to this request or event."""
         event = calls.event_of(method)
         return not event or bool(self.events & 1 << event - 1)
 

@@ -18,7 +18,7 @@ FRAMING = 16
 def parts(
     pods: Iterable[nri.PodSandbox], containers: Iterable[nri.Container], *, most_bytes: int = MOST_BYTES
 ) -> list[nri.SynchronizeRequest]:
-    """The requests, of which all but the last say that there is more. Pure."""
+    """The requests, of which all but the last announce another one. Pure."""
     made, size = [nri.SynchronizeRequest()], 0
     for one in (*pods, *containers):
         own = one.ByteSize() + FRAMING

@@ -2,8 +2,8 @@
 """What a restarted daemon does with one pod of its predecessor: adopts it, or marks it dead.
 
 Called by `recovery`, in the background: the daemon serves meanwhile. The guest is not trusted, nor waited for: it has
-`Tools.adopt_timeout_s` for what is needed before the pod can be used, and how much it is asked does not depend on what
-it says. A pod that can't be adopted stays listed as not ready, with the reason, until it is removed; its VM ends.
+`Tools.adopt_timeout_s` for what is needed before the pod can be used, and the number of requests does not depend on its
+answers. A pod that can't be adopted stays listed as not ready, with the reason, until it is removed; its VM ends.
 """
 
 import asyncio

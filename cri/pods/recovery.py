@@ -30,7 +30,9 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
 
 
 class Lasting(NamedTuple):
-    """A pod that is to be listed, and what its file says; `why` says why it can't be adopted, empty when it may."""
+    """A pod that is to be listed, with the content of its file; `why` is the reason why it can't be adopted, empty when
+    it can.
+    """
 
     pod: LivePod
     stored: Stored
@@ -96,8 +98,8 @@ class Recovery:
             raise Unavailable("a pod of this name that the previous daemon had begun is still being removed; retry")
 
     async def adopted(self, pod: LivePod, *, ends: bool = False) -> None:
-        """Wait until the pod is adopted, or marked dead. Raises Unavailable when that takes long; a call that `ends`
-        something does not wait for that: the guest has no more time than for what it is told to end.
+        """Wait until the pod is adopted, or marked dead. Raises Unavailable when that takes long. With `ends`, for a
+        call that ends something, do not wait for the whole adoption: the guest has only the time of a stop.
         """
         if ends and not await is_set_within(self._tools.react_s, pod.adopted) and pod.adopting is not None:
             pod.adopting.reschedule(asyncio.get_running_loop().time())

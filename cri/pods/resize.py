@@ -30,7 +30,9 @@ _locks: "weakref.WeakKeyDictionary[LivePod, asyncio.Lock]" = weakref.WeakKeyDict
 
 
 def require_host(pod: Pod, total_bytes: int = 0) -> None:
-    """Raise NoSpace when the pod's VM could never have its memory here. 0: ask this host, which may not say."""
+    """Raise NoSpace when the host can never have this much memory for the pod's VM. 0: read it from this host, which
+    may not report it.
+    """
     total_mib = (total_bytes or pressure.memory().total) // MIB
     if not pod.host and 0 < total_mib < pod.memory_mib:
         raise NoSpace(
