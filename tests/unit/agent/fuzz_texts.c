@@ -41,14 +41,14 @@ static void read_addresses(const char *text)
         require(address.size == 4 || address.size == 16);
         require(address.prefix <= 8 * address.size);
         nl_address(&message, 1, &address);
-        require(nl_size(&message) <= NL_ROOM);
+        require(nl_size(&message) <= NL_BYTES);
         nl_route(&message,
                  &(struct route){.to = address, .gateway = address, .index = 1, .metric = 1, .mtu = 1, .advmss = 1});
-        require(nl_size(&message) <= NL_ROOM);
+        require(nl_size(&message) <= NL_BYTES);
     }
     if (mac_parse(text, mac) && is_file_name(text)) {
         nl_link(&message, 1, text, 1500, mac);
-        require(nl_size(&message) <= NL_ROOM);
+        require(nl_size(&message) <= NL_BYTES);
     }
 }
 
