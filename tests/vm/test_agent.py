@@ -233,8 +233,10 @@ def test_a_terminal_has_its_size_and_can_be_resized(machine: Machine) -> None:
     assert machine.exit_of("tty").exit_code == 0
     assert b"50 132" in machine.output[stdio.stdout] and b"got word" in machine.output[stdio.stdout]
     machine.run("sized", ["sleep", "1000"])
-    # crun sets the size of an exec's terminal while the process starts, which may be quicker.
-    stdio = machine.exec("sized", 1, ["sh", "-c", "until stty size 2>/dev/null; do sleep 0.1; done"], tty=True)
+    # crun sets the size of an exec's terminal while the process starts, which may be quicker; stty, which prints
+    # nothing then, ends with 0.
+    script = 'until [ "$(stty size 2>/dev/null)" ]; do sleep 0.1; done; stty size'
+    stdio = machine.exec("sized", 1, ["sh", "-c", script], tty=True)
     assert machine.exit_of("sized", 1).exit_code == 0 and b"24 80" in machine.output[stdio.stdout]
 
 
