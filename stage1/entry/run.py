@@ -66,6 +66,9 @@ def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
         after.add_note(f"and {problem}")
 
 
-def _terminal(options: RunOptions) -> str | None:
-    """TERM, where the pod shall use our terminal."""
-    return os.environ.get("TERM", "vt100") if options.interactive and os.isatty(sys.stdin.fileno()) else None
+def _terminal(options: RunOptions) -> loader.Terminal | None:
+    """Ours, where the pod shall use it."""
+    if not (options.interactive and os.isatty(sys.stdin.fileno())):
+        return None
+    columns, rows = os.get_terminal_size(sys.stdin.fileno())
+    return loader.Terminal(os.environ.get("TERM", "vt100"), (columns, rows))

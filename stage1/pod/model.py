@@ -188,7 +188,8 @@ class Security(NamedTuple):
 
 class Process(NamedTuple):
     """The process: argv, environment (KEY=VALUE), working directory, identity. With `only_env` the environment is
-    exactly that; else it gets what every container expects, see `oci.environment`.
+    exactly that; else it gets what every container expects, see `oci.environment`. `size` are columns and rows of its
+    terminal until a client sets others: without them a program that looks at once would see 0 by 0.
     """
 
     argv: tuple[str, ...]
@@ -198,6 +199,7 @@ class Process(NamedTuple):
     tty: bool = False
     stdin: bool = False
     only_env: bool = False
+    size: tuple[int, int] = (80, 24)
 
 
 class Container(NamedTuple):

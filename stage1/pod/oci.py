@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 GUEST = "/run/clearpod"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1 << 20
-FIRST_SIZE = {"width": 80, "height": 24}
-"""The size of a terminal until a client sets another: without it a program that looks at once would see 0 by 0."""
 BOUND = ("rbind", "rw")
 NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
@@ -70,7 +68,7 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
     groups = list(dict.fromkeys((what.user.gid, *what.user.groups)))
     return {
         "terminal": what.tty,
-        **({"consoleSize": FIRST_SIZE} if what.tty else {}),
+        **({"consoleSize": dict(zip(("width", "height"), what.size, strict=True))} if what.tty else {}),
         "user": {"uid": what.user.uid, "gid": what.user.gid, "additionalGids": groups},
         "args": list(what.argv),
         "env": environment(pod, what),

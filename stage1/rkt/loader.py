@@ -103,13 +103,20 @@ class RktPod(NamedTuple):
     own_kernel: Entry | None = None
 
 
+class Terminal(NamedTuple):
+    """That of the caller: its TERM, columns and rows."""
+
+    term: str
+    size: tuple[int, int]
+
+
 class _Pod(NamedTuple):
     """The inputs for reading all apps; see `read_pod`."""
 
     manifest: Manifest
     dir: str
     options: RunOptions
-    terminal: str | None
+    terminal: Terminal | None
     runs: bool
 
 
@@ -123,12 +130,12 @@ class _Read(NamedTuple):
 
 
 def read_pod(
-    pod_dir: str, options: RunOptions, *, only: str = "", terminal: str | None = None, runs: bool = False
+    pod_dir: str, options: RunOptions, *, only: str = "", terminal: Terminal | None = None, runs: bool = False
 ) -> RktPod:
     """The pod in `pod_dir` as values; with `only` just the app of that name, as for app add.
 
     Args:
-        terminal: TERM of the caller's terminal when `--interactive` is on one, else None.
+        terminal: the caller's when `--interactive` is on one, else None.
         runs: whether the app is running, and may have changed its root and volumes so that they can't be read. It has
             no volumes then, the user nobody if its own is missing, and no kernel out of a file.
 
@@ -279,7 +286,7 @@ def _read(entry: Entry, pod: _Pod) -> _Read:
     if sizing.is_root_on_disk({**given.annotations, **dict(entry.annotations)}, where=entry.where):
         app = app.each(lambda one: one._replace(root_of=root_on_disk(entry.name)))
     used = streams.of_app(entry, given.annotations, interactive=options.interactive)
-    app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and pod.terminal is not None)
+    app = _with_volumes(app, placed.mounts, used=used, terminal=pod.terminal if options.interactive else None)
     odd = syscalls.unknown(requested.seccomp) if requested.seccomp else ()
     strange = (f"{entry.where}: no system calls here, so ignored: {', '.join(odd)}",) if odd else ()
     return _Read(app, requested, placed.empty, (*requested.warnings, *placed.warnings, *strange))
@@ -287,7 +294,8 @@ def _read(entry: Entry, pod: _Pod) -> _Read:
 
 def _app(entry: Entry, given: Isolators, *, root: str, pod: _Pod) -> App:
     options = pod.options
-    env = environment.variables(entry.name, entry.env, terminal=pod.terminal if options.interactive else None)
+    term = pod.terminal.term if options.interactive and pod.terminal else None
+    env = environment.variables(entry.name, entry.env, terminal=term)
     path = dict(entry.env).get("PATH", "")
     command = inside.executable(root, entry.argv[0], cwd=entry.cwd, path=path)
     user = _user(entry, root, runs=pod.runs)
@@ -346,8 +354,9 @@ def _handler(entry: Entry, container: Container, *, event: str, options: RunOpti
     )
 
 
-def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, tty: bool) -> App:
-    process = app.container.process._replace(tty=tty or used.is_terminal, stdin=used.has_input)
+def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, terminal: Terminal | None) -> App:
+    process = app.container.process._replace(tty=bool(terminal) or used.is_terminal, stdin=used.has_input)
+    process = process._replace(size=terminal.size) if terminal else process
     app = app._replace(container=app.container._replace(process=process), streams=used)
     return app.each(lambda one: covers.uncovered(one._replace(mounts=mounts)))
 

@@ -217,6 +217,14 @@ def test_a_pod_with_a_user_namespace_shares_all_that_belongs_to_it():
         }
 
 
+def test_a_terminal_has_its_size_before_a_program_can_look():
+    def size(**changes):
+        return oci.config(POD, container(process=Process(("sh",), **changes)))["process"].get("consoleSize")
+
+    assert size(tty=True) == {"width": 80, "height": 24} and size(tty=True, size=(100, 25))["width"] == 100
+    assert size() is None
+
+
 def test_an_environment_can_be_just_what_was_given():
     process = Process(argv=("sh",), env=("A=b",), tty=True, only_env=True)
     assert oci.environment(POD, process) == ["A=b"]

@@ -109,9 +109,11 @@ def test_handlers_are_containers_of_their_own(tmp_path: Path) -> None:
 )
 def test_interactive(tmp_path: Path, terminal: str | None, tty: bool, term: str | None) -> None:
     pod = lay(tmp_path, app())
-    result = loader.read_pod(pod, OPTIONS._replace(interactive=True), terminal=terminal).apps[0]
+    given = None if terminal is None else loader.Terminal(terminal, (100, 25))
+    result = loader.read_pod(pod, OPTIONS._replace(interactive=True), terminal=given).apps[0]
     assert result.streams == Streams("interactive", "interactive", "interactive")
     process = result.container.process
+    assert process.size == ((100, 25) if tty else (80, 24))
     assert process.tty == tty and process.stdin and dict(one.split("=", 1) for one in process.env).get("TERM") == term
 
 
