@@ -104,7 +104,7 @@ class RktPod(NamedTuple):
 
 
 class Terminal(NamedTuple):
-    """That of the caller: its TERM, columns and rows."""
+    """The terminal of the caller: its TERM, columns and rows."""
 
     term: str
     size: tuple[int, int]
