@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from stage1.errors import Exhausted, PodError
 from stage1.linux import libc
@@ -50,7 +50,7 @@ def started(count: int, name: str) -> ThreadPoolExecutor:
 
 
 async def run_uncancellable(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """Like asyncio.to_thread; when cancelled, raises CancelledError only after `work` has ended."""
+    """Like asyncio.to_thread; when cancelled, however often, raises CancelledError only after `work` has ended."""
     return await run_uncancellable_in(None, work, *args, **options)
 
 
@@ -60,10 +60,25 @@ async def run_uncancellable_in(pool: Executor | None, work: Callable[P, T], /, *
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        await asyncio.wait({thread})
-        if not thread.cancelled():
-            thread.exception()
+        await await_end(thread)
         raise
+
+
+async def await_end(future: "asyncio.Future[Any]") -> None:
+    """Wait until `future` is done, and drop its result or error. However often the waiter is cancelled, CancelledError
+    is raised only then.
+
+    A second cancellation is ordinary: who waits for several tasks cancels those that are left when the first has ended.
+    """
+    error: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+    _ = future.cancelled() or future.exception()
+    if error:
+        raise error
 
 
 async def obtained(work: Callable[P, T], give_back: Callable[[T], object], /, *args: P.args, **options: P.kwargs) -> T:

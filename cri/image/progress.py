@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from cri.image.skopeo import RegistryUnavailable
-from cri.threads import run_uncancellable
+from cri.threads import await_end, run_uncancellable
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, OverLimit, refusal
 
@@ -50,8 +50,7 @@ async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task})
-            _ = task.cancelled() or task.exception()
+            await await_end(task)
 
 
 async def _watch(task: "asyncio.Task[None]", download: Download) -> None:

@@ -28,7 +28,7 @@ from cri.image.source import LOCAL, BlobFiles, Names, Resolved, Source, names_of
 from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
-from cri.threads import started
+from cri.threads import await_end, run_uncancellable, started
 from stage1.errors import KernelError, NoSpace, PodError
 from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout
@@ -148,16 +148,30 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
             async with slots.pulls:
                 if there := await _again(store, reference, auth=auth, config=config):
                     return there
-                with _disk_errors(store), store.workshop() as work_dir, _helpers_of(store).readers.used() as server:
-                    source = source_of(reference, work_dir, config=config, auth=auth, server=server)
-                    with contextlib.closing(source):
-                        if store.find(reference) is None:
-                            await asyncio.to_thread(source.prepare)
-                        return await _bring(store, source, work_dir=work_dir, server=server, config=config)
+                with _disk_errors(store), _helpers_of(store).readers.used() as server:
+                    return await _in_workshop(store, key, server=server, config=config)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, config: Config) -> Image:
+    """One try, in a directory of its own. Nothing is at work there any more when it is removed.
+
+    That is done in a thread, with the end of the source's processes: one that a registry keeps busy takes its time.
+    """
+    reference, auth = key
+    scope = contextlib.ExitStack()
+    try:
+        work_dir = scope.enter_context(store.workshop())
+        made = source_of(reference, work_dir, config=config, auth=auth, server=server)
+        source = scope.enter_context(contextlib.closing(made))
+        if store.find(reference) is None:
+            await run_uncancellable(source.prepare)
+        return await _bring(store, source, work_dir=work_dir, server=server, config=config)
+    finally:
+        await run_uncancellable(scope.close)
 
 
 async def _again(store: ImageStore, reference: str, *, auth: Auth | None, config: Config) -> Image | None:
@@ -260,8 +274,7 @@ class _Run(NamedTuple):
             fetching.result()
         finally:
             fetching.cancel()
-            await asyncio.wait({fetching})
-            _ = fetching.cancelled() or fetching.exception()
+            await await_end(fetching)
 
     async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_ids: Collection[str]) -> None:
         await asyncio.wait({file})
@@ -338,7 +351,7 @@ async def _together(works: Iterable[Awaitable[None]]) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await await_end(asyncio.gather(*tasks, return_exceptions=True))
 
 
 async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: ThreadPoolExecutor) -> T:
@@ -348,6 +361,5 @@ async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: T
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([future])
-        future.exception()
+        await await_end(future)
         raise

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from cri.threads import Bulk, obtained, run_apart, run_uncancellable, started
+from cri.threads import Bulk, await_end, obtained, run_apart, run_uncancellable, started
 from stage1.errors import Exhausted, VmFailed
 from tests.fakes.patience import PATIENCE
 
@@ -50,6 +50,47 @@ async def test_a_cancelled_waiter_leaves_only_when_the_work_is_done(fails: bool)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done == [True]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_waiter_that_is_cancelled_once_more_leaves_no_sooner_and_no_error_is_lost(fails: bool) -> None:
+    """As who waits for several tasks does, by `gather`: the first that is cancelled ends it, and all others with it."""
+    lost: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(5 * PATIENCE)
+        done.append(True)
+        if fails:
+            raise ValueError
+
+    task = asyncio.ensure_future(run_uncancellable(work))
+    await asyncio.to_thread(begun.wait, 5 * PATIENCE)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.02)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == [True]
+    del task
+    await asyncio.sleep(0.02)
+    gc.collect()
+    assert lost == []
+
+
+async def test_who_waits_for_an_end_hears_of_it_and_not_of_its_error() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise VmFailed("no")
+
+    await await_end(asyncio.ensure_future(fail()))
+    gone = asyncio.ensure_future(asyncio.sleep(60))
+    gone.cancel()
+    await await_end(gone)
 
 
 async def test_a_pool_that_was_started_needs_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:

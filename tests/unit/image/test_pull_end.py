@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pulls that are given up: nothing works on in directories that are removed."""
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+
+from cri.image import pull
+from stage1.linux.supervise import Stopped
+from stage1.rootfs.limits import Limits
+from tests.fakes.patience import PATIENCE
+
+
+async def test_a_pull_that_is_given_up_ends_when_all_that_it_began_has_ended() -> None:
+    """Of several layers the first that is cancelled ends the wait for all."""
+    begun, go_on, stop, ended = threading.Event(), threading.Event(), threading.Event(), []
+
+    def convert() -> None:
+        begun.set()
+        stop.wait(5 * PATIENCE)
+        go_on.wait(5 * PATIENCE)
+        ended.append(True)
+        raise Stopped("the pull was cancelled")
+
+    async def whole() -> None:
+        await pull._together([asyncio.sleep(600), pull._read(convert, stop, limits=Limits(readers=1))])
+
+    task = asyncio.ensure_future(whole())
+    await asyncio.to_thread(begun.wait, 5 * PATIENCE)
+    task.cancel()
+    await asyncio.to_thread(stop.wait, 5 * PATIENCE)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(task), 0.2)
+    assert not task.done() and not ended
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [True]
