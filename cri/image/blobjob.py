@@ -95,19 +95,23 @@ def _is_same(url: str, other: str) -> bool:
 
 
 def _save(response: "HTTPResponse", path: str, *, size: int) -> bool:
-    """Whether the body has `size` bytes, which are in the file then."""
+    """Whether the body has `size` bytes, which are in the file then. What comes is in the file at once, however slowly
+    it comes, since that is how the daemon sees that something does; what is not whole leaves nothing.
+    """
     if response.length not in (None, size) or response.headers.get("Content-Encoding", "identity") != "identity":
         return False
-    buffer, left = memoryview(bytearray(_CHUNK_BYTES)), size
-    with open(f"{path}{PART}", "xb", buffering=0) as file:
-        while left and (count := response.readinto(buffer[: min(left, _CHUNK_BYTES)])):
-            left -= count
-            piece = buffer[:count]
-            while piece:
-                piece = piece[file.write(piece) :]
-    is_whole = not left and not response.read(1)
-    if is_whole:
-        os.rename(f"{path}{PART}", path)
-    else:
-        os.unlink(f"{path}{PART}")
-    return is_whole
+    part, left = f"{path}{PART}", size
+    try:
+        with open(part, "xb", buffering=0) as file:
+            while left and (data := response.read1(min(left, _CHUNK_BYTES))):
+                left -= len(data)
+                piece = memoryview(data)
+                while piece:
+                    piece = piece[file.write(piece) :]
+        if left or response.read(1):
+            return False
+        os.rename(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+    return True

@@ -20,7 +20,7 @@ from cri.image.lazy_worker import LazyWorker
 from cri.image.registries import Auth
 from cri.image.skopeo import RegistryUnavailable
 from cri.store.reference import Reference
-from cri.threads import run_apart, run_uncancellable
+from cri.threads import await_end, run_apart, run_uncancellable
 from stage1.errors import PodError, TimedOut
 from stage1.linux import sandbox
 from stage1.rootfs import confined
@@ -79,8 +79,8 @@ class Direct:
             return base64.b64decode(answer, validate=True)[:most]
         except (PodError, TypeError, ValueError) as error:
             log.info("pull.document", extra={"error": str(error)})
-            self.close()
             self._asked = None
+            await run_uncancellable(self.close)
             return b""
 
     def brings(self) -> bool:
@@ -107,9 +107,10 @@ class Direct:
         finally:
             _downloading.discard(self)
             if not asking.done():
-                await run_uncancellable(self.close)  # and the thread gets an error
-                await asyncio.wait({asking})
-                _ = asking.cancelled() or asking.exception()
+                try:
+                    await run_uncancellable(self.close)  # and the thread gets an error
+                finally:
+                    await await_end(asking)
 
     def adopt(self, sizes: dict[str, int], *, directory: str) -> None:
         """Move the files of those blobs that are whole to `directory`. Blocks."""
@@ -124,6 +125,11 @@ class Direct:
                 ):  # skopeo brings it then, or another thread was first
                     confined.adopt(self._box, name, target=f"{directory}/{name}", most_bytes=size)
 
+    def discard(self) -> None:
+        """End the process, and remove what it has brought in part. Blocks. Idempotent."""
+        self.close()
+        confined.remove_box(self._box)
+
     def close(self) -> None:
-        """End the process. Idempotent."""
+        """End the process. Idempotent. Blocks: one that a registry keeps busy is given time before it is killed."""
         self._worker.close()

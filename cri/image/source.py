@@ -21,7 +21,7 @@ from cri.image.progress import Download, watched
 from cri.image.registries import Auth
 from cri.image.skopeo import Skopeo
 from cri.store.reference import Reference, parse
-from cri.threads import run_uncancellable
+from cri.threads import await_end, run_uncancellable
 from stage1.errors import NotFound
 from stage1.linux import files as fs
 from stage1.rootfs.corrupt import Corrupt
@@ -80,7 +80,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """End its processes. Idempotent."""
+        """End its processes. Blocks. Idempotent."""
         ...
 
 
@@ -212,8 +212,10 @@ class RegistrySource:
             await watched(bringing, Download(self.name, place, total, most_mib=self._limits.image_mib))
         finally:
             watching.cancel()
-            await asyncio.wait({watching})
-            await run_uncancellable(self._direct.close)
+            try:
+                await await_end(watching)
+            finally:
+                await run_uncancellable(self._direct.close)
 
     async def _brought(self, resolved: Resolved, place: str, *, files: BlobFiles, sizes: dict[str, int]) -> None:
         """Bring the blobs, with `sizes` without skopeo as far as that can be."""
@@ -221,6 +223,7 @@ class RegistrySource:
             await self._direct.bring(sizes)
             _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))
         if not all(file.done() for file in files.values()):
+            await run_uncancellable(self._direct.discard)  # else it would count as part of what skopeo brings
             await self._copied(resolved, place, files=files)
             _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))
 

@@ -5,12 +5,14 @@ import asyncio
 import contextlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cri.config import Config
+from cri.image import progress, source
 from cri.image.pull import pull
 from cri.store.images import ImageStore
 from stage1.rootfs.merge import merge
@@ -48,7 +50,13 @@ def test_a_plain_registry_is_asked_without_skopeo_and_blobs_are_removed_once_use
     assert orphans(store) == []
 
 
-async def test_what_brings_layers_may_be_killed_and_skopeo_goes_on(layout: Layout, store: ImageStore) -> None:
+async def test_what_brings_layers_may_be_killed_and_skopeo_goes_on(
+    layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the killed one has left is not counted as sent by the registry once more."""
+    monkeypatch.setattr(progress, "_MORE_BYTES", 1000)
+    monkeypatch.setattr(source, "Download", partial(progress.Download, interval_s=0.01))
+
     def first_hangs(registry: OddRegistry, http: object, name: str, data: bytes) -> None:
         answer = odd_registry.half_then_hang if registry.gets[digest(BIG.blob())] == 1 else odd_registry.plainly
         answer(registry, http, name, data)  # type: ignore[arg-type]

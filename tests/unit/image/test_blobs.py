@@ -3,7 +3,11 @@
 
 import hashlib
 import os
+import socket
+import struct
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from cri.image import blobjob, digestjob
 from cri.image.asked import Asked
+from tests.fakes.patience import PACE, PATIENCE
 
 from .test_digests import Answer, says, server
 
@@ -76,6 +81,58 @@ def test_a_whole_blob_is_a_file(answer: Answer, tmp_path: Path) -> None:
 )
 def test_of_anything_else_nothing_is_left(answer: Answer, tmp_path: Path) -> None:
     assert brought(answer, tmp_path) == []
+
+
+def broken_off(request: BaseHTTPRequestHandler) -> None:
+    """Half of it, and a reset."""
+    says(200, ("Content-Length", str(len(CONTENT))), body=CONTENT[: len(CONTENT) // 2])(request)
+    request.wfile.flush()
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.connection.close()
+
+
+def silent(request: BaseHTTPRequestHandler) -> None:
+    """Half of it, and nothing until the client goes."""
+    says(200, ("Content-Length", str(len(CONTENT))), body=CONTENT[: len(CONTENT) // 2])(request)
+    request.wfile.flush()
+    request.rfile.read(1)
+
+
+def bad_chunk(request: BaseHTTPRequestHandler) -> None:
+    request.protocol_version = "HTTP/1.1"
+    says(200, ("Transfer-Encoding", "chunked"), ("Connection", "close"))(request)
+    request.wfile.write(b"%x\r\n%b\r\nzzz\r\n" % (300_000, CONTENT[:300_000]))
+
+
+@pytest.mark.parametrize("answer", [broken_off, silent, bad_chunk])
+def test_half_a_blob_is_no_file_whatever_ended_it(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed, and counted as part of what another program brought: more than the manifest says."""
+    monkeypatch.setattr(blobjob, "_STALLED_S", 0.3 * PACE)
+    assert brought(answer, tmp_path) == []
+
+
+def test_what_comes_is_in_the_file_at_once_however_slowly_it_comes(tmp_path: Path) -> None:
+    """The daemon gives up a download whose files do not grow."""
+    go_on, part = threading.Event(), tmp_path / f"{HEX}{blobjob.PART}"
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        says(200, ("Content-Length", str(len(CONTENT))), body=CONTENT[:100])(request)
+        request.wfile.flush()
+        go_on.wait(10 * PATIENCE)
+        request.wfile.write(CONTENT[100:])
+
+    with ThreadPoolExecutor(1) as pool:
+        bringing = pool.submit(brought, slow, tmp_path)
+        until = time.monotonic() + 5 * PATIENCE
+        while not (part.exists() and part.stat().st_size == 100):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        size = part.stat().st_size
+        go_on.set()
+        assert (size, bringing.result()) == (100, [HEX])
 
 
 def test_a_detour_gets_no_credentials_but_at_the_registry_itself(tmp_path: Path) -> None:

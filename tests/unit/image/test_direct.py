@@ -22,7 +22,7 @@ from cri.image.documents import Reader
 from cri.image.lazy_worker import LazyWorker
 from cri.image.skopeo import RegistryUnavailable
 from cri.store.reference import parse
-from stage1.errors import PodError
+from stage1.errors import PodError, TimedOut
 from stage1.linux import sandbox
 from stage1.linux.supervise import Stopped
 from stage1.rootfs.forking import ForkServer
@@ -129,6 +129,24 @@ async def test_an_answer_of_a_process_that_was_taken_over_is_none(monkeypatch: p
             assert await one.manifest("1") == b"", answer
 
 
+async def test_a_process_that_does_not_answer_is_ended_in_a_thread() -> None:
+    """It is given time to end by itself, in which the event loop has other things to do."""
+    ended: list[threading.Thread] = []
+
+    class Worker:
+        def ask(self, *_: object) -> object:
+            raise TimedOut("no answer")
+
+        def close(self) -> None:
+            ended.append(threading.current_thread())
+
+    with contextlib.closing(ForkServer(())) as forks:
+        one = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
+        one._worker = LazyWorker(Worker)  # type: ignore[arg-type]
+        assert await one.manifest("1") == b""
+    assert len(ended) == 1 and ended[0] is not threading.current_thread()
+
+
 def test_a_process_that_was_closed_is_not_started_any_more_by_a_thread_that_comes_late() -> None:
     with contextlib.closing(ForkServer(())) as forks:
         asking = Direct(parse("127.0.0.1:1/a:1"), config=Config(), auth=None, server=forks)
@@ -183,6 +201,17 @@ def test_what_a_process_that_was_taken_over_leaves_is_no_blob(make: Callable[[Pa
         one.start()
         for name in (HEX, "a" * 64, f"{HEX}.part"):
             make(tmp_path / "box" / "out" / name)
+        one.adopt(SIZES, directory=f"{tmp_path}/blobs")
+        assert os.listdir(tmp_path / "blobs") == []
+
+
+def test_what_was_brought_in_part_is_removed_and_nothing_is_adopted_then(tmp_path: Path) -> None:
+    with direct_to("127.0.0.1:1", tmp_path) as one:
+        one.start()
+        (tmp_path / "box" / "out" / f"{HEX}.part").write_bytes(CONTENT[:-1])
+        for _ in range(2):
+            one.discard()
+        assert not (tmp_path / "box").exists()
         one.adopt(SIZES, directory=f"{tmp_path}/blobs")
         assert os.listdir(tmp_path / "blobs") == []
 
