@@ -25,6 +25,9 @@ _LINK, _DIRECTORY, _SPARSE = b"1", b"5", b"S"
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _MOST_ID = 2**32 - 2
 _KEYWORDS = (b"path", b"linkpath", b"size", b"uid", b"gid")
+_ATTRIBUTES = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
+_ATTRIBUTE_BYTES = 255
+"""Of an extended attribute's name, as in Linux. Of a longer one mkfs.erofs 1.8 makes an image that can't be read."""
 _CAPABILITY = (b"SCHILY.xattr.security.capability", b"LIBARCHIVE.xattr.security.capability")
 
 
@@ -154,6 +157,8 @@ class Headers:
             key, equals, value = data[position + len(digits) + 1 : position + length].partition(b"=")
             if not space or not equals or not value.endswith(b"\n") or position + length > end:
                 raise self._corrupt("a PAX header can't be read")
+            if key.startswith(_ATTRIBUTES) and len(key.split(b".", 2)[2]) > _ATTRIBUTE_BYTES:
+                raise self._corrupt(f"it has an attribute {_text(key[:60])!r}... of {len(key)} bytes")
             # An empty value takes back what a global header says.
             if value != b"\n" and (key in _KEYWORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):
                 records[key] = value[:-1]

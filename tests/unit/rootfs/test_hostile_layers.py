@@ -39,6 +39,7 @@ TAKEN = {
     "a directory with a size": (header(b"d/", b"5", size=octal(4096)) + header(b"d/x"), "d/x"),
     "a time past all time": (pax({b"mtime": b"9" * 23}) + header(b"a"), "a"),
     "a global path": (pax({b"path": b"g"}, b"g") + header(b"a"), "g"),
+    "an attribute with a long name": (pax({b"SCHILY.xattr.user." + b"n" * 250: b"v"}) + header(b"a"), "a"),
     "a long link": (pax({b"linkpath": b"a/" * 2000}) + header(b"a", b"2"), "a"),
 }
 
@@ -88,6 +89,16 @@ REFUSED = {
     "a name that is too long": (pax({b"path": b"a" * 300}) + header(b"a"), Corrupt, "more than 255 bytes"),
     "a path that is too long": (pax({b"path": b"aa/" * 2000}) + header(b"a"), OverLimit, "images.path_bytes = 4095"),
     "a path that is too deep": (pax({b"path": SLASHES}) + header(b"a"), OverLimit, "images.path_depth = 128"),
+    "an attribute whose name is too long": (
+        pax({b"SCHILY.xattr.user." + b"n" * 251: b"v"}) + header(b"a"),
+        Corrupt,
+        "attribute 'SCHILY.xattr.user.n",
+    ),
+    "an attribute whose name is too long, by libarchive": (
+        pax({b"LIBARCHIVE.xattr.user." + b"n" * 1000: b"v"}) + header(b"a"),
+        Corrupt,
+        "of 1022 bytes",
+    ),
     "an attribute that is too long": (
         pax({b"SCHILY.xattr.user.x": b"v" * 70000}) + header(b"a"),
         Corrupt,
