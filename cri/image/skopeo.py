@@ -167,6 +167,10 @@ _UNREACHABLE = re.compile(
     "|StatusCode: 5"
 )
 
+_TOO_LARGE = re.compile("exceeded maximum allowed size of [0-9]+ bytes")
+_ODD_ANSWER = re.compile(r'\b(Get|Head|Post) "|StatusCode: [0-9]')
+"""Of Go's HTTP client, and of an answer that no registry gives. Behind all others, which say more."""
+
 
 def explain(stderr: str, code: int, *, name: str) -> PodError:
     """The error that skopeo's last words stand for. `name` is the image as the user knows it."""
@@ -183,6 +187,12 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
         return Corrupt(f"the registry's copy of {name} is damaged ({reason}); pull again, or push again")
     if _UNREACHABLE.search(reason):
         return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
+    if _TOO_LARGE.search(reason):
+        return Corrupt(f"a document of {name} is larger than any image's ({reason}); push it again")
+    if _ODD_ANSWER.search(reason):
+        return RegistryUnavailable(
+            f"the registry of {name} does not answer like one ({reason}); correct the name, or tell who runs it"
+        )
     if signal_number := -code if code < 0 else max(0, code - 128):
         return PodError(f"can't pull {name}: skopeo was killed by signal {signal_number}; pull again")
     return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")

@@ -50,11 +50,15 @@ def other_bytes(registry: "OddRegistry", http: BaseHTTPRequestHandler, name: str
 class OddRegistry:
     """Use it in a `with`. `tops` are the digests that tags stand for; `gets` counts the blobs that were asked for.
 
-    With `lies`, manifests are others than their digests say.
+    With `lies`, manifests are others than their digests say. One that is `bare` has `answer` say all of each answer,
+    manifests' too, with headers.
     """
 
-    def __init__(self, layout: Layout, tops: dict[str, str], answer: Answer = plainly, *, lies: bool = False) -> None:
+    def __init__(
+        self, layout: Layout, tops: dict[str, str], answer: Answer = plainly, *, lies: bool = False, bare: bool = False
+    ) -> None:
         self.gets: Counter[str] = Counter()
+        self._bare = bare
         self.hangs, self.ends = threading.Event(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(layout.path, tops, answer, lies=lies))
         self.server.daemon_threads = True
@@ -77,6 +81,9 @@ class OddRegistry:
                 if not expected or not file.exists():
                     return self.send_error(404)
                 data = file.read_bytes()
+                if registry._bare:
+                    self.close_connection = True
+                    return answer(registry, self, expected, data)
                 if kind.endswith("manifests"):
                     data = data.replace(b'"schemaVersion"', b' "schemaVersion"') if lies else data
                     return self._say(data, json.loads(data).get("mediaType"))

@@ -333,6 +333,11 @@ def fatal(text: str) -> str:
         ("writing blob: write OUT/oci-put-blob1: no space left on device", 1, NoSpace),
         ("writing blob: happened during read: Digest did not match, expected X, got Y", 1, Corrupt),
         ("reading blob X: fetching blob: blob unknown", 1, Corrupt),
+        ('reading blob X: Get "file:///etc/passwd": unsupported protocol scheme "file"', 1, RegistryUnavailable),
+        ('reading blob X: Get "/v2/a": stopped after 10 redirects', 1, RegistryUnavailable),
+        ('Get "http://h/v2/": net/http: HTTP/1.x transport connection broken: malformed', 1, RegistryUnavailable),
+        ('reading manifest 1 in H/R: StatusCode: 418, "no"', 1, RegistryUnavailable),
+        ("Error reading configuration blob: exceeded maximum allowed size of 4194304 bytes", 1, Corrupt),
         ("something new", 1, PodError),
     ],
 )

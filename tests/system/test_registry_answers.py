@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registries that answer as none does: the whole pull ends with one sentence that blames them, and leaves nothing."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from cri.config import Config
+from cri.image import progress, source
+from cri.image.skopeo import LoginNeeded, RegistryUnavailable
+from cri.store.images import ImageStore
+from stage1.errors import PodError
+from stage1.rootfs.corrupt import Corrupt
+from tests.fakes.oci_layout import Layer, Layout, file, tar
+from tests.fakes.odd_registry import OddRegistry
+from tests.fakes.pulled import pull_blocking
+
+from .test_registry import orphans
+
+BIG = Layer(tar([file("big", os.urandom(400_000))]))
+Say = Callable[[BaseHTTPRequestHandler, bytes], None]
+
+
+def says(status: int, *headers: tuple[str, str], body: bytes = b"x") -> Say:
+    def say(http: BaseHTTPRequestHandler, data: bytes) -> None:
+        http.send_response(status)
+        for name, value in (("Content-Length", str(len(body))), ("Connection", "close"), *headers):
+            http.send_header(name, value)
+        http.end_headers()
+        if http.command == "GET":
+            http.wfile.write(body)
+
+    return say
+
+
+def leads_to(place: str) -> Say:
+    return says(307, ("Location", place))
+
+
+def around(http: BaseHTTPRequestHandler, data: bytes) -> None:
+    leads_to(http.path)(http, data)
+
+
+def rubbish(http: BaseHTTPRequestHandler, data: bytes) -> None:
+    http.wfile.write(b"\0\1rubbish\r\n" * 10)
+
+
+def headers(http: BaseHTTPRequestHandler, data: bytes) -> None:
+    """Some 18 MB of them."""
+    http.send_response(200)
+    http.flush_headers()
+    for number in range(20_000):
+        http.wfile.write(b"X-%d: %b\r\n" % (number, b"y" * 900))
+
+
+def endless(http: BaseHTTPRequestHandler, data: bytes) -> None:
+    http.send_response(200)
+    http.send_header("Transfer-Encoding", "chunked")
+    http.end_headers()
+    while http.command == "GET":
+        http.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+
+
+def other_length(more: int) -> Say:
+    def say(http: BaseHTTPRequestHandler, data: bytes) -> None:
+        http.send_response(200)
+        http.send_header("Content-Length", str(len(data) + more))
+        http.end_headers()
+        http.wfile.write(data)
+
+    return say
+
+
+def whole(http: BaseHTTPRequestHandler, data: bytes) -> None:
+    kind = "application/octet-stream"
+    with contextlib.suppress(ValueError):
+        kind = json.loads(data).get("mediaType", kind)
+    says(200, ("Content-Type", kind), body=data)(http, data)
+
+
+def part_of(data: bytes) -> str:
+    if len(data) > 10_000:
+        return "layer"
+    return "config" if b'"diff_ids"' in data else "manifest"
+
+
+BEARER = 'Bearer realm="file:///etc/passwd",service="x"'
+CASES: list[tuple[str, Say, type[PodError]]] = [
+    ("layer", leads_to("file:///etc/passwd"), RegistryUnavailable),
+    ("layer", leads_to("http://127.0.0.1:1/x"), RegistryUnavailable),
+    ("layer", leads_to("http://[::1"), RegistryUnavailable),
+    ("layer", around, RegistryUnavailable),
+    *(("layer", says(status), RegistryUnavailable) for status in (204, 206, 307, 400, 418, 451, 503)),
+    ("layer", rubbish, RegistryUnavailable),
+    ("layer", headers, RegistryUnavailable),
+    ("layer", endless, Corrupt),
+    ("layer", other_length(5), RegistryUnavailable),
+    ("layer", other_length(-5), Corrupt),
+    *(("manifest", says(status), RegistryUnavailable) for status in (204, 400, 418, 500)),
+    ("manifest", leads_to("file:///etc/passwd"), RegistryUnavailable),
+    ("manifest", around, RegistryUnavailable),
+    ("manifest", says(401, ("WWW-Authenticate", BEARER)), LoginNeeded),
+    ("manifest", rubbish, RegistryUnavailable),
+    ("manifest", endless, Corrupt),
+    ("manifest", says(200, body=b""), Corrupt),
+    ("manifest", says(200, body=b"<html>"), Corrupt),
+    ("config", says(400), RegistryUnavailable),
+    ("config", leads_to("gopher://h/x"), RegistryUnavailable),
+    ("config", rubbish, RegistryUnavailable),
+    ("config", endless, Corrupt),
+    ("config", says(200, body=b"{}"), Corrupt),
+]
+
+
+@pytest.mark.parametrize(("part", "say", "kind"), CASES)
+def test_an_answer_of_no_registry_is_told_in_one_sentence_and_leaves_nothing(
+    part: str, say: Say, kind: type[PodError], layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_MORE_BYTES", 1_000_000)
+    monkeypatch.setattr(source, "Download", partial(progress.Download, interval_s=0.02))
+
+    def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # the client may go at any time
+            (say if part_of(data) == part else whole)(http, data)
+
+    top = str(layout.image([BIG])["digest"])
+    with OddRegistry(layout, {"1": top}, answer, bare=True) as registry, pytest.raises(kind) as caught:
+        pull_blocking(store, f"{registry.host}/a:1", config=Config())
+    assert type(caught.value) is kind and f"{registry.host}/a:1" in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+    assert (orphans(store), store.list()) == ([], ())
+
+
+def test_plain_answers_are_an_image(layout: Layout, store: ImageStore) -> None:
+    """So that what is refused above is refused for what is odd about it."""
+
+    def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        whole(http, data)
+
+    with OddRegistry(layout, {"1": str(layout.image([BIG])["digest"])}, answer, bare=True) as registry:
+        assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
