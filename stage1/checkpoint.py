@@ -13,7 +13,7 @@ from stage1 import machine, saved
 from stage1.engine import Host
 from stage1.errors import BadRequest, WrongState
 from stage1.pod.model import Pod
-from stage1.rootfs.checkpoint import DISK, GUEST, File, examined
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, File, Search, examined
 from stage1.rootfs.flat import flatten
 from stage1.vm.template_key import identity
 from stage1.vm.window import Placed
@@ -59,8 +59,11 @@ def measure(written: Written, output: str, *, is_awaited: "Awaited") -> Written:
     return written._replace(guest=examined(f"{output}/{GUEST}", is_awaited), disk=disk)
 
 
-def check(place: str, *, guest: File, disk: File, title: str = "") -> None:
-    """Raise BadRequest unless both files are what they were, or KernelError. People know the place as `title`."""
+def check(place: str, *, guest: File, disk: File, title: str = "", link_key: bytes = b"") -> None:
+    """Raise BadRequest unless both files are what they were, and the guest has `link_key` in its memory: it would never
+    answer who knows another one. Or KernelError. People know the place as `title`.
+    """
+    search = Search(link_key)
     for name, was in ((GUEST, guest), (DISK, disk)):
         path, shown = f"{place}/{name}", f"{title or place}/{name}"
         if was == File():
@@ -68,7 +71,7 @@ def check(place: str, *, guest: File, disk: File, title: str = "") -> None:
                 raise BadRequest(f"{shown} is not part of the checkpoint; remove it, or take another checkpoint")
             continue
         try:
-            now = examined(path)
+            now = examined(path, look=search if name == GUEST else bool)
         except FileNotFoundError:
             raise BadRequest(f"{shown} is missing, so the checkpoint can't be restored; take another one") from None
         if now != was:
@@ -76,6 +79,11 @@ def check(place: str, *, guest: File, disk: File, title: str = "") -> None:
                 f"{shown} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest says "
                 f"{was.size_bytes} of {was.sha256[:12]}: it was changed or damaged; take another checkpoint"
             )
+    if not search.is_there:
+        raise BadRequest(
+            f"{title or place}/{MANIFEST} has a link_key that the guest does not have: it was changed or damaged; take "
+            "another one"
+        )
 
 
 def located(

@@ -35,7 +35,7 @@ def of_this_host(manifest: Manifest, images: "ImageStore", *, path: str) -> tupl
     NotFound, WrongState, KernelError.
     """
     given = located(manifest, images, title=f"pod {manifest.pod.namespace}/{manifest.pod.name} of {path}")
-    checkpoint.check(path, guest=manifest.guest, disk=manifest.disk)
+    checkpoint.check(path, guest=manifest.guest, disk=manifest.disk, link_key=manifest.pod.link_key)
     return given
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Awaited = Callable[[], bool]
+    Look = Callable[[bytes], object]
 
 GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
 """Memory and devices, as the VMM writes them; the pod's disk; and what they are."""
@@ -136,9 +137,23 @@ def _empty(output: str) -> None:
         pass
 
 
-def examined(path: str, is_awaited: "Awaited" = lambda: True) -> File:
-    """What the file is, which may be anybody's. Raises TimedOut if it is not wanted any more, NotPlain or BadRequest
-    for what is no file of ours alone, KernelError.
+class Search:
+    """Whether `wanted` is in a file whose blocks it is called with, in order."""
+
+    def __init__(self, wanted: bytes) -> None:
+        self.is_there = not wanted
+        self._wanted, self._last = wanted, b""
+
+    def __call__(self, block: bytes) -> None:
+        """Look into the next one."""
+        if not self.is_there:
+            self.is_there = self._wanted in block or self._wanted in self._last + block[: len(self._wanted)]
+            self._last = block[1 - len(self._wanted) :]
+
+
+def examined(path: str, is_awaited: "Awaited" = lambda: True, *, look: "Look" = bool) -> File:
+    """What the file is, which may be anybody's; `look` gets its blocks. Raises TimedOut if it is not wanted any more,
+    NotPlain or BadRequest for what is no file of ours alone, KernelError.
     """
     directory, name = os.path.split(path)
     with beneath.Root(directory) as place:
@@ -150,14 +165,14 @@ def examined(path: str, is_awaited: "Awaited" = lambda: True) -> File:
                 f"{path} can be written to by others than user {os.geteuid()}, so it could change after it was "
                 "verified; give it mode 0600"
             )
-        return File(status.st_size, digest(fd, is_awaited))
+        return File(status.st_size, digest(fd, is_awaited, look=look))
     finally:
         os.close(fd)
 
 
-def digest(descriptor: int, is_awaited: "Awaited" = lambda: True) -> str:
+def digest(descriptor: int, is_awaited: "Awaited" = lambda: True, *, look: "Look" = bool) -> str:
     """SHA-256 over the blocks of 64 KiB in which a byte is not 0, each behind its number (8 bytes, big endian): all
-    copies have the same, with whatever holes. Raises as `examined`.
+    copies have the same, with whatever holes. These blocks `look` gets. Raises as `examined`.
     """
     from hashlib import sha256  # rkt, which removes pods by this module, waits for each import
 
@@ -170,6 +185,7 @@ def digest(descriptor: int, is_awaited: "Awaited" = lambda: True) -> str:
                 block = os.pread(descriptor, _BLOCK_BYTES, number * _BLOCK_BYTES)
                 if block != _ZEROS[: len(block)]:
                     total.update(number.to_bytes(8, "big") + block)
+                    look(block)
             end = max(-(-hole // _BLOCK_BYTES) * _BLOCK_BYTES, end + 1)
     return total.hexdigest()
 

@@ -215,10 +215,13 @@ def _lie(output: Path, lying: Path, name: str, data: bytes) -> None:
 async def _is_refused_though_its_digests_are_right(cri: Client, output: Path, asked: dict[str, Any]) -> None:
     """As by who has written it anew. What QEMU says of it is told."""
     guest = (output / place.GUEST).read_bytes()
+    key = checkpoints.parse((output / place.MANIFEST).read_bytes()).pod.link_key
     cases = (
-        (place.GUEST, b"", "UNKNOWN", "can't be loaded"),
-        (place.GUEST, bytes(1 << 16), "UNKNOWN", "can't be loaded"),
-        (place.GUEST, guest[: len(guest) // 2], "UNKNOWN", "can't be loaded"),
+        (place.GUEST, b"", "INVALID_ARGUMENT", "link_key"),
+        (place.GUEST, guest.replace(key, bytes(reversed(key))), "INVALID_ARGUMENT", "link_key"),
+        (place.GUEST, key, "UNKNOWN", "can't be loaded"),
+        (place.GUEST, bytes(1 << 16) + key, "UNKNOWN", "can't be loaded"),
+        (place.GUEST, guest[: len(guest) // 2] + key, "UNKNOWN", "can't be loaded"),
         (place.DISK, b"x" * 4096, "FAILED_PRECONDITION", "4096 bytes"),
     )
     for number, (name, data, code, word) in enumerate(cases):

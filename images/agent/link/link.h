@@ -31,7 +31,8 @@ struct link {
     bool has_key;
     bool answered; /* our HELLO is out on this connection: sequenced frames may follow */
     bool hello_due, fault_due;
-    uint8_t key[MARKER_BYTES];
+    /* Never in two pages: who restores a checkpoint looks for it in the guest's memory. */
+    _Alignas(MARKER_BYTES) uint8_t key[MARKER_BYTES];
     const uint8_t *reply_marker; /* which marker our next HELLO follows */
     uint64_t epoch, received, acknowledged;
     uint64_t host_has; /* what the host's HELLO called received: where to go on, not an ACK */

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1.checkpoint import check
 from stage1.errors import AlreadyExists, BadRequest, NoSpace, TimedOut
 from stage1.linux import beneath
 from stage1.linux.beneath import NotPlain
@@ -56,6 +57,38 @@ def test_a_byte_or_a_place_more_is_another_file(tmp_path: Path) -> None:
         _written(tmp_path / "d", {0: b"x"}, BLOCK + 1),
     ]
     assert len(set(made)) == 4
+
+
+WANTED = bytes(range(1, 17))
+
+
+@pytest.mark.parametrize(
+    "offset", [0, 1, 4096, BLOCK - 16, BLOCK - 15, BLOCK - 1, BLOCK, 5 * BLOCK - 8, 6 * BLOCK - 16]
+)
+def test_what_is_looked_for_is_found_wherever_it_lies(tmp_path: Path, offset: int) -> None:
+    size = 6 * BLOCK
+    for data, is_there in ((WANTED, True), (WANTED[:-1] + b"x", False), (WANTED[1:], False)):
+        _written(tmp_path / "guest", {0: b"x", offset: data}, size)
+        search = checkpoint.Search(WANTED)
+        checkpoint.examined(str(tmp_path / "guest"), look=search)
+        assert search.is_there is is_there
+
+
+def test_a_guest_without_the_key_of_its_manifest_is_refused_at_once(tmp_path: Path) -> None:
+    """Who knows another one waited for its agent as long as for a boot."""
+    guest = _written(tmp_path / checkpoint.GUEST, {3 * BLOCK + 7: WANTED}, 4 * BLOCK)
+    os.chmod(tmp_path / checkpoint.GUEST, 0o600)
+    check(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=WANTED)
+    with pytest.raises(BadRequest, match=f"{tmp_path}/manifest.json has a link_key"):
+        check(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=WANTED[::-1])
+
+
+def test_nothing_is_found_in_nothing_and_nothing_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "guest").write_bytes(b"")
+    for wanted in (WANTED, b""):
+        search = checkpoint.Search(wanted)
+        checkpoint.examined(str(tmp_path / "guest"), look=search)
+        assert search.is_there is (not wanted)
 
 
 def _listen(path: Path) -> None:
