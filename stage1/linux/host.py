@@ -4,11 +4,14 @@
 import os
 from typing import NamedTuple
 
+from stage1.linux import libc
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PT_INTERP = 3  # elf(5)
+_READ_ALL = 3  # syslog(2)
 _NONE: "Mapping[str, Program]" = {}
 
 
@@ -89,6 +92,15 @@ def is_static(path: str) -> bool:
         return False
     kinds = [struct.unpack_from("<I", headers, at)[0] for at in range(0, len(headers) - 3, size)] if size else []
     return bool(kinds) and _PT_INTERP not in kinds
+
+
+def recent_log(most: int) -> str:
+    """The newest lines of the kernel's log, in `most` bytes at most, whatever it keeps. Raises KernelError."""
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(most)
+    size = libc.call("klogctl", _READ_ALL, ctypes.addressof(buffer), most, what="the kernel's log")
+    return buffer.raw[:size].decode("utf-8", "replace")
 
 
 def memory_mib() -> tuple[int, int]:

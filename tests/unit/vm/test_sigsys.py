@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of a VMM that its filter of system calls ended: from invented logs, and from the kernel's own."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stage1.linux import process
+from stage1.errors import KernelError
+from stage1.linux import host, process
 from stage1.vm import sigsys
 from stage1.vm.sigsys import SIGSYS_CODE, explain
 from tests.fakes.patience import PATIENCE
@@ -67,13 +69,41 @@ CASES = {
 
 @pytest.mark.parametrize(("lines", "code", "text"), CASES.values(), ids=CASES)
 def test_the_filters_record_is_read(tmp_path: Path, lines: list[str], code: int | None, text: str) -> None:
-    (tmp_path / "log").write_text("".join(lines), encoding="latin-1")
-    assert explain(PID, STARTED, code=code, log=str(tmp_path / "log")) == text
+    (tmp_path / "log").write_text("older than what is recent")
+    assert explain(PID, STARTED, code=code, log=str(tmp_path / "log"), recent=lambda _: "".join(lines)) == text
+
+
+def test_of_a_log_of_many_megabytes_little_is_read(tmp_path: Path) -> None:
+    """The daemon read all of it for each VM whose end somebody else has seen."""
+    (tmp_path / "log").write_text(record() * 1000)
+    asked: list[int] = []
+    assert (
+        explain(PID, STARTED, code=None, log=str(tmp_path / "log"), recent=lambda most: asked.append(most) or "") == ""
+    )
+    assert asked == [1 << 16]
+    if os.access(sigsys.LOG, os.R_OK):
+        assert len(host.recent_log(1000).encode()) <= 3 * 1000
+        assert host.recent_log(1 << 20).endswith(host.recent_log(1000)[-500:])
+
+
+def test_what_is_written_while_it_is_waited_for_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("")
+
+    def recent(most: int) -> str:
+        (tmp_path / "log").write_text(record())
+        return ""
+
+    output = explain(PID, STARTED, code=SIGSYS_CODE, log=str(tmp_path / "log"), recent=recent)
+    assert output == f"{WHOLE} at call 157 of x86-64"
+
+
+def refused(most: int) -> str:
+    raise KernelError("klogctl", errno.EPERM, "the kernel's log")
 
 
 def test_a_log_that_can_not_be_read_costs_the_number_only(tmp_path: Path) -> None:
     assert explain(PID, STARTED, code=SIGSYS_CODE, log=str(tmp_path / "absent")) == WHOLE
-    assert explain(PID, STARTED, code=SIGSYS_CODE, log=str(tmp_path)) == WHOLE
+    assert explain(PID, STARTED, code=SIGSYS_CODE, log=str(tmp_path), recent=refused) == WHOLE
     assert explain(PID, STARTED, code=None, log=str(tmp_path / "absent")) == ""
 
 
