@@ -29,10 +29,11 @@ from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
 from cri.threads import await_end, run_uncancellable, started
-from stage1.errors import KernelError, NoSpace, PodError
+from stage1.errors import BadRequest, KernelError, NoSpace, PodError, TimedOut, Unsupported
 from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout
 from stage1.rootfs.blob import Blob
+from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits, refusal
 from stage1.rootfs.merge import merge
@@ -296,7 +297,8 @@ class _Run(NamedTuple):
 
     def _convert(self, blob: Blob) -> None:
         self._require_space(os.path.getsize(blob.path))
-        layers.convert(blob, self.place)
+        with _naming(self.source.name):
+            layers.convert(blob, self.place)
         self._require_space(0)
         known = {
             layout.layer_path(self.place.layers_dir, diff_id) for _, diff_id in self.layers() if self._has(diff_id)
@@ -325,7 +327,8 @@ class _Run(NamedTuple):
         files.write_atomic(f"{out_dir}/manifest.json", self.resolved.manifest_bytes)
         image_id = self.resolved.manifest.config
         try:
-            answer = merge(image_id, self.place, diff_ids=diff_ids, out_dir=out_dir)
+            with _naming(self.source.name):
+                answer = merge(image_id, self.place, diff_ids=diff_ids, out_dir=out_dir)
         except PodError:
             if not all(map(self._has, diff_ids)):
                 raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
@@ -335,6 +338,15 @@ class _Run(NamedTuple):
         config = manifest.with_file(self.resolved.config, manifest.of_kernel(answer))
         new = NewImage(image_id, out_dir, json.dumps(config).encode(), diff_ids)
         return self.store.add(new, tag=self.names.tag, digest=self.names.digest)
+
+
+@contextlib.contextmanager
+def _naming(image: str) -> Iterator[None]:
+    """Say in an error about a layer, which knows only itself, whose it is."""
+    try:
+        yield
+    except (Corrupt, BadRequest, Unsupported, TimedOut) as error:
+        raise type(error)(f"can't pull {image}: {error}") from None
 
 
 async def _read(work: Callable[[], T], stop: threading.Event, *, limits: Limits) -> T:

@@ -75,7 +75,7 @@ def test_a_registry_that_fails_in_the_middle_of_a_layer_is_told_and_leaves_nothi
     top = small(layout)
     with OddRegistry(layout, {"1": top}, answer) as registry, pytest.raises(kind, match=says) as caught:
         pull_blocking(store, f"{registry.host}/a:1", config=Config())
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and f"{registry.host}/a:1" in str(caught.value)
     assert (orphans(store), store.list()) == ([], ())
     with OddRegistry(layout, {"1": top}) as registry:
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
