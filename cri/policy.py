@@ -189,7 +189,7 @@ def is_match(name: str, patterns: Names) -> bool:
 
 
 def described(policy: Policy) -> tuple[str, ...]:
-    """The policy in words: first for all pods, then one sentence for each rule."""
+    """The policy as text: first what holds for all pods, then one sentence for each rule."""
     usual = policy.but(rules=()).values()
     del usual["rules"]
     return (

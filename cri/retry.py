@@ -30,7 +30,7 @@ async def retry_while_busy(ask: Callable[[], Awaitable[T]], pauses: Iterable[flo
 
 
 def within(limit_s: float) -> Callable[[], bool]:
-    """Return a function that tells whether `limit_s` seconds have not passed since."""
+    """Return a function that returns whether less than `limit_s` seconds have passed."""
     until_s = time.monotonic() + limit_s
     return lambda: time.monotonic() <= until_s
 
@@ -42,7 +42,7 @@ def every(pause_s: float, is_awaited: Callable[[], bool]) -> Iterator[float]:
 
 
 def backoff(first_s: float, last_s: float) -> Iterator[float]:
-    """Yield pauses for ever, each twice the one before, up to `last_s`."""
+    """Yield pauses without end, each twice the one before, up to `last_s`."""
     while True:
         yield first_s
         first_s = min(2 * first_s, last_s)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that outlive the call that began them, and end with their owner. Used by whoever has such work.
+"""Tasks that outlive the call that began them, and end with their owner.
 
-It knows nothing of the work. A task that is never awaited must not fail silently, so each failure is logged.
+A task that is never awaited must not fail silently, so each failure is logged.
 """
 
 import asyncio

@@ -179,7 +179,7 @@ async def run_concurrently(answer: Awaitable[T], work: Callable[P, object], /, *
 
 
 async def is_set_within(limit_s: float | None, event: asyncio.Event) -> bool:
-    """Wait for `event`, at most so long (None: for ever); whether it is set."""
+    """Wait for `event`, at most so long (None: without a limit); return whether it is set."""
     try:
         async with asyncio.timeout(limit_s):
             await event.wait()
@@ -189,7 +189,7 @@ async def is_set_within(limit_s: float | None, event: asyncio.Event) -> bool:
 
 
 async def is_readable_within(limit_s: float | None, descriptor: int) -> bool:
-    """Wait until `descriptor` is readable, at most so long (None: for ever); whether it is."""
+    """Wait until `descriptor` is readable, at most so long (None: without a limit); return whether it is."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, ready.set)
     try:

@@ -168,7 +168,9 @@ def clock_arguments(accel: str) -> tuple[str, ...]:
 
 
 def _online(pod: Pod) -> tuple[str, ...]:
-    """The other vCPUs are there and offline, until the agent is told: booting one takes as long as half the kernel."""
+    """The vCPUs beyond the first are present and offline until the agent gets their number: booting one takes as long
+    as half the kernel.
+    """
     return (f"maxcpus={pod.online_vcpus}",) if pod.online_vcpus else ()
 
 

@@ -98,9 +98,9 @@ def _ids(directory: str) -> "Sequence[Extent]":
 
 
 def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
-    """The files, if they are what the image says and this pod can boot them.
+    """The kernel's files, if they match the image's labels and this pod can boot them.
 
-    Raises BadRequest, or NotFound for one that is not there, Unsupported for what this node's hypervisor can't do.
+    Raises BadRequest, or NotFound for a missing one, Unsupported for what this node's hypervisor can't do.
     """
     kernel = boot.kernel
 
@@ -169,7 +169,7 @@ def _kernel(fd: int, size: int, *, path: str) -> kernel_image.Kernel:
 
 
 def _require_memory(kernel: kernel_image.Kernel, pod: Pod, *, path: str) -> None:
-    """Raise BadRequest for one that says where it is to be loaded, when there is no memory."""
+    """Raise BadRequest for a kernel with a load address at which the VM has no memory."""
     if kernel.end > pod.memory_mib * MIB:
         raise BadRequest(
             f"the kernel {path} is loaded into memory up to {kernel.end:#x}, and the VM has {pod.memory_mib} MiB; give "

@@ -91,8 +91,8 @@ def has_other_cgroups(pod: Pod, host: Host) -> bool:
 
 
 def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[int]") -> str:
-    """Put a VMM that runs already, since it waited for its pod, and what is beside it, into the cgroups of its pod;
-    what it has taken until then stays counted where it was. Returns why not, as `choose_cgroups` does.
+    """Move a VMM that already runs, since it waited for its pod, and its helpers into the cgroups of its pod; what it
+    has used until then stays accounted where it was. Returns why not, as `choose_cgroups` does.
 
     Undo: as of `add`. Raises KernelError.
     """

@@ -8,8 +8,8 @@ from stage1.errors import BadRequest
 
 
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.CheckpointPodResponse:
-    """Only of pods that can be suspended; FAILED_PRECONDITION says why one can't be. The directory must be empty
-    (ALREADY_EXISTS), and is again after an error. No options are known.
+    """Write a checkpoint of a pod that can be suspended; FAILED_PRECONDITION has the reason when it can't. The
+    directory must be empty (ALREADY_EXISTS), and is again after an error. No options are known.
     """
     for option in sorted(request.options):
         raise BadRequest(f"CheckpointPod has no option {option!r}; leave it out")

@@ -18,8 +18,8 @@ from stage1.machine import SUSPEND
 
 
 async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePodResponse:
-    """The containers are frozen in the guest until StartContainer. After an error nothing is left; FAILED_PRECONDITION
-    says why this host or this pod can't be what the checkpoint is.
+    """Restore the pod; its containers are frozen in the guest until StartContainer. Rolled back after an error;
+    FAILED_PRECONDITION has the reason why this host or this pod does not fit the checkpoint.
     """
     for option in sorted(request.options):
         raise BadRequest(f"RestorePod has no option {option!r}; leave it out")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Status: whether the node can run pods, asked by the kubelet every 5 seconds. Does not ask guests.
+"""Status: whether the node can run pods; the kubelet calls it every 5 seconds. Sends nothing to guests.
 
-Without a CNI configuration pods have loopback only, and NetworkReady says so; they are run nevertheless.
+Without a CNI configuration pods have loopback only, and NetworkReady is false; they are run nevertheless.
 """
 
 import json

@@ -7,6 +7,8 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def suspend_pod(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
-    """Suspend the pod. Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION says why it can't be."""
+    """Suspend the pod. Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION has the reason when it can't be
+    suspended.
+    """
     await suspension.suspend(node.pods.get(request.pod_sandbox_id), node.images)
     return pb.StopPodSandboxResponse()

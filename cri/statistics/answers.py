@@ -47,9 +47,9 @@ async def each(
 
 
 def fitting(items: list[Message], name: Callable[[Message], str], *, most_bytes: int = MOST_BYTES) -> list[Message]:
-    """The items that one message can hold, in order: when it can't hold all, the pods that take the most are left out.
+    """The items that fit into one message, in order; if not all do, the pods that take the most are left out.
 
-    `name` says whose an item is. Streamed calls have no such limit.
+    `name` returns the owner of an item. Streamed calls have no such limit.
     """
     sizes: dict[str, int] = {}
     for item in items:

@@ -78,8 +78,8 @@ class Asked(NamedTuple):
 
 
 class Meter:
-    """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. What the guest says of
-    containers that are not in `known` is ignored; what it says of the pod is told to `told`.
+    """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. Statistics of containers that
+    are not in `known` are ignored; those of the pod are passed to `told`.
     """
 
     def __init__(self, ask: Ask, known: Container[str], told: Callable[[PodStats], None] = lambda _: None) -> None:
@@ -105,7 +105,7 @@ class Meter:
         return asked.answer()
 
     def ask(self, *, files: bool = False) -> Asked:
-        """The same for whoever waits for many guests at once."""
+        """The same for a caller that waits for many guests concurrently."""
         last = self._last.get(files)
         has_begun, self._has_begun = self._has_begun, False
         if last is None or has_begun or any(name not in self.disks for name in last.containers):

@@ -80,8 +80,8 @@ def _known(pod: Metered, *, files: bool) -> Sample | None:
 
 
 async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tuple[AnyPod, Sample]]:
-    """The ready ones of `pods` with their samples, in the same order. The guests are waited for together: a task and a
-    timeout for each would take longer than what they say.
+    """The ready ones of `pods` with their samples, in the same order. The guests are waited for together, since a task
+    and a timeout for each would cost more than the answers.
     """
     asked = [(pod, known) for pod in pods if pod.is_ready and (known := _known_or_asked(pod, files=files))]
     await _wait([one for _, one in asked if isinstance(one, Asked)])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The disk for the pods' writable layers: what was promised of it, what is used, and what the daemon keeps for itself.
+"""The disk for the pods' writable layers: what is promised to pods, what is used, and what the daemon reserves.
 
-Made by the node; asked by the table before a pod is made, and by the RPCs that tell of disks. It looks at the state
-directory in threads, and knows no guest: what a guest says of its own disk is the meter's.
+Made by the node; used by the table before a pod is made, and by the RPCs about disks. It reads the state directory in
+threads, and knows no guest: a guest's own disk is the meter's subject.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Storage:
         return await asyncio.to_thread(measure, self._host.state_dir)
 
     def require_space_for(self, pod: Pod, space: Space, *, others: list[Pod]) -> None:
-        """Raise NoSpace unless there is room for the pod beside the `others`."""
+        """Raise NoSpace unless the disk has room for the pod and the `others`."""
         promised = sum(map(self.size_of, others))
         require_space(space, promised=promised, needed=self.size_of(pod), overcommit=self._config.overcommit)
 

@@ -44,7 +44,7 @@ class Piece(NamedTuple):
 
 
 class Device(NamedTuple):
-    """A network device of the guest, of whose addresses whoever restores it takes care."""
+    """A network device of the guest, whose addresses the restoring side sets up."""
 
     name: str
     mac: str

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last sandboxes that could not be started, so that they can be explained although there is no pod.
 
-Owned by the node, told by RunPodSandbox, shown by Status. The newest failure of each of at most `MOST` names is kept,
+Owned by the node, filled by RunPodSandbox, shown by Status. The newest failure of each of at most `MOST` names is kept,
 in one file of the run directory, for the next daemon. It is written in a thread; a failure to write is logged.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to a pod: facts with times, kept in its file and so found again by the next daemon.
+"""The history of a pod: facts with times, kept in its file and so known to the next daemon.
 
 Added by `cri.live` and by the RPCs, shown by `cri.translate.history`. A pod has at most `MOST` facts of at most
-`TEXT_CHARS` characters each, whatever happens to it. Pure but for the clock.
+`TEXT_CHARS` characters each. Pure but for the clock.
 """
 
 import time

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of this machine: which there are, under which names, and the files they consist of.
+"""The images of this machine: their names, and the files they consist of.
 
-Called by the image RPCs, by CreateContainer and `clearpod run`; safe for threads and for several processes.
-An image's files are on the disk when its row is; a layer goes with the last image that has it. An image whose files are
-not as they were made is put aside: it stays listed, can be removed, and the next pull makes anew what is damaged. A pod
-that has an image mounted keeps it, whatever is removed here: the kernel keeps unlinked files that are mounted.
+Called by the image RPCs, by CreateContainer and `clearpod run`; safe for threads and for several processes. An image's
+files are on the disk before its row is; a layer is removed with the last image that has it. An image with damaged files
+is put aside: it stays listed, can be removed, and the next pull makes the damaged files anew. A pod that has an image
+mounted keeps it after its removal: the kernel keeps unlinked files that are mounted.
 """
 
 import contextlib

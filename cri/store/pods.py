@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`state.json` in a pod's directory: what the daemon must know again after it was killed.
+"""`state.json` in a pod's directory: what the next daemon must know after this one was killed.
 
-Written by `cri.live` at each change of state, read by `cri.store.recover`. What never changes (records) and
-what does (states) are apart; who the pod is stands in `pod.json` too, so that its name stays taken when `state.json` is
-damaged. What other places know better is not here: the VMM's pid is in vm.json, a log's
-position beside the log, whether a container runs is asked of the agent.
+Written by `cri.live` at each change of state, read by `cri.store.recover`. What never changes (records) and what does
+(states) are apart; the pod's identity is in `pod.json` too, so that its name stays taken when `state.json` is damaged.
+Facts with another source are not here: the VMM's pid is in vm.json, a log's position beside the log, and whether a
+container runs the agent knows.
 """
 
 import contextlib
@@ -39,13 +39,13 @@ class PodRecord(NamedTuple):
 
 
 class ContainerRecord(NamedTuple):
-    """A container as it was asked for.
+    """A container as it was requested.
 
-    `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none. `window_image` is the image's
-    name in the DAX window, empty when it is not there; `image_way` says to people which way it came, and why.
-    `image_tag` is the image's name as the status shows it, empty when it has none. `kernel` is the one that the image
-    brings; without a path there is none. `guest_id` is what the guest calls it, if that is another one's id: it was
-    running in the pod of which this pod is a copy.
+    `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none. `window_image` is the image's name
+    in the DAX window, empty when it is not there; `image_way` describes how the image gets into the guest and why, for
+    display. `image_tag` is the image's name as the status shows it, empty when it has none. `kernel` is the one that
+    the image brings; without a path there is none. `guest_id` is the container's id in the guest, if that differs: it
+    was running in the pod of which this pod is a copy.
     """
 
     container: Container
@@ -69,9 +69,9 @@ class PodState(NamedTuple):
     """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
 
     `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
-    `history` is what happened, oldest first. With `is_own` its guest was ended for a kernel out of an image. `waiting`
-    are containers of the pod that this one is a copy of, as they were: frozen in the guest until they are created here.
-    `origin` says to people what it is a copy of, if it is one.
+    `history` has the facts, oldest first. With `is_own` its guest was ended for a kernel out of an image. `waiting` are
+    containers of the pod that this one is a copy of, as they were: frozen in the guest until they are created here.
+    `origin` describes the pod or template that it is a copy of, for display.
     """
 
     state: str = states.NEW
@@ -120,7 +120,7 @@ class Stored(NamedTuple):
 
 
 class _Identity(NamedTuple):
-    """The whole file that says who the pod is."""
+    """The content of `pod.json`, the pod's identity."""
 
     record: PodRecord
 
@@ -142,7 +142,7 @@ class PodFiles:
                 self._identity = stored.record
 
     def save(self, stored: Stored) -> None:
-        """Replace each file in one step, first the one that says who the pod is. Raises NoSpace, KernelError."""
+        """Replace each file atomically, the identity first. Raises NoSpace, KernelError."""
         if self._identity != stored.record:
             self._write(_IDENTITY, _Identity(stored.record))
             self._identity = stored.record

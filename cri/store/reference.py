@@ -40,7 +40,7 @@ class Reference(NamedTuple):
 
 
 def parse(text: str) -> Reference:
-    """The full reference that `text` stands for. Raises BadRequest that says what is wrong."""
+    """The full reference for `text`. Raises BadRequest, which names the error."""
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
         raise BadRequest(f"{_shown(text)}: {_shown(digest)} is not a digest; it should be sha256: and 64 hex digits")

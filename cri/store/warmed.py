@@ -2,9 +2,9 @@
 """Warmed templates on the disk: checkpoints of pods that ran, by namespace and name, below the state directory. Used by
 `cri.pods.warmed`, in threads.
 
-    NAMESPACE/NAME/   a checkpoint (`stage1.rootfs.checkpoint`); it appears by rename, when it is whole
+    NAMESPACE/NAME/   a checkpoint (`stage1.rootfs.checkpoint`); it appears by rename, when it is complete
     .new/ID/          one that is being written, or removed
-    .lent/ID/         the same files as one has, for a pod that begins as a copy: removing it meanwhile does not matter
+    .lent/ID/         hard links to its files, for a pod that begins as a copy: the template may be removed meanwhile
 
 All of it is root's, mode 0700: it has all secrets of the pods.
 """

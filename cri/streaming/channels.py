@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kubernetes' channels in WebSocket messages: the first byte says which stream the rest belongs to. Pure.
+"""Kubernetes' channels in WebSocket messages: the first byte is the stream's number. Pure.
 
 docs/dev/cri.md has the format. Used by `channel_session`. WebSocket's own frames are wsproto's; here is their payload.
 """
@@ -32,7 +32,7 @@ class Channels:
         self._channel = -1  # of the message whose middle we are in
 
     def receive(self, data: bytes, *, message_ends: bool) -> list[Piece]:
-        """Take a part of a message, return what it says. Raises ChannelFault."""
+        """Parse a part of a message; return its events. Raises ChannelFault."""
         pieces = []
         if self._channel < 0 and data:
             self._channel, data = data[0], data[1:]

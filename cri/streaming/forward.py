@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PortForward's second half: pairs of SPDY streams, each joined to a port of the pod.
 
-Called by `connection`. Any text on an error stream ends the client's whole session, so only a connection that could not
-be made says something.
+Called by `connection`. Any text on an error stream ends the client's whole session, so only a failed connection writes
+to it.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class Forwarder:
         return task
 
     async def _expire(self, name: str, stream: SpdyStream) -> None:
-        """Half a pair is not kept for ever, nor when the client does not want it."""
+        """Drop half a pair after a time, or when the client resets it."""
         await is_set_within(SETUP_S, stream.gone)
         del self._halves[name]
         await stream.reset(spdy.CANCEL)

@@ -83,7 +83,7 @@ class Codec:
         self._fin = False
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take bytes, return what they say. Raises SpdyFault; after that the codec is of no use."""
+        """Parse bytes; return their events. Raises SpdyFault; after that the codec can't be used."""
         return [event for event in self.events(data) if event is not None]
 
     def events(self, data: bytes) -> Iterator[Event | None]:

@@ -71,8 +71,8 @@ Opened = Callable[[SpdyStream], Coroutine[Any, Any, None]]
 
 
 class SpdyConnection:
-    """One client, whose bytes are parsed within `budget`. `opened` is told of each stream, after the reply to it is on
-    its way.
+    """One client, whose bytes are parsed within `budget`. `opened` is called for each stream, once the reply to it has
+    been queued.
     """
 
     def __init__(self, wire: Wire, opened: Opened, budget: LoopBudget) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to and from one client: plain TCP, or carried in the messages of a WebSocket. Nothing here knows what they say.
+"""Bytes to and from one client: plain TCP, or carried in the messages of a WebSocket. The content is not known here.
 
-A client that reads slowly makes `write` wait; one that is not read from is held back by TCP. A client is gone when it
-closes either direction: none of the protocols has a use for half a connection.
+A client that reads slowly makes `write` wait; one that is not read from is held back by TCP. A client that closes
+either direction counts as gone: none of the protocols uses half a connection.
 """
 
 import asyncio
@@ -36,7 +36,9 @@ class Wire(Protocol):
         """Send, and wait while too much waits to be sent. Raises ConnectionError."""
 
     async def is_alive(self) -> bool:
-        """Call this while there is no reader; keeps clients content that want to hear something."""
+        """Return whether the client has closed nothing, which asyncio does not check while there is no reader. Over a
+        WebSocket a pong is sent too, so that the client does not time out.
+        """
 
     async def flush(self) -> None:
         """Wait until everything is on its way. Raises ConnectionError."""

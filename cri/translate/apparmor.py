@@ -43,7 +43,7 @@ class Places(NamedTuple):
 
 
 def profile(given: pb.LinuxContainerSecurityContext) -> str:
-    """The name of the container's profile: `DEFAULT` where nothing is said, as the CRI wants it; empty: unconfined. The
+    """The name of the container's profile: `DEFAULT` when none is given, as the CRI requires; empty: unconfined. The
     new field wins over the old one. Raises BadRequest for what can't be a name.
     """
     name = given.apparmor_profile

@@ -126,7 +126,7 @@ class _Rule(NamedTuple):
 
 @cache
 def _rule(field: Any) -> _Rule:
-    """The rule of a field: what the tables say for its message, else for all fields of that name, else the default."""
+    """The rule of a field: that of its message, else that of all fields of its name, else the default."""
 
     def entry(table: Mapping[str, Any], other: Any) -> Any:
         return table.get(f"{field.containing_type.name}.{field.name}", table.get(field.name, other))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CDI devices: the specs on this node, and what those that are named add to a container.
+"""CDI devices: the specs on this node, and what the named ones add to a container.
 
-Called by CreateContainer. A spec says how a host would change a container; in a VM variables, groups, mounts of files
-and the guest's own devices can be had, and whatever else is refused by name. See the Container Device Interface
+Called by CreateContainer. A spec describes changes of a container on a host; in a VM variables, groups, mounts of files
+and the guest's own devices are possible, and everything else is refused by name. See the Container Device Interface
 1.0, https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md. Only JSON is read.
 """
 

@@ -185,8 +185,8 @@ def signal_enum(number: int) -> "pb.Signal.ValueType":
 
 
 def shown_tag(asked: pb.ImageSpec, tags: Sequence[str]) -> str:
-    """Return the tag that the pod's author wrote, else the image's first one: the kubelet asks by the id, and shows
-    what the status says. Empty for an image without tags.
+    """Return the tag that the pod's author wrote, else the image's first one: the kubelet requests the image by its id,
+    and shows the status's name. Empty for an image without tags.
     """
     for name in (asked.user_specified_image, asked.image):
         try:

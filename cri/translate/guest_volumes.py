@@ -75,7 +75,7 @@ def _usual(config: Config, directory: str) -> str:
 
 
 def placed(given: Iterable[Mount], pod: Pod) -> tuple[Mount, ...]:
-    """The mounts, of which those that the guest is to have say so. Blocks. Raises BadRequest for too many."""
+    """The mounts, with those marked that the guest is to have. Blocks. Raises BadRequest for too many."""
     mounts = tuple(given)
     if not pod.kubelet_dir:
         return mounts

@@ -27,11 +27,11 @@ def handlers(variants: Iterable[str]) -> tuple[str, ...]:
 
 
 def variant(request: pb.RunPodSandboxRequest) -> str:
-    """The annotation `clearpod.io/kernel`, else the handler's, else `full` for a pod of which Kubernetes says that it
-    has an AppArmor profile by name, `sctp` for one with an SCTP port, else nothing. Raises BadRequest.
+    """The annotation `clearpod.io/kernel`, else the handler's, else `full` for a pod with an AppArmor profile by name,
+    `sctp` for one with an SCTP port, else nothing. Raises BadRequest.
 
-    Whether the guest's directory has that variant is the engine's to say; `image` stands for the kernel that the pod's
-    container brings.
+    Whether the guest's directory has that variant is checked by the engine; `image` stands for the kernel that the
+    pod's container brings.
     """
     sandbox = request.config
     text = sandbox.annotations.get(policy.KERNEL, "")

@@ -44,7 +44,7 @@ def of_container(given: pb.LinuxContainerResources, pod: Pod) -> Limits:
 
 
 def check(given: pb.LinuxContainerResources) -> None:
-    """Raise BadRequest for what no kernel would take, in words that name the field."""
+    """Raise BadRequest, which names the field, for values that no kernel accepts."""
     for name, (low, high) in RANGES.items():
         value = getattr(given, name)
         if value and not low <= value <= high and not (value == -1 and name in UNLIMITED):

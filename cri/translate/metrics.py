@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics that replace cAdvisor's: their descriptors, and their values from samples. Called by the RPCs. Pure.
 
-One table says everything of a metric, so that none can be announced and not given. Values are whole numbers: the
-CRI has no others.
+One table defines each metric, so that none can be announced and not given. Values are whole numbers: the CRI has no
+others.
 """
 
 from collections.abc import Callable, Iterator

@@ -87,7 +87,7 @@ def _beyond(pod: Pod, what: str) -> NoSpace:
 
 
 def merge(target: pb.LinuxContainerResources, given: pb.LinuxContainerResources) -> None:
-    """Put what `given` says into `target`."""
+    """Copy the fields that are set in `given` into `target`."""
     for name in NUMBERS:
         if value := getattr(given, name):
             setattr(target, name, value)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the containers that RestorePod is asked for are those of a checkpoint. Pure.
+"""Whether the containers that RestorePod requests are those of a checkpoint. Pure.
 
-What a process is, is in its memory: image, command, environment and user only say what is expected there, and another
-word about them is refused. Labels, mounts, limits and the log are the new pod's.
+A process is what is in its memory: image, command, environment and user must equal the checkpoint's, and are refused
+otherwise. Labels, mounts, limits and the log are the new pod's.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 """SecurityProfile -> what the model keeps of seccomp. Called by `security`.
 
 A Localhost profile is read when the container is created and kept with it, so that a change of the file changes nothing
-that exists. It is checked here, because crun would refuse it only in the guest, and with less to say.
+that exists. It is validated here, because crun would refuse it only in the guest, and with less detail.
 """
 
 import json

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(client: Client, pod: loader.RktPod, *, options: arguments.EnterOptions) -> int:
-    """Run the command as root, in /, and with the app's environment, whatever the app's user and directory are."""
+    """Run the command as root, in /, with the app's environment, independent of the app's user and directory."""
     app, number, tty = pod.apps[0], client.base, os.isatty(0) and os.isatty(1)
     term = os.environ.get("TERM") or "vt100"
     env = (*(one for one in app.container.process.env if not one.startswith("TERM=")), f"TERM={term}")

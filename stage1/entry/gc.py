@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`gc`: takes away what a pod that has ended left outside of its directory. rkt unmounts and removes the directory.
+"""`gc`: removes what an ended pod left outside of its directory. rkt unmounts and removes the directory.
 
-rkt does that whatever happens here, so each step is tried though another failed; and any may find its work done,
-or never begun.
+rkt does that in any case, so each step is tried though another failed; each is idempotent, also when it was never
+begun.
 """
 
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`stop`: asks the apps to end, then the guest; with --force, or when that takes too long, the VM ends at once.
+"""`stop`: asks the apps to end, then the guest; with --force, or when that takes too long, the VM is killed.
 
-Called by rkt, and by the launcher when it is told to end.
+Called by rkt, and by the launcher when it gets a signal.
 """
 
 import time

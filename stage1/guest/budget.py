@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often one link's guest may do what costs its host more than the guest: token buckets with the caller's clock.
+"""Limits of what one link's guest may do that costs its host more than the guest: token buckets with the caller's
+clock.
 
-Used by `cri.agent`, one `Budget` for each link. Pure. Who is over budget is read later (backpressure); only greetings
-that a guest forces without end are a fault, since a guest that does this says nothing else.
+Used by `cri.agent`, one `Budget` for each link. Pure. A guest over budget is read later (backpressure); only greetings
+that a guest forces without end are a fault, since they leave no time for anything else.
 """
 
 from stage1.guest.incoming import LinkFault

@@ -43,7 +43,7 @@ class Client:
     """A connection to the proxy; a context manager, or close it. `base` is the first of the client's own ids."""
 
     def __init__(self, sock: _socket.socket, *, until: float | None = None) -> None:
-        """Wait for the proxy until that moment (monotonic), None: for ever. Raises TimedOut, VmFailed."""
+        """Wait for the proxy until that moment (monotonic; None: without a limit). Raises TimedOut, VmFailed."""
         sock.setblocking(False)
         self._sock, self._cutter, self._number = sock, Cutter(), 0
         self._unsent = bytearray()
@@ -58,7 +58,7 @@ class Client:
         self._sock.close()
 
     def call(self, op: Op, timeout_s: float | None) -> Reply:
-        """Ask, and wait for the reply; None waits for ever.
+        """Send a request and wait for the reply; None: without a limit.
 
         Raises what the reply's code means (messages.check_reply), TimedOut, VmFailed when the VM has ended.
         """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The messages of the link as bytes, in protobuf's encoding, and back. Pure.
 
-Used by both ends of the link, and by whoever writes or reads single requests, as rkt's plan. The tables say which field
-of a message has which number and type; what values mean is not known here.
+Used by both ends of the link, and by writers and readers of single requests, such as rkt's plan. The tables give the
+number and type of each field; the meaning of values is not known here.
 """
 
 from typing import Any, NamedTuple

@@ -70,11 +70,11 @@ def credit_amount(payload: bytes) -> int:
 class Splitter:
     """Cuts received bytes into frames.
 
-    It starts unsynchronised and throws bytes away until a marker with the header of a HELLO right behind it.
-    From then on it still looks for the marker everywhere, since a peer that died left half a frame. The
-    HELLO's header is part of the pattern because the host's HELLO has the key in its own payload.
+    It starts unsynchronised and drops bytes until a marker with the header of a HELLO right behind it. From then on it
+    still searches for the marker everywhere, since a peer that died left half a frame. The HELLO's header is part of
+    the pattern because the host's HELLO has the key in its own payload.
 
-    `lost` says why frames stopped ("" when they did not). Holds at most one frame and what `feed` was given.
+    `lost` is the reason why frames stopped ("" when they did not). Holds at most one frame and what `feed` was given.
     """
 
     def __init__(self, *markers: bytes) -> None:

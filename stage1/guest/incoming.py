@@ -8,7 +8,7 @@ from stage1.guest.messages import Exited, Hello, Reply
 
 
 class LinkFault(PodError):
-    """The guest broke the rules of the link. Nothing that it says can be relied on any more."""
+    """A violation of the link's protocol by the guest. Nothing that it sends can be relied on any more."""
 
     grpc_code, exit_code = "UNKNOWN", 12
 

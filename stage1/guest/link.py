@@ -92,10 +92,10 @@ class HostLink:
         self._greet()
 
     def receive(self, data: bytes, work: int = 1 << 30) -> list[Incoming]:
-        """Take bytes from the guest, return what they say. Raises LinkFault.
+        """Parse bytes from the guest; return their events. Raises LinkFault.
 
-        About `work` units are done, a frame being one and each KiB of its payload four more; with `has_more` the
-        rest is to be taken by further calls, without data.
+        About `work` units are done, a frame being one and each KiB of its payload four more; with `has_more` the rest
+        is to be taken by further calls, without data.
         """
         self.raise_fault()
         items: list[Incoming] = []
@@ -191,7 +191,7 @@ class HostLink:
         self._flows.setdefault(stream, Flow())
 
     def close_stream(self, stream: int) -> None:
-        """Drop whatever still comes for `stream`."""
+        """Drop further data of `stream`."""
         self._flows.pop(stream, None)
 
     def credit_of(self, stream: int) -> int:
@@ -229,8 +229,9 @@ class HostLink:
         self._held.release_until(seq)
 
     def settle(self, seq: int) -> None:
-        """Only `seq` is safe. For callers that finish out of order; the guest hears of it once all before are
-        too."""
+        """Mark only `seq` as durable, for callers that finish out of order; it is acknowledged once all before it are
+        durable too.
+        """
         self._held.release(seq)
 
     # Sending

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of proto/agent/agent.proto that counts: Stats and what answers it, and Tune, which sets. Pure.
+"""The messages of proto/agent/agent.proto about statistics and settings: Stats with its answers, and Tune. Pure.
 
-Used through `messages`, which has the rest. Sizes are bytes, CPU times microseconds; what the guest can't say is 0.
+Used through `messages`, which has the rest. Sizes are bytes, CPU times microseconds; 0 is what the guest can't measure.
 """
 
 from typing import NamedTuple

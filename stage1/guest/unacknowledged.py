@@ -51,7 +51,9 @@ class Sent:
 
 
 class Held:
-    """The guest's frames that were received and not used up yet: it may not forget them, so it can't send for ever."""
+    """The guest's frames that were received and not consumed yet: the guest must keep them, which limits how much it
+    can send.
+    """
 
     def __init__(self) -> None:
         self._sizes: dict[int, int] = {}  # by sequence number, in their order

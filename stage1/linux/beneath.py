@@ -270,7 +270,7 @@ class Root:
             os.close(self.open_directory(path))
 
     def link(self, path: str, target: str) -> None:
-        """Make a symbolic link that says `target`."""
+        """Make a symbolic link with the target `target`."""
         parent, name = self._parent(path)
         try:
             with Guard("symlink", self._full(path)):

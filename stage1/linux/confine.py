@@ -38,9 +38,9 @@ _KNOWN_SINCE = ((5, 16), (3, 15), (2, 14), (1, 13))
 
 
 def confine(box: sandbox.Box, places: "Iterable[Sequence[str]]") -> None:
-    """Give up all but what `box` leaves, for good; `places` are those of its that are there (`existing`).
+    """Irrevocably give up all but what `box` leaves; `places` are its paths that exist (`existing`).
 
-    Raises KernelError: the caller must end then. The pid namespace is the caller's matter (`NEW_PID`, and a fork).
+    Raises KernelError: the caller must end then. The caller makes the pid namespace itself (`NEW_PID`, and a fork).
     """
     kinds = _NEW_IPC | _NEW_UTS | (0 if box.network else namespace.NEW_NET)
     namespace.unshare(kinds)

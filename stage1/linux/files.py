@@ -158,7 +158,7 @@ def existing(path: str) -> str:
 
 
 def make_dirs(path: str, mode: int) -> None:
-    """Make `path` and what is missing above it; the directories made get `mode`, whatever the umask is."""
+    """Make `path` and its missing parents; the directories made get `mode`, independent of the umask."""
     if os.path.isdir(path):
         return
     make_dirs(os.path.dirname(path.rstrip("/")) or ".", mode)

@@ -18,8 +18,8 @@ _NONE: "Mapping[str, Program]" = {}
 class Program(NamedTuple):
     """A hypervisor's program. `path` is empty when it is not on PATH.
 
-    `lack` says why it can't be used, `flaw` what it can't do although it is used, as sentences; `remedy` what to do.
-    `sandbox`: it was built so that it can forbid itself system calls. `preload`: a library can be preloaded into it.
+    `lack` is the reason why it can't be used, `flaw` what it can't do although it is used, as sentences; `remedy` what
+    to do. `sandbox`: it was built with its own seccomp filter. `preload`: a library can be preloaded into it.
     """
 
     path: str = ""
@@ -31,8 +31,8 @@ class Program(NamedTuple):
 
 
 class HostFacts(NamedTuple):
-    """`kvm_error` and `vsock_error` say why the device can't be used; empty when it can. `programs` are those of the
-    hypervisors, by their names. A tool's path is empty when it is not on PATH.
+    """`kvm_error` and `vsock_error` are the reasons why the device can't be used; empty when it can. `programs` are
+    those of the hypervisors, by their names. A tool's path is empty when it is not on PATH.
     """
 
     machine: str = "x86_64"

@@ -68,7 +68,9 @@ class Watches:
             pass
 
     def changed(self) -> set[int]:
-        """The numbers of those that have changed since the last call. -1 is among them when some were not told."""
+        """The numbers of the watches with changes since the last call. -1 is among them when the kernel dropped
+        events.
+        """
         try:
             data = os.read(self.fd, _EVENTS_BYTES)
         except BlockingIOError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's merging of equal pages (KSM), as files below /sys/kernel/mm/ksm. See the kernel's admin-guide/mm/ksm.
 
-Used by `cri.memory.merger` and `clearpod ksm`. Decides nothing: it reads numbers and writes those it is told to. Only
-memory that a program has offered (madvise MADV_MERGEABLE) is looked at: that of kvmtool's and QEMU's guests is.
+Used by `cri.memory.merger` and `clearpod ksm`. Decides nothing: it reads counters and writes given settings. KSM scans
+only memory that a program has marked (madvise MADV_MERGEABLE), as kvmtool and QEMU do with their guests' memory.
 """
 
 import os

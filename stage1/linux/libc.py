@@ -44,7 +44,7 @@ _handle: "Any" = None
 
 
 class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.errno may be None, ours not
-    """ENOENT. Also a FileNotFoundError, so that callers for whom absence is an answer can say just that."""
+    """ENOENT. Also a FileNotFoundError, which callers that expect absence can catch."""
 
     def __init__(self, call: str, number: int, what: str) -> None:
         super().__init__(call, number, what)

@@ -66,9 +66,9 @@ class Netlink:
         self._socket.close()
 
     def ask(self, messages: "Sequence[tuple[int, int, bytes]]", *, what: str) -> None:
-        """Send them together: kind, flags, body with attributes. The kernel does them in order.
+        """Send the requests together, each with kind, flags, body and attributes. The kernel executes them in order.
 
-        Raises KernelError, which says `what`, with the first one's that failed; those after it were done.
+        Raises KernelError about `what`, with the first error; the requests after it were executed.
         """
         if not messages:
             return
@@ -87,7 +87,7 @@ class Netlink:
             raise failure("netlink", failed, what)
 
     def dump(self, kind: int, body: bytes, *, what: str) -> "Iterator[bytes]":
-        """The bodies of all that the kernel has of this kind. Raises KernelError, which says `what`."""
+        """The bodies of all objects of this kind that the kernel has. Raises KernelError about `what`."""
         with Guard("netlink", what):
             self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 0, 0) + body)
         while True:

@@ -12,7 +12,7 @@ PRESSURE, MEMINFO = "/proc/pressure", "/proc/meminfo"
 
 
 class Memory(NamedTuple):
-    """Bytes of this host; 0 when it does not say."""
+    """Memory of this host in bytes; 0 when it is not known."""
 
     total: int = 0
     available: int = 0

@@ -183,7 +183,7 @@ class PidHandle:
         return True
 
     def see_end(self) -> None:
-        """Wait until it has ended, for ever; it is left to be reaped by who wants to know how."""
+        """Wait until it has ended, without a limit; it is not reaped, so that another caller can read its status."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.poll()

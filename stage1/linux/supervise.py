@@ -267,15 +267,15 @@ class Talk:
         return Ended(-1 if self._child.exit_code is None else self._child.exit_code, last_line(last[-TAIL_BYTES:]))
 
     def kill(self) -> None:
-        """End it; whoever waits for it in another thread sees its end."""
+        """Kill it; a thread that waits for it sees its end."""
         if self._in >= 0:
             end(self._child)
 
     def close(self) -> None:
-        """End it, by the end of its input or by force, and give back what belongs to it. Idempotent.
+        """End it, by the end of its input or by force, and release its resources. Idempotent.
 
-        Killed at once, its first process would leave the others of its PID namespace to whoever reaps orphans, and they
-        count as processes of its user until then.
+        If its first process is killed at once, the others of its PID namespace are left to init, and count as processes
+        of its user until they are reaped.
         """
         if self._in >= 0:
             os.close(self._in)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast this host's time stamp counter runs. Called by the engine for VMs that are emulated.
+"""The frequency of this host's time stamp counter. Called by the engine for VMs that are emulated.
 
-TCG hands the host's counter on to the guest, but nothing there that tells its frequency, and a guest that measures it
-on a busy host gets it wrong and goes by ticks, which it loses.
+TCG passes the host's counter on to the guest, but not its frequency. A guest that measures it on a busy host gets it
+wrong and falls back to timer ticks, some of which it loses.
 """
 
 import os
@@ -33,7 +33,7 @@ def use_file(path: str) -> None:
 
 
 def khz() -> int:
-    """The frequency in kHz; 0 where it can't be told. Takes 40 ms until it is known, and then nothing."""
+    """The frequency in kHz; 0 where it can't be measured. The first call takes 40 ms, later ones nothing."""
     global _known  # noqa: PLW0603  it does not change
     _known = _known or _kept()
     if not _known and (read := _reader()):
@@ -54,7 +54,7 @@ def _kept() -> int:
 
 
 def measured(sample: "Callable[[], Sample]", sleep: "Callable[[float], None]") -> int:
-    """The frequency in kHz from samples with pauses between them; 0 when two pauses tell different ones."""
+    """The frequency in kHz from samples with pauses between them; 0 when two pauses give different ones."""
     first = sample()
     sleep(_BASELINE_S)
     middle = sample()

@@ -157,9 +157,10 @@ def read(directory: str) -> PodNetwork | None:
 
 
 def check(directory: str) -> None:
-    """CHECK by all plugins: is the pod's network still as they made it? Raises NetworkFailed when one says no.
+    """CHECK by all plugins: whether the pod's network is still as they made it. Raises NetworkFailed when one finds a
+    difference.
 
-    Only for those who ask: portmap 1.1 says no to every pod with addresses of both families.
+    Only on request: portmap 1.1 fails for every pod with addresses of both families.
     """
     path = record.linked(directory)
     known = record.load(path) if path else None

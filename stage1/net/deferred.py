@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deferred DELs: when a network can't be removed, fail a few times, then detach the pod all the same and retry later.
 
-Called by attach when DEL fails. What is deferred is the pod's record, kept without the pod; the daemon retries it at
-its start and once a minute, so nothing leaks for ever and no pod hangs for ever. It must not run plugins.
+Called by attach when DEL fails. The pod's record is kept without the pod; the daemon retries it at its start and once a
+minute, so nothing leaks and no pod hangs. It must not run plugins.
 """
 
 from stage1.errors import Exhausted, PodError
@@ -13,9 +13,9 @@ from stage1.net.settings import netns_path
 
 
 def defer(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
-    """Defer the DEL of the record at `path`, and say so in a sentence; or raise `error` while it is worth trying again.
+    """Defer the DEL of the record at `path` and return a sentence about it; or raise `error` while a retry is useful.
 
-    Trying again soon is useless when the plugin is not there, or the netns was lost and a stand-in did not help. When
+    An immediate retry is useless when the plugin is missing, or the netns was lost and a stand-in did not help. When
     the host had no process or descriptor for it, nothing was tried.
     """
     if isinstance(error, Exhausted):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which networks may belong to a pod that lives, whoever made it. Called before an unrequested removal: by garbage
-collections, our own (`stage1.garbage`) and that of plugins (`status_gc`).
+"""Networks that may belong to a pod that lives, of any clearpod on this host. Called before an unrequested removal: by
+garbage collections, our own (`stage1.garbage`) and that of plugins (`status_gc`).
 
-It looks at facts that all clearpods of this host have in common, daemons, `clearpod run` and rkt's pods.
+It uses facts that all clearpods of this host share: daemons, `clearpod run` and rkt's pods.
 """
 
 import os

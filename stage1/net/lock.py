@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lock that keeps garbage collection apart from pods that are being attached. Called by attach and status_gc.
 
-There is one for this host, since plugins have one memory, whoever calls them: daemons, `clearpod run`, rkt. It is
-held shared by those who attach: they never wait for each other.
+There is one for this host, since plugins keep one state for all their callers: daemons, `clearpod run`, rkt. It is held
+shared during an attachment: attachments never wait for each other.
 """
 
 import os

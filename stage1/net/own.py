@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Ethernet frames a pod may send on a device: a program that says yes to what is listed here and no to the rest.
+"""Which Ethernet frames a pod may send on a device: a BPF program that accepts what is listed here and drops the rest.
 
 Pure: called by tap_links. The rules are described in docs/admin/network.md, the reasons in decisions/0137. The program
-refuses what it can't read to the end, so that a frame must be understood to pass.
+drops a frame that it can't parse to the end.
 """
 
 import _socket

@@ -41,9 +41,9 @@ class Runner:
         return min(left_s, self.limit_s)
 
     def add(self, network: Network, call: Call, *, done: "Callable[[Document], None]") -> Document:
-        """ADD by each plugin; `done` hears each result as soon as there is one. Undo: `delete`.
+        """ADD by each plugin; `done` is called with each result as soon as there is one. Undo: `delete`.
 
-        Raises NetworkFailed when a plugin fails; what the others did stays for `delete`.
+        Raises NetworkFailed when a plugin fails; the others' results stay for `delete`.
         """
         previous: Document | None = None
         for plugin in network.plugins:
@@ -94,7 +94,7 @@ class Runner:
             self._run("CHECK", network, plugin=plugin, call=call, previous=previous)
 
     def ask(self, verb: str, network: Network, *, plugin: Document, more: Document) -> None:
-        """STATUS or GC, with `more` beside the plugin's document. Raises NetworkFailed."""
+        """STATUS or GC, with `more` added to the plugin's document. Raises NetworkFailed."""
         env = protocol.bare_environment(verb, bin_dirs=self.bin_dirs)
         given = protocol.bare_request(network, plugin, more=more)
         self._exec(_who(plugin, network), plugin["type"], env=env, given=given)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the plugin portmap must be told so that it leaves ::1 alone. Pure: called by plugins.
+"""The conditions that make the portmap plugin leave ::1 alone. Pure: called by plugins.
 
-Its rules for IPv6 take connections to ::1 too and send them where no answer can come from (docs/decisions/0044), and
-so hide the daemon, which serves that address. It has a key for conditions on its rules, in the words of the tool
-that it makes them with. Other plugins are given their documents as they were read.
+Its rules for IPv6 match connections to ::1 too and send them where no answer can come from (docs/decisions/0044), and
+so hide the daemon, which serves that address. It has a key for conditions on its rules, in the syntax of iptables or
+nftables. Other plugins get their documents unchanged.
 """
 
 from stage1.linux.host import which

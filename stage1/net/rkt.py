@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rkt's way to say which networks a pod gets, and to be told what it got. Called by rkt's entry points only.
+"""rkt's network options and results. Called by rkt's entry points only.
 
-`--net` is parsed, matched with rkt's configurations and the two that rkt has built in, and attached in the order of
-the configurations' file names. An option that rkt takes is not refused: `none` is loopback only, and `host` is told to
+`--net` is parsed, matched with rkt's configurations and the two that rkt has built in, and attached in the order of the
+configurations' file names. No option that rkt accepts is refused: `none` is loopback only, and `host` is returned to
 the caller, who knows whether the operator allows it.
 """
 

@@ -59,7 +59,7 @@ _VERSIONS: dict[tuple[str, int], tuple[str, ...]] = {}
 
 
 def versions(path: str) -> tuple[str, ...]:
-    """The versions that the plugin at `path` says it speaks; empty when it does not say. Asked once for each file."""
+    """The versions that the plugin at `path` reports; empty when it reports none. Asked once for each file."""
     try:
         key = (path, os.stat(path).st_mtime_ns)
         if key not in _VERSIONS:

@@ -55,7 +55,7 @@ class TapLinks(Netlink):
 
 
 def join_all(*, is_free: bool = False) -> PodNetwork:
-    """A tap for each device, both joined, and what the guest is to be told. Raises NetworkFailed."""
+    """Make a tap for each device and join both; return the guest's settings. Raises NetworkFailed."""
     with TapLinks() as links:
         seen = query(links)
         devices, numbers = tap.interfaces(seen.links), seen.numbers()

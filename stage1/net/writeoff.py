@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives up a deferred DEL (see deferred) after some tries: its leases are freed, and it is not tried again.
+"""Gives up a deferred DEL (see deferred) after some tries: its leases are freed, and it is not retried.
 
-Called by rkt's gc, which would else fail for ever because of a pod that is long gone. What may have stayed is reported
-once, with the file where the record is kept from then on.
+Called by rkt's gc, which would else fail repeatedly because of a pod that is long gone. What may have stayed is
+reported once, with the file where the record is kept from then on.
 """
 
 import os

@@ -77,7 +77,7 @@ def read_kernel(read: "Read", size: int, *, title: str) -> Kernel:
 
 
 def _is_bzimage(head: bytes) -> bool:
-    """Whether it says so, and that it is loaded high."""
+    """Whether its header has bzImage's signature, and that it is loaded high."""
     has_magic = head[0x202:0x206] == b"HdrS" and head[0x1FE:0x200] == b"\x55\xaa"
     return has_magic and len(head) > 0x211 and bool(head[0x211] & 1)
 
@@ -191,7 +191,9 @@ def _entry_of(read: "Read", segment: _Segment) -> int | None:
 
 
 def _notes(data: bytes, *, align: int) -> "Iterator[tuple[bytes, int, bytes]]":
-    """Name, type and content of each; a damaged one is the last. Aligned as QEMU does: by what the segment says."""
+    """Name, type and content of each note; a damaged one is the last. Aligned as QEMU does: by the segment's
+    alignment.
+    """
     at = 0
     while align > 0 and at + 12 <= len(data):
         name_bytes, content_bytes, number = struct.unpack_from("<III", data, at)
@@ -201,7 +203,7 @@ def _notes(data: bytes, *, align: int) -> "Iterator[tuple[bytes, int, bytes]]":
 
 
 def _is_multiboot(head: bytes, elf: _Elf | None) -> bool:
-    """Whether QEMU's loader takes it: one of 64 bits, or no ELF, must say itself where it is to be loaded."""
+    """Whether QEMU's loader accepts it: one of 64 bits, or no ELF, must have its own load address."""
     flags = next(_headers(head), 0)
     return bool(flags & _HAS_ADDRESSES) or (bool(flags) and elf is not None and elf.is_32)
 

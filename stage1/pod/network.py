@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod's network as values: what the guest is told, and what people are shown. Pure.
+"""A pod's network as values: the guest's settings, and what is shown to people. Pure.
 
-Made by `stage1.net` from what the CNI plugins did, kept in the pod's record, turned into the agent's Configure by
-whoever talks to the guest.
+Made by `stage1.net` from the results of the CNI plugins, kept in the pod's record, translated into the agent's
+Configure.
 """
 
 from typing import NamedTuple

@@ -117,7 +117,7 @@ def _quoted(word: str) -> str:
 
 
 def _variables(told: Told, form: str = "{}") -> "Parts":
-    """The environment in a form in which a program can be told it; what has spaces is in quotation marks."""
+    """The environment in the given form for the kernel's command line; values with spaces are in quotation marks."""
     _require_no_quotes(told)
     return tuple(_quoted(form.format(one)) for one in told.environment)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel of its own that an image names: what its labels say, as a value that was checked. Pure.
+"""A kernel of its own that an image names: the values of its labels, validated. Pure.
 
-Called by CreateContainer and by rkt with the labels of an image and the annotations of its manifest, which are foreign.
-An ACI has no capital letters in names, so urunc's count without them. docs/user/own-kernels.md lists the keys. Files
-are not read here: `kernel_image` says what is in one.
+Called by CreateContainer and by rkt with the labels of an image and the annotations of its manifest, which are
+untrusted. An ACI has no capital letters in names, so urunc's labels match without them. docs/user/own-kernels.md lists
+the keys. Files are not read here, but by `kernel_image`.
 """
 
 import binascii
@@ -50,7 +50,7 @@ whose panic its hypervisor was told, as that of abort().
 class OwnKernel(NamedTuple):
     """A kernel in an image. `path`, `initrd` and `block` are paths in the image, the latter two empty for none.
 
-    `arguments` are for the program in it, `block_mount` is where a form that can say so mounts the block image.
+    `arguments` are for the program in it, `block_mount` is where the block image is mounted, by forms that can pass it.
     An empty `path` stands for no kernel.
     """
 
@@ -67,11 +67,11 @@ class OwnKernel(NamedTuple):
 
     @property
     def has_debug_exit(self) -> bool:
-        """Whether it says its exit code."""
+        """Whether it reports its exit code through a debug device of the VM."""
         return self.exit not in (POWEROFF, RESET)
 
     def may_reset(self, *, has_power_off: bool) -> bool:
-        """Whether a reset is an end in good order: nothing else is possible, or it is what the image says."""
+        """Whether a reset is a regular end: the image sets it, or the kernel powers off and the machine can't."""
         return self.exit == RESET or (self.exit == POWEROFF and not has_power_off)
 
     def code(self, written: int) -> int:
@@ -160,8 +160,8 @@ def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
 
 
 def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
-    """Decode values: as labels they are text, as annotations and in urunc.json base64, all of them or those that say
-    so. A known type tells which: a word of text can be valid base64 too.
+    """Decode values: as labels they are text, as annotations and in urunc.json base64, either all of them or those
+    marked. A known type decides which: text can be valid base64 too.
     """
     theirs = {key: _decoded(text.removeprefix(_ENCODED)) if text.startswith(_ENCODED) else text
               for key, text in theirs.items()}  # fmt: skip

@@ -117,7 +117,7 @@ def _rule(names: list[str], action: str, *, errno: int = 0, **argument: "Any") -
 
 
 def _clone(may_make_namespaces: bool) -> list[dict[str, "Any"]]:
-    """clone3 hides its flags from a filter; a C library that is told ENOSYS uses clone."""
+    """clone3 hides its flags from a filter; a C library that gets ENOSYS uses clone."""
     if may_make_namespaces:
         return [_rule(["clone", "clone3"], _ALLOW)]
     every, masked = sum(NAMESPACE_FLAGS), "SCMP_CMP_MASKED_EQ"

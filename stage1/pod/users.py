@@ -36,7 +36,7 @@ def resolve(user: str, *, passwd: str, group: str, extra: tuple[int, ...] = (), 
 def with_home(env: tuple[str, ...], user: User, *, passwd: str) -> tuple[str, ...]:
     """`env` with HOME, unless it has one: the user's directory in the image's /etc/passwd, else "/".
 
-    crun would otherwise look it up in the container's own file, and wait for ever if that is a FIFO.
+    crun would otherwise look it up in the container's own file, and hang if that is a FIFO.
     """
     if any(entry.startswith("HOME=") for entry in env):
         return env

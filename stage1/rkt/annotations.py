@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clearpod's annotations of a pod of rkt's, of its apps and of their images: what is known, so that nothing is ignored.
-Called by loader. Pure.
+"""clearpod's annotations of an rkt pod, of its apps and of their images: parsed, and refused when unknown. Called by
+loader. Pure.
 
-rkt's command line gives annotations to apps only, so an app may say what its pod's one VM is to be. An app's own win
-over its image's, as in the App Container specification.
+rkt's command line gives annotations to apps only, so an app may set values of its pod's one VM. An app's own win over
+its image's, as in the App Container specification.
 """
 
 from stage1.errors import BadRequest, Unsupported
@@ -76,7 +76,7 @@ def _conflict(word: str, text: str, *, where: str, other: str) -> BadRequest:
 
 
 def _require_profile_of_pod(own: "Mapping[str, str]", pod: "Mapping[str, str]", *, where: str) -> None:
-    """Raise Unsupported for an app that asks for another userspace: `enter` goes by what the pod says."""
+    """Raise Unsupported for an app that requests another userspace: `enter` uses the pod's."""
     if PROFILE in own and own[PROFILE] != pod.get(PROFILE):
         raise Unsupported(
             f"{where}: the annotation {PROFILE} is one of pods and not of apps; put it into the pod manifest, or use a "

@@ -105,7 +105,7 @@ def _absent(root: str, path: str, *, what: str) -> NoCommand:
 
 
 def _unfit(head: bytes, mode: int) -> str:
-    """Why the kernel would not execute such a file, as far as its beginning and its mode say; empty: it would."""
+    """Why the kernel would not execute the file, from its first bytes and its mode; empty: it would."""
     if not stat.S_ISREG(mode):
         return f"is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}; give the path of a program"
     if not mode & 0o111:
@@ -128,7 +128,7 @@ def _is_program(head: bytes) -> bool:
 
 
 def _interpreter(head: bytes) -> str:
-    """The interpreter of a script, or of a dynamic program, as far as its first bytes tell; empty: none."""
+    """The interpreter of a script, or of a dynamic program, from its first bytes; empty: none."""
     if head.startswith(_SHEBANG):
         line = head[len(_SHEBANG) :].partition(b"\n")[0].partition(b"\0")[0]
         return os.fsdecode(line.replace(b"\t", b" ").strip(b" ").partition(b" ")[0])  # a \r is the name's

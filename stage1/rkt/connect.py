@@ -115,7 +115,7 @@ def _connect(path: str) -> _socket.socket | None:
 
 
 def _start(place: str) -> None:
-    """Start a proxy, unless there is one: whoever has the lock is it, as long as it lives."""
+    """Start a proxy, unless there is one: the process that holds the lock."""
     with beneath.Root(place) as own:
         lock = own.open_or_make(LOCK, os.O_RDWR, mode=0o600)
     try:

@@ -19,7 +19,9 @@ _CHUNK = 1 << 24
 
 
 class _Copy(NamedTuple):
-    """One copy. `top` is the directory that is filled; `first` says, below it, where a file with several names is."""
+    """One copy. `top` is the directory that is filled; `first` maps a file with several names to its first path below
+    it.
+    """
 
     top: int
     first: dict[tuple[int, int], str]

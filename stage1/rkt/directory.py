@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are in the directory that rkt makes for a pod, and the files there by which rkt is told of it.
+"""Paths in the directory that rkt makes for a pod, and the files there by which rkt is notified.
 
-Called by stage1/entry with the pod's directory, which is rkt's to name and to move: `pods/run/<uuid>` and later
-`pods/exited-garbage/<uuid>`. Files are whole or absent, since rkt gives up on a pod that has half of one.
+Called by stage1/entry with the pod's directory, which rkt names and moves: `pods/run/<uuid>` and later
+`pods/exited-garbage/<uuid>`. Files are replaced atomically, since rkt gives up on a pod that has half of one.
 """
 
 import os
@@ -38,12 +38,14 @@ def data(pod_dir: str) -> str:
 
 
 def exists(data_dir: str, pod_id: str) -> bool:
-    """Whether rkt knows the pod in that data directory, in whatever state; also while it moves."""
+    """Whether rkt knows the pod in that data directory, in any state; also while it moves."""
     return any(os.path.isdir(f"{data_dir}/pods/{state}/{pod_id}") for state in STATES)
 
 
 def is_running(data_dir: str, pod_id: str) -> bool:
-    """Whether the pod runs, or is about to: rkt tells it by the lock on its directory, which its process holds."""
+    """Whether the pod runs, or is about to: whether its process holds the lock on its directory, by rkt's own
+    criterion.
+    """
     path = f"{data_dir}/pods/{RUN}/{pod_id}"
     try:
         with Guard("open", path):
@@ -203,7 +205,7 @@ def set_ready(pod_dir: str) -> None:
 
 
 def is_ready(pod_dir: str) -> bool:
-    """Whether `set_ready` was called last, as rkt tells it."""
+    """Whether `set_ready` was called last, by rkt's own criterion."""
     try:
         return os.readlink(f"{stage1_root(pod_dir)}/{READY}") == _READY_TEXT
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of an app: what the manifests say, defaults, and nothing of the caller's. Pure. Called by plan."""
+"""The environment of an app: the manifests' variables, defaults, and nothing of the caller's. Pure. Called by plan."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

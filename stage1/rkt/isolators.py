@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An app's isolators as numbers and sets. Pure. Called by plan.
 
-Of memory and of cpu the last one counts, since rkt appends what the user says to what the image says. What a VM's
-stage1 does not apply is named in `warnings`; a name that rkt does not know either is refused, for it may be meant to
-protect.
+Of memory and of cpu the last one counts, since rkt appends the user's to the image's. Isolators that a VM's stage1 does
+not apply are named in `warnings`; a name that rkt does not know either is refused, for it may be meant to protect.
 """
 
 from typing import NamedTuple

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log files of apps in Kubernetes' way, which the launcher writes (images/launcher/log.h). Called by machine and apps.
+"""Log files of apps in Kubernetes' format, which the launcher writes (images/launcher/log.h). Called by machine and
+apps.
 
-In the engine's directory of the pod, `logs/N` is a link that names the file of the log N, and `logs/app-NAME` one that
-says N. What the guest says of a log is its number alone, so it can't name a file. Who calls takes turns
-(`apps.changing`).
+In the engine's directory of the pod, `logs/N` is a link to the file of the log N, and `logs/app-NAME` one with the
+number N. The guest sends only a log's number, so it can't name a file. Callers hold the lock (`apps.changing`).
 """
 
 import os

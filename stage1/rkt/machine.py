@@ -68,7 +68,7 @@ def place(uuid: str) -> str:
 
 
 def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> LaunchSpec:
-    """Make all that the guest needs, and say how the VMM is to be started. Undo: `undo`.
+    """Make all that the guest needs, and return the launch spec. Undo: `undo`.
 
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
     """
@@ -104,7 +104,7 @@ def _with_disk(on: Host, pod: RktPod, *, pod_dir: str) -> Host:
 def undo(place: str) -> str:
     """Undo `prepare` before the VMM was started; idempotent. Returns and raises what `engine.clean_up` does.
 
-    The record names the launcher, who is our parent and still has to say what went wrong: it is not to be killed.
+    The record names the launcher, who is our parent and still has to report the error: it must not be killed.
     """
     try:
         with beneath.Root(place) as own:
@@ -288,9 +288,9 @@ def kill(place: str) -> None:
 
 
 def collect_garbage() -> list[str]:
-    """Remove the remains of ended pods that rkt does not know any more, because its data directory was removed.
+    """Remove the orphans of ended pods that rkt does not know any more, because its data directory was removed.
 
-    A pod that lives is left alone, whatever became of its directory. A sentence for each that could not be removed.
+    A pod that lives is left alone, even without its directory. Returns a sentence for each that could not be removed.
     """
     problems = []
     for path in engine.directories(RUN):

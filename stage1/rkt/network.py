@@ -89,10 +89,10 @@ def detach(pod_dir: str) -> str:
 
 
 def collect_garbage(pod_dir: str) -> list[str]:
-    """Take away what pods left that are gone, or whose plugins failed; a sentence for each that could not be.
+    """Remove the networks of pods that are gone, or whose plugins failed; return a sentence for each failure.
 
-    `pod_dir` is any pod's. What fails for ever is written off in the end. Who was tried longest ago comes first; where
-    plugins hang, the others are left to the next gc.
+    `pod_dir` is any pod's. A DEL that keeps failing is written off in the end. The one that was tried longest ago comes
+    first; where plugins hang, the others are left to the next gc.
     """
     from stage1.net import deferred, living  # `run` never comes here, and waits for each import
 

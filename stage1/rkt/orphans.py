@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes of a pod that has ended: a VMM whose launcher was killed, a program of ours that hung. Called by gc.
 
-They are found in /proc and not by records alone, since whoever was to write one may have been killed before. A process
-counts by the program that it runs: one of the pod's own stage1, or a VMM that was told of the pod. That a shell or an
-editor has the pod's directory on its command line does not make it ours.
+They are found in /proc and not by records alone, since a process may have been killed before it wrote its record. A
+process counts by the program that it runs: one of the pod's own stage1, or a VMM with the pod's directory among its
+arguments. A shell or an editor with that directory on its command line does not count.
 """
 
 import os

@@ -65,7 +65,9 @@ def streams(app: str) -> tuple[int, int, int]:
 
 
 def _stdio(app: App, one: Container) -> Stdio | None:
-    """The app's streams: what goes to the console has none, and what goes nowhere has one that nobody reads."""
+    """The app's streams: one that goes to the console has no id, and one that goes nowhere has an id without a
+    reader.
+    """
     used = app.streams
     if one is not app.container:
         return None

@@ -105,7 +105,7 @@ def is_tight(request: Names | None) -> bool:
 
 
 def _is_default(request: Names) -> bool:
-    """A set that says nothing, as rkt sees it; to remove all is not possible, and to remove nothing is the default."""
+    """Whether rkt treats the set as not given: removing all calls is not possible, and removing none is the default."""
     if ALL in request.names:
         return not request.retain
     return NOTHING in request.names or not _names(request)
@@ -155,7 +155,7 @@ def _all_but(names: frozenset[str], action: "dict[str, Any]") -> "dict[str, Any]
 
 
 def _more(names: frozenset[str], action: "dict[str, Any]", *, held: tuple[str, ...]) -> "dict[str, Any]":
-    """The default profile with more calls, and with the isolator's answer where it would say EPERM."""
+    """The default profile with more calls, and with the isolator's errno in place of EPERM."""
     base, extra = seccomp.profile(held), (names & known()) - {"personality", "socket", "clone"}
     rules = []
     for rule in base["syscalls"]:

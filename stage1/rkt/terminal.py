@@ -93,7 +93,7 @@ class _nothing:
 
 
 class _sizes:
-    """While it is open, a change of our terminal's size is told to the guest."""
+    """While it is open, changes of our terminal's size are sent to the guest."""
 
     def __init__(self, client: Client, process: Joined) -> None:
         self._client, self._process = client, process

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which userspace and which kernel a pod's guest has: what the pod's annotations say, else what the stage1 image was
+"""The userspace and the kernel of a pod's guest: those of the pod's annotations, else those that the stage1 image was
 built for.
 
 Called by loader and by enter. See stage1/pod/profile.py.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which volume is where in an app. Looks at the host's sources; makes nothing. Called by plan.
+"""The mount point of each volume in an app. Examines the host's sources; makes nothing. Called by plan.
 
-What the pod says (`mounts`) comes first, then what the image wants (`mountPoints`); of the latter, those that the pod
-has no volume for are empty ones, made just for the app.
+The pod's `mounts` come first, then the image's `mountPoints`; of the latter, those that the pod has no volume for get
+empty ones, made just for the app.
 """
 
 import os
@@ -94,7 +94,7 @@ def _implicit(entry: Entry, point: MountPoint) -> Volume:
 
 
 def _mount(volume: Volume, path: str, *, entry: Entry, pod_dir: str, asked: bool) -> Mount:
-    """`asked`: whether the image wants it read-only, which counts when the volume does not say."""
+    """`asked`: whether the image requests it read-only, which counts when the volume has no setting."""
     read_only = asked if volume.read_only is None else volume.read_only
     source = f"{pod_dir}/{SHARED}/{volume.name}" if volume.kind == EMPTY else os.path.realpath(volume.source)
     if volume.kind != EMPTY and not os.path.exists(source):

@@ -70,9 +70,10 @@ class Rules(NamedTuple):
 
 
 def unpack(blob: Blob, taker: "Taker", *, rules: Rules) -> int:
-    """Let `taker` have the tar of `blob` (plain, gzip or zstd, told apart by content) in pieces; its size in bytes.
+    """Pass the tar of `blob` (plain, gzip or zstd, detected by content) to `taker` in pieces; return its size in bytes.
 
-    Raises Corrupt, OverLimit, TimedOut, KernelError, Stopped, what `taker` does: what it has taken is no layer then.
+    Raises Corrupt, OverLimit, TimedOut, KernelError, Stopped, and the errors of `taker`: what it has received is no
+    layer then.
     """
     with Guard("open", blob.path):
         fd = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -190,7 +191,7 @@ def _decompressed(work: _Work, commands: "Sequence[list[str]]") -> "Chunks":
 
 
 def _failure(blob: Blob, program: str, *, kind: str, ended: supervise.Ended) -> PodError:
-    """What the program says of the layer, or that it could not even run: the programs that confine it fail too."""
+    """The program's error about the layer, or that it could not be run: the programs that confine it fail too."""
     if ended.code > _SIGNALLED:
         return Corrupt(
             f"{blob.title} is not valid {kind}: {program} ended by signal {ended.code - _SIGNALLED}; push it again"

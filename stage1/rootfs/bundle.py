@@ -40,7 +40,7 @@ def write_resources(directory: str, bundle: str, *, limits: Limits) -> str:
 
 
 def _without_quota(limits: Limits) -> Limits:
-    """crun leaves a quota as it is when it is told -1, so that the kernel's file is written by its name."""
+    """The limits with the quota lifted through the kernel's own file: crun ignores a quota of -1."""
     lifted = ("cpu.max", f"max {limits.cpu_period_us or PERIOD_US}")
     others = tuple(item for item in limits.unified if item[0] != lifted[0])
     return limits._replace(cpu_quota_us=0, unified=(*others, lifted))

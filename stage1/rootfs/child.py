@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The confined process that reads foreign bytes: calls one function, writes its result as JSON, ends.
+"""The confined process that reads untrusted bytes: calls one function, writes its result as JSON, ends.
 
-Started by `confined` through `sandbox.python`. It runs without privileges, network and other files than its own, and
-must not count on what it says being believed.
+Started by `confined` through `sandbox.python`. It runs without privileges, network and other files than its own; its
+result is validated by the caller.
 """
 
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has foreign bytes read by a confined Python process with our code (`child`), and takes over what it made.
+"""Has untrusted bytes read by a confined Python process with our code (`child`), and validates its result.
 
-Called by `layers`, `merge` and, through `Worker`, the pull's documents, from threads. This is the one border where
-what such a process says becomes our values: whoever reads foreign bytes may have been taken over by them.
+Called by `layers`, `merge` and, through `Worker`, the pull's documents, from threads. This is the only place where the
+output of such a process becomes our values: the bytes may have compromised it.
 """
 
 import json

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error for image content that is not what its name says. Raised by rootfs and the pull; no other
-duties.
-"""
+"""The error for image content that does not match its digest or format. Raised by rootfs and the pull."""
 
 from stage1.errors import PodError
 

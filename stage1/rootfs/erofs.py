@@ -70,9 +70,9 @@ class Image:
     """An erofs file, open until the end of the `with`."""
 
     def __init__(self, path: str, *, writable: bool = False, hides_all: bool = False) -> None:
-        """`hides_all`: a layer whose root is opaque, which only its facts say.
+        """`hides_all`: a layer whose root is opaque, which only its facts tell.
 
-        Raises Corrupt when it is not a whole erofs file, OSError when it can't be opened.
+        Raises Corrupt when it is not a complete erofs file, OSError when it can't be opened.
         """
         self._path, self.hides_all = path, hides_all
         self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
@@ -129,7 +129,7 @@ class Image:
         return inodes[-1] if len(inodes) == 1 + (path.count("/") + 1 if path else 0) else None
 
     def inode(self, number: int) -> Inode:
-        """The inode of that number, as `root` and `children` tell them."""
+        """The inode of that number, as `root` and `children` return them."""
         offset = self._meta + number * _INODE_SLOT
         first = self._read(offset, 1)[0]
         layout, extended = first >> 1 & 7, first & 1

@@ -23,8 +23,8 @@ def image_name(image_id: str) -> str:
 
 
 def has_image(directory: str, image: ImageFiles) -> bool:
-    """Whether the image is in the export: as a file system of its own, which a look into the table of all mounts would
-    take longer to tell the more pods there are.
+    """Whether the image is in the export, as a file system of its own; cheaper than searching the table of all mounts,
+    which grows with the pods.
     """
     with beneath.Root(directory) as own:
         layers, there = own.stat("share/layers"), own.stat(f"share/layers/{image_name(image.id)}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a layer's tar says beyond its files, and the tar made whole for mkfs.erofs.
+"""The facts of a layer's tar beyond its files, and the tar completed for mkfs.erofs.
 
 Called by `layerjob` and `mergejob` in the confined process. mkfs.erofs gives mode 0777 to directories that the tar
-leaves out, spins for ever on a tar that ends too early, and takes `..` literally. So the tar is read here on its way:
-what is wrong is refused before mkfs.erofs has it, what is missing is added at its end.
+leaves out, loops on a truncated tar, and takes `..` literally. So the tar is parsed on its way: errors are refused
+before mkfs.erofs gets them, and missing entries are appended.
 """
 
 from typing import NamedTuple

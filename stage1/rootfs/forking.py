@@ -115,7 +115,7 @@ def _started(modules: "Sequence[str]") -> tuple[socket.socket, process.PidHandle
 
 
 class _Forked:
-    """A child of the server's, by the socket on which that tells its end. Closed, it is killed."""
+    """A child of the server, known by the socket on which its end is reported. Closing it kills the child."""
 
     def __init__(self, status: socket.socket) -> None:
         self._status = status

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the journal of a pod with systemd is kept on the host: a directory, which its guest sees and may write into.
+"""The host's directory with the journal of a pod with systemd, which its guest sees and may write into.
 
-Called by the engine. As for a volume, the guest sees nothing above or beside it. What it writes there is for
-`journalctl -D`, and as little to be trusted as any output of a pod.
+Called by the engine. As for a volume, the guest sees nothing above or next to it. Its content is for `journalctl -D`,
+and as untrusted as any output of a pod.
 """
 
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One layer, as a registry stores it, to one erofs blob named after its diff id.
+"""Converts one layer, as a registry stores it, to one erofs blob named after its diff id.
 
-Called by the pull, from a thread. A blob is built beside, sealed and renamed into place, so whoever sees it sees a
-whole one, after a power cut too; two pulls of one layer wait for each other and convert it once.
+Called by the pull, from a thread. A blob is built under a temporary name, sealed and renamed into place, so it is
+either absent or complete, after a power cut too; two pulls of one layer wait for each other and convert it once.
 """
 
 import json
@@ -112,6 +112,6 @@ def _keep(diff_id: str, place: Place, *, made: str, facts: str) -> None:
 
 
 def check_image(path: str) -> None:
-    """Raises Corrupt unless the file at `path` is an erofs image as long as it says."""
+    """Raises Corrupt unless the file at `path` is an erofs image with the size in its superblock."""
     with Guard("read", path), Image(path):
         pass

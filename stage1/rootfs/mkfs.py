@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs mkfs.erofs, and says why it failed. Called in the confined process only, by `layerjob` and `mergejob`."""
+"""Runs mkfs.erofs, and explains its failures. Called in the confined process only, by `layerjob` and `mergejob`."""
 
 import errno
 import os

@@ -18,10 +18,10 @@ PLACES = ("scratch", "journals")
 
 
 def of_pod(directory: str, link: str, *, place: str) -> str:
-    """Where the symbolic link in the pod's directory says that the pod's disk or journal is; empty without one.
+    """The path of the pod's disk or journal, by the symbolic link in its directory; empty without one.
 
-    The link is believed only as far as it names something of this pod's in the state directory, since who can write
-    into the pod's directory could else have anything removed.
+    The link is trusted only as far as it names something of this pod's in the state directory, since a program that can
+    write into the pod's directory could otherwise have anything removed.
     """
     try:
         with beneath.Root(directory) as own:

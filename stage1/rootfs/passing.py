@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes on their way from a descriptor to whoever takes them, who gets none that was not looked at.
+"""Passes bytes from a descriptor to a consumer, who gets only bytes that were checked.
 
 Used by `tarheaders` and `facts` in the confined process. Memory is bounded by what is read without being approved.
 """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of a layer or an image must be: a size and a checksum for each, in a file beside them.
+"""The seal of a layer's or an image's files: a size and a checksum for each, in a file next to them.
 
-Made by `layers` and the pull when the files are complete, compared by the image store. Whoever seals a file has it
-synced first: a seal that a power cut left is of a file that it left too. Foreign bytes are counted and hashed, no more.
+Made by `layers` and the pull when the files are complete, compared by the image store. A file is synced before it is
+sealed, so a seal that survives a power cut belongs to a file that survived it too. Untrusted bytes are counted and
+hashed, no more.
 """
 
 import json
@@ -66,10 +67,10 @@ def read(path: str) -> "tuple[dict[str, Seal], tuple[str, ...]]":
 
 
 def broken(path: str, seal: Seal | None) -> str:
-    """What is seen at once of a file that is not as it was sealed, as the end of a sentence; empty when nothing is.
+    """A visible difference between a file and its seal, as the end of a sentence; empty when there is none.
 
-    Without a seal, as in stores of former versions, it is whether an erofs file has the size that it says, and a JSON
-    document an end. Raises Exhausted, which says nothing of the file.
+    Without a seal, as in stores of former versions: whether an erofs file has the size in its superblock, and a JSON
+    document an end. Raises Exhausted, which is no statement about the file.
     """
     try:
         size = os.stat(path).st_size

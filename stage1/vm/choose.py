@@ -46,11 +46,11 @@ class Choice(NamedTuple):
 
 
 def choose(name: str, facts: HostFacts) -> Choice:
-    """Decide for `name`: auto, or the name of a hypervisor.
+    """Choose the hypervisor for `name`: auto, or the name of one.
 
     Raises:
         BadRequest: no such hypervisor, or not on this CPU architecture.
-        NotFound: what it needs is missing here; the message says what, and how to fix it.
+        NotFound: a requirement is missing here; the message names it, and how to fix it.
     """
     names = ("auto", *hypervisors.names())
     if name not in names:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stopped guest of QEMU's into a file, and out of it into a VM that waits for one: memory and devices. For
+"""Saves a stopped QEMU guest to a file, and loads it into a VM that waits for one: memory and devices. For
 `stage1.suspended` and `stage1.saved`.
 
-QEMU gets the file as a descriptor. What it says is bounded by its monitor, in time too.
+QEMU gets the file as a descriptor. Its answers are bounded by its monitor, in time too.
 """
 
 import errno
@@ -48,8 +48,8 @@ def write(monitor: "Monitor", path: str, *, is_awaited: "Callable[[], bool]" = l
 
 
 def read(monitor: "Monitor", path: str, *, vm: "VmProcess | None") -> None:
-    """Load the guest, which does not run yet, into `vm`. Raises VmFailed with what that has said last, since it ends
-    when it can't; KernelError.
+    """Load the guest, which does not run yet, into `vm`. Raises VmFailed with QEMU's last output, since QEMU ends when
+    it can't; KernelError.
     """
     try:
         _migrate(monitor, "migrate-incoming", path=path)

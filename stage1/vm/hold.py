@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VM that is held: all of its VMM's threads are stopped, for as long as whoever holds it wants. Called by `cri/`.
+"""A VM that is held: all of its VMM's threads are stopped until it is released. Called by `cri/`.
 
-A file in the pod's directory says so, since whoever holds it may be killed: the next one lets it go on.
+A file in the pod's directory records it, since the daemon may be killed: the next one releases the VM.
 """
 
 from stage1.linux import beneath, process

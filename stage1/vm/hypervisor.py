@@ -75,7 +75,7 @@ class Hypervisor:
         raise NotImplementedError
 
     def explain(self, binary: str, output: str, *, sentence: str) -> VmFailed:
-        """The error for a VMM that ended at once: of the program `binary`, which wrote `output`. `sentence` says what
-        is known without understanding that.
+        """The error for a VMM that ended at once: of the program `binary`, which wrote `output`. `sentence` is what is
+        known without parsing that.
         """
         return VmFailed(sentence)

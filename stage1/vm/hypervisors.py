@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hypervisors that clearpod has a driver for, the preferred one first. Used to choose one, to name them to users,
-and to recognise a VMM among the host's processes. A further one is a file beside the others, and a line here.
+and to recognise a VMM among the host's processes. Another one is a new file next to the others, and a line here.
 """
 
 import os

@@ -62,7 +62,7 @@ class Place(NamedTuple):
 
     @property
     def letter(self) -> str:
-        """The letter by which the jailer is told the kind of place."""
+        """The letter for the kind of place in the jailer's arguments."""
         return "rmwv"[self.mapped + 2 * self.writable]
 
 

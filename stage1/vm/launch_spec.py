@@ -84,7 +84,7 @@ def _begin() -> str:
 
 
 def _has_monitor(vm: VmSpec) -> bool:
-    """Whether the launcher hears how the VM ends, of a kernel out of an image."""
+    """Whether the launcher is notified how the VM ends, which boots a kernel out of an image."""
     return bool(vm.own and vm.own.features.has_launcher)
 
 

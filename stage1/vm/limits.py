@@ -56,7 +56,7 @@ def estimate_mib(memory_mib: int, *, is_emulated: bool) -> int:
 
 
 def most_mib(available_mib: int, *, is_emulated: bool) -> int:
-    """The largest VM that takes no more than `room_mib` beside its containers; 0 when none does."""
+    """The largest VM that takes no more than `room_mib` without its containers; 0 when none does."""
     fixed = estimate_mib(0, is_emulated=is_emulated)
     tables = _TABLES_TCG if is_emulated else _TABLES_KVM
     largest = max(available_mib - fixed, -1) * _STRUCTS * tables // (_STRUCTS + tables)
