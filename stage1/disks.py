@@ -48,9 +48,9 @@ def remove(directory: str) -> list[str]:
 
     What a disk that does not work keeps is no reason to keep the pod: `orphans.remove` removes it after a boot.
     """
-    from stage1.rootfs import checkpoint, journal, scratch
+    from stage1.rootfs import checkpoint, journal, own_initrd, scratch
 
-    steps = (scratch.remove, scratch.forget_guest, journal.remove, checkpoint.abandon)
+    steps = (scratch.remove, scratch.forget_guest, own_initrd.remove, journal.remove, checkpoint.abandon)
     return list(filter(None, (_try(one, directory) for one in steps)))
 
 

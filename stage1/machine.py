@@ -93,7 +93,7 @@ def host_pod(pod: Pod, host: Host, *, directory: str) -> "HostPod":
     in_slice = host.has_scopes and above.endswith(".slice")
     return HostPod(
         name=name,
-        agent=_artefact(host, AGENT),
+        agent=artefact(host, AGENT),
         run_dir=directory,
         crun=host.crun,
         cgroup=scope.inside(above, name) if in_slice else place,
@@ -108,7 +108,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     Raises NotFound: the guest's kernel or images are not built, or there is no such variant of them.
     """
     hypervisor = host.choice.hypervisor
-    kernel = _artefact(host, kernels.file_name(host.guest_dir, _variant(pod), hypervisor=hypervisor))
+    kernel = artefact(host, kernels.file_name(host.guest_dir, _variant(pod), hypervisor=hypervisor))
     initramfs, system = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod))
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
@@ -116,8 +116,8 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         binary=host.choice.binary,
         run_dir=directory,
         kernel=kernel,
-        initramfs=_artefact(host, initramfs),
-        system_image=_artefact(host, system),
+        initramfs=artefact(host, initramfs),
+        system_image=artefact(host, system),
         memory_mib=pod.memory_mib,
         vcpus=pod.vcpus,
         link=_link(pod, host, directory=directory),
@@ -180,7 +180,7 @@ def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
     _, name = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod))
     if not os.path.exists(library):
         return None
-    images = (DaxImage(system := _artefact(host, name), os.path.getsize(system)),)
+    images = (DaxImage(system := artefact(host, name), os.path.getsize(system)),)
     return Dax(os.path.realpath(library), images, pod.window_mib * MIB, f"{directory}/dax.sock")
 
 
@@ -198,7 +198,8 @@ def with_network(plan: "VmSpec | HostPod", pod: Pod, *, host: Host, network: Pod
     return plan._replace(nics=nics(network), netns=path) if isinstance(plan, VmSpec) else plan._replace(netns=path)
 
 
-def _artefact(host: Host, name: str) -> str:
+def artefact(host: Host, name: str) -> str:
+    """The path of one of the guest's files. Raises NotFound."""
     path = f"{host.guest_dir}/{name}"
     if not os.path.exists(path):
         raise NotFound(f"the guest's {name} is not in {host.guest_dir}; build it with `clearpod images build`")

@@ -17,10 +17,10 @@ from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
 from stage1.linux import beneath, files, idmap, in_root, mount
 from stage1.linux.libc import Guard
 from stage1.pod import ids as id_ranges
-from stage1.pod import kernel_image, own_command_line, own_kernel
+from stage1.pod import kernel_image, own_command_line, own_kernel, own_told
 from stage1.pod.model import IdMap, Pod
 from stage1.pod.own_kernel import OwnKernel
-from stage1.rootfs import export, scratch
+from stage1.rootfs import export, own_initrd, scratch
 from stage1.vm import record, slots
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.own_machine import Features, OwnMachine
@@ -43,6 +43,8 @@ _OWNERS = "kernel-owners"
 """The file in the pod's directory for a user namespace with the same mapping as those of its VMMs, of which each has
 its own.
 """
+OWN_INIT = "own-init"
+"""The program among the guest's files that an initrd gets (images/own-init)."""
 MIB = 1 << 20
 GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC = "guest-shutdown", "guest-reset", "guest-panic"
 REASONS = (GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC)
@@ -58,7 +60,7 @@ class Boot(NamedTuple):
 
     kernel: OwnKernel
     lower: str
-    asked: own_command_line.Asked = own_command_line.Asked()
+    asked: own_told.Asked = own_told.Asked()
 
 
 class BootFiles(NamedTuple):
@@ -201,7 +203,10 @@ def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> N
 def check(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> None:
     """Raise what `prepare` would, for what the image and the pod ask for."""
     directory = engine.pod_directory(host, pod.id)
-    vm(pod, host, boot=boot, boot_files=find(directory, pod, host=host, boot=boot), network=network)
+    boot_files = find(directory, pod, host=host, boot=boot)
+    vm(pod, host, boot=boot, boot_files=boot_files, network=network)
+    if line(pod, boot, network=network).carried:
+        own_initrd.require_archive(boot_files.initrd, title=boot.kernel.initrd)
 
 
 def end_guest(directory: str) -> None:
@@ -217,11 +222,11 @@ def end_guest(directory: str) -> None:
 
 
 def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> Prepared:
-    """All that `engine.boot` needs. Undo: `engine.end_rest`, and by the next `prepare`. Raises as `find` and
-    `own_command_line.line`, NoSpace, KernelError.
+    """All that `engine.boot` needs. Undo: `engine.end_rest`, and by the next `prepare`. Raises as `find`, `carrying`
+    and `line`.
     """
     directory = engine.pod_directory(host, pod.id)
-    boot_files = find(directory, pod, host=host, boot=boot)
+    boot_files = carrying(pod, host, boot=boot, boot_files=find(directory, pod, host=host, boot=boot), network=network)
     disk = f"{host.state_dir}/scratch/{pod.id}.img" if boot_files.block else ""
     spec = machine.with_network(
         vm(pod, host, boot=boot, boot_files=boot_files, network=network), pod, host=host, network=network
@@ -237,11 +242,29 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
     return Prepared(pod, directory, spec, b"", network, note)
 
 
+def line(pod: Pod, boot: Boot, *, network: "PodNetwork | None") -> own_told.Line:
+    """The kernel's command line, and what its initrd has to carry. Raises as `own_command_line.compose`."""
+    at = own_told.address(network)
+    return own_command_line.compose(boot.kernel, at, asked=boot.asked, hostname=pod.hostname)
+
+
+def carrying(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "PodNetwork | None") -> BootFiles:
+    """The same files, with an initrd of the pod's own where it has to carry something. Undo: `own_initrd.remove`.
+    Raises as `line`, BadRequest, NotFound, NoSpace, KernelError.
+    """
+    carried = line(pod, boot, network=network).carried
+    if not carried:
+        return boot_files
+    own_initrd.require_archive(boot_files.initrd, title=boot.kernel.initrd)
+    target, program = f"{host.state_dir}/scratch/{pod.id}.initrd", machine.artefact(host, OWN_INIT)
+    directory = engine.pod_directory(host, pod.id)
+    own_initrd.make(boot_files.initrd, target, program=program, carried=carried.data, directory=directory)
+    return boot_files._replace(initrd=target)
+
+
 def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "PodNetwork | None") -> VmSpec:
-    """The VM that boots it, without devices, disk and ids. Raises as `own_command_line.line`."""
+    """The VM that boots it, without devices, disk and ids. Raises as `line`."""
     directory, kernel, choice = engine.pod_directory(host, pod.id), boot.kernel, host.choice
-    at = own_command_line.address(network)
-    line = own_command_line.line(kernel, at, asked=boot.asked, hostname=pod.hostname)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         hypervisor=choice.hypervisor,
@@ -260,7 +283,7 @@ def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "Pod
         filter=f"{host.guest_dir}/{choice.hypervisor.filter}",
         own=OwnMachine(
             kernel.machine,
-            line,
+            line(pod, boot, network=network).text,
             serial=f"{directory}/{SERIAL}",
             monitor=f"{directory}/{MONITOR}",
             features=Features(kernel.has_debug_exit, is_modern=kernel.virtio == own_kernel.MODERN),

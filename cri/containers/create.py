@@ -24,8 +24,8 @@ from stage1 import engine, own
 from stage1.errors import NoCommand, PodError, Unsupported, WrongState
 from stage1.guest import messages
 from stage1.pod import guest_volumes, oci, states
-from stage1.pod.own_command_line import Asked
 from stage1.pod.own_kernel import OwnKernel
+from stage1.pod.own_told import Asked
 from stage1.rootfs.share import ImageFiles
 
 

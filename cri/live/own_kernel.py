@@ -23,8 +23,8 @@ from stage1.errors import KernelError, NotFound, PodError, Unsupported, WrongSta
 from stage1.guest import messages
 from stage1.linux import process
 from stage1.linux.process import PidHandle
-from stage1.pod import own_kernel
-from stage1.pod.own_command_line import Asked
+from stage1.pod import own_command_line, own_kernel
+from stage1.pod.own_told import Asked
 from stage1.rootfs import export
 from stage1.vm.own_machine import TRACE
 
@@ -138,6 +138,8 @@ class OwnKernel:
         process = record.container.process
         boot = own.Boot(record.kernel, export.image_name(record.image_id), Asked(process.argv, process.env))
         run = pod.tools.run_in_bulk if record.kernel.block else run_uncancellable  # since that is copied
+        left_out = len(process.env) - len(own_command_line.without_services(process.env))
+        log.info("container.own_kernel", extra={**pod.log_fields(container), "variables_left_out": left_out})
         prepared = await run(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
         vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
         await self._watch(vm, container, is_new=True)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel that a container's image brings, and the arguments that a ContainerConfig has for it. Called by
-CreateContainer and by `container`. Pure.
+"""The kernel that a container's image brings, the arguments that a ContainerConfig has for it, and what a verbose
+status says of it. Called by CreateContainer, `container` and `replies`. Pure.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from cri import policy
 from cri.pb import runtime_pb2 as pb
 from cri.policy import Grant
-from stage1.errors import BadRequest
-from stage1.pod import own_kernel
+from stage1 import own
+from stage1.errors import BadRequest, PodError
+from stage1.pod import own_command_line, own_kernel
 from stage1.pod.model import KERNEL_OF_IMAGE
 from stage1.pod.own_kernel import OwnKernel
+from stage1.pod.own_told import Asked, Line
 
 if TYPE_CHECKING:
+    from cri.live.container import LiveContainer
+    from cri.live.pod import LivePod
     from cri.store.images import Image
 
 
@@ -44,3 +48,28 @@ def arguments(config: pb.ContainerConfig, image: Mapping[str, Any], *, kernel: O
     if asked := (*config.command, *config.args):
         return asked
     return () if kernel.arguments else (*(image.get("Entrypoint") or ()), *(image.get("Cmd") or ()))
+
+
+def shown(pod: "LivePod", container: "LiveContainer") -> dict[str, Any]:
+    """The verbose status of such a container: how the environment comes to it, and the names that are left out."""
+    record, process = container.record, container.record.container.process
+    passed = own_command_line.without_services(process.env)
+    names = sorted({one.partition("=")[0] for one in process.env}.difference(one.partition("=")[0] for one in passed))
+    boot = own.Boot(record.kernel, "", Asked(process.argv, process.env))
+    try:
+        line = own.line(pod.record.pod, boot, network=pod.network)
+    except PodError as error:  # of one that was made by an earlier version
+        return {"path": record.kernel.path, "error": str(error)}
+    return {
+        "path": record.kernel.path,
+        "commandLine": line.text,
+        "environmentBy": _way(record.kernel, line),
+        "leftOutOfEnvironment": names,
+    }
+
+
+def _way(kernel: OwnKernel, line: Line) -> str:
+    if line.carried:
+        return "initrd"
+    is_passed = kernel.environment == own_kernel.PASSED and own_command_line.has_environment(kernel)
+    return "command line" if is_passed else "nothing"

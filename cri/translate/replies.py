@@ -10,7 +10,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.pods import forking
 from cri.store import codec
 from cri.store.pods import ContainerRecord
-from cri.translate import history, shown
+from cri.translate import history, own_kernel, shown
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
 from stage1.rootfs import journal
@@ -154,4 +154,6 @@ def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
         "config": shown.message(container.config),
         "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
     }
+    if container.record.kernel.path:
+        info["kernel"] = own_kernel.shown(pod, container)
     return {"info": shown.text(json.dumps(info, ensure_ascii=False))}

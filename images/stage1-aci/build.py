@@ -35,7 +35,7 @@ FILES = {
 LINKS = {"etc/mtab": "../proc/self/mounts", "flavor": "clearpod"}
 FILTERS = ("seccomp-qemu.bpf", "seccomp-kvmtool.bpf")
 KERNELS, GUEST_SYSTEM = ("vmlinux", "bzImage"), "system.erofs"
-GUEST_FILES = (*KERNELS, "initramfs", GUEST_SYSTEM, "lkvm-shim.so", "jailer", *FILTERS)
+GUEST_FILES = (*KERNELS, "initramfs", GUEST_SYSTEM, "lkvm-shim.so", "jailer", "own-init", *FILTERS)
 PROFILES = {"systemd": ("initramfs-systemd", "system-systemd.erofs")}
 """Files of further profiles, put in where they were built: a pod asks for one."""
 PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")

@@ -5,102 +5,104 @@ Called when its VM is made. Pure. The forms are those of the systems themselves;
 """
 
 import json
-from typing import NamedTuple
 
 from stage1.errors import BadRequest
-from stage1.pod import own_kernel
+from stage1.pod import own_kernel, own_words
 from stage1.pod.own_kernel import OwnKernel
+from stage1.pod.own_told import CARRIER, Address, Asked, Carried, Line, Told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stage1.pod.network import PodNetwork
+    from stage1.pod.own_words import Writer
 
     Parts = tuple[str, ...]
 
-MOST_BYTES = 2047
-"""Of a line: what Linux takes, and more than most others do."""
-MOST_OF_LINUX = 30
-"""Variables that Linux takes of its command line, beside the two that it has; with more it panics."""
+MOST_BYTES, MOST_OF_OTHERS = 2047, 4095
+"""Of a line: what Linux takes, and more than most others do; and what those take whose forms have an environment."""
+MOST_OF_LINUX, MOST_ARGUMENTS = 30, 31
+"""Variables that Linux takes of its command line, beside the two that it has, and arguments of init; with more it
+panics.
+"""
 _OF_LINUX = ("HOME", "TERM")
 _OF_SERVICE = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT")
 """How the names of those three variables end that a kubelet makes for each service, beside some that begin with the
 last two.
 """
+_INIT = "/init"
+"""What Linux starts in an initrd by default."""
 _DATA = "/data"
 """The default mount point of a block image in Rumprun."""
-
-
-class Address(NamedTuple):
-    """The first IPv4 address of a pod; `gateway` and `dns` may be empty."""
-
-    ip: str
-    prefix: int
-    gateway: str = ""
-    dns: str = ""
-
-    @property
-    def mask(self) -> str:
-        """The network mask in the form 255.255.0.0."""
-        bits = (1 << 32) - (1 << 32 - self.prefix)
-        return ".".join(str(bits >> shift & 0xFF) for shift in (24, 16, 8, 0))
-
-
-def address(network: "PodNetwork | None") -> Address | None:
-    """Return the IPv4 address of the pod's first device; None without one."""
-    first = network.interfaces[0] if network and network.interfaces else None
-    for text in first.addresses if first else ():
-        ip, _, prefix = text.partition("/")
-        if ":" in ip:
-            continue
-        assert network and first
-        routes = (one for one in network.routes if one.destination == "0.0.0.0/0" and one.device == first.name)
-        gateway = next((one.gateway for one in routes), "")
-        return Address(ip, int(prefix or 32), gateway, next((one for one in network.dns_servers if ":" not in one), ""))
-    return None
-
-
-class Told(NamedTuple):
-    """The kernel's parameters beyond its image's labels: the pod's address, if it has one, the arguments, and the
-    environment's variables NAME=VALUE.
-    """
-
-    at: Address | None = None
-    arguments: str = ""
-    hostname: str = ""
-    environment: tuple[str, ...] = ()
-
-
-class Asked(NamedTuple):
-    """What a pod asks for: arguments, which replace those of the image if there are any, and its environment,
-    NAME=VALUE.
-    """
-
-    arguments: "tuple[str, ...]" = ()
-    environment: "tuple[str, ...]" = ()
 
 
 _NOTHING = Asked()
 
 
-def line(kernel: OwnKernel, at: Address | None, *, asked: Asked = _NOTHING, hostname: str = "") -> str:
+def compose(kernel: OwnKernel, at: Address | None, *, asked: Asked = _NOTHING, hostname: str = "") -> Line:
     """The whole line. Raises BadRequest when it is too long or can't be written."""
     passed = without_services(asked.environment) if kernel.environment == own_kernel.PASSED else ()
-    told = Told(at, " ".join(map(_quoted, asked.arguments)) or kernel.arguments, hostname, passed)
+    told = Told(at, asked.arguments, kernel.arguments, hostname, passed)
+    if not (_can_carry(kernel) and any(map(_may_be_a_parameter, told.environment))):
+        try:
+            return Line(_line(kernel, told))
+        except BadRequest:
+            if not _can_carry(kernel):
+                raise
+    text = _line(kernel, told._replace(is_carried=True))
+    return Line(text, _carried(kernel, told))
+
+
+def _line(kernel: OwnKernel, told: Told) -> str:
     text = " ".join(filter(None, _FORMS[kernel.network](kernel, told)))
     if not text.isprintable():
         raise BadRequest(
-            f"the arguments {told.arguments[:100]!r} of a kernel, or a variable of its environment, have a character "
-            "that can't be in a command line"
+            f"the arguments {(' '.join(told.words) or told.text)[:100]!r} of a kernel, or a variable of its "
+            "environment, have a character that can't be in a command line"
         )
-    if (length := len(text.encode(errors="surrogateescape"))) > MOST_BYTES:
+    most = MOST_OF_OTHERS if kernel.network in _WITH_ENVIRONMENT else MOST_BYTES
+    if (length := len(text.encode(errors="surrogateescape"))) > most:
         raise BadRequest(
-            f"the command line of the kernel would have {length} bytes of at most {MOST_BYTES}; give it fewer or "
+            f"the command line of the kernel would have {length} bytes of at most {most}; give it fewer or "
             f"shorter arguments or variables than {text[:60]!r}..., or set {own_kernel.OURS}environment to "
             f"{own_kernel.NOT_PASSED} in the image"
         )
     return text
+
+
+def _can_carry(kernel: OwnKernel) -> bool:
+    """Whether the first program is one of an initrd, in front of which ours can be."""
+    return kernel.network in (own_kernel.LINUX, own_kernel.LINUX_INIT) and bool(kernel.initrd)
+
+
+def _may_be_a_parameter(variable: str) -> bool:
+    """Whether Linux may take it for a parameter of its own, or of a module (a name with a dot)."""
+    name = variable.partition("=")[0]
+    return not name.isupper() or "." in name
+
+
+def _carried(kernel: OwnKernel, told: Told) -> Carried:
+    """The values of `told` that are not on its line."""
+    if _is_init_of_disk(kernel) or kernel.network == own_kernel.LINUX:
+        return Carried(_rdinit(_arguments(kernel, told)) or _INIT, (), told.environment)
+    program = told.words[0] if told.words else told.text.partition(" ")[0]
+    return Carried(program or _INIT, told.words[1:], told.environment)
+
+
+def _is_init_of_disk(kernel: OwnKernel) -> bool:
+    """Whether the program named is one of the disk, which the initrd's own first program starts."""
+    return bool(kernel.block) and bool(kernel.initrd)
+
+
+def _rdinit(arguments: str) -> str:
+    """The first program that parameters of the kernel name; empty if they do not."""
+    words = arguments.partition(" -- ")[0].split()
+    return next((one.removeprefix("rdinit=") for one in reversed(words) if one.startswith("rdinit=")), "")
+
+
+def has_environment(kernel: OwnKernel) -> bool:
+    """Whether its form can tell it an environment."""
+    return kernel.network in (own_kernel.LINUX, own_kernel.LINUX_INIT, *_WITH_ENVIRONMENT)
 
 
 def without_services(environment: "Sequence[str]") -> tuple[str, ...]:
@@ -112,54 +114,87 @@ def without_services(environment: "Sequence[str]") -> tuple[str, ...]:
     return tuple(one for one in environment if not one.startswith(begins))
 
 
-def _quoted(word: str) -> str:
-    return f'"{word}"' if any(c.isspace() for c in word) or not word else word
-
-
-def _variables(told: Told, form: str = "{}") -> "Parts":
-    """The environment in the given form for the kernel's command line; values with spaces are in quotation marks."""
-    _require_no_quotes(told)
-    return tuple(_quoted(form.format(one)) for one in told.environment)
-
-
-def _require_no_quotes(told: Told) -> None:
-    for one in told.environment:
-        if '"' in one:
+def _arguments(kernel: OwnKernel, told: Told) -> str:
+    """The arguments as the kernel reads them. Raises BadRequest for words that it can't read."""
+    write = _WORDS.get(kernel.network, own_words.plain)
+    written = []
+    for word in told.words:
+        if (text := write(word)) is None:
             raise BadRequest(
-                f"the value of the variable {one.partition('=')[0][:100]!r} has a quotation mark, which can't be in a "
-                f"kernel's command line; leave it out, or set {own_kernel.OURS}environment to {own_kernel.NOT_PASSED}"
+                f"the argument {word[:100]!r} has quotation marks that can't be in the command line of a kernel of the "
+                f"form {kernel.network}; leave them out"
             )
+        written.append(text)
+    return " ".join(written) or told.text
+
+
+def _variables(told: Told, write: "Writer", *, form: str = "{}") -> "Parts":
+    """The environment in the given form for the kernel's command line. Raises BadRequest for what it can't read."""
+    written = []
+    for one in told.environment:
+        if (text := write(form.format(one))) is None:
+            raise BadRequest(
+                f"the value of the variable {one.partition('=')[0][:100]!r} has quotation marks or backslashes that "
+                f"can't be in this kernel's command line; leave them out, or set {own_kernel.OURS}environment to "
+                f"{own_kernel.NOT_PASSED}"
+            )
+        written.append(text)
+    return tuple(written)
 
 
 def _none(kernel: OwnKernel, told: Told) -> "Parts":
-    return (told.arguments,)
+    return (_arguments(kernel, told),)
 
 
 def _linux(kernel: OwnKernel, told: Told) -> "Parts":
     """Linux hands words with a value that it does not know to init, as its environment."""
+    arguments = _arguments(kernel, told)
+    if told.is_carried:
+        before, dashes, rest = f" {arguments} ".partition(" -- ")
+        kept = (one for one in before.split(" ") if not one.startswith("rdinit="))
+        return *_linux_begin(told), f"rdinit=/{CARRIER}", " ".join(kept).strip(), f"{dashes}{rest}".strip()
+    return *_linux_begin(told), *_linux_variables(told), arguments
+
+
+def _linux_begin(told: Told) -> "Parts":
     at = told.at
     ip = f"ip={at.ip}::{at.gateway}:{at.mask}:{told.hostname}:eth0:off" if at else ""
+    return "console=ttyS0", "panic=-1", ip
+
+
+def _linux_variables(told: Told) -> "Parts":
     names = {one.partition("=")[0] for one in told.environment}.difference(_OF_LINUX)
     if len(names) > MOST_OF_LINUX:
         raise BadRequest(
-            f"the environment has {len(names)} variables, and Linux takes {MOST_OF_LINUX} of its command line; give it "
-            f"fewer, or set {own_kernel.OURS}environment to {own_kernel.NOT_PASSED} in the image"
+            f"the environment has {len(names)} variables, and Linux takes {MOST_OF_LINUX} of its command line; give "
+            f"the image an initrd, by which they can come, or fewer variables, or set {own_kernel.OURS}environment to "
+            f"{own_kernel.NOT_PASSED} in the image"
         )
-    return "console=ttyS0", "panic=-1", ip, *_variables(told), told.arguments
+    return _variables(told, own_words.for_linux)
 
 
 def _linux_init(kernel: OwnKernel, told: Told) -> "Parts":
     """The first word is the program that becomes init, the rest are its arguments."""
-    program, _, rest = told.arguments.partition(" ")
-    root, word = ("root=/dev/vda rw", "init") if kernel.block else ("", "rdinit" if kernel.initrd else "init")
+    root = "root=/dev/vda rw" if kernel.block else ""
+    if told.is_carried and not _is_init_of_disk(kernel):
+        rest = "" if told.words else told.text.partition(" ")[2]
+        return *_linux_begin(told), f"rdinit=/{CARRIER}", f"-- {rest}" if rest else ""
+    if len(told.words) > MOST_ARGUMENTS + 1:
+        raise BadRequest(
+            f"the kernel has {len(told.words)} arguments, and Linux takes {MOST_ARGUMENTS} beside the program; give it "
+            "fewer"
+        )
+    program, _, rest = _arguments(kernel, told).partition(" ")
+    word = "rdinit" if kernel.initrd and not kernel.block else "init"
     init = f"{word}={program} -- {rest}".rstrip() if program else ""
-    return *_linux(kernel, told._replace(arguments="")), root, init
+    passed = (f"rdinit=/{CARRIER}",) if told.is_carried else _linux_variables(told)
+    return *_linux_begin(told), *passed, root, init
 
 
 def _solo5(kernel: OwnKernel, told: Told) -> "Parts":
     at = told.at
     ip = f"--ipv4={at.ip}/{at.prefix}" if at else ""
-    return ip, f"--ipv4-gateway={at.gateway}" if at and at.gateway else "", told.arguments
+    return ip, f"--ipv4-gateway={at.gateway}" if at and at.gateway else "", _arguments(kernel, told)
 
 
 def _osv(kernel: OwnKernel, told: Told) -> "Parts":
@@ -167,49 +202,65 @@ def _osv(kernel: OwnKernel, told: Told) -> "Parts":
     ip = f"--ip=eth0,{at.ip},{at.mask}" if at else ""
     gateway = f"--defaultgw={at.gateway}" if at and at.gateway else ""
     dns = f"--nameserver={at.dns}" if at and at.dns else ""
-    return ip, gateway, dns, *_variables(told, "--env={}"), told.arguments
+    variables = _variables(told, own_words.for_osv_loader, form="--env={}")
+    return ip, gateway, dns, *variables, _arguments(kernel, told)
 
 
 def _unikraft(kernel: OwnKernel, told: Told) -> "Parts":
     at = told.at
     ip = f"netdev.ip={at.ip}/{at.prefix}:{at.gateway}:{at.dns}".rstrip(":") if at else ""
     files = 'vfs.fstab=[ "initrd0:/:extract:::" ]' if kernel.initrd else ""
-    return _for_program(told, (ip, files))
+    return _for_program(kernel, told, settings=(ip, files))
 
 
 def _unikraft_old(kernel: OwnKernel, told: Told) -> "Parts":
     at = told.at
     ip = f"netdev.ipv4_addr={at.ip} netdev.ipv4_subnet_mask={at.mask}" if at else ""
     gateway = f"netdev.ipv4_gw_addr={at.gateway}" if at and at.gateway else ""
-    return _for_program(told, (ip, gateway, "vfs.rootfs=initrd" if kernel.initrd else ""))
+    return _for_program(kernel, told, settings=(ip, gateway, "vfs.rootfs=initrd" if kernel.initrd else ""))
 
 
-def _for_program(told: Told, settings: "Parts") -> "Parts":
+def _for_program(kernel: OwnKernel, told: Told, *, settings: "Parts") -> "Parts":
     """The first word is the program's name, unless it is a path: a program in its files, of which its loader is told
     behind the two dashes that end what Unikraft itself reads.
     """
-    name, _, rest = told.arguments.partition(" ")
-    if not name or name.lstrip('"').startswith("/"):
-        name, rest = "app", told.arguments
-    variables = ("env.vars=[", *_variables(told), "]") if told.environment else ()
+    arguments = _arguments(kernel, told)
+    name, _, rest = arguments.partition(" ")
+    if not name or name.lstrip("\"'").startswith("/"):
+        name, rest = "app", arguments
+    variables = ("env.vars=[", *_variables(told, own_words.by_quotes), "]") if told.environment else ()
     return name, *variables, *settings, "--", rest
 
 
 def _mewz(kernel: OwnKernel, told: Told) -> "Parts":
     at = told.at
     ip = f"ip={at.ip}/{at.prefix}" if at else ""
-    return ip, f"gateway={at.gateway}" if at and at.gateway else "", told.arguments
+    return ip, f"gateway={at.gateway}" if at and at.gateway else "", _arguments(kernel, told)
 
 
 def _hermit(kernel: OwnKernel, told: Told) -> "Parts":
     at = told.at
     ip = f"-ip {at.ip} -mask {at.mask}" if at else ""
     gateway = f"-gateway {at.gateway}" if at and at.gateway else ""
-    return ip, gateway, *_variables(told, "env={}"), f"-- {told.arguments}" if told.arguments else ""
+    arguments = _arguments(kernel, told)
+    variables = _variables(told, own_words.by_quotes, form="env={}")
+    return ip, gateway, *variables, f"-- {arguments}" if arguments else ""
+
+
+def _includeos(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"--net={at.ip}/{at.mask}" if at else ""
+    gateway = f"--gateway={at.gateway}" if at and at.gateway else ""
+    return *_variables(told, own_words.plain), ip, gateway, _arguments(kernel, told)
+
+
+def _freebsd(kernel: OwnKernel, told: Told) -> "Parts":
+    """Variables of its kernel, of which none is an address; its loader would say which disk is its root."""
+    return "vfs.root.mountfrom=ufs:/dev/vtbd0" if kernel.block else "", _arguments(kernel, told)
 
 
 def _rumprun(kernel: OwnKernel, told: Told) -> "Parts":
-    at, document = told.at, dict[str, object](cmdline=told.arguments)
+    at, document = told.at, dict[str, object](cmdline=_arguments(kernel, told))
     if at:
         net = {"if": "vioif0", "type": "inet", "method": "static", "addr": at.ip, "mask": str(at.prefix)}
         document["net"] = net | ({"gw": at.gateway} if at.gateway else {})
@@ -217,8 +268,7 @@ def _rumprun(kernel: OwnKernel, told: Told) -> "Parts":
         where = kernel.block_mount or _DATA
         document["blk"] = {"source": "dev", "path": "/dev/ld0a", "fstype": "blk", "mountpoint": where}
     # Its reader wants the key `env` once for each, and takes texts as they are.
-    _require_no_quotes(told)
-    variables = "".join(f'"env": {json.dumps(one, ensure_ascii=False)}, ' for one in told.environment)
+    variables = "".join(f'"env": {one}, ' for one in _variables(told, own_words.in_json))
     return ("{" + variables + json.dumps(document, ensure_ascii=False).removeprefix("{"),)
 
 
@@ -234,4 +284,23 @@ _FORMS: "dict[str, Callable[[OwnKernel, Told], Parts]]" = {
     own_kernel.UNIKRAFT_OLD: _unikraft_old,
     own_kernel.MEWZ: _mewz,
     own_kernel.HERMIT: _hermit,
+    own_kernel.INCLUDEOS: _includeos,
+    own_kernel.FREEBSD: _freebsd,
 }
+_WORDS: "dict[str, Writer]" = {
+    own_kernel.LINUX: own_words.for_linux,
+    own_kernel.LINUX_INIT: own_words.for_linux,
+    own_kernel.SOLO5: own_words.by_quotes,
+    own_kernel.RUMPRUN: own_words.for_rumprun,
+    own_kernel.OSV: own_words.for_osv,
+    own_kernel.UNIKRAFT: own_words.by_quotes,
+    own_kernel.UNIKRAFT_OLD: own_words.by_quotes,
+    own_kernel.HERMIT: own_words.by_quotes,
+}
+_WITH_ENVIRONMENT = (
+    own_kernel.RUMPRUN,
+    own_kernel.OSV,
+    own_kernel.UNIKRAFT,
+    own_kernel.UNIKRAFT_OLD,
+    own_kernel.HERMIT,
+)

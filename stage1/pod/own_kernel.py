@@ -22,10 +22,20 @@ MOST_TEXT = 4096
 FILE, MOST_FILE_BYTES = "urunc.json", 8192
 """The file of urunc's tools in the image's root: the same keys, for runtimes that do not see annotations."""
 
-NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = (
-    "none", "absent", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
-)  # fmt: skip
-FORMS = (NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT)
+NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV = (
+    "none",
+    "absent",
+    "linux",
+    "linux-init",
+    "solo5",
+    "rumprun",
+    "osv",
+)
+UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = "unikraft", "unikraft-old", "mewz", "hermit"
+INCLUDEOS, FREEBSD = "includeos", "freebsd"
+FORMS = (
+    *(NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT, INCLUDEOS, FREEBSD),
+)
 """The forms in which the kernel gets its address (own_command_line); with ABSENT it has no network device."""
 MICROVM, MICROVM_PCI, Q35, PC = "microvm", "microvm-pci", "q35", "pc"
 MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
@@ -100,6 +110,8 @@ _KINDS = {
     "linux": _Kind(LINUX_INIT, Q35),
     "mewz": _Kind(MEWZ, PC, DEBUG_EXIT, MODERN),
     "hermit": _Kind(HERMIT, PC, HERMIT_EXIT, MODERN),
+    "includeos": _Kind(INCLUDEOS, PC),
+    "freebsd": _Kind(FREEBSD, Q35),
 }
 _TRUE = ("1", "t", "true")
 _MODERN_VMMS = ("firecracker", "cloud-hypervisor")
@@ -212,7 +224,9 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
 
 def _require_no_root(theirs: "Mapping[str, str]", kind: _Kind, *, image: str) -> None:
     """Raise Unsupported where the kernel counts on the image's files as a disk or by 9p; some are asked for nothing."""
-    asks = theirs.get("mountrootfs") or (theirs.get("usedmblock") if kind.network in (LINUX_INIT, RUMPRUN) else "")
+    asks = theirs.get("mountrootfs") or (
+        theirs.get("usedmblock") if kind.network in (LINUX_INIT, RUMPRUN, FREEBSD) else ""
+    )
     if (asks or "").lower() in _TRUE and not theirs.get("block") and not theirs.get("initrd"):
         raise Unsupported(
             f"the kernel of the image {image} needs the image's files as its root ({URUNC}mountRootfs or useDMBlock), "

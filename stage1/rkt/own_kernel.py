@@ -13,8 +13,8 @@ from stage1.engine import Host
 from stage1.errors import KernelError
 from stage1.linux import beneath
 from stage1.pod import own_kernel
-from stage1.pod.own_command_line import Asked
 from stage1.pod.own_kernel import OwnKernel
+from stage1.pod.own_told import Asked
 from stage1.rkt import directory, machine, sizing
 from stage1.rkt.manifest import Entry
 from stage1.rootfs import owners
@@ -90,6 +90,7 @@ def _show(pod: "RktPod", vm: VmSpec, *, pod_dir: str) -> None:
 def _vm(pod: "RktPod", host: Host, *, boot: own.Boot, network: "PodNetwork | None") -> VmSpec:
     place = machine.place(pod.pod.id)
     boot_files = own.find(place, pod.pod, host=host, boot=boot)
+    boot_files = own.carrying(pod.pod, host, boot=boot, boot_files=boot_files, network=network)
     vm, disk = own.vm(pod.pod, host, boot=boot, boot_files=boot_files, network=network), ""
     if boot_files.block:
         disk = f"{host.state_dir}/scratch/{pod.pod.id}.img"

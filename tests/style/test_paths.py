@@ -107,6 +107,10 @@ ALLOWED: dict[str, dict[str, str]] = {
         "os.readlink": HOST,
         **dict.fromkeys(("files.read", "os.listdir"), HOST),
     },
+    "stage1/rootfs/own_initrd.py": dict.fromkeys(
+        ("files.read", "files.unlink", "os.open"),
+        "an image's file, found without links; the guest's; the state directory",
+    ),
     "cri/translate/kubelet.py": dict.fromkeys(("os.path.isdir", "os.path.islink", "os.path.realpath"), KUBELET),
     "cri/translate/guest_volumes.py": dict.fromkeys(("os.lstat", "os.path.exists", "os.stat"), KUBELET),
     "stage1/prewarmed.py": {"os.stat": HOST},

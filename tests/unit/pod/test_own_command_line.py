@@ -7,10 +7,17 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.pod.network import Interface, PodNetwork, Route
-from stage1.pod.own_command_line import MOST_BYTES, Address, Asked, address, line, without_services
+from stage1.pod.own_command_line import MOST_BYTES, MOST_OF_OTHERS, compose, without_services
 from stage1.pod.own_kernel import FORMS, OwnKernel
+from stage1.pod.own_told import Address, Asked, Carried, address
 
 AT = Address("10.88.0.5", 16, "10.88.0.1", "10.96.0.10")
+
+
+def line(kernel: OwnKernel, at: Address | None, *, asked: Asked = Asked(), hostname: str = "") -> str:  # noqa: B008
+    return compose(kernel, at, asked=asked, hostname=hostname).text
+
+
 NET = "--ip=eth0,10.88.0.5,255.255.0.0 --defaultgw=10.88.0.1 --nameserver=10.96.0.10"
 
 
@@ -39,6 +46,8 @@ NET = "--ip=eth0,10.88.0.5,255.255.0.0 --defaultgw=10.88.0.1 --nameserver=10.96.
         ),
         ("hermit", "-ip 10.88.0.5 -mask 255.255.0.0 -gateway 10.88.0.1 -- app -x y", "-- app -x y"),
         ("mewz", "ip=10.88.0.5/16 gateway=10.88.0.1 app -x y", "app -x y"),
+        ("includeos", "--net=10.88.0.5/255.255.0.0 --gateway=10.88.0.1 app -x y", "app -x y"),
+        ("freebsd", "app -x y", "app -x y"),
     ],
 )
 def test_each_form_has_the_address_and_the_arguments(form: str, with_network: str, without: str) -> None:
@@ -67,6 +76,7 @@ def test_what_lies_in_an_initrd_or_on_a_disk_is_named() -> None:
     assert line(both, None).endswith(" root=/dev/vda rw init=/bin/app -- -x"), "the initrd mounts the disk"
     assert line(both._replace(arguments=""), None).endswith(" root=/dev/vda rw")
     assert 'vfs.fstab=[ "initrd0:/:extract:::" ]' in line(kernel._replace(initrd="/i", network="unikraft"), None)
+    assert line(kernel._replace(block="/b", network="freebsd"), AT) == "vfs.root.mountfrom=ufs:/dev/vtbd0 /bin/app -x"
     assert "vfs.rootfs=initrd" in line(kernel._replace(initrd="/i", network="unikraft-old"), None)
 
 
@@ -113,7 +123,9 @@ SERVICES = (
         ("linux-init", 'console=ttyS0 panic=-1 A=1 "B=two words" C='),
         ("solo5", ""),
         ("mewz", ""),
-        ("osv", '--env=A=1 "--env=B=two words" --env=C='),
+        ("freebsd", ""),
+        ("includeos", 'A=1 "B=two words" C='),
+        ("osv", "--env=A=1 --env=B=two\\ words --env=C="),
         ("unikraft", 'app env.vars=[ A=1 "B=two words" C= ] --'),
         ("unikraft-old", 'app env.vars=[ A=1 "B=two words" C= ] --'),
         ("hermit", 'env=A=1 "env=B=two words" env=C='),
@@ -124,7 +136,7 @@ def test_each_form_that_has_one_has_the_environment(form: str, given: str) -> No
     asked = Asked(environment=("A=1", "B=two words", "C="))
     kernel = OwnKernel("/k", network=form)
     assert line(kernel, None, asked=asked) == given
-    assert "two words" not in line(kernel._replace(environment="none"), None, asked=asked)
+    assert "words" not in line(kernel._replace(environment="none"), None, asked=asked)
 
 
 def test_variables_are_in_front_of_the_program_that_gets_them() -> None:
@@ -142,11 +154,13 @@ def test_variables_that_a_kubelet_makes_of_services_are_not_passed() -> None:
     ("form", "environment", "problem"),
     [
         ("linux", tuple(f"V{number}=" for number in range(31)), "31 .*Linux .*30"),
-        ("unikraft", ('A=say "it"',), "'A' .* mark"),
+        ("linux", ('A="',), "'A' .* mark"),
         ("rumprun", ('A="',), "'A' .* mark"),
+        ("rumprun", ("A=\\",), "'A' .* backslash"),
         ("osv", ("A=1\n2",), "variable"),
         ("hermit", ("A=\udc80",), "variable"),
-        ("unikraft", ("A=" + "x" * MOST_BYTES,), "variables"),
+        ("linux", ("A=" + "x" * MOST_BYTES,), "variables"),
+        ("unikraft", ("A=" + "x" * MOST_OF_OTHERS,), "variables"),
     ],
 )
 def test_an_environment_that_no_command_line_can_have_is_refused(
@@ -162,6 +176,47 @@ def test_an_environment_that_no_command_line_can_have_is_refused(
 def test_what_linux_has_anyway_is_not_counted() -> None:
     environment = ("HOME=/x", "TERM=vt100", *(f"V{number}=" for number in range(30)))
     assert "HOME=/x TERM=vt100" in line(OwnKernel("/k", network="linux"), None, asked=Asked(environment=environment))
+
+
+MANY = tuple(f"V{number}=v" for number in range(60))
+INITRD = OwnKernel("/k", network="linux", initrd="/i")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arguments", "text", "carried"),
+    [
+        (INITRD, (), "", ("/init", ())),
+        (INITRD, ("debug", "a b"), ' debug "a b"', ("/init", ())),
+        (INITRD._replace(arguments="x rdinit=/sbin/i y -- z"), (), " x y -- z", ("/sbin/i", ())),
+        (INITRD._replace(network="linux-init"), (), "", ("/init", ())),
+        (INITRD._replace(network="linux-init"), ("/bin/app", "-x", 'say "it"'), "", ("/bin/app", ("-x", 'say "it"'))),
+        (INITRD._replace(network="linux-init", arguments="/bin/app -x y"), (), " -- -x y", ("/bin/app", ())),
+        (INITRD._replace(network="linux-init", block="/b"), ("/bin/app", "-x"),
+         " root=/dev/vda rw init=/bin/app -- -x", ("/init", ())),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("environment", [MANY, ('A="',), ("A=1\n2",), ("A=\udc80",), ("a.b=1",), ("quiet=1",)])
+def test_what_does_not_fit_linux_comes_by_its_initrd(
+    kernel: OwnKernel, arguments: tuple[str, ...], text: str, carried: tuple[str, tuple[str, ...]],
+    environment: tuple[str, ...],
+) -> None:  # fmt: skip
+    made = compose(kernel, None, asked=Asked(arguments, environment))
+    assert made.text == f"console=ttyS0 panic=-1 rdinit=/.clearpod/init{text}"
+    assert made.carried == Carried(*carried, environment)
+
+
+def test_arguments_that_linux_does_not_take_come_so_too() -> None:
+    kernel = INITRD._replace(network="linux-init")
+    for arguments in (("/bin/app", 'a" b'), ("/bin/app", *(40 * "x"))):
+        assert compose(kernel, None, asked=Asked(arguments)).carried == Carried("/bin/app", arguments[1:], ())
+        with pytest.raises(BadRequest, match=r"argument"):
+            compose(kernel._replace(initrd=""), None, asked=Asked(arguments))
+
+
+def test_an_environment_that_fits_is_on_the_line() -> None:
+    assert compose(INITRD, None, asked=Asked(environment=('A={"x": 1}', "B=1"))).carried is None
+    assert compose(INITRD._replace(environment="none"), None, asked=Asked(environment=MANY)).carried is None
+    assert Carried("/p", ("a",), ("E=1", "F=\udc80")).data == b"P/p\0Aa\0EE=1\0EF=\x80\0"
 
 
 def test_the_first_ipv4_address_counts() -> None:

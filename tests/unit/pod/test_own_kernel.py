@@ -113,6 +113,11 @@ def _encoded(**fields: str) -> dict[str, str]:
             OwnKernel("/k", "b64:no base64", network="osv", machine="pc"),
         ),
         (
+            _urunc(binary="/k", unikernelType="freebsd", hypervisor="firecracker", block="/b"),
+            OwnKernel("/k", block="/b", network="freebsd", machine="microvm", virtio="modern"),
+        ),
+        (_urunc(binary="/k", unikernelType="includeos"), OwnKernel("/k", network="includeos", machine="pc")),
+        (
             {f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}exit": "reset", f"{OURS}virtio": "modern"},
             OwnKernel("/k", exit="reset", virtio="modern"),
         ),
@@ -141,7 +146,7 @@ def test_labels_describe_a_kernel(labels: dict[str, str], kernel: OwnKernel | No
         (_encoded(binary="/k", unikernelType="rumprun", useDMBlock="True"), Unsupported, "useDMBlock"),
         (_urunc(unikernelType="mirage"), BadRequest, "path"),
         (_urunc(binary="/k"), BadRequest, "type"),
-        (_urunc(binary="/k", unikernelType="includeos"), BadRequest, "includeos"),
+        (_urunc(binary="/k", unikernelType="nanos"), BadRequest, "nanos"),
         (_urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
         (_encoded(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
         (_urunc(binary="/k", unikernelType="unikraft", hypervisor="xen"), Unsupported, "monitor xen"),
