@@ -90,7 +90,7 @@ def claim_path(path: str, *, key: str) -> None:
     if not require_socket(path, key=key):
         return
     if answers(path):
-        raise AlreadyExists(f"another daemon already listens on {path}; stop it or set {key} to another place")
+        raise AlreadyExists(f"another daemon already listens on {path}; stop it or set {key} to another path")
     os.unlink(path)
 
 
@@ -101,7 +101,7 @@ def require_socket(path: str, *, key: str) -> bool:
     except FileNotFoundError:
         return False
     if not is_socket:
-        raise BadRequest(f"{path} exists and is not a socket; remove it or set {key} to another place")
+        raise BadRequest(f"{path} exists and is not a socket; remove it or set {key} to another path")
     return True
 
 

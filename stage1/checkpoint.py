@@ -76,7 +76,7 @@ def check(place: str, *, guest: File, disk: File, title: str = "", link_key: byt
             raise BadRequest(f"{shown} is missing, so the checkpoint can't be restored; take another one") from None
         if now != was:
             raise BadRequest(
-                f"{shown} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest says "
+                f"{shown} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest has "
                 f"{was.size_bytes} of {was.sha256[:12]}: it was changed or damaged; take another checkpoint"
             )
     if not search.is_there:

@@ -86,7 +86,7 @@ def host_pod(pod: Pod, host: Host, *, directory: str) -> "HostPod":
     from stage1.vm.host import HostPod  # rkt has no such pods, and waits for each import
 
     if not host.crun:
-        raise NotFound("pods with namespaces of the host can't run here: `clearpod check` says what is missing")
+        raise NotFound("pods with namespaces of the host can't run here: `clearpod check` lists what is missing")
     name = f"clearpod-{pod.id}"
     place = cgroup.place(podcgroup.path_of(pod.cgroup_parent), name)
     above = os.path.dirname(place)

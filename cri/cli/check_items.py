@@ -205,7 +205,7 @@ def _network(facts: Facts) -> Item:
     if not facts.network_error:
         detail = f"{facts.network}; {facts.network_note}" if facts.network_note else facts.network
         return Item("CNI network", WARN if facts.network_problems else OK, detail)
-    remedy = "put a .conflist there, as your cluster's network says"
+    remedy = "install your cluster's CNI network, which puts a .conflist there"
     return Item("CNI network", WARN, f"{facts.network_error}; pods have loopback only", remedy)
 
 
@@ -230,7 +230,7 @@ def _driver(facts: Facts) -> Item:
     if lack:
         remedy = 'set cgroup_driver to "auto" or "cgroupfs", and the kubelet\'s cgroupDriver to the same'
         return Item("cgroup driver", FAIL, f"{name}, but {lack}: no pod of the kubelet's can run", remedy)
-    return Item("cgroup driver", OK, f"{name}, as the kubelet is told")
+    return Item("cgroup driver", OK, f"{name}, as reported to the kubelet")
 
 
 def _overhead(facts: Facts) -> list[Item]:
@@ -238,7 +238,7 @@ def _overhead(facts: Facts) -> list[Item]:
     if facts.choice is None or not facts.vm_mib:
         return []
     mib = limits.estimate_mib(facts.vm_mib, is_emulated=facts.choice.is_emulated)
-    detail = f"a VM of {facts.vm_mib} MiB takes up to {mib} MiB beside its containers: overhead.podFixed.memory {mib}Mi"
+    detail = f"a VM of {facts.vm_mib} MiB takes up to {mib} MiB for itself: overhead.podFixed.memory {mib}Mi"
     return [Item("pod overhead", OK, f"{detail} in the RuntimeClass lets its pod's cgroup count it")]
 
 
@@ -257,8 +257,8 @@ def _pool(facts: Facts) -> Item:
         detail = f"{waiting}, together more than nine tenths of the host's {host} MiB"
         return Item("warm pool", WARN, detail, f"set pool.size to {(host - kept) // each} or less")
     if available - each < kept:
-        detail = f"none is booted now: {available} MiB are available, and {kept} must stay beside its own {each}"
-        return Item("warm pool", WARN, detail, "end something, or give the host more memory")
+        detail = f"none is booted now: it needs {each} MiB of {available} available, and {kept} must stay free"
+        return Item("warm pool", WARN, detail, "stop some pods, or give the host more memory")
     less = f" and not {bounds.size}, as pool.memory_mib is {bounds.memory_mib}" if count < bounds.size else ""
     return Item("warm pool", OK, f"{waiting}{less}")
 
@@ -311,7 +311,7 @@ def _ids(facts: Facts) -> Item:
     if not facts.jail_overlaps:
         return Item("ids", OK, detail)
     taken = f"{detail}, but {'; '.join(facts.jail_overlaps)} gives some of them to an account"
-    return Item("ids", WARN, taken, "set jail.first_id and jail.count to ids that are nobody's")
+    return Item("ids", WARN, taken, "set jail.first_id and jail.count to ids that no user has")
 
 
 def _owners(facts: Facts) -> Item:

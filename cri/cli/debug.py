@@ -60,7 +60,7 @@ def _image(daemon: Daemon, pod: Any) -> str:
     listed = daemon("ListContainers").containers
     own = [one for one in listed if one.pod_sandbox_id == pod.id and DEBUG not in one.annotations]
     if not own:
-        raise WrongState(f"the pod {lookup.title(pod)} has no container; say with --image whose shell to use")
+        raise WrongState(f"the pod {lookup.title(pod)} has no container; give the image of the shell with --image")
     return str(min(own, key=lambda one: one.created_at).image_id)
 
 

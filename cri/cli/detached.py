@@ -29,7 +29,7 @@ def check(args: argparse.Namespace) -> None:
     for option, is_given, why in (
         ("--rm", args.rm, "the daemon keeps a pod until it is removed, as by `crictl rmp -f`"),
         ("--network none", args.network == NONE, "the daemon's pods are in the node's network"),
-        ("--hypervisor", args.hypervisor, "the daemon's configuration says it"),
+        ("--hypervisor", args.hypervisor, "the daemon's configuration sets it"),
         ("--journal", args.journal, "the daemon's pods keep their journal with the pod"),
         ("--timeline", args.timeline, "a pod of the daemon's keeps its own times"),
     ):

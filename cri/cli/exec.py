@@ -59,5 +59,5 @@ def exit_code(status: bytes) -> int:
                 return int(cause["message"])
         sentence = str(document.get("message", "it failed"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        sentence = "the connection to the program was lost before it told how it ended"
+        sentence = "the connection to the program was lost before its exit code arrived; see `clearpod why`"
     raise PodError(sentence)

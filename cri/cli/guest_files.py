@@ -53,4 +53,4 @@ def _releases(guest_dir: str, release: str) -> Iterator[str]:
     for name in KERNELS:
         path = f"{guest_dir}/{name}"
         if release and os.path.isfile(path) and not has_text(path, b"Linux version " + release.encode()):
-            yield f"{path} is not Linux {release}, which {MANIFEST} says"
+            yield f"{path} is not Linux {release}, as {MANIFEST} has it"

@@ -81,7 +81,7 @@ def _write(path: str, proposed: str, *, args: argparse.Namespace) -> bool:
     if existing is None:
         print(proposed)
         if not args.yes and not _may_ask(args):
-            raise BadRequest(f"{path} was not written: there is no terminal to ask on; say --yes to have it so")
+            raise BadRequest(f"{path} was not written: there is no terminal to ask on; give --yes to have it written")
         if not args.yes and not _ask(f"Write this to {path}?", default=True):
             return False
     else:

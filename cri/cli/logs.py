@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         container = lookup.container(daemon, args.name, name=args.container)
         path = daemon("ContainerStatus", container_id=container.id).status.log_path
         if not path:
-            raise NotFound(f"the container {container.metadata.name} has no log file; nobody asked for one")
+            raise NotFound(f"the container {container.metadata.name} has no log file: its log_path was empty")
         with LogFile(path, _directory(daemon, container.pod_sandbox_id)) as file:
             parts = [_since(part, since) for part in file.parts(_seconds(since))]
             for one in chain.from_iterable(parts) if args.tail is None else _last(parts, args.tail):

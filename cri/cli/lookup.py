@@ -88,7 +88,7 @@ def container(daemon: Daemon, word: str, *, name: str = "") -> Any:
     if not names:
         raise NotFound(f"the pod {title(owner)} has no container")
     if not name and len(names) > 1:
-        raise BadRequest(f"the pod {title(owner)} has the containers {', '.join(sorted(names))}; say which with -c")
+        raise BadRequest(f"the pod {title(owner)} has the containers {', '.join(sorted(names))}; choose one with -c")
     if name and name not in names:
         raise NotFound(f"the pod {title(owner)} has no container {name!r}, but {', '.join(sorted(names))}")
     return next(one for one in own if one.metadata.name == (name or names[0]))

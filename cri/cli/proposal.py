@@ -18,8 +18,8 @@ from stage1.vm.choose import choose
 from stage1.vm.slots import Range
 
 HEAD = (
-    "# Configuration of clearpod, begun by `clearpod init`. What is not here has its default:\n"
-    "# `clearpod serve --check-config` shows all keys, docs/reference/configuration.md says what they mean.\n"
+    "# Configuration of clearpod, begun by `clearpod init`. Other keys have their defaults:\n"
+    "# `clearpod serve --check-config` shows all keys, docs/reference/configuration.md describes them.\n"
 )
 GIB = 1 << 30
 PODS_ON_DISK = 4

@@ -24,7 +24,7 @@ PHASES = {
 }
 DISK_ADVICE = (
     "make its containers write less, or to a volume, or give the pod a larger disk (vm.scratch_mib, or the annotation "
-    "clearpod.io/scratch-mib); `clearpod stats` says which container has written how much"
+    "clearpod.io/scratch-mib); `clearpod stats` shows how much each container has written"
 )
 LOOKED_AT_S = 30.0
 """How long after an exit the guest reports how full its disk is; an emulated guest is slow."""
@@ -39,14 +39,14 @@ class Verdict(NamedTuple):
 
 
 ADVICE = {
-    "NetworkFailed": "look at the CNI plugin that is named, its configuration (network.conf_dir) and its log; "
-    "`clearpod check` says which networks are configured",
-    "VmFailed": "`clearpod check` says whether this machine can run pods; the console's lines below are the guest's",
+    "NetworkFailed": "check the named CNI plugin, its configuration (network.conf_dir) and its log; "
+    "`clearpod check` lists the configured networks",
+    "VmFailed": "`clearpod check` tests whether this machine can run pods; the console's lines below are the guest's",
     "NoSpace": "free what is exhausted, or raise the limit that is named",
     "TimedOut": "the host may be overloaded; vm.boot_timeout_s is how long a guest may take",
     "BadRequest": "the pod asks for something invalid or that the policy forbids; change its manifest",
     "Unsupported": "the pod asks for something that clearpod does not do; change its manifest",
-    "NotFound": "the thing that is named is missing; `clearpod check` says what of clearpod's own is",
+    "NotFound": "what the error names is missing; `clearpod check` lists missing parts of clearpod",
     "DiskFailed": "repair the disk or file system that is named",
 }
 
@@ -69,7 +69,7 @@ def _of_end(record: Record) -> Verdict | None:
     if record.state in ("ready", SUSPENDED) or any(one.what == h.STOPPING for one in record.events):
         return None
     ended, lost = _last(record, h.ENDED), _last(record, h.LOST)
-    advice = "the console's lines below may say why; its containers can't be started again, make a new sandbox"
+    advice = "the console's lines below may have the reason; its containers can't be started again, make a new sandbox"
     told = [one.text for one in (ended, lost) if one and one.text]
     return Verdict(told[0] if told else record.why or "its virtual machine has ended", advice)
 

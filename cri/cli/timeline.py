@@ -22,7 +22,9 @@ def add_arguments(parser: Parser) -> None:
     parser.take_pod()
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--svg", action="store_true", help="print a picture")
-    form.add_argument("--html", action="store_true", help="print a page, with what `clearpod why` tells")
+    form.add_argument(
+        "--html", action="store_true", help="print an HTML page, with the history that `clearpod why` shows"
+    )
     parser.take_config()
 
 

@@ -34,7 +34,7 @@ def install(program: str) -> str:
     template = f"{CHECKOUT}/docs/admin/{NAME}"
     if not os.path.exists(template) or os.path.basename(program) != "clearpod":
         raise NotFound(
-            f"there is no unit {NAME}; the Debian package has it, and docs/admin/node.md says how from source"
+            f"there is no unit {NAME}; install the Debian package, or follow docs/admin/node.md for one from source"
         )
     with open(template, encoding="utf-8") as file:
         text = re.sub(r"^ExecStart=\S+", f"ExecStart={os.path.abspath(program)}", file.read(), flags=re.MULTILINE)
@@ -60,4 +60,6 @@ def _systemctl(*arguments: str) -> None:
     ended = process.run(["systemctl", *arguments], timeout_s=LIMIT_S)
     if ended.code != 0:
         sentence = ended.stderr.decode(errors="replace").strip().partition("\n")[0] or f"code {ended.code}"
-        raise PodError(f"`systemctl {' '.join(arguments)}` failed: {sentence}; `journalctl -u {NAME}` may say why")
+        raise PodError(
+            f"`systemctl {' '.join(arguments)}` failed: {sentence}; `journalctl -u {NAME}` may have the reason"
+        )

@@ -46,13 +46,13 @@ def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
         return None
     if former.image_id != planned.image_id:
         raise WrongState(
-            f"container {name} of the original has the image {former.image_id}, and {planned.image_id} is asked for; "
-            "a copy keeps its original's"
+            f"container {name} of the original has the image {former.image_id}, and {planned.image_id} was requested; "
+            "a copy keeps its original's image"
         )
     if _places(former) != _places(planned):
         raise WrongState(
             f"container {name} of the original has mounts at {_shown(former) or 'no place'}, and "
-            f"{_shown(planned) or 'none'} are asked for; a copy keeps its original's"
+            f"{_shown(planned) or 'none'} were requested; a copy keeps its original's mounts"
         )
     _compare_streams(former, planned)
     return former

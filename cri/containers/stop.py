@@ -40,7 +40,7 @@ async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> Non
     if container.starting is not None and container.is_starting:
         await asyncio.wait({container.starting}, timeout=grace_s + pod.tools.react_s)
         if container.is_starting:
-            return await kill_unresponsive(pod, f"it did not say whether container {container.id} has started")
+            return await kill_unresponsive(pod, f"it did not report whether container {container.id} has started")
     if not container.is_running:
         return None
     if grace_s > 0 and pod.is_ready:

@@ -67,7 +67,7 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
             )
         if download.bytes and had > download.bytes + _MORE_BYTES:
             raise Corrupt(
-                f"the registry sends more of {download.name} than the {download.bytes} bytes that its manifest says;"
+                f"the registry sends more of {download.name} than the {download.bytes} bytes of its manifest;"
                 " push it again"
             )
         if had > (download.most_mib << 20) + _MORE_BYTES:

@@ -191,7 +191,8 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
         return Corrupt(f"a document of {name} is larger than any image's ({reason}); push it again")
     if _ODD_ANSWER.search(reason):
         return RegistryUnavailable(
-            f"the registry of {name} does not answer like one ({reason}); correct the name, or tell who runs it"
+            f"the registry of {name} does not answer like a registry ({reason}); correct the name, or report it to its"
+            " operator"
         )
     if signal_number := -code if code < 0 else max(0, code - 128):
         return PodError(f"can't pull {name}: skopeo was killed by signal {signal_number}; pull again")

@@ -135,7 +135,7 @@ def _bound(port: Port) -> socket.socket | None:
 def _taken(port: Port) -> str:
     flag = "u" if port.protocol == "udp" else "t"
     what = f"{port.protocol} port {port.host_port} of the host is in use on {HOST} by a program outside of any pod"
-    return f"{what}; `ss -lnp{flag} sport = :{port.host_port}` says which"
+    return f"{what}; `ss -lnp{flag} sport = :{port.host_port}` shows the program"
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

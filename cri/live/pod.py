@@ -375,7 +375,7 @@ class LivePod:
         try:
             await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not hello.done():
-                late = "" if self.gone.is_set() else f"said no hello within {round(limit_s, 1):g} s of its start"
+                late = "" if self.gone.is_set() else f"sent no hello within {round(limit_s, 1):g} s of its start"
                 raise VmFailed(await asyncio.to_thread(vm_end.silence, self.vm, late, title=self.title))
             self.hello = hello.result()
         finally:

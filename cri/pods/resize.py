@@ -37,7 +37,7 @@ def require_host(pod: Pod, total_bytes: int = 0) -> None:
     if not pod.host and 0 < total_mib < pod.memory_mib:
         raise NoSpace(
             f"pod {pod.namespace}/{pod.name} would need a virtual machine of {pod.memory_mib} MiB, and this host has"
-            f" {total_mib} MiB; lower its limits, or place it on another node"
+            f" {total_mib} MiB; lower its limits, or schedule it on another node"
         )
 
 

@@ -174,7 +174,7 @@ class PodTable:
         if self.max_pods and living >= self.max_pods:
             raise NoSpace(
                 f"this node runs or starts {living} sandboxes, and limits.max_pods in clearpod's configuration allows"
-                f" {self.max_pods}; remove some, or place this one on another node"
+                f" {self.max_pods}; remove some, or schedule this one on another node"
             )
         self._starting += 1
         try:

@@ -147,8 +147,8 @@ def _check_networks(pod: Pod, grant: Grant) -> None:
     if len(pod.networks) > grant.bounds.max_networks:
         raise BadRequest(
             f"the annotation {policy.NETWORKS} names {len(pod.networks)} networks, and a pod of namespace "
-            f"{pod.namespace!r} may have {grant.bounds.max_networks}; {grant.key('max_networks')} in clearpod's "
-            "configuration says so"
+            f"{pod.namespace!r} may have {grant.bounds.max_networks}; name fewer, or raise "
+            f"{grant.key('max_networks')} in clearpod's configuration"
         )
     for name in pod.networks:
         asker = f"the annotation {policy.NETWORKS} asks for"

@@ -97,7 +97,7 @@ def _added(so_far: Edits, more: "cdi_spec.Edits", *, name: str) -> Edits:
 
 def _mount(given: "cdi_spec.Mount", name: str) -> Mount:
     if given.type not in ("", "bind", "none"):
-        raise Unsupported(f"the CDI device {name} wants a mount of type {given.type}; only bind mounts are supported")
+        raise Unsupported(f"the CDI device {name} has a mount of type {given.type}; only bind mounts are supported")
     source = os.path.realpath(given.hostPath)
     if not os.path.exists(source):
         raise NotFound(f"{given.hostPath}, which the CDI device {name} mounts, does not exist on the host")

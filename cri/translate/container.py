@@ -141,7 +141,7 @@ def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...
     entrypoint = list(config.command) or list(image.get("Entrypoint") or [])
     cmd = list(config.args) or ([] if config.command else list(image.get("Cmd") or []))
     if not entrypoint + cmd:
-        raise BadRequest("neither the request nor the image says which command to run; set command or args")
+        raise BadRequest("neither the request nor the image has a command; set command or args")
     return tuple(entrypoint + cmd)
 
 

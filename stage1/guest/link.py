@@ -299,11 +299,11 @@ class HostLink:
         if hello.version != messages.VERSION:
             raise LinkFault(f"the guest's agent speaks version {hello.version} of the link, not {messages.VERSION}")
         if not hello.first:
-            raise LinkFault("the guest's agent does not say which frame comes first")
+            raise LinkFault("the guest's agent does not report the number of its first frame")
         if self.hello is None:
             return
         if hello.boot_id != self.hello.boot_id:
-            raise LinkFault("the guest was rebooted: what ran in it is gone")
+            raise LinkFault("the guest was rebooted: its containers have ended")
         if hello.first > self._received + 1:
             raise LinkFault(f"the guest's agent lost frames {self._received + 1} to {hello.first - 1}")
 

@@ -39,7 +39,7 @@ class Sent:
     def acknowledge(self, seq: int) -> bool:
         """The guest has all up to `seq`; whether that is news. Raises LinkFault for one that was never sent."""
         if seq > self._seq:
-            raise LinkFault(f"the guest's agent says that it has frame {seq}, and we sent {self._seq}")
+            raise LinkFault(f"the guest's agent reports that it has frame {seq}, and we sent {self._seq}")
         before = len(self._frames)
         while self._frames and self._frames[0][0] <= seq:
             self.size -= len(self._frames.popleft()[1])

@@ -153,7 +153,9 @@ def _version(document: "dict[str, Any]", file: str) -> str:
     known = [version for version in VERSIONS if version in offered]
     if not known:
         version = document.get("cniVersion")
-        raise BadRequest(f"{file}: cniVersion {version!r} is not one that clearpod speaks: {', '.join(VERSIONS)}")
+        raise BadRequest(
+            f"{file}: cniVersion {version!r} is not supported by clearpod; use one of {', '.join(VERSIONS)}"
+        )
     return known[-1]
 
 

@@ -58,7 +58,7 @@ def _line(kernel: OwnKernel, told: Told) -> str:
     if not text.isprintable():
         raise BadRequest(
             f"the arguments {(' '.join(told.words) or told.text)[:100]!r} of a kernel, or a variable of its "
-            "environment, have a character that can't be in a command line"
+            "environment, have a character that can't be in a command line; remove it"
         )
     most = MOST_OF_OTHERS if kernel.network in _WITH_ENVIRONMENT else MOST_BYTES
     if (length := len(text.encode(errors="surrogateescape"))) > most:

@@ -47,8 +47,8 @@ def shown_over(container: Container, kept: tuple[str, ...], *, asked: tuple[str,
     for name in over:
         if volume is not None and volume.read_only and not _has_place(volume, name, container=container):
             raise BadRequest(
-                f"{where}: its volume at /etc is read-only and has no {name}, so the one that is asked for can't be"
-                f" shown; make the file {volume.source}/{name}, or leave out what asks for it (--dns, --hosts-entry)"
+                f"{where}: its volume at /etc is read-only and has no {name}, so the requested one can't be"
+                f" shown; make the file {volume.source}/{name}, or leave out the options for it (--dns, --hosts-entry)"
             )
     return over
 

@@ -100,7 +100,7 @@ def tree_id(pod_dir: str) -> str:
     """The name of the stage1 image's tree in rkt's store. Raises NotFound, BadRequest."""
     tree = files.read(f"{pod_dir}/stage1TreeStoreID").decode("ascii", "replace").strip()
     if not tree or "/" in tree or tree.startswith("."):
-        raise BadRequest(f"{pod_dir}/stage1TreeStoreID does not name a tree, but says {tree!r}; remove the pod")
+        raise BadRequest(f"{pod_dir}/stage1TreeStoreID does not name a tree but has {tree!r}; remove the pod")
     return tree
 
 

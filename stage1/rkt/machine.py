@@ -90,7 +90,7 @@ def _require_kernel(on: Host, variant: str) -> None:
     known = kernels.variants(on.guest_dir, hypervisor=on.choice.hypervisor)
     if variant and variant not in known:
         raise NotFound(
-            f"the pod needs the guest kernel {variant[:100]!r}, and beside the ordinary one its stage1 image has "
+            f"the pod needs the guest kernel {variant[:100]!r}; its stage1 image has the ordinary one and "
             f"{', '.join(known) or 'none'}; use an image that `scripts/build-aci --kernel {kernels.BUILDABLE[0]}` makes"
         )
 

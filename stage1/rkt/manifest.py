@@ -177,7 +177,7 @@ def _entry(given: "Document", image_of: "Callable[[str], str]") -> Entry:
     own = document.object_(image, "app", where=f"the image of {where}")
     app = document.object_(given, "app", where=where) or own
     if not app:
-        raise BadRequest(f"{where}: neither the pod manifest nor the image says what to run; give --exec")
+        raise BadRequest(f"{where}: neither the pod manifest nor the image has a command; give --exec")
     handlers = _handlers(app, where=where)
     return Entry(
         name=name,

@@ -27,7 +27,7 @@ def sysctls(limits: "Sequence[Isolators]") -> tuple[tuple[str, str], ...]:
     values: dict[str, str] = {}
     for name, value in (pair for one in limits for pair in one.sysctls):
         if values.setdefault(name, value) != value:
-            raise BadRequest(f"two apps want different values of the sysctl {name}, {values[name]!r} and {value!r}")
+            raise BadRequest(f"two apps have different values of the sysctl {name}, {values[name]!r} and {value!r}")
     if values:
         from stage1.pod.sysctls import check  # pods without sysctls shall not pay for it
 

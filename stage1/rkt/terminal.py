@@ -174,7 +174,9 @@ def _write(fd: int, data: bytes) -> bool:
         while data:
             data = data[os.write(fd, data) :]
     except BlockingIOError as error:
-        raise PodError("standard output does not wait (O_NONBLOCK) and would lose bytes; give one that does") from error
+        raise PodError(
+            "standard output is non-blocking (O_NONBLOCK) and would lose bytes; pass a blocking one"
+        ) from error
     except OSError:
         return False
     return True

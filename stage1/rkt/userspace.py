@@ -37,7 +37,7 @@ def kernel(pod_dir: str, given: "Mapping[str, str]", *, brings_own: bool) -> str
     if brings_own and asked not in ("", _ORDINARY, KERNEL_OF_IMAGE):
         raise BadRequest(
             f"the annotation {annotations.KERNEL} is {asked[:100]!r}, and the image of the pod's app brings a kernel "
-            "of its own, which is booted in place of any; leave it out"
+            "of its own, which is booted instead; remove the annotation"
         )
     if brings_own:
         return ""

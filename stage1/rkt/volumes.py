@@ -103,7 +103,7 @@ def _mount(volume: Volume, path: str, *, entry: Entry, pod_dir: str, asked: bool
         )
     target = _target(path, entry=entry)
     if target == _NULL and (volume.kind == EMPTY or os.path.isfile(source) or os.path.isdir(source)):
-        raise BadRequest(f"{entry.where}: a volume can't be at {_NULL}, which is a device; give another place")
+        raise BadRequest(f"{entry.where}: a volume can't be at {_NULL}, which is a device; give another path")
     return Mount(
         source=source,
         target=target,

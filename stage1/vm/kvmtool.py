@@ -130,7 +130,7 @@ class _Kvmtool(Hypervisor):
     name = title = "kvmtool"
     kernel, filter, shim = "bzImage", "seccomp-kvmtool.bpf", "lkvm-shim.so"
     uses_vsock = needs_terminal = True
-    user_namespaces_lack = "kvmtool makes files on volumes as root whoever asks for them; set vm.hypervisor to qemu"
+    user_namespaces_lack = "kvmtool creates files on volumes as root for every user; set vm.hypervisor to qemu"
 
     virtiofs_lack = "kvmtool has no vhost-user; set vm.hypervisor to qemu, or use 9p"
 

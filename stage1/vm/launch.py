@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SPEC_FD, _RESULT_FD = 3, 4
 _DEATH_S = 10.0
-_MORE = "`clearpod check` says what this host lacks"
+_MORE = "`clearpod check` lists what this host lacks"
 
 
 def launch(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", name: str) -> int:

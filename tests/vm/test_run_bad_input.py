@@ -149,7 +149,7 @@ def test_a_guest_that_does_not_come_up(clearpod: Command, tmp_path: Path, guest_
         "never says hello": "",
         "is not a kernel": " ended ",
     }[kind]
-    output = f"said no hello within {limit_s} s" if is_mute else output
+    output = f"sent no hello within {limit_s} s" if is_mute else output
     assert output in ended.err and "Traceback" not in ended.err
     assert ended.err.count("clearpod: ") == 1
 
