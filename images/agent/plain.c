@@ -19,7 +19,7 @@ static int boot(struct fault *why)
 }
 
 /* Only PID 1 may do what PID 1 does: everybody else is on a host. */
-/* Cold: beside main, on pages that are touched once. */
+/* Cold: placed next to main, on pages that are touched once. */
 static int begin(const char *const *argv, struct fault *why) __attribute__((cold));
 static int begin(const char *const *argv, struct fault *why)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Preloaded into crun for a container whose documents have strings that are no UTF-8, as the values of environment
- * variables may be: yajl, by which crun reads its documents and writes a copy for later, is told not to look at that.
+ * variables may be: yajl, by which crun reads its documents and writes a copy for later, is configured not to check that.
  * The agent does so (images/agent/helpers/crun.c); no process of a container has it. Must not do anything where crun
  * has another library for JSON.
  */
@@ -31,7 +31,7 @@ void *yajl_alloc(const void *callbacks, void *allocation, void *context)
     return parser;
 }
 
-/* An option has an integer or a pointer, or two pointers: as words they can all be passed on. */
+/* An option has an integer or a pointer, or two pointers: as machine words they can all be passed on. */
 int yajl_gen_config(void *generator, int option, ...)
 {
     set_option *original;

@@ -101,7 +101,7 @@ static bool write_maps(const struct description *description, pid_t process)
     return true;
 }
 
-/* The kernel's limits of a user namespace are set by who is in it: in this one, and so in its VMM, nobody makes another. */
+/* The kernel's limits of a user namespace are set by who is in it: in this one, and so in its VMM, none can be made. */
 static bool forbid_namespaces(void)
 {
     static const char *const kinds[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};

@@ -32,7 +32,7 @@ enum {
     APART = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
 };
 
-/* One message of one line; who reads it may be gone. */
+/* One message of one line; the reader may be gone. */
 static void answer(int result, const char *kind, const char *text)
 {
     char line[SENTENCE_MAX + 16];

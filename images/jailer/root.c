@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The VMM's root: a small tmpfs over the pod's directory, in a mount namespace that nobody else is in, with the places of the
- * host bound into it, and then nothing else. Whatever is mounted here ends with the process. See mount(2), open_tree(2),
+ * The VMM's root: a small tmpfs over the pod's directory, in a mount namespace of its own, with the places of the
+ * host bound into it, and then nothing else. All mounts here end with the process. See mount(2), open_tree(2),
  * mount_setattr(2), pivot_root(2).
  */
 #include "root.h"
@@ -145,7 +145,7 @@ static bool make_homes(const struct description *description, uint32_t owner)
     return true;
 }
 
-/* Of its own pid namespace, where there is nobody else; and nothing but processes. */
+/* Of its own pid namespace, where it is alone; and nothing but processes. */
 static bool mount_proc(void)
 {
     const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;

@@ -51,7 +51,7 @@ void death_show(const char *path)
         show(text, got, size > END_BYTES);
 }
 
-/* Who kills the VMM for a stop leaves a file beside the console's before (stage1/rkt/machine.py). */
+/* A stop that kills the VMM first writes a file next to the console's (stage1/rkt/machine.py). */
 static bool was_forced(const struct launch_spec *spec)
 {
     char path[PATH_MAX];

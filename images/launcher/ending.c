@@ -22,7 +22,7 @@ void ending_take(struct ending *ending, const char *text, size_t size)
     ending->output[ending->bytes] = 0;
 }
 
-ssize_t ending_hear(struct ending *ending, int monitor)
+ssize_t ending_read(struct ending *ending, int monitor)
 {
     char text[2048];
     ssize_t got = recv(monitor, text, sizeof text, MSG_DONTWAIT);

@@ -29,5 +29,5 @@ void report_error(const char *pattern, ...)
     line[size++] = '\n';
     struct pollfd ready = {.fd = to, .events = POLLOUT};
     if (poll(&ready, 1, PATIENCE_MS) < 1 || write(to, line, size) < 0)
-        return; /* closed, or nobody reads it */
+        return; /* closed, or without a reader */
 }

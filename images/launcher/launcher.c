@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every entry point of the stage1 image: the name that it is called by says which (images/stage1-aci/README.md). By the
+ * Every entry point of the stage1 image, selected by the name that it is called by (images/stage1-aci/README.md). By the
  * name of a dynamic program of the image it becomes that, with the image's own loader. Else it
  * starts the bundled Python; for `run` as a child that prepares and writes down how the VMM is to be started. Then it
  * has the VMM started (vmm.c) and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.

@@ -86,7 +86,7 @@ static bool put(int fd, struct line *line, bool is_error)
     return writev(fd, pieces, 3) == (ssize_t)length;
 }
 
-/* Lines as they become whole; at the `end` also what is not. False: something could not be written. */
+/* Write complete lines; at the `end` also an incomplete one. False: something could not be written. */
 static bool take(int fd, bool is_error, struct line *line, const uint8_t *bytes, size_t size)
 {
     bool well = true;

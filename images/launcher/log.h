@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Log files of apps in Kubernetes' way: each line of output becomes `TIME stdout LINE` or `TIME stderr LINE`. Log n is the
+ * Log files of apps in Kubernetes' format: each line of output becomes `TIME stdout LINE` or `TIME stderr LINE`. Log n is the
  * file that the link named n in the directory of logs names; stage1/rkt/logs.py makes both. The file is opened anew for
  * what comes, so that a host may rename or cut it at any time.
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The lines of the last output of a VMM and its guest that tell why it died, fit for a terminal. Pure. */
+/* The lines of the last output of a VMM and its guest that have the reason of its end, escaped for a terminal. Pure. */
 #ifndef CLEARPOD_NOTICE_H
 #define CLEARPOD_NOTICE_H
 
@@ -12,7 +12,7 @@ enum { NOTICE_LINES = 4, NOTICE_MAX = 1024 };
 /* Copies `size` bytes without escape sequences and control characters; what is no ASCII becomes '?'. Returns the length;
  * `to` has room for size + 1. */
 size_t notice_clean(const char *from, size_t size, char *to);
-/* The last lines that tell why, each cleaned and with a line end, without what a kernel always writes. `is_cut`: the
+/* The last lines with the reason, each cleaned and with a line end, without what a kernel always writes. `is_cut`: the
  * first line may have lost its beginning. Returns the length. */
 size_t notice(const char *from, size_t size, int is_cut, char to[NOTICE_MAX]);
 

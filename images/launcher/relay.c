@@ -26,9 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LAST_OUTPUT_MS = 200, ONE_WISH_MS = 500 };
+enum { LAST_OUTPUT_MS = 200, ONE_REQUEST_MS = 500 };
 
-/* Bytes on their way to a descriptor. */
+/* Bytes to be written to a descriptor. */
 struct buffer {
     uint8_t bytes[2 * (RECORD_HEADER + RECORD_MAX)];
     size_t at, end;
@@ -82,7 +82,7 @@ static void queue_size(void)
     queue(R_SIZE, 4);
 }
 
-/* A job in the background stops here, as one of a shell's that wants the terminal; SIGCONT lets it look at its signals
+/* A background job stops here, as one of a shell's that reads the terminal; SIGCONT lets it check its signals
  * (EINTR), and then stop again, or end. */
 static void take_terminal(void)
 {
@@ -102,7 +102,7 @@ static void take_terminal(void)
     us.raw = result == 0;
 }
 
-/* A copy has the pod from now on, and nobody its monitor. */
+/* A copy has the pod from now on, and its monitor is closed. */
 static void leave_monitor(void)
 {
     if (us.vmm.monitor >= 0)
@@ -133,7 +133,7 @@ static void on_end(const uint8_t *payload, size_t size)
     kill(us.vmm.pid, SIGKILL); /* all is written, in the guest as well */
 }
 
-/* A terminal with less room than a write needs would make it wait, and nobody would hear a signal meanwhile. A pipe or
+/* A write would block on a terminal with less space, and signals would not be handled meanwhile. A pipe or
  * socket that poll finds ready has room for a record. The terminal's other users keep waiting where they like to. */
 static void open_outputs(void)
 {
@@ -187,7 +187,7 @@ static void read_vmm(void)
     bool was_marked = us.records.marked;
     size_t space = records_space(&us.records, &to);
     ssize_t got = space ? read(us.vmm.out, to, space) : -1;
-    if (got == 0 || (got < 0 && errno == EIO)) { /* EIO: a terminal that nobody has open */
+    if (got == 0 || (got < 0 && errno == EIO)) { /* EIO: a terminal that is not open any more */
         close(us.vmm.out);
         us.vmm.out = -1;
     }
@@ -221,23 +221,23 @@ static void reap(void)
 }
 
 /* Whether a copy comes to life, or how a kernel of the image ends. */
-static void on_monitor(bool speaks)
+static void on_monitor(bool is_readable)
 {
     if (us.records.plain) {
-        if (speaks && ending_hear(&us.ending, us.vmm.monitor) == 0)
+        if (is_readable && ending_read(&us.ending, us.vmm.monitor) == 0)
             leave_monitor();
-    } else if (copy_failed(&us.vmm, speaks)) {
+    } else if (copy_failed(&us.vmm, is_readable)) {
         kill(us.vmm.pid, SIGKILL);
         leave_monitor();
     }
 }
 
-/* The second time means it. But timeout(1) signals its child and then the group, and that a terminal has gone is told
- * by the kernel and by the shell: what comes at once is one wish. */
-static void on_wish(void)
+/* The second request kills. But timeout(1) signals its child and then the group, and both the kernel and the shell signal
+ * the loss of a terminal: signals that come together count as one request. */
+static void on_stop_request(void)
 {
     int64_t now = now_ms();
-    if (us.asked && now - us.asked_ms < ONE_WISH_MS)
+    if (us.asked && now - us.asked_ms < ONE_REQUEST_MS)
         return;
     pid_t stopper = us.stop(us.asked);
     us.stopper = stopper > 0 ? stopper : us.stopper;
@@ -254,7 +254,7 @@ static void on_signals(void)
         } else if (info.ssi_signo == SIGWINCH) {
             queue_size();
         } else {
-            on_wish();
+            on_stop_request();
         }
     }
 }
@@ -282,7 +282,7 @@ static bool step(void)
     };
     if (us.records.used == sizeof us.records.bytes)
         ready[1].fd = -1;
-    /* An agent has had all of its records taken before it said that it ends. */
+    /* All of an agent's records have been read before it reports its end. */
     bool is_last = us.dead && !us.records.plain, is_copy = us.vmm.monitor >= 0 && !us.records.plain;
     int limit_ms = is_last ? LAST_OUTPUT_MS : is_copy ? 1000 : watch_limit_ms();
     int count = poll(ready, sizeof ready / sizeof *ready, limit_ms);
@@ -335,14 +335,14 @@ static void take_signals(void)
 /* A kernel of the image has ended: by itself, or with its VMM, by whomever. */
 static int end_kernel(const struct launch_spec *spec)
 {
-    while (us.vmm.monitor >= 0 && ending_hear(&us.ending, us.vmm.monitor) > 0)
+    while (us.vmm.monitor >= 0 && ending_read(&us.ending, us.vmm.monitor) > 0)
         continue;
     int code = death_of_kernel(spec, us.status, us.ending.output, us.asked);
     status_write(spec->status, code);
     return code;
 }
 
-/* A copy that ended before it had its pod. Whoever wanted the pod's end meanwhile has it. */
+/* A copy that ended before it had its pod. A stop that was requested meanwhile is done. */
 static bool is_stillborn(const struct launch_spec *spec)
 {
     return spec->template && !us.records.marked && !us.asked;

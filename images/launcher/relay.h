@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the launcher does as long as the pod lives: bytes between the VMM and our own standard streams, signals, and the
- * VMM's end. Nothing here blocks but poll: a reader that has stopped must not keep a signal from being heard.
+ * VMM's end. Nothing here blocks but poll: a reader that has stopped must not delay the handling of signals.
  */
 #ifndef CLEARPOD_RELAY_H
 #define CLEARPOD_RELAY_H

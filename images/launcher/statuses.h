@@ -10,7 +10,7 @@
 
 /* The code in `text`, a decimal number from 0 to 255 and at most a newline; -1: it is none. Pure. */
 int status_code(const char *text, size_t size);
-/* Write `code` to `path`, whole or not at all: rkt may look at any time. Returns 0, -1 when that is not possible. */
+/* Write `code` to `path`, atomically: rkt may read at any time. Returns 0, -1 when that is not possible. */
 int status_write(const char *path, int code);
 /* For each app of the pod in the working directory, hand on what the guest has written below `from` to the directory
  * `to`, and remove it there. What is no file with a code is removed, and nothing else. */

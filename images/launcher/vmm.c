@@ -68,7 +68,7 @@ static int listen_at(const char *path)
     return fd;
 }
 
-/* What a copy of a template has more: a monitor, which has been told already what to do, and files that it can only read. A
+/* What a copy of a template has in addition: a monitor, which has its commands already, and read-only files. A
  * kernel of the image has the monitor alone. */
 struct copy {
     int ours, monitor, state, ram;

@@ -24,8 +24,8 @@ struct vmm {
 bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void),
                struct vmm *vmm);
 
-/* Whether a copy can't be loaded, by what its monitor says or that nothing comes of it in time. One that refused something
- * would wait for ever. */
+/* Whether a copy can't be loaded: its monitor reports an error, or nothing in time. One that refused a command
+ * would never start. */
 bool copy_failed(const struct vmm *vmm, bool monitor_speaks);
 
 #endif

@@ -17,7 +17,7 @@ enum { REST_MS = 20, TRIM_MS = 1000, KEEP_BYTES = 1 << 20, BLOCK = 512 };
 static struct {
     const struct launch_spec *spec;
     int fd;                   /* inotify's; -1: there is none */
-    int64_t rest_ms, trim_ms; /* until then nothing is heard; then the console is looked at; 0: not because of time */
+    int64_t rest_ms, trim_ms; /* until when events are ignored; when the console is trimmed; 0: no such time */
 } us;
 
 int64_t now_ms(void)
@@ -27,7 +27,7 @@ int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Where the host allows no more watches, we look once a second. */
+/* Where the host allows no more watches, we poll once a second. */
 static void watch(const char *path, uint32_t events)
 {
     if (us.fd < 0 || !path || inotify_add_watch(us.fd, path, events) >= 0)
@@ -36,7 +36,7 @@ static void watch(const char *path, uint32_t events)
     us.fd = -1;
 }
 
-/* Once: a guest that writes without end wakes us once for each look. */
+/* One-shot: a guest that writes without end wakes us once for each check. */
 static void await_console(void)
 {
     watch(us.spec->console, IN_MODIFY | IN_ONESHOT);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a guest does to files while its pod lives, and what is to be done then: codes of apps are handed on to rkt, and
- * of the console only the end is kept, since it lies in the host's memory. Nobody is woken while nothing happens.
+ * of the console only the end is kept, since it lies in the host's memory. There are no wakeups while nothing happens.
  */
 #ifndef CLEARPOD_WATCH_H
 #define CLEARPOD_WATCH_H
@@ -12,7 +12,7 @@
 
 int64_t now_ms(void); /* monotonic */
 void watch_begin(const struct launch_spec *spec);
-/* What to poll for input, -1: nothing now; and for how long at most, -1: for ever. */
+/* What to poll for input, -1: nothing now; and for how long at most, -1: without a limit. */
 int watch_fd(void);
 int watch_limit_ms(void);
 /* After poll. `rings`: there was input. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest's write that finds no room on the host waits until there is some. kvmtool, built without libaio, tells the guest nothing of a
- * write that failed: the guest would wait for ever, also when there is room again.
+ * A guest's write to a full disk of the host waits until there is space. kvmtool, built without libaio, does not report a failed
+ * write to the guest: the guest would hang, also once there is space again.
  */
 #ifndef CLEARPOD_SHIM_DISK_H
 #define CLEARPOD_SHIM_DISK_H

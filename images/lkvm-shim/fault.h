@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An error as one sentence, filled in by who fails and shown by who decides; nothing here prints. */
+/* An error as one sentence, filled in where it occurs and shown by the caller; nothing here prints. */
 #ifndef CLEARPOD_SHIM_FAULT_H
 #define CLEARPOD_SHIM_FAULT_H
 

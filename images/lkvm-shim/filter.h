@@ -3,7 +3,7 @@
 #ifndef CLEARPOD_SHIM_FILTER_H
 #define CLEARPOD_SHIM_FILTER_H
 
-/* For all threads of the process, for ever. Unlike the filter that it was started with, this one has no execve and no memory that
+/* For all threads of the process, irrevocably. Unlike the filter that it was started with, this one has no execve and no memory that
  * becomes code. A call that is not in the list ends the process with SIGSYS. 0, or -1 and errno when the kernel can't. */
 int filter_install(void);
 

@@ -94,7 +94,7 @@ static void keep_small(const struct shim *shim, const struct kvm_userspace_memor
         madvise((void *)(uintptr_t)(ram->userspace_addr + from), bytes, MADV_NOHUGEPAGE);
 }
 
-/* A kernel without filters is no reason to have no VM; who reads the console's log is told. */
+/* A kernel without filters does not prevent the VM; the console's log has a line about it. */
 static void fence(const struct shim *shim)
 {
     if (shim->fence && shim->fence() < 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Files: the VM's disks and console, the program's own libraries, and above all the 9p server, which does on the volumes whatever a
+ * Files: the VM's disks and console, the program's own libraries, and above all the 9p server, which does on the volumes what a
  * container does there. Which files these are is not decided here, but by the jail's root directory and by Landlock.
  *
  * The older spelling of a call (open, stat, rename, ...) gives nothing that the newer one does not, and kvmtool and musl use it.
@@ -9,8 +9,8 @@
 
 #include <sys/stat.h>
 
-/* Whoever serves the guest's mknod: pipes, sockets and ordinary files are names on a volume, but a device would be the host's. The
- * guest is told EPERM, since to ask is no offence. `index` is that of the mode. */
+/* For the server of the guest's mknod: pipes, sockets and ordinary files are names on a volume, but a device would be the host's. The
+ * guest gets EPERM, and the server is not killed. `index` is that of the mode. */
 /* clang-format off */
 #define NODES(call, index)                                    \
     ALLOW_IF(call, BITS(index, S_IFMT, 0)),                    \

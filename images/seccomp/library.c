@@ -63,7 +63,7 @@ const struct rule library_rules[] = {
     ALLOW(exit_group),
 
     /* Signals: to vCPU threads, and to itself to end in order (abort, raise). It is alone in its pid namespace, so that there is
-     * nobody else to signal. */
+     * no other process to signal. */
     ALLOW(rt_sigaction),
     ALLOW(rt_sigprocmask),
     ALLOW(rt_sigreturn),
@@ -104,7 +104,7 @@ const struct rule library_rules[] = {
     ALLOW(pipe),
     ALLOW(pipe2),
 
-    /* Who and where it is; nothing of this can be changed. prlimit64 of itself only: a hard limit can't be raised. */
+    /* Its ids and environment; none of this can be changed. prlimit64 of itself only: a hard limit can't be raised. */
     ALLOW(getpid),
     ALLOW(getppid),
     ALLOW(gettid),
@@ -153,7 +153,7 @@ const struct rule loading_rules[] = {
     END,
 };
 
-/* The same for who has the filter with `loading_rules` already: a few instructions, where the kernel would compile the whole list
+/* The same for a process that has the filter with `loading_rules` already: a few instructions, where the kernel would compile the whole list
  * once more. */
 const struct rule closing_rules[] = {
     KILL(execve),

@@ -23,7 +23,7 @@ const struct rule qemu_rules[] = {
     REQUESTS_OF(KVMIO),
     REQUESTS_OF(VHOST_VIRTIO),
     /* A tap that exists: no TUNSETPERSIST, TUNSETOWNER, nor programs for the kernel (TUNATTACHFILTER). A guest that was saved is loaded
-     * with the order to take away a program that steers packets to queues (TUNSETSTEERINGEBPF), which there is none of. */
+     * with the request to remove a BPF program that steers packets to queues (TUNSETSTEERINGEBPF), of which there is none. */
     FAIL_IF(ioctl, EPERM, IS(1, TUNSETSTEERINGEBPF)),
     REQUEST(TUNSETIFF),
     REQUEST(TUNGETIFF),

@@ -54,7 +54,7 @@ static int rename_new(int all, const char *new, const char *name)
 
 /*
  * The volume itself has its name only when it is whole, so that one that was begun when a VM died is begun anew. Other
- * containers may do the same at the same time: who is late takes what is there.
+ * containers may do the same concurrently: the later one uses what exists.
  */
 static int open_volume(const char *above, const char *name, const struct how *how)
 {

@@ -14,7 +14,7 @@
 int disk_volume(char *text, const char *place, bool is_limited, struct fault *why);
 /* Whether an earlier VM's containers had volumes there. */
 bool disk_was_used(void);
-/* Remove what those containers have left, in a process of its own: a tree may be large, and nobody waits for it. */
+/* Remove what those containers have left, in a process of its own: a tree may be large, and no caller waits for it. */
 void disk_clean_later(void);
 
 #endif

@@ -47,7 +47,7 @@ static int finish(int fd, const struct stat *st)
                                                                                                                     : 0;
 }
 
-/* A file that is one: to open a FIFO would wait for who opens its other end. */
+/* A file that is one: opening a FIFO would block until its other end is opened. */
 static int open_file(int dir, const char *name, int flags)
 {
     struct stat st;
@@ -112,7 +112,7 @@ static int copy_entry(int from, int to, const char *name, int depth, struct copy
     return S_ISREG(st.st_mode) ? copy_file(from, name, to, name, left) : 0;
 }
 
-/* Closes `from`. With `skip`, not what begins so: the kubelet's own entries, which are brought in their order. */
+/* Closes `from`. With `skip`, omits names that begin so: the kubelet's own entries, which are copied in a fixed order. */
 static int copy_below(int from, int to, const char *skip, int depth, struct copying *left)
 {
     scoped_dir DIR *list = fdopendir(from);

@@ -21,9 +21,9 @@ struct arguments {
     char system[64], scratch[64], window[64];
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
-    bool plan;     /* autonomous: told by a file in the share */
+    bool plan;     /* autonomous: the plan is a file in the share */
     bool maps;     /* files of volumes can be mapped shared */
-    bool alike;    /* files of two roots may look like one to 9p */
+    bool alike;    /* two roots may have the same inode numbers, by which 9p identifies files */
     bool template; /* the VM is saved before Configure, and goes on as many: shares come with that */
 };
 

@@ -49,7 +49,7 @@ int file_write(const char *path, const char *text)
 size_t unread_bytes(int fd)
 {
     /* What was written to a terminal is handed on by a kernel thread. poll() waits for that (n_tty_poll), FIONREAD does
-     * not, and says 0 of output whose writer has ended. */
+     * not, and returns 0 for output whose writer has ended. */
     struct pollfd flushed = {.fd = fd, .events = POLLIN};
     int count = 0;
     poll(&flushed, 1, 0);

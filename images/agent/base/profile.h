@@ -20,7 +20,7 @@ struct profile {
     /* Before the VM ends: let the journal take what is still to be written, `all` of it if the apps have ended. NULL: there
      * is none. */
     void (*flush_journal)(bool all);
-    /* In each turn of the loop, after the helpers' results: look for ends of containers that are not our children. NULL: all
+    /* In each iteration of the loop, after the helpers' results: detect ends of containers that are not our children. NULL: all
      * are. */
     void (*sync_ends)(void);
     bool (*oom_killed)(const char *container);

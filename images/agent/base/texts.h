@@ -14,11 +14,11 @@ bool is_file_name(const char *text);
 bool is_path_beneath(const char *text);
 /* net.ipv4.ip_forward -> /proc/sys/net/ipv4/ip_forward */
 bool sysctl_path(const char *key, char *to, size_t capacity);
-/* Does crun say that the command is missing or can't be executed? */
+/* Whether crun's error is that the command is missing or can't be executed. */
 bool is_command_error(const char *text);
 /* And that it is missing? */
 bool is_missing_command(const char *text);
-/* Does crun say that a process can't be in the directory that it is to work in? */
+/* Whether crun's error is about the process's working directory. */
 bool is_directory_error(const char *text);
 /* crun's log as one line: the last message, without what only warns; of a long one the middle is left out. */
 void crun_message(const char *log, char *to, size_t capacity);

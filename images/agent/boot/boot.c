@@ -111,7 +111,7 @@ static int enter_system(const struct arguments *arguments, struct fault *why)
     return 0;
 }
 
-/* The kernel tells on the console of each share that the pod has not. Where that is a serial port, each letter is an exit to the host. */
+/* The kernel logs each missing share on the console. On a serial port each character is an exit to the host. */
 static int mount_shares(const struct arguments *arguments, struct fault *why)
 {
     klogctl(CONSOLE_OFF, NULL, 0);
@@ -135,7 +135,7 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
         return fault_errno(why, "make / shared");
     if (cgroup_boot(true, why) < 0)
         return -1;
-    /* A copy mounts it no more; its disk is as the one that was mounted. Under rkt nobody has compared them. */
+    /* A copy mounts it no more; its disk is as the one that was mounted. Under rkt they were not compared. */
     if (arguments->template && !arguments->plan && arguments->scratch[0] && scratch_mount(arguments, why) < 0)
         return -1;
     if (arguments->template) /* what crun ever reads of it is in memory before there are copies */

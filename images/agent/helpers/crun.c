@@ -57,7 +57,7 @@ void crun_forget(pid_t helper)
 static void exec_crun(const struct task *task, const char *const *args)
 {
     sigset_t none;
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody would hear of what it does */
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* its result could not be reported */
     for (int i = 0; i < 3; i++) {
         int fd = task->stdio[i] >= 0 ? task->stdio[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
         dup2(fd, i);
@@ -65,7 +65,7 @@ static void exec_crun(const struct task *task, const char *const *args)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    /* Its last word: crun need not execute a copy of itself, since its file system is read-only, which it looks at too. */
+    /* The last variable: crun need not execute a copy of itself, since its file system is read-only, which it looks at too. */
     const char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "_LIBCONTAINER_CLONED_BINARY=1",
                                        task->raw ? TAKE_BYTES : NULL, NULL};
     const char *crun = task->arguments->host.on ? task->arguments->host.crun : CRUN;

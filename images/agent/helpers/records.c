@@ -48,7 +48,7 @@ bool record_write(int port, uint8_t *record, size_t size)
     return transfer(put_some, port, record, RECORD_HEADER + size);
 }
 
-/* False: this source is at its end, of which a log is told. A record is one write, so that those of two helpers never
+/* False: this source is at its end, which is recorded in a log. A record is one write, so that those of two helpers never
  * mix. */
 static bool forward(const struct flow *flow, int i)
 {
@@ -74,7 +74,7 @@ static bool receive(int port, int *sink)
         !transfer(read, port, payload, (size_t)size))
         return false;
     if (kind == R_IN && *sink >= 0 && !transfer(put_some, *sink, payload, (size_t)size))
-        close_fd(sink); /* nobody reads it; go on, so that the launcher is never stuck */
+        close_fd(sink); /* there is no reader; continue, so that the launcher never blocks */
     if (kind == R_EOF)
         close_fd(sink);
     if (kind == R_SIZE && size == 4) {

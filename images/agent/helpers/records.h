@@ -23,7 +23,7 @@ struct flow {
 /* Pure: the header of a record, and the length that it announces; -1 when it is none. */
 void record_pack(uint8_t to[RECORD_HEADER], enum record_kind kind, size_t size);
 int record_unpack(const uint8_t from[RECORD_HEADER], enum record_kind *kind);
-/* Write the header in `record` and the `size` bytes behind it. False: there is nobody. */
+/* Write the header in `record` and the `size` bytes behind it. False: there is no reader. */
 bool record_write(int port, uint8_t *record, size_t size);
 /* The body of a helper: returns when all sources are at their end and, unless it `is_tty`, the launcher has no more input. */
 void records_move(struct flow flow, bool is_tty);

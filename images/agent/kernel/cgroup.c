@@ -21,7 +21,7 @@
 
 enum { FREEZE_LIMIT_MS = 1000, DEPTH = 16, PATH_BYTES = 512, PLACE_BYTES = 320 };
 
-/* What the agent, its helpers, crun and the kernel need beside the containers: 8 MiB, of a small guest an eighth. */
+/* Reserved for the agent, its helpers, crun and the kernel: 8 MiB, of a small guest an eighth. */
 enum { RESERVE = 8 << 20, RESERVE_SHARE = 8 };
 
 static uint64_t most; /* bytes that all containers together may have; 0: not known, as on a host, which bounds them */

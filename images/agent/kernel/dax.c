@@ -158,7 +158,7 @@ int dax_unmount(const char *device, const char *name, struct fault *why)
     if (umount2(at.directory, 0) < 0)
         return errno == EBUSY ? fault_set(why, FAULT_STATE, "image %s is in use", name)
                               : fault_errno(why, "unmount image %s", name);
-    /* A container's overlay has the file system open by itself: only the device tells. */
+    /* A container's overlay keeps the file system open: only the device shows that. */
     if (partition(fd, BLKPG_DEL_PARTITION, image) < 0) {
         int error = errno;
         if (mount_at(&at) < 0)

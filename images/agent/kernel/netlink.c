@@ -117,7 +117,7 @@ void nl_address(struct nl_message *message, int index, const struct address *add
     body->ifa_family = (uint8_t)address->family;
     body->ifa_prefixlen = address->prefix;
     body->ifa_index = (uint32_t)index;
-    /* The CNI plugin answers for the address: nobody need wait for the detection of duplicates. */
+    /* The CNI plugin guarantees that the address is unique: no duplicate address detection. */
     body->ifa_flags = address->family == AF_INET6 ? IFA_F_NODAD : 0;
     attribute(message, IFA_LOCAL, address->bytes, address->size);
     attribute(message, IFA_ADDRESS, address->bytes, address->size);

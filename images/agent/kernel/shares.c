@@ -31,7 +31,7 @@ static void read_less_ahead(void)
 
 int shares_mount(const struct arguments *arguments, struct fault *why)
 {
-    /* Roots of apps lie there too, which nobody else changes while they run. */
+    /* Apps' roots lie there too, which the host does not change while they run. */
     const char *cache = arguments->alike ? "mmap" : "loose";
     if (mount_share("layers", arguments->plan ? 0 : MS_RDONLY | MS_NODEV, cache, why) < 0)
         return -1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The pod's directories on the host, over 9p. Mounted once: at the boot, or by the Configure of a guest that is a copy of a
- * template, since a VM can't be saved while they are mounted; and again by the host's word in a pod that was suspended.
+ * template, since a VM can't be saved while they are mounted; and again at the host's request in a pod that was suspended.
  */
 #ifndef CLEARPOD_SHARES_H
 #define CLEARPOD_SHARES_H

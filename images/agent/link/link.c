@@ -151,7 +151,7 @@ static bool step(struct link *link, size_t *limit)
         link_fault(link);
         return false;
     }
-    /* A host that can't know which marker we have says hello behind both; a copy of another guest has that one's key. */
+    /* A host that can't know which marker we have sends a hello behind both; a copy of another guest has that one's key. */
     if (memcmp(former, marker(link), MARKER_BYTES) != 0)
         *limit = hunt(link, link->base);
     return true;

@@ -11,7 +11,7 @@
 
 enum link_state { LINK_HUNT, LINK_HELLO, LINK_OPEN };
 
-/* What the link tells its user. Payloads are only valid during the call. */
+/* Callbacks of the link to its user. Payloads are only valid during the call. */
 struct link_user {
     void (*request)(uint32_t id, const uint8_t *payload, size_t size);
     void (*data)(uint32_t stream, bool end, const uint8_t *payload, size_t size);
@@ -31,7 +31,7 @@ struct link {
     bool has_key;
     bool answered; /* our HELLO is out on this connection: sequenced frames may follow */
     bool hello_due, fault_due;
-    /* Never in two pages: who restores a checkpoint looks for it in the guest's memory. */
+    /* Within one page: the restoring host searches the guest's memory for it. */
     _Alignas(MARKER_BYTES) uint8_t key[MARKER_BYTES];
     const uint8_t *reply_marker; /* which marker our next HELLO follows */
     uint64_t epoch, received, acknowledged;

@@ -18,7 +18,7 @@
 
 enum { LINK_VERSION = 1, STATS_AT_ONCE = 32 };
 
-/* What our HELLO says beside what the link knows itself. */
+/* The part of our HELLO that the link does not know itself. */
 struct link_facts {
     uint64_t boot_id, init_ns, ready_ns;
     char kernel[65];
@@ -55,7 +55,7 @@ struct reply {
 bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello);
 size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t capacity);
 int message_request(const uint8_t *bytes, size_t size, clearpod_agent_Request *request, struct fault *why);
-/* Both return the size; 0 when `capacity` was too small (an empty Reply means OK, so it is told by `fits`). */
+/* Both return the size; 0 when `capacity` was too small (an empty Reply means OK, so `fits` distinguishes it). */
 size_t message_reply(const struct reply *reply, uint8_t *to, size_t capacity, bool *fits);
 size_t message_exited(const clearpod_agent_Exited *exited, uint8_t *to, size_t capacity);
 

@@ -16,7 +16,7 @@ struct app {
     int code;
     bool halted, killed;
     uint64_t kill_at_ns;           /* 0: no limit is running */
-    struct asker launcher, halter; /* request 0: nobody */
+    struct asker launcher, halter; /* request 0: none */
 };
 
 static struct {
@@ -188,7 +188,7 @@ bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker)
     struct app *app = find_app(id);
     if (!app)
         return false;
-    reply(&app->halter, NULL); /* somebody else waits now */
+    reply(&app->halter, NULL); /* another request waits now */
     app->halter = *asker;
     halt(app, kill_at_ns);
     return true;

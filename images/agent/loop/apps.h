@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The apps of an autonomous pod: which container of an app is next, when an app has ended, and the pod with it. Pure:
- * autonomous.c tells what happened and does what `user` is asked for.
+ * autonomous.c reports events and implements `user`.
  */
 #ifndef CLEARPOD_APPS_H
 #define CLEARPOD_APPS_H
@@ -15,7 +15,7 @@ enum { APP_NO_COMMAND = 127, APP_NO_EXEC = 126, APP_NO_DIRECTORY = 200, APP_FAIL
 
 struct apps_user {
     uint64_t (*now_ns)(void);
-    int (*start)(const char *container, struct fault *why); /* apps_started tells what came of it */
+    int (*start)(const char *container, struct fault *why); /* apps_started gets the result */
     void (*stop)(const char *container, bool kill);
     void (*reply)(const struct asker *asker, const struct fault *why); /* NULL: all is well */
     void (*ended)(const char *app, int code);
@@ -31,7 +31,7 @@ void apps_begin(bool lasting);
 void apps_settle(void);
 /* `id` empty: the pod. Returns true when the reply comes later. */
 bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker);
-/* `is_shown`: whoever sees the end of the pod has seen the text of `failed` already, as crun's on the app's stderr. */
+/* `is_shown`: the text of `failed` was already shown, as crun's output on the app's stderr. */
 void apps_started(const char *container, const struct fault *failed, bool is_shown);
 void apps_exited(const char *container, int code);
 /* Kill what has had its time. Returns when to call again, as now_ns counts; 0: not because of time. */

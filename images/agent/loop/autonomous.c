@@ -56,7 +56,7 @@ static void reply(const struct asker *asker, const struct fault *why)
     answer(asker, &(struct reply){.fault = why});
 }
 
-/* Written beside and renamed: rkt may look at any time. A host that has no room has no status either. */
+/* Written under another name and renamed: rkt may read at any time. On a full disk there is no status. */
 static void ended(const char *app, int code)
 {
     char path[sizeof STATUS + 100];
@@ -161,7 +161,7 @@ void autonomous_end(void)
 {
     struct fault why;
     sync();
-    if (!has_begun) /* the launcher hears an end of who has said that it is there */
+    if (!has_begun) /* the launcher reads the end only after a begin */
         console_open(&why);
     console_end(plan.code, plan.why);
     poll(NULL, 0, LAUNCHER_MS); /* it ends the VM now */

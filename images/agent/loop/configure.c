@@ -36,7 +36,7 @@ static int set_names(const clearpod_agent_Configure *settings, struct fault *why
     return 0;
 }
 
-/* What belongs to the pod's IPC namespace only the root of its user namespace may write, whatever else one may. */
+/* Sysctls of the pod's IPC namespace can be written only by the root of its user namespace. */
 static int write_as_pod_root(const char *path, const char *value)
 {
     int result, error = EACCES;
@@ -123,7 +123,7 @@ static void configure_plan(const clearpod_agent_Configure *settings)
     }
 }
 
-/* This guest was another pod's, and is one now that nobody has: nothing of its own has run since. */
+/* This guest was another pod's and is unclaimed now: nothing of its own has run since. */
 static int leave_identity(const clearpod_agent_Configure *settings, struct fault *why)
 {
     if (freshen(settings, why) < 0 || network_undo(settings, why) < 0)

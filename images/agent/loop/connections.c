@@ -69,7 +69,7 @@ void connection_opened(struct job *job)
 static void cut(struct process *connection)
 {
     if (connection->state == P_STARTING)
-        connection->epoch = 0; /* nobody's: its helper still needs the slot */
+        connection->epoch = 0; /* without owner: its helper still needs the slot */
     else
         forget(connection);
 }

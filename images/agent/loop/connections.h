@@ -14,9 +14,9 @@ int connection_open(const clearpod_agent_Connect *connect, const struct asker *a
 void connection_opened(struct job *job);
 /* Cut it; idempotent. */
 void connection_close(uint32_t number);
-/* The host process that asked is gone, and so is whoever it connected for. */
+/* The host process that asked is gone, and so is its client. */
 void connections_new_epoch(void);
-/* Both directions have ended: forget it. Called once per turn of the loop. */
+/* Both directions have ended: forget it. Called once per iteration of the loop. */
 void connection_sync(struct process *connection);
 
 #endif

@@ -21,7 +21,7 @@ static int port = -1;           /* blocking, once it is for apps */
 static int pipes[2] = {-1, -1}; /* where all apps write */
 static pid_t writer, terminal;
 
-/* Without a helper there is no output, and the app is told so: the pipe is broken. */
+/* Without a helper there is no output, and the app gets EPIPE. */
 static pid_t start(struct flow flow, bool is_tty)
 {
     pid_t pid = fork();

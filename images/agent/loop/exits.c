@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
-/* How long somebody else may hold the pipes of a process that is gone: what was in its cgroup is being killed; what
+/* How long another process may hold the pipes of one that is gone: what was in its cgroup is being killed; what
  * an exec has left behind in the background gets just enough to finish a line. */
 static const uint64_t container_grace_ns = 2000000000, exec_grace_ns = 100000000;
 
@@ -78,7 +78,7 @@ void exit_reaped(pid_t pid, int status)
         early_remember(pid, status, unix_now_ns());
 }
 
-/* In an autonomous pod a container's end is the apps' business, and nobody waits for that of an earlier host's exec. */
+/* In an autonomous pod apps.c handles a container's end, and there is no client for that of an earlier host's exec. */
 static bool report_exit(const struct process *process)
 {
     if (agent.arguments.plan && (!process->exec || process->epoch != agent.link.epoch))

@@ -10,7 +10,7 @@
 pid_t exit_reap(int *status);
 /* A pid was reaped. */
 void exit_reaped(pid_t pid, int status);
-/* Exits that are due go to the host. Called once per turn of the loop. */
+/* Exits that are due go to the host. Called once per iteration of the loop. */
 void exit_sync(struct process *process);
 /* Milliseconds until exit_sync has something to do without any event; -1: never. */
 int exit_timeout_ms(void);

@@ -11,7 +11,7 @@ enum { MAX_JOBS = 32 };
 struct job {
     bool used, done;
     enum task_kind kind;
-    struct asker asker;      /* nobody waits for the reply in another epoch */
+    struct asker asker;      /* in another epoch the reply is dropped */
     struct process *process; /* NULL: of none */
     int socket;
     pid_t helper;

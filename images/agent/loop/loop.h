@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The event loop's own: what it waits for, the clock, the console, and the state that all of the loop's side shares.
- * Nobody on the loop's side blocks; what may block is run by a helper (helpers/task.h).
+ * Nothing on the loop's side blocks; what may block is run by a helper (helpers/task.h).
  */
 #ifndef CLEARPOD_LOOP_H
 #define CLEARPOD_LOOP_H

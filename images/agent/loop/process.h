@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The table of processes: containers (exec 0; they stay until Delete), execs (they go once their exit is told) and
+ * The table of processes: containers (exec 0; they stay until Delete), execs (they are removed once their exit was sent) and
  * connections, and the exits that were reaped before anybody knew the pid.
  */
 #ifndef CLEARPOD_PROCESS_H
@@ -13,7 +13,7 @@
 enum { MAX_PROCESSES = 256, MAX_CONTAINERS = 128, INPUT_BYTES = 2 * INITIAL_CREDIT };
 enum process_state { P_FREE, P_CREATED, P_STARTING, P_RUNNING, P_DRAINING, P_EXITED };
 
-/* stdout, stderr or a tty's output. `left` counts what is still to be read when somebody else holds the pipe. */
+/* stdout, stderr or a tty's output. `left` counts what is still to be read when another process holds the pipe. */
 struct output {
     uint32_t id, credit, left;
     int fd;
@@ -51,7 +51,7 @@ struct process {
     struct input in;
     int exit_code;
     uint64_t started_ns, finished_ns; /* unix time */
-    uint64_t grace_ns; /* monotonic: until when somebody else may hold its pipes; 0: no limit is running */
+    uint64_t grace_ns; /* monotonic: until when another process may hold its pipes; 0: no limit is running */
 };
 
 struct early_exit {

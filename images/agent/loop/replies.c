@@ -74,7 +74,7 @@ static void launched(struct job *job)
         apps_started(name, job->failed ? &job->fault : NULL, is_crun && !process->stdio.tty && !process->out[1].id);
 }
 
-/* False: the last output and the exit of the container must be told first. */
+/* False: the last output and the exit of the container must be sent first. */
 static bool deleted(struct job *job)
 {
     struct process *process = job->process;

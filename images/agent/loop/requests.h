@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 void request_arrived(uint32_t id, const uint8_t *payload, size_t size);
-/* The same for the plan (autonomous.h), and what an app needs of it: apps_started tells what came of it. */
+/* The same for the plan (autonomous.h), and what an app needs of it: apps_started gets the result. */
 void request_from(uint64_t epoch, uint32_t id, const uint8_t *payload, size_t size);
 int request_start(const char *container, struct fault *why);
 /* The host process that asked is gone: kill its execs. */

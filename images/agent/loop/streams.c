@@ -98,7 +98,7 @@ static void output_end(struct output *out)
 static void input_close(struct input *in)
 {
     close_watched(&in->fd, &in->polled);
-    in->consumed += in->size; /* nobody reads it any more, but the host gets its credit back */
+    in->consumed += in->size; /* without a reader; the host gets its credit back */
     in->size = 0;
 }
 
@@ -156,7 +156,7 @@ static size_t output_credit(const struct output *out)
     return out->credit < most ? out->credit : most;
 }
 
-/* An app's output that nobody follows is thrown away; no host would come to read it. */
+/* An app's output without a reader is discarded; no host will come to read it. */
 static bool is_lossy(const struct process *process)
 {
     return agent.arguments.plan && !process->exec;
@@ -182,7 +182,7 @@ void output_ready(struct process *process, unsigned which)
         if (out->draining && !out->left)
             output_end(out);
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        output_end(out); /* a terminal says EIO when nobody has it open */
+        output_end(out); /* a terminal returns EIO once it is not open any more */
     } else if (out->draining && errno == EAGAIN) {
         output_end(out);
     }
@@ -211,7 +211,7 @@ void input_ready(struct process *process)
     }
 }
 
-/* Who writes on finds the pipe broken, as where the reader is a process. Terminals and containers go on. */
+/* Further writes get EPIPE, as where the reader is a process. Terminals and containers continue. */
 static void cut_output(struct process *process, uint32_t stream)
 {
     for (int i = 0; process->exec && !process->stdio.tty && !process->connection && i < 2; i++)

@@ -21,7 +21,7 @@ void streams_retract(struct process *process);
 void streams_close(struct process *process);
 /* Throw away what was not read yet (Delete): ends at once. */
 void streams_abandon(struct process *process);
-/* The process is gone, and whoever holds its pipes had its time: end with what is in them now. */
+/* The process is gone, and the time for other holders of its pipes is over: end with what is in them now. */
 void streams_drain(struct process *process);
 /* Is every output's end in the ring? */
 bool streams_ended(const struct process *process);
@@ -31,7 +31,7 @@ void streams_on_credit(uint32_t stream, uint32_t bytes);
 void streams_new_epoch(void);
 void output_ready(struct process *process, unsigned which);
 void input_ready(struct process *process);
-/* Put due frames into the ring and watch exactly what can go on. Called once per turn of the loop. */
+/* Put due frames into the ring and watch exactly the descriptors that can make progress. Called once per iteration of the loop. */
 void streams_sync(struct process *process);
 
 #endif

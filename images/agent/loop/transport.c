@@ -22,7 +22,7 @@ static struct {
     uint64_t retry_at_ns;
 } transport = {.fd = -1, .retry_ms = FIRST_RETRY_MS};
 
-static int listener = -1; /* where whoever has something to say connects: on a host, and to an autonomous pod */
+static int listener = -1; /* for clients of an agent on a host, and of an autonomous pod */
 
 static void retry_later(void)
 {
@@ -34,7 +34,7 @@ static void retry_later(void)
     transport.connecting = transport.readable = transport.writable = false;
     transport.retry_at_ns = monotonic_ns() + (uint64_t)transport.retry_ms * 1000000;
     if (listener >= 0)
-        transport.retry_at_ns = 0; /* the listener tells when somebody comes */
+        transport.retry_at_ns = 0; /* the listener becomes readable for the next client */
     if (transport.retry_ms < LAST_RETRY_MS)
         transport.retry_ms *= 2;
     link_reconnected(&agent.link);
@@ -95,14 +95,14 @@ void transport_event(uint32_t events)
 }
 
 /* The host's end is gone. A vsock or a socket is made anew. A port stays, gets an edge when the next host comes, and the link must
- * not be touched: news of the host going and coming may reach us later than the first bytes of the next one. */
+ * not be touched: events of a host's end and start may arrive after the first bytes of the next one. */
 static void hung_up(void)
 {
     transport.readable = false;
     if (agent.arguments.vsock_port || listener >= 0)
         retry_later();
     if (listener >= 0)
-        transport_open(); /* who came meanwhile: the listener has told us already */
+        transport_open(); /* a client that came meanwhile: its event was consumed already */
 }
 
 void transport_read(void)

@@ -16,13 +16,13 @@ int transport_listen_vsock(unsigned from, struct fault *why);
 int transport_watch_listener(void);
 /* Open or connect if it is time to. */
 void transport_open(void);
-/* epoll has something to say about it. Edges only: a port without a host would be readable for ever. */
+/* Handle epoll's events. Edge-triggered: a port without a host would stay readable. */
 void transport_event(uint32_t events);
 void transport_read(void);
 void transport_write(void);
-/* Nothing is left to write, or there is no way to. */
+/* Nothing is left to write, or it can't be written. */
 bool transport_is_idle(void);
-/* Until the next transport_open or read has something to do; -1: only an event can tell. */
+/* Until the next transport_open or read has something to do; -1: only after an event. */
 int transport_timeout_ms(void);
 
 #endif

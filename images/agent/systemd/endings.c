@@ -15,7 +15,7 @@ enum { PENDING = 16 };
 
 static int socket_fd = -1;
 static bool watched;
-/* What was told while the container was not yet known to run: of those the unit's process was killed, or memory ended. */
+/* Ends that were reported before the container was known to run: of those the unit's process was killed, or memory ended. */
 static struct ending pending[PENDING];
 
 int endings_listen(struct fault *why)

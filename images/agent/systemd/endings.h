@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The end of containers that are units: their processes are not the agent's children, so the units tell. Runs in the
+ * The end of containers that are units: their processes are not the agent's children, so the units report them. Runs in the
  * agent's loop.
  */
 #ifndef CLEARPOD_ENDINGS_H
@@ -11,7 +11,7 @@
 #include <stdbool.h>
 
 int endings_listen(struct fault *why);
-/* Take what units have told, for containers that run. Called once per turn of the loop. */
+/* Process the units' reports, for containers that run. Called once per iteration of the loop. */
 void endings_sync(void);
 /* What the unit has read in its cgroup, which is gone when systemd is done with the unit. */
 bool endings_oom_killed(const char *container);

@@ -48,7 +48,7 @@ static void put(int *fd, const char *from, size_t size)
     }
 }
 
-/* First into the journal: who sees the end of the other has all of it there. False: `from` is at its end. */
+/* First into the journal, so that it is complete there once the other one ends. False: `from` is at its end. */
 static bool move(int from, int *journal, int *to)
 {
     char chunk[CHUNK];
@@ -129,7 +129,7 @@ static bool listens(pid_t pid)
     return blocked && strtoull(blocked + strlen("SigBlk:"), NULL, 16) & 1ull << (SIGTERM - 1);
 }
 
-/* 0 when nobody has written anything, so that systemd has not started it. */
+/* 0 when nothing was written, so that systemd has not started it. */
 static pid_t await_journald(void)
 {
     for (int waited = 0; waited < END_LIMIT_MS && access(JOURNALD, F_OK) == 0; waited++) {

@@ -11,7 +11,7 @@
 /* A stream into the journal, -1 without one. */
 int journal_stream(const char *id);
 /* The container's ends of two new pipes instead of `stdio`, from where a process of ours moves on what comes, until `stop`
- * is closed or nobody can write any more. Its pid, 0 when there is nothing to copy. */
+ * is closed or has no writer any more. Its pid, 0 when there is nothing to copy. */
 pid_t journal_copy(const struct unit_spec *spec, const char *id, int stdio[3], int *stop);
 /* Let journald write down what it has, and end. */
 void journal_end(void);

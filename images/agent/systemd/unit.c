@@ -118,7 +118,7 @@ static int attend(int signals, pid_t pid)
 }
 
 /* What the container has left behind is killed; then all that was written is moved on, however long its reader takes:
- * the agent is told after that, since it would cut off what it has not yet seen. */
+ * the agent is notified after that, since it would truncate what it has not read yet. */
 static void finish_output(const char *id, int signals)
 {
     struct pollfd ready = {.fd = signals, .events = POLLIN};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The main process of a container's unit: runs crun, is the parent of what crun leaves running, passes signals on, tells
- * the agent of the end, and ends in the same way. What the agent's helper wants comes through a socket.
+ * The main process of a container's unit: runs crun, is the parent of what crun leaves running, passes signals on, reports
+ * the end to the agent, and ends in the same way. Requests of the agent's helper come through a socket.
  */
 #ifndef CLEARPOD_UNIT_H
 #define CLEARPOD_UNIT_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the agent, its helpers and the units of its containers say to each other where systemd is PID 1: packets on unix
+ * Messages between the agent, its helpers and the units of its containers where systemd is PID 1: packets on unix
  * sockets, with descriptors.
  */
 #ifndef CLEARPOD_UNITS_H
@@ -14,7 +14,7 @@
 #include <sys/types.h>
 
 #define UNITS "/run/clearpod/units"     /* a socket for each unit that is starting */
-#define ENDINGS "/run/clearpod/endings" /* where units tell the agent that a container has ended */
+#define ENDINGS "/run/clearpod/endings" /* where units report the ends of containers to the agent */
 #define GUEST "_guest"                  /* names the guest's own root where a container is named; no app can have it */
 
 enum { NAME_BYTES = 100 };

@@ -79,9 +79,9 @@ CASE(a_monitor_is_heard_without_waiting_and_to_its_end)
     int pair[2];
     struct ending ending = {0};
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
-    CHECK(ending_hear(&ending, pair[0]) < 0);
+    CHECK(ending_read(&ending, pair[0]) < 0);
     CHECK(write(pair[1], "word", 4) == 4 && close(pair[1]) == 0);
-    CHECK(ending_hear(&ending, pair[0]) == 4 && ending_hear(&ending, pair[0]) == 0 && !strcmp(ending.output, "word"));
+    CHECK(ending_read(&ending, pair[0]) == 4 && ending_read(&ending, pair[0]) == 0 && !strcmp(ending.output, "word"));
     close(pair[0]);
 }
 
