@@ -17,7 +17,7 @@ from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
 from stage1.linux import beneath, files, idmap, in_root, mount
 from stage1.linux.libc import Guard
 from stage1.pod import ids as id_ranges
-from stage1.pod import kernel_image, own_command_line, own_kernel, own_told
+from stage1.pod import kernel_image, own_command_line, own_kernel, own_values
 from stage1.pod.model import IdMap, Pod
 from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs import export, own_initrd, scratch
@@ -60,7 +60,7 @@ class Boot(NamedTuple):
 
     kernel: OwnKernel
     lower: str
-    asked: own_told.Asked = own_told.Asked()
+    asked: own_values.Asked = own_values.Asked()
 
 
 class BootFiles(NamedTuple):
@@ -242,9 +242,9 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
     return Prepared(pod, directory, spec, b"", network, note)
 
 
-def line(pod: Pod, boot: Boot, *, network: "PodNetwork | None") -> own_told.Line:
+def line(pod: Pod, boot: Boot, *, network: "PodNetwork | None") -> own_values.Line:
     """The kernel's command line, and what its initrd has to carry. Raises as `own_command_line.compose`."""
-    at = own_told.address(network)
+    at = own_values.address(network)
     return own_command_line.compose(boot.kernel, at, asked=boot.asked, hostname=pod.hostname)
 
 

@@ -25,7 +25,7 @@ from stage1.errors import NoCommand, PodError, Unsupported, WrongState
 from stage1.guest import messages
 from stage1.pod import guest_volumes, oci, states
 from stage1.pod.own_kernel import OwnKernel
-from stage1.pod.own_told import Asked
+from stage1.pod.own_values import Asked
 from stage1.rootfs.share import ImageFiles
 
 

@@ -24,7 +24,7 @@ from stage1.guest import messages
 from stage1.linux import process
 from stage1.linux.process import PidHandle
 from stage1.pod import own_command_line, own_kernel
-from stage1.pod.own_told import Asked
+from stage1.pod.own_values import Asked
 from stage1.rootfs import export
 from stage1.vm.own_machine import TRACE
 

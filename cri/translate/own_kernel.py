@@ -14,7 +14,7 @@ from stage1.errors import BadRequest, PodError
 from stage1.pod import own_command_line, own_kernel
 from stage1.pod.model import KERNEL_OF_IMAGE
 from stage1.pod.own_kernel import OwnKernel
-from stage1.pod.own_told import Asked, Line
+from stage1.pod.own_values import Asked, Line
 
 if TYPE_CHECKING:
     from cri.live.container import LiveContainer

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The first program in the initrd of a Linux that an image brings, where the pod's environment or arguments do not fit a
- * command line: it takes them from the file CARRIED, removes what is ours from the root, and becomes the program that Linux
+ * command line: it reads them from the file OWN_INIT_VALUES, removes our files from the root, and executes the program that Linux
  * was to start. stage1/rootfs/own_initrd.py puts both there, stage1/pod/own_command_line.py says what is in the file: texts
  * with a zero behind each, that begin with
  *

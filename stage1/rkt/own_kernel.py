@@ -14,7 +14,7 @@ from stage1.errors import KernelError
 from stage1.linux import beneath
 from stage1.pod import own_kernel
 from stage1.pod.own_kernel import OwnKernel
-from stage1.pod.own_told import Asked
+from stage1.pod.own_values import Asked
 from stage1.rkt import directory, machine, sizing
 from stage1.rkt.manifest import Entry
 from stage1.rootfs import owners

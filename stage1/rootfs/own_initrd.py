@@ -10,7 +10,7 @@ import os
 from stage1.errors import BadRequest
 from stage1.linux import files
 from stage1.linux.libc import Guard
-from stage1.pod.own_told import CARRIED, CARRIER
+from stage1.pod.own_values import OWN_INIT, OWN_INIT_VALUES
 from stage1.rootfs import orphans, scratch
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ def make(source: str, target: str, *, program: str, carried: bytes, directory: s
     """
     scratch.note(directory, LINK, path=target)
     remove(directory)
-    begin = archive(((CARRIER, _PROGRAM, files.read(program)), (CARRIED, _SECRET, carried)))
+    begin = archive(((OWN_INIT, _PROGRAM, files.read(program)), (OWN_INIT_VALUES, _SECRET, carried)))
     with Guard("write", target):
         into = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
         try:
@@ -67,7 +67,7 @@ def remove(directory: str) -> None:
 
 def archive(content: "Iterable[tuple[str, int, bytes]]") -> bytes:
     """A cpio archive (newc) of one directory with these files: path, mode and content."""
-    parts = ((os.path.dirname(CARRIER), _DIRECTORY, b""), *content, ("TRAILER!!!", 0, b""))
+    parts = ((os.path.dirname(OWN_INIT), _DIRECTORY, b""), *content, ("TRAILER!!!", 0, b""))
     made = b"".join(_record(path, mode, data=data) for path, mode, data in parts)
     return made + bytes(-len(made) % _BLOCK)
 

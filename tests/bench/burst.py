@@ -24,7 +24,7 @@ from stage1 import engine  # noqa: E402
 from stage1.guest import messages  # noqa: E402
 from tests.bench.vm_node import node, spread  # noqa: E402
 from tests.cri.conftest import Client, VmWorld  # noqa: E402
-from tests.fakes.leavings import Leavings  # noqa: E402
+from tests.fakes.host_state import HostState  # noqa: E402
 
 BUDGET_SPREAD, BUDGET_DRIFT, BUDGET_RELIST_MS = 3, 2, 30.0
 CALL_S = 600
@@ -42,10 +42,10 @@ async def _remove(cri: Client, pod: str) -> None:
 async def at_once(count: int, size: int) -> dict[str, Any]:
     """Start so many pods together; with `size`, so many VMs wait for them."""
     with node(size) as (world, net):
-        leavings = Leavings(world.root)
+        host_state = HostState(world.root)
         async with world.daemon() as cri:
             await _remove(cri, await _run(cri, "first"))
-        before, state = leavings.seen(), net.state()
+        before, state = host_state.seen(), net.state()
         async with world.daemon() as cri:
             await cri.warmed(size, limit_s=CALL_S)
             begun = time.perf_counter()
@@ -58,7 +58,7 @@ async def at_once(count: int, size: int) -> dict[str, Any]:
             made = [one for one in done if not isinstance(one, BaseException)]
             counts = await cri.pool()
             await asyncio.gather(*(_remove(cri, pod) for pod, _ in made))
-        left = leavings.added(before, within_s=10)
+        left = host_state.added(before, within_s=10)
         leaked = left or net.state() != state
     result = spread([seconds * 1000 for _, seconds in made])
     return {
@@ -74,16 +74,16 @@ async def at_once(count: int, size: int) -> dict[str, Any]:
 async def in_sequence(count: int) -> dict[str, Any]:
     """Start and remove so many pods, one after the other."""
     with node() as (world, net):
-        leavings, took = Leavings(world.root), []
+        host_state, took = HostState(world.root), []
         async with world.daemon() as cri:
             await _remove(cri, await _run(cri, "first"))
-            before, state = leavings.seen(), net.state()
+            before, state = host_state.seen(), net.state()
             descriptors = len(os.listdir("/proc/self/fd"))
             for number in range(count):
                 begun = time.perf_counter()
                 await _remove(cri, await _run(cri, f"pod-{number}"))
                 took.append((time.perf_counter() - begun) * 1000)
-            left = leavings.added(before, within_s=10)
+            left = host_state.added(before, within_s=10)
             leaked = left or net.state() != state or len(os.listdir("/proc/self/fd")) > descriptors
     quarter = max(count // 4, 1)
     quarters = [round(statistics.median(took[at : at + quarter]), 1) for at in range(0, count, quarter)]

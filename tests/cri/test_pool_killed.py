@@ -16,7 +16,7 @@ from grpc import aio
 from stage1.net import record
 from stage1.net.settings import netns_path
 from tests.fakes.cni import FakeCni
-from tests.fakes.leavings import Leavings
+from tests.fakes.host_state import HostState
 from tests.fakes.patience import PATIENCE
 
 from . import test_recovery as recovery
@@ -35,7 +35,7 @@ class Machine:
 
     def __init__(self, world: World, cni: FakeCni) -> None:
         self.pods, self.cni = Path(f"{world.config.run_dir}/pods"), cni
-        self.leavings = Leavings(world.root)
+        self.host_state = HostState(world.root)
         self.known: set[str] = set()
 
     def remember(self) -> int:
@@ -52,7 +52,7 @@ class Machine:
         """What is left of any pod."""
         namespaces = [path for path in map(netns_path, self.known) if os.path.exists(path)]
         result = [*self.directories(), *namespaces, *record.every(self.cni.settings.cache_dir)]
-        return [*result, *self.cni.left_over(), *self.leavings.processes().values()]
+        return [*result, *self.cni.left_over(), *self.host_state.processes().values()]
 
 
 async def _lives_until_warm(world: World, process: "subprocess.Popen[bytes]") -> bool:
@@ -141,5 +141,5 @@ async def test_a_pool_is_replaced_after_a_kill_and_pods_that_came_out_of_it_live
         cri = await recovery._client(world)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         await cri.close()
-        machine.leavings.root = world.root / "run"  # the daemon itself has the root on its command line
+        machine.host_state.root = world.root / "run"  # the daemon itself has the root on its command line
         assert machine.left() == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.fakes import preloaded
-from tests.fakes.leavings import Leavings
+from tests.fakes.host_state import HostState
 from tests.fakes.patience import PATIENCE
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -28,7 +28,7 @@ class Command:
     """`root` gets config.toml, run, state and tmp. `more` is added to the configuration, as is the hypervisor."""
 
     def __init__(self, root: Path, guest_dir: Path, more: str = "", *, hypervisor: str = "auto") -> None:
-        self.root, self.leavings, self.hypervisor = root, Leavings(root), hypervisor
+        self.root, self.host_state, self.hypervisor = root, HostState(root), hypervisor
         self.config = root / "config.toml"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CLEARPOD_")},

@@ -187,7 +187,7 @@ class Harness:
         return "" if is_well else f"{output.stdout!r} {states} {lost} {state}"
 
     def _on_host(self) -> set[str]:
-        seen = self.node.leavings.seen()
+        seen = self.node.host_state.seen()
         seen["processes"] = [one for one in seen["processes"] if " serve --config " not in one]
         result = {f"{kind}: {one}" for kind, ones in seen.items() for one in ones}
         images = (path for name in ("layers", "images") for path in (self.node.root / "state" / name).rglob("*"))

@@ -31,7 +31,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 def vmms(vms: Node) -> int:
     """How many of the node run."""
-    return sum("qemu-system" in line.split(" ")[0] for line in vms.command.leavings.processes().values())
+    return sum("qemu-system" in line.split(" ")[0] for line in vms.command.host_state.processes().values())
 
 
 async def goes_on(cri: Caller, container: str, now: int) -> None:

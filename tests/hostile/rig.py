@@ -98,7 +98,7 @@ class Node:
 
     def pids(self, pod: str) -> list[int]:
         """The processes of a pod, which have its directory on their command line."""
-        return [pid for pid, line in self.command.leavings.processes().items() if f"/pods/{pod}/" in line]
+        return [pid for pid, line in self.command.host_state.processes().items() if f"/pods/{pod}/" in line]
 
     async def empty(self) -> None:
         """Remove all pods, whose hypervisors are killed so that nobody waits for an attacker."""
@@ -213,7 +213,7 @@ def node(root: Path, guest_dir: Path, reference: str, *, more: str = "", real: s
         yield made
     finally:
         made.kill()
-        for pid in made.command.leavings.processes():
+        for pid in made.command.host_state.processes():
             os.kill(pid, signal.SIGKILL)
         pods = root / "run" / "pods"
         for place in pods.iterdir() if pods.is_dir() else ():

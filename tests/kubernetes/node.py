@@ -21,7 +21,7 @@ import grpc
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from tests.fakes import places, sample
-from tests.fakes.leavings import Leavings
+from tests.fakes.host_state import HostState
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
 from tests.fakes.patience import PATIENCE
@@ -216,7 +216,7 @@ def node(guest_dir: Path) -> Iterator[Node]:
         root = Path(name)
         for made_before in ("run/pods", "run/run/pods", "run/run/locks", "run/run/names", "state", "tmp"):
             (root / made_before).mkdir(parents=True)
-        before = Leavings(root).seen()
+        before = HostState(root).seen()
         with outer_net(root / "net") as net, cgroup(f"clearpod-test-{root.name}"):
             subprocess.run(["ip", "address", "add", f"{NODE_IP}/32", "dev", "lo"], check=True)
             made = Node(_place(root), net, guest_dir)
@@ -230,7 +230,7 @@ def node(guest_dir: Path) -> Iterator[Node]:
                 _kill(made, root)
                 _give_mounts_back(root)
         (root / "run/daemon.lock").unlink(missing_ok=True)
-        left = Leavings(root).added(before, within_s=2)
+        left = HostState(root).added(before, within_s=2)
         assert left == {}, left
 
 
@@ -244,6 +244,6 @@ def _kill(made: Node, root: Path) -> None:
     """What a failure has left running."""
     for name in [*made._running]:
         made.stop(name, kill=True)
-    for pid in Leavings(root).vmms():
+    for pid in HostState(root).vmms():
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not Leavings(root).vmms(), within_s=30, what="the end of the virtual machines")
+    until(lambda: not HostState(root).vmms(), within_s=30, what="the end of the virtual machines")

@@ -18,7 +18,7 @@ from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux import namespace, process
 from tests.fakes import preloaded
-from tests.fakes.leavings import Leavings
+from tests.fakes.host_state import HostState
 from tests.fakes.outer_net import BIN_DIR, conflist
 from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
@@ -34,7 +34,7 @@ class Node:
         self._keeps_registry, self._undo = keeps_registry, contextlib.ExitStack()
         self.root, self.guest_dir = root, guest_dir
         self.run_dir, self.state_dir, self.socket = f"{root}/run", f"{root}/state", f"{root}/run/clearpod.sock"
-        self.leavings = Leavings(root)
+        self.host_state = HostState(root)
         self.image = ""
         self.program = ("cri",)
         """The module that is the daemon, and what it takes before `serve`."""
@@ -106,13 +106,13 @@ class Node:
 
     def daemons(self) -> list[int]:
         """Pids of all that run here."""
-        result = self.leavings.processes().items()
+        result = self.host_state.processes().items()
         return [pid for pid, line in result if f" serve --config {self.root}/" in line]
 
     def vmms(self) -> dict[int, str]:
         """Pids of VMMs, and the pods that they are."""
         pods = os.listdir(f"{self.run_dir}/pods")
-        result = {pid: line for pid, line in self.leavings.processes().items() if pid in self.leavings.vmms()}
+        result = {pid: line for pid, line in self.host_state.processes().items() if pid in self.host_state.vmms()}
         return {pid: pod for pid, line in result.items() for pod in pods if pod in line}
 
     def links(self) -> list[str]:
@@ -127,11 +127,11 @@ class Node:
 
     def left(self, within_s: float = 10) -> list[str]:
         """What is there though no pod and no daemon is, by kind; waits for what is going."""
-        empty: dict[str, list[str]] = {kind: [] for kind in self.leavings.seen()}
+        empty: dict[str, list[str]] = {kind: [] for kind in self.host_state.seen()}
         kept = {"run_dir": ["pods", "daemon.lock", "format"]}
         deadline = time.monotonic() + within_s * PATIENCE
         while True:
-            result = self.leavings.added({**empty, **kept})
+            result = self.host_state.added({**empty, **kept})
             output = [f"{kind}: {one}" for kind, ones in result.items() for one in ones]
             output += [f"device: {name}" for name in self.links()] + [f"address: {name}" for name in self.leases()]
             if not output or time.monotonic() >= deadline:

@@ -118,9 +118,9 @@ def clearpod(hypervisor: str, shared_root: Path, guest_dir: Path) -> Iterator[Co
     command = Command(shared_root, guest_dir, "[vm]\nscratch_mib = 64", hypervisor=hypervisor)
     for name in ("run/pods", "run/run/pods", "run/run/locks", "run/run/names"):
         (shared_root / name).mkdir(parents=True, exist_ok=True)
-    before = command.leavings.seen()
+    before = command.host_state.seen()
     yield command
-    left = command.leavings.added(before, within_s=5)
-    for pid in command.leavings.vmms():
+    left = command.host_state.added(before, within_s=5)
+    for pid in command.host_state.vmms():
         os.kill(pid, signal.SIGKILL)
     assert left == {}

@@ -56,7 +56,7 @@ class Crictl:
 def crictl(clearpod: Command) -> Iterator[Crictl]:
     """crictl, and a daemon for it that is ready."""
     clearpod.configure("[vm]\nscratch_mib = 64")
-    before = clearpod.leavings.seen()
+    before = clearpod.host_state.seen()
     with (clearpod.root / "serve.log").open("wb") as log:
         daemon = clearpod.start("serve", stdout=log, stderr=log)
     tool = Crictl(clearpod.root)
@@ -70,7 +70,7 @@ def crictl(clearpod: Command) -> Iterator[Crictl]:
     daemon.terminate()
     assert finish(daemon, limit_s=30).code == 0
     (clearpod.root / "run/daemon.lock").unlink()
-    assert clearpod.leavings.added(before) == {}
+    assert clearpod.host_state.added(before) == {}
 
 
 def _bring(crictl: Crictl, image: str) -> None:

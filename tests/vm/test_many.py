@@ -83,9 +83,9 @@ def node(clearpod: Command, image: str, results: Path, tmp_path: Path) -> Iterat
             await cri("PullImage", image=pb.ImageSpec(image=image))
 
     asyncio.run(pull())
-    before = clearpod.leavings.seen()
+    before = clearpod.host_state.seen()
     yield rig
-    left = clearpod.leavings.added(before, within_s=5)
+    left = clearpod.host_state.added(before, within_s=5)
     (results / "serve.log").write_bytes((rig.root / "serve.log").read_bytes())
     (rig.root / "serve.log").unlink()
     asyncio.run(_remove_everything(rig))
@@ -109,10 +109,10 @@ def _texts(log: str) -> list[str]:
 
 async def test_ten_pods_at_once_run_and_leave_nothing(node: NodeRig) -> None:
     async with node.daemon() as (cri, _):
-        before = node.command.leavings.seen()
+        before = node.command.host_state.seen()
         calls = (cri("RunPodSandbox", config=cri.sandbox(f"p{n}"), deadline_s=SLOW_S) for n in range(10))
         pods = [reply.pod_sandbox_id for reply in await asyncio.gather(*calls)]
-        assert len(node.command.leavings.vmms()) == 10
+        assert len(node.command.host_state.vmms()) == 10
         script = "hostname; sleep 1000"
         calls = (
             cri("CreateContainer", pod_sandbox_id=pod, config=cri.config("sh", "-c", script), deadline_s=SLOW_S)
@@ -125,7 +125,7 @@ async def test_ten_pods_at_once_run_and_leave_nothing(node: NodeRig) -> None:
         removals = (cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=SLOW_S) for pod in pods)
         await asyncio.gather(*removals)
         assert (await cri("ListPodSandbox")).items == []
-        assert node.command.leavings.added(before) == {}
+        assert node.command.host_state.added(before) == {}
 
 
 async def test_a_container_over_its_memory_is_oomkilled(node: NodeRig) -> None:
@@ -200,11 +200,11 @@ async def test_kill_9_in_the_middle_of_a_sandbox_leaves_nothing(node: NodeRig, a
         await node.restart_after_kill(process)
         with pytest.raises(aio.AioRpcError):
             await call
-    before = {kind: [] for kind in node.command.leavings.seen()}
+    before = {kind: [] for kind in node.command.host_state.seen()}
     async with node.daemon() as (cri, _):
         assert (await cri("ListPodSandbox")).items == []
-        left = node.command.leavings.added(before)
-        assert node.command.leavings.vmms() == []
+        left = node.command.host_state.added(before)
+        assert node.command.host_state.vmms() == []
         assert [path for path in left.get("run_dir", []) if path.startswith("pods/")] == []
         assert [left.get(kind) for kind in ("mounts", "state_dir/scratch", "state_dir/tmp")] == [None] * 3
         pod = await cri.pod("half")

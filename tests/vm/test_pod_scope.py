@@ -17,7 +17,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import cgroup
 from tests.cri.conftest import Client
-from tests.fakes.leavings import Leavings
+from tests.fakes.host_state import HostState
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 from tests.fakes.systemd_machine import SystemdMachine
@@ -102,14 +102,14 @@ async def is_ready(node: Node, pod: str) -> bool:
 
 
 def test_a_pod_is_a_scope_in_its_slice(machine: SystemdMachine, guest_dir: Path) -> None:
-    scopes, leavings = Scopes(machine), Leavings(machine.root)
+    scopes, host_state = Scopes(machine), HostState(machine.root)
     machine.systemctl("start", ROOMY, TIGHT, NAME)
     with Registry(machine.root / "registry") as registry:
         node = Node(machine.root, registry.push(f"oci:{guest_dir}/sample:sample", "t/busybox:1"))
         kubelet_is_told, (code, sentence) = asyncio.run(driver(node))
         assert kubelet_is_told == pb.SYSTEMD and code == "INVALID_ARGUMENT" and "cgroup_driver" in sentence
         pod = asyncio.run(run(node, ROOMY))
-        unit, (vmm,) = f"clearpod-{pod['id']}.scope", leavings.vmms()
+        unit, (vmm,) = f"clearpod-{pod['id']}.scope", host_state.vmms()
         assert pod["vm"]["cgroupNote"] == ""
         assert scopes.of_process(vmm) == f"{PATHS[ROOMY]}/{unit}/vm"
         assert [machine.show(unit, name) for name in ("ActiveState", "Delegate", "Slice")] == ["active", "yes", ROOMY]
@@ -121,20 +121,20 @@ def test_a_pod_is_a_scope_in_its_slice(machine: SystemdMachine, guest_dir: Path)
         machine.systemctl("daemon-reload")
         machine.systemctl("restart", NAME)
         assert asyncio.run(is_ready(node, pod["id"])) and scopes.of_process(vmm) == f"{PATHS[ROOMY]}/{unit}/vm"
-        assert machine.show(unit, "ActiveState") == "active" and leavings.vmms() == [vmm]
+        assert machine.show(unit, "ActiveState") == "active" and host_state.vmms() == [vmm]
 
         on_host = asyncio.run(run(node, ROOMY, network=pb.NODE))
         assert f"{PATHS[ROOMY]}/clearpod-{on_host['id']}.scope/vm" in scopes.agents(), "a pod on the host too"
 
         if scopes.is_counted:
             tight = asyncio.run(run(node, TIGHT))
-            (elsewhere,) = [one for one in leavings.vmms() if one != vmm]
+            (elsewhere,) = [one for one in host_state.vmms() if one != vmm]
             assert "overhead.podFixed.memory" in tight["vm"]["cgroupNote"] and TIGHT not in scopes.of_process(elsewhere)
         else:
             os.kill(vmm, signal.SIGKILL)
             see_gone(scopes, unit)
         asyncio.run(node.remove_all())
-    assert leavings.vmms() == [] and scopes.units() == "" and scopes.below() == []
+    assert host_state.vmms() == [] and scopes.units() == "" and scopes.below() == []
     assert machine.show(ROOMY, "ActiveState") == "active", "that is the kubelet's to end"
 
 

@@ -158,7 +158,7 @@ def test_the_third_request_to_end_is_not_passed_on(clearpod: Command) -> None:
 def test_a_signal_during_the_boot_undoes_it(clearpod: Command, vmms: int, after_s: float) -> None:
     process = clearpod.start("run", "--", "sleep", "100")
     deadline = time.monotonic() + 20 * PATIENCE
-    while not any((clearpod.root / "run/run/pods").iterdir()) or len(clearpod.leavings.vmms()) < vmms:
+    while not any((clearpod.root / "run/run/pods").iterdir()) or len(clearpod.host_state.vmms()) < vmms:
         assert process.poll() is None and time.monotonic() < deadline
     time.sleep(after_s)
     process.send_signal(signal.SIGTERM)
@@ -168,13 +168,13 @@ def test_a_signal_during_the_boot_undoes_it(clearpod: Command, vmms: int, after_
 def test_kill_9_takes_the_vm_along_and_the_next_run_sweeps(clearpod: Command) -> None:
     process = clearpod.start("run", "--", "sh", "-c", "echo ready; sleep 100")
     _read_until(process, b"ready\n")
-    assert clearpod.leavings.vmms()
+    assert clearpod.host_state.vmms()
     process.kill()
     finish(process)
     deadline = time.monotonic() + 5 * PATIENCE
-    while clearpod.leavings.vmms() and time.monotonic() < deadline:
+    while clearpod.host_state.vmms() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert clearpod.leavings.vmms() == []
+    assert clearpod.host_state.vmms() == []
     assert os.listdir(clearpod.root / "run/run/pods") != []
     assert clearpod.run("--", "echo", "next")[:2] == (0, b"next\n")
 
@@ -182,7 +182,7 @@ def test_kill_9_takes_the_vm_along_and_the_next_run_sweeps(clearpod: Command) ->
 def test_a_vm_that_dies_is_told_apart_from_a_program_that_does(clearpod: Command) -> None:
     process = clearpod.start("run", "--", "sh", "-c", "echo ready; sleep 100")
     _read_until(process, b"ready\n")
-    for pid in clearpod.leavings.vmms():
+    for pid in clearpod.host_state.vmms():
         os.kill(pid, signal.SIGKILL)
     ended = finish(process, limit_s=20)
     assert (ended.code, ended.err.count("\n")) == (137, 1)

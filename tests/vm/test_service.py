@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.leavings import Leavings
+from tests.fakes.host_state import HostState
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 from tests.fakes.systemd_machine import SystemdMachine
@@ -33,11 +33,11 @@ def test_the_unit_under_systemd_with_a_pod(machine: SystemdMachine, guest_dir: P
     machine.systemctl("start", NAME)
     assert Path(f"{root}/run/clearpod.sock").is_socket(), "it is started when it serves"
     assert machine.show(NAME, "StatusText").startswith("0 pods")
-    leavings = Leavings(root)
+    host_state = HostState(root)
     with Registry(root / "registry") as registry:
         node = Node(root, registry.push(f"oci:{guest_dir}/sample:sample", "t/busybox:1"))
         made = asyncio.run(node.start())
-        vmms = leavings.vmms()
+        vmms = host_state.vmms()
         assert len(vmms) == 1
 
         (root / "config.toml").write_text((root / "config.toml").read_text() + '[log]\nlevel = "debug"\n')
@@ -47,7 +47,7 @@ def test_the_unit_under_systemd_with_a_pod(machine: SystemdMachine, guest_dir: P
         begun = time.monotonic()
         machine.systemctl("restart", NAME)
         assert time.monotonic() - begun < 12 * PATIENCE
-        assert asyncio.run(node.runs(made)) and leavings.vmms() == vmms, "the VM is in a cgroup of its own"
+        assert asyncio.run(node.runs(made)) and host_state.vmms() == vmms, "the VM is in a cgroup of its own"
 
         before = int(machine.show(NAME, "NRestarts"))
         machine.run("kill", "-STOP", machine.show(NAME, "MainPID"))
@@ -55,9 +55,9 @@ def test_the_unit_under_systemd_with_a_pod(machine: SystemdMachine, guest_dir: P
         while int(machine.show(NAME, "NRestarts")) == before or machine.show(NAME, "ActiveState") != "active":
             assert time.monotonic() < deadline, "the watchdog did not bite"
             time.sleep(0.2)
-        assert asyncio.run(node.runs(made)) and leavings.vmms() == vmms
+        assert asyncio.run(node.runs(made)) and host_state.vmms() == vmms
         asyncio.run(node.remove_all())
     begun = time.monotonic()
     machine.systemctl("stop", NAME)
     assert time.monotonic() - begun < 6 * PATIENCE and machine.show(NAME, "Result") == "success"
-    assert leavings.vmms() == []
+    assert host_state.vmms() == []

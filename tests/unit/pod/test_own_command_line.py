@@ -9,7 +9,7 @@ from stage1.errors import BadRequest
 from stage1.pod.network import Interface, PodNetwork, Route
 from stage1.pod.own_command_line import MOST_BYTES, MOST_OF_OTHERS, compose, without_services
 from stage1.pod.own_kernel import FORMS, OwnKernel
-from stage1.pod.own_told import Address, Asked, Carried, address
+from stage1.pod.own_values import Address, Asked, Carried, address
 
 AT = Address("10.88.0.5", 16, "10.88.0.1", "10.96.0.10")
 

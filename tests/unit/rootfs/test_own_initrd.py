@@ -10,7 +10,7 @@ from shutil import which
 import pytest
 
 from stage1.errors import BadRequest
-from stage1.pod.own_told import CARRIED, CARRIER, Carried
+from stage1.pod.own_values import OWN_INIT, OWN_INIT_VALUES, Carried
 from stage1.rootfs import own_initrd
 from tests.fakes.c_program import CHECKOUT
 
@@ -46,9 +46,9 @@ def test_cpio_unpacks_it(tmp_path: Path) -> None:
     out.mkdir()
     subprocess.run(["cpio", "-id", "--quiet"], input=target.read_bytes(), cwd=out, check=True)
     assert {str(one.relative_to(out)): one.read_bytes() for one in out.rglob("*") if one.is_file()} == {
-        CARRIER: b"program", CARRIED: b"P/init\0",
+        OWN_INIT: b"program", OWN_INIT_VALUES: b"P/init\0",
     }  # fmt: skip
-    assert os.access(out / CARRIER, os.X_OK)
+    assert os.access(out / OWN_INIT, os.X_OK)
 
 
 @pytest.mark.parametrize("head", [b"", b"\x53\xefdisk", b"#!/bin/sh", b"0707"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1.pod import own_words
+from stage1.pod import own_quoting
 
 ODD = st.text(st.sampled_from("aB= \t\"'\\;&!#-,{}:"), max_size=12)
 
@@ -83,7 +83,7 @@ def read_by_osv(line: str) -> list[str]:
 
 @given(ODD)
 def test_linux_reads_what_is_written_and_the_rest_can_not_be_written(word: str) -> None:
-    written = own_words.for_linux(word)
+    written = own_quoting.for_linux(word)
     if written is not None:
         assert read_by_linux(f"a {written} b=c") == ["a", word, "b=c"]
     else:
@@ -105,12 +105,12 @@ def test_linux_reads_what_is_written_and_the_rest_can_not_be_written(word: str) 
     ],
 )
 def test_what_linux_can_be_told_in_words_with_quotation_marks(word: str, written: str | None) -> None:
-    assert own_words.for_linux(word) == written
+    assert own_quoting.for_linux(word) == written
 
 
 @given(ODD.filter(bool))
 def test_unikraft_hermit_and_mirage_read_what_is_written(word: str) -> None:
-    written = own_words.by_quotes(word)
+    written = own_quoting.by_quotes(word)
     assert read_by_unikraft(f"a {written} b") == ["a", word, "b"]
     assert shlex.split(f"a {written} b") == ["a", word, "b"]
     assert not written.startswith("#"), "where a comment would begin"
@@ -118,10 +118,10 @@ def test_unikraft_hermit_and_mirage_read_what_is_written(word: str) -> None:
 
 @given(ODD)
 def test_osv_reads_what_is_written(word: str) -> None:
-    assert read_by_osvs_loader(own_words.for_osv_loader(f"--env={word}") + " app") == [f"--env={word}", "app"]
-    assert read_by_osv(f"a {own_words.for_osv(word)} b") == ["a", word, "b"]
+    assert read_by_osvs_loader(own_quoting.for_osv_loader(f"--env={word}") + " app") == [f"--env={word}", "app"]
+    assert read_by_osv(f"a {own_quoting.for_osv(word)} b") == ["a", word, "b"]
 
 
 @pytest.mark.parametrize(("word", "written"), [("a", "a"), ("a b", "'a b'"), ("", "''"), ("it's", None), ("a\\", None)])
 def test_rumpruns_texts_have_nothing_that_json_escapes(word: str, written: str | None) -> None:
-    assert own_words.for_rumprun(word) == written
+    assert own_quoting.for_rumprun(word) == written

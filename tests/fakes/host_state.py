@@ -25,7 +25,7 @@ LASTING = ("format", "run/format", "failed.json")
 """Which version a run directory is of, and the last sandboxes that failed: they stay, as the directory does."""
 
 
-class Leavings:
+class HostState:
     """Looks below `root`, which is to have `run`, `state` and `tmp`, and at processes and mounts that name it."""
 
     def __init__(self, root: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that a kernel out of an image is told of its pod. Called by `own` and by `own_command_line`, which writes
+"""The values of its pod that a kernel out of an image gets. Called by `own` and by `own_command_line`, which writes
 them. Pure.
 """
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stage1.pod.network import PodNetwork
 
-CARRIER, CARRIED = ".clearpod/init", ".clearpod/carried"
+OWN_INIT, OWN_INIT_VALUES = ".clearpod/init", ".clearpod/carried"
 """Files that an initrd gets (stage1/rootfs/own_initrd.py): the first program, images/own-init, and what it reads."""
 
 
@@ -42,13 +42,13 @@ def address(network: "PodNetwork | None") -> Address | None:
     return None
 
 
-class Told(NamedTuple):
-    """The kernel's parameters beyond its image's labels: the pod's address, if it has one, the arguments, as words or
-    as the text of a label, the environment's variables NAME=VALUE; and whether these come by the initrd.
+class Values(NamedTuple):
+    """The kernel's parameters beyond its image's labels: the pod's address, if it has one, the arguments, as a list or
+    as the text of a label, and the environment's variables NAME=VALUE; `is_carried`: these come by the initrd.
     """
 
     at: Address | None = None
-    words: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     text: str = ""
     hostname: str = ""
     environment: tuple[str, ...] = ()
@@ -75,7 +75,9 @@ class Carried(NamedTuple):
 
     @property
     def data(self) -> bytes:
-        """The content of the file `CARRIED`: texts with a zero behind each, of a kind that their first byte says."""
+        """The content of the file `OWN_INIT_VALUES`: texts, each ended by a zero; the first byte of a text is
+        its kind.
+        """
         texts = [f"P{self.program}", *(f"A{one}" for one in self.arguments), *(f"E{one}" for one in self.environment)]
         return "".join(f"{one}\0" for one in texts).encode(errors="surrogateescape")
 
