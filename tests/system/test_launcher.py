@@ -216,8 +216,8 @@ def test_the_codes_of_apps_are_handed_on_by_the_launcher_until_the_end(stage1: B
     wait_until(has_started(stage1))
     (told / ".new").write_text("7\n")
     (told / ".new").rename(told / "one")
-    wait_until((codes / "one").exists)
-    assert (codes / "one").read_text() == "7\n" and not (told / "one").exists()
+    wait_until(lambda: not (told / "one").exists())  # which comes after the copy
+    assert (codes / "one").read_text() == "7\n"
     (told / "one-started").symlink_to(stage1.place / "victim")
     (told / ".link").symlink_to(stage1.place / "victim")
     (told / ".link").rename(told / "two")
