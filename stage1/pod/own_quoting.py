@@ -15,14 +15,14 @@ _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\""})
 
 
 def plain(argument: str) -> str:
-    """For Mewz and kernels with unknown rules: in quotation marks if it has spaces."""
+    """The argument for Mewz and kernels with unknown rules: in quotation marks if it has spaces."""
     return f'"{argument}"' if not argument or any(c.isspace() for c in argument) else argument
 
 
 def for_linux(argument: str) -> str | None:
-    """For Linux, which has no escapes: it removes quotation marks at both ends of an argument, or of the value behind
-    the first `=`, and keeps others, which still begin and end quoted spaces. The forms are tried in turn, by what Linux
-    reads.
+    """The argument for Linux, which has no escapes: it removes quotation marks at both ends of an argument, or of the
+    value behind the first `=`, and keeps others, which still begin and end quoted spaces. The forms are tried in turn,
+    by what Linux reads.
     """
     name, sign, value = argument.partition("=")
     written = (argument, f'"{argument}"', f'{name}{sign}"{value}"')
