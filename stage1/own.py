@@ -51,6 +51,8 @@ REASONS = (GUEST_SHUTDOWN, GUEST_RESET, GUEST_PANIC)
 """Reasons for QEMU's end as its monitor names them: the guest has powered off or reported its code, reset, or
 panicked.
 """
+_LOW_MEMORY_BYTES = 1 << 31
+"""Of a VM with more memory: what all of QEMU's machines have below the addresses of their devices."""
 _FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX"}
 """Of disks, by how their files begin."""
 
@@ -172,6 +174,11 @@ def _kernel(fd: int, size: int, *, path: str) -> kernel_image.Kernel:
 
 def _require_memory(kernel: kernel_image.Kernel, pod: Pod, *, path: str) -> None:
     """Raise BadRequest for a kernel with a load address at which the VM has no memory."""
+    if kernel.end > _LOW_MEMORY_BYTES:
+        raise BadRequest(
+            f"the kernel {path} is loaded into memory up to {kernel.end:#x}, where a VM has devices; link it to an "
+            f"address below {_LOW_MEMORY_BYTES:#x}"
+        )
     if kernel.end > pod.memory_mib * MIB:
         raise BadRequest(
             f"the kernel {path} is loaded into memory up to {kernel.end:#x}, and the VM has {pod.memory_mib} MiB; give "

@@ -72,7 +72,7 @@ def read_kernel(read: "Read", size: int, *, title: str) -> Kernel:
     if _is_bzimage(head):
         return _bzimage(head, size, title=title)
     if _is_multiboot(head, None):
-        return Kernel(MULTIBOOT, _end_by_header(head))
+        return Kernel(MULTIBOOT, _end_by_header(head, size, title=title))
     raise BadRequest(f"{title} is not a kernel: {_guess(head)}; {_USABLE}")
 
 
@@ -106,7 +106,7 @@ def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
             )
     end = max((one.address + one.memory_bytes for one in loaded), default=0)
     if _is_multiboot(head, elf):
-        return Kernel(MULTIBOOT, _end_by_header(head) or end)
+        return Kernel(MULTIBOOT, _end_by_header(head, size, title=title) or end)
     entry = _pvh_entry(read, elf)
     if entry is None:
         raise BadRequest(f"{title} is an ELF file {_lack(read, head, elf=elf)}; {_USABLE}")
@@ -208,13 +208,30 @@ def _is_multiboot(head: bytes, elf: _Elf | None) -> bool:
     return bool(flags & _HAS_ADDRESSES) or (bool(flags) and elf is not None and elf.is_32)
 
 
-def _end_by_header(head: bytes) -> int:
-    """The end of the memory into which a multiboot header with addresses has its kernel loaded; 0 for other headers."""
+def _end_by_header(head: bytes, size: int, *, title: str) -> int:
+    """The end of the memory into which a multiboot header with addresses has its kernel loaded; 0 for other headers.
+    Raises BadRequest for addresses by which nothing can be loaded: QEMU would end with them.
+    """
     at, flags = next(_places(head), (0, 0))
-    if not flags & _HAS_ADDRESSES or len(head) < at + 28:
+    if not flags & _HAS_ADDRESSES:
         return 0
-    load_end, bss_end = struct.unpack_from("<II", head, at + 20)
-    return int(load_end if load_end > bss_end else bss_end)
+    header, load, load_end, bss_end, entry = struct.unpack("<5I", head[at + 12 : at + 32].ljust(20, b"\0"))
+    begin = at - (header - load)
+    length = load_end - load if load_end else size - begin
+    end = load + length
+    if header < load or begin < 0 or length < 0 or begin + length > size or 0 < bss_end < end:
+        raise BadRequest(
+            f"{title} has a multiboot header whose addresses do not fit its file of {size} bytes: {length} of them, "
+            f"from {begin} on, would be loaded at {load:#x}, and memory cleared up to {bss_end:#x}; link it again, or "
+            "copy it into the image again"
+        )
+    end = max(end, bss_end)
+    if not load <= entry < end:
+        raise BadRequest(
+            f"{title} has a multiboot header whose entry {entry:#x} is not in what it loads, {load:#x} to {end:#x}; "
+            "link it again"
+        )
+    return int(end)
 
 
 def _headers(head: bytes) -> "Iterator[int]":

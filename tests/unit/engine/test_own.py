@@ -33,6 +33,7 @@ def layers(tmp_path: Path) -> Path:
     os.truncate(place / "large", 40 << 20)
     (place / "link").symlink_to("/bzImage")
     (place / "high").write_bytes(MULTIBOOT + struct.pack("<IIII", 0, 0, 0, 65 << 20))
+    (place / "beyond").write_bytes(MULTIBOOT + struct.pack("<IIIII", 3 << 30, 3 << 30, 0, 0, 3 << 30))
     (place / "a,b").write_bytes(BZIMAGE)
     (place / "comma").symlink_to("/a,b")
     (place / "qcow2").write_bytes(b"QFI\xfb" + bytes(100))
@@ -57,6 +58,7 @@ def test_a_kernel_is_opened_through_links_that_stay_in_the_image(layers: Path) -
         (OwnKernel("/bzImage", machine="microvm"), kvmtool.HYPERVISOR, Unsupported, "bzImage"),
         (OwnKernel("/large", machine="q35"), qemu.HYPERVISOR, BadRequest, "memory"),
         (OwnKernel("/high", machine="q35"), qemu.HYPERVISOR, BadRequest, "0x4100000"),
+        (OwnKernel("/beyond", machine="q35"), qemu.HYPERVISOR, BadRequest, "devices"),
         (OwnKernel("/bzImage", machine="q35", block="/qcow2"), qemu.HYPERVISOR, BadRequest, "qcow2"),
         (OwnKernel("/bzImage", machine="q35", initrd="/comma"), qemu.HYPERVISOR, BadRequest, "comma"),
         (OwnKernel("/comma", machine="q35"), qemu.HYPERVISOR, BadRequest, "comma"),

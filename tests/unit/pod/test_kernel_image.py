@@ -80,6 +80,11 @@ def _multiboot(flags: int = 0, *addresses: int) -> bytes:
     return struct.pack(f"<III{len(addresses)}I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, *addresses)
 
 
+AT = 0x200000
+ADDRESSED = _multiboot(1 << 16, AT, AT, AT + 32, 0x300000, AT)
+"""Where a kernel is loaded, and a header that says so."""
+
+
 def _bzimage(*, loadflags: int = 1, setup: int = 1, version: int = 0x20F, paragraphs: int = 0) -> bytes:
     head = bytearray(1024)
     head[0x1FE:0x200], head[0x202:0x206], head[0x211] = b"\x55\xaa", b"HdrS", loadflags
@@ -104,11 +109,12 @@ def _read(data: bytes, size: int = 0) -> Kernel:
         (_bsd(0x200000), Kernel(PVH, 0x900000)),
         (_bsd(0x200000, word="<I"), Kernel(PVH, 0x900000)),
         (_elf(notes=GNU + _multiboot(), is_64=False, machine=3), Kernel(MULTIBOOT, 0x102000)),
-        (_elf(notes=_multiboot(1 << 16, 0, 0, 0x200000, 0x300000)), Kernel(MULTIBOOT, 0x300000)),
-        (_elf(notes=_multiboot(1 << 16)), Kernel(MULTIBOOT, 0x102000)),
-        (bytes(64) + _multiboot(1 << 16), Kernel(MULTIBOOT)),
-        (bytes(64) + _multiboot(1 << 16, 0, 0, 0x200000, 0), Kernel(MULTIBOOT, 0x200000)),
-        (_elf(notes=XEN + _multiboot(1 << 16)), Kernel(MULTIBOOT, 0x102000)),
+        (_elf(notes=ADDRESSED), Kernel(MULTIBOOT, 0x300000)),
+        (bytes(64) + ADDRESSED, Kernel(MULTIBOOT, 0x300000)),
+        (bytes(64) + _multiboot(1 << 16, AT, AT, AT + 32, 0, AT), Kernel(MULTIBOOT, AT + 32)),
+        (bytes(64) + _multiboot(1 << 16, AT + 64, AT, 0, 0, AT) + bytes(100), Kernel(MULTIBOOT, AT + 196)),
+        (bytes(64) + _multiboot(1 << 16), Kernel(MULTIBOOT, 12)),
+        (_elf(notes=XEN + ADDRESSED), Kernel(MULTIBOOT, 0x300000)),
         (_elf(notes=XEN + _multiboot(), is_64=False, machine=3), Kernel(MULTIBOOT, 0x102000)),
         (_bzimage(), Kernel(BZIMAGE)),
         (_bzimage(version=0x203, paragraphs=0xFFFF), Kernel(BZIMAGE)),
@@ -152,6 +158,13 @@ def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: Kernel) -> 
         (_elf()[:54] + b"\0\0\0\0" + _elf()[58:], "damaged"),
         (bytes(64) + _multiboot(), "not a kernel"),
         (bytes(64) + _multiboot()[:-1] + b"\0", "not a kernel"),
+        (bytes(64) + _multiboot(1 << 16, AT, AT, AT + 33, 0, AT), "33 of them"),
+        (bytes(64) + _multiboot(1 << 16, AT, AT + 1, AT + 2, 0, AT), "addresses"),
+        (bytes(64) + _multiboot(1 << 16, AT + 65, AT, 0, 0, AT), "addresses"),
+        (bytes(64) + _multiboot(1 << 16, AT, AT, AT - 1, 0, AT), "addresses"),
+        (bytes(64) + _multiboot(1 << 16, AT, AT, AT + 32, AT + 31, AT), "cleared"),
+        (bytes(64) + _multiboot(1 << 16, AT, AT, AT + 32, 0, AT + 32), "entry 0x200020"),
+        (_elf(notes=_multiboot(1 << 16, AT, AT, AT + 32, 0, 0)), "entry 0x0"),
         (_bzimage(loadflags=0), "disk"),
         (_bzimage()[:0x208], "disk"),
         (_bzimage(paragraphs=2), "truncated"),
