@@ -31,7 +31,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         debugging.check(pod.record.pod, node.config)
         log.warning("container.debug", extra={"pod": pod.id, "title": pod.title, "container": config.metadata.name})
     images = _images(node, config)
-    kernel = own_kernel.of(images[config.image.image])
+    kernel = own_kernel.of(images[config.image.image], pod.config.annotations, config.annotations)
     if kernel.path:
         namespace = pod.record.pod.namespace
         own_kernel.require_allowed(node.config.policy.of(namespace), namespace, image=config.image.image)

@@ -22,6 +22,7 @@ from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
 from stage1.pod.devices import device
 from stage1.pod.model import Container, Mount, Pod, Process, User
+from stage1.pod.own_kernel import OwnKernel
 
 if TYPE_CHECKING:
     from cri.store.images import Image
@@ -46,9 +47,11 @@ def record(
     image_config: Mapping[str, Any] = image.config.get("config") or {}
     user = _user(config, pod.pod, image=image, accounts=accounts, added=added)
     volumes = _volumes(config, pod.pod, images=images)
-    kernel, env = own_kernel.of(image), environment(config, image_config, more=added.env)
+    sandbox = pb.PodSandboxConfig.FromString(pod.config)
+    kernel = own_kernel.of(image, sandbox.annotations, config.annotations)
+    env = environment(config, image_config, more=added.env)
     process = Process(
-        argv=command(config, image),
+        argv=command(config, image, kernel=kernel),
         env=env if kernel.path else users.with_home(env, user, passwd=accounts.passwd),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
@@ -68,7 +71,7 @@ def record(
             *added.devices,
         ),
         limits=limits.of_container(config.linux.resources, pod.pod),
-        security=security.security(config, pb.PodSandboxConfig.FromString(pod.config)),
+        security=security.security(config, sandbox),
         stop_signal=stop_signal(config, image_config),
         oom_score_adj=config.linux.resources.oom_score_adj,
         tmpfs=extras.tmpfs(config.annotations),
@@ -127,9 +130,9 @@ def require_env(env: tuple[str, ...], pod: Pod) -> None:
             )
 
 
-def command(config: pb.ContainerConfig, image: "Image") -> tuple[str, ...]:
+def command(config: pb.ContainerConfig, image: "Image", *, kernel: OwnKernel) -> tuple[str, ...]:
     """The command, or the arguments of the kernel that the image brings. Raises as `argv`."""
-    kernel, image_config = own_kernel.of(image), image.config.get("config") or {}
+    image_config = image.config.get("config") or {}
     return own_kernel.arguments(config, image_config, kernel=kernel) if kernel.path else argv(config, image_config)
 
 

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from cri.store.images import Image
 
 
-def of(image: "Image") -> OwnKernel:
-    """The kernel that its labels describe, without a path if they name none. Raises BadRequest, Unsupported."""
+def of(image: "Image", *annotations: Mapping[str, str]) -> OwnKernel:
+    """The kernel that its labels describe, without a path if they name none. Raises BadRequest, Unsupported.
+
+    `annotations` of pod and container count before the labels, the later ones first; where neither they nor the labels
+    name a kernel they mean nothing.
+    """
     labels = (image.config.get("config") or {}).get("Labels") or {}
     texts = {str(key): str(text) for key, text in labels.items()} if isinstance(labels, dict) else {}
+    more = own_kernel.merged(*annotations)
+    if more and (own_kernel.is_named(texts) or own_kernel.is_named(more)):
+        texts = own_kernel.merged(texts, more)
     return own_kernel.read(texts, image=image.title) or OwnKernel()
 
 

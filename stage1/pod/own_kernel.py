@@ -148,6 +148,24 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
     return _checked(kernel._replace(**fields), image)
 
 
+def merged(*places: "Mapping[str, str]") -> dict[str, str]:
+    """The keys of a kernel in several places as one: of two values the later place's counts. urunc's are decoded where
+    their type is beside them, since that tells whether they are encoded.
+    """
+    found: dict[str, str] = {}
+    for place in places:
+        theirs = {key: text for key, text in place.items() if key.startswith(URUNC)}
+        has_type = any(key.removeprefix(URUNC).lower() == "unikerneltype" for key in theirs)
+        found |= {key: text for key, text in place.items() if key.startswith(OURS)}
+        found |= _plain(theirs) if has_type else theirs
+    return found
+
+
+def is_named(labels: "Mapping[str, str]") -> bool:
+    """Whether a kernel's file is among them, and not settings of one alone."""
+    return any(labels.get(key) for key in (f"{OURS}path", f"{URUNC}binary"))
+
+
 def of_file(data: bytes) -> dict[str, str]:
     """The content of a `FILE` as labels; empty if it is invalid."""
     import json  # few images have one

@@ -9,13 +9,13 @@ import grpc
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from stage1.pod.own_kernel import URUNC
+from stage1.pod.own_kernel import OURS, URUNC
 from tests.fakes import kernels
 from tests.fakes.oci_layout import file
 from tests.fakes.registry import Registry
 
 from .conftest import Client, World
-from .test_own_kernels import Images, _log, _started, images, machine
+from .test_own_kernels import Images, _log, _started, _until_logged, images, machine
 
 __all__ = ["images", "machine"]
 pytestmark = pytest.mark.vm
@@ -77,3 +77,35 @@ async def _end(cri: Client, container: str) -> str:
     except grpc.aio.AioRpcError as error:
         return str(error.details())
     return str((await cri.ended(container)).message)
+
+
+async def test_annotations_name_the_kernel_of_an_image_without_labels_or_change_those_of_one(
+    machine: World, images: Images, tmp_path: Path
+) -> None:
+    files = [file("boot", kernels.hello())]
+    with Registry(tmp_path / "registry") as registry:
+        image = kernels.push(registry, tmp_path, "t/bare:1", files=files, labels={})
+        async with machine.daemon() as cri:
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            named = {f"{OURS}path": "/boot", f"{OURS}network": "linux", f"{OURS}exit": "debug-exit"}
+            pod = await cri.pod("named", log_directory=f"{machine.root}/logs", annotations=named)
+            c = await _started(cri, pod, image, "exit=7")
+            assert ((await cri.ended(c)).exit_code, _log((await cri.status(c)).log_path)[0]) == (7, "hello")
+            wrong = cri.config("x", name="w", image=pb.ImageSpec(image=image), annotations={f"{OURS}path": "/no"})
+            assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=wrong))[0] == "NOT_FOUND"
+            changed = await cri.pod("changed", log_directory=f"{machine.root}/c", annotations={f"{OURS}machine": "q35"})
+            c = await _started(cri, changed, images.microvm)
+            await _until_logged(cri, c, "ready without a network")
+            await cri("StopContainer", container_id=c, timeout=60)
+            assert (await cri.status(c)).exit_code == 0, "it has a power button"
+            for one in (pod, changed):
+                await cri("RemovePodSandbox", pod_sandbox_id=one)
+            assert machine.left_over() == []
+
+
+async def test_settings_of_a_kernel_are_nothing_to_an_image_that_has_none(machine: World, images: Images) -> None:
+    machine.host = machine.host._replace(ids=None)  # fake guests have no user namespaces
+    async with machine.daemon() as cri:
+        pod = await cri.pod(annotations={f"{OURS}machine": "q35", f"{URUNC}hypervisor": "hvt"})
+        sample = cri.config("x", image=pb.ImageSpec(image=images.sample))
+        await cri("CreateContainer", pod_sandbox_id=pod, config=sample)

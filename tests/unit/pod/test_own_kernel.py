@@ -186,6 +186,16 @@ def test_uruncs_own_file_becomes_labels(document: object, labels: dict[str, str]
     assert own_kernel.of_file(json.dumps(document).encode()) == labels
 
 
+def test_of_several_places_the_later_one_counts_and_each_is_decoded_by_itself() -> None:
+    image = _encoded(unikernelType="mirage", binary="/k", cmdline="abcd") | {f"{OURS}exit": "reset", "maintainer": "x"}
+    pod = _urunc(hypervisor="qemu", cmdline="abcd") | {f"{OURS}machine": "q35"}
+    assert own_kernel.merged(image, pod) == {
+        **_urunc(unikernelType="mirage", binary="/k", cmdline="abcd", hypervisor="qemu"),
+        f"{OURS}exit": "reset", f"{OURS}machine": "q35",
+    }  # fmt: skip
+    assert (own_kernel.is_named(image), own_kernel.is_named(pod), own_kernel.is_named({})) == (True, False, False)
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff", b"{", b"[" * 8000, b'{"a":'])
 def test_invalid_json_has_no_values(data: bytes) -> None:
     assert own_kernel.of_file(data) == {}
