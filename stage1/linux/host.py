@@ -95,10 +95,10 @@ def is_static(path: str) -> bool:
 
 
 def recent_log(most: int) -> str:
-    """The newest lines of the kernel's log, in `most` bytes at most, whatever it keeps. Raises KernelError."""
+    """The newest lines of the kernel's log, at most `most` bytes of it. Raises KernelError."""
     import ctypes
 
-    buffer = ctypes.create_string_buffer(most)
+    buffer = (ctypes.c_char * most)()  # the image of rkt's has no create_string_buffer
     size = libc.call("klogctl", _READ_ALL, ctypes.addressof(buffer), most, what="the kernel's log")
     return buffer.raw[:size].decode("utf-8", "replace")
 
