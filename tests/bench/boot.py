@@ -28,12 +28,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from images.lib import cpio
 from stage1.linux.host import which
 from stage1.vm import profiles, qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from tests.bench.lib import baseline
 from tests.bench.nested import command
+from tests.fakes.builders import cpio
 from tests.lab.debian_kernel import debian_kernel, default_cache
 
 HERE = Path(__file__).parent

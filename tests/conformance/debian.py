@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from images.lib.cache import BuildFailed
+from tests.fakes.builders import BuildFailed
 from tests.lab.debian_kernel import run, unpack
 
 TARGETS = ["apt-get", "indextargets", "--format", "$(ORIGIN)\t$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(SIGNED_BY)"]

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from images.lib.cache import BuildFailed
 from stage1.errors import PodError
 from tests.conformance import in_lab, report, stand_ins
+from tests.fakes.builders import BuildFailed
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
 from tests.fakes.patience import PACE, PATIENCE
 from tests.fakes.registry import Registry

@@ -9,9 +9,8 @@ import re
 import stat
 from pathlib import Path
 
-from images.lib import cache
-from images.lib.oci import File, tar
 from tests.conformance.debian import fetch_packages, fetch_source
+from tests.fakes.builders import cache, oci
 from tests.lab.debian_kernel import run
 
 HERE = Path(__file__).parent
@@ -66,16 +65,16 @@ def configured(text: str) -> str:
 def busybox_layer(program: Path) -> bytes:
     """A small root file system whose applets are hard links, so that one can be masked without the others."""
     names = [name for name in run([str(program), "--list"]).split() if name != "busybox"]
-    directories = [File(f"{name}/", mode=0o755) for name in ("bin", "dev", "etc", "proc", "sys", "var", "var/run",
+    directories = [oci.File(f"{name}/", mode=0o755) for name in ("bin", "dev", "etc", "proc", "sys", "var", "var/run",
                                                              "var/www", "var/log", "home", "usr", "mnt")]  # fmt: skip
-    return tar([
+    return oci.tar([
         *directories,
-        File("root/", mode=0o700),
-        File("tmp/", mode=0o1777),
-        File("etc/passwd", PASSWD),
-        File("etc/group", GROUP),
-        File("bin/busybox", program.read_bytes(), 0o755),
-        *(File(f"bin/{name}", mode=0o755, link="bin/busybox", hard=True) for name in names),
+        oci.File("root/", mode=0o700),
+        oci.File("tmp/", mode=0o1777),
+        oci.File("etc/passwd", PASSWD),
+        oci.File("etc/group", GROUP),
+        oci.File("bin/busybox", program.read_bytes(), 0o755),
+        *(oci.File(f"bin/{name}", mode=0o755, link="bin/busybox", hard=True) for name in names),
     ])  # fmt: skip
 
 
@@ -84,19 +83,23 @@ def nginx_layer(cache_dir: Path, port: int) -> bytes:
     key = cache.hash_of([repr((NGINX, NGINX_PLACES)), Path(__file__)])
     tree = cache.built(cache_dir, "nginx", key, lambda out: fetch_packages(NGINX, out))
     files = [file for place in NGINX_PLACES for file in _files(tree, tree / place)]
-    files += [File("lib64", link="usr/lib64"), File("lib", link="usr/lib"), File("var/lib/nginx/", mode=0o755)]
-    return tar([*files, File("etc/nginx/nginx.conf", (NGINX_CONF % port).encode())])
+    files += [
+        oci.File("lib64", link="usr/lib64"),
+        oci.File("lib", link="usr/lib"),
+        oci.File("var/lib/nginx/", mode=0o755),
+    ]
+    return oci.tar([*files, oci.File("etc/nginx/nginx.conf", (NGINX_CONF % port).encode())])
 
 
-def _files(root: Path, place: Path) -> list[File]:
+def _files(root: Path, place: Path) -> list[oci.File]:
     paths = [place] if place.is_file() else sorted(place.glob("*"))
     made = []
     for path in paths:
         name, mode = str(path.relative_to(root)), path.lstat().st_mode
         if path.is_symlink():
-            made.append(File(name, link=os.readlink(path)))
+            made.append(oci.File(name, link=os.readlink(path)))
         elif path.is_file():
-            made.append(File(name, path.read_bytes(), stat.S_IMODE(mode)))
+            made.append(oci.File(name, path.read_bytes(), stat.S_IMODE(mode)))
     return made
 
 
@@ -104,7 +107,7 @@ def program_layer(cache_dir: Path, name: str, *, mode: int = 0o755) -> bytes:
     """A layer with one static C program of ours, `/<name>`."""
     key = cache.hash_of([HERE / f"{name}.c", Path(__file__)])
     built = cache.built(cache_dir, "conformance", key, lambda out: _compile(HERE / f"{name}.c", out / name))
-    return tar([File(name, (built / name).read_bytes(), mode)])
+    return oci.tar([oci.File(name, (built / name).read_bytes(), mode)])
 
 
 def _compile(source: Path, target: Path) -> None:

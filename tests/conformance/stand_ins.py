@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from images.lib.oci import File, Layout, tar
 from tests.conformance import parts
+from tests.fakes.builders import oci
 
 HOSTS = ("registry.k8s.io", "gcr.io", "k8s.gcr.io")
 TOOLS = "k8s-staging-cri-tools"
@@ -39,7 +39,7 @@ def images(cache_dir: Path) -> list[Image]:
     base = parts.busybox_layer(parts.busybox_program(cache_dir))
     shell = {"Cmd": ["sh"], "Env": PATH}
     web = {"Cmd": ["nginx", "-c", "/etc/nginx/nginx.conf"], "Env": PATH}
-    group = tar([File("etc/group", parts.GROUP + b"group-defined-in-image:x:50000:default-user\n")])
+    group = oci.tar([oci.File("etc/group", parts.GROUP + b"group-defined-in-image:x:50000:default-user\n")])
     nginx, host_nginx = (parts.nginx_layer(cache_dir, port) for port in (80, 12003))
     pause = [parts.program_layer(cache_dir, "pause")]
     nnp = [base, parts.program_layer(cache_dir, "nnp", mode=0o4755)]
@@ -70,7 +70,7 @@ def _labelled(base: bytes, name: str, more: Sequence[str] = ()) -> Image:
 
 def write(directory: Path, expected: Sequence[Image]) -> None:
     """Write the layout. As upstream's, an image is an index of two platforms, of which one is a dummy here."""
-    layout, dummy = Layout(directory), tar([File("dummy/")])
+    layout, dummy = oci.Layout(directory), oci.tar([oci.File("dummy/")])
     for image in expected:
         if image.single:
             layout.add(image.ref, image.layers, image.config)

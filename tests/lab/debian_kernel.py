@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from images.lib import cache
+from tests.fakes.builders import cache
 
 PACKAGE = "linux-image-cloud-amd64"
 KIND = "debian-kernel"

@@ -9,7 +9,7 @@ import os
 import shlex
 from typing import NamedTuple
 
-from images.lib.cpio import S_CHAR, S_DIR, S_FILE, Entry
+from tests.fakes.builders import cpio
 from tests.lab import protocol
 
 VIRTIOFSD = "/usr/libexec/virtiofsd"
@@ -135,21 +135,21 @@ def _module_name(path: str) -> str:
     return os.path.basename(path).partition(".")[0].replace("-", "_")
 
 
-def initramfs(lab: Lab, *, busybox: bytes, init: bytes, modules: dict[str, bytes]) -> list[Entry]:
+def initramfs(lab: Lab, *, busybox: bytes, init: bytes, modules: dict[str, bytes]) -> list[cpio.Entry]:
     """The entries of the lab's initramfs; `modules` are uncompressed and in the order to load them."""
     table = "".join(f"{share.tag}\t{'rw' if share.writable else 'ro'}\t{share.target}\n" for share in shares(lab)[1:])
     return [
-        *(Entry(name, S_DIR | 0o755) for name in ("bin", "dev", "modules", "proc")),
-        Entry("dev/console", S_CHAR | 0o600, device=(5, 1)),
-        Entry("bin/busybox", S_FILE | 0o755, busybox),
-        *(Entry(f"bin/{name}", S_LINK | 0o777, b"busybox") for name in APPLETS),
-        Entry("init", S_FILE | 0o755, init),
+        *(cpio.Entry(name, cpio.S_DIR | 0o755) for name in ("bin", "dev", "modules", "proc")),
+        cpio.Entry("dev/console", cpio.S_CHAR | 0o600, device=(5, 1)),
+        cpio.Entry("bin/busybox", cpio.S_FILE | 0o755, busybox),
+        *(cpio.Entry(f"bin/{name}", S_LINK | 0o777, b"busybox") for name in APPLETS),
+        cpio.Entry("init", cpio.S_FILE | 0o755, init),
         *(
-            Entry(f"modules/{number:03}-{name}.ko", S_FILE | 0o644, data)
+            cpio.Entry(f"modules/{number:03}-{name}.ko", cpio.S_FILE | 0o644, data)
             for number, (name, data) in enumerate(modules.items())
         ),
-        Entry("lab.env", S_FILE | 0o644, environment(lab).encode()),
-        Entry("shares", S_FILE | 0o644, table.encode()),
+        cpio.Entry("lab.env", cpio.S_FILE | 0o644, environment(lab).encode()),
+        cpio.Entry("shares", cpio.S_FILE | 0o644, table.encode()),
     ]
 
 

@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 from typing import IO
 
-from images.lib import cpio
-from images.lib.cache import BuildFailed
 from stage1.linux.host import which
 from stage1.linux.process import SIGKILL, SIGTERM, open_process
 from stage1.vm.qemu import PROGRAM as QEMU
+from tests.fakes.builders import BuildFailed, cpio
 from tests.lab import client, debian_kernel, plan, state
 from tests.lab.state import LabError, State
 

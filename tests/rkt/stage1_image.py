@@ -2,13 +2,12 @@
 """The real stage1 image for tests: a tree for the fake of rkt, an archive for the real one, built when they changed."""
 
 import fcntl
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from tests.fakes import builders
 
 ROOT = Path(__file__).parents[2]
 FILE = "clearpod-stage1.aci"
@@ -44,17 +43,7 @@ class _Lock:
 
 def _builder(guest: Path) -> tuple[Any, Any]:
     """The builder of the image, and the parts to build it of."""
-    if str(ROOT / "images") not in sys.path:
-        sys.path.append(str(ROOT / "images"))
     cache = Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod"))
-    launcher = _module("launcher").build(cache) / "launcher"
-    stage1: Any = _module("stage1-aci")
+    launcher = builders.load("launcher").build(cache) / "launcher"
+    stage1: Any = builders.load("stage1-aci")
     return stage1, stage1.find_parts(launcher, guest)
-
-
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"images_{name}", ROOT / "images" / name / "build.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from images.lib.cache import BuildFailed
 from stage1.errors import PodError
 from tests.bench.lib.journal import Journal
 from tests.bench.nested.command import find_lkvm
+from tests.fakes.builders import BuildFailed
 from tests.lab import client, plan, retry, start, state
 from tests.lab.main import directory
 from tests.lab.state import LabError

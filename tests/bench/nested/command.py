@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from images.lib.cache import BuildFailed
 from stage1.linux.host import which
 from tests.bench.lib import baseline
 from tests.bench.nested import files, machine, plan, report
+from tests.fakes.builders import BuildFailed
 from tests.lab.debian_kernel import debian_kernel, default_cache
 
 NO_LKVM, BROKEN = 3, 4

@@ -9,9 +9,9 @@ import os
 import shutil
 from pathlib import Path
 
-from images.lib import cache
 from stage1.linux.host import which
 from tests.bench.nested import files
+from tests.fakes.builders import cache
 from tests.lab.debian_kernel import run
 
 SUITE = "trixie"

@@ -9,8 +9,8 @@ import lzma
 import subprocess
 from pathlib import Path
 
-from images.lib.cpio import S_CHAR, S_DIR, S_FILE, Entry
 from stage1.linux.host import which
+from tests.fakes.builders import cpio
 from tests.lab import plan
 from tests.lab.debian_kernel import run
 
@@ -53,16 +53,16 @@ def modules(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     }
 
 
-def entries(files: dict[str, bytes]) -> list[Entry]:
+def entries(files: dict[str, bytes]) -> list[cpio.Entry]:
     """An archive's entries: `files` by name, executable, with all directories above them, and a console."""
     names = {name.lstrip("/"): data for name, data in files.items()}
     above = {str(parent) for name in names for parent in Path(name).parents} - {"."}
     places = sorted(above | {"dev", "proc", "sys", "tmp", "run"})
     return [
-        *(Entry(name, S_DIR | 0o755) for name in places),
-        Entry("dev/console", S_CHAR | 0o600, device=(5, 1)),
-        Entry("dev/null", S_CHAR | 0o666, device=(1, 3)),
-        *(Entry(name, S_FILE | 0o755, data) for name, data in names.items()),
+        *(cpio.Entry(name, cpio.S_DIR | 0o755) for name in places),
+        cpio.Entry("dev/console", cpio.S_CHAR | 0o600, device=(5, 1)),
+        cpio.Entry("dev/null", cpio.S_CHAR | 0o666, device=(1, 3)),
+        *(cpio.Entry(name, cpio.S_FILE | 0o755, data) for name, data in names.items()),
     ]
 
 

@@ -9,10 +9,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from images.lib import cpio
-from images.lib.cache import BuildFailed
 from stage1.linux.host import which
 from tests.bench.nested import debian_disk, files, plan
+from tests.fakes.builders import BuildFailed, cpio
 from tests.lab.debian_kernel import DebianKernel, debian_kernel, default_cache, need_dependencies
 
 MODULES = ("kvm-amd", "vhost_vsock")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from images.lib.cache import BuildFailed
 from tests.bench.nested import command, files, machine, plan
+from tests.fakes.builders import BuildFailed
 
 
 def test_directories_come_before_what_is_in_them():

@@ -7,7 +7,8 @@ import subprocess
 import tarfile
 
 import pytest
-from lib import cpio, oci
+
+from tests.fakes.builders import cpio, oci
 
 ENTRIES = [
     cpio.Entry("dev", cpio.S_DIR | 0o755),

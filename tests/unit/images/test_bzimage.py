@@ -4,8 +4,8 @@
 import struct
 
 import pytest
-from lib import bzimage
-from lib.cache import BuildFailed
+
+from tests.fakes.builders import BuildFailed, bzimage
 
 STUB = b"\xeb\xfe" * 8
 LOADED_AT = 1 << 20

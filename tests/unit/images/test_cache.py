@@ -9,9 +9,8 @@ import sys
 import threading
 
 import pytest
-from lib import cache, tools
-from lib.progress import Progress
 
+from tests.fakes.builders import cache, progress, tools
 from tests.fakes.patience import PATIENCE
 
 
@@ -117,11 +116,11 @@ class Terminal(io.StringIO):
 def test_progress_ends_at_100_percent_when_it_is_over_and_never_before(monkeypatch, done, percents, is_whole):
     monkeypatch.setattr("lib.progress.REFRESH_S", 0)
     stream = Terminal()
-    with Progress("kernel", 10, stream) as progress:
+    with progress.Progress("kernel", 10, stream) as shown:
         for _ in range(done):
-            progress.step()
+            shown.step()
         if is_whole:
-            progress.end()
+            shown.end()
     shown = [int(text) for text in re.findall(r"(\d+) percent", stream.getvalue())]
     assert shown[-1] == (100 if is_whole else max(percents)) and stream.getvalue().endswith("\n")
     assert not {100} & set(shown[:-1])
@@ -146,14 +145,14 @@ def test_who_waits_for_another_build_is_told(tmp_path, capsys):
 
 
 def test_progress_is_quiet_where_nothing_can_be_refreshed(capsys):
-    with Progress("kernel", 10, sys.stderr) as progress:
+    with progress.Progress("kernel", 10, sys.stderr) as shown:
         for _ in range(10):
-            progress.step()
+            shown.step()
     assert capsys.readouterr().err == ""
 
 
 def test_progress_writes_only_the_end_where_a_line_can_not_be_refreshed(capsys):
-    with Progress("kernel", 10, sys.stderr) as progress:
-        progress.step()
-        progress.end()
+    with progress.Progress("kernel", 10, sys.stderr) as shown:
+        shown.step()
+        shown.end()
     assert capsys.readouterr().err == "images: kernel: 100 percent, 1 objects, 0m00s\n"

@@ -7,10 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from lib import changes, kconfig
-from lib.cache import BuildFailed
 
 from stage1.vm import kernels
+from tests.fakes.builders import BuildFailed, changes, kconfig
 
 KERNEL = Path(__file__).parents[3] / "images" / "kernel"
 CONFIG = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="text"\nCONFIG_D=m\n'

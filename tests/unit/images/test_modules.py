@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stage1.linux.host import which
+from tests.fakes import builders
 
 IMAGES = Path(__file__).parents[3] / "images"
 SECTION = (
@@ -36,11 +37,8 @@ long syscall(long number, ...)
 
 
 @pytest.fixture(scope="module")
-def modules(builder):
-    builder("guest")
-    from lib import modules
-
-    return modules
+def modules():
+    return builders.modules
 
 
 def test_a_module_answers_to_its_aliases_but_not_to_patterns_of_devices(modules):
