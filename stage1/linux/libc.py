@@ -26,6 +26,7 @@ NR_FSMOUNT = 432
 NR_OPENAT2 = 437
 NR_MOUNT_SETATTR = 442
 NR_LANDLOCK_CREATE_RULESET = 444
+NR_STATMOUNT = 457
 
 AT_FDCWD = -100
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
@@ -40,7 +41,7 @@ NO_THREAD = "can't start new thread"
 _STARTS = ("posix_spawn", "fork", "clone")
 """The calls for which EAGAIN means that no process can be started."""
 
-_handle: "Any" = None
+_handle: "_Library | None" = None
 
 
 class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.errno may be None, ours not
@@ -110,15 +111,42 @@ def _result(name: str, args: "tuple[int | bytes | None, ...]") -> int:
     """The result, or the negative errno. The audit event is as those of `os`: by it tests stop a process between two
     steps.
     """
-    import ctypes
-
-    global _handle  # noqa: PLW0603  bound once, on first use
-    if _handle is None:
-        _handle = ctypes.CDLL(None, use_errno=True)
+    library = _handle or _loaded()
     sys.audit("clearpod.libc", name, *args[:1])
-    arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
-    result: int = getattr(_handle, name)(*arguments)
-    return result if result >= 0 else -ctypes.get_errno()
+    result: int = getattr(library.functions, name)(*[library.long(a) if isinstance(a, int) else a for a in args])
+    return result if result >= 0 else -library.errno()
+
+
+class _Library:
+    """libc's functions by name, and what its arguments and errors are made of."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self.functions: Any = ctypes.CDLL(None, use_errno=True)
+        self.long, self.errno = ctypes.c_long, ctypes.get_errno
+        number, path, size = ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t
+        kind = ctypes.CFUNCTYPE(number, number, ctypes.c_int, path, path, size, use_errno=True)
+        self.openat2 = kind(("syscall", self.functions))  # by far the most frequent: it takes our values as they are
+        self.address: Any = lambda memory: ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def _loaded() -> _Library:
+    global _handle  # noqa: PLW0603  bound once, on first use
+    _handle = _handle or _Library()
+    return _handle
+
+
+def openat2(dir_fd: int, path: bytes, how: bytes) -> int:
+    """The descriptor, or the negative errno; `how` is a struct open_how."""
+    library = _handle or _loaded()
+    opened: int = library.openat2(NR_OPENAT2, dir_fd, path, how, len(how))
+    return opened if opened >= 0 else -library.errno()
+
+
+def address(memory: bytearray) -> int:
+    """Where the kernel can write into `memory`, which must live as long."""
+    return int((_handle or _loaded()).address(memory))
 
 
 def syscall(name: str, number: int, *args: int | bytes | None, what: str) -> int:
@@ -132,3 +160,8 @@ def syscall(name: str, number: int, *args: int | bytes | None, what: str) -> int
 def try_syscall(number: int, *args: int | bytes | None) -> int:
     """The same for a call that often fails and whose errors its caller makes: its result, or the negative errno."""
     return _result("syscall", (number, *args))
+
+
+def try_call(name: str, *args: int | bytes | None) -> int:
+    """Like `try_syscall`, by libc's function."""
+    return _result(name, args)

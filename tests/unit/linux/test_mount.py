@@ -239,6 +239,19 @@ except PodError as e: print("ENOENT" in str(e))
     assert kinds.split()[:2] == ["proc", "tmpfs"] and missing == "True"
 
 
+@pytest.mark.parametrize("statmount", ["", "libc.NR_STATMOUNT = 100000"], ids=["by itself", "before Linux 6.8"])
+def test_a_mount_is_shared_or_not_whatever_is_around_it(in_namespace: InNamespace, statmount: str) -> None:
+    code = f"""
+from stage1.linux import libc
+{statmount}
+for d in ("/p", "/p/q"): os.mkdir(T + d); mount.mount("x", T + d, "tmpfs")
+for outer, inner in ((mount.MS_SHARED, mount.MS_PRIVATE), (mount.MS_PRIVATE, mount.MS_SHARED)):
+    mount.set_propagation(T + "/p", outer); mount.set_propagation(T + "/p/q", inner)
+    print(*(mount.is_shared(os.open(T + p, os.O_PATH)) for p in ("/p", "/p/q")))
+"""
+    assert in_namespace(code) == "True False\nFalse True"
+
+
 def test_the_options_of_an_overlay_are_those_of_the_topmost_at_just_that_path(in_namespace: InNamespace) -> None:
     code = r"""
 for d in ("/l", "/m", "/u", "/w", "/o x", "/m/y"): os.mkdir(T + d)
