@@ -29,13 +29,15 @@ class LogPlace:
     def __bool__(self) -> bool:
         return bool(self.path)
 
-    def open(self) -> int:
-        """A descriptor for appending; makes the file, and directories. Raises NotPlain, NoSpace, KernelError."""
+    def open(self, *, is_new: bool = False) -> int:
+        """A descriptor for appending; makes the file, which it does first if it `is_new` as far as is known, and
+        directories. Raises NotPlain, NoSpace, KernelError.
+        """
         files.make_dirs(self._root, 0o755)
         with beneath.Root(self._root) as root:
             if above := os.path.dirname(self._name):
                 root.make_directories(above, 0o755)
-            fd = root.open_or_make(self._name, _FLAGS, mode=_MODE)
+            fd = root.open_or_make(self._name, _FLAGS, mode=_MODE, is_new=is_new)
         try:
             _require_one_name(fd, self.path)
             with Guard("chmod", self.path):

@@ -29,23 +29,33 @@ class CommitRecord:
         self._sizes = [0, 0]
         self._number = 0
 
-    def open(self) -> dict[str, Any] | None:
-        """Open or make the files; the record, None when there is none that is whole. Raises NotPlain, KernelError."""
+    def open(self, *, is_new: bool = False) -> dict[str, Any] | None:
+        """Open or make the files; the record, None when there is none that is whole, or the container `is_new`. Raises
+        NotPlain, KernelError.
+        """
         with beneath.Root(self._directory) as root:
-            root.make_directories("logs", 0o700)
             try:
-                for slot in _SLOTS:
-                    self._fds.append(root.open_or_make(self._name + slot, os.O_RDWR, mode=0o600))
-            except BaseException:
-                self.close()
-                raise
-            records = [_load(fd) for fd in self._fds]
+                self._open_files(root, is_new=is_new)
+            except FileNotFoundError:
+                root.make_directories("logs", 0o700)
+                self._open_files(root, is_new=is_new)
             self._sizes = [os.fstat(fd).st_size for fd in self._fds]
+            if is_new and not any(self._sizes):
+                return None
+            records = [_load(fd) for fd in self._fds]
             newest = max((one for one in records if one), key=lambda one: int(one["n"]), default=None)
             if newest is None:
                 return _former(root, f"{self._name}.json")
         self._number = int(newest["n"])
         return newest
+
+    def _open_files(self, root: beneath.Root, *, is_new: bool) -> None:
+        try:
+            for slot in _SLOTS:
+                self._fds.append(root.open_or_make(self._name + slot, os.O_RDWR, mode=0o600, is_new=is_new))
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record. Raises NoSpace, KernelError; the old one counts then."""
@@ -72,8 +82,8 @@ class CommitRecord:
         self.close()
         try:
             with beneath.Root(self._directory) as root:
-                for slot in (*_SLOTS, ".json"):
-                    root.unlink(self._name + slot)
+                first, *others = (self._name + slot for slot in (*_SLOTS, ".json"))
+                root.unlink(first, *map(os.path.basename, others))
         except FileNotFoundError:
             return
 

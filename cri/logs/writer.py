@@ -50,17 +50,18 @@ class LogWriter:
         self.fault = ""
         self.is_closed = False
 
-    def open(self) -> None:
-        """Read the record, open the file, write what was held; blocks. What fails is in `fault`. There is no input yet.
+    def open(self, *, is_new: bool = False) -> None:
+        """Read the record unless the container `is_new`, open the file, write what was held; blocks. What fails is in
+        `fault`. There is no input yet.
 
         Raises Exhausted.
         """
         if not self._place:
             return
         try:
-            self._restore(self._record.open())
+            self._restore(self._record.open(is_new=is_new))
             self._is_dirty = True  # from here on, what the file has beyond the record is known to be uncommitted
-            self.take(self.open_file())
+            self.take(self._place.open(is_new=is_new))
         except Exhausted:
             raise  # without its record the log would have lines twice
         except PodError as error:

@@ -157,13 +157,15 @@ class Root:
         finally:
             os.close(pinned)
 
-    def open_or_make(self, path: str, flags: int, *, mode: int) -> int:
-        """Like `open`, and creates the file with permission bits `mode` if it does not exist."""
+    def open_or_make(self, path: str, flags: int, *, mode: int, is_new: bool = False) -> int:
+        """Like `open`, and creates the file with permission bits `mode` if it does not exist: first, if it `is_new`."""
         for _ in range(_TRIES):
             try:
-                return self.open(path, flags)
+                if not is_new:
+                    return self.open(path, flags)
             except FileNotFoundError:
                 pass
+            is_new = False
             try:
                 return self.make_file(path, mode=mode, flags=flags)
             except KernelError as error:
@@ -236,6 +238,12 @@ class Root:
         finally:
             os.close(parent)
 
+    def write_new(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Make the file, whole only when this returns. Raises KernelError (EEXIST) when anything is there."""
+        fd = self._open(path, os.O_WRONLY | _NEW, 0o600)
+        with Guard("write", self._full(path)):
+            files.fill(fd, data, mode)
+
     def make_directory(self, path: str, mode: int) -> None:
         """Make the directory with permission bits `mode`. Raises KernelError (EEXIST) when anything is there."""
         parent, name = self._parent(path)
@@ -244,6 +252,8 @@ class Root:
                 os.mkdir(name, 0o700, dir_fd=parent)
         finally:
             os.close(parent)
+        if mode == 0o700:
+            return  # which no umask makes more of
         fd = self.open_directory(path)
         try:
             os.fchmod(fd, mode)
@@ -278,15 +288,16 @@ class Root:
         finally:
             os.close(parent)
 
-    def unlink(self, path: str) -> None:
-        """Remove what is no directory, a link itself. Idempotent."""
+    def unlink(self, path: str, *others: str) -> None:
+        """Remove what is no directory, a link itself, and what has one of the names `others` beside it. Idempotent."""
         try:
             parent, name = self._parent(path)
         except FileNotFoundError:
             return
         try:
-            with Guard("unlink", self._full(path)):
-                removal.unlink_if_there(parent, name)
+            for one in (name, *others):
+                with Guard("unlink", f"{os.path.dirname(self._full(path))}/{one}"):
+                    removal.unlink_if_there(parent, one)
         finally:
             os.close(parent)
 
@@ -366,7 +377,7 @@ def _openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> 
     """The descriptor, or the negative errno. The audit event is as that of `os.open`, for tests."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     sys.audit("clearpod.open", path, flags)
-    return libc.try_syscall(libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
+    return libc.openat2(dir_fd, os.fsencode(path), how)
 
 
 def require(path: str, mode: int, expected: int) -> None:

@@ -57,7 +57,7 @@ def first(fd: int, most: int) -> "Iterator[str]":
 
 def _enter(parent: int, name: str) -> int:
     how = struct.pack("=QQQ", _DIRECTORY, 0, _RESOLVE)
-    opened = libc.try_syscall(libc.NR_OPENAT2, parent, os.fsencode(name), how, len(how))
+    opened = libc.openat2(parent, os.fsencode(name), how)
     if opened < 0:
         raise OSError(-opened, os.strerror(-opened), name)
     return opened

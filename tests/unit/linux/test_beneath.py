@@ -49,6 +49,7 @@ CALLS: dict[str, Callable[[Root, str], object]] = {
     "read": lambda root, path: root.read(path),
     "open": lambda root, path: _close(root.open(path, os.O_WRONLY)),
     "open_or_make": lambda root, path: _close(root.open_or_make(path, os.O_WRONLY, mode=0o600)),
+    "open_or_make a new one": lambda root, path: _close(root.open_or_make(path, os.O_WRONLY, mode=0o600, is_new=True)),
     "make_file": lambda root, path: _close(root.make_file(path, mode=0o600)),
     "open_directory": lambda root, path: _close(root.open_directory(path)),
     "pin_socket": lambda root, path: _close(root.pin_socket(path)),
@@ -57,6 +58,7 @@ CALLS: dict[str, Callable[[Root, str], object]] = {
     "make_directory": lambda root, path: root.make_directory(path, 0o700),
     "make_directories": lambda root, path: root.make_directories(path, 0o700),
     "write": lambda root, path: root.write(path, b"x"),
+    "write_new": lambda root, path: root.write_new(path, b"x"),
     "link": lambda root, path: root.link(path, "x"),
     "unlink": lambda root, path: root.unlink(path),
     "remove_tree": lambda root, path: root.remove_tree(path),
@@ -157,10 +159,17 @@ def test_what_is_written_is_whole_and_has_its_mode(tree: Path) -> None:
             root.write("a/b/file", b"one", 0o644)
             root.write("a/b/file", b"two", 0o640)
             os.close(root.open_or_make("a/made", os.O_WRONLY, mode=0o604))
+            root.make_directory("a/own", 0o700)
+            root.write_new("a/new", b"new", 0o644)
+            with pytest.raises(KernelError, match="EEXIST"):
+                root.write_new("a/new", b"newer")
     finally:
         os.umask(old)
-    modes = [stat.S_IMODE((tree / path).stat().st_mode) for path in ("a", "a/b", "a/b/file", "a/made")]
-    assert modes == [0o751, 0o751, 0o640, 0o604]
+    modes = [
+        stat.S_IMODE((tree / path).stat().st_mode) for path in ("a", "a/b", "a/b/file", "a/made", "a/own", "a/new")
+    ]
+    assert modes == [0o751, 0o751, 0o640, 0o604, 0o700, 0o644]
+    assert (tree / "a/new").read_bytes() == b"new"
     assert (tree / "a/b/file").read_bytes() == b"two"
     assert os.listdir(tree / "a/b") == ["file"]
 
@@ -229,7 +238,20 @@ def test_removing_has_an_end_when_somebody_else_goes_on_making(tree: Path, monke
         root.remove_tree("plain")
 
 
-RACED = ("read", "open", "open_or_make", "names", "write", "make_directory", "unlink", "remove_tree", "pin_for_mount")
+def test_a_file_goes_with_others_beside_it_and_with_no_other(tree: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tree / "plain" / name).write_text("")
+    (tree / "b").write_text("")
+    with Root(str(tree)) as root:
+        root.unlink("plain/a", "none", "b")
+        root.unlink("none/a", "b")
+    assert sorted(os.listdir(tree / "plain")) == ["c", "file"] and (tree / "b").exists()
+
+
+RACED = (
+    *("read", "open", "open_or_make", "names", "write", "write_new"),
+    *("make_directory", "unlink", "remove_tree", "pin_for_mount"),
+)
 
 
 @pytest.mark.parametrize("call", RACED)
