@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -95,6 +96,9 @@ async def serve(config: Config, path: str | None = None) -> int:
     return 0
 
 
+_ODD = re.compile(r'[\s"=]')
+
+
 class TextFormat(logging.Formatter):
     """`TIME LEVEL event key=value ...`, one line per event."""
 
@@ -121,10 +125,13 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 def _word(value: object) -> str:
     text = str(value)
-    return json.dumps(text) if not text or any(c.isspace() or c in '"=' for c in text) else text
+    return json.dumps(text) if not text or _ODD.search(text) else text
 
 
 def _set_up_logging(config: Config) -> None:
+    # What no format of ours shows is not looked up for each line.
+    logging._srcfile = ""
+    logging.logThreads = logging.logProcesses = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormat() if config.log.format == "json" else TextFormat())
     logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)

@@ -13,11 +13,18 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+_PLAIN: dict[type, Callable[[Any], str]] = {
+    str: json.encoder.encode_basestring_ascii,
+    int: int.__repr__,
+    bool: lambda value: "true" if value else "false",
+}
+"""Most of what there is, which JSON has too, and how it is written there."""
+
 
 def dump(value: Any) -> Any:
     """A value that `json.dumps` takes."""
     if isinstance(value, tuple):
-        items = [dump(item) if isinstance(item, (tuple, bytes)) else item for item in value]
+        items = [item if type(item) in _PLAIN else dump(item) for item in value]
         return dict(zip(value._fields, items, strict=True)) if hasattr(value, "_fields") else items
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
@@ -48,6 +55,8 @@ class Texts:
             # With the value itself, so that no other one gets its id.
             used[id(value)] = kept = self._kept.get(id(value)) or (value, _encoded(dump(value)))
             return kept[1]
+        if (plain := _PLAIN.get(type(value))) is not None:
+            return plain(value)
         if not isinstance(value, tuple):
             return _encoded(dump(value))
         texts = [self._text(item, used) for item in value]

@@ -185,7 +185,7 @@ def _value(field: Any, value: Any, *, rule: _Rule, where: str) -> None:
 
 
 def _text(value: str | bytes, rule: _Rule, *, where: str) -> None:
-    size = _size([value])
+    size = len(value) if isinstance(value, bytes) or value.isascii() else len(value.encode())
     if size > rule.bytes:
         raise BadRequest(f"{where} has {size} bytes, and at most {rule.bytes} are allowed; it begins {short(value)}")
     if (b"\0" if isinstance(value, bytes) else "\0") in value:  # type: ignore[operator]

@@ -85,13 +85,24 @@ PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 AF_VSOCK = 40
 """The way to the host: the link to the agent is there."""
 
+_MOST_MADE = 64
+_made: dict[frozenset[str], dict[str, "Any"]] = {}
+"""Profiles by the capabilities that they allow for: most containers of a node have the same."""
 _ALLOW, _ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
 _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 
 
 def profile(held: "Iterable[str]") -> dict[str, "Any"]:
-    """OCI linux.seccomp for a container whose bounding set is `held` (names with CAP_)."""
-    capabilities = set(held)
+    """OCI linux.seccomp for a container whose bounding set is `held` (names with CAP_); kept, and not to be changed."""
+    capabilities = frozenset(held)
+    if capabilities not in _made:
+        if len(_made) >= _MOST_MADE:
+            _made.clear()
+        _made[capabilities] = _profile(capabilities)
+    return _made[capabilities]
+
+
+def _profile(capabilities: frozenset[str]) -> dict[str, "Any"]:
     allowed = {name for text in ALLOWED.values() for name in text.split()}
     guarded = {name for text in WITH_CAPABILITY.values() for name in text.split()}
     allowed |= {name for cap in capabilities for name in WITH_CAPABILITY.get(cap, "").split()}
