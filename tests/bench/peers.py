@@ -3,10 +3,15 @@
 
 Daemons of clearpod without and with a warm pool, and containerd with a state, socket and namespace of its own, serve
 one client. `host_ms` is what the daemon, the programs that it starts, and the VMMs beside their vCPUs take of the
-processors, `daemon_ms` that without the VMMs; `guest_ms` is what the vCPUs take; the rest of a call waits.
+processors, `daemon_ms` that without the VMMs; `guest_ms` is what the vCPUs take; the rest of a call waits. All that
+containerd, its shims and runc take is on the host. What either does after its answer counts in the next call.
 With `--json`:
 
-    {"operations": {"RunPodSandbox": {"clearpod": {"median", "p90", "host_ms", ...}, "pool": ..., "containerd": ...}}}
+    {"operations": {"RunPodSandbox": {"clearpod": {"median", "p90", "host_ms", ...}, "pool": ..., "containerd": ...}},
+     "times": {"RunPodSandbox": {"clearpod": {"median", "host", "daemon", "host_in_all"}, "pool": ...}}}
+
+`times` are clearpod's as multiples of containerd's: the medians, what both take of the processors, that without the
+VMMs, and what clearpod takes of the processors as a multiple of containerd's median.
 """
 
 import sys
@@ -53,7 +58,8 @@ async def measure(size: Size, *, only: str = "") -> dict[str, Any]:
                     await _warm(runtime, images, has_pods=only != "pulls")
                 samples = Samples()
                 await peers_turns.all_of(samples, runtimes, size, image=images.large, only=only)
-    return {"load": round(os.getloadavg()[0], 1), "operations": operations(samples.taken), "idle": samples.idle}
+    taken = operations(samples.taken)
+    return {"load": round(os.getloadavg()[0], 1), "operations": taken, "times": times(taken), "idle": samples.idle}
 
 
 async def _warm(runtime: Runtime, images: Images, *, has_pods: bool) -> None:
@@ -69,6 +75,25 @@ async def _warm(runtime: Runtime, images: Images, *, has_pods: bool) -> None:
 def operations(taken: dict[str, dict[str, list[Sample]]]) -> dict[str, Any]:
     """Medians and 90th percentiles in milliseconds, and where the time went. Pure."""
     return {name: {one: _of(samples) for one, samples in by.items()} for name, by in taken.items()}
+
+
+def times(taken: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Each operation of clearpod's as multiples of containerd's. Pure."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name, by in taken.items():
+        if (peer := by.get("containerd")) and peer["median"] and peer["host_ms"]:
+            result[name] = {one: _times(by[one], peer) for one in NAMES[:2] if one in by}
+    return result
+
+
+def _times(one: dict[str, float], peer: dict[str, float]) -> dict[str, float]:
+    values = {
+        "median": one["median"] / peer["median"],
+        "host": one["host_ms"] / peer["host_ms"],
+        "daemon": one["daemon_ms"] / peer["host_ms"],
+        "host_in_all": one["host_ms"] / peer["median"],
+    }
+    return {name: round(value, 2) for name, value in values.items()}
 
 
 def _of(samples: Sequence[Sample]) -> dict[str, float]:

@@ -45,6 +45,17 @@ def test_the_report_has_each_operation_of_each_runtime_and_where_its_time_went()
     assert "3.67" in bench.text({"load": 1.0, "operations": report, "idle": {}})
 
 
+def test_the_hosts_part_is_compared_with_all_that_containerd_takes_of_it() -> None:
+    ours, peers = [Sample(100.0, 6.0, 3.0, 80.0)], [Sample(20.0, 5.0, 0.0, 0.0)]
+    report = bench.operations({"CreateContainer": {"clearpod": ours, "pool": ours, "containerd": peers}})
+    times = {"median": 5.0, "host": 1.8, "daemon": 1.2, "host_in_all": 0.45}
+    assert bench.times(report) == {"CreateContainer": {"clearpod": times, "pool": times}}
+    idle = bench.operations(
+        {"Version": {"clearpod": ours}, "Status": {"clearpod": ours, "containerd": [Sample(0, 0, 0, 0)]}}
+    )
+    assert bench.times(idle) == {}, "nothing to compare with"
+
+
 def test_logs_are_called_by_their_size_and_a_quick_run_is_smaller_in_all() -> None:
     assert Size().log_mib == 100 and all(small < large for small, large in zip(QUICK, Size(), strict=True))
     assert len(set(Images._fields)) == 3
