@@ -158,17 +158,17 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     with _own(directory) as own:
         own.make_directory(place, 0o700)
         try:
-            own.make_directory(f"{place}/mounts", 0o755)
             if container.mounts:
+                own.make_directory(f"{place}/mounts", 0o755)
                 attach_volumes(directory, pod, container=container)
             document = _document(pod, container, directory=directory, target_pid=target_pid)
-            own.write(f"{place}/config.json", oci.written(document))
+            own.write_new(f"{place}/config.json", oci.written(document))
             if container.has_guest_volumes:
                 from stage1.pod import guest_volumes
 
-                own.write(f"{place}/{guest_volumes.FILE}", guest_volumes.listing(container, pod.ids))
+                own.write_new(f"{place}/{guest_volumes.FILE}", guest_volumes.listing(container, pod.ids))
             if policy:
-                own.write(f"{place}/{apparmor.POLICY}", policy)
+                own.write_new(f"{place}/{apparmor.POLICY}", policy)
         except BaseException:
             remove_container(directory, container.id)
             raise

@@ -20,11 +20,12 @@ from cri.containers import create as containers
 from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
+from cri.live.images import Accounts, Wanted
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
-from cri.store.pods import PodRecord
+from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import container as translated
 from cri.translate import own_kernel
 from cri.vsock import VsockPort
@@ -114,10 +115,14 @@ class Foreground:
                 output.close()
 
     async def _create(self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig) -> LiveContainer:
-        async with containers.held(self._pod, (files,), kernel=own_kernel.of(image)) as root:
-            images = {config.image.image: image}
-            planned = translated.record(config, self._pod.record, images=images, accounts=root.accounts)
-            record = planned._replace(container=planned.container._replace(id="main"))
+        images = {config.image.image: image}
+
+        def plan(accounts: Accounts) -> ContainerRecord:
+            return translated.record(config, self._pod.record, images=images, accounts=accounts)
+
+        wanted = Wanted(image.id, lambda: (files,), plan)
+        async with containers.held(self._pod, wanted, kernel=own_kernel.of(image)) as root:
+            record = root.planned._replace(container=root.planned.container._replace(id="main"))
             container = self._pod.containers[await containers.create(self._pod, record, root=root)]
         streams = {container.record.stdout: 1, container.record.stderr: 2}
         for stream, descriptor in streams.items():

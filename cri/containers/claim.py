@@ -134,7 +134,7 @@ def _make_files(pod: "LivePod", container: LiveContainer) -> None:
     engine.add_container(pod.directory, pod.record.pod, container=container.record.container)
     with beneath.Root(pod.directory, one_mount=True) as own:
         own.link(engine.bundle(container.record.guest_id), container.id)
-    container.log.open()
+    container.log.open(is_new=True)
 
 
 async def go_on(pod: "LivePod", container: LiveContainer) -> None:

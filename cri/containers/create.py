@@ -14,7 +14,7 @@ from cri.containers.stop import discard, follow_rest, remove_files
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
-from cri.live.images import Accounts, Root
+from cri.live.images import Root, Wanted
 from cri.live.pod import LivePod
 from cri.store import history
 from cri.store.history import Fact
@@ -26,36 +26,35 @@ from stage1.guest import messages
 from stage1.pod import guest_volumes, oci, states
 from stage1.pod.own_kernel import OwnKernel
 from stage1.pod.own_values import Asked
-from stage1.rootfs.share import ImageFiles
 
 
 @asynccontextmanager
-async def image_held(pod: LivePod, images: tuple[ImageFiles, ...]) -> AsyncIterator[Root]:
-    """Bring the images of a container that is about to be made into the guest: the first one is for its root, and the
-    others for its volumes. They stay there when a container uses them at the end.
+async def image_held(pod: LivePod, wanted: Wanted) -> AsyncIterator[Root]:
+    """Bring the image of a container that is about to be made into the guest, and those that are its volumes. They stay
+    there when a container uses them at the end.
 
     The whole block may take as long as a call; raises TimedOut then, WrongState unless the pod is ready.
     """
     pod.require_ready()
     with pod.work.using_files():
-        async with limit(pod, "CreateContainer"), pod.images.held(images[0]) as root:
-            for volume in images[1:]:
+        async with limit(pod, "CreateContainer"), pod.images.held(wanted) as root:
+            for volume in root.volumes:
                 await pod.images.export(volume)
             yield root
 
 
 @asynccontextmanager
-async def kernel_held(pod: LivePod, image: ImageFiles) -> AsyncIterator[Root]:
+async def kernel_held(pod: LivePod, wanted: Wanted) -> AsyncIterator[Root]:
     """The same for a container whose image brings the kernel: nothing in it is for a guest."""
     pod.require_ready()
     with pod.work.using_files():
         async with limit(pod, "CreateContainer"):
-            yield Root(await pod.images.to_boot(image), False, "the image's kernel is booted", Accounts())
+            yield await pod.images.to_boot(wanted)
 
 
-def held(pod: LivePod, images: tuple[ImageFiles, ...], *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
+def held(pod: LivePod, wanted: Wanted, *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
     """Which of the two a container needs whose image brings `kernel`, or none."""
-    return kernel_held(pod, images[0]) if kernel.path else image_held(pod, images)
+    return kernel_held(pod, wanted) if kernel.path else image_held(pod, wanted)
 
 
 async def create(pod: LivePod, planned: ContainerRecord, *, root: Root, policy: bytes = b"") -> str:
@@ -133,7 +132,7 @@ def _make_files(pod: LivePod, container: LiveContainer, *, target: int, policy: 
         engine.add_container(
             pod.directory, pod.record.pod, container=record.container, target_pid=target, policy=policy
         )
-    container.log.open()
+    container.log.open(is_new=True)
 
 
 def require_alone(pod: LivePod, kernel: OwnKernel, *, image: str) -> None:

@@ -121,6 +121,8 @@ async def _remove(pod: LivePod, container: LiveContainer) -> None:
         pod.save_soon()
         pod.tell(events.DELETED, container.id)
     await follow_rest(pod)
+    if not pod.images.has_window:
+        return
     settling = pod.work.run_in_background(pod.images.settle(), f"images after container {container.id}")
     await asyncio.wait({settling}, timeout=max(until - time.monotonic(), 0))
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cri.retry import retry_while_busy
 from cri.threads import UNDO_S, is_done_within, run_apart, run_uncancellable
@@ -36,6 +36,8 @@ PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Delay between attempts to unmount: the kernel releases a removed container's mounts a moment after its last
 process.
 """
+ACCOUNTS = ("etc/passwd", "etc/group")
+NO_WINDOW = "this pod's VM has no DAX window"
 
 
 class Accounts(NamedTuple):
@@ -45,16 +47,42 @@ class Accounts(NamedTuple):
     group: str = ""
 
 
+class Wanted(NamedTuple):
+    """The image that a container is about to be made from. `look` finds its files, and behind them those of images that
+    are its volumes; `plan` makes of its accounts what the caller needs. Both block, and are called in one thread.
+    """
+
+    image_id: str
+    look: "Callable[[], tuple[ImageFiles, ...]]"
+    plan: Callable[[Accounts], Any] = lambda accounts: accounts
+
+
 class Root(NamedTuple):
     """The source of a container's root: `lower` for the agent, in the window or not; `source` describes it and the
-    reason, for display. `took_ns` is how long the guest took to get the image.
+    reason, for display. `planned` is the result of `Wanted.plan`, `volumes` are the files behind the image's own.
+    `took_ns` is how long the guest took to get the image.
     """
 
     lower: str
     in_window: bool
     source: str
-    accounts: Accounts
+    planned: Any = None
+    volumes: "tuple[ImageFiles, ...]" = ()
     took_ns: int = 0
+
+
+class _Exported(NamedTuple):
+    """An image in the layers export, as `lower`; `was_there` before, or stays there since there is no window."""
+
+    files: "tuple[ImageFiles, ...]"
+    lower: str
+    was_there: bool
+    window: Window | None
+    planned: Any
+
+    def as_root(self, source: str) -> Root:
+        """The root that is made from the export."""
+        return Root(self.lower, False, f"layers export: {source}", self.planned, self.files[1:])
 
 
 class PodImages:
@@ -79,18 +107,19 @@ class PodImages:
         self._reported: set[str] = set()
 
     @asynccontextmanager
-    async def held(self, image: "ImageFiles") -> AsyncIterator[Root]:
+    async def held(self, wanted: Wanted) -> AsyncIterator[Root]:
         """Bring the image into the guest; at the end it stays if a container of the pod's uses it."""
-        name = export.image_name(image.id)
+        name = export.image_name(wanted.image_id)
         self._held[name] += 1
         begun_ns = time.monotonic_ns()
         try:
             async with self._lock:
-                root = await self._bring(image, name)
+                root = await self._bring(wanted, name)
             yield root._replace(took_ns=time.monotonic_ns() - begun_ns)
         finally:
             self._held[name] -= 1
-            await is_done_within(UNDO_S, self.settle())
+            if self.has_window:
+                await is_done_within(UNDO_S, self.settle())
 
     async def export(self, image: "ImageFiles") -> None:
         """Bring an image into the guest by 9p, for those who mount a part of it. Raises Unsupported."""
@@ -102,14 +131,25 @@ class PodImages:
         async with self._lock:
             await run_uncancellable(engine.add_image, self._directory, self._pod, image=image)
 
-    async def to_boot(self, image: "ImageFiles") -> str:
-        """Mount an image where the VMM sees it, for a kernel in it; its name there."""
+    async def to_boot(self, wanted: Wanted) -> Root:
+        """Mount an image where the VMM sees it, for a kernel in it. It has no accounts."""
+
+        def add() -> Root:
+            image = wanted.look()[0]
+            planned = wanted.plan(Accounts())
+            return Root(own.add_image(self._directory, image), False, "the image's kernel is booted", planned)
+
         async with self._lock:
-            return await run_uncancellable(own.add_image, self._directory, image)
+            return await run_uncancellable(add)
+
+    @property
+    def has_window(self) -> bool:
+        """Whether there is anything for `settle`, as far as is known."""
+        return not self._has_no_window
 
     async def settle(self) -> None:
         """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""
-        if not self._is_ready() or self._has_no_window:
+        if not self._is_ready() or not self.has_window:
             return
         async with self._lock:
             for name in await self._unused():
@@ -119,12 +159,12 @@ class PodImages:
                     extra = {"pod": self._pod.id, "image": name, "error": str(error)}
                     log.warning("window.unreleased", extra=extra)
 
-    async def _bring(self, image: "ImageFiles", name: str) -> Root:
-        was_exported, lower, accounts, window = await run_uncancellable(self._export, image)
+    async def _bring(self, wanted: Wanted, name: str) -> Root:
+        exported = await run_uncancellable(self._export, wanted)
+        window, image = exported.window, exported.files[0]
         self._has_no_window = window is None
         if window is None:
-            why = "this pod is on the host" if self._pod.host else "this pod's VM has no DAX window"
-            return Root(lower, False, f"layers export: {why}", accounts)
+            return exported.as_root("this pod is on the host" if self._pod.host else NO_WINDOW)
         try:
             offset = await self._put_in(image, name, placed=window.find(name))
         except PodError as error:
@@ -132,21 +172,25 @@ class PodImages:
                 await run_uncancellable(export.remove_image, self._directory, image)
                 raise
             self._say_once(image.id, str(error))
-            return Root(lower, False, f"layers export: {error}", accounts)
-        if not was_exported:
+            return exported.as_root(str(error))
+        if not exported.was_there:
             await run_uncancellable(export.remove_image, self._directory, image)
-        return Root(name, True, f"{'disk' if window.is_disk else 'dax'} window at {offset}", accounts)
+        source = f"{'disk' if window.is_disk else 'dax'} window at {offset}"
+        return Root(name, True, source, exported.planned, exported.files[1:])
 
-    def _export(self, image: "ImageFiles") -> tuple[bool, str, Accounts, Window | None]:
-        """Whether it was in the export, which it is now, its name there, its accounts, and the pod's window. Blocks.
-        Without a window it counts as having been there: it stays.
-        """
-        directory = self._directory
-        window = mapping.find(directory)
-        was_exported = window is None or export.has_image(directory, image)
-        lower = engine.add_image(directory, self._pod, image=image)
-        files = (export.read_image_file(directory, lower, path=path) for path in ("etc/passwd", "etc/group"))
-        return was_exported, lower, Accounts(*files), window
+    def _export(self, wanted: Wanted) -> _Exported:
+        """Bring the image into the export, and plan with what it says. Blocks."""
+        directory, files = self._directory, wanted.look()
+        window = None if self._has_no_window else mapping.find(directory)
+        was_there = window is None or export.has_image(directory, files[0])
+        lower = engine.add_image(directory, self._pod, image=files[0])
+        try:
+            planned = wanted.plan(Accounts(*export.read_image_files(directory, lower, paths=ACCOUNTS)))
+        except BaseException:
+            if not was_there:
+                export.remove_image(directory, files[0])
+            raise
+        return _Exported(files, lower, was_there, window, planned)
 
     async def _put_in(self, image: "ImageFiles", name: str, *, placed: Placed | None) -> int:
         """The image's offset in the window. Raises PodError with the reason why it can't be there."""

@@ -3,15 +3,15 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from functools import partial
 
 from cri.containers import create
+from cri.live.images import Accounts, Wanted
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.store.pods import ContainerRecord
-from cri.threads import run_uncancellable
 from cri.translate import apparmor, cdi, container, debugging, own_kernel
 from stage1.errors import BadRequest, NotFound
 from stage1.rootfs.share import ImageFiles
@@ -36,19 +36,21 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         namespace = pod.record.pod.namespace
         own_kernel.require_allowed(node.config.policy.of(namespace), namespace, image=config.image.image)
     create.require_alone(pod, kernel, image=config.image.image)
-    files = await _usable(node, images.values())
     devices = tuple(one.name for one in config.CDI_devices)
     edits = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs) if devices else cdi.Edits()
 
     name, asked = (pod.id, config.metadata.name, config.metadata.attempt), request.SerializeToString(deterministic=True)
     if made := await node.pods.container_names.repeated(name, asked):
         return pb.CreateContainerResponse(container_id=made)
+
+    def plan(accounts: Accounts) -> ContainerRecord:
+        return container.record(config, pod.record, images=images, accounts=accounts, added=edits)
+
+    wanted = Wanted(images[config.image.image].id, partial(_usable, node, tuple(images.values())), plan)
     with node.pods.container_names.reserved(name, asked) as reservation:
-        async with create.held(pod, files, kernel=kernel) as root:
-            record = await run_uncancellable(
-                container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
-            )
-            record, policy = await _confined(node, pod, record=record, config=config)
+        async with create.held(pod, wanted, kernel=kernel) as root:
+            node.verifier.soon(images.values())
+            record, policy = await _confined(node, pod, record=root.planned, config=config)
             if debugging.is_asked(config):
                 record = debugging.unconfined(record)
             made = await create.create(pod, record, root=root, policy=policy)
@@ -82,9 +84,6 @@ async def _confined(
     return record._replace(container=record.container._replace(security=security._replace(apparmor=name))), policy
 
 
-async def _usable(node: Node, images: Iterable[Image]) -> tuple[ImageFiles, ...]:
-    """Their files, which look as they were made; their content is read in the background. Raises as `usable`."""
-    images = tuple(images)
-    files = await asyncio.to_thread(lambda: tuple(map(node.images.usable, images)))
-    node.verifier.soon(images)
-    return files
+def _usable(node: Node, images: tuple[Image, ...]) -> tuple[ImageFiles, ...]:
+    """Their files, which look as they were made: what they hold is read later. Blocks. Raises as `usable`."""
+    return tuple(map(node.images.usable, images))

@@ -121,13 +121,17 @@ class ImageStore:
 
     def usable(self, image: Image) -> ImageFiles:
         """`files`, if they look as they were made. Raises Corrupt, having put the image aside; and as `files`."""
-        if why := self.examine(image, whole=False):
+        diff_ids = self._diff_ids(image.id)
+        if why := self._examine(image, diff_ids):
             raise Corrupt(why)
-        return self.files(image)
+        return self._files(image, diff_ids)
 
     def files(self, image: Image) -> ImageFiles:
         """The files to mount. Raises NotFound when the image was removed meanwhile."""
-        blobs = tuple(layout.layer_path(self.layers_dir, diff_id) for diff_id in self._diff_ids(image.id))
+        return self._files(image, self._diff_ids(image.id))
+
+    def _files(self, image: Image, diff_ids: tuple[str, ...]) -> ImageFiles:
+        blobs = tuple(layout.layer_path(self.layers_dir, diff_id) for diff_id in diff_ids)
         if not blobs:
             raise NotFound(f"the image {image.id} was removed; pull it again")
         directory = self._directory(image.id)
@@ -195,9 +199,13 @@ class ImageStore:
 
         Returns a sentence when one is damaged, after the image was put aside; else nothing. Raises Stopped.
         """
+        return self._examine(image, self._diff_ids(image.id), whole=whole, stop=stop)
+
+    def _examine(
+        self, image: Image, diff_ids: tuple[str, ...], *, whole: bool = False, stop: Callable[[], bool] = never
+    ) -> str:
         if image.aside:
             return image.aside
-        diff_ids = self._diff_ids(image.id)
         before = self._inodes(image.id, diff_ids)
         if why := self._integrity.of_image(image.id, diff_ids, whole=whole, stop=stop):
             return self._put_aside(image, why, inodes=before)

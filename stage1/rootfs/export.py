@@ -12,7 +12,7 @@ from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _MIB = 1 << 20
 
@@ -23,12 +23,18 @@ def image_name(image_id: str) -> str:
 
 
 def has_image(directory: str, image: ImageFiles) -> bool:
-    """Whether the image is in the export, as a file system of its own; cheaper than searching the table of all mounts,
-    which grows with the pods.
-    """
+    """Whether the image is in the export."""
     with beneath.Root(directory) as own:
-        layers, there = own.stat("share/layers"), own.stat(f"share/layers/{image_name(image.id)}")
-    return layers is not None and there is not None and there.st_dev != layers.st_dev
+        return _has(own, image_name(image.id))
+
+
+def _has(own: beneath.Root, name: str) -> bool:
+    """Whether it is there, as a file system of its own; cheaper than searching the table of all mounts, which grows
+    with the pods.
+    """
+    there = own.stat(f"share/layers/{name}")
+    layers = there and own.stat("share/layers")
+    return there is not None and layers is not None and there.st_dev != layers.st_dev
 
 
 def add_image(
@@ -41,50 +47,59 @@ def add_image(
     and `pid` the process in whose mounts the guest sees the export, 0 for none.
     """
     name, files = image_name(image.id), _identity(image)
-    if has_image(directory, image):
-        if _mounted_from(directory, name) in (files, b""):
-            return name
-        remove_image(directory, image)
     with beneath.Root(directory) as own:
+        if _has(own, name):
+            if _mounted_from(own, name) in (files, b""):
+                return name
+            remove_image(directory, image)
         own.make_directories("images", 0o700)
         own.write(f"images/{name}", files)
         own.make_directories(f"tree/layers/{name}", 0o755)
-        with beneath.Root(os.path.dirname(image.merged)) as place:
-            # Of most images it is empty, and the guest asks less of one that is not there.
-            if place.exists("filecaps") and (capabilities := place.read("filecaps")):
-                own.write(f"tree/layers/{name}.filecaps", capabilities, 0o644)
+        # Of most images it is empty, and the guest asks less of one that is not there.
+        if capabilities := _capabilities(os.path.dirname(image.merged)):
+            own.write(f"tree/layers/{name}.filecaps", capabilities, 0o644)
         target = own.pin_for_mount(f"share/layers/{name}")
         try:
             mount_image(image, target, ids=ids())
         finally:
             os.close(target)
-    try:
-        _show(directory, name, pid=pid())
-    except BaseException:
-        remove_image(directory, image)
-        raise
+        try:
+            _show(own, name, pid=pid)
+        except BaseException:
+            remove_image(directory, image)
+            raise
     return name
 
 
-def _show(directory: str, name: str, *, pid: int) -> None:
+def _capabilities(place: str) -> bytes:
+    """What the image's file of capabilities says; nothing when it has none."""
+    try:
+        is_empty = not os.stat(f"{place}/filecaps").st_size
+    except FileNotFoundError:
+        return b""
+    if is_empty:
+        return b""
+    with beneath.Root(place) as images:
+        return images.read("filecaps")
+
+
+def _show(own: beneath.Root, name: str, *, pid: "Callable[[], int]") -> None:
     """Mount the image for `pid` as well, where the kernel does not: the share is private once a program has made all
     mounts of the host so (`mount --make-rprivate /`, which mmdebstrap does).
     """
-    with beneath.Root(directory) as own:
-        share, layers = own.open_directory("share"), own.open_directory("share/layers")
+    share = own.open_directory("share")
     try:
-        if not pid or mount.is_shared(share):
+        if mount.is_shared(share) or not (seen_by := pid()):
             return
-        image = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layers)
-        try:
-            tree = mount.open_tree(image, recursive=False)
-        finally:
-            os.close(image)
     finally:
         os.close(share)
-        os.close(layers)
+    image = own.pin(f"share/layers/{name}")
     try:
-        namespace.in_mounts_of(pid, lambda: _attach(tree, directory, name=name))
+        tree = mount.open_tree(image, recursive=False)
+    finally:
+        os.close(image)
+    try:
+        namespace.in_mounts_of(seen_by, lambda: _attach(tree, own.path, name=name))
     finally:
         os.close(tree)
 
@@ -123,26 +138,33 @@ def _identity(image: ImageFiles) -> bytes:
     return "".join(f"{one.st_ino} {one.st_mtime_ns}\n" for one in statuses).encode()
 
 
-def _mounted_from(directory: str, name: str) -> bytes:
+def _mounted_from(own: beneath.Root, name: str) -> bytes:
     """Empty if it was not recorded, as in earlier versions."""
     try:
-        with beneath.Root(directory) as own:
-            return own.read(f"images/{name}", ours=True)
+        return own.read(f"images/{name}", ours=True)
     except FileNotFoundError:
         return b""
 
 
-def read_image_file(directory: str, name: str, *, path: str) -> str:
-    """A text file of the mounted image `name`, as a process chrooted into it would read it; empty when it is absent.
+def read_image_files(directory: str, name: str, *, paths: "Sequence[str]") -> list[str]:
+    """Text files of the mounted image `name`, as a process chrooted into it would read them; empty ones for those that
+    are absent.
 
-    At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
+    At most 1 MiB of each is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
     """
     try:
         with beneath.Root(directory) as own:
             root = own.open_directory(f"share/layers/{name}")
-        try:
-            return in_root.read(root, path, most=_MIB).decode(errors="replace")
-        finally:
-            os.close(root)
+    except KernelError:
+        return [""] * len(paths)
+    try:
+        return [_text(root, path) for path in paths]
+    finally:
+        os.close(root)
+
+
+def _text(root: int, path: str) -> str:
+    try:
+        return in_root.read(root, path, most=_MIB).decode(errors="replace")
     except KernelError:
         return ""

@@ -221,7 +221,7 @@ def test_what_an_image_puts_in_the_place_of_a_file_can_not_harm(directory: str, 
         os.mkfifo(place / "passwd")
     else:
         (place / "passwd").mkdir()
-    assert export.read_image_file(directory, "img", path="etc/passwd") == ""
+    assert export.read_image_files(directory, "img", paths=("etc/passwd",)) == [""]
 
 
 def test_kvmtool_gets_a_free_vsock_cid_that_is_recognised_and_a_bzimage(

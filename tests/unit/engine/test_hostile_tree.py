@@ -90,7 +90,7 @@ def test_an_image_is_not_mounted_or_read_through_a_link(directory: Path, canary:
     with pytest.raises(NotPlain):
         export.add_image(str(directory), IMAGE)
     if name == "tree/layers":  # `share` shows what `tree` was
-        assert export.read_image_file(str(directory), "img", path="etc/passwd") == ""
+        assert export.read_image_files(str(directory), "img", paths=("etc/passwd",)) == [""]
         with pytest.raises(NotPlain):
             export.remove_image(str(directory), IMAGE)
 

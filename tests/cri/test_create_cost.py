@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CreateContainer and RemoveContainer cost the daemon, as counts: hops into threads, and calls that make, write,
+rename and remove files below the pod's directory.
+"""
+
+import asyncio
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from .conftest import World
+
+CREATE = Counter(hops=2)
+"""The image with what the request means, then the files of the container."""
+REMOVE = Counter(hops=1)
+CREATE_FILES = Counter({"mkdir": 1, "rename": 1})
+"""The bundle's directory; the pod's file. The bundle's file, the log and its records are new, and have no other name
+before.
+"""
+REMOVE_FILES = Counter({"rename": 1, "rmdir": 1, "remove": 4})
+"""The pod's file; the bundle with its document, both records of the log, and what former versions had for these."""
+
+
+_listening: list[Counter[str]] = []
+
+
+def _heard(event: str, args: tuple[Any, ...]) -> None:
+    """Python's audit hooks can't be removed: this one counts while somebody listens, and not what the guest does."""
+    is_counted = event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove")
+    if _listening and is_counted and threading.current_thread().name != "fake guest":
+        _listening[0][event.removeprefix("os.")] += 1
+
+
+sys.addaudithook(_heard)
+
+
+@contextmanager
+def counted(patch: pytest.MonkeyPatch) -> Iterator[tuple[Counter[str], Counter[str]]]:
+    """Hops, and what is done to files, in the block."""
+    hops, files = Counter[str](), Counter[str]()
+    real = asyncio.base_events.BaseEventLoop.run_in_executor
+
+    def run_in_executor(*args: Any) -> Any:
+        hops["hops"] += 1
+        return real(*args)
+
+    with patch.context() as patched:
+        patched.setattr(asyncio.base_events.BaseEventLoop, "run_in_executor", run_in_executor)
+        _listening.append(files)
+        try:
+            yield hops, files
+        finally:
+            _listening.clear()
+
+
+async def test_a_container_is_made_in_two_hops_and_removed_in_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", log_directory=f"{world.root}/logs")
+        await cri.container(pod, "/bin/true", name="first")  # its image is read for the first time, and mounted
+        with counted(monkeypatch) as (hops, files):
+            container = await cri.container(pod, "/bin/true", name="second")
+        assert (hops, files) == (CREATE, CREATE_FILES)
+        assert os.listdir(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers/{container}") == ["config.json"]
+        with counted(monkeypatch) as (hops, files):
+            await cri("RemoveContainer", container_id=container)
+        assert (hops, files) == (REMOVE, REMOVE_FILES)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert world.left_over() == []
