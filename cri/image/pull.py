@@ -22,6 +22,7 @@ from cri.config import Config
 from cri.image import manifest
 from cri.image.claims import bring_all
 from cri.image.digests import Digests
+from cri.image.leaving import leave
 from cri.image.readers import Readers
 from cri.image.registries import Auth
 from cri.image.source import LOCAL, BlobFiles, Names, Resolved, Source, names_of, source_of
@@ -163,16 +164,18 @@ async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, conf
     That is done in a thread, with the end of the source's processes: one that a registry keeps busy takes its time.
     """
     reference, auth = key
-    scope = contextlib.ExitStack()
+    workshop = store.workshop()
     try:
-        work_dir = scope.enter_context(store.workshop())
-        made = source_of(reference, work_dir, config=config, auth=auth, server=server)
-        source = scope.enter_context(contextlib.closing(made))
-        if store.find(reference) is None:
-            await run_uncancellable(source.prepare)
-        return await _bring(store, source, work_dir=work_dir, server=server, config=config)
+        workshop.open()
+        source = source_of(reference, workshop.path, config=config, auth=auth, server=server)
+        try:
+            if store.find(reference) is None:
+                await run_uncancellable(source.prepare)
+            return await _bring(store, source, work_dir=workshop.path, server=server, config=config)
+        finally:
+            await run_uncancellable(source.close)
     finally:
-        await run_uncancellable(scope.close)
+        await leave(workshop)
 
 
 async def _again(store: ImageStore, reference: str, *, auth: Auth | None, config: Config) -> Image | None:

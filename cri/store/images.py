@@ -8,21 +8,21 @@ mounted keeps it after its removal: the kernel keeps unlinked files that are mou
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from cri.store import reference, schema
+from cri.store import reference, schema, workshop
 from cri.store.integrity import Integrity
 from cri.store.lookups import Lookups
 from cri.store.schema import Database
-from stage1.errors import BadRequest, NotFound, PodError
+from cri.store.workshop import Workshop
+from stage1.errors import BadRequest, KernelError, NotFound, PodError
 from stage1.linux import files as fs
-from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.linux.supervise import never
 from stage1.rootfs import layout
@@ -331,41 +331,17 @@ class ImageStore:
 
     def _remove_layer(self, diff_id: str) -> None:
         for path_of in (layout.layer_path, layout.facts_path, layout.seal_path):
-            fs.remove_tree(path_of(self.layers_dir, diff_id))
+            _remove_file(path_of(self.layers_dir, diff_id))
 
     # Work in progress
 
-    @contextlib.contextmanager
-    def workshop(self) -> Iterator[str]:
-        """A directory of one's own on the file system of the store, removed in the end, by `clean_up` if need be."""
-        with contextlib.ExitStack() as scope:
-            path = self._claim(scope)
-            try:
-                fs.make_dirs(path, 0o700)
-                yield path
-            finally:
-                fs.remove_tree(path)
-                fs.unlink(f"{path}.lock")
-
-    def _claim(self, scope: contextlib.ExitStack) -> str:
-        while True:
-            path = f"{self._tmp}/{secrets.token_hex(8)}"
-            scope.enter_context(Lock(f"{path}.lock"))
-            # `clean_up` may have taken the file between its making and its locking.
-            if os.path.exists(f"{path}.lock"):
-                return path
+    def workshop(self) -> Workshop:
+        """A directory of one's own on the file system of the store. Raises KernelError, NoSpace."""
+        return Workshop(self._tmp)
 
     def clean_up(self) -> None:
         """Remove what dead processes left: half done work, files without rows. Put aside images that are damaged."""
-        busy = False
-        names = sorted({name.removesuffix(".lock") for name in os.listdir(self._tmp)})
-        for name in names:
-            try:
-                with Lock(f"{self._tmp}/{name}.lock", wait=False):
-                    fs.remove_tree(f"{self._tmp}/{name}")
-                    fs.unlink(f"{self._tmp}/{name}.lock")
-            except PodError:
-                busy = True
+        busy = not workshop.remove_abandoned(self._tmp)
         with self._db.change() as db:
             if not busy:
                 # A pull in progress has layers already that no image has yet.
@@ -385,6 +361,16 @@ def _names(ref: str) -> Iterator[str]:
     """The full names that `ref` may stand for: with its digest, and with its tag."""
     with contextlib.suppress(BadRequest):
         yield str(reference.parse(ref))
+
+
+def _remove_file(path: str) -> None:
+    """Remove it without a descriptor, of which there may be none; also what is a directory now."""
+    try:
+        fs.unlink(path)
+    except KernelError as error:
+        if error.errno != errno.EISDIR:
+            raise
+        fs.remove_tree(path)
 
 
 def _remove_others(directory: str, known: set[str]) -> None:

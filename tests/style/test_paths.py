@@ -94,6 +94,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/store/images.py": dict.fromkeys(
         ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.path.getsize"), IMAGES
     ),
+    "cri/store/workshop.py": dict.fromkeys(("os.listdir", "os.path.exists"), IMAGES),
     "cri/store/warmed.py": dict.fromkeys(
         ("files.make_dirs", "files.remove_tree", "os.link", "os.rename", "os.scandir"), STATE
     ),

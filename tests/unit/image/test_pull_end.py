@@ -3,14 +3,40 @@
 
 import asyncio
 import contextlib
+import errno
 import threading
 
 import pytest
 
-from cri.image import pull
+from cri.image import leaving, pull
+from stage1.errors import Exhausted
 from stage1.linux.supervise import Stopped
 from stage1.rootfs.limits import Limits
 from tests.fakes.patience import PATIENCE
+
+
+class Workshop:
+    """One that can't be removed the first times."""
+
+    def __init__(self, fails: int) -> None:
+        self.fails, self.closed = fails, asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise Exhausted("open", errno.EMFILE, "/proc/self/mountinfo")
+        self._loop.call_soon_threadsafe(self.closed.set)
+
+
+@pytest.mark.parametrize("fails", [0, 1, 3])
+async def test_a_directory_that_can_not_be_removed_for_want_of_descriptors_is_removed_later(fails: int) -> None:
+    workshop = Workshop(fails)
+    await leaving.leave(workshop)  # type: ignore[arg-type]
+    async with asyncio.timeout(10 * PATIENCE):
+        await workshop.closed.wait()
+        while leaving.pending:
+            await asyncio.sleep(0)
 
 
 async def test_a_pull_that_is_given_up_ends_when_all_that_it_began_has_ended() -> None:

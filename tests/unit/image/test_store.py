@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
-from stage1.errors import BadRequest, NotFound, PodError, WrongState
+from stage1.errors import BadRequest, Exhausted, NotFound, PodError, WrongState
 from stage1.rootfs import layout
+from tests.fakes import exhausted
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def put_layer(store: ImageStore, number: int) -> str:
 def put(store: ImageStore, number: int, *layers: int, tag: str = "", digest: str = "", user: str = "") -> Image:
     """Add the image `number` with made-up files."""
     with store.workshop() as work:
-        directory = f"{work}/image"
+        directory = f"{work.path}/image"
         os.mkdir(directory)
         for name in ("merged.erofs", "config.json"):
             Path(directory, name).write_bytes(EROFS if name.endswith(".erofs") else b"{}")
@@ -131,7 +132,7 @@ def test_an_image_that_comes_again_keeps_its_files_and_gets_the_name(store: Imag
 
 def test_a_layer_that_was_removed_meanwhile_is_noticed(store: ImageStore) -> None:
     with store.workshop() as work, pytest.raises(LayersVanished):
-        store.add(NewImage(sha(1), work, b"{}", (sha(1),)), tag=TAG)
+        store.add(NewImage(sha(1), work.path, b"{}", (sha(1),)), tag=TAG)
     assert store.list() == ()
     assert store.find(TAG) is None
     assert os.listdir(f"{store.state_dir}/tmp") == []
@@ -173,10 +174,26 @@ def test_a_new_process_leaves_the_work_of_a_living_one_alone(store: ImageStore) 
     with store.workshop() as work:
         put_layer(store, 5)
         ImageStore(store.state_dir).close()
-        assert os.path.isdir(work)
+        assert os.path.isdir(work.path)
         assert os.path.exists(layout.layer_path(store.layers_dir, sha(5)))
     ImageStore(store.state_dir).close()
     assert os.listdir(store.layers_dir) == []
+
+
+def test_work_that_can_not_be_removed_now_is_removed_by_another_try(store: ImageStore) -> None:
+    """It stayed until the daemon's next start, with all blobs that were brought."""
+    work = store.workshop()
+    work.open()
+    Path(work.path, "blob").write_bytes(b"x" * 1000)
+    listed = sorted(os.listdir(f"{store.state_dir}/tmp"))
+    with exhausted.no_descriptors(os.getpid()), pytest.raises(Exhausted):
+        work.close()
+    assert sorted(os.listdir(f"{store.state_dir}/tmp")) == listed
+    ImageStore(store.state_dir).close()
+    assert sorted(os.listdir(f"{store.state_dir}/tmp")) == listed, "it is still in use"
+    for _ in range(2):
+        work.close()
+    assert os.listdir(f"{store.state_dir}/tmp") == []
 
 
 def test_two_stores_on_one_directory_see_each_other(store: ImageStore) -> None:
