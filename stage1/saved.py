@@ -119,6 +119,14 @@ def remove(path: str) -> None:
     files.remove_tree(f"{path}{_NEW}")
 
 
+def left_in(top: str) -> list[str]:
+    """The names of all that is in the directory of copies that are being made; none when it can't be listed."""
+    try:
+        return sorted(os.listdir(top))
+    except OSError:
+        return []
+
+
 def read(path: str) -> Manifest:
     """The manifest in the directory. Raises NotFound, VmFailed if it is damaged."""
     try:

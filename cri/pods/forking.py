@@ -102,5 +102,9 @@ def of_request(record: "PodRecord", pods: "PodTable", *, images: "ImageStore") -
 
 
 async def forget_old(host: "Host") -> None:
-    """Remove what a daemon has left that was killed while it copied a pod. No copy may be in progress."""
-    await asyncio.to_thread(_remove, f"{host.state_dir}/{saved.FORKS}")
+    """Remove what a daemon has left that was killed while it copied a pod. No copy may be in progress. The directory
+    itself stays: it may be a file system of its own.
+    """
+    top = f"{host.state_dir}/{saved.FORKS}"
+    for name in await asyncio.to_thread(saved.left_in, top):
+        await asyncio.to_thread(_remove, f"{top}/{name}")

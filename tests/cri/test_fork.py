@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from stage1 import saved
 from stage1.errors import WrongState
 from stage1.guest import messages
 from stage1.guest.messages import Tune
+from stage1.linux import mount
 from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
@@ -216,4 +218,21 @@ async def test_a_copy_that_fails_leaves_nothing_and_the_original_goes_on(
         info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"])
         assert info["forkBlocker"] == ""
     async with world.daemon():
-        assert not os.path.exists(forks)
+        assert os.listdir(forks) == []
+
+
+async def test_what_a_killed_daemon_has_left_is_removed_from_a_file_system_of_its_own(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator gives copies a file system whose files share blocks."""
+    forks = Path(world.config.state_dir, saved.FORKS)
+    forks.mkdir(parents=True)
+    mount.mount("tmpfs", str(forks), "tmpfs", 0, "size=1m")
+    try:
+        (forks / "left").mkdir()
+        (forks / "left" / "guest").write_bytes(b"secrets")
+        async with world.daemon():
+            assert os.listdir(forks) == []
+        assert "fork.cleanup_failed" not in caplog.text
+    finally:
+        mount.umount(str(forks))

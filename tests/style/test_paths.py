@@ -288,6 +288,7 @@ ALLOWED: dict[str, dict[str, str]] = {
             "files.read",
             "files.remove_tree",
             "files.write_atomic",
+            "os.listdir",
             "os.mkdir",
             "os.path.lexists",
             "os.rename",
