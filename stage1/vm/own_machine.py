@@ -105,7 +105,7 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         vm.binary,
         *("-name", f"{vm.name} {vm.run_dir}"),  # by which `vmm.find_unrecorded` knows it
         *(("-sandbox", sandbox) if vm.sandbox else ()),
-        *("-machine", _MACHINES[own.machine] + (",auto-kernel-cmdline=off" if _places(vm, own) else "")),
+        *("-machine", _machine(vm, own) + (",auto-kernel-cmdline=off" if _places(vm, own) else "")),
         *(_AS_FIRECRACKER if own.features.is_modern and own.machine == "microvm" else ()),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
@@ -121,6 +121,13 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         *_PANIC,
         *_devices(vm, own, errors=errors),
     ]
+
+
+def _machine(vm: VmSpec, own: OwnMachine) -> str:
+    """The machine with its options. A microvm with ACPI has no clock but KVM's, and without KVM a stock Linux waits
+    there for its first timer for ever: a q35 has the same devices and clocks of its own.
+    """
+    return _MACHINES["q35" if own.machine == "microvm-pci" and vm.accel == "tcg" else own.machine]
 
 
 def links(vm: VmSpec) -> dict[str, str]:

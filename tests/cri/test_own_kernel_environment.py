@@ -49,14 +49,21 @@ def _given(environment: dict[str, str]) -> list[pb.KeyValue]:
 
 
 @pytest.mark.parametrize(
-    ("environment", "by"), [({"A": "1", "B": "two words"}, "command line"), ({**MANY, **ODD}, "initrd")]
+    ("environment", "by", "kind"),
+    [({"A": "1", "B": "two words"}, "command line", "microvm-pci"), ({**MANY, **ODD}, "initrd", "q35")],
 )
 async def test_debians_kernel_has_the_whole_environment(
-    machine: World, images: Images, guest_dir: Path, tmp_path: Path, environment: dict[str, str], by: str
+    machine: World,
+    images: Images,
+    guest_dir: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    by: str,
+    kind: str,
 ) -> None:
     shutil.copy2(guest_dir / own.OWN_INIT, f"{machine.root}/guest")
     with Registry(tmp_path / "registry") as registry:
-        labels = kernels.labelled(path="/kernel", initrd="/initrd", network="linux", machine="q35")
+        labels = kernels.labelled(path="/kernel", initrd="/initrd", network="linux", machine=kind)
         files = kernels.debian_files(guest_dir, init=INIT)
         image = kernels.push(registry, tmp_path, "t/debian:1", files=files, labels=labels)
         async with machine.daemon() as cri:

@@ -37,7 +37,7 @@ def _after(argv: list[str], word: str) -> list[str]:
     ],
 )
 def test_each_machine_has_its_devices(machine: str, named: str, device: str) -> None:
-    argv = qemu.argv(_vm(machine, nics=(Nic("t0", "02::1"),), scratch="/s.img"))
+    argv = qemu.argv(_vm(machine, nics=(Nic("t0", "02::1"),), scratch="/s.img", accel="kvm"))
     assert _after(argv, "-machine") == [named]
     assert [one.partition(",")[0] for one in _after(argv, "-device")] == [
         "pvpanic",
@@ -47,6 +47,10 @@ def test_each_machine_has_its_devices(machine: str, named: str, device: str) -> 
     assert _after(argv, "-append") == ["a b"]
     assert "-no-reboot" in argv
     assert "-initrd" not in argv
+
+
+def test_a_microvm_without_the_clock_of_kvm_is_one_with_clocks() -> None:
+    assert _after(qemu.argv(_vm("microvm-pci", accel="tcg")), "-machine") == ["q35,vmport=off"]
 
 
 def test_an_initrd_and_the_debug_device_are_there_when_asked_for() -> None:
@@ -159,4 +163,4 @@ def test_a_line_that_it_would_cut_off_is_refused() -> None:
 
 def test_each_machine_that_an_image_can_name_is_known() -> None:
     for machine in own_kernel.MACHINES:
-        assert _after(qemu.argv(_vm(machine)), "-machine")[0].startswith(machine.removesuffix("-pci"))
+        assert _after(qemu.argv(_vm(machine, accel="kvm")), "-machine")[0].startswith(machine.removesuffix("-pci"))
