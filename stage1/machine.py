@@ -128,6 +128,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         is_scratch_lasting=bool(pod.disk_volumes),
         is_scratch_parted=bool(pod.disk_limits),
         accel=host.choice.accel,
+        has_rdrand=host.choice.has_rdrand,
         kernel_arguments=(
             *clock_arguments(host.choice.accel),
             *_online(pod),

@@ -68,9 +68,9 @@ class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. `lasting` and
     `link_key` are an autonomous pod's: whether it outlasts its apps, and what a host has to know. It is told the time,
-    and so is a guest that has waited for its pod, with at most 64 bytes of `entropy`. With `warm_up`, which may come
-    before, all is done and undone. With `copied` the guest is a copy of one that had these interfaces, whose addresses
-    it gives up; its own Configure follows.
+    and so is a guest that has waited for its pod. Each guest gets at most 64 bytes of `entropy`. With `warm_up`, which
+    may come before, all is done and undone. With `copied` the guest is a copy of one that had these interfaces, whose
+    addresses it gives up; its own Configure follows.
     """
 
     hostname: str = ""

@@ -44,12 +44,13 @@ def warm_ups(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
 def configure(pod: Pod, network: PodNetwork | None, *, has_waited: bool = False) -> messages.Configure:
     """The Configure of the pod. On the host the devices are there already, as the CNI plugins have left them.
 
-    A guest that `has_waited` for its pod has devices of the addresses `waiting_mac` and a clock that may have drifted,
-    and gets unique random bytes.
+    Each guest gets unique random bytes. One that `has_waited` for its pod has devices of the addresses `waiting_mac`
+    and a clock that may have drifted.
     """
     seen = network if network and not pod.host else PodNetwork()
-    waited = messages.Configure(entropy=os.urandom(ENTROPY_BYTES), unix_ns=time.time_ns())
-    return (waited if has_waited else messages.Configure())._replace(
+    return messages.Configure(
+        entropy=b"" if pod.host else os.urandom(ENTROPY_BYTES),
+        unix_ns=time.time_ns() if has_waited else 0,
         hostname=pod.hostname,
         shm_bytes=pod.shm_bytes,
         sysctls=tuple(messages.Sysctl(key, value) for key, value in pod.sysctls),

@@ -8,7 +8,7 @@ from stage1.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _PT_INTERP = 3  # elf(5)
 _READ_ALL = 3  # syslog(2)
@@ -38,6 +38,8 @@ class HostFacts(NamedTuple):
     machine: str = "x86_64"
     cpu_virtualization: str = ""
     """vmx, svm, or empty. Opening /dev/kvm proves nothing where the CPU does not show one of these."""
+    has_rdrand: bool = False
+    """The CPU has an instruction for random numbers, which guests of KVM see as well."""
     kvm_error: str = ""
     vsock_error: str = ""
     programs: "Mapping[str, Program]" = _NONE
@@ -46,9 +48,11 @@ class HostFacts(NamedTuple):
 
 def host_facts() -> HostFacts:
     """Ask the host, for all but the hypervisors' programs (vm.hypervisors). About a millisecond; changes nothing."""
+    flags = cpu_flags(_cpuinfo())
     return HostFacts(
         machine=os.uname().machine,
-        cpu_virtualization=cpu_virtualization(_cpuinfo()),
+        cpu_virtualization=cpu_virtualization(flags),
+        has_rdrand="rdrand" in flags,
         kvm_error=device_error("/dev/kvm"),
         vsock_error=device_error("/dev/vhost-vsock"),
         crun=which("crun"),
@@ -111,13 +115,15 @@ def memory_mib() -> tuple[int, int]:
     return total, available
 
 
-def cpu_virtualization(cpuinfo: str) -> str:
-    """vmx, svm or empty, from the first flags line of /proc/cpuinfo."""
-    for line in cpuinfo.splitlines():
-        if line.startswith("flags"):
-            flags = line.partition(":")[2].split()
-            return next((flag for flag in ("vmx", "svm") if flag in flags), "")
-    return ""
+def cpu_flags(cpuinfo: str) -> "Sequence[str]":
+    """The words of the first flags line of /proc/cpuinfo."""
+    lines = (line for line in cpuinfo.splitlines() if line.startswith("flags"))
+    return next(lines, "").partition(":")[2].split()
+
+
+def cpu_virtualization(flags: "Sequence[str]") -> str:
+    """vmx, svm or empty."""
+    return next((flag for flag in ("vmx", "svm") if flag in flags), "")
 
 
 def device_error(path: str) -> str:

@@ -30,6 +30,8 @@ class Choice(NamedTuple):
     reasons: tuple[str, ...]
     sandbox: bool = False
     preload: bool = True
+    has_rdrand: bool = False
+    """The guest's processor gives random numbers."""
 
     @property
     def is_emulated(self) -> bool:
@@ -75,7 +77,8 @@ def _chosen(one: Hypervisor, facts: HostFacts, *, reasons: list[str]) -> Choice:
     accel, warning = ("tcg", SLOW) if missing else ("kvm", "")
     how = "emulation (TCG), since nothing else is possible" if missing else "KVM: the CPU and /dev/kvm allow it"
     why = tuple(dict.fromkeys((*reasons, *missing, f"{one.title} with {how}")))
-    return Choice(one, accel, program.path, warning, why, program.sandbox, program.preload)
+    has_rdrand = accel == "kvm" and facts.has_rdrand
+    return Choice(one, accel, program.path, warning, why, program.sandbox, program.preload, has_rdrand)
 
 
 def crun(facts: HostFacts) -> str:

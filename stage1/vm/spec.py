@@ -109,6 +109,8 @@ class VmSpec(NamedTuple):
     """The writable layers are on the first partition of `scratch`, and not on all of it."""
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
+    has_rdrand: bool = False
+    """The guest's processor gives random numbers; the host adds its own before the first container."""
     kernel_arguments: tuple[str, ...] = ()
     dax: Dax | None = None
     sandbox: bool = False

@@ -50,6 +50,7 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
         vcpus=1,
         link=link,
         accel="kvm",
+        has_rdrand=True,
         kernel_arguments=("clearpod.mark",),
         filter=FILTER if isinstance(link, VsockLink) else "",
     )

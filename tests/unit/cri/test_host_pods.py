@@ -147,6 +147,12 @@ def test_the_agent_on_the_host_configures_no_device() -> None:
     assert configure(asked(pid=pb.NODE), network).interfaces == ()
 
 
+def test_each_guest_gets_random_bytes_of_its_own_and_the_agent_on_the_host_none() -> None:
+    given = [configure(asked(), None).entropy for _ in range(8)]
+    assert len(set(given)) == 8 and {len(one) for one in given} == {32}
+    assert configure(asked(pid=pb.NODE), None).entropy == b""
+
+
 def test_nothing_is_allowed_unless_it_is_written() -> None:
     assert Config().host_pods == HostPods(allow=(), privileged=False)
     with pytest.raises(BadRequest, match=r"<toml>:2"):

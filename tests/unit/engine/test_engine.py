@@ -230,9 +230,10 @@ def test_kvmtool_gets_a_free_vsock_cid_that_is_recognised_and_a_bzimage(
     seed = int(POD.id[:8], 16)
     monkeypatch.setattr(machine.vsock, "choose_cid", lambda seen: 77 if seen == seed else 0)
     choice = QEMU._replace(hypervisor=kvmtool.HYPERVISOR, accel="kvm", binary="/usr/bin/lkvm")
-    lkvm = host._replace(choice=choice, vsock_port=99)
+    lkvm = host._replace(choice=choice._replace(has_rdrand=True), vsock_port=99)
     prepared = engine.prepare(POD, lkvm)
     try:
+        assert "--rng" not in prepared.vm.hypervisor.argv(prepared.vm)
         assert prepared.vm.link == VsockLink(77, 99)
         assert prepared.vm.kernel.endswith("bzImage")
         with pytest.raises(NotFound, match=r"no virtual machine"):

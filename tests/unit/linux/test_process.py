@@ -219,7 +219,7 @@ def test_a_missing_vhost_device_is_named() -> None:
     ],
 )
 def test_hardware_virtualisation_is_read_from_the_flags(cpuinfo: str, expected: str) -> None:
-    assert host.cpu_virtualization(cpuinfo) == expected
+    assert host.cpu_virtualization(host.cpu_flags(cpuinfo)) == expected
 
 
 def test_tools_are_taken_from_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,7 @@ CASES = {
     "qemu-console-vsock": QEMU._replace(console_attached=True, link=VSOCK),
     "kvmtool-console": LKVM._replace(console_attached=True, shares=SHARES),
     "kvmtool-minimal": LKVM,
+    "kvmtool-with-rdrand": LKVM._replace(has_rdrand=True),
     "kvmtool-scratch": LKVM._replace(scratch=f"{POD}/scratch.img"),
     "kvmtool-tap": LKVM._replace(nics=NICS[:1]),
     "kvmtool-dax": LKVM._replace(dax=DAX, scratch=f"{POD}/scratch.img"),

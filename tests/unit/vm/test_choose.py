@@ -105,6 +105,12 @@ def test_a_static_lkvm_is_used_without_what_would_be_preloaded() -> None:
     assert not choose("qemu", FULL).has_dax
 
 
+def test_a_guest_has_the_instruction_for_random_numbers_if_the_processor_that_runs_it_has_it() -> None:
+    facts = FULL._replace(has_rdrand=True)
+    assert choose("auto", facts).has_rdrand and choose("qemu", facts).has_rdrand and not choose("auto", FULL).has_rdrand
+    assert not choose("qemu", facts._replace(kvm_error="no such device")).has_rdrand, "an emulated one is another one"
+
+
 def _elf(*, is_static: bool, text: bytes = b"") -> bytes:
     """An ELF file with one program header, of the dynamic loader unless it is static."""
     head = b"\x7fELF\x02".ljust(32, b"\0") + (64).to_bytes(8, "little") + b"\0" * 14
