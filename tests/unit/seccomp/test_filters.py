@@ -2,14 +2,18 @@
 """The filters of images/seccomp, loaded into a process that then makes one system call."""
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.fakes.c_program import make
 
 CHECKOUT = Path(__file__).parents[3]
 SOURCES = CHECKOUT / "images" / "seccomp"
@@ -34,6 +38,14 @@ NOT_A_THREAD = THREAD & ~0x10000
 NEW_USER = 0x10000000
 BAD = 1 << 48
 """No address: what is let through fails with EFAULT and does nothing."""
+
+COMPILER = """#!/bin/sh
+# In place of gcc: what it is to make says whether another one was at work at the same time.
+if mkdir "$PLACE/busy"; then sleep 0.3; rmdir "$PLACE/busy"; else touch "$PLACE/disturbed"; fi
+for last; do :; done
+printf '#!/bin/sh\ntouch "$1/seccomp-qemu.bpf"\n' > "$last"
+chmod +x "$last"
+"""
 
 Run = Callable[..., int]
 
@@ -125,13 +137,12 @@ FILTERING = (Call("seccomp", 317, (99,)), Call("prctl(PR_SET_SECCOMP)", 157, (22
 @pytest.fixture(scope="session")
 def built() -> Path:
     """The directory with the filters."""
-    _make(BUILT)
+    return _build()
+
+
+def _build() -> Path:
+    make(SOURCES, BUILT)
     return BUILT
-
-
-def _make(out: Path) -> None:
-    done = subprocess.run(["make", "-C", SOURCES, f"OUT={out}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -204,8 +215,23 @@ def test_each_has_its_own_ring_and_its_own_sockets(under: Run) -> None:
 
 
 def test_the_same_bytes_come_of_another_build_elsewhere(built: Path, tmp_path: Path) -> None:
-    _make(tmp_path)
+    make(SOURCES, tmp_path)
     for name in FILTERS:
         content = (tmp_path / f"{name}.bpf").read_bytes()
         assert content == (built / f"{name}.bpf").read_bytes()
         assert len(content) % BYTES_EACH == 0 and len(content) <= LINES_AT_MOST * BYTES_EACH
+
+
+def test_processes_of_tests_that_find_no_filters_build_them_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new checkout; a program that another one links at the same time can't be executed."""
+    (tmp_path / "gcc").write_text(COMPILER)
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setattr("tests.unit.seccomp.test_filters.BUILT", tmp_path / "out")
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(_build) for _ in range(2)]:
+            assert (done.result() / "seccomp-qemu.bpf").exists()
+    assert not (tmp_path / "disturbed").exists()
