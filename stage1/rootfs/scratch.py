@@ -21,7 +21,7 @@ from stage1.rootfs import ext4, orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stage1.pod.model import DiskLimit
 
@@ -33,6 +33,7 @@ _SMALLEST_BYTES = 1 << 20
 _FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
 _PROBE_BYTES = 1 << 16
 """Whole blocks, whatever their size: so much of a disk is shared to find out whether all of it could be."""
+_BLOCK_BYTES = 4096
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 _UUID_AT, _UUID_BYTES = 1024 + 104, 16
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
@@ -155,11 +156,13 @@ def uuid(path: str) -> str:
 def _is_whole(template: str, size: int) -> bool:
     """Whether the template is one: a power cut may have left a part of it, where an earlier version made it."""
     try:
-        with open(template, "rb") as file:
-            file.seek(_MAGIC_AT)
-            return os.fstat(file.fileno()).st_size == size and file.read(len(_MAGIC)) == _MAGIC
+        fd = os.open(template, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    try:
+        return os.fstat(fd).st_size == size and os.pread(fd, len(_MAGIC), _MAGIC_AT) == _MAGIC
+    finally:
+        os.close(fd)
 
 
 def _make_template(template: str, size: int, *, has_journal: bool) -> None:
@@ -169,8 +172,8 @@ def _make_template(template: str, size: int, *, has_journal: bool) -> None:
         full, sparse = f"{template}.full", f"{template}.new"
         try:
             _format(full, size, has_journal=has_journal)
-            # mkfs.ext4 allocates the inode tables; the copy leaves them out.
-            copy_sparse(full, sparse)
+            # mkfs.ext4 allocates the inode tables, and writes zeros into those of a small disk.
+            _copied(full, sparse, _copy_without_zeros)
             files.sync(sparse)
             with Guard("rename", sparse):
                 os.rename(sparse, template)
@@ -195,12 +198,17 @@ def copy_sparse(source: str, target: str, *, between: "Callable[[], None]" = lam
     """Copy a file without its holes; shares the data where the file system can. No `target` is left if
     this raises, as `between` may, which is called for each MiB.
     """
+    _copied(source, target, lambda read_fd, write_fd: _copy(read_fd, write_fd, between=between))
+
+
+def _copied(source: str, target: str, copy: "Callable[[int, int], None]") -> None:
+    """Open both files for `copy`. No `target` is left if that raises."""
     with Guard("copy", f"{source} to {target}"):
         read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
             write_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                _copy(read_fd, write_fd, between=between)
+                copy(read_fd, write_fd)
             except BaseException:
                 os.unlink(target)
                 raise
@@ -246,18 +254,33 @@ def _copy(read_fd: int, write_fd: int, *, between: "Callable[[], None]") -> None
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS):
             raise
-    size = os.fstat(read_fd).st_size
-    os.ftruncate(write_fd, size)
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(read_fd, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        end = os.lseek(read_fd, start, os.SEEK_HOLE)
+    os.ftruncate(write_fd, os.fstat(read_fd).st_size)
+    for start, end in _data(read_fd):
         while start < end:
             between()
             data = os.pread(read_fd, min(end - start, 1 << 20), start)
             start += os.pwrite(write_fd, data, start)
+
+
+def _copy_without_zeros(read_fd: int, write_fd: int) -> None:
+    """Copy the blocks that have anything but zeros: what a template has is read and written for each pod."""
+    os.ftruncate(write_fd, os.fstat(read_fd).st_size)
+    for start, end in _data(read_fd):
+        for at in range(start, end, _BLOCK_BYTES):
+            block = os.pread(read_fd, _BLOCK_BYTES, at)
+            if block.strip(b"\0"):
+                os.pwrite(write_fd, block, at)
+
+
+def _data(fd: int) -> "Iterator[tuple[int, int]]":
+    """The parts of the file that are no holes: where each begins and ends."""
+    size, end = os.fstat(fd).st_size, 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
