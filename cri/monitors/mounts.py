@@ -16,8 +16,10 @@ from cri.live.pod import LivePod
 from stage1 import following
 from stage1.errors import PodError
 
-REST_S = 0.02
-"""Delay between updates: mounts change in bursts."""
+REST_S, IDLE_S = 0.02, 0.2
+"""Delay between updates: mounts change in bursts. The second where no volume follows: each pod's own mounts would wake
+the event loop in vain.
+"""
 
 CHECK_S = 10.0
 """Without a change: for containers that were not listed yet, or not adopted, when there was one."""
@@ -83,7 +85,7 @@ class Follower:
             self._told = {name: told for name, told in self._told.items() if name in following}
             for pod, container in following.values():
                 self._update(pod, container)
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(REST_S if following else IDLE_S)
             self._listen()
 
     def _update(self, pod: LivePod, container: LiveContainer) -> None:
