@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, TypeVar
 from cri.consumers import Consumer, written
 from cri.loop_budget import SLICE_S, LoopBudget
 from cri.pending import Pending
-from cri.threads import obtained
 from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
 from stage1.guest import messages
@@ -298,7 +297,7 @@ class Agent:
             return await self._port.accept(link.cid)
         while not self._lost:
             try:
-                with await obtained(beneath.Socket, beneath.Socket.close, link.socket) as address:
+                with beneath.Socket(link.socket) as address:  # two descriptors without content: no wait for a disk
                     return await asyncio.open_unix_connection(address, limit=2 * READ_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(RETRY_S)

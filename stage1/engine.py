@@ -39,7 +39,7 @@ from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, owners, unmounting, volumes
 from stage1.vm import limits, record, slots
 from stage1.vm.record import Record
-from stage1.vm.spec import SerialLink, VmSpec, VsockLink
+from stage1.vm.spec import Link, SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.vmm import VmProcess, find_unrecorded
 
@@ -127,9 +127,10 @@ def _furnish_on_host(pod: "HostPod", host: Host) -> None:
     disks.add_on_host(pod, host)
 
 
-def boot(prepared: Prepared, vmm: "Vmm") -> VmProcess:
-    """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
+def boot(prepared: Prepared, vmm: "Vmm") -> tuple[VmProcess, Link]:
+    """Start the VMM and write down who it is; the process, and the link over which its agent answers later."""
     vm = prepared.vm
+    link: Link = SerialLink(f"{prepared.directory}/agent.sock")
     if isinstance(vm, VmSpec):
         started, link = placement.entering(vm, lambda: start(vm, vmm))
         memory_bytes = limits.of(vm).memory_bytes if vm.cgroups else 0
@@ -142,7 +143,7 @@ def boot(prepared: Prepared, vmm: "Vmm") -> VmProcess:
     except BaseException:
         started.kill()
         raise
-    return started
+    return started, link
 
 
 def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0, policy: bytes = b"") -> str:
@@ -256,7 +257,7 @@ def find_vm(directory: str) -> VmProcess | None:
         return find_unrecorded(directory)
 
 
-def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
+def find_link(directory: str, host: Host) -> Link:
     """The link to the agent of a pod that `boot` wrote down, maybe in an earlier process.
 
     Raises NotFound when the pod was never booted, VmFailed when the record is damaged.
@@ -345,8 +346,8 @@ def directories(run_dir: str) -> list[str]:
 
 def _make_share(pod: Pod, directory: str) -> None:
     with beneath.Root(directory) as own:
-        for name in ("tree/layers", "tree/volumes/pod", "tree/volumes/containers", "share"):
-            own.make_directories(name, 0o755)
+        for name in ("tree", "tree/layers", "tree/volumes", "tree/volumes/pod", "tree/volumes/containers", "share"):
+            own.make_directory(name, 0o755)
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
     # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
     mount.set_propagation(f"{directory}/share", mount.MS_PRIVATE)

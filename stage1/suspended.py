@@ -104,7 +104,7 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
             own.unlink(name)
     vm, note = placement.add(spec._replace(is_resumed=True), pod, host=host, directory=directory)
     try:
-        started = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
+        started, _ = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:
             guest_file.read(monitor, f"{host.state_dir}/scratch/{pod.id}{ENDING}", vm=started)
             pieces = [(path, offset, size) for path, offset, size, _ in document["pieces"]]

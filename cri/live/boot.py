@@ -22,10 +22,9 @@ from cri.store.history import Fact
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
 from stage1 import engine, placement, prewarmed
-from stage1.errors import AgentFailed, Exhausted, KernelError, PodError, TimedOut, VmFailed
+from stage1.errors import AgentFailed, KernelError, PodError, TimedOut, VmFailed
 from stage1.guest.settings import configure, warm_ups
-from stage1.vm.spec import Link, VmSpec
-from stage1.vm.vmm import VmProcess
+from stage1.vm.spec import VmSpec
 
 log = logging.getLogger("clearpod.pod")
 
@@ -200,21 +199,12 @@ async def _start(pod: LivePod, prepared: engine.Prepared, *, limit_s: float) -> 
     pod.move("boot", link_key=prepared.link_key)
     with recorder.timing(PHASE_SECONDS, "spawn"):
         pool = pod.tools.pool_of(prepared.pod)
-        vm, link = await run_uncancellable_in(pool, _boot, prepared, pod.tools)
+        vm, link = await run_uncancellable_in(pool, engine.boot, prepared, pod.tools.vmm)
         pod.watch(vm)
     with recorder.timing(PHASE_SECONDS, "guest"):
         await pod.meet(limit_s, link=link)
     if not (isinstance(prepared.vm, VmSpec) and prepared.vm.template):
         recorder.observe(pod.hello.init_ns / 1e9, PHASE_SECONDS, "kernel")
-
-
-def _boot(prepared: engine.Prepared, tools: Tools) -> tuple[VmProcess, Link | None]:
-    """The VMM, and the link to its agent: None while the host has no descriptor to read it, which is no VM's end."""
-    started = engine.boot(prepared, tools.vmm)
-    try:
-        return started, engine.find_link(prepared.directory, tools.host)
-    except Exhausted:
-        return started, None
 
 
 def note_cgroup(pod: LivePod, note: str) -> None:

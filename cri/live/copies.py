@@ -169,7 +169,8 @@ async def _begin_vm(pod: "LivePod", phases: Phases, *, manifest: "Manifest | Non
     boot.note_cgroup(pod, prepared.cgroup_note)
     pod.move("boot", link_key=prepared.link_key)
     where = pod.tools.pool_of(prepared.pod)
-    pod.watch(await run_uncancellable_in(where, engine.boot, prepared, pod.tools.vmm))
+    vm, _ = await run_uncancellable_in(where, engine.boot, prepared, pod.tools.vmm)
+    pod.watch(vm)
     return prepared
 
 

@@ -141,7 +141,7 @@ class OwnKernel:
         left_out = len(process.env) - len(own_command_line.without_services(process.env))
         log.info("container.own_kernel", extra={**pod.log_fields(container), "variables_left_out": left_out})
         prepared = await run(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
-        vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
+        vm, _ = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
         await self._watch(vm, container, is_new=True)
         with suppress(PodError):  # where its processors are does not keep it from running
             await pod.bind_cpus(anew=True)

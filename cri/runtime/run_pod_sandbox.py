@@ -49,7 +49,7 @@ async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     if record.pod.has_virtiofs and (lack := await asyncio.to_thread(node.lacks_virtiofs, record.pod)):
         raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
-    resize.require_host(record.pod)
+    resize.require_host(record.pod, facts.host_mib * sizes.MIB)
     return record
 
 
@@ -71,10 +71,9 @@ def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[Live
 
 def _facts(node: Node, config: pb.PodSandboxConfig) -> tuple[sizes.Facts, PodVolumes]:
     """Facts of this host that determine the VM's size, and which volumes its guest has itself. Blocks."""
-    choice, cgroup_parent = node.host.choice, config.linux.cgroup_parent
-    place = podcgroup.find(cgroup_parent)
+    choice, place = node.host.choice, podcgroup.find(config.linux.cgroup_parent)
     facts = sizes.Facts(
-        kept_bytes=podcgroup.protected_bytes(cgroup_parent),
+        kept_bytes=podcgroup.protected_bytes(place),
         allowed_bytes=podcgroup.allowed(place).memory_bytes,
         host_mib=pressure.memory().total // sizes.MIB,
         is_emulated=choice.is_emulated,

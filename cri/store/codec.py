@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Callable
 from functools import cache
+from json.encoder import encode_basestring_ascii
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -32,6 +33,13 @@ def dump(value: Any) -> Any:
 
 
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _plain(value: Any) -> str:
+    """Return what is no tuple as text."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    return str(value) if type(value) is int else _encoded(dump(value))
 
 
 class Texts:
@@ -58,8 +66,8 @@ class Texts:
         if (plain := _PLAIN.get(type(value))) is not None:
             return plain(value)
         if not isinstance(value, tuple):
-            return _encoded(dump(value))
-        texts = [self._text(item, used) for item in value]
+            return _plain(value)
+        texts = [self._text(item, used) if isinstance(item, tuple) else _plain(item) for item in value]
         if hasattr(value, "_fields"):
             texts = [f'"{key}":{text}' for key, text in zip(value._fields, texts, strict=True)]
             return f"{{{','.join(texts)}}}"

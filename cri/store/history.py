@@ -47,12 +47,15 @@ class Fact(NamedTuple):
     times: int = 1
 
 
+_SUBJECT, _TIMES = (Fact._fields.index(name) for name in ("subject", "times"))
+
+
 def added(facts: tuple[Fact, ...], new: Fact) -> tuple[Fact, ...]:
     """Return the facts with `new`, whose time is now unless it has one. A fact that is only repeated is counted. When
     there are too many the oldest one that is no phase of the start is dropped.
     """
     new = _bounded(new)
-    same = next((one for one in facts if _is_same(one, new)), None)
+    same = next((one for one in facts if one.what == new.what and _is_same(one, new)), None)
     if same is not None:
         kept = tuple(one for one in facts if one is not same)
         return (*kept, new._replace(times=same.times + 1))
@@ -80,11 +83,12 @@ def _bounded(new: Fact) -> Fact:
     return new._replace(
         at_ns=at_ns,
         took_ns=max(new.took_ns, 0),
-        subject=_short(new.subject),
-        text=_short(new.text),
+        subject=new.subject and _short(new.subject),
+        text=new.text and _short(new.text),
         code=new.code & 0xFF,
     )
 
 
 def _is_same(one: Fact, other: Fact) -> bool:
-    return one.what == other.what and one[3:7] == other[3:7]  # all but when, how long and how often
+    """Whether facts of the same kind differ in their times alone."""
+    return one[_SUBJECT:_TIMES] == other[_SUBJECT:_TIMES]

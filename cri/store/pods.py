@@ -143,16 +143,15 @@ class PodFiles:
 
     def save(self, stored: Stored) -> None:
         """Replace each file atomically, the identity first. Raises NoSpace, KernelError."""
-        if self._identity != stored.record:
-            self._write(_IDENTITY, _Identity(stored.record))
-            self._identity = stored.record
-        if self._stored != stored:
-            self._write(_FILE, stored)
-            self._stored = stored
-
-    def _write(self, name: str, content: "Stored | _Identity") -> None:
+        if self._identity == stored.record and self._stored == stored:
+            return
         with beneath.Root(self._directory) as own:
-            own.write(name, self._text(content))
+            if self._identity != stored.record:
+                own.write(_IDENTITY, self._text(_Identity(stored.record)))
+                self._identity = stored.record
+            if self._stored != stored:
+                own.write(_FILE, self._text(stored))
+                self._stored = stored
 
     def _text(self, content: "Stored | _Identity") -> bytes:
         return f'{{"v":{VERSION},{self._texts.of(content)[1:]}'.encode()

@@ -16,7 +16,7 @@ from cri.translate import annotations, extras, host_pods, kernel, network, profi
 from cri.translate.annotations import Sizes
 from cri.translate.bounds import SHOWN, short
 from cri.translate.guest_volumes import PodVolumes
-from cri.translate.sizes import Facts
+from cri.translate.sizes import Facts, Size
 from stage1.errors import BadRequest, NotFound
 from stage1.pod import sysctls
 from stage1.pod.model import MANUAL, SUSPEND, Pod
@@ -42,10 +42,10 @@ def record(
     _check_names(sandbox.metadata)
     _check_namespaces(sandbox.linux.security_context, config)
     log_directory = _log_directory(sandbox.log_directory)
-    pod = _pod(request, config, facts=facts)
+    usual = sizes.ceiling(sandbox, config, facts=facts)
+    pod = _pod(request, config, facts=facts, usual=usual)
     pod = pod if pod.host else pod._replace(**volumes._asdict())
-    plain_sizes = _plain_sizes(sandbox, config, facts=facts)
-    annotations.check(request, pod, plain=plain_sizes, grant=config.policy.of(pod.namespace))
+    annotations.check(request, pod, plain=_plain_sizes(config, usual), grant=config.policy.of(pod.namespace))
     return PodRecord(
         pod=pod,
         config=sandbox.SerializeToString(),
@@ -57,19 +57,19 @@ def record(
 
 def plain(config: Config) -> Pod:
     """A pod without special requests, for the warm pool: it has no name, and an id that nothing has."""
-    return _pod(pb.RunPodSandboxRequest(), config, facts=Facts())
+    request = pb.RunPodSandboxRequest()
+    return _pod(request, config, facts=Facts(), usual=sizes.ceiling(request.config, config))
 
 
-def _plain_sizes(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Sizes:
+def _plain_sizes(config: Config, usual: Size) -> Sizes:
     """Return the VM's sizes that follow from the configuration, without annotations."""
-    plain = sizes.ceiling(sandbox, config, facts=facts)
-    window_mib = min(config.vm.window_mib, plain.memory_mib * WINDOW_PER_MEMORY)
-    return Sizes(plain.memory_mib, plain.vcpus, window_mib, config.vm.scratch_mib)
+    window_mib = min(config.vm.window_mib, usual.memory_mib * WINDOW_PER_MEMORY)
+    return Sizes(usual.memory_mib, usual.vcpus, window_mib, config.vm.scratch_mib)
 
 
-def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> Pod:
+def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts, usual: Size) -> Pod:
     sandbox = request.config
-    names, dns, size = sandbox.metadata, sandbox.dns_config, sizes.of_pod(sandbox, config, facts=facts)
+    names, dns, size = sandbox.metadata, sandbox.dns_config, sizes.of_pod(sandbox, config, usual=usual)
     limit_bytes = max(sandbox.linux.resources.memory_limit_in_bytes, 0)
     pod = Pod(
         id=secrets.token_hex(32),

@@ -75,12 +75,12 @@ def ceiling(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Fact
     return Size(memory_mib, vcpus, now.vcpus if now.vcpus < vcpus else 0)
 
 
-def of_pod(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Size:
-    """The ceiling, or what annotations say; vCPUs that are asked for by one are all online.
+def of_pod(sandbox: pb.PodSandboxConfig, config: Config, *, usual: Size) -> Size:
+    """The size that is `usual` (`ceiling`), or what annotations say; vCPUs that are asked for by one are all online.
 
     Raises BadRequest beyond limits.max_pod_memory_mib.
     """
-    size, most = ceiling(sandbox, config, facts=facts), config.limits.max_pod_memory_mib
+    size, most = usual, config.limits.max_pod_memory_mib
     if memory_mib := annotations.number(sandbox, policy.MEMORY):
         size = size._replace(memory_mib=memory_mib)
     if most and size.memory_mib > most:

@@ -22,13 +22,13 @@ from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 _NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
 _PLAIN = _BENEATH | NO_SYMLINKS | NO_MAGICLINKS
-MOST_BYTES = 16 << 20
-"""The default limit of `read`."""
-MOST_NAMES = 4096
+MOST_BYTES, MOST_NAMES = 16 << 20, 4096
+"""The default limits of `read` and of `names`."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _PIN = os.O_PATH | os.O_NOFOLLOW
@@ -82,6 +82,12 @@ class Root:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
+
+    def below(self, path: str) -> "Root":
+        """The directory at `path`, with the same rules for what is below it. The caller closes it."""
+        root = Root.__new__(Root)
+        root.fd, root.path, root._resolve = self.open_directory(path), self._full(path), self._resolve
+        return root
 
     # -- looking ---------------------------------------------------------------------------------------------
 
@@ -191,20 +197,17 @@ class Root:
 
     def pin_socket(self, path: str) -> int:
         """A descriptor (O_PATH) of the socket: connect to /proc/self/fd/N. The caller closes it."""
-        fd = self.pin(path)
-        try:
-            require(self._full(path), os.fstat(fd).st_mode, stat.S_IFSOCK)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        return self._pin_one_of(path, stat.S_IFSOCK)
 
     def pin_for_mount(self, path: str) -> int:
         """A descriptor (O_PATH) of the directory or regular file that is to be mounted over. The caller closes it."""
+        return self._pin_one_of(path, stat.S_IFREG, stat.S_IFDIR)
+
+    def _pin_one_of(self, path: str, *kinds: int) -> int:
         fd = self.pin(path)
         try:
             mode = os.fstat(fd).st_mode
-            require(self._full(path), mode, stat.S_IFDIR if stat.S_ISDIR(mode) else stat.S_IFREG)
+            require(self._full(path), mode, stat.S_IFMT(mode) if stat.S_IFMT(mode) in kinds else kinds[0])
         except BaseException:
             os.close(fd)
             raise
@@ -221,22 +224,20 @@ class Root:
             os.close(target)
 
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        """Put `data` at `path` with permission bits `mode`: readers see the old file or the whole new one.
-
-        A link there is replaced, not followed.
+        """Put `data` at `path` with permission bits `mode`: readers see the old file or the whole new one. A link there
+        is replaced, not followed.
         """
-        parent, name = self._parent(path)
-        temporary = f"{name[:200]}.{os.urandom(6).hex()}~"
-        try:
-            with Guard("write", self._full(path)):
-                try:
-                    files.fill(os.open(temporary, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent), data, mode)
-                    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-                except BaseException:
-                    removal.unlink_if_there(parent, temporary)
-                    raise
-        finally:
-            os.close(parent)
+
+        def replace(parent: int, name: str) -> None:
+            temporary = f"{name[:200]}.{os.urandom(6).hex()}~"
+            try:
+                files.fill(os.open(temporary, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent), data, mode)
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                removal.unlink_if_there(parent, temporary)
+                raise
+
+        self._in_parent("write", path, replace)
 
     def write_new(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Make the file, whole only when this returns. Raises KernelError (EEXIST) when anything is there."""
@@ -246,12 +247,7 @@ class Root:
 
     def make_directory(self, path: str, mode: int) -> None:
         """Make the directory with permission bits `mode`. Raises KernelError (EEXIST) when anything is there."""
-        parent, name = self._parent(path)
-        try:
-            with Guard("mkdir", self._full(path)):
-                os.mkdir(name, 0o700, dir_fd=parent)
-        finally:
-            os.close(parent)
+        self._in_parent("mkdir", path, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent))
         if mode == 0o700:
             return  # which no umask makes more of
         fd = self.open_directory(path)
@@ -262,13 +258,12 @@ class Root:
 
     def make_directories(self, path: str, mode: int) -> None:
         """Make `path` and what is missing above it; the directories made get `mode`."""
-        above = path.rpartition("/")[0]
         try:
             return self._make_unless_there(path, mode)
         except FileNotFoundError:
-            if not above:
+            if "/" not in path:
                 raise
-        self.make_directories(above, mode)
+        self.make_directories(path.rpartition("/")[0], mode)
         return self._make_unless_there(path, mode)
 
     def _make_unless_there(self, path: str, mode: int) -> None:
@@ -281,51 +276,49 @@ class Root:
 
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link with the target `target`."""
-        parent, name = self._parent(path)
-        try:
-            with Guard("symlink", self._full(path)):
-                os.symlink(target, name, dir_fd=parent)
-        finally:
-            os.close(parent)
+        self._in_parent("symlink", path, lambda parent, name: os.symlink(target, name, dir_fd=parent))
 
     def unlink(self, path: str, *others: str) -> None:
         """Remove what is no directory, a link itself, and what has one of the names `others` beside it. Idempotent."""
-        try:
-            parent, name = self._parent(path)
-        except FileNotFoundError:
-            return
-        try:
+
+        def remove(parent: int, name: str) -> None:
             for one in (name, *others):
                 with Guard("unlink", f"{os.path.dirname(self._full(path))}/{one}"):
                     removal.unlink_if_there(parent, one)
-        finally:
-            os.close(parent)
+
+        self._if_there("unlink", path, remove)
 
     def remove_tree(self, path: str) -> None:
         """Remove it and all below it. Idempotent. No mount is entered.
 
         Raises KernelError: EBUSY for a mount, ENOTEMPTY if it is filled faster than it can be emptied.
         """
-        try:
-            parent, name = self._parent(path)
-        except FileNotFoundError:
-            return
-        try:
-            with Guard("remove", self._full(path)):
-                removal.remove_entry(parent, name)
-        finally:
-            os.close(parent)
+        self._if_there("remove", path, removal.remove_entry)
 
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _full(self, path: str) -> str:
         return f"{self.path}/{path}" if path != "." else self.path
 
-    def _parent(self, path: str) -> tuple[int, str]:
+    def _in_parent(self, call: str, path: str, act: "Callable[[int, str], object]") -> None:
+        """Have `act` do `call` with the directory of the last part of the path, and that part."""
         above, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             raise NotPlain(self._full(path), "does not name a file", number=errno.EINVAL)
-        return self.open_directory(above or "."), name
+        parent = self.open_directory(above) if above else self.fd
+        try:
+            with Guard(call, self._full(path)):
+                act(parent, name)
+        finally:
+            if above:
+                os.close(parent)
+
+    def _if_there(self, call: str, path: str, act: "Callable[[int, str], object]") -> None:
+        """The same; nothing is done where the directory does not exist."""
+        try:
+            self._in_parent(call, path, act)
+        except FileNotFoundError:
+            pass
 
     def _open(self, path: str, flags: int, mode: int = 0) -> int:
         """Raises NotPlain for what openat2 does not resolve."""

@@ -16,7 +16,7 @@ from stage1.linux import libc, removal
 from stage1.linux.libc import Guard
 from stage1.linux.mount import mounts_below
 
-_TAIL_BYTES = 65536
+_TAIL_BYTES = _READ_BYTES = 65536
 _PAGE_BYTES, _MOST_BLOCK_BYTES = 4096, 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -110,8 +110,15 @@ def unlink(path: str) -> None:
 
 def read(path: str) -> bytes:
     """The whole content of `path`."""
-    with Guard("read", path), open(path, "rb") as file:
-        return file.read()
+    with Guard("read", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = []
+            while part := os.read(fd, _READ_BYTES):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            os.close(fd)
 
 
 def tail(fd: int, lines: int) -> str:

@@ -108,11 +108,11 @@ def recent_log(most: int) -> str:
 
 
 def memory_mib() -> tuple[int, int]:
-    """The host's memory, and what of it could be had without swapping (MemAvailable)."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    total, available = (int(lines[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
-    return total, available
+    """The host's memory, and what of it could be had without swapping (MemAvailable); 0 if it does not say."""
+    from stage1.linux import pressure  # rkt waits for each import
+
+    now = pressure.memory()
+    return now.total >> 20, now.available >> 20
 
 
 def cpu_flags(cpuinfo: str) -> "Sequence[str]":

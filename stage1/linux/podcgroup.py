@@ -60,8 +60,10 @@ def find(parent: str) -> dict[str, str]:
     exist.
     """
     path = path_of(parent)
+    if not path:
+        return {}
     tops = {"": cgroup.tree(), **{f".{one}": f"{cgroup.ROOT}/{one}" for one in COUNTED}}
-    paths = {kind: f"{top}/{path}" for kind, top in tops.items() if path and top and os.path.isdir(f"{top}/{path}")}
+    paths = {kind: f"{top}/{path}" for kind, top in tops.items() if top and os.path.isdir(f"{top}/{path}")}
     if ".cpuacct" in paths and ".cpu" in paths and os.path.samefile(paths[".cpuacct"], paths[".cpu"]):
         del paths[".cpuacct"]
     return paths
@@ -74,9 +76,9 @@ def allowed(paths: dict[str, str]) -> Allowed:
     return Allowed(min(filter(None, memory), default=0), min(filter(None, pids), default=0))
 
 
-def protected_bytes(parent: str) -> int:
+def protected_bytes(paths: dict[str, str]) -> int:
     """The memory that version 2 keeps for it: what its containers request, where the kubelet has MemoryQoS."""
-    path = find(parent).get("", "")
+    path = paths.get("", "")
     return max(_number(f"{path}/memory.min"), _number(f"{path}/memory.low")) if path else 0
 
 

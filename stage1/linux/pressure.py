@@ -48,8 +48,13 @@ def some_percent(resource: str, *, directory: str = PRESSURE) -> float:
 def memory(path: str = MEMINFO) -> Memory:
     """Return the host's memory, from meminfo."""
     try:
-        lines = files.read(path).decode("ascii", "replace").splitlines()
-        values = {fields[0]: int(fields[1]) << 10 for fields in map(str.split, lines) if len(fields) == 3}
+        text = files.read(path)
+        return Memory(_bytes(text, b"MemTotal:"), _bytes(text, b"MemAvailable:"))
     except (KernelError, OSError, ValueError):
         return Memory()
-    return Memory(values.get("MemTotal:", 0), values.get("MemAvailable:", 0))
+
+
+def _bytes(text: bytes, name: bytes) -> int:
+    """The number in the line of meminfo that begins with `name`; 0 if there is none. Raises ValueError."""
+    fields = (b"\n" + text).partition(b"\n" + name)[2].partition(b"\n")[0].split()
+    return int(fields[0]) << 10 if len(fields) == 2 else 0

@@ -30,6 +30,8 @@ SIGCONT, SIGSTOP = 18, 19
 _PR_SET_NAME = 15
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _DRAIN_S = 0.5
+_STAT_BYTES = 4096
+"""More than 52 numbers and a name have, so that one read gets all."""
 
 
 def most_open_files() -> int:
@@ -64,9 +66,12 @@ def used_s(pid: int) -> float:
 def _stat(pid: int) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the third on. Raises NotFound."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
             # The second field is the name in parentheses and may itself hold spaces and parentheses.
-            return file.read().rpartition(b")")[2].split()
+            return os.read(fd, _STAT_BYTES).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         raise NotFound(f"there is no process {pid}") from None
 

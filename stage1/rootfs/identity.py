@@ -25,9 +25,9 @@ def write(pod: Pod, directory: str, *, network: PodNetwork | None) -> None:
         ("machine-id", texts.machine_id(pod)),
         ("resolv.conf", texts.resolv_conf(pod, _read("/etc/resolv.conf"), network=network)),
     )
-    with beneath.Root(directory, one_mount=True) as own:
+    with beneath.Root(directory, one_mount=True) as own, own.below(WHERE) as place:
         for name, text in named:
-            own.write(f"{WHERE}/{name}", text.encode(), 0o644)
+            place.write(name, text.encode(), 0o644)
 
 
 def _read(path: str) -> str:

@@ -173,7 +173,7 @@ def _make_template(template: str, size: int, *, has_journal: bool) -> None:
         try:
             _format(full, size, has_journal=has_journal)
             # mkfs.ext4 allocates the inode tables, and writes zeros into those of a small disk.
-            _copied(full, sparse, _copy_without_zeros)
+            _copied(full, sparse, copy=_copy_without_zeros)
             files.sync(sparse)
             with Guard("rename", sparse):
                 os.rename(sparse, template)
@@ -198,10 +198,10 @@ def copy_sparse(source: str, target: str, *, between: "Callable[[], None]" = lam
     """Copy a file without its holes; shares the data where the file system can. No `target` is left if
     this raises, as `between` may, which is called for each MiB.
     """
-    _copied(source, target, lambda read_fd, write_fd: _copy(read_fd, write_fd, between=between))
+    _copied(source, target, copy=lambda read_fd, write_fd: _copy(read_fd, write_fd, between=between))
 
 
-def _copied(source: str, target: str, copy: "Callable[[int, int], None]") -> None:
+def _copied(source: str, target: str, *, copy: "Callable[[int, int], None]") -> None:
     """Open both files for `copy`. No `target` is left if that raises."""
     with Guard("copy", f"{source} to {target}"):
         read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a claim of a pool slot costs the daemon, as counts: hops into threads, whole files synced, files made where the
-network's record is; and what a guest is told while the plugins run.
+"""What RunPodSandbox costs the daemon, as counts: hops into threads, whole files synced, files made where the network's
+record is; and what a guest that is claimed is told while the plugins run.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from .conftest import Client, World
 
 HOPS = 3
 """The node's facts, the claim, and the pod's files while its guest is told the same."""
+
+BOOT_HOPS = 3
+"""The node's facts, the pod's files, and its VMM."""
 
 LIMIT_BYTES = 64 << 20
 
@@ -80,6 +83,18 @@ async def test_a_claim_hops_into_threads_three_times_and_syncs_no_whole_file(
         assert json.loads(path.read_text())["seen"]["interfaces"], "as a former version reads it"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert cni.left_over() == []
+
+
+async def test_a_pod_that_boots_hops_into_threads_three_times_and_syncs_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.daemon() as cri:
+        await cri.pod("first")  # which formats the template of its disk
+        counts = Counts(monkeypatch)
+        counts.is_counting = True
+        await cri.pod("web")
+        counts.is_counting = False
+        assert counts.counts == Counter(hops=BOOT_HOPS)
 
 
 async def test_a_guest_hears_of_its_pods_limit_while_the_plugins_make_its_network(world: World) -> None:

@@ -146,7 +146,7 @@ async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(mach
     host = machine.host._replace(vsock_port=1024)
     prepared = engine.prepare(Pod(id=os.urandom(32).hex(), name="one"), host)
     try:
-        pid = engine.boot(prepared, ProcessVmm()).pid
+        pid = engine.boot(prepared, ProcessVmm())[0].pid
         places = placement.cgroups(prepared.directory)
         assert len(places) and all(pid in cgroup.members(path) for path in places)
     finally:

@@ -79,18 +79,19 @@ def test_a_pod_with_a_memory_limit_may_grow_to_the_ceiling(
     target: pb.PodSandboxConfig, ceiling: float, most_mib: int, host_mib: int, memory_mib: int
 ) -> None:
     config = Config(vm=Vm(ceiling=ceiling), limits=Limits(max_pod_memory_mib=most_mib))
-    assert sizes.of_pod(target, config, facts=Facts(host_mib=host_mib)).memory_mib == memory_mib
+    usual = sizes.ceiling(target, config, facts=Facts(host_mib=host_mib))
+    assert sizes.of_pod(target, config, usual=usual).memory_mib == memory_mib
 
 
 @pytest.mark.parametrize(("target", "most_mib", "need"), [(asked(64), 191, 192), (asked(64, memory_mib="90"), 80, 90)])
 def test_a_pod_beyond_the_nodes_limit_is_refused(target: pb.PodSandboxConfig, most_mib: int, need: int) -> None:
     config = Config(limits=Limits(max_pod_memory_mib=most_mib))
     with pytest.raises(BadRequest, match=f"{need} MiB, .*limits.max_pod_memory_mib .*{most_mib} MiB"):
-        sizes.of_pod(target, config, facts=Facts())
+        sizes.of_pod(target, config, usual=sizes.ceiling(target, config))
 
 
 def test_a_pod_without_limits_is_as_large_as_without_a_ceiling() -> None:
-    assert sizes.of_pod(asked(), Config(), facts=Facts()) == Size(128, 1, 0)
+    assert sizes.of_pod(asked(), Config(), usual=sizes.ceiling(asked(), Config())) == Size(128, 1, 0)
     pod, waits = made(asked(), 8), sandbox.plain(Config(vm=Vm(ceiling=1)))
     assert fit.fits(pod, waits), "the warm pool is for it"
 

@@ -346,7 +346,8 @@ SIZES = [
 def test_the_size_of_a_vm_follows_limits_and_annotations(
     config: pb.PodSandboxConfig, expected: tuple[int, int]
 ) -> None:
-    result = sizes.of_pod(config, Config(vm=Vm(memory_mib=128, ceiling=1)), facts=sizes.Facts())
+    node = Config(vm=Vm(memory_mib=128, ceiling=1))
+    result = sizes.of_pod(config, node, usual=sizes.ceiling(config, node))
     assert (result.memory_mib, result.vcpus) == expected
 
 

@@ -60,7 +60,7 @@ def test_a_prepared_pod_can_be_booted_and_its_vm_is_recognised(host: engine.Host
     vmm = FakeVmm()
     prepared = engine.prepare(POD, host)
     try:
-        started = engine.boot(prepared, vmm)
+        started, _ = engine.boot(prepared, vmm)
         assert engine.find_vm(prepared.directory) == started and started.alive()
         assert engine.pod_directories(host) == [prepared.directory]
     finally:
@@ -238,8 +238,8 @@ def test_kvmtool_gets_a_free_vsock_cid_that_is_recognised_and_a_bzimage(
         assert prepared.vm.kernel.endswith("bzImage")
         with pytest.raises(NotFound, match=r"no virtual machine"):
             engine.find_link(prepared.directory, lkvm)
-        engine.boot(prepared, DeadVmm())
-        assert engine.find_link(prepared.directory, lkvm) == VsockLink(77, 99)
+        _, link = engine.boot(prepared, DeadVmm())
+        assert link == engine.find_link(prepared.directory, lkvm) == VsockLink(77, 99)
     finally:
         engine.clean_up(prepared.directory)
 
@@ -249,8 +249,8 @@ def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
     try:
         assert prepared.vm.link == SerialLink(f"{prepared.directory}/agent.sock")
         assert prepared.vm.kernel.endswith("vmlinux")
-        engine.boot(prepared, DeadVmm())
-        assert engine.find_link(prepared.directory, host) == prepared.vm.link
+        _, link = engine.boot(prepared, DeadVmm())
+        assert link == engine.find_link(prepared.directory, host) == prepared.vm.link
     finally:
         engine.clean_up(prepared.directory)
 

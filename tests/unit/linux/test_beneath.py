@@ -56,6 +56,7 @@ CALLS: dict[str, Callable[[Root, str], object]] = {
     "pin_for_mount": lambda root, path: _close(root.pin_for_mount(path)),
     "names": lambda root, path: root.names(path),
     "make_directory": lambda root, path: root.make_directory(path, 0o700),
+    "below": lambda root, path: root.below(path).close(),
     "make_directories": lambda root, path: root.make_directories(path, 0o700),
     "write": lambda root, path: root.write(path, b"x"),
     "write_new": lambda root, path: root.write_new(path, b"x"),
@@ -148,6 +149,24 @@ def test_absence_is_the_error_enoent_and_fine_where_something_is_to_go(tree: Pat
         assert root.stat("no/thing") is None and root.read_link("none") == ""
     with pytest.raises(FileNotFoundError):
         Root(str(tree / "none"))
+
+
+@pytest.mark.parametrize("path", LEADING_OUT)
+def test_a_directory_below_is_a_root_with_the_same_rules(tree: Path, path: str) -> None:
+    (tree / "at" / "plain").mkdir(parents=True)
+    (tree / "at" / "link").symlink_to(tree.parent / "canary")
+    (tree / "at" / "plain" / "link").symlink_to("../../../canary")
+    with Root(str(tree), one_mount=True) as root, root.below("at") as below:
+        below.write("plain/ours", b"x")
+        with pytest.raises(PodError, match=f"{tree}/at/{path}"):
+            below.read(path)
+        mount.bind(str(tree / "plain"), str(tree / "at" / "plain"))
+        try:
+            with pytest.raises(NotPlain, match="at/plain"):
+                below.read("plain/file")
+        finally:
+            mount.umount(str(tree / "at" / "plain"))
+    assert (tree / "at/plain/ours").read_bytes() == b"x"
 
 
 def test_what_is_written_is_whole_and_has_its_mode(tree: Path) -> None:

@@ -73,7 +73,7 @@ def test_in_version_2_it_is_one_directory(tmp_path: Path, monkeypatch: pytest.Mo
     result = podcgroup.find(f"/{POD}")
     assert result == {"": str(place)}
     assert podcgroup.allowed(result) == Allowed(1000, 0)
-    assert (podcgroup.protected_bytes(POD), podcgroup.protected_bytes("/no/such")) == (700, 0)
+    assert [podcgroup.protected_bytes(podcgroup.find(one)) for one in (POD, "/no/such")] == [700, 0]
     (place / "memory.max").write_text("max\n")
     assert podcgroup.allowed(result) == Allowed()
 
@@ -93,4 +93,4 @@ def test_in_version_1_it_is_in_some_hierarchies(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "cpuacct").unlink()
     apart = made(tmp_path / "cpuacct", {})
     assert podcgroup.find(POD)[".cpuacct"] == str(apart)
-    assert podcgroup.protected_bytes(POD) == 0
+    assert podcgroup.protected_bytes(podcgroup.find(POD)) == 0
