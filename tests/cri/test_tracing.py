@@ -87,7 +87,8 @@ async def test_a_call_continues_its_clients_trace_and_has_the_phases_of_the_star
 
 
 def test_without_the_sdk_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    for name in ("opentelemetry", "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"):  # the latter may be there
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BadRequest, match="clearpod\\[tracing\\]"):
         Exporting(Tracing(endpoint="http://127.0.0.1:1"), "1")
 
