@@ -166,8 +166,8 @@ async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, conf
     reference, auth = key
     workshop = store.workshop()
     try:
-        workshop.open()
-        source = source_of(reference, workshop.path, config=config, auth=auth, server=server)
+        await run_uncancellable(workshop.open)
+        source = await run_uncancellable(source_of, reference, workshop.path, config=config, auth=auth, server=server)
         try:
             if store.find(reference) is None:
                 await run_uncancellable(source.prepare)
@@ -216,7 +216,7 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: Fo
         kept = await run.read(run.keep)
     except BaseException:
         # Only layers that this pull made and no image needs; another pull that relied on one starts again.
-        store.discard(run.made)
+        await run_uncancellable(store.discard, run.made)
         raise
     log.info("pull.done", extra={"image": source.name, "id": kept.id, "bytes": kept.size_bytes})
     return kept
@@ -230,7 +230,7 @@ async def _kept(
         return None
     if await _read(lambda: store.examine(image, whole=True, stop=stop.is_set), stop, limits=place.limits):
         return None
-    return store.name(image, tag=names.tag, digest=names.digest)
+    return await run_uncancellable(store.name, image, tag=names.tag, digest=names.digest)
 
 
 class _Run(NamedTuple):

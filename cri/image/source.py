@@ -203,7 +203,7 @@ class RegistrySource:
         """Without skopeo the first time, as far as that can be; skopeo brings what is missing then."""
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
-        fs.make_dirs(f"{place}/{_BLOBS}", 0o700)
+        await run_uncancellable(fs.make_dirs, f"{place}/{_BLOBS}", 0o700)
         sizes = {digest: resolved.sizes[digest] for digest in files if digest in resolved.sizes}
         total = sum(sizes.values()) if len(sizes) == len(files) else 0
         watching = asyncio.ensure_future(_watch(lambda: self._arrived(place, sizes), place, files=files))
@@ -237,7 +237,7 @@ class RegistrySource:
         its name when that is whole.
         """
         for digest in set(resolved.manifest.layers) - set(files):
-            _write(f"{place}/{_BLOBS}/{hex_of(digest)}", "")
+            await run_uncancellable(_write, f"{place}/{_BLOBS}/{hex_of(digest)}", "")
         await self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
 
 

@@ -245,11 +245,11 @@ def make_box(directory: str, *, uid: int, sources: "Sequence[tuple[str, str]]" =
 
     Undo: `remove_box`. Raises KernelError, NoSpace.
     """
+    owner = sandbox.usable_uid(uid)
     with Guard("make", directory):
         for path in (directory, f"{directory}/in", f"{directory}/out"):
             os.mkdir(path)
             os.chmod(path, 0o755)
-        owner = sandbox.usable_uid(uid)
         os.chown(f"{directory}/out", owner, owner)
         for path, name in sources:
             os.link(path, f"{directory}/in/{name}")

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from cri.image import leaving, pull
-from stage1.errors import Exhausted
+from stage1.errors import DiskFailed, Exhausted, PodError
 from stage1.linux.supervise import Stopped
 from stage1.rootfs.limits import Limits
 from tests.fakes.patience import PATIENCE
@@ -18,20 +18,27 @@ from tests.fakes.patience import PATIENCE
 class Workshop:
     """One that can't be removed the first times."""
 
-    def __init__(self, fails: int) -> None:
-        self.fails, self.closed = fails, asyncio.Event()
+    def __init__(self, fails: int, error: PodError) -> None:
+        self.fails, self.error, self.closed = fails, error, asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         if self.fails:
             self.fails -= 1
-            raise Exhausted("open", errno.EMFILE, "/proc/self/mountinfo")
+            raise self.error
         self._loop.call_soon_threadsafe(self.closed.set)
 
 
-@pytest.mark.parametrize("fails", [0, 1, 3])
-async def test_a_directory_that_can_not_be_removed_for_want_of_descriptors_is_removed_later(fails: int) -> None:
-    workshop = Workshop(fails)
+NO_DESCRIPTOR = Exhausted("open", errno.EMFILE, "/proc/self/mountinfo")
+READ_ONLY = DiskFailed("unlink", errno.EROFS, "/tmp/a.lock")
+
+
+@pytest.mark.parametrize(("fails", "error"), [(0, READ_ONLY), (1, NO_DESCRIPTOR), (3, NO_DESCRIPTOR), (2, READ_ONLY)])
+async def test_a_directory_that_can_not_be_removed_now_is_removed_later(
+    fails: int, error: PodError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaving, "FIRST_S", 0.01)
+    workshop = Workshop(fails, error)
     await leaving.leave(workshop)  # type: ignore[arg-type]
     async with asyncio.timeout(10 * PATIENCE):
         await workshop.closed.wait()
