@@ -375,7 +375,7 @@ def _remove_file(path: str) -> None:
 
 def _remove_others(directory: str, known: set[str]) -> None:
     for name in os.listdir(directory):
-        if name.partition(".")[0] not in known:
+        if name.partition(".")[0] not in known or name.endswith("~"):  # `files.write_atomic` was killed there
             fs.remove_tree(f"{directory}/{name}")
 
 

@@ -16,6 +16,7 @@ from stage1.errors import BadRequest, NotFound
 from stage1.pod.seccomp import DEFAULT
 
 RULE = {"names": ["chmod"], "action": "SCMP_ACT_ERRNO"}
+EQUAL = {"index": 0, "value": 2, "op": "SCMP_CMP_EQ"}
 LEAST = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [RULE]}
 
 
@@ -62,16 +63,31 @@ BAD = [
     ('{"defaultAction": "ALLOW"}', "defaultAction is 'ALLOW', .*SCMP_ACT_ALLOW"),
     ('{"defaultAction": "SCMP_ACT_NOTIFY"}', "SCMP_ACT_NOTIFY"),
     ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": {}}', "syscalls .*list"),
-    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [1]}', "has no attribute"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [1]}', "a rule is 1, not a JSON object"),
     ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}', "no system call"),
-    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"]}]}', "action of x .*None"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"]}]}', "action of 'x' .*None"),
     ('{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["FAST"]}', "a flag is 'FAST'"),
     ('{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": -1}', "defaultErrnoRet .*number"),
     (json.dumps({**LEAST, "syscalls": [{**RULE, "args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}]}), "no argument 6"),
-    (json.dumps({**LEAST, "syscalls": [{**RULE, "args": [{"op": "EQ"}]}]}), "op of chmod .*'EQ'"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "args": [{"op": "EQ"}]}]}), "op of 'chmod' .*'EQ'"),
     (json.dumps({**LEAST, "syscalls": [{**RULE, "includes": {"caps": ["CAP_BPF"]}}]}), "only Docker itself"),
     (json.dumps({**LEAST, "syscalls": [{**RULE, "names": [7]}]}), "must be text"),
     ("x" * ((1 << 20) + 1), "more than 1 MiB"),
+    (json.dumps({"defaultAction": "x" * 900_000}), "defaultAction is 'xxx"),
+    (json.dumps({"defaultAction": ["x"] * 100_000}), "defaultAction is ..x"),
+    (json.dumps({"defaultAction": 0})[:-2] + "[" * 900 + "]" * 900 + "}", "defaultAction is ..."),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "names": ["a\nb" * 100_000], "action": 1}]}), "the action of 'a.nb"),
+    (
+        json.dumps({**LEAST, "syscalls": [{**RULE, "names": ["x\n"], "includes": [1]}]}),
+        "'x.n' has includes",
+    ),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "names": ["chmod"] * 100_000}]}), "have 100000 names .* 8192"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "args": [EQUAL] * 1025}]}), "1025 conditions .* 1024"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "names": ["a", "b"] * 300, "args": [EQUAL] * 2}]}), "1200 conditions"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "args": ["x"]}]}), "argument of 'chmod'"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "errnoRet": 65536}]}), "errnoRet .*65535"),
+    (json.dumps({**LEAST, "defaultErrnoRet": 1 << 20}), "defaultErrnoRet .*65535"),
+    (json.dumps({**LEAST, "architectures": ["SCMP_ARCH_PDP11"]}), "an architecture is 'SCMP_ARCH_PDP11'"),
     ("\ud800", "not text"),
 ]
 
@@ -79,8 +95,9 @@ BAD = [
 @pytest.mark.parametrize(("text", "sentence"), BAD)
 def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "p.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(BadRequest, match=f"the seccomp profile {tmp_path}/p.json .*{sentence}"):
+    with pytest.raises(BadRequest, match=f"the seccomp profile {tmp_path}/p.json .*{sentence}") as caught:
         seccomp.profile(_given(tmp_path / "p.json"))
+    assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
 
 
 KEYWORDS = st.sampled_from(["names", "action", "args", "op", "index", "value", "SCMP_ACT_ERRNO", "SCMP_CMP_EQ", "x"])

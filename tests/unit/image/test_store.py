@@ -159,6 +159,7 @@ def test_a_new_start_removes_what_was_half_done_and_keeps_the_rest(store: ImageS
     os.makedirs(f"{store.state_dir}/tmp/dead/blobs")
     Path(store.state_dir, "tmp", "dead.lock").touch()
     Path(store.layers_dir, "08" * 32 + ".lock").touch()
+    Path(store.layers_dir, "01" * 32 + ".seal.0123456789ab~").touch()
     store.close()
     reopened = ImageStore(store.state_dir)
     try:
