@@ -20,6 +20,7 @@ from cri.live.activation import Activation
 from cri.live.clients import Clients
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
+from cri.live.first_hello import first_hello
 from cri.live.guest_names import GuestNames
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
@@ -361,7 +362,8 @@ class LivePod:
 
     async def meet(self, limit_s: float, first: bytes = START, *, link: Link | None = None) -> None:
         """Wait for the agent's hello, not longer than the VM lives; `first` and `link` are as of `Identity`. Raises
-        VmFailed, NotFound."""
+        VmFailed, NotFound.
+        """
         known = link if link else await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
         who = Identity(self.title, known, self.status.link_key, self.epoch, first)
         loop_budget = self.tools.loop_budget
@@ -371,16 +373,7 @@ class LivePod:
                 agent.listen(stream, consumer)
         for stream in self.status.unwanted:
             agent.listen(stream, Discarded())
-        hello, gone = asyncio.ensure_future(agent.open()), asyncio.ensure_future(self.gone.wait())
-        try:
-            await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-            if not hello.done():
-                late = "" if self.gone.is_set() else f"sent no hello within {round(limit_s, 1):g} s of its start"
-                raise VmFailed(await asyncio.to_thread(vm_end.silence, self.vm, late, title=self.title))
-            self.hello = hello.result()
-        finally:
-            hello.cancel()
-            gone.cancel()
+        self.hello = await first_hello(agent, self.gone, vm=self.vm, limit_s=limit_s, title=self.title)
 
     def _exited(self, event: messages.Exited) -> bool:
         """Take in the end of a process; return whether it is known and had not exited."""

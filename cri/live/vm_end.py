@@ -68,10 +68,3 @@ async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> st
     if filtered:
         log.error("pod.filtered", extra={"title": title, "error": why})
     return why
-
-
-def silence(vm: VmProcess | None, late: str, *, title: str) -> str:
-    """Why its agent was not met, with the console's last lines; `late` is empty when it has ended. Blocks."""
-    console = vm.console_tail(CONSOLE_LINES).strip() if vm else ""
-    what = late or "ended before its agent answered"
-    return f"the virtual machine of {title} {what}; its console ends with: {console or '(nothing)'}"

@@ -33,7 +33,7 @@ CUT = {
     "acknowledgement_from_the_future": "has frame 4611686018427387904",
     "lying_lengths": "malformed frames",
     "markers_without_hello": "malformed frames",
-    "resync_with_progress": "the guest's agent repeat",
+    "resync_with_progress": "the guest's agent ",  # repeats Hello, or loses frames
 }
 """Attacks that break the rules, and a piece of the sentence that their pods get: which rule first is a matter of time
 where there are two.
