@@ -71,7 +71,7 @@ def check(place: str, *, guest: File, disk: File, title: str = "", link_key: byt
                 raise BadRequest(f"{shown} is not part of the checkpoint; remove it, or take another checkpoint")
             continue
         try:
-            now = examined(path, look=search if name == GUEST else bool)
+            now = examined(path, visit=search if name == GUEST else bool)
         except FileNotFoundError:
             raise BadRequest(f"{shown} is missing, so the checkpoint can't be restored; take another one") from None
         if now != was:

@@ -20,7 +20,7 @@ from cri.containers import create as containers
 from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
-from cri.live.images import Accounts, Wanted
+from cri.live.images import Accounts, RootRequest
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
 from cri.pb import runtime_pb2 as pb
@@ -120,8 +120,8 @@ class Foreground:
         def plan(accounts: Accounts) -> ContainerRecord:
             return translated.record(config, self._pod.record, images=images, accounts=accounts)
 
-        wanted = Wanted(image.id, lambda: (files,), plan)
-        async with containers.held(self._pod, wanted, kernel=own_kernel.of(image)) as root:
+        root_request = RootRequest(image.id, lambda: (files,), plan)
+        async with containers.held(self._pod, root_request, kernel=own_kernel.of(image)) as root:
             record = root.planned._replace(container=root.planned.container._replace(id="main"))
             container = self._pod.containers[await containers.create(self._pod, record, root=root)]
         streams = {container.record.stdout: 1, container.record.stderr: 2}

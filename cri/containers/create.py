@@ -14,7 +14,7 @@ from cri.containers.stop import discard, follow_rest, remove_files
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
-from cri.live.images import Root, Wanted
+from cri.live.images import Root, RootRequest
 from cri.live.pod import LivePod
 from cri.store import history
 from cri.store.history import Fact
@@ -29,7 +29,7 @@ from stage1.pod.own_values import Asked
 
 
 @asynccontextmanager
-async def image_held(pod: LivePod, wanted: Wanted) -> AsyncIterator[Root]:
+async def image_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
     """Bring the image of a container that is about to be made into the guest, and those that are its volumes. They stay
     there when a container uses them at the end.
 
@@ -37,24 +37,24 @@ async def image_held(pod: LivePod, wanted: Wanted) -> AsyncIterator[Root]:
     """
     pod.require_ready()
     with pod.work.using_files():
-        async with limit(pod, "CreateContainer"), pod.images.held(wanted) as root:
+        async with limit(pod, "CreateContainer"), pod.images.held(request) as root:
             for volume in root.volumes:
                 await pod.images.export(volume)
             yield root
 
 
 @asynccontextmanager
-async def kernel_held(pod: LivePod, wanted: Wanted) -> AsyncIterator[Root]:
+async def kernel_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
     """The same for a container whose image brings the kernel: nothing in it is for a guest."""
     pod.require_ready()
     with pod.work.using_files():
         async with limit(pod, "CreateContainer"):
-            yield await pod.images.to_boot(wanted)
+            yield await pod.images.to_boot(request)
 
 
-def held(pod: LivePod, wanted: Wanted, *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
+def held(pod: LivePod, request: RootRequest, *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
     """Which of the two a container needs whose image brings `kernel`, or none."""
-    return kernel_held(pod, wanted) if kernel.path else image_held(pod, wanted)
+    return kernel_held(pod, request) if kernel.path else image_held(pod, request)
 
 
 async def create(pod: LivePod, planned: ContainerRecord, *, root: Root, policy: bytes = b"") -> str:

@@ -47,19 +47,20 @@ class Accounts(NamedTuple):
     group: str = ""
 
 
-class Wanted(NamedTuple):
-    """The image that a container is about to be made from. `look` finds its files, and behind them those of images that
-    are its volumes; `plan` makes of its accounts what the caller needs. Both block, and are called in one thread.
+class RootRequest(NamedTuple):
+    """A request for the root of a new container. `find_files` returns the image's files, and behind them those of
+    images that are its volumes; `plan` makes of its accounts what the caller needs. Both block, and are called in one
+    thread.
     """
 
     image_id: str
-    look: "Callable[[], tuple[ImageFiles, ...]]"
+    find_files: "Callable[[], tuple[ImageFiles, ...]]"
     plan: Callable[[Accounts], Any] = lambda accounts: accounts
 
 
 class Root(NamedTuple):
     """The source of a container's root: `lower` for the agent, in the window or not; `source` describes it and the
-    reason, for display. `planned` is the result of `Wanted.plan`, `volumes` are the files behind the image's own.
+    reason, for display. `planned` is the result of `RootRequest.plan`, `volumes` are the files behind the image's own.
     `took_ns` is how long the guest took to get the image.
     """
 
@@ -107,14 +108,14 @@ class PodImages:
         self._reported: set[str] = set()
 
     @asynccontextmanager
-    async def held(self, wanted: Wanted) -> AsyncIterator[Root]:
+    async def held(self, request: RootRequest) -> AsyncIterator[Root]:
         """Bring the image into the guest; at the end it stays if a container of the pod's uses it."""
-        name = export.image_name(wanted.image_id)
+        name = export.image_name(request.image_id)
         self._held[name] += 1
         begun_ns = time.monotonic_ns()
         try:
             async with self._lock:
-                root = await self._bring(wanted, name)
+                root = await self._bring(request, name)
             yield root._replace(took_ns=time.monotonic_ns() - begun_ns)
         finally:
             self._held[name] -= 1
@@ -131,12 +132,12 @@ class PodImages:
         async with self._lock:
             await run_uncancellable(engine.add_image, self._directory, self._pod, image=image)
 
-    async def to_boot(self, wanted: Wanted) -> Root:
+    async def to_boot(self, request: RootRequest) -> Root:
         """Mount an image where the VMM sees it, for a kernel in it. It has no accounts."""
 
         def add() -> Root:
-            image = wanted.look()[0]
-            planned = wanted.plan(Accounts())
+            image = request.find_files()[0]
+            planned = request.plan(Accounts())
             return Root(own.add_image(self._directory, image), False, "the image's kernel is booted", planned)
 
         async with self._lock:
@@ -159,8 +160,8 @@ class PodImages:
                     extra = {"pod": self._pod.id, "image": name, "error": str(error)}
                     log.warning("window.unreleased", extra=extra)
 
-    async def _bring(self, wanted: Wanted, name: str) -> Root:
-        exported = await run_uncancellable(self._export, wanted)
+    async def _bring(self, request: RootRequest, name: str) -> Root:
+        exported = await run_uncancellable(self._export, request)
         window, image = exported.window, exported.files[0]
         self._has_no_window = window is None
         if window is None:
@@ -178,14 +179,14 @@ class PodImages:
         source = f"{'disk' if window.is_disk else 'dax'} window at {offset}"
         return Root(name, True, source, exported.planned, exported.files[1:])
 
-    def _export(self, wanted: Wanted) -> _Exported:
+    def _export(self, request: RootRequest) -> _Exported:
         """Bring the image into the export, and plan with what it says. Blocks."""
-        directory, files = self._directory, wanted.look()
+        directory, files = self._directory, request.find_files()
         window = None if self._has_no_window else mapping.find(directory)
         was_there = window is None or export.has_image(directory, files[0])
         lower = engine.add_image(directory, self._pod, image=files[0])
         try:
-            planned = wanted.plan(Accounts(*export.read_image_files(directory, lower, paths=ACCOUNTS)))
+            planned = request.plan(Accounts(*export.read_image_files(directory, lower, paths=ACCOUNTS)))
         except BaseException:
             if not was_there:
                 export.remove_image(directory, files[0])

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 
 from cri.containers import create
-from cri.live.images import Accounts, Wanted
+from cri.live.images import Accounts, RootRequest
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
@@ -46,9 +46,9 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     def plan(accounts: Accounts) -> ContainerRecord:
         return container.record(config, pod.record, images=images, accounts=accounts, added=edits)
 
-    wanted = Wanted(images[config.image.image].id, partial(_usable, node, tuple(images.values())), plan)
+    root_request = RootRequest(images[config.image.image].id, partial(_usable, node, tuple(images.values())), plan)
     with node.pods.container_names.reserved(name, asked) as reservation:
-        async with create.held(pod, wanted, kernel=kernel) as root:
+        async with create.held(pod, root_request, kernel=kernel) as root:
             node.verifier.soon(images.values())
             record, policy = await _confined(node, pod, record=root.planned, config=config)
             if debugging.is_asked(config):

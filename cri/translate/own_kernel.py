@@ -70,12 +70,12 @@ def shown(pod: "LivePod", container: "LiveContainer") -> dict[str, Any]:
     return {
         "path": record.kernel.path,
         "commandLine": line.text,
-        "environmentBy": _way(record.kernel, line),
+        "environmentBy": _environment_by(record.kernel, line),
         "leftOutOfEnvironment": names,
     }
 
 
-def _way(kernel: OwnKernel, line: Line) -> str:
+def _environment_by(kernel: OwnKernel, line: Line) -> str:
     if line.carried:
         return "initrd"
     is_passed = kernel.environment == own_kernel.PASSED and own_command_line.has_environment(kernel)

@@ -152,13 +152,13 @@ def merged(*places: "Mapping[str, str]") -> dict[str, str]:
     """The keys of a kernel in several places as one: of two values the later place's counts. urunc's are decoded where
     their type is beside them, since that tells whether they are encoded.
     """
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for place in places:
         theirs = {key: text for key, text in place.items() if key.startswith(URUNC)}
         has_type = any(key.removeprefix(URUNC).lower() == "unikerneltype" for key in theirs)
-        found |= {key: text for key, text in place.items() if key.startswith(OURS)}
-        found |= _plain(theirs) if has_type else theirs
-    return found
+        keys |= {key: text for key, text in place.items() if key.startswith(OURS)}
+        keys |= _plain(theirs) if has_type else theirs
+    return keys
 
 
 def is_named(labels: "Mapping[str, str]") -> bool:

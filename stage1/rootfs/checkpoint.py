@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Awaited = Callable[[], bool]
-    Look = Callable[[bytes], object]
+    Visitor = Callable[[bytes], object]
 
 GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
 """Memory and devices, as the VMM writes them; the pod's disk; and what they are."""
@@ -138,22 +138,22 @@ def _empty(output: str) -> None:
 
 
 class Search:
-    """Whether `wanted` is in a file whose blocks it is called with, in order."""
+    """A visitor of a file's blocks, in order: whether `key` is in the file."""
 
-    def __init__(self, wanted: bytes) -> None:
-        self.is_there = not wanted
-        self._wanted, self._last = wanted, b""
+    def __init__(self, key: bytes) -> None:
+        self.is_there = not key
+        self._key, self._last = key, b""
 
     def __call__(self, block: bytes) -> None:
-        """Look into the next one."""
+        """Search the next block, and its border to the one before."""
         if not self.is_there:
-            self.is_there = self._wanted in block or self._wanted in self._last + block[: len(self._wanted)]
-            self._last = block[1 - len(self._wanted) :]
+            self.is_there = self._key in block or self._key in self._last + block[: len(self._key)]
+            self._last = block[1 - len(self._key) :]
 
 
-def examined(path: str, is_awaited: "Awaited" = lambda: True, *, look: "Look" = bool) -> File:
-    """What the file is, which may be anybody's; `look` gets its blocks. Raises TimedOut if it is not wanted any more,
-    NotPlain or BadRequest for what is no file of ours alone, KernelError.
+def examined(path: str, is_awaited: "Awaited" = lambda: True, *, visit: "Visitor" = bool) -> File:
+    """The length and digest of the file, which may be another user's; `visit` is called with its blocks. Raises
+    TimedOut if it is not awaited any more, NotPlain or BadRequest for what is no file of ours alone, KernelError.
     """
     directory, name = os.path.split(path)
     with beneath.Root(directory) as place:
@@ -165,14 +165,14 @@ def examined(path: str, is_awaited: "Awaited" = lambda: True, *, look: "Look" = 
                 f"{path} can be written to by others than user {os.geteuid()}, so it could change after it was "
                 "verified; give it mode 0600"
             )
-        return File(status.st_size, digest(fd, is_awaited, look=look))
+        return File(status.st_size, digest(fd, is_awaited, visit=visit))
     finally:
         os.close(fd)
 
 
-def digest(descriptor: int, is_awaited: "Awaited" = lambda: True, *, look: "Look" = bool) -> str:
+def digest(descriptor: int, is_awaited: "Awaited" = lambda: True, *, visit: "Visitor" = bool) -> str:
     """SHA-256 over the blocks of 64 KiB in which a byte is not 0, each behind its number (8 bytes, big endian): all
-    copies have the same, with whatever holes. These blocks `look` gets. Raises as `examined`.
+    copies have the same, whatever holes they have. `visit` is called with these blocks. Raises as `examined`.
     """
     from hashlib import sha256  # rkt, which removes pods by this module, waits for each import
 
@@ -185,7 +185,7 @@ def digest(descriptor: int, is_awaited: "Awaited" = lambda: True, *, look: "Look
                 block = os.pread(descriptor, _BLOCK_BYTES, number * _BLOCK_BYTES)
                 if block != _ZEROS[: len(block)]:
                     total.update(number.to_bytes(8, "big") + block)
-                    look(block)
+                    visit(block)
             end = max(-(-hole // _BLOCK_BYTES) * _BLOCK_BYTES, end + 1)
     return total.hexdigest()
 

@@ -99,7 +99,7 @@ async def test_a_daemon_that_is_killed_while_logs_are_rotated_loses_and_doubles_
         await cri.close()
 
 
-async def test_lines_of_any_length_and_a_last_one_without_end_come_whole(kept_world: World) -> None:
+async def test_lines_of_any_length_and_an_unfinished_last_one_are_complete(kept_world: World) -> None:
     script = "head -c 100000 /dev/zero | tr '\\0' a; echo; echo; head -c 16384 /dev/zero | tr '\\0' b; echo; printf end"
     async with kept_world.daemon() as cri:
         c = await running_in_kept_pod(cri, kept_world, "sh", "-c", script)

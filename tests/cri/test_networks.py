@@ -107,7 +107,7 @@ async def _uses_both(cri: Client, pod: str, devices: dict[str, dict[str, object]
 
 
 @pytest.mark.vm
-async def test_guests_on_a_macvlan_reach_each_other_and_what_is_on_the_wire(outer: tuple[VmWorld, OuterNet]) -> None:
+async def test_guests_on_a_macvlan_connect_to_each_other_and_to_other_hosts(outer: tuple[VmWorld, OuterNet]) -> None:
     """Such a device takes in only what is for its own address, so the guest must have just that one."""
     world, net = outer
     run_here("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")

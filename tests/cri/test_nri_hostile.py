@@ -190,7 +190,7 @@ async def test_a_plugin_that_sends_without_a_pause_gets_a_part_of_the_daemons_ti
         assert looked == 40
 
 
-async def test_a_thousand_containers_that_are_not_here_are_a_few_lines_of_the_log(
+async def test_a_thousand_unknown_containers_are_a_few_lines_of_the_log(
     nri_world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with nri_world.daemon() as cri, plugin(nri_world, "odd") as bad:

@@ -91,7 +91,9 @@ async def test_a_server_on_the_pods_loopback_serves_many_at_once(kept_world: Wor
         await cri("StopContainer", container_id=c, timeout=0)
 
 
-async def test_a_port_without_server_is_an_error_and_the_session_goes_on(kept_world: World, tunnelled: bool) -> None:
+async def test_a_port_without_server_is_an_error_and_the_connection_continues(
+    kept_world: World, tunnelled: bool
+) -> None:
     async with kept_world.daemon() as cri:
         await running_in_kept_pod(cri, kept_world)
         pod = (await cri("ListContainers")).containers[0].pod_sandbox_id
@@ -158,7 +160,7 @@ async def test_64_mib_go_in_and_come_out_after_the_end_of_the_input(world: World
         client.close()
 
 
-async def test_a_connection_ends_before_its_pod_is_suspended_and_the_session_goes_on(
+async def test_a_connection_ends_before_its_pod_is_suspended_and_the_client_stays_connected(
     world: World, tunnelled: bool
 ) -> None:
     got: list[bytes] = []

@@ -24,7 +24,9 @@ def node(tmp_path: Path, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
         yield made
 
 
-async def test_its_server_counts_on_and_its_last_output_reach_the_kubelet(node: tuple[VmWorld, OuterNet]) -> None:
+async def test_its_server_continues_counting_and_its_last_output_gets_to_the_kubelet(
+    node: tuple[VmWorld, OuterNet],
+) -> None:
     world, _ = node
     kubelet = Kubelet(world.root / "kubelet", "uid-web")
     async with world.daemon() as cri:

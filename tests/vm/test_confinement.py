@@ -16,7 +16,7 @@ from cri.containers import exec as execs
 from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
-from cri.live.images import Wanted
+from cri.live.images import RootRequest
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
 from cri.monitors.mounts import Follower
@@ -94,7 +94,7 @@ async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContai
     what = Process(("sleep", "1000"), env=("PATH=/bin:/sbin:/usr/bin:/usr/sbin",))
     made = Container(id="main", name="main", image=image.id, process=what, mounts=mounts)
     record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
-    async with containers.image_held(pod, Wanted(image.id, lambda: (image,))) as root:
+    async with containers.image_held(pod, RootRequest(image.id, lambda: (image,))) as root:
         result = pod.containers[await containers.create(pod, record, root=root)]
     await containers.start(pod, result)
     return result

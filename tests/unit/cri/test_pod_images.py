@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cri.config import Config
-from cri.live.images import Accounts, PodImages, Wanted
+from cri.live.images import Accounts, PodImages, RootRequest
 from cri.store.images import ImageStore
 from stage1.errors import AgentFailed, AlreadyExists, NotFound, WrongState
 from stage1.guest.messages import MountImage, UnmountImage
@@ -93,7 +93,7 @@ class Pod:
 
     async def create(self, name: str, image: ImageFiles) -> str:
         """A container of the image; returns which way it came."""
-        async with self.images.held(Wanted(image.id, lambda: (image,))) as root:
+        async with self.images.held(RootRequest(image.id, lambda: (image,))) as root:
             await asyncio.sleep(0.05)  # for the guest to make the container's root
             record = SimpleNamespace(window_image=root.lower if root.in_window else "")
             self.containers[name] = SimpleNamespace(record=record)
@@ -165,7 +165,7 @@ async def test_containers_of_one_image_share_its_place_until_the_last_is_removed
 
 
 async def test_the_accounts_are_the_images(pod: Pod, images: tuple[ImageFiles, ...]) -> None:
-    async with pod.images.held(Wanted(images[0].id, lambda: images[:1])) as root:
+    async with pod.images.held(RootRequest(images[0].id, lambda: images[:1])) as root:
         assert root.planned == Accounts("a", "")
     assert pod.in_window() == 0  # no container was made
 

@@ -126,7 +126,7 @@ class Jobs:
                 await asyncio.sleep(0.005)
 
 
-async def test_bulk_work_is_done_a_few_at_a_time_in_the_order_in_which_it_came() -> None:
+async def test_bulk_work_is_bounded_and_done_first_in_first_out() -> None:
     bulk, jobs = Bulk(2, long_s=600), Jobs()
     tasks = [asyncio.ensure_future(bulk.run(jobs, name)) for name in "abcd"]
     await jobs.number(2)

@@ -161,7 +161,7 @@ def test_mounts_that_can_not_be_are_refused(mount: pb.Mount, error: type[PodErro
         mounts.mount(mount, IMAGES)
 
 
-def test_a_vm_has_no_mounts_that_reach_the_host() -> None:
+def test_a_vm_has_no_mounts_that_propagate_to_the_host() -> None:
     both = mounts.mount(_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), IMAGES)
     with pytest.raises(Unsupported, match=r"mounts .*host"):
         mounts.require_no_bidirectional([both], on_host=False, privileged=True)

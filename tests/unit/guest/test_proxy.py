@@ -213,7 +213,7 @@ def test_an_agent_that_does_not_answer_is_waited_for_no_longer_than_asked(place:
         client.call(m.List(), 0.2)
 
 
-def test_calls_end_within_the_limit_of_the_session_together(place: Place, faults: Faults) -> None:
+def test_calls_of_one_connection_share_its_time_limit(place: Place, faults: Faults) -> None:
     faults.silent = True
     with place.client() as client:
         client.limit(0.4)

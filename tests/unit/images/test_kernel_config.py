@@ -49,7 +49,7 @@ def test_a_fragment_that_makes_no_sense_is_named(fragments, argv):
         kconfig.asked(fragments)
 
 
-def test_comments_and_empty_lines_ask_for_nothing():
+def test_comments_and_empty_lines_are_ignored():
     assert kconfig.asked(["# a\n\nCONFIG_A=y\n", 'CONFIG_B="x=y"\n']) == {"CONFIG_A": "y", "CONFIG_B": '"x=y"'}
 
 

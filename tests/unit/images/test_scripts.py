@@ -29,7 +29,7 @@ def test_an_option_that_run_does_not_know_is_no_command_for_a_pod():
     assert done.returncode == 2 and "--frob" in done.stderr and done.stdout == ""
 
 
-def test_who_waits_for_another_script_is_told(tmp_path):
+def test_waiting_for_another_script_is_reported(tmp_path):
     (tmp_path / "build").mkdir()
     with open(tmp_path / "build/prepare.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

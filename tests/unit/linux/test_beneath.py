@@ -257,7 +257,7 @@ def test_removing_has_an_end_when_somebody_else_goes_on_making(tree: Path, monke
         root.remove_tree("plain")
 
 
-def test_a_file_goes_with_others_beside_it_and_with_no_other(tree: Path) -> None:
+def test_a_removal_takes_a_file_with_its_companions_and_no_other(tree: Path) -> None:
     for name in ("a", "b", "c"):
         (tree / "plain" / name).write_text("")
     (tree / "b").write_text("")

@@ -112,7 +112,7 @@ def test_a_file_that_another_name_shares_is_replaced_and_not_changed(slot: str) 
     assert record.load(slot) == claimed() and Path(f"{slot}.kept").read_bytes() == kept
 
 
-def test_lines_none_of_which_can_be_read_are_damage(slot: str) -> None:
+def test_a_record_without_a_readable_line_is_damaged(slot: str) -> None:
     Path(slot).write_bytes(b'{"v": 1}\nnonsense\n' + bytes(500))
     with pytest.raises(PodError, match=slot):
         record.load(slot)

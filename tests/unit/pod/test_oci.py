@@ -217,7 +217,7 @@ def test_a_pod_with_a_user_namespace_shares_all_that_belongs_to_it():
         }
 
 
-def test_a_terminal_has_its_size_before_a_program_can_look():
+def test_a_terminal_has_its_size_before_its_program_starts():
     def size(**changes):
         return oci.config(POD, container(process=Process(("sh",), **changes)))["process"].get("consoleSize")
 

@@ -104,7 +104,7 @@ def test_linux_reads_what_is_written_and_the_rest_can_not_be_written(word: str) 
         ('A={"x": "a b"}', None),
     ],
 )
-def test_what_linux_can_be_told_in_words_with_quotation_marks(word: str, written: str | None) -> None:
+def test_arguments_with_quotation_marks_that_linux_can_read(word: str, written: str | None) -> None:
     assert own_quoting.for_linux(word) == written
 
 

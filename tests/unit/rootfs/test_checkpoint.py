@@ -59,36 +59,36 @@ def test_a_byte_or_a_place_more_is_another_file(tmp_path: Path) -> None:
     assert len(set(made)) == 4
 
 
-WANTED = bytes(range(1, 17))
+KEY = bytes(range(1, 17))
 
 
 @pytest.mark.parametrize(
     "offset", [0, 1, 4096, BLOCK - 16, BLOCK - 15, BLOCK - 1, BLOCK, 5 * BLOCK - 8, 6 * BLOCK - 16]
 )
-def test_what_is_looked_for_is_found_wherever_it_lies(tmp_path: Path, offset: int) -> None:
+def test_a_key_is_detected_at_any_offset(tmp_path: Path, offset: int) -> None:
     size = 6 * BLOCK
-    for data, is_there in ((WANTED, True), (WANTED[:-1] + b"x", False), (WANTED[1:], False)):
+    for data, is_there in ((KEY, True), (KEY[:-1] + b"x", False), (KEY[1:], False)):
         _written(tmp_path / "guest", {0: b"x", offset: data}, size)
-        search = checkpoint.Search(WANTED)
-        checkpoint.examined(str(tmp_path / "guest"), look=search)
+        search = checkpoint.Search(KEY)
+        checkpoint.examined(str(tmp_path / "guest"), visit=search)
         assert search.is_there is is_there
 
 
 def test_a_guest_without_the_key_of_its_manifest_is_refused_at_once(tmp_path: Path) -> None:
     """Who knows another one waited for its agent as long as for a boot."""
-    guest = _written(tmp_path / checkpoint.GUEST, {3 * BLOCK + 7: WANTED}, 4 * BLOCK)
+    guest = _written(tmp_path / checkpoint.GUEST, {3 * BLOCK + 7: KEY}, 4 * BLOCK)
     os.chmod(tmp_path / checkpoint.GUEST, 0o600)
-    check(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=WANTED)
+    check(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=KEY)
     with pytest.raises(BadRequest, match=f"{tmp_path}/manifest.json has a link_key"):
-        check(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=WANTED[::-1])
+        check(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=KEY[::-1])
 
 
-def test_nothing_is_found_in_nothing_and_nothing_everywhere(tmp_path: Path) -> None:
+def test_an_empty_file_has_no_key_and_each_file_the_empty_one(tmp_path: Path) -> None:
     (tmp_path / "guest").write_bytes(b"")
-    for wanted in (WANTED, b""):
-        search = checkpoint.Search(wanted)
-        checkpoint.examined(str(tmp_path / "guest"), look=search)
-        assert search.is_there is (not wanted)
+    for key in (KEY, b""):
+        search = checkpoint.Search(key)
+        checkpoint.examined(str(tmp_path / "guest"), visit=search)
+        assert search.is_there is (not key)
 
 
 def _listen(path: Path) -> None:

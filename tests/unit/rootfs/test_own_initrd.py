@@ -94,7 +94,7 @@ def test_arguments_of_linux_stay_where_none_are_carried(own_init: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"P", b"Aone", b"P/no/such\0", b"P/a\0P/b\0", b"E\0\0P"])
-def test_what_can_not_be_run_is_said(own_init: Path, data: bytes) -> None:
+def test_a_program_that_can_not_be_run_is_reported(own_init: Path, data: bytes) -> None:
     done = _run(own_init, data)
     assert done.returncode == 127
     assert done.stderr.startswith(b"clearpod: ")

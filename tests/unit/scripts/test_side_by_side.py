@@ -67,7 +67,7 @@ def _report(file: str, start: float, stop: float, worker: str) -> pytest.TestRep
     return kept
 
 
-def test_what_took_long_is_told_with_what_the_order_lacks_and_when_each_process_ended() -> None:
+def test_slow_files_are_listed_with_those_missing_in_run_order_and_the_end_of_each_process() -> None:
     listed = f"tests/{LONGEST[0]}.py"
     reports = [
         _report(listed, 100, 130, "gw0"),
