@@ -38,7 +38,9 @@ def spec_of(pod: Pod, vm: VmSpec, *, scratch_bytes: int, disk: str = "") -> Temp
     if lack(pod, vm):
         return None
     nics = tuple(one._replace(mac=waiting_mac(number)) for number, one in enumerate(vm.nics))
-    vm = vm._replace(nics=nics, kernel_arguments=(*vm.kernel_arguments, *arguments(vm.memory_mib)))
+    vm = vm._replace(
+        nics=nics, kernel_arguments=(*vm.kernel_arguments, *arguments(vm.memory_mib, gives_back=bool(vm.memory_shim)))
+    )
     made_of = template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
     if disk:
         made_of |= {"disk": disk}

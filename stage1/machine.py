@@ -15,7 +15,7 @@ from stage1.pod.network import PodNetwork
 from stage1.vm import kernels, profiles
 from stage1.vm.choose import Choice
 from stage1.vm.slots import Range
-from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
+from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, can_be_preloaded, nics
 from stage1.vm.vmm import AGENT
 
 TYPE_CHECKING = False
@@ -135,6 +135,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
             *(["clearpod.maps"] if pod.maps_volumes else []),
         ),
         dax=_dax(pod, host, directory=directory) if host.choice.has_dax else None,
+        memory_shim=_memory_shim(host),
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
         filter=f"{host.guest_dir}/{hypervisor.filter}",
@@ -183,6 +184,13 @@ def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
         return None
     images = (DaxImage(system := artefact(host, name), os.path.getsize(system)),)
     return Dax(os.path.realpath(library), images, pod.window_mib * MIB, f"{directory}/dax.sock")
+
+
+def _memory_shim(host: Host) -> str:
+    """Empty where it was not built, or can't be preloaded."""
+    library = os.path.realpath(f"{host.guest_dir}/{host.choice.hypervisor.memory_shim}")
+    is_of_use = host.choice.hypervisor.memory_shim and host.choice.preload and can_be_preloaded(library)
+    return library if is_of_use and os.path.exists(library) else ""
 
 
 def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:

@@ -81,7 +81,9 @@ def _alike(prepared: Prepared, vm: VmSpec) -> Prepared:
     assert isinstance(made, VmSpec)
     read_only = {share.tag: share.read_only for share in vm.shares}
     shares = tuple(share._replace(read_only=read_only.get(share.tag, share.read_only)) for share in made.shares)
-    return prepared._replace(vm=made._replace(console_attached=vm.console_attached, shares=shares))
+    return prepared._replace(
+        vm=made._replace(console_attached=vm.console_attached, memory_shim=vm.memory_shim, shares=shares)
+    )
 
 
 def _save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", limit_s: float) -> None:

@@ -224,9 +224,11 @@ def _attached(vm: VmSpec, pod: RktPod) -> VmSpec:
 
 
 def attached(vm: VmSpec) -> VmSpec:
-    """The properties of all VMs of rkt's pods: a console for the apps, and shares that these change."""
+    """The properties of all VMs of rkt's pods: a console for the apps, and shares that these change. Their launcher
+    starts copies with the environment of those that boot, so without a shim.
+    """
     shares = tuple(share._replace(read_only=False) for share in vm.shares)
-    return vm._replace(console_attached=True, shares=shares)
+    return vm._replace(console_attached=True, shares=shares, memory_shim="")
 
 
 def _show_volumes(place: str, pod: RktPod) -> None:

@@ -30,6 +30,10 @@ class Hypervisor:
     """The file of the guest's directory that is preloaded into it, to map images into its guests' memory by DAX, also
     into a window there while the guest runs; empty when it has no DAX.
     """
+    memory_shim = ""
+    """The file of the guest's directory that is preloaded into it for a guest that is a copy of a template, which then
+    gives memory back; empty when it needs none.
+    """
     has_balloon = False
     """Whether memory that a guest frees is returned to the host."""
     has_templates = False

@@ -172,7 +172,7 @@ def places(vm: VmSpec) -> list[Place]:
     return [
         *(Place(path) for path, _ in _SYSTEM),
         *(Place(path) for path, _ in _programs(vm)),
-        *(Place(path) for path in (vm.binary, *files)),
+        *(Place(path) for path in (vm.binary, *files, *_preloaded(vm))),
         *([Place(vm.scratch, writable=True)] if vm.scratch else []),
         *([Place(vm.template.ram, writable=True)] if vm.template and vm.template.is_made else []),
         *(_shown(share, vm) for share in vm.shares),
@@ -196,6 +196,7 @@ def rules(vm: VmSpec) -> list[tuple[str, int]]:
         *_SYSTEM,
         *_programs(vm),
         *((path, _READ) for path in _booted(vm)),
+        *((path, RUN_FILE) for path in _preloaded(vm)),
         *((path, RUN_FILE if vm.dax and path == vm.dax.library else _READ) for path in _of_dax(vm)),
         *([(vm.scratch, CHANGE)] if vm.scratch else []),
         *([(vm.template.memory, CHANGE if vm.template.is_made else _READ)] if vm.template else []),
@@ -264,6 +265,10 @@ def _programs(vm: VmSpec) -> list[tuple[str, int]]:
 
 def _booted(vm: VmSpec) -> list[str]:
     return [path for path in (vm.kernel, vm.initramfs, vm.system_image) if path]
+
+
+def _preloaded(vm: VmSpec) -> list[str]:
+    return [vm.memory_shim] if vm.memory_shim and vm.template and not vm.template.is_made else []
 
 
 def _of_dax(vm: VmSpec) -> list[str]:

@@ -31,6 +31,10 @@ from stage1.vm.spec import (
     check,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.vm.template import Template
+
 # Each has to be named. elevateprivileges denies setuid and its like, which 9p with security_model=none never
 # calls: it changes owners by chown.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -38,8 +42,12 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 # What the guest frees goes back to the host, in blocks of at least so many pages (a power of two). The kernel's own
 # choice, 4 MiB, is of no use to small guests: hardly anything that a container frees is in one piece.
 BALLOON = "virtio-balloon-device,free-page-reporting=on"
-# QEMU can't give back the pages of a file that it may not write to, and would complain of each.
+# QEMU can't give back the pages of a file that it may not write to, and would complain of each; unless the memory is no
+# file's for it (images/qemu-shim).
 _SILENT_BALLOON = "virtio-balloon-device"
+# A page that a copy has given back has the template's content afterwards, where others have zeros. A guest's kernel to
+# which free pages are zeros (init_on_free) would tell by this feature, and without it reports none.
+COPY_BALLOON = f"{BALLOON},page-poison=off"
 REPORTED = "page_reporting.page_reporting_order=5"
 
 # Without a control queue the device lets everything through, as kvmtool's does: the guest's kernel sorts out what is
@@ -104,8 +112,13 @@ def argv(vm: VmSpec) -> list[str]:
 
 
 def environment(vm: VmSpec) -> dict[str, str]:
-    """The minimal environment of QEMU."""
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
+    """The minimal environment of QEMU, and what images/qemu-shim reads."""
+    minimal = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
+    if not vm.template or vm.template.is_made or not vm.memory_shim:
+        return minimal
+    from stage1.vm.template import RAM_FD  # rkt has none, and waits for each import
+
+    return {**minimal, "LD_PRELOAD": vm.memory_shim, "CLEARPOD_RAM": f"{RAM_FD}:{vm.memory_mib << 20}"}
 
 
 def kernel_command_line(vm: VmSpec, devices: int) -> str:
@@ -138,10 +151,17 @@ def _devices(vm: VmSpec) -> list[str]:
     for number, nic in enumerate(vm.nics):
         argv += _nic(number, nic, by_descriptor=bool(vm.jailer))
     # A guest with many networks has but its processor's random numbers and keeps its memory, rather than not to start.
-    for device in ("virtio-rng-device", _SILENT_BALLOON if vm.template else BALLOON):
+    for device in ("virtio-rng-device", _balloon(vm)):
         if _transports(argv) < TRANSPORTS:
             argv += ["-device", device]
     return argv
+
+
+def _balloon(vm: VmSpec) -> str:
+    """The device by which the guest gives memory back, if it can. A template's maker has that of the copies."""
+    if not vm.template:
+        return BALLOON
+    return COPY_BALLOON if vm.memory_shim else _SILENT_BALLOON
 
 
 def _transports(argv: list[str]) -> int:
@@ -155,13 +175,21 @@ def _template(vm: VmSpec) -> list[str]:
         return []
     from stage1.vm.template import STATE_FD, STATE_SET  # rkt has none, and waits for each import
 
-    access = "share=on" if vm.template.is_made else "share=off,readonly=on,rom=off"
     return [
-        *("-object", f"memory-backend-file,id=ram,size={vm.memory_mib}M,mem-path={vm.template.memory},{access}"),
+        *("-object", _memory(vm, vm.template)),
         *("-chardev", f"socket,id=monitor,fd={MONITOR_FD}"),
         *("-mon", "chardev=monitor,mode=control"),
         *(() if vm.template.is_made else ("-add-fd", f"fd={STATE_FD},set={STATE_SET}", "-incoming", "defer")),
     ]
+
+
+def _memory(vm: VmSpec, template: "Template") -> str:
+    """The guest's memory. With the shim it is anonymous as far as QEMU knows, and in fact the template's file."""
+    size = f"id=ram,size={vm.memory_mib}M"
+    if vm.memory_shim and not template.is_made:
+        return f"memory-backend-ram,{size},share=off"
+    access = "share=on" if template.is_made else "share=off,readonly=on,rom=off"
+    return f"memory-backend-file,{size},mem-path={template.memory},{access}"
 
 
 def _shared_memory(vm: VmSpec) -> list[str]:
@@ -264,7 +292,7 @@ def find() -> Program:
 
 class _Qemu(Hypervisor):
     name, title = "qemu", "QEMU"
-    kernel, filter = "vmlinux", "seccomp-qemu.bpf"
+    kernel, filter, memory_shim = "vmlinux", "seccomp-qemu.bpf", "qemu-shim.so"
     can_emulate = can_confine_itself = has_balloon = has_templates = tells_files_apart = True
     opens_console = boots_all_kernels = True
 

@@ -130,6 +130,10 @@ class VmSpec(NamedTuple):
     """The kernel of an image, if the pod boots one."""
     template: "Template | None" = None
     """The template that it is made for, or a copy of; None: it boots."""
+    memory_shim: str = ""
+    """The library that is preloaded into it if it is a copy, so that it can give back what its guest frees; empty:
+    it keeps that.
+    """
     window_bytes: int = 0
     """It has a disk of this size for images, which are put there while it runs (medium.py), and a monitor at QMP."""
     is_resumed: bool = False
@@ -149,6 +153,8 @@ def check(vm: VmSpec) -> None:
     if vm.dax:
         paths += [vm.dax.socket, *(image.path for image in vm.dax.images)]
         _check_library(vm.dax.library)
+    if vm.memory_shim:
+        _check_library(vm.memory_shim)
     check_paths(paths)
     for one in vm.kernel_arguments:
         if any(c.isspace() or c in "\"'" for c in one):
@@ -162,7 +168,11 @@ def check_paths(paths: "Iterable[str]") -> None:
             raise BadRequest(f"{path!r} can't be passed to a VMM: it must be absolute and without a comma")
 
 
+def can_be_preloaded(path: str) -> bool:
+    """Whether the dynamic loader takes the path, which splits LD_PRELOAD, and has no quotes."""
+    return path.startswith("/") and not any(c.isspace() or c == ":" for c in path)
+
+
 def _check_library(path: str) -> None:
-    """The dynamic loader splits LD_PRELOAD, and has no quotes."""
-    if not path.startswith("/") or any(c.isspace() or c == ":" for c in path):
+    if not can_be_preloaded(path):
         raise BadRequest(f"{path!r} can't be preloaded: it must be absolute and without colons and spaces")

@@ -40,10 +40,19 @@ at writes to a bucket of its own, and so takes a page of the table for the copy 
 """
 
 
-def arguments(memory_mib: int) -> tuple[str, ...]:
-    """Words of the kernel command line of a guest of that size that is to be saved, and of its copies."""
+_GIVING_BACK = ("page_reporting.page_reporting_order=0", "sysctl.vm.percpu_pagelist_high_fraction=100000")
+"""Each page that the guest frees is reported, and the lists of free pages that processors keep for themselves, of which
+nothing is reported, are as short as can be.
+"""
+
+
+def arguments(memory_mib: int, *, gives_back: bool = False) -> tuple[str, ...]:
+    """Words of the kernel command line of a guest of that size that is to be saved, and of its copies. `gives_back`:
+    their VMMs can give back what they free.
+    """
     tables = (("dhash_entries", _DENTRIES_PER_MIB), ("ihash_entries", _INODES_PER_MIB))
-    return (ARGUMENT, *(f"{name}={per_mib * memory_mib}" for name, per_mib in tables))
+    own = tuple(f"{name}={per_mib * memory_mib}" for name, per_mib in tables)
+    return (ARGUMENT, *own, *(_GIVING_BACK if gives_back else ()))
 
 
 def spoken(commands: "Sequence[Command]") -> str:

@@ -119,7 +119,7 @@ async def asked(cri: Client, container: str) -> int:
 async def has_no_space(world: VmWorld, capfd: pytest.CaptureFixture[str]) -> None:
     """A disk that is full while the guest is written to it: nothing is left, and the pod goes on."""
     place = Path(world.config.state_dir, saved.FORKS)
-    place.mkdir(mode=0o700)
+    place.mkdir(mode=0o700, exist_ok=True)
     mount.mount("tmpfs", str(place), "tmpfs", data="size=4m,mode=700")
     try:
         ended = await command(world, capfd)("fork", "default/web")

@@ -47,7 +47,7 @@ async def fill_and_free(cri: Client, world: VmWorld, container: str, *, file: st
 
 @pytest.fixture(scope="module")
 def world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
-    """A machine for all tests; its VM boots, since a copy of a template gives nothing back."""
+    """A machine for all tests; its VM boots. That copies give memory back: test_template_vms.py."""
     with vm_world(sample, guest_dir) as made:
         yield made
 

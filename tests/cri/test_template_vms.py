@@ -17,6 +17,7 @@ from stage1.vm.template import RAM_FD
 from stage1.vm.template_manifest import Manifest
 from stage1.vm.template_store import Store
 from tests.fakes.outer_net import OuterNet
+from tests.fakes.patience import PACE
 from tests.fakes.processes import descriptors
 
 from .conftest import Client, Registered, VmWorld
@@ -26,6 +27,7 @@ from .test_pool_vms import CLOCK_S, SLOW_S, output_of, running
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 COPIES = 8
+FREED_MIB = 24
 WHO = """
 cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid /etc/machine-id
 hostname
@@ -68,6 +70,7 @@ async def test_copies_share_nothing_that_tells_them_apart_and_lack_nothing(outer
         for (pod, container), seen in zip(pods, lines, strict=True):
             assert seen[2] == pod[:32] and (await addresses(cri, pod))[0] in await output_of(cri, container, "ip addr")
         await _is_a_whole_pod(cri, *pods[0], neighbour=pods[1][0])
+        await _gives_back_what_it_frees(cri, *pods[0])
         _is_jailed(cri, pods[0][0])
         await removed(cri, *(pod for pod, _ in pods[1:]), first)
     async with world.daemon() as cri:
@@ -89,6 +92,27 @@ async def _is_a_whole_pod(cri: Client, pod: str, container: str, *, neighbour: s
     errors = await output_of(cri, container, "cat /sys/fs/ext4/vdb/errors_count /sys/fs/ext4/vdb/warning_count")
     assert errors.split() == ["0", "0"], "its disk was mounted before it was a copy"
     assert "dhash_entries=" in await output_of(cri, container, "cat /proc/cmdline")
+
+
+async def _gives_back_what_it_frees(cri: Client, pod: str, container: str) -> None:
+    """To the host; and the template's own content is there again, for all others as before."""
+    vm = cri.node.pods.get(pod).vm
+    assert vm is not None
+    before = _written_kib(vm.pid)
+    await output_of(cri, container, f"dd if=/dev/urandom of=/dev/shm/big bs=1M count={FREED_MIB}")
+    assert _written_kib(vm.pid) > before + FREED_MIB * 900
+    await output_of(cri, container, "rm /dev/shm/big")
+    async with asyncio.timeout(120 * PACE):
+        while _written_kib(vm.pid) > before + FREED_MIB * 200:
+            await asyncio.sleep(1)
+    sums = await output_of(cri, container, "for n in 1 2; do dd if=/dev/zero bs=1M count=20 2>/dev/null | md5sum; done")
+    assert len(set(sums.splitlines())) == 1
+
+
+def _written_kib(pid: int) -> int:
+    """What the VMM has of its guest's memory for itself."""
+    smaps = Path(f"/proc/{pid}/smaps").read_text()
+    return sum(int(one[1]) for one in re.finditer(r"/ram\n(?:.*\n)*?Anonymous: +(\d+) kB", smaps))
 
 
 def _is_jailed(cri: Client, pod: str) -> None:

@@ -277,6 +277,23 @@ def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
         assert window == (Window(window_mib << 20) if prepared.vm.dax and window_mib else None)
 
 
+def test_qemus_copies_have_their_shim_where_it_was_built_and_can_be_preloaded(
+    host: engine.Host, tmp_path: Path
+) -> None:
+    odd = tmp_path / "a b"
+    odd.symlink_to(host.guest_dir)
+    assert machine.vm_spec(POD, host, directory="/r/1").memory_shim == ""
+    library = Path(host.guest_dir, "qemu-shim.so")
+    library.write_bytes(b"x")
+    assert machine.vm_spec(POD, host, directory="/r/1").memory_shim == os.path.realpath(library)
+    static = host._replace(choice=host.choice._replace(preload=False))
+    assert machine.vm_spec(POD, static, directory="/r/1").memory_shim == ""
+    assert machine.vm_spec(POD, host._replace(guest_dir=str(odd)), directory="/r/1").memory_shim != ""
+    odd.unlink()
+    os.rename(host.guest_dir, odd)
+    assert machine.vm_spec(POD, host._replace(guest_dir=str(odd)), directory="/r/1").memory_shim == ""
+
+
 def test_on_a_host_with_shared_mounts_nothing_shows_up_twice_and_all_goes(host: engine.Host) -> None:
     mount.mount("tmpfs", host.run_dir, "tmpfs")
     try:

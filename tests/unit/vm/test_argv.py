@@ -87,6 +87,9 @@ CASES = {
     "qemu-console-jailed": QEMU._replace(console_attached=True, shares=SHARES, jailer="/g/jailer"),
     "qemu-template-made": QEMU._replace(**ALL, jailer="/g/jailer", template=Template("/t/1", monitor=9)),
     "qemu-template-copy": QEMU._replace(**ALL, jailer="/g/jailer", template=Template("/t/1")),
+    "qemu-template-copy-gives-back": QEMU._replace(
+        **ALL, jailer="/g/jailer", template=Template("/t/1"), memory_shim="/g/qemu-shim.so"
+    ),
     "qemu-suspends": QEMU._replace(**{**ALL, "shares": SHARES[1:]}, jailer="/g/jailer", window_bytes=1 << 40),
     "qemu-resumed": QEMU._replace(shares=SHARES[1:], window_bytes=1 << 40, is_resumed=True),
     "kvmtool-jailed": LKVM._replace(**ALL, dax=WINDOW, jailer="/g/jailer"),
@@ -193,6 +196,21 @@ def test_kvmtool_is_preloaded_only_where_there_is_something_to_map() -> None:
     assert (jailed["CLEARPOD_DAX_LISTENER"], jailed["HOME"]) == ("10", "/vmm")
     assert environment["CLEARPOD_DAX_WINDOW"] == f"0x100800000:268435456:{POD}/dax.sock"
     assert set(environment) == {"PATH", "HOME", "LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_DAX_WINDOW"}
+
+
+def test_qemu_is_preloaded_only_for_a_copy() -> None:
+    copy = QEMU._replace(template=Template("/t/1"), memory_shim="/g/qemu-shim.so")
+    assert qemu.environment(copy) == qemu.environment(QEMU) | {
+        "LD_PRELOAD": "/g/qemu-shim.so",
+        "CLEARPOD_RAM": f"14:{128 << 20}",
+    }
+    made = copy._replace(template=Template("/t/1", monitor=9))
+    for vm in (made, copy._replace(template=None), copy._replace(memory_shim="")):
+        assert qemu.environment(vm) == qemu.environment(QEMU)
+    assert qemu.COPY_BALLOON in qemu.argv(made), "copies have the devices of their maker"
+    for odd in ("qemu-shim.so", "/a b.so", "/a:b.so"):
+        with pytest.raises(BadRequest, match="preloaded"):
+            qemu.argv(copy._replace(memory_shim=odd))
 
 
 def test_an_image_that_is_no_whole_pages_is_refused() -> None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from unittest.mock import ANY
 
-from stage1.vm.jail import CHANGE, Place, outermost, places, rules
+from stage1.vm.jail import CHANGE, RUN_FILE, Place, outermost, places, rules
 from stage1.vm.template import Template
 
 from . import test_argv
@@ -21,6 +21,13 @@ def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_pa
     assert outermost([deep._replace(mapped=True), top]) == [top, deep._replace(mapped=True)]
     assert outermost([Place(f"{tmp_path}/absent")]) == []
     assert outermost([Place("/bin/sh"), Place("/usr")]) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
+
+
+def test_a_copy_may_run_the_library_that_it_is_started_with_and_no_other_vm_sees_it() -> None:
+    for template, rights in ((Template("/t/1"), [RUN_FILE]), (Template("/t/1", monitor=9), []), (None, [])):
+        vm = test_argv.QEMU._replace(template=template, memory_shim="/g/qemu-shim.so")
+        assert [right for path, right in rules(vm) if path == vm.memory_shim] == rights
+        assert [place.writable for place in places(vm) if place.path == vm.memory_shim] == [False for _ in rights]
 
 
 def test_a_copy_has_no_path_to_its_template_and_its_maker_may_write_there() -> None:

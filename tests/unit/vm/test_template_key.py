@@ -114,6 +114,14 @@ def test_a_guest_with_its_disk_mounted_is_of_that_file_system(vm: VmSpec) -> Non
     assert len(set(names)) == 3
 
 
+def test_guests_whose_vmms_give_memory_back_report_each_page(vm: VmSpec) -> None:
+    pod = Pod("1" * 64, "web")
+    specs = [copies.spec_of(pod, vm._replace(memory_shim=shim), scratch_bytes=0) for shim in ("", "/g/qemu-shim.so")]
+    assert all(specs) and len({spec.name for spec in specs if spec}) == 2
+    reports = [[word for word in spec.vm.kernel_arguments if "page_reporting" in word] for spec in specs if spec]
+    assert reports == [[], ["page_reporting.page_reporting_order=0"]]
+
+
 def test_the_tables_of_a_copys_kernel_grow_with_its_memory(vm: VmSpec) -> None:
     pod = Pod("1" * 64, "web")
     for memory_mib, dentries, inodes in ((128, 2048, 1024), (1024, 16384, 8192)):

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library that QEMU is started with for a guest that is a copy: such a guest can give memory back."""
+
+import os
+from pathlib import Path
+
+from lib import cache, tools
+
+SOURCE = Path(__file__).parent
+
+
+def build(cache_dir: Path) -> Path:
+    """The directory with qemu-shim.so."""
+    tools.need({"make": "make", "gcc": "gcc"})
+    key = cache.hash_of([tools.run(["gcc", "--version"]), SOURCE])
+
+    def make(out: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        os.rename(out / "work" / "qemu-shim.so", out / "qemu-shim.so")
+
+    return cache.built(cache_dir, "qemu-shim", key, make)
