@@ -16,13 +16,19 @@ TEXTS = (
     "--help", "-", "*", "a;b=c", "a,b,c", "localhost/", "runtime/default", "CAP_ALL", "ALL", "CAP_FOO",
     "NET_ADMIN", "net.ipv4.ip_forward", "kernel.../x", "memory.high", "0-3", "3-0", "0,", "sha256:" + "f" * 64,
     "registry.example:99999/a:b", "docker://x", "oci:/tmp", "/dev/null", "/dev/fuse", "rwm", "1.1.1.1",
-    "fe80::1%eth0", "\u202e\ufffe", "true", "systemd", "10M", "9" * 4000 + "M",
+    "fe80::1%eth0", "\u202e\ufffe", "true", "systemd", "10M", "9" * 4000 + "M", "..", "/..", "a/../../b", "x" * 300_000,
+    "a,b=c;" * 50_000, "1.1.1.1 a," * 3000, "{" * 5000, "é" * 40_000,
 )  # fmt: skip
 KEYS = (
     "a", "", "x" * 300, "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/shm-mib", "clearpod.io/networks",
     "clearpod.io/dax-window-mib", "clearpod.io/kernel", "clearpod.io/guest-profile", "clearpod.io/allow-spoofing",
-    "kubernetes.io/ingress-bandwidth", "net.ipv4.ip_forward", "memory.high", "memory.max", "a\nb",
+    "clearpod.io/hosts", "clearpod.io/tmpfs", "clearpod.io/ulimits", "clearpod.io/volumes", "clearpod.io/fork-of",
+    "clearpod.io/emptydir-limits", "clearpod.io/template", "clearpod.io/suspend", "clearpod.io/scratch-mib",
+    "../../x", "net..x", "net/../x", "kubernetes.io/ingress-bandwidth", "net.ipv4.ip_forward", "memory.high",
+    "memory.max", "a\nb",
 )  # fmt: skip
+COPIES = (0, 2, 3, 64, 1024, 1025, 5000)
+"""Of a message in a list."""
 NUMBERS = (0, 1, -1, 2, 3, 80, 999, 1000, 65535, 65536, 1 << 20, (1 << 31) - 1, -(1 << 31), 1 << 31, (1 << 32) - 1)
 NUMBERS += (1 << 32, 1 << 40, 1 << 60, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1)
 LIMITS = {"INT32": (-(1 << 31), (1 << 31) - 1), "UINT32": (0, (1 << 32) - 1), "INT64": (-(1 << 63), (1 << 63) - 1)}
@@ -49,18 +55,22 @@ def changes(message: Any, path: tuple[Any, ...] = ()) -> st.SearchStrategy[Chang
 
 
 def leaves(message: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The ways to all fields that are no messages, maps among them."""
+    """The ways to all fields that are no messages, maps among them, and to all lists of messages."""
     result = []
     for field in message.fields:
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             result.append((*path, field))
         elif len(path) < DEPTH:
             result += leaves(field.message_type, (*path, field))
+            if field.is_repeated:
+                result.append((*path, field))
     return result
 
 
 def values(field: Any) -> st.SearchStrategy[Any]:
     """Values for the field; lists and maps are mostly short and sometimes long."""
+    if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+        return st.sampled_from(COPIES)
     if field.message_type is not None:
         return st.dictionaries(st.sampled_from(KEYS), st.sampled_from(TEXTS), max_size=4)
     kind = next(name for name in dir(field) if name.startswith("TYPE_") and getattr(field, name) == field.type)[5:]
@@ -93,7 +103,9 @@ def changed(base: Any, drawn: list[Change]) -> Any:
             else:
                 target.SetInParent()
         last = path[-1]
-        if last.message_type is not None:
+        if last.message_type is not None and not last.message_type.GetOptions().map_entry:
+            _multiply(getattr(target, last.name), value)
+        elif last.message_type is not None:
             getattr(target, last.name).clear()
             getattr(target, last.name).update(value)
         elif last.is_repeated:
@@ -102,6 +114,14 @@ def changed(base: Any, drawn: list[Change]) -> Any:
         else:
             setattr(target, last.name, value)
     return made
+
+
+def _multiply(messages: Any, count: int) -> None:
+    """Make them so many copies of the first one, or of an empty one."""
+    first = messages[0] if messages else messages.add()
+    kept = type(first).FromString(first.SerializeToString())
+    del messages[:]
+    messages.extend([kept] * count)
 
 
 def message_of(name: str) -> Any:

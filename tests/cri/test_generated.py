@@ -112,6 +112,11 @@ class Node:
             await self.cri("RemoveContainer", container_id=reply.container_id)
         return "OK", ""
 
+    async def there(self) -> tuple[list[str], list[str]]:
+        """The ids of all pods and containers."""
+        pods, containers = await self.cri("ListPodSandbox"), await self.cri("ListContainers")
+        return [one.id for one in pods.items], [one.id for one in containers.containers]
+
 
 @pytest.fixture
 def node(world: World) -> Iterator[Node]:
@@ -135,7 +140,8 @@ def test_no_request_is_a_fault_of_ours(node: Node, name: str) -> None:
         code, sentence = node.do(node.call(name, request))
         assert code != "INTERNAL", sentence
         assert code != "UNKNOWN" or name in OUTSIDE, sentence
-        assert "\n" not in sentence and len(sentence) < 2100
+        assert sentence.isprintable() and len(sentence) < 2100
+        assert node.do(node.there()) == ([node.pod], [node.container])
 
     ask()
     assert node.do(node.cri("ContainerStatus", container_id=node.container)).status.state == pb.CONTAINER_RUNNING
