@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/bench flavours`: what each variant of the guest's kernel that is built costs, beside the ordinary one.
+"""`scripts/bench flavours`: the cost of each variant of the guest's kernel that is built, compared with the ordinary
+one.
 
-Kernel entry to PID 1 is counted in instructions, as in `scripts/bench boot`; memory is what the guest's own kernel has
-not free in a pod that does nothing, of 128 MiB; sizes are of the files. Variants that are not built are left out.
+Kernel entry to PID 1 is counted in instructions, as in `scripts/bench boot`; memory is what is not free in the guest of
+an idle pod of 128 MiB; sizes are of the files. Variants that are not built are left out.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of a running pod beside cold starts, for `scripts/bench template`: how long the original stands still, and how
-long it takes until a copy's container answers an exec, each in turn with a pod that boots. What CNI plugins take
-counts: those of a copy work while its original is saved. The disks of pods lie on an XFS, whose files share blocks,
-where there can be one.
+"""Copies of a running pod compared with cold starts, for `scripts/bench template`: the pause of the original, and the
+time until a copy's container answers an exec, each in turn with a pod that boots. The time of CNI plugins counts: those
+of a copy run while its original is saved. The pods' disks lie on an XFS, whose files share blocks, where that is
+possible.
 """
 
 import statistics

@@ -119,7 +119,7 @@ async def pulls_here(rounds: int, *, mib: int = 64) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the figures; the exit code says whether a start is within the budget."""
+    """Print the figures; the exit code is 0 if a start is within the budget."""
     parser = argparse.ArgumentParser(prog="scripts/bench fsync", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--rounds", type=int, default=30, help="pairs of starts (30)")

@@ -151,7 +151,7 @@ def exceeded(measured: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print the figures; the exit code says whether all are within their budgets."""
+    """Print the figures; the exit code is 0 if all are within their budgets."""
     parser = argparse.ArgumentParser(prog="scripts/bench node", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--pods", type=int, default=PODS, help=f"how many ({PODS})")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promise of docs/dev/budgets.md about kvmtool, beside QEMU in one machine. Minutes: run by `pytest -m bench`."""
+"""The budget of docs/dev/budgets.md for kvmtool, relative to QEMU in one machine. Minutes: run by `pytest -m bench`."""
 
 import argparse
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of docs/dev/budgets.md about own kernels: from the VMM's exec to the first line, beside QEMU alone.
+"""The budget of docs/dev/budgets.md for own kernels: from the VMM's exec to the first line, relative to QEMU alone.
 
-Both take turns with the same kernel and machine, and each is timed from its exec: what the jail costs before is not in
-it, what it costs the VMM is.
+Both run in turns with the same kernel and machine, and each is timed from its exec: the set-up of the jail is not
+included, its cost for the VMM is.
 """
 
 import os
@@ -43,7 +43,7 @@ def _first_line_s(path: Path, begun_s: float) -> float:
 
 
 def _told_to_begin(monitor: str) -> socket.socket:
-    """As the daemon does, which hears there how the kernel ends."""
+    """Start the VM as the daemon does, by the monitor."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.connect(monitor)
     client.sendall("".join(f'{{"execute": "{command}"}}\n' for command in BEGIN).encode())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of docs/dev/budgets.md for pods out of the warm pool, as far as a busy machine can tell: what is counted.
+"""The budget of docs/dev/budgets.md for pods from the warm pool, as far as it can be counted on a busy machine.
 
-The milliseconds are `scripts/bench pool`'s to say.
+`scripts/bench pool` measures the milliseconds.
 """
 
 import importlib.util

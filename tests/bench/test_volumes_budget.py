@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of docs/dev/budgets.md for small files: an empty volume of rkt's beside a directory of the host."""
+"""The budget of docs/dev/budgets.md for small files: an empty volume under rkt relative to a directory of the host."""
 
 import importlib.util
 import os

@@ -32,10 +32,7 @@ def go_first() -> None:
 
 
 def have_session() -> None:
-    """Start anew in a session of its own, unless this process has one.
-
-    A kernel that groups processes by session weighs the groups, whatever the priority of a process in one is.
-    """
+    """Execute this program again in a session of its own, unless it has one."""
     if os.getsid(0) != os.getpid():
         os.execvp("setsid", ["setsid", "--wait", *sys.orig_argv])
 

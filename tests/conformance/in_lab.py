@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/conformance --lab`: the same in the lab, on the real kvmtool, beside a kernel that has AppArmor.
+"""`scripts/conformance --lab`: the same in the lab, on the real kvmtool, on a host kernel with AppArmor.
 
-Called by main.py once the images are built: in there the cache is read-only, and there is no network to build from.
+Called by main.py once the images are built: in the lab the cache is read-only, and there is no network to build from.
 """
 
 import argparse

@@ -129,7 +129,7 @@ boot_timeout_s = {60 * PACE}
 
 
 def nri_socket(run_dir: str) -> str:
-    """Of the run's own, beside the pods."""
+    """The NRI socket of this run, next to the pods' directory."""
     return f"{run_dir}/nri.sock"
 
 

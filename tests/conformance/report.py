@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What critest's own JSON report says, as a table and as our JSON. Pure."""
+"""critest's own JSON report as a table and as our JSON. Pure."""
 
 import re
 from collections.abc import Sequence

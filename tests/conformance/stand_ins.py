@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-ins for the images that critest pulls, by the same names, in one OCI layout.
 
-What each must contain is what the specs look at. They are served from a registry on the loopback address,
-which the daemon is told to ask instead of registry.k8s.io, gcr.io and k8s.gcr.io.
+They contain what the specs examine. A registry on the loopback address serves them, to which the daemon is configured
+to redirect registry.k8s.io, gcr.io and k8s.gcr.io.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's end in the contract tests of guests: a client that keeps what it is told, and checks its order."""
+"""The host's end in the contract tests of guests: a client that records what it receives, and checks its order."""
 
 import time
 from collections.abc import Callable

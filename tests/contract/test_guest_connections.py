@@ -25,7 +25,7 @@ def _echo_server(port: int) -> list[str]:
 
 
 def _connect(host: Host, number: int, port: int) -> m.Connect:
-    """Connect, as soon as somebody listens."""
+    """Connect, as soon as there is a listener."""
     op = m.Connect(number, port, 1000 + number, 2000 + number)
     host.client.open_stream(op.input)
     host.client.open_stream(op.output)

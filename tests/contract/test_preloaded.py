@@ -29,7 +29,7 @@ pytestmark = pytest.mark.parametrize("popen", [subprocess.Popen, preloaded.Popen
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with the module `shown`, which tells what it sees, and `waits`."""
+    """A directory with the module `shown`, which prints its environment, and `waits`."""
     (tmp_path / "shown.py").write_text(PROGRAM)
     (tmp_path / "waits.py").write_text("import sys, time\nprint('here', flush=True)\ntime.sleep(1000)\n")
     return tmp_path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What whoever fills a VM's DAX window may rely on, against every window that there is: the fake and the real shim."""
+"""The contract of a VM's DAX window for its client, against both implementations: the fake and the real shim."""
 
 import os
 import shutil

@@ -44,6 +44,6 @@ def command(world: World, capfd: pytest.CaptureFixture[str]) -> Command:
 
 
 def verdict(ended: Ended) -> str:
-    """What `clearpod why --json` says first."""
+    """The verdict of `clearpod why --json`."""
     assert ended.code == 0, ended.err
     return str(json.loads(ended.out)["verdict"])

@@ -269,7 +269,7 @@ class VmWorld(World):
 
 
 def free_vsock_port() -> int:
-    """One that nobody listens on now."""
+    """A vsock port without a listener."""
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
         listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
         return int(listener.getsockname()[1])

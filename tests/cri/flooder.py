@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody who keeps a TCP port busy: `python -m tests.cri.flooder HOST PORT COUNT [again]`.
+"""A client that keeps a TCP port busy: `python -m tests.cri.flooder HOST PORT COUNT [again]`.
 
-Opens COUNT connections, says "up" and holds them. With `repeat` it then replaces the oldest by a new one for ever, as
-fast as it can; it says "again" after each COUNT of these. Used by test_streaming_flood.py, in a process of its own.
+Opens COUNT connections, prints "up" and holds them. With `repeat` it then replaces the oldest by a new one without end,
+as fast as it can; it prints "again" after each COUNT of these. Used by test_streaming_flood.py, in a process of its
+own.
 """
 
 import resource

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine on which pods may have every namespace of the host: the real agent and the real crun, as processes of this
-machine, beside fake VMs. Used by test_host_pods.py and test_host_pods_end.py.
+machine, and fake VMs. Used by test_host_pods.py and test_host_pods_end.py.
 """
 
 import asyncio

@@ -28,7 +28,7 @@ def build_probe(directory: Path) -> str:
 
 
 class Served(NamedTuple):
-    """A pod with a running server: its id, its container's, and its addresses as the status says."""
+    """A pod with a running server: its id, its container's, and its addresses from the status."""
 
     cri: Client
     pod: str
@@ -36,7 +36,7 @@ class Served(NamedTuple):
     ips: tuple[str, ...]
 
     async def run(self, *command: str) -> str:
-        """What a program says that runs in the pod; it must succeed."""
+        """The output of a program that runs in the pod; it must succeed."""
         reply = await self.cri(
             "ExecSync", container_id=self.container, cmd=command, timeout=SLOW_S, deadline_s=SLOW_S + 10
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole life of a pod, told over gRPC as crictl tells it: issue by issue the same list that crictl is held to."""
+"""The whole life of a pod, over gRPC with crictl's requests: the same steps as the tests of crictl."""
 
 import asyncio
 import json

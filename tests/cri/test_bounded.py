@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests that are frozen, deaf or slow: what stops or removes ends within its grace and 5 s, everything else within its
-own limit and 2 s, and says so.
+"""Guests that are frozen, silent or slow: stops and removals end within their grace period and 5 s, every other call
+times out within its own limit and 2 s.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ def freeze(faults: Faults) -> None:
 
 
 def deafen(faults: Faults) -> None:
-    """It takes what is said, and never answers."""
+    """The guest reads what is sent, and never answers."""
     faults.ignore = (m.Signal, m.Delete, m.Start, m.Exec, m.Update, m.Create, m.Shutdown, m.List)
 
 
 def slow_down(faults: Faults) -> None:
-    """It thrashes: each answer comes after half a minute, what it says by itself at once."""
+    """The guest thrashes: each answer comes after half a minute, events at once."""
     faults.reply_delay_s = 30
 
 

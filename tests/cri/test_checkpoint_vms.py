@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CheckpointPod of a real pod, which goes on, and what is written is whole or not there, whoever is killed; RestorePod
-makes other pods of it.
+"""CheckpointPod of a real pod, which keeps running: the result is complete or absent, whatever process is killed;
+RestorePod makes other pods of it.
 """
 
 import asyncio
@@ -201,7 +201,7 @@ async def _is_refused(cri: Client, output: Path, kubelet: Kubelet) -> None:
 
 
 def _lie(output: Path, lying: Path, name: str, data: bytes) -> None:
-    """Make a checkpoint as in `output`, of which one file is another one, which the manifest says."""
+    """Make a checkpoint as in `output` with one file replaced, whose digest the manifest has."""
     lying.mkdir(0o700)
     for one in (place.GUEST, place.DISK):
         os.link(output / one, lying / one)
@@ -213,7 +213,7 @@ def _lie(output: Path, lying: Path, name: str, data: bytes) -> None:
 
 
 async def _is_refused_though_its_digests_are_right(cri: Client, output: Path, asked: dict[str, Any]) -> None:
-    """As by who has written it anew. What QEMU says of it is told."""
+    """Restore one that was rewritten with matching digests: it is refused with QEMU's error."""
     guest = (output / place.GUEST).read_bytes()
     key = checkpoints.parse((output / place.MANIFEST).read_bytes()).pod.link_key
     cases = (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RunPodSandbox costs the daemon, as counts: hops into threads, whole files synced, files made where the network's
-record is; and what a guest that is claimed is told while the plugins run.
+"""The cost of RunPodSandbox for the daemon, as counts: hops into threads, whole files synced, files made in the
+directory of the network's record; and the requests to a claimed guest while the plugins run.
 """
 
 import asyncio

@@ -31,7 +31,7 @@ _listening: list[Counter[str]] = []
 
 
 def _heard(event: str, args: tuple[Any, ...]) -> None:
-    """Python's audit hooks can't be removed: this one counts while somebody listens, and not what the guest does."""
+    """Count an audit event while counting is on, unless it is the guest's: Python's audit hooks can't be removed."""
     is_counted = event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove")
     if _listening and is_counted and threading.current_thread().name != "fake guest":
         _listening[0][event.removeprefix("os.")] += 1

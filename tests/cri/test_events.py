@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GetContainerEvents: what happens is told in order, to all who listen, and waits for nobody."""
+"""GetContainerEvents: events come in order, to all subscribers, and wait for none."""
 
 import asyncio
 from typing import Any

@@ -53,7 +53,7 @@ async def counting(cri: Client, name: str) -> tuple[str, str]:
 
 
 def echoed(talk: socket.socket, word: bytes) -> None:
-    """The other end has it, and says it again."""
+    """The other end has received it, and sent it back."""
     talk.sendall(word)
     assert talk.recv(len(word), socket.MSG_WAITALL) == word
 

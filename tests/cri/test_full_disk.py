@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods on a state disk that is full: what the one that fills it sees, and that nobody else suffers. Real guests."""
+"""Pods on a full state disk: what the one that fills it sees, and that no other pod is affected. Real guests."""
 
 import asyncio
 import json

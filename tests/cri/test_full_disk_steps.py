@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every step of a pod's life on a full disk, with instant guests: what makes something says that there is no space and
-leaves nothing, whatever the write that fails; what ends something succeeds. Likewise on a disk that is read-only.
+"""Every step of a pod's life on a full disk, with instant guests: creating calls report that there is no space and are
+rolled back, whatever write fails; ending calls succeed. Likewise on a disk that is read-only.
 """
 
 import asyncio
@@ -256,7 +256,7 @@ async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_spa
 
 
 def _break(disk: SmallDisk) -> None:
-    """As ext4 does when it finds an error: from now on it is read-only, whoever has files open."""
+    """Make the file system read-only although files are open, as ext4 does after an error."""
     device = Path(os.path.realpath(f"/sys/dev/block/{os.major(disk.device)}:{os.minor(disk.device)}")).name
     trigger = Path(f"/sys/fs/ext4/{device}/trigger_fs_error")
     if not trigger.exists():

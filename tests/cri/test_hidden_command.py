@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command that a guest does not find: where the image has it, the error tells what the host and the VMM see of it."""
+"""A command that a guest does not find although the image has it: the error has what the host and the VMM see."""
 
 import os
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod's history says, over the CRI, also after a restart of the daemon; with the fake guest."""
+"""The history of a pod, over the CRI, also after a restart of the daemon; with the fake guest."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host does to a daemon beside killing it: no descriptors, no processes, a disk that is full, read-only or
-hangs; a reboot, and a clock that jumps. A real daemon, from outside, with instant guests: a part of what
-`scripts/faults` does as `--part host`, and what has no point.
+"""Faults of the host other than kills: no descriptors, no processes, a disk that is full, read-only or hangs; a reboot,
+and a clock that jumps. A real daemon, from outside, with instant guests: a part of `scripts/faults --part host`, and
+faults that have no point.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod's directory and a log directory that somebody else writes into: nothing outside changes, nobody else waits.
+"""A pod's directory and a log directory that an attacker writes into: nothing outside changes, no other pod waits.
 
-The virtual machines are fakes; who writes here is whoever broke out of a VMM, or a pod that mounts a log directory.
+The virtual machines are fakes; the attacker has broken out of a VMM, or is a pod that mounts a log directory.
 """
 
 import asyncio

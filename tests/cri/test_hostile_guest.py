@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest says of itself, to a daemon that asks: numbers, times and names that can't be, and its neighbours."""
+"""A guest that reports impossible numbers, times and names, and its neighbours."""
 
 import asyncio
 import json

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that sends whatever it likes over its link (tests/fakes/hostile_guest.py), a daemon in a process of its own,
-and a neighbour that is asked all the while.
+"""A guest that sends arbitrary bytes over its link (tests/fakes/hostile_guest.py), a daemon in a process of its own,
+and calls about another pod all the while.
 
-Who breaks the protocol is cut off: its pod is not ready, with a sentence. Who only floods is slowed down. Either way
-the neighbour is served, and the daemon's memory stays what it was.
+A guest that violates the protocol is cut off: its pod is not ready, with a sentence. One that only floods is slowed
+down. Either way the other pod is served, and the daemon's memory does not grow.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon that starts again among guests that lie, are slow or say nothing, and records that are damaged: it serves at
-once, and no pod is forgotten while its VM may live.
+"""A daemon that starts among guests that lie, are slow or silent, and damaged records: it serves at once, and no pod is
+forgotten while its VM may live.
 """
 
 import asyncio

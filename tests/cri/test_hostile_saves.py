@@ -34,7 +34,7 @@ MIB = 1 << 20
 
 @asynccontextmanager
 async def silent_monitor(cri: Client, pod: str) -> AsyncIterator[asyncio.Event]:
-    """The pod's VMM has a monitor that takes commands and says nothing, as long as it lives; set once it was asked."""
+    """The pod's VMM has a monitor that takes commands and never answers, as long as it lives; set once it got one."""
     live, asked, ended = cri.node.pods.get(pod), asyncio.Event(), asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +114,7 @@ async def test_a_pod_is_stopped_while_its_agent_does_not_let_its_shares_go(world
 
 @pytest.mark.timeout(120)
 async def test_monitors_that_do_not_answer_a_new_daemon_delay_no_other_pods_adoption(world: World) -> None:
-    """Those of guests that can be saved are asked to let them go on, whatever the last daemon was doing."""
+    """The monitors of guests that can be saved are asked to resume them, since the last daemon may have paused them."""
     async with impatient(world).daemon() as cri:
         names = [f"web-{number}" for number in range(THREADS + 1)]
         pods = [await cri.pod(name, annotations={FORKABLE: "true"}) for name in names]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a guest that come late, are wrong, or say that its agent's helper was killed: what runs is never said to
-have failed, and no pod is forgotten for it.
+"""Answers of a guest that are late, wrong, or report that its agent's helper was killed: a running process is never
+reported as failed, and no pod is forgotten for it.
 """
 
 import asyncio

@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 async def heard(port: int) -> bytes:
-    """What the host hears on ::1; empty when nobody listens."""
+    """What the host receives on ::1; empty without a listener."""
     try:
         reader, writer = await asyncio.open_connection("::1", port)
     except ConnectionRefusedError:

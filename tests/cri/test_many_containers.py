@@ -67,7 +67,7 @@ async def make(cri: Client, pod: str) -> list[str]:
 
 
 async def logged(logs: Path) -> None:
-    """Each has said its own line, once."""
+    """Each has written its own line, once."""
     async with asyncio.timeout(30 * PATIENCE):
         while any(not (logs / f"c{number}.log").read_text() for number in range(CONTAINERS)):
             await asyncio.sleep(0.05)

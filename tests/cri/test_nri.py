@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NRI through the daemon: plugins see what happens in order, have a say before it, and miss nothing."""
+"""NRI through the daemon: plugins get all events in order, and adjust containers beforehand."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NRI through the daemon: plugins that hang, lie or break the protocol; nobody else waits."""
+"""NRI through the daemon: plugins that hang, lie or violate the protocol delay no other call."""
 
 import asyncio
 import time

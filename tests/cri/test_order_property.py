@@ -233,7 +233,7 @@ class Machine(RuleBasedStateMachine):
         return "OK"
 
     def _check_ends(self, asked: list[tuple[str, str]]) -> None:
-        """What was to end has ended, whatever was asked for at the same time."""
+        """What was to end has ended, whatever calls were concurrent."""
         pods, containers = self._do(self._listed())
         for what, target in asked:
             if what == "remove":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a kernel out of an image ends, and what the container's status says of it: powering off, a reset, a panic."""
+"""How a kernel out of an image ends, and the container's status then: powering off, a reset, a panic."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ MAY_RESET, WITH_CODE = "t/may-reset:1", "t/with-code:1"
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Iterator[dict[str, str]]:
-    """References of the hello with other endings, beside `images`."""
+    """References of the hello with other endings, in addition to `images`."""
     place = tmp_path_factory.mktemp("others")
     with Registry(place / "registry") as registry:
         made = {

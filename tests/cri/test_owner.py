@@ -85,7 +85,7 @@ async def test_the_network_of_another_daemons_pod_is_not_removed(world: World, c
 def test_a_network_with_a_process_in_it_is_not_removed(
     world: World, cni: FakeCni, spoil: Callable[[Path], object]
 ) -> None:
-    """Its directory is gone, as when somebody has cleared /run, and its VM runs on."""
+    """Its directory is gone, as after /run was cleared, and its VM still runs."""
     pod_id = os.urandom(32).hex()
     directory = world.root / pod_id
     directory.mkdir()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon that dies with a warm pool, at whatever step: the next one collects all of it, and an orderly end drains it.
+"""A daemon that is killed with a warm pool, at any step: the next one cleans up all of it, and an orderly end drains
+it.
 
 Daemon and guests are processes of their own.
 """

@@ -23,7 +23,7 @@ NO_LIMIT = [-1, -1 - 128 * MIB, 2**63 - 4096, 2**63 - 4096 - 128 * MIB]
 
 
 def tuned(world: World) -> list[tuple[str, str]]:
-    """What the guests were told, in order."""
+    """The Tune requests that the guests got, in order."""
     return [(op.file, op.text) for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod serve` as a service: the signals, what systemd is told, and a node that lacks something."""
+"""`clearpod serve` as a service: the signals, the notifications to systemd, and a node that lacks something."""
 
 import asyncio
 import itertools
@@ -64,7 +64,7 @@ class Daemon:
         return self.process
 
     def reload(self) -> list[str]:
-        """SIGHUP; what it said when it was ready again."""
+        """SIGHUP; its notification once it is ready again."""
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
         output = self.systemd.until("RELOADING=1")

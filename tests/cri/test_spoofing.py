@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real VMs: whoever is root in a privileged pod takes its neighbour's addresses, as the host sees it."""
+"""Real VMs: root in a privileged pod takes its neighbour's addresses; the host's view of it."""
 
 import asyncio
 import urllib.error
@@ -60,7 +60,7 @@ async def running(cri: Client, name: str, script: str, **fields: object) -> tupl
 
 
 async def root(cri: Client, container: str, script: str) -> str:
-    """What a script says; what it tries may fail."""
+    """The output of a script; what it tries may fail."""
     reply = await cri(
         "ExecSync", container_id=container, cmd=["sh", "-c", f"exec 2>&1; {script}"], timeout=90, deadline_s=SLOW_S
     )
@@ -68,7 +68,7 @@ async def root(cri: Client, container: str, script: str) -> str:
 
 
 def believe_at_once() -> None:
-    """What the host has learnt is not kept against the next one who says something else, as it is for a second."""
+    """Have the host accept a changed neighbour entry at once, which it otherwise keeps for a second."""
     with open("/proc/sys/net/ipv4/neigh/ct0/locktime", "w") as file:
         file.write("0")
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who has a token gets in whatever others do to the streaming port, and what they did leaves nothing behind."""
+"""A client with a token is served whatever others do to the streaming port, and their connections leave nothing
+behind.
+"""
 
 import asyncio
 import os
@@ -40,7 +42,7 @@ def address(cri: Client) -> tuple[str, int]:
 
 @asynccontextmanager
 async def flood(cri: Client, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
-    """Attackers in a process of their own, all of them connected; what they say."""
+    """Attackers in a process of their own, all of them connected; their output."""
     host, port = address(cri)
     argv = [sys.executable, "-m", "tests.cri.flooder", host, str(port), str(ATTACKERS), *arguments]
     pipe = asyncio.subprocess.PIPE

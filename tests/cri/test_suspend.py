@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What blocks the suspension of a pod is told, at the call and beforehand. That it is done: test_suspend_vms.py."""
+"""What blocks the suspension of a pod is reported, by the call and beforehand. The suspension itself:
+test_suspend_vms.py.
+"""
 
 import asyncio
 import json
@@ -88,7 +90,7 @@ async def test_what_is_just_ending_in_a_pod_is_waited_for(
 
 
 async def test_a_pod_whose_guest_is_silent_after_its_resumption_has_ended(world: World) -> None:
-    """And is not ready with nobody who answers."""
+    """It is not left ready without an agent."""
     async with world.daemon() as cri:
         made = await cri.pod(annotations={SUSPEND: "manual"})
         pod = cri.node.pods.get(made)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of a pod with a user namespace, beside that of one without: two real VMs on a real bridge."""
+"""The network of a pod with a user namespace, compared with that of one without: two real VMs on a real bridge."""
 
 import asyncio
 import urllib.request

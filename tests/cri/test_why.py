@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `clearpod why` says of a real VM: a command that is not there, a full disk, no memory left, and a VM that was
-killed.
-"""
+"""`clearpod why` about a real VM: a missing command, a full disk, no memory left, and a VM that was killed."""
 
 import asyncio
 import json

@@ -39,6 +39,6 @@ class Pods:
 
 
 def in_pod(directory: str, *argv: str) -> str:
-    """What a command says in the pod's netns."""
+    """The output of a command in the pod's netns."""
     with namespace.inside_net(f"/run/netns/clearpod-{os.path.basename(directory)}"):
         return process.run(argv, timeout_s=10 * PATIENCE).stdout.decode()

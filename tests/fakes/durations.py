@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests that ran side by side took, by file and by process. For tests/conftest.py.
+"""Durations of tests that ran concurrently, by file and by process. For tests/conftest.py.
 
-It says which files belong into the lists of `run_order`, and how long a process had none left.
+It reports which files belong into the lists of `run_order`, and how long each process was without tests.
 """
 
 import itertools

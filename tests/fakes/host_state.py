@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clearpod has on this machine at a moment, so that a test can say that afterwards it is as before.
+"""What clearpod has on this machine at a moment, so that a test can check that afterwards it is as before.
 
-Used by every test that runs real pods. It looks with its own eyes at /proc and at the disk, never through clearpod's
-code. A test has one root for run directory, state directory and temporary files; what others do elsewhere on
-the machine does not count.
+Used by every test that runs real pods. It reads /proc and the disk itself, never through clearpod's code. A test has
+one root for run directory, state directory and temporary files; the rest of the machine does not count.
 """
 
 import os

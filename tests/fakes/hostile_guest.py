@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fake guest that turns against its host: like any other until a command `attack NAME` is to be run in one of its
-containers; from then on it sends whatever bytes the attack makes, and does nothing else.
+"""A fake guest that attacks its host: like any other until a command `attack NAME` is to be run in one of its
+containers; from then on it sends the bytes of that attack, and does nothing else.
 
-Used by the tests of the link's limits, in a process of its own (tests/cri/daemon.py). Each attack is what somebody can
-send who has taken the agent's place: he knows the key, and counts as the agent does.
+Used by the tests of the link's limits, in a process of its own (tests/cri/daemon.py). Each attack is what a program can
+send that has taken the agent's place: it knows the key, and counts as the agent does.
 """
 
 import itertools
@@ -84,7 +84,7 @@ def hello_flood(on: Victim) -> Iterator[bytes]:
 
 @attack
 def hello_of_another_epoch(on: Victim) -> Iterator[bytes]:
-    """Answers to nobody."""
+    """Hellos for an epoch that no host has."""
     return fast(lambda: on.hello(epoch=77))
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each test that has to do with a hypervisor, on both: kvmtool where there is KVM, as in the lab, QEMU everywhere.
+"""Runs each test that has to do with a hypervisor on both: kvmtool where there is KVM, as in the lab, QEMU everywhere.
 
-For the conftest.py of a folder to import. A test that is for one of them says which and why with the mark `only_on`.
+For the conftest.py of a folder to import. A test for one of them names it with the reason by the mark `only_on`.
 """
 
 import pytest

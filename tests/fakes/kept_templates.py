@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates for tests whose VMs may be copies. One of each kind is made, by whichever process is first, and kept below
-build/cache for later runs; none is made beside a test.
+build/cache for later runs; none is made while a test runs.
 
 For tests that are not about templates: those have a daemon's own.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks of the kernel's device mapper whose power can be cut: one that logs its writes (dm-log-writes), one that drops
-them from a moment on and tells nobody (dm-flakey).
+"""Disks of the kernel's device mapper whose power can be cut: one that logs its writes (dm-log-writes), one that
+silently drops them from a moment on (dm-flakey).
 
-They need a kernel that has both, as Debian's, so the lab's. Used by tests/system/test_power_cut.py.
+They need a kernel that has both, such as Debian's, so the lab's. Used by tests/system/test_power_cut.py.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class LoggedDisk(CrashDisk):
 
 
 class FlakyDisk:
-    """By dm-flakey. What is written after `cut` is gone, though nobody is told; `state` is for after `close`."""
+    """A disk by dm-flakey. Writes after `cut` are silently lost; `state` is for after `close`."""
 
     def __init__(self, place: Path, mib: int) -> None:
         self._image, self._length = place / "disk.img", mib << 20

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket on which systemd is told things, and what it was told."""
+"""systemd's notify socket, and the messages that it got."""
 
 import socket
 import time

@@ -34,7 +34,7 @@ def half_then_hang(registry: "OddRegistry", http: BaseHTTPRequestHandler, name: 
 
 
 def half_then_die(registry: "OddRegistry", http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
-    """Half of a large blob, and after it nobody listens any more."""
+    """Half of a large blob, and after it the registry is gone."""
     if len(data) < 10_000:
         return plainly(registry, http, name, data)
     http.wfile.write(data[: len(data) // 2])

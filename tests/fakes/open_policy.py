@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy that allows whatever an annotation can say, for tests of what the annotations do."""
+"""A policy that allows every annotation, for tests of what the annotations do."""
 
 from cri.policy import KNOWN, MOST_MEMORY_MIB, MOST_VCPUS, Policy
 from stage1.pod.model import MOST_WINDOW_MIB

@@ -62,5 +62,5 @@ def _lines(*argv: str) -> list[str]:
 
 
 def _file(path: str) -> Entry:
-    """Under the name that it is asked for by, whatever links lead there."""
+    """The file under its requested name, with links resolved."""
     return file(path.lstrip("/"), Path(path).read_bytes(), 0o755)

@@ -21,7 +21,7 @@ AUTH = "auth: {{htpasswd: {{realm: test, path: {path}}}}}"
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """A TCP port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's real systemd as PID 1 in namespaces of its own, with a cgroup v2 tree whatever the host has: systemd-nspawn
-refuses a host with both versions. It knows the units that it is given, and no others of this machine's.
+"""Debian's real systemd as PID 1 in namespaces of its own, with a cgroup v2 tree, independent of the host's:
+systemd-nspawn refuses a host with both versions. It knows the units that it is given, and no others of this machine.
 """
 
 import os
@@ -96,7 +96,7 @@ class SystemdMachine:
         return subprocess.run([*enter, *argv], capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
 
     def systemctl(self, *arguments: str) -> str:
-        """What it says; it must succeed."""
+        """Its output; it must succeed."""
         ended = self.run("systemctl", "--no-pager", *arguments)
         assert ended.returncode == 0, (arguments, ended.stdout, ended.stderr)
         return ended.stdout.strip()

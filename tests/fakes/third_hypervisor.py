@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A third hypervisor: all that it takes to add one is a file like this, and a line in stage1/vm/hypervisors.py. It is
-a shell script that says what it was given. Used by tests/unit/vm/test_hypervisors.py.
+"""A third hypervisor: all that is needed to add one is a file like this, and a line in stage1/vm/hypervisors.py. It is
+a shell script that prints its arguments. Used by tests/unit/vm/test_hypervisors.py.
 """
 
 from stage1.linux import host

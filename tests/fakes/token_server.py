@@ -40,7 +40,7 @@ class TokenServer:
             """One request for a token."""
 
             def do_GET(self) -> None:
-                """By user and password; nobody in particular may have nothing."""
+                """A token by user and password; without them, one that allows nothing."""
                 asked = parse_qs(urlsplit(self.path).query)
                 self._answer(asked, may=self.headers.get("Authorization") == tokens._basic, key="token")
 

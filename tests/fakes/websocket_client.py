@@ -16,7 +16,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Refused(Exception):
-    """The answer was no 101. `status` and `head` say what it was."""
+    """The answer was not 101; `status` and `head` are from it."""
 
     def __init__(self, status: int, head: str) -> None:
         self.status, self.head = status, head

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills at fault points, from outside: the daemon stops itself at a point, and somebody is killed there and then.
+"""Kills at fault points, from outside: the daemon stops itself at a point, and the victim is killed there.
 
-For each operation its points are noted once. Then for each of them the operation is asked for again, the daemon stops
-at the point, and the victim dies: the daemon itself, the pod's VMM, or the program that the daemon is about to start.
-What follows is what a kubelet does, ask again until it is done. Then what the container wrote is compared line by line,
-a neighbour is asked how it is, everything is removed, and the host must look as before.
+For each operation its points are recorded once. Then for each of them the operation is requested again, the daemon
+stops at the point, and the victim is killed: the daemon itself, the pod's VMM, or the program that the daemon is about
+to start. Then requests are repeated until they succeed, as a kubelet does. The container's output is compared line by
+line, another pod is checked, everything is removed, and the host must be as before.
 """
 
 import asyncio

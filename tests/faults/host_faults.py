@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As `harness`, for faults of the host that are no deaths (`kinds`): what is refused meanwhile is refused by a code and
-a sentence that say why, the daemon goes on to answer, and when the fault is over everything works again.
+"""Like `harness`, for faults of the host other than kills (`kinds`): what is refused meanwhile is refused with a code
+and a sentence with the reason, the daemon keeps answering, and when the fault is over everything works again.
 """
 
 import asyncio

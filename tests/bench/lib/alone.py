@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod of rkt's until it has said something, as a copy of a template, which is the default, and as one that boots,
-beside QEMU alone: the same machine, kernel and words, and a PID 1 that writes one line (pid1.c). Called by entry.py.
+"""An rkt pod until its first output, as a copy of a template, which is the default, and as one that boots, and QEMU
+alone: the same machine, kernel and command line, and a PID 1 that writes one line (pid1.c). Called by entry.py.
 
-The three take turns, so that all find the host equally busy; a ratio is the median of those of the rounds.
+The three run in turns, so that they find the same load; a ratio is the median of the rounds' ratios.
 """
 
 import operator

@@ -51,7 +51,9 @@ def worse(figures: Mapping[str, float], base: Mapping[str, float]) -> list[str]:
 
 
 def hold(name: str, figures: Mapping[str, float], *, update: bool, file: Path = FILE) -> int:
-    """Compare with the baseline and tell, or make these figures the baseline; 1 when something is worse, else 0."""
+    """Compare with the baseline and report, or make these figures the baseline; return 1 when a figure is worse, else
+    0.
+    """
     if update:
         write(name, figures, file)
         print(f"bench: wrote the baseline for {name}", file=sys.stderr)

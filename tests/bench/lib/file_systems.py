@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest's file systems do to programs, for `scripts/bench volumes`: small files, a tree as npm unpacks it, git
-and SQLite, on the guest's own ext4, on a directory of the host by 9p in each of its cache modes, and by virtiofsd.
+"""Programs on a guest's file systems, for `scripts/bench volumes`: small files, a tree as npm unpacks it, git and
+SQLite, on the guest's own ext4, on a directory of the host by 9p in each of its cache modes, and by virtiofsd.
 
-One bare VM of QEMU's with our kernel and no agent: its init is a script, which mounts one after the other and says how
-long each took. Nothing of a pod is in the way, so rows differ by the file system alone. Called by the bench;
-everything lies below the directory that it is given.
+One bare QEMU VM with our kernel and no agent: its init is a script, which mounts one after the other and prints the
+times. Nothing else of a pod takes part, so rows differ by the file system alone. Called by the bench; everything lies
+below the given directory.
 """
 
 import os

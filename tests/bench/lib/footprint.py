@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processes take of the host's memory, as the kernel tells it in /proc/PID/smaps. For benchmarks.
+"""Host memory of processes, from /proc/PID/smaps. For benchmarks.
 
-Guest RAM is told from the rest of a VMM by its mark MADV_MERGEABLE (`mg`), which both hypervisors give it alone.
+Guest RAM is distinguished from the rest of a VMM by its flag MADV_MERGEABLE (`mg`), which both hypervisors give it
+alone.
 """
 
 import os

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon with real virtual machines in a process of its own: `python -m tests.bench.lib.node CONFIG [no-dax]`.
 
-For benchmarks that look at the daemon from outside, and for tests under kvmtool. Pods have no network but loopback:
-`scripts/bench network` measures CNI plugins, which leave nothing resident. It begins when a line on its standard input
-says so.
+For benchmarks that measure the daemon from outside, and for tests under kvmtool. Pods have no network but loopback:
+`scripts/bench network` measures CNI plugins, which leave nothing resident. It begins after a line on its standard
+input.
 """
 
 import asyncio

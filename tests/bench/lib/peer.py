@@ -74,7 +74,7 @@ class _Peer:
         subprocess.run(["tar", "-xzf", layers[-1], "-C", self._root], check=True, timeout=LIMIT_S)
 
     def first_output_s(self) -> float:
-        """From the exec of its program until a command in a new VM has said something."""
+        """Seconds from the exec of its program to the first output of a command in a new VM."""
         begun = time.monotonic()
         output = self.run(*self._options("run"), "--no-tty", "--", "/bin/busybox", "echo", "hello")
         if "hello" not in output:

@@ -25,10 +25,7 @@ class Bar(NamedTuple):
 
 
 def bars(title: str, unit: str, *, legend: Sequence[str], rows: Sequence[Bar], note: str) -> str:
-    """The whole file; `note` says how and when it was measured.
-
-    Raises ValueError when a bar does not have as many parts as the legend, or a part is negative.
-    """
+    """The whole file; `note` has the conditions of the measurement."""
     for row in rows:
         if len(row.parts) != len(legend) or min(row.parts, default=0) < 0:
             raise ValueError(f"the bar {row.label!r} needs {len(legend)} parts of at least 0, and has {row.parts}")
