@@ -6,11 +6,17 @@ The library's makes three dozen types and as many functions that nobody asks for
 
 from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
 
-__all__ = ["CDLL", "CFUNCTYPE", "addressof", "c_char", "c_int", "c_long", "c_uint64", "get_errno"]
+__all__ = [
+    "CDLL", "CFUNCTYPE", "addressof", "c_char", "c_char_p", "c_int", "c_long", "c_size_t", "c_uint64", "get_errno",
+]  # fmt: skip
 
 
 class c_char(_SimpleCData):
     _type_ = "c"
+
+
+class c_char_p(_SimpleCData):
+    _type_ = "z"
 
 
 class c_int(_SimpleCData):
@@ -21,8 +27,11 @@ class c_long(_SimpleCData):
     _type_ = "l"
 
 
-class c_uint64(_SimpleCData):
+class c_size_t(_SimpleCData):
     _type_ = "L"
+
+
+c_uint64 = c_size_t
 
 
 class CDLL:
@@ -39,6 +48,7 @@ class CDLL:
         return function
 
 
-def CFUNCTYPE(result, *arguments):
-    """The type of a C function; made of an address, it can be called."""
-    return type("Function", (CFuncPtr,), {"_flags_": FUNCFLAG_CDECL, "_restype_": result, "_argtypes_": arguments})
+def CFUNCTYPE(result, *arguments, use_errno=False):
+    """The type of a C function; made of an address, or of a name and a library, it can be called."""
+    flags = FUNCFLAG_CDECL | (FUNCFLAG_USE_ERRNO if use_errno else 0)
+    return type("Function", (CFuncPtr,), {"_flags_": flags, "_restype_": result, "_argtypes_": arguments})

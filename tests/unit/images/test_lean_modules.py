@@ -2,9 +2,11 @@
 """The modules that stand for the library's in the stage1 image do what those do, as far as stage1 asks for it."""
 
 import copy
+import ctypes
 import importlib.util
 import json
 import os
+import re
 import sys
 import typing
 from pathlib import Path
@@ -195,3 +197,23 @@ def _shown_by_env():
         output = file.read()
     os.waitpid(pid, 0)
     return output
+
+
+def test_a_system_call_by_its_types_has_results_and_errors(tmp_path):
+    """As stage1/linux/libc.py makes openat2: the library's names are there, and mean the same."""
+    (tmp_path / "file").touch()
+    how = bytes(24)
+    for made in (ctypes, lean("ctypes.py")):
+        number, path, size = made.c_long, made.c_char_p, made.c_size_t
+        kind = made.CFUNCTYPE(number, number, made.c_int, path, path, size, use_errno=True)
+        openat2 = kind(("syscall", made.CDLL(None, use_errno=True)))
+        os.close(openat2(437, -100, os.fsencode(tmp_path / "file"), how, len(how)))
+        assert (openat2(437, -100, os.fsencode(tmp_path / "absent"), how, len(how)), made.get_errno()) == (-1, 2)
+        assert made.CFUNCTYPE(made.c_uint64)
+
+
+@pytest.mark.parametrize("module", ["libc.py", "host.py", "heap.py", "tsc.py"])
+def test_all_of_ctypes_that_stage1_asks_for_in_pods_of_rkts_is_there(module):
+    source = (LEAN.parents[2] / "stage1/linux" / module).read_text()
+    names = set(re.findall(r"\bctypes\.(\w+)", source))
+    assert names and names <= set(lean("ctypes.py").__all__)
