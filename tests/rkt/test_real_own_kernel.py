@@ -49,6 +49,33 @@ def test_it_is_told_its_environment_and_may_be_asked_for(rkt: RealRkt, tmp_path:
     removed(rkt, pod)
 
 
+INIT = b"""#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+echo; /bin/busybox xargs -0 -n1 echo was < /proc/1/environ
+for one in "$@"; do echo "argument <$one>"; done
+/bin/busybox reboot -f
+"""
+
+
+def test_a_linux_has_an_environment_by_its_initrd_that_no_command_line_can_have(
+    rkt: RealRkt, guest_dir: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for entry in kernels.plain_files(guest_dir, init=INIT):
+        (root / entry.name).write_bytes((guest_dir / "vmlinux").read_bytes() if entry.name == "kernel" else entry.data)
+    labels = kernels.labelled(path="/kernel", initrd="/initrd", network="linux-init")
+    image = aci.pack(root, tmp_path / "linux.aci", name="example.com/linux", exec=["/kernel"], userLabels=labels)
+    given = {f"NUMBER_{number}": 'say "it"' for number in range(60)}
+    options = [f"--environment={name}={text}" for name, text in given.items()]
+    pod = rkt.run(image, *options, "--", "/init", 'a "b" c', "d")
+    done = pod.finish()
+    lines = done.out.splitlines()
+    assert (done.code, {f"was {name}={text}" for name, text in given.items()} <= set(lines)) == (0, True), done
+    assert [line for line in lines if "argument" in line] == ['argument <a "b" c>', "argument <d>"]
+    removed(rkt, pod)
+
+
 @pytest.mark.parametrize(
     ("machine", "word", "code"), [("q35", "reset", 133), ("pc", "crash", 134), ("microvm", "reset", 0)]
 )
