@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fault points: each step of the daemon's that changes something has a name, and a process stops itself there.
+"""Fault points: each step of the daemon that changes something has a name, and a process stops itself there.
 
-No code of clearpod knows of them. Python tells an audit hook of files that are opened for writing, made, renamed,
-linked and removed, of processes that are started and sockets that are bound; clearpod itself tells of mounts and
-namespaces, and what it asks of a guest's agent. A step is named by the function that takes it and by what it does, as
-`engine.prepare mkdir`; one that is taken again has a number.
+No code of clearpod knows of them. Python calls an audit hook for files that are opened for writing, made, renamed,
+linked and removed, for processes that are started and sockets that are bound; clearpod itself raises audit events for
+mounts and namespaces, and for requests to a guest's agent. A step is named by the function that takes it and by its
+action, such as `engine.prepare mkdir`; a repeated one has a number.
 
 `install` is called in the daemon under test (tests.faults.daemon). The file `arm` has Orders of the harness.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's programs in pods whose kernel is the variant `full`. `scripts/test tests/flavours -s` shows what they say.
+"""Debian's programs in pods whose kernel is the variant `full`. `scripts/test tests/flavours -s` shows their output.
 
 All of it is skipped, with the reason, where that kernel was not built: nothing here builds it.
 """

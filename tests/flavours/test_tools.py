@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WireGuard between two pods, a FUSE file system, bpftool, and what else the kernel says it has."""
+"""WireGuard between two pods, a FUSE file system, bpftool, and the features that the kernel lists."""
 
 import pytest
 

@@ -54,7 +54,7 @@ def link(data: bytes) -> None:
 
 
 def messages(data: bytes) -> None:
-    """A message of the agent's, whichever the first byte says; what was read is written and read again."""
+    """A message of the agent, of the kind that the first byte selects; what was parsed is written and parsed again."""
     from stage1.guest import codec, wire
     from stage1.guest import messages as m
 
@@ -143,7 +143,7 @@ def manifest(data: bytes) -> None:
 
 
 def _create(config: dict[str, Any]) -> None:
-    """A container of an image with that config, which says nothing itself."""
+    """A container of an image with that config, and without settings of its own."""
     from cri.live.images import Accounts
     from cri.pb import runtime_pb2 as pb
     from cri.store.images import Image
@@ -176,7 +176,7 @@ def activation(data: bytes) -> None:
 
 
 def kernel(data: bytes) -> None:
-    """A kernel that an image brings: any bytes, and of a file that says to be larger than it is."""
+    """A kernel that an image brings: any bytes, and of a file with a declared size beyond its own."""
     from stage1.pod import kernel_image
 
     def read(at: int, count: int) -> bytes:

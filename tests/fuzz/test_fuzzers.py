@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each fuzzer for some thousand inputs, its whole corpus first; `scripts/fuzz NAME SECONDS` is for more.
 
-A finding's input is kept in build/fuzz; put it into tests/fuzz/corpus/NAME with the fix, and it will be tried for ever.
+A failing input is kept in build/fuzz; put it into tests/fuzz/corpus/NAME with the fix, so that every run includes it.
 """
 
 import re

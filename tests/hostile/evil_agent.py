@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's real agent, changed so that it lies, hangs or ends when its guest is saved, as its hostname says.
+"""The guest's real agent, changed so that it lies, hangs or ends when its guest is saved, as its hostname selects.
 
 `guest_of` makes the directory of a guest's files with it; needs what the guest is built with.
 """

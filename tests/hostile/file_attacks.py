@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent that somebody else has become may do when it is to copy what has changed of the kubelet's files, or to
-write back a termination log, one class for each idea. They are good guests until then, and chosen as those of
-`link_attacks`.
+"""Attacks of a compromised agent that is to copy changes of the kubelet's files, or to write back a termination log,
+one class for each idea. They are well-behaved guests until then, and chosen as those of `link_attacks`.
 """
 
 import os
@@ -20,7 +19,7 @@ class FilesSilent(Phantom):
 
 
 class FilesBusy(Phantom):
-    """Is busy with something else, for ever."""
+    """Always answers that it is busy."""
 
     code = m.WRONG_STATE
 
@@ -29,7 +28,7 @@ class FilesBusy(Phantom):
 
 
 class FilesRefuse(FilesBusy):
-    """Can't, and says so at length."""
+    """Refuses, with a very long error."""
 
     code = m.FAILED
 

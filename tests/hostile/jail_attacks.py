@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hypervisor that a guest has taken over may try against the host, one function for each idea.
+"""Attacks of a compromised hypervisor against the host, one function for each idea.
 
 Run by `vmm.py` in the VMM's place, inside the jail, each in a child of its own. A function that returns has succeeded,
-and says what it got; an OSError is a refusal. They use no library of ours, as an attacker would not.
+and returns what it got; an OSError is a refusal. They use no library of ours, as an attacker would not.
 """
 
 import ctypes

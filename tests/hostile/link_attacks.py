@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent that somebody else has become may do to the daemon over its link, one class for each idea.
+"""Attacks of a compromised agent against the daemon over its link, one class for each idea.
 
-A pod whose hostname is the name of an attack runs it (`vmm.py`): it starts like a good guest, and attacks once a
-container runs, so that the pod is known to the daemon when it begins.
+A pod whose hostname is the name of an attack runs it (`vmm.py`): it starts like a well-behaved guest, and attacks once
+a container runs, so that the pod is known to the daemon when it begins.
 """
 
 import time
@@ -88,7 +88,7 @@ class EmptyData(Flood):
 
 
 class StrayData(Flood):
-    """Data and credit on streams that nobody opened."""
+    """Data and credit on streams that were never opened."""
 
     def burst(self) -> bytes:
         credit = self.frames(f.CREDIT, f.credit_payload(1), count=200, stream=999_999)
@@ -96,7 +96,7 @@ class StrayData(Flood):
 
 
 class StrayReplies(Flood):
-    """Answers to questions that nobody asked."""
+    """Replies without requests."""
 
     def burst(self) -> bytes:
         return self.frames(f.REPLY, codec.encode(m.Reply(error="x" * 20000)), count=6, stream=0xFFFFFFF0)
@@ -121,7 +121,7 @@ class Newlines(Flood):
 
 
 class Trickle(Flood):
-    """A frame that says that it is long, and comes byte by byte."""
+    """A frame with a large declared length, sent byte by byte."""
 
     every_s = 0.01
 
@@ -144,7 +144,7 @@ class FutureAck(Flood):
 
 
 class Silence(Flood):
-    """Reads everything and says nothing more."""
+    """Reads everything and never answers."""
 
     def answer(self, number: int, op: m.Op) -> None:
         if not self.ready or isinstance(op, m.Start):
@@ -227,7 +227,7 @@ class Refuser(Phantom):
 
 
 class Mute(Phantom):
-    """After a restart of the daemon it says hello and nothing more."""
+    """After a restart of the daemon it sends its hello and nothing more."""
 
     def answer(self, number: int, op: m.Op) -> None:
         if self.epochs <= 1:

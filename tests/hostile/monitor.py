@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU's monitor of a phantom, as far as the daemon uses it to put images into a guest, to save it and to load it.
 
-What is saved is the phantom itself, so that a copy has its containers and its key. It runs in the jail, in threads
-beside the one of the phantom, which stands still when it is told to.
+The phantom itself is saved, so that a copy has its containers and its key. It runs in the jail, in threads next to the
+phantom's, which pauses on request.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest without processes, for a program in the VMM's place: every container starts, runs and ends as it is told.
+"""A guest without processes, for a program in the VMM's place: every container starts, runs and ends as requested.
 
 The well-behaved one is the neighbour in the tests of this folder; the attackers of `link_attacks` are derived from it.
 It runs inside the jail, so it needs nothing but its descriptors.
@@ -103,7 +103,7 @@ class Phantom:
         self.link.reply(number, self.reply_to(op))
 
     def reply_to(self, op: m.Op) -> m.Reply:
-        """What a good agent says."""
+        """The reply of a well-behaved agent."""
         if isinstance(op, m.Create):
             stdio = op.stdio or m.Stdio()
             self.containers[op.id] = m.Container(op.id, m.CREATED, stdio)
@@ -131,14 +131,14 @@ class Phantom:
         return do()
 
     def end(self, name: str) -> None:
-        """A container's end, said once."""
+        """Report a container's end, once."""
         result = self.containers.get(name)
         if result is not None and result.state == m.RUNNING:
             self.containers[name] = result._replace(state=m.EXITED, exit_code=137, finished_ns=time.time_ns())
             self.link.event(m.Exited(name, 0, 137, False, time.time_ns()))
 
     def run_exec(self, op: m.Exec) -> None:
-        """A command that says `tick` and succeeds."""
+        """A command that prints `tick` and succeeds."""
         stdio = op.stdio or m.Stdio()
         if stdio.stdout:
             self.link.open_stream(stdio.stdout)

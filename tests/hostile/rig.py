@@ -101,7 +101,7 @@ class Node:
         return [pid for pid, line in self.command.host_state.processes().items() if f"/pods/{pod}/" in line]
 
     async def empty(self) -> None:
-        """Remove all pods, whose hypervisors are killed so that nobody waits for an attacker."""
+        """Remove all pods, whose hypervisors are killed first so that no removal waits for an attacker."""
         async with self.client() as cri:
             for pod in (await cri("ListPodSandbox")).items:
                 for pid in self.pids(pod.id):
@@ -192,7 +192,7 @@ def _guest(root: Path, guest_dir: Path) -> Path:
 
 
 def _program(root: Path) -> Path:
-    """`vmm.py` as QEMU, with what it imports: a VMM sees the directory `lib` beside its own."""
+    """`vmm.py` as QEMU, with its imports: a VMM sees the directory `lib` next to its own."""
     bin_dir, lib = root / "vmm" / "bin", root / "vmm" / "lib"
     bin_dir.mkdir(parents=True)
     program = bin_dir / QEMU

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent, or a VMM, that somebody else has become may do in the moment in which its guest is saved, copied or
-loaded, one class for each idea. Those whose names begin with `copy-` are for the hostname of the copy.
+"""Attacks of a compromised agent or VMM while its guest is saved, copied or loaded, one class for each idea. Those
+whose names begin with `copy-` are for the hostname of the copy.
 
-They begin as good guests (`phantom`), and are chosen by their pod's hostname, as those of `link_attacks`.
+They begin as well-behaved guests (`phantom`), and are chosen by their pod's hostname, as those of `link_attacks`.
 """
 
 import os
@@ -46,7 +46,7 @@ class Twice(Phantom):
 
 
 class Busy(Phantom):
-    """Says that its shares are in use, for ever."""
+    """Always answers that its shares are in use."""
 
     def reply_to(self, op: m.Op) -> m.Reply:
         if isinstance(op, m.Tune) and op.file == "shares":
@@ -116,21 +116,21 @@ class TunedHellos(OnceTuned):
 
 
 class Deaf(Phantom):
-    """Its monitor takes the command to stop the guest, and says nothing."""
+    """Its monitor takes the command to stop the guest, and never answers."""
 
     def command(self, name: str, do: object) -> object:
         return None if name == "stop" and self.ready else super().command(name, do)
 
 
 class Endless(Phantom):
-    """It saves for ever."""
+    """Its saving never ends."""
 
     def command(self, name: str, do: object) -> object:
         return {"status": "active"} if name == "query-migrate" and self.ready else super().command(name, do)
 
 
 class Nothing(Phantom):
-    """It has saved, it says, and has written nothing."""
+    """It reports that it has saved, and has written nothing."""
 
     def command(self, name: str, do: object) -> object:
         if name == "migrate":
@@ -139,7 +139,7 @@ class Nothing(Phantom):
 
 
 class Talks(Phantom):
-    """Its monitor tells of events without end in place of an answer."""
+    """Its monitor sends events without end in place of an answer."""
 
     def command(self, name: str, do: object) -> object:
         return b'{"event": "X", "data": {}}\n' * (1 << 18) if name == "migrate" else super().command(name, do)
@@ -170,7 +170,7 @@ class Copy(Phantom):
 
 
 class OldKey(Copy):
-    """Goes on with the original's key, whatever its host says."""
+    """Continues with the original's key, independent of its host."""
 
     def read(self) -> None:
         self.link.__class__ = _Stubborn
@@ -190,7 +190,7 @@ class CopyMute(Copy):
 
 
 class CopyInventor(Copy):
-    """Has 255 containers of nobody's beside the original's, and takes a second to remove each."""
+    """Lists 255 unknown containers besides the original's, and takes a second to remove each."""
 
     def answer(self, number: int, op: m.Op) -> None:
         if isinstance(op, m.Delete):
@@ -212,7 +212,7 @@ class CopyForgets(Copy):
 
 
 class CopyDies(Copy):
-    """Its VM ends when it is told who it is."""
+    """Its VM ends when it gets its identity."""
 
     def answer(self, number: int, op: m.Op) -> None:
         if isinstance(op, m.Configure):
@@ -221,7 +221,7 @@ class CopyDies(Copy):
 
 
 class CopyDoesNotLoad(Copy):
-    """Its VMM loads for ever."""
+    """Its VMM never finishes loading."""
 
     def command(self, name: str, do: object) -> object:
         return {"status": "active"} if name == "query-migrate" else super().command(name, do)
@@ -250,7 +250,7 @@ class ResumedMute(Resumed):
 
 
 class ResumedRefuses(Resumed):
-    """Mounts nothing again, and says so at length."""
+    """Refuses to mount again, with a very long error."""
 
     def reply_to(self, op: m.Op) -> m.Reply:
         if self.was_loaded and isinstance(op, m.Tune):
@@ -268,7 +268,7 @@ class ResumedDies(Resumed):
 
 
 class ResumedBoots(Resumed):
-    """It has booted anew, it says."""
+    """Reports that it has booted anew."""
 
     def read(self) -> None:
         if self.was_loaded:
@@ -277,7 +277,7 @@ class ResumedBoots(Resumed):
 
 
 class ResumedInventor(Resumed):
-    """Has 255 containers of nobody's, and those that there were have ended in the future."""
+    """Lists 255 unknown containers, and those that existed as ended in the future."""
 
     def reply_to(self, op: m.Op) -> m.Reply:
         if self.was_loaded and isinstance(op, m.List):
@@ -304,7 +304,7 @@ class ResumedEvents(Flood):
 
 
 class ResumedOldEpoch(Resumed):
-    """Goes on with the epoch of before, so that its answers are to nobody."""
+    """Continues with the former epoch, for which there is no host."""
 
     def answer(self, number: int, op: m.Op) -> None:
         if self.was_loaded:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A privileged container in a real VM, which is root of its guest, against the host and a good pod beside it.
+"""A privileged container in a real VM, which is root of its guest, against the host and another pod.
 
 Some attacks come out of a copy of a template, where there are templates: what it writes must not be its neighbours'.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An attacker in the agent's place, one pod beside a good one: the neighbour is served, the daemon stays small."""
+"""An attacker in the agent's place, and another pod: the other pod is served, the daemon does not grow."""
 
 import asyncio
 import signal

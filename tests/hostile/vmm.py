@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program that stands in QEMU's place: a copy of it named `qemu-system-x86_64` is first on the daemon's PATH.
 
-It reads QEMU's command line. The pod's hostname says what it is: the name of an attack on the link, `compromised` for
-everything that a hypervisor could try in its jail, `memory-bomb`, `console-bomb`, else a good guest. What it found out
-goes to its output, which is the pod's console, as a line that begins with MARK.
+It reads QEMU's command line. The pod's hostname selects its role: the name of an attack on the link, `compromised` for
+everything that a hypervisor could try in its jail, `memory-bomb`, `console-bomb`, else a well-behaved guest. Its
+results go to its output, which is the pod's console, as a line that begins with MARK.
 """
 
 import os
@@ -15,7 +15,7 @@ MARK = "clearpod-hostile: "
 
 
 def main() -> None:
-    """Be what the hostname says until the host has enough."""
+    """Play the role that the hostname selects until the host ends it."""
     arguments = sys.argv[1:]
     volumes = share(arguments, "volumes")
     with open(f"{volumes}/pod/hostname", encoding="utf-8") as file:
@@ -59,7 +59,7 @@ def listener(arguments: list[str], name: str) -> socket.socket:
 
 
 def tell(arguments: list[str], *, volumes: str, layers: str) -> None:
-    """Try everything, and say what came of it."""
+    """Try everything, and print the results."""
     from tests.hostile import jail_attacks
 
     directory = os.path.dirname(os.path.dirname(volumes))

@@ -45,7 +45,7 @@ class Kubelet:
         until(self.is_well, within_s=START_S, what="the kubelet", log=self.node.log("kubelet"))
 
     def is_well(self) -> bool:
-        """What it says of itself."""
+        """The result of its health check."""
         return bool(get(f"{self.node.place.kubelet}/healthz") == "ok")
 
     def restart(self) -> None:

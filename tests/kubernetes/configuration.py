@@ -40,7 +40,7 @@ KERNEL = {
 
 
 class Place(NamedTuple):
-    """Where a node is: a directory, a cgroup (from the root of the cgroups), and ports that nobody listens on."""
+    """The place of a node: a directory, a cgroup (from the root of the cgroups), and free ports."""
 
     root: Path
     cgroup: str

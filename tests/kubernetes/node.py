@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine for a node beside anything else on this one: namespaces, a cgroup, images in a registry, and clearpod.
+"""A machine for a node, apart from everything else on this one: namespaces, a cgroup, images in a registry, and
+clearpod.
 
-Called by the fixtures in conftest.py. The kubelet is `kubelet.py`'s. When it ends, nothing of it is left, or
-it fails.
+Called by the fixtures in conftest.py. The kubelet is `kubelet.py`'s. When it ends, nothing of it is left, or it fails.
 """
 
 import json
@@ -51,7 +51,9 @@ def until(probe: Callable[[], Any], *, within_s: float, what: str, log: Path | N
 
 
 class Node:
-    """A running clearpod and what a kubelet needs beside. `image` names a busybox that declares a volume, /data."""
+    """A running clearpod and what a kubelet needs in addition. `image` names a busybox that declares a volume,
+    /data.
+    """
 
     def __init__(self, place: Place, net: OuterNet, guest_dir: Path) -> None:
         self.place, self.root, self.image = place, place.root, ""
@@ -104,7 +106,7 @@ class Node:
                 raise AssertionError(f"{name}: {error}") from error
 
     def sandbox(self, name: str) -> dict[str, Any]:
-        """What `crictl inspectp` says of the newest sandbox of a pod: its verbose part."""
+        """The verbose part of `crictl inspectp` for the newest sandbox of a pod."""
         with_name = {"io.kubernetes.pod.name": name}
         items = self.call("ListPodSandbox", filter=pb.PodSandboxFilter(label_selector=with_name)).items
         assert items, f"no sandbox of {name}"

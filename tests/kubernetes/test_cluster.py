@@ -159,7 +159,7 @@ def test_a_pod_that_ignores_its_end_is_gone_soon(cluster: Cluster, volumes: str)
 
 @pytest.fixture(scope="module")
 def pinned(cluster: Cluster, web: list[str]) -> Iterator[str]:
-    """A pod with a whole processor of its own, beside those that share."""
+    """A pod with a whole processor of its own, next to pods that share."""
     container = {"resources": resources(64, cpu="1")}
     pod = configuration.pod("pinned", cluster.node.image, "sleep 10000", container=container, runtimeClassName=CLASS)
     cluster.run(pod)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node of these tests without Kubernetes' programs: which of them are missing, what they would be told."""
+"""The node of these tests without Kubernetes' programs: which of them are missing, and their command lines."""
 
 import json
 from pathlib import Path

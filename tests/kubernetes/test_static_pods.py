@@ -38,7 +38,7 @@ def _is_doubtful(message: str) -> bool:
 
 
 def _read_by_a_kubelet(machine: Node, text: str) -> str:
-    """What it says of a configuration until it ends, since there is no runtime where it looks."""
+    """A kubelet's output about a configuration, until it ends because there is no runtime."""
     config = machine.root / "of-the-documents.yaml"
     config.write_text(text.replace("/run/clearpod/", f"{machine.root}/nowhere/"))
     directories = [f"--root-dir={machine.root}/kubelet-of-docs", f"--cert-dir={machine.root}/pki"]

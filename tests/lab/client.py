@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one command in a lab that is up: takes a free port, sends the order, passes input and output on.
+"""Runs one command in a lab that is up: takes a free port, sends the request, passes input and output on.
 
-Called by the commands and by start.py, which asks this way whether the lab answers. When this process ends, for
+Called by the commands and by start.py, which checks this way whether the lab answers. When this process ends, for
 whatever reason, the agent kills the command.
 """
 
@@ -49,7 +49,7 @@ class _WentAwayError(LabError):
 
 
 def _evidence(directory: Path) -> str:
-    """What the keeper and the console said, when the keeper has ended as well."""
+    """The last output of the keeper and the console, when the keeper has ended as well."""
     deadline = time.monotonic() + KEEPER_S
     while state.read(directory).record and time.monotonic() < deadline:
         time.sleep(0.05)

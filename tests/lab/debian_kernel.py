@@ -38,7 +38,7 @@ def debian_kernel(cache_dir: Path) -> DebianKernel:
 
 
 def newest(depends: str) -> str:
-    """The real package behind the meta package, from what `apt-cache depends` says. Pure."""
+    """The real package behind the meta package, from the output of `apt-cache depends`. Pure."""
     match = re.search(r"Depends: (linux-image-\S+)", depends)
     return match[1] if match else PACKAGE
 
@@ -63,7 +63,7 @@ def need_dependencies(modules: Path) -> None:
 
 
 def run(argv: list[str], cwd: Path | None = None) -> str:
-    """Standard output of a program that must succeed. Raises cache.BuildFailed with what it said."""
+    """Standard output of a program that must succeed. Raises cache.BuildFailed with its errors."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     try:
         done = subprocess.run(

@@ -33,7 +33,7 @@ class Over(Exception):
 
 
 def main() -> int:
-    """Keep a lab; 0 when told to end, 1 when it broke, with one sentence on standard error."""
+    """Keep a lab; return 0 when stopped, 1 when it broke, with one sentence on standard error."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = os.open(RECORD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

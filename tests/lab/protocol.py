@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab's client and its agent say to each other: JSON objects, one a line, over a virtio-serial port. Pure.
+"""The protocol of the lab's client and its agent: JSON objects, one a line, over a virtio-serial port. Pure.
 
-Client: {id, argv, cwd, anywhere, env, input} starts a command, {id, in} is standard input, {id, end} its end.
-Agent: {id, out} and {id, err} are output, {id, code} the end (minus the signal's number when killed by one), and
-{id, beat} says now and then that the machine still runs, unless it is deterministic.
+Client: {id, argv, cwd, anywhere, env, input} starts a command, {id, in} is standard input, {id, end} its end. Agent:
+{id, out} and {id, err} are output, {id, code} the end (minus the signal's number when killed by one), and {id, beat} is
+a periodic heartbeat of the machine, unless it is deterministic.
 
-A port outlives its clients, so either side may see the torn rest of an earlier conversation: every message begins
-with a line end of its own, what does not parse is skipped, and a reader ignores other ids than its own.
+A port outlives its clients, so either side may see the torn rest of an earlier conversation: every message begins with
+a line end of its own, what does not parse is skipped, and a reader ignores other ids than its own.
 """
 
 import base64
@@ -35,7 +35,7 @@ def data(message: dict[str, Any], key: str) -> bytes:
 
 
 def exit_code(code: int) -> int:
-    """What a shell would say: 128 + N for a command that signal N ended."""
+    """The exit code as in a shell: 128 + N for a command that signal N ended."""
     return code if code >= 0 else 128 - code
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state directory of a lab (build/lab), seen from outside: is there a lab, is it ready, what did it say.
+"""The state directory of a lab (build/lab), seen from outside: whether there is a lab, whether it is ready, its output.
 
 Used by the commands. Facts come from the keeper's lock, never from a file alone.
 """
@@ -70,7 +70,7 @@ def mark_ready(state: State) -> None:
 
 
 def evidence(directory: Path) -> str:
-    """What the keeper and the console said last."""
+    """The last output of the keeper and the console."""
     parts = []
     for name in ("keeper.log", plan.CONSOLE):
         path = directory / name

@@ -15,7 +15,7 @@ from tests.reference.table import link, page, table
 
 
 def _what(package: str, name: str) -> str:
-    """What the module of an RPC says of it, or the function where a module has several."""
+    """The description of an RPC by its module, or by its function where a module has several."""
     function = server.implementation(package, name)
     module = docstrings.first_sentence(importlib.import_module(function.__module__).__doc__)
     text = (

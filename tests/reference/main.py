@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/gen-reference [--check]`: writes docs/reference from the code; --check only says which page is stale."""
+"""`scripts/gen-reference [--check]`: writes docs/reference from the code; --check only names stale pages."""
 
 import sys
 from collections.abc import Callable
@@ -23,12 +23,12 @@ PAGES: dict[str, Callable[[], str]] = {
 
 @cache
 def made() -> dict[str, str]:
-    """The text of each page, as the code says it."""
+    """The text of each page, made from the code."""
     return {name: make() for name, make in PAGES.items()}
 
 
 def stale() -> dict[str, str]:
-    """The pages that are not what the code says, with what they should be."""
+    """The pages that differ from the code, with their current text."""
     return {
         name: text
         for name, text in made().items()

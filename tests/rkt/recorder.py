@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage1 that boots nothing: each of its programs writes down how it was called. Used by test_stage0.
+"""A stage1 that boots nothing: each of its programs records how it was called. Used by test_stage0.
 
-`run` says that it is ready and lives until `stop` is called; the others end at once, with the code in the file `code`
-beside the records if there is one. Records are JSON lines: program, argv without the interpreter, environment, working
-directory, descriptors, who has the lock.
+`run` reports that it is ready and lives until `stop` is called; the others end at once, with the code in the file
+`code` next to the records if there is one. Records are JSON lines: program, argv without the interpreter, environment,
+working directory, descriptors, owner of the lock.
 """
 
 import json

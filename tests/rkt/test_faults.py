@@ -64,7 +64,7 @@ def test_a_vmm_may_be_killed_at_any_moment(rig: Rig) -> None:
 
 
 def at_once(*calls: Callable[[], Done]) -> list[Done]:
-    """What each of them says, all begun together."""
+    """The output of each, all started together."""
     results: list[Done | None] = [None] * len(calls)
 
     def call(number: int) -> None:

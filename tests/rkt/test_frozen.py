@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rkt's programs and a pod whose VM is frozen by SIGSTOP: what stops or removes ends it in time, all else says so."""
+"""rkt's programs and a pod whose VM is frozen by SIGSTOP: stop and removal end it in time, all others report it."""
 
 import os
 import signal

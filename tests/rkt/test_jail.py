@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the VMM of an rkt pod may still do, as the kernel says it, and that apps and rkt lose nothing by it."""
+"""The remaining rights of the VMM of an rkt pod, by the kernel's own files, and that apps and rkt lose nothing by the
+jail.
+"""
 
 import os
 import socket

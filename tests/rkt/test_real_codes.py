@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real rkt with the real stage1 image: the codes that shells and units see, and the messages beside them."""
+"""The real rkt with the real stage1 image: the exit codes for shells and units, and the messages."""
 
 import os
 import signal

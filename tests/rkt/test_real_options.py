@@ -54,7 +54,7 @@ def status(capabilities: str, *, no_new_privs: int, seccomp: int) -> str:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image with isolators of its own, and a file that belongs to somebody."""
+    """An image with isolators of its own, and a file with an owner other than root."""
     place = tmp_path_factory.mktemp("guarded")
     root = aci.root(place / "root")
     (root / "mine").write_text("")

@@ -30,7 +30,7 @@ def run(rig: Rig, apps: list[AppSpec], *, profile: str = "systemd", mutable: boo
 
 
 def entries(pod: Pod) -> list[dict[str, str]]:
-    """The journal, as whoever has the files reads it."""
+    """The journal, as read from its files on the host."""
     place = pod.root / "var" / "log" / "journal" / pod.uuid.replace("-", "")
     argv = ["journalctl", "-D", place, "-o", "json", "--all", "--no-pager"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)

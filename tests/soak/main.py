@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/soak MINUTES`: a node with real VMs whose daemon is killed again and again, and what it loses by that.
+"""`scripts/soak MINUTES`: a node with real VMs whose daemon is killed again and again, and the losses.
 
-For two thirds of the time somebody kills: the daemon mostly, VMs now and then. For the rest one daemon lives, so that
-its growth can be seen. Pods come and go all the time: each container writes numbered lines, which are compared with its
-log one by one, and answers execs. In the end every pod is removed, and nothing may be left.
+For two thirds of the time processes are killed: the daemon mostly, VMs now and then. For the rest one daemon lives, so
+that its growth can be measured. Pods come and go all the time: each container writes numbered lines, which are compared
+with its log one by one, and answers execs. In the end every pod is removed, and nothing may be left.
 """
 
 import argparse

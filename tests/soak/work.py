@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a soak does to a node: pods that live and write, and somebody who kills the daemon and VMs at random."""
+"""The work of a soak: pods that live and write, and random kills of the daemon and VMs."""
 
 import asyncio
 import os

@@ -17,7 +17,7 @@ def _files(top: Path) -> list[Path]:
 
 
 def _target(path: Path, name: str, top: Path) -> str | None:
-    """The unit that an include leads to: beside the file, or below `top`; None when it is generated."""
+    """The unit that an include leads to: next to the file, or below `top`; None when it is generated."""
     places = (path.parent / name, top / name)
     result = next((place.resolve() for place in places if place.is_file()), None)
     return str(result.relative_to(top.resolve()).with_suffix("")) if result else None

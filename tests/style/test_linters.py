@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linters, each as a test: one word to run them all, and one place to read what they say."""
+"""The linters, each as a test: one command runs them all, and their output is in one place."""
 
 import re
 import shutil

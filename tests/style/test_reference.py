@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/reference is what the code says, and says something of everything. `scripts/gen-reference` writes it."""
+"""docs/reference is generated from the code, current and complete. `scripts/gen-reference` writes it."""
 
 import pytest
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher of rkt's stage1 image with scripts in place of Python and of the VMM: it holds the lock, and nobody else
-does; it and the VMM end together, and the code is the pod's."""
+"""The launcher of rkt's stage1 image with scripts in place of Python and of the VMM: it alone holds the lock; it and
+the VMM end together, and the code is the pod's.
+"""
 
 import os
 import pty

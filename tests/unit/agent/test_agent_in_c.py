@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds and runs the C tests of the guest's agent (check_*.c beside this file), its fuzzer and the agent itself."""
+"""Builds and runs the C tests of the guest's agent (check_*.c in this directory), its fuzzer and the agent itself."""
 
 import shutil
 import subprocess

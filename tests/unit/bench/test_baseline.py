@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A figure that grew by more than two percent is told, and the baseline is that of the kernel's own compiler."""
+"""A figure that grew by more than two percent is reported, and the baseline is that of the kernel's own compiler."""
 
 import json
 

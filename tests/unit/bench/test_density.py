@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/bench density` without a pod: the sums of smaps, the journal, and what the lab is told to do."""
+"""`scripts/bench density` without a pod: the sums of smaps, the journal, and the commands for the lab."""
 
 import importlib.util
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of docs/admin/capacity.md, and that the document says what the model computes from the committed report."""
+"""The model of docs/admin/capacity.md, and that the document has the model's results for the committed report."""
 
 import json
 from typing import Any

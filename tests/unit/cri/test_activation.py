@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who connects to a port of a pod whose guest is saved: on a real device in a netns, where nobody else answers."""
+"""Connections to a port of a pod whose guest is saved: on a real device in a netns without another host."""
 
 import asyncio
 import os

@@ -77,7 +77,7 @@ def root() -> Iterator[Path]:
 
 
 def refusal(config: Config) -> str:
-    """What `serve` says."""
+    """The error of `serve`."""
 
     async def begin() -> None:
         await asyncio.wait_for(serve.serve(config), 60 * PATIENCE)

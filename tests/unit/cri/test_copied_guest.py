@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that was loaded as a copy is as foreign as any: what it says of itself while it becomes another pod's."""
+"""A guest that was loaded as a copy is untrusted: what it reports of itself while it becomes another pod's."""
 
 import asyncio
 from types import SimpleNamespace

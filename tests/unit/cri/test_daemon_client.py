@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands say of a daemon that does not answer: one sentence of ours, whatever gRPC's is."""
+"""Errors of commands about a daemon that does not answer: one sentence of ours in place of gRPC's."""
 
 from types import SimpleNamespace
 from typing import Any

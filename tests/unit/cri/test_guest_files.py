@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod check` of a guest's files: what is not as it was built is named, whatever the manifest looks like."""
+"""`clearpod check` of a guest's files: damaged ones are named, whatever the manifest is like."""
 
 import hashlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoopBudget on the event loop: whoever works much lets others in between, and nobody is left out."""
+"""LoopBudget on the event loop: a busy link yields to others, and none starves."""
 
 import asyncio
 from collections import Counter

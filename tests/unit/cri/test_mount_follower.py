@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon hears of changes of the host's mounts: of a burst once, and of what came while it rested. Needs root."""
+"""The daemon is notified of changes of the host's mounts: of a burst once, and of those during its pause. Needs
+root.
+"""
 
 import asyncio
 import time

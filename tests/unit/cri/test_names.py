@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names: one owner at a time, freed by failure, and the answer that nobody got is given to who asks again."""
+"""Names: one owner at a time, freed by failure, and an answer that did not arrive is given to the repeated request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's socket of a pod with a kernel of its own, played by a server: what of its words is heard, and how much."""
+"""QEMU's socket of a pod with a kernel of its own, played by a server: which of its messages are read, and how many."""
 
 import asyncio
 import contextlib

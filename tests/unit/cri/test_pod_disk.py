@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a pod's own disk is told of as full, and as having room again: once each, whatever it does at its edge."""
+"""When a pod's own disk is recorded as full, and as having space again: once each, also while it varies at the
+limit.
+"""
 
 import pytest
 

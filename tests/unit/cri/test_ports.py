@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sandbox says about its network, and host ports that are taken."""
+"""A sandbox's network options, and host ports that are taken."""
 
 import pytest
 

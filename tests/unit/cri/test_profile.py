@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which userspace a PodSandboxConfig asks for, and what kubelet is told when there is none of that name."""
+"""The userspace that a PodSandboxConfig selects, and the error for an unknown one."""
 
 import re
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted for metrics: buckets, sums, copies; and that the one for nobody keeps nothing."""
+"""Counters for metrics: buckets, sums, copies; and that the one without metrics keeps nothing."""
 
 import pytest
 

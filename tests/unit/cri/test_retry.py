@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that a busy guest refuses: repeated until it answers, nobody waits any more, or another error comes."""
+"""Requests that a busy guest refuses: repeated until it answers, the caller has given up, or another error comes."""
 
 from itertools import islice
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods may write together, what SQLite says of a disk, and the sizes of disks."""
+"""How much pods may write together, errors of SQLite about its disk, and the sizes of disks."""
 
 import contextlib
 import sqlite3

@@ -58,7 +58,7 @@ def prepared(host: Host, number: int = 1, **changes: Any) -> Prepared:
 
 
 class Maker:
-    """Makes templates without VMs; `fails` as often as is said."""
+    """Makes templates without VMs; `fails` is the number of failures to come."""
 
     def __init__(self, fails: int = 0, error: Exception | None = None) -> None:
         self.made: list[str] = []

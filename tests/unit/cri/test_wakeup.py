@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest is woken from a thread, and nobody hears of one that does not answer."""
+"""A guest is woken from a thread, and one that does not answer causes no error."""
 
 import asyncio
 

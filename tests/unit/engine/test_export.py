@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest sees beside an image that is mounted for it."""
+"""What a guest sees besides an image that is mounted for it."""
 
 from pathlib import Path
 

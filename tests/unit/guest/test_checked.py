@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest may say of itself: each field at both of its ends, and beyond."""
+"""Values that a guest may report: each field at both of its limits, and beyond."""
 
 from typing import Any
 

@@ -231,7 +231,7 @@ def test_a_guest_that_answers_nothing_is_asked_no_more(link: HostLink) -> None:
 
 
 def reply(seq: int, text: str = "") -> bytes:
-    """A REPLY frame of the guest, to nobody."""
+    """A REPLY frame of the guest without a request."""
     return f.pack(f.REPLY, codec.encode(m.Reply(error=text)), stream=7, seq=seq)
 
 

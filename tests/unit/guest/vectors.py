@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the files of proto/vectors, which say in bytes what both ends of the link agree on; see the README
-there.
+"""Makes the files of proto/vectors, which define in bytes what both ends of the link agree on; see the README there.
 
-Run `python -m tests.unit.guest.vectors` after a change. Bytes of messages come from google.protobuf, those of
-frames are written out by hand here: neither comes from the code that they test.
+Run `python -m tests.unit.guest.vectors` after a change. Bytes of messages come from google.protobuf, those of frames
+are written out by hand here: neither comes from the code that they test.
 """
 
 import json

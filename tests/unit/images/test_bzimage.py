@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bzImage of our own has each byte of the kernel at its place, and a header that says what a loader must know."""
+"""Our bzImage has each byte of the kernel at its place, and a header that tells a loader what it needs."""
 
 import struct
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the jailer and runs its C tests (check_description.c beside this file). tests/unit/vm/test_jail.py runs it."""
+"""Builds the jailer and runs its C tests (check_description.c in this directory). tests/unit/vm/test_jail.py
+runs it.
+"""
 
 from tests.fakes.c_program import CProgram, marks
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the launcher and runs its C tests (check_launcher.c beside this file)."""
+"""Builds the launcher and runs its C tests (check_launcher.c in this directory)."""
 
 from tests.fakes.c_program import CProgram, marks
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """stage1.linux.beneath against trees that are the attacker's: no call follows a link, waits, or acts on a device.
 
-A canary directory beside the tree must keep its bytes, whatever is done.
+A canary directory next to the tree must keep its bytes, whatever is done.
 """
 
 import os
@@ -20,7 +20,7 @@ from tests.fakes.swapper import swapping
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Path]:
-    """A tree with one plain file and directory, beside the canary."""
+    """A tree with one plain file and directory, next to the canary."""
     canary = tmp_path / "canary"
     (canary / "sub").mkdir(parents=True)
     (canary / "file").write_text("precious")

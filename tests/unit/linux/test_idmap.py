@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts with other owners, and the user namespaces that say which. Needs root and a file system that can do it."""
+"""Id-mapped mounts, and the user namespaces with their maps. Needs root and a file system that supports them."""
 
 import os
 import shutil

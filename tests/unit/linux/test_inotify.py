@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches tell that a link was switched or a file written, and nothing once they are gone."""
+"""Watches report that a link was switched or a file written, and nothing once they are removed."""
 
 import select
 from collections.abc import Iterator

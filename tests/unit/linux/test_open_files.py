@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process has open to write to, whatever its name is by now."""
+"""The files that a process has open for writing, also after a rename or removal."""
 
 import os
 import subprocess

@@ -120,7 +120,7 @@ def begin(request: pytest.FixtureRequest) -> Iterator[Begin]:
 
 
 def run(begin: Begin, directory: Path, program: str, *more: str, **changes: object) -> tuple[str, supervise.Ended]:
-    """What a confined Python says, and how it ended."""
+    """The output of a confined Python, and how it ended."""
     places = (("in", sandbox.READ), ("out", sandbox.WRITE), *sandbox.python_places())
     box = Box(512 * MIB, 20, MIB, str(directory), places, uid=65530)._replace(**changes)  # type: ignore[arg-type]
     start = begin([os.path.realpath(sys.executable), "-I", "-S", "-c", program, *more], box)

@@ -177,5 +177,5 @@ def test_the_record_names_its_version(files: FakeKsm) -> None:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> str:
-    """What was said."""
+    """The warnings in the log."""
     return "".join(str(vars(one).get("warning", "")) for one in caplog.records)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NRI's messages say, without a socket: calls, resources, and Synchronize in parts."""
+"""The content of NRI's messages, without a socket: calls, resources, and Synchronize in parts."""
 
 import pytest
 

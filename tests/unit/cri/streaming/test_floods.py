@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client with a token that sends as much as it can of what costs most: it waits, and nobody else does."""
+"""A client with a token that sends as much as it can of what costs most: it waits, and no other does."""
 
 import asyncio
 import socket

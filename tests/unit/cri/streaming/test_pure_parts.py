@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channels, sizes, statuses, tokens and upgrades: the pure parts of the streaming server beside SPDY."""
+"""Channels, sizes, statuses, tokens and upgrades: the pure parts of the streaming server, without SPDY."""
 
 import json
 

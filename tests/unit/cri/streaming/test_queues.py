@@ -120,7 +120,7 @@ async def test_credit_waits_for_a_log_that_can_not_be_written_and_for_who_is_att
 
 
 class SlowLog(Log):
-    """Its file system takes a batch when it is told to."""
+    """Its file system takes a batch on request only."""
 
     def __init__(self) -> None:
         super().__init__()
