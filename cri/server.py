@@ -152,17 +152,25 @@ class Interceptor(aio.ServerInterceptor):
 
     def __init__(self, node: Node) -> None:
         self._node, self._log = node, CallLog(node)
+        self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        """Wrap the handler of one call; an RPC that is not in the table is refused by name."""
-        name = details.method.rpartition("/")[2]
+        """The handler of one call, wrapped once; an RPC that is not in the table is refused by name."""
+        method = details.method
+        if (known := self._wrapped.get(method)) is not None:
+            return known
+        name = method.rpartition("/")[2]
         handler = await continuation(details)
         if handler is None:
             return grpc.unary_unary_rpc_method_handler(self._refuse(name))
+        wrapped = self._wrapped[method] = self._wrap(name, handler)
+        return wrapped
+
+    def _wrap(self, name: str, handler: Any) -> Any:
 
         async def call(request: Any, context: Any) -> Any:
             told = self._log.began(name, request)
-            with self._node.tracer.call(name, details.invocation_metadata):
+            with self._node.tracer.call(name, context.invocation_metadata()):
                 return await self._call(told, handler.unary_unary(request, context), context=context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:

@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cri.cli.parser import Parser
@@ -101,6 +102,15 @@ _ODD = re.compile(r'[\s"=]')
 
 class TextFormat(logging.Formatter):
     """`TIME LEVEL event key=value ...`, one line per event."""
+
+    _last = (-1.0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """The time as by default, whose text is kept for as long as the second lasts."""
+        second = record.created // 1
+        if self._last[0] != second:
+            self._last = second, time.strftime(self.default_time_format, self.converter(record.created))
+        return f"{self._last[1]},{int(record.msecs):03d}"
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback when there is one."""

@@ -101,6 +101,8 @@ class Recovery:
         """Wait until the pod is adopted, or marked dead. Raises Unavailable when that takes long. With `ends`, for a
         call that ends something, do not wait for the whole adoption: the guest has only the time of a stop.
         """
+        if pod.adopted.is_set():
+            return
         if ends and not await is_set_within(self._tools.react_s, pod.adopted) and pod.adopting is not None:
             pod.adopting.reschedule(asyncio.get_running_loop().time())
         if not pod.adopted.is_set() and not await is_set_within(self._tools.adopt_timeout_s + PATIENCE_S, pod.adopted):

@@ -87,6 +87,14 @@ def test_each_code_that_an_error_can_have_has_a_level() -> None:
     assert below(PodError) - set(LEVELS) <= {"INTERNAL", "UNKNOWN", "DATA_LOSS"}, "all others are errors"
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.0009, 0.9999, 1.0, 1795939200.123456, 1795939199.9999])
+def test_the_time_of_a_line_is_as_by_default(seconds: float) -> None:
+    record = logging.makeLogRecord({"created": seconds, "msecs": int(seconds * 1000 % 1000) + 0.0, "msg": "one"})
+    own = TextFormat()
+    for other in (record, logging.makeLogRecord({"created": seconds - 1, "msecs": 1.0}), record):
+        assert own.formatTime(other) == logging.Formatter().formatTime(other)
+
+
 @pytest.mark.parametrize("formatter", [TextFormat(), JsonFormat()])
 async def test_both_formats_have_all_of_it(world: World, formatter: logging.Formatter) -> None:
     stream = io.StringIO()
