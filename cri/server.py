@@ -223,7 +223,7 @@ class Interceptor(aio.ServerInterceptor):
             return response
 
     async def _fail(self, call: Call, error: Exception, *, context: Any) -> None:
-        """Log it, and tell the client. Raises what ends the call."""
+        """Log the error, and report it to the client. Raises the exception that ends the call."""
         known = libc.explained(call.name, error)
         if isinstance(known, PodError):
             code, sentence, fault = known.grpc_code, _short(str(known)), None

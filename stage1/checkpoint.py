@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running pod's guest and disk, written into a directory of the caller's, and what is looked at before another pod
-begins as what is there. Called by the daemon in worker threads.
+"""A running pod's guest and disk, written into a directory of the caller's, and the checks of such a directory before
+another pod begins with it. Called by the daemon in worker threads.
 
-`stage1.saved` writes and reads the files, and `rootfs.checkpoint` knows their place; here they get digests. What the
-manifest says is not known here.
+`stage1.saved` writes and reads the files, and `rootfs.checkpoint` knows their paths; here they get digests. The
+manifest's other content is not known here.
 """
 
 import os

@@ -61,8 +61,8 @@ FOREGROUND = "run"
 
 class Prepared(NamedTuple):
     """A pod that can be booted: as a VM, or on the host. `link_key` is the secret of docs/dev/link.md; `network` None
-    is loopback only. `cgroup_note` says why a VM is not in the cgroup that was made for its pod; empty if it is.
-    `network_ns` is how long the network took.
+    is loopback only. `cgroup_note` is the reason why a VM is not in the cgroup that was made for its pod; empty if it
+    is. `network_ns` is how long the network took.
     """
 
     pod: Pod

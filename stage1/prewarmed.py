@@ -34,11 +34,11 @@ def prepare(pod: Pod, host: Host, *, devices: int = 1) -> Prepared:
 
 
 def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -> PodNetwork | None:
-    """Give what was prepared under the pod's id the pod's network; `record` is to follow. `wake` is called when the
-    plugins have ended: the guest will be told in a moment.
+    """Give the VM that was prepared under the pod's id the pod's network; `record` is to follow. `wake` is called when
+    the plugins have ended: the guest gets its configuration in a moment.
 
-    Undo: `engine.clean_up`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
-    plugins make more than a VM can have that runs already, and what `attach.attach` raises.
+    Undo: `engine.clean_up`. Raises VmFailed when the netns was taken away from the VM, Unsupported when the plugins
+    make more than a running VM can have, and what `attach.attach` raises.
     """
     if not host.network:
         return None

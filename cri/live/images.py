@@ -180,7 +180,7 @@ class PodImages:
         return Root(name, True, source, exported.planned, exported.files[1:])
 
     def _export(self, request: RootRequest) -> _Exported:
-        """Bring the image into the export, and plan with what it says. Blocks."""
+        """Mount the image in the export, and call the request's `plan` with its accounts. Blocks."""
         directory, files = self._directory, request.find_files()
         window = None if self._has_no_window else mapping.find(directory)
         was_there = window is None or export.has_image(directory, files[0])

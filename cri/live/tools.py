@@ -40,17 +40,17 @@ def _leave(directory: str) -> None:
 
 
 class Tools(NamedTuple):
-    """The host, who starts VMs, and how long a guest may take to boot and to answer a call.
+    """The host, the starter of VMs, and how long a guest may take to boot and to answer a call.
 
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
-    other pods that wait for them; and since it is small, many pods at once queue instead of contending for the lock of
-    the packet filter's rules. `bulk` runs what moves as much as a guest or a disk has, or waits for a VMM that does:
-    few at a time, and all other threads stay free for other pods. `events` gets the events (None: no subscriber).
+    other pods that wait for them; and since it is small, concurrent pods queue instead of contending for the lock of
+    the packet filter's rules. `bulk` runs work that moves as much as a guest or a disk has, or waits for a VMM that
+    does: few at a time, and all other threads stay free for other pods. `events` gets the events (None: no subscriber).
     `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets `adopt_timeout_s` to
-    answer the next one, and any guest `react_s` to end what it is told to. `storage` says how much pods may write
-    (None: all). `hooks` has a say in what is done. `clean_up_later` takes the directory of a pod that failed and could
-    not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts what happens. `templates` are
-    what VMs can be copies of (None: nothing; all boot).
+    answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much pods may write (None: no
+    limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of a pod that failed and could
+    not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts for metrics. `templates` are
+    what VMs can be copies of (None: all boot).
     """
 
     host: "Host"

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writer of one container's log file. Called by `feed` on the event loop, but for what is said to block.
+"""The writer of one container's log file. Called by `feed` on the event loop, except the methods that block.
 
-Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
-acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.
-After a crash the file, under whatever name, is cut to the recorded size, and frames up to the recorded number
-are dropped.
+Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the acknowledgement, a
+commit record {sequence number, size of the file, unfinished lines} replaces the old one. After a crash the file, also
+if it was renamed, is truncated to the recorded size, and frames up to the recorded number are dropped.
 
-Output is written in a thread (`batch`, `settle`), since a disk that has much to do, or hangs, lets its writers wait.
-What waits is held, in memory and in the record; the caller gives the guest no credit for it, so that it is at most a
-window for each stream.
+Output is written in a thread (`batch`, `settle`), since a busy disk, or one that hangs, blocks its writers. Unwritten
+output is held, in memory and in the record; the caller gives the guest no credit for it, so that it is at most a window
+for each stream.
 """
 
 import base64

@@ -55,7 +55,7 @@ def blocker(pod: "LivePod") -> str:
 
 
 def require(pod: "LivePod") -> None:
-    """Raise WrongState when it can't be copied, as `blocker` says."""
+    """Raise WrongState with the blocker when it can't be copied."""
     if why := blocker(pod):
         raise WrongState(why)
 

@@ -38,7 +38,7 @@ MIB = 1 << 20
 
 
 class Described(NamedTuple):
-    """A template for people. `blocker` says why no pod can be a copy of it now, empty when one could."""
+    """A template for people. `blocker` is why no pod can be a copy of it now, empty when one could."""
 
     namespace: str
     name: str

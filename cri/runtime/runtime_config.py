@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RuntimeConfig: tells the cgroup driver that the kubelet should use."""
+"""RuntimeConfig: the cgroup driver that the kubelet should use."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

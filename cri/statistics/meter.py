@@ -98,7 +98,7 @@ class Meter:
         """The pod's numbers now; `files` also counts open files.
 
         Raises TimedOut when the guest does not answer and nothing recent is known, NotFound when the pod is removed
-        meanwhile, and what the agent says.
+        meanwhile, and the agent's errors.
         """
         asked = self.ask(files=files)
         await asyncio.wait(asked.tasks, timeout=asked.question.patience_s())
@@ -166,7 +166,7 @@ class Meter:
         return last if all(name in self.disks for name in last.containers) else None
 
     def assume(self, taken_bytes: int) -> None:
-        """The guest will not say for a while what took so much of its disk: it was who had most."""
+        """Attribute the growth of the disk to the container that had most, until the guest measures it again."""
         rest = taken_bytes - sum(disk.used_bytes for disk in self.disks.values())
         if self.disks and rest > 0:
             most = max(self.disks, key=lambda name: self.disks[name].used_bytes)

@@ -7,18 +7,18 @@ Assumptions this rests on:
 2. The run directory is on tmpfs: after a reboot of the machine there is nothing to recover.
 3. A pod's directory is made before anything else of the pod and removed after everything else, so a directory
    listing finds every VM, mount and file; `engine.clean_up` undoes all of it from the directory alone.
-4. state.json is replaced in one step. It says BOOTING until RunPodSandbox has answered: then the client was
-   never told an id, will ask again, and the pod can be removed. pod.json is written before it.
-5. pid and start time in vm.json identify the VMM; a pid alone does not. A vm.json that can't be read is no sign
-   that there is no VMM: then it is looked for among all processes.
+4. state.json is replaced atomically. Its state is BOOTING until RunPodSandbox has answered: then the client has
+   no id, will call again, and the pod can be removed. pod.json is written before it.
+5. pid and start time in vm.json identify the VMM; a pid alone does not. An unreadable vm.json is no sign
+   that there is no VMM: then it is searched among all processes.
 6. The guest keeps unacknowledged output and exits (docs/dev/link.md); nothing was acknowledged before it was
    written.
 7. A container that only the agent knows is an unfinished create; one that only state.json knows was lost.
-8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is to go.
+8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is removed.
 
-A damaged file concerns its own pod only. If it or pod.json identifies the pod, the pod is marked
-dead: it stays listed, and its name stays reserved, until it is removed. If not, no client knows the pod: its VMM is
-ended and the directory removed.
+A damaged file concerns its own pod only. If it or pod.json identifies the pod, the pod is marked dead: it stays listed,
+and its name stays reserved, until it is removed. If not, no client knows the pod: its VMM is ended and the directory
+removed.
 
 This module only reads and decides; `cri.pods.recovery` acts.
 """

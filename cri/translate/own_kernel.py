@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel that a container's image brings, the arguments that a ContainerConfig has for it, and what a verbose
-status says of it. Called by CreateContainer, `container` and `replies`. Pure.
+"""The kernel that a container's image brings, its arguments from a ContainerConfig, and its part of a verbose status.
+Called by CreateContainer, `container` and `replies`. Pure.
 """
 
 from collections.abc import Mapping

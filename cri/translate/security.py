@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`.
-Pure but for reading a Localhost seccomp profile (`seccomp`). docs/user/security.md says the same for operators.
+"""LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`. Pure but for reading a
+Localhost seccomp profile (`seccomp`). docs/user/security.md describes the same for operators.
 """
 
 from collections.abc import Iterable

@@ -49,11 +49,11 @@ class Size(NamedTuple):
 
 
 def needed(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008 - a constant
-    """What the containers may take now: the default plus what the pod's limits or requests say, whatever is more, and
-    its overhead.
+    """What the containers may use now: the default plus the pod's limits or requests, whichever are larger, and its
+    overhead.
 
-    These come on top of the default, which feeds the guest itself: else the guest as a whole would run
-    out of memory before a container meets its own limit.
+    These come on top of the default, which is for the guest itself: else the guest as a whole would run out of memory
+    before a container meets its own limit.
     """
     overhead = max(sandbox.linux.overhead.memory_limit_in_bytes, 0)
     memory_mib = config.vm.memory_mib + -(-(_containers(sandbox, facts) + overhead) // MIB)
@@ -61,10 +61,10 @@ def needed(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts
 
 
 def ceiling(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008
-    """What the VM is booted with when no annotation says it: vm.ceiling times the limits, and page structs for that.
+    """The VM's size at boot when no annotation sets it: vm.ceiling times the limits, and page structs for that.
 
-    It is never less than `needed`, and else within limits.max_pod_memory_mib, the host, and what the pod's cgroup has
-    room for, so that the VM has its place there.
+    It is never less than `needed`, and else within limits.max_pod_memory_mib, the host's memory, and the limit of the
+    pod's cgroup, in which the VM has to fit.
     """
     now, quota = needed(sandbox, config, facts=facts), sandbox.linux.resources
     more_mib = int(_containers(sandbox, facts) * (config.vm.ceiling - 1)) // MIB
@@ -76,7 +76,7 @@ def ceiling(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Fact
 
 
 def of_pod(sandbox: pb.PodSandboxConfig, config: Config, *, usual: Size) -> Size:
-    """The size that is `usual` (`ceiling`), or what annotations say; vCPUs that are asked for by one are all online.
+    """The `usual` size (`ceiling`), or that of the annotations; vCPUs that an annotation requests are all online.
 
     Raises BadRequest beyond limits.max_pod_memory_mib.
     """

@@ -131,7 +131,7 @@ def _io(pressure: Pressure | None, *, at: int) -> _Fields | None:
 
 
 def _psi(one: Pressure | None) -> _Fields | None:
-    """Percent and microseconds, as the kernel says them; None where it does not."""
+    """Percent and microseconds, as the kernel reports them; None where it does not."""
     if one is None:
         return None
     return {

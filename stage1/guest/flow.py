@@ -11,7 +11,7 @@ MAX_CREDIT = 2**30
 
 
 class Flow:
-    """`credit` is what we may still send. `has_ended` says that the guest's direction is over."""
+    """`credit` is what we may still send. `has_ended`: the guest's direction is closed."""
 
     __slots__ = ("_uncredited", "_window", "credit", "has_ended")
 

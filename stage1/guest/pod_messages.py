@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages that a pod is made by, of proto/agent/agent.proto, and as bytes. Pure. A part of `messages` and `codec`,
-by which it is used; rkt's `run`, which waits for each import, says nothing else.
+"""The messages by which a pod is made, of proto/agent/agent.proto, and their encoding. Pure. Used through `messages`
+and `codec`; apart from them because rkt's `run`, which waits for each import, needs no others.
 """
 
 from typing import NamedTuple

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts whose files appear with other owners, and the user namespaces that say which. See mount_setattr(2).
+"""Id-mapped mounts, and the user namespaces that hold their maps. See mount_setattr(2).
 
 Called by the engine, rootfs and `clearpod jail`. It never decides which owners. A mount takes its mapping from a user
 namespace: that of a running VMM (`of_process`), or one that is made for it and kept by name (`keep`). To make one needs
-a process of its own, `unshare`: a thread can't enter a user namespace, and a fork of a process with threads may not
-run Python.
+a process of its own, `unshare`: a thread can't enter a user namespace, and a fork of a process with threads may not run
+Python.
 """
 
 import errno

@@ -135,8 +135,8 @@ def is_shared(fd: int) -> bool:
 
 
 def _propagation(fd: int) -> int:
-    """The propagation of that mount, one of MS_*, as the kernel says of it alone: the table of all mounts takes the
-    longer the more pods there are. -1 before Linux 6.8.
+    """The propagation of that mount, one of MS_*, from statmount(2): reading the table of all mounts takes longer the
+    more pods there are. -1 before Linux 6.8.
     """
     status, answer = bytearray(_STATX_BYTES), bytearray(_STATMOUNT_BYTES)
     at = libc.address(status)

@@ -380,7 +380,7 @@ class _Pipes:
             os.close(self.child.pop())
 
     def close(self) -> None:
-        """Close whatever is open."""
+        """Close all open descriptors."""
         self.close_child()
         for fd in self._ours:
             if fd >= 0:

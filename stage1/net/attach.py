@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of things for a pod's network: record, netns, plugins, taps; and the way back. Called by the engine.
+"""The steps of a pod's network: record, netns, plugins, taps; and their undoing. Called by the engine.
 
-Each step is known to the record before it is made, so `detach` undoes all of it in any process, at any time, twice,
-whatever the step at which the maker was killed.
+Each step is recorded before it is made, so `detach` undoes all of it in any process, at any time, twice, at whatever
+step the maker was killed.
 """
 
 from stage1.errors import PodError
@@ -171,7 +171,7 @@ def check(directory: str) -> None:
 
 def detach(directory: str, *, tries: int = 1, is_cut: bool = False, all_s: float = 0.0) -> str:
     """DEL by all plugins, then the netns with its taps, then the record; idempotent. The VM has ended, or `is_cut` off
-    first: who gets its addresses next is not to hear of it. Raises NetworkFailed when that is not possible.
+    first: the next owner of its addresses must get none of its packets. Raises NetworkFailed when that is not possible.
 
     When a plugin fails at DEL for the `tries`-th time, the pod is detached all the same and its DEL deferred: then this
     returns a sentence about it. Before that it raises NetworkFailed, and another call tries again. `all_s` is as in
@@ -247,7 +247,7 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
 
 
 def _lost_devices(known: Record) -> tuple[Interface, ...]:
-    """The devices as they were observed, else as far as the results of ADD tell."""
+    """The devices as they were observed, else those of the results of ADD."""
     if known.seen:
         return known.seen.interfaces
     results = ((one.call.ifname, one.result) for one in known.attachments if one.result is not None)

@@ -101,7 +101,7 @@ def _rdinit(arguments: str) -> str:
 
 
 def has_environment(kernel: OwnKernel) -> bool:
-    """Whether its form can tell it an environment."""
+    """Whether its form has a place for an environment."""
     return kernel.network in (own_kernel.LINUX, own_kernel.LINUX_INIT, *_WITH_ENVIRONMENT)
 
 
@@ -255,7 +255,7 @@ def _includeos(kernel: OwnKernel, values: Values) -> "Parts":
 
 
 def _freebsd(kernel: OwnKernel, values: Values) -> "Parts":
-    """Variables of its kernel, of which none is an address; its loader would say which disk is its root."""
+    """Variables of its kernel, of which none is an address; in place of its loader they name the disk with its root."""
     return "vfs.root.mountfrom=ufs:/dev/vtbd0" if kernel.block else "", _arguments(kernel, values)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seccomp profile `RuntimeDefault`: what a container may ask of the guest's kernel, as data.
+"""The seccomp profile `RuntimeDefault`: the system calls of the guest's kernel that a container may use, as data.
 
-Called by `oci` when a container has the profile. Pure. The lists are those of the guest's kernel (Linux 6.12,
-x86-64 alone); a call of a later kernel that is in none of them answers ENOSYS, so that a C library falls back to an
-older one. docs/user/security.md says why a call is where it is.
+Called by `oci` when a container has the profile. Pure. The lists are those of the guest's kernel (Linux 6.12, x86-64
+alone); a call of a later kernel that is in none of them answers ENOSYS, so that a C library falls back to an older one.
+docs/user/security.md has the reasons.
 """
 
 TYPE_CHECKING = False

@@ -59,7 +59,7 @@ def is_running(data_dir: str, pod_id: str) -> bool:
 
 
 def roots(pod_dir: str) -> tuple[str, ...]:
-    """The prefix of paths of files of the pod's stage1 image, in whatever state the pod was."""
+    """The prefix of paths of files of the pod's stage1 image, in any state of the pod."""
     real, base = os.path.realpath(pod_dir), f"{data(pod_dir)}/pods"
     return tuple(f"{stage1_root(place)}/" for place in (real, *(f"{base}/{state}/{uuid(pod_dir)}" for state in STATES)))
 

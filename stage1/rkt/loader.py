@@ -362,7 +362,7 @@ def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, termina
 
 
 def _settled(app: App, *, files: tuple[str, ...], asked: tuple[str, ...], url: str) -> App:
-    """The app with its files in /etc: an image's own hosts stays unless --dns-conf-mode says otherwise."""
+    """The app with its files in /etc: an image's own hosts file stays unless --dns-conf-mode overrides it."""
     keeps_hosts = texts.HOSTS not in asked and inside.status(app.root, "/etc/hosts") is not None
     kept = tuple(name for name in files if not (name == texts.HOSTS and keeps_hosts))
     over = covers.shown_over(app.container, kept, asked=asked, where=f"app {app.name!r}")

@@ -213,9 +213,11 @@ def remove(place: str, app: str) -> None:
 
 
 def _attached(vm: VmSpec, pod: RktPod) -> VmSpec:
-    """Apps' roots are among the layers, which the guest caches as if only it changed them: so it is.
+    """The VM as of `attached`. Apps' roots are on the layers share, which the guest caches as if it alone changed it,
+    and it does.
 
-    It is told where there may be two of one image, whose files have the same inode numbers, by which alone 9p goes.
+    A kernel argument marks pods in which two roots may be of one image: their files have the same inode numbers, by
+    which alone that server of 9p identifies them.
     """
     vm = attached(vm)
     may_be_alike = (pod.mutable or len(pod.apps) > 1) and not vm.hypervisor.tells_files_apart

@@ -118,9 +118,9 @@ class Manifest(NamedTuple):
 
 
 def read(path: str, image_of: "Callable[[str], str]", *, only: str = "") -> Manifest:
-    """Read the pod manifest at `path`; `image_of` says where the manifest of an app's image is.
+    """Read the pod manifest at `path`; `image_of` returns the path of the manifest of an app's image.
 
-    With `only`, the other apps are not looked at. Raises BadRequest and NotFound.
+    With `only`, the other apps are not parsed. Raises BadRequest and NotFound.
     """
     pod, where = _load(path), "the pod manifest"
     apps = document.objects(pod, "apps", where=where)

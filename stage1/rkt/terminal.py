@@ -76,8 +76,8 @@ def join(client: Client, process: Joined) -> int:
 
 
 def exec_code(code: int, error_output: bytes) -> int:
-    """The code as shells have it. What the kernel could not execute ends with 126, with systemd in the guest 1, after
-    a line of crun's alone, which says whether something is missing.
+    """The code as in a shell. What the kernel could not execute ends with 126, with systemd in the guest with 1, after
+    a line of crun's alone, which tells whether something is missing.
     """
     line = error_output.decode("utf-8", "replace").strip()
     is_cruns = line.startswith(_CRUNS) and line.endswith(_REASONS) and len(line.splitlines()) == 1

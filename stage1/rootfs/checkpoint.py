@@ -2,8 +2,9 @@
 """The directory of a checkpoint, which is its caller's, and the files in it. Called by `stage1.checkpoint`, by the
 daemon, and when a pod is removed.
 
-A link in the pod's directory says where a checkpoint is being written, from before its first file until it is whole:
-the manifest comes last, by a rename. Whoever finds the link after a kill removes what is there (`abandon`).
+A link in the pod's directory leads to the directory while a checkpoint is being written there, from before its first
+file until it is complete: the manifest comes last, by a rename. After a kill, a process that finds the link removes the
+files (`abandon`).
 """
 
 import errno
