@@ -104,7 +104,7 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
         network_ns = time.monotonic_ns() - begun_ns
         vm = machine.with_network(vm, pod, host=host, network=network)
-        identity.write(pod, directory, network=network)
+        identity.write(pod, directory, network=network, is_new=True)
     except BaseException as error:
         _clean_up_after(error, directory)
         raise
@@ -287,7 +287,7 @@ def _clean_up(directory: str) -> str:
     problems = "; ".join(filter(None, [*left, net.detach(directory)]))
     placement.see_removed(directory)
     slot = slots.find(directory)
-    files.remove_tree(directory)
+    unmounting.remove(directory)
     slots.release(slot, directory)  # last: no other pod may get ids that still own files here
     return problems
 

@@ -178,6 +178,16 @@ def mounts_below(path: str, *, below: str = "") -> list[str]:
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
 
 
+def bound_from(directory: str) -> list[str]:
+    """Mount points in the whole namespace of what is bound from `directory`, an absolute path without links, which may
+    have been removed since.
+    """
+    tail = "/".join(directory.rsplit("/", 2)[1:])
+    fields = [line.split(b" ", 5) for line in _lines(b"/" + _escape(tail))]
+    points = {unescape(line[4]): unescape(line[3]).removesuffix("//deleted") for line in fields}
+    return [point for point, root in points.items() if root.endswith(f"/{tail}") and directory.endswith(root)]
+
+
 def file_systems_below(path: str, *, below: str = "") -> dict[str, tuple[str, str]]:
     """The mounts below `path`, not at it, by relative path: the device's numbers, and the directory that is the
     mount's root. Of several at one place the last one counts. `below` is as for `mounts_below`.

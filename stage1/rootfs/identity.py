@@ -14,8 +14,8 @@ WHERE = "tree/volumes/pod"
 """The file in the pod's directory."""
 
 
-def write(pod: Pod, directory: str, *, network: PodNetwork | None) -> None:
-    """Write the four files of the pod in `directory`."""
+def write(pod: Pod, directory: str, *, network: PodNetwork | None, is_new: bool = False) -> None:
+    """Write the four files of the pod in `directory`, or replace them unless it `is_new`."""
     hosts = texts.hosts(pod, network.ips if network else ())
     if "network" in pod.host:
         hosts = texts.on_host_network(pod, _read("/etc/hosts"))
@@ -26,8 +26,9 @@ def write(pod: Pod, directory: str, *, network: PodNetwork | None) -> None:
         ("resolv.conf", texts.resolv_conf(pod, _read("/etc/resolv.conf"), network=network)),
     )
     with beneath.Root(directory, one_mount=True) as own, own.below(WHERE) as place:
+        write = place.write_new if is_new else place.write
         for name, text in named:
-            place.write(name, text.encode(), 0o644)
+            write(name, text.encode(), 0o644)
 
 
 def _read(path: str) -> str:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes off what is mounted in a pod's directory, however a guest or a VMM has moved its places. Called by the engine.
-
-Nothing is removed here.
+"""Takes off what is mounted in a pod's directory, however a guest or a VMM has moved its places, and removes the
+directory. Called by the engine.
 """
 
+import errno
 import os
 
 from stage1.errors import KernelError
-from stage1.linux import beneath, mount, namespace
+from stage1.linux import beneath, files, mount, namespace
 
 
 def below(directory: str, path: str = "") -> None:
@@ -41,6 +41,23 @@ def alone(directory: str, path: str) -> None:
             finally:
                 os.close(fd)
     below(directory, path)
+
+
+def remove(directory: str) -> None:
+    """Remove the pod's directory, in which nothing is mounted any more. Raises as `files.remove_tree`.
+
+    The kernel keeps it where somebody has bound the host's whole tree, with all mounts, to another place: what is the
+    pod's is taken off there, too.
+    """
+    try:
+        return files.remove_tree(directory)
+    except KernelError as error:
+        copies = mount.bound_from(f"{os.path.realpath(directory)}/tree")
+        if error.errno != errno.EBUSY or not copies:
+            raise
+    for copy in copies:
+        mount.umount(copy, lazy=True)
+    return files.remove_tree(directory)
 
 
 def _unmount(own: beneath.Root, path: str) -> None:

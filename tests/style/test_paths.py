@@ -115,7 +115,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/translate/kubelet.py": dict.fromkeys(("os.path.isdir", "os.path.islink", "os.path.realpath"), KUBELET),
     "cri/translate/guest_volumes.py": dict.fromkeys(("os.lstat", "os.path.exists", "os.stat"), KUBELET),
     "stage1/prewarmed.py": {"os.stat": HOST},
-    "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
+    "stage1/engine.py": {"files.make_dirs": OURS},
     "stage1/linux/affinity.py": dict.fromkeys(("files.read", "os.listdir"), HOST),
     "stage1/linux/beneath.py": {"os.open": SELF},
     "stage1/linux/in_root.py": {"os.open": SELF},
@@ -239,7 +239,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("files.read", "files.write_atomic", "open", "os.open", "os.path.getsize", "os.stat"), IMAGES
     ),
     "stage1/rootfs/share.py": {"os.open": IMAGES},
-    "stage1/rootfs/unmounting.py": {"os.path.realpath": "of the pod's directory, no further"},
+    "stage1/rootfs/unmounting.py": dict.fromkeys(("os.path.realpath", "files.remove_tree"), OURS),
     "stage1/rootfs/volumes.py": {"os.readlink": HOST},
     "stage1/vm/startup.py": dict.fromkeys(("open", "os.listdir"), HOST),
     "stage1/vm/jail.py": dict.fromkeys(
