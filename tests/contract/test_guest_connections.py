@@ -55,7 +55,7 @@ def test_a_port_of_the_pods_loopback_is_reached_and_ends_are_passed_on_both_ways
     host.client.call(m.Disconnect(7))
 
 
-def test_a_port_where_nobody_listens_is_refused_and_nonsense_is_invalid(host: Host) -> None:
+def test_a_port_without_listener_is_refused_and_nonsense_is_invalid(host: Host) -> None:
     with pytest.raises(AgentFailed, match=r"port .*loopback.*Connection refused"):
         host.client.call(m.Connect(1, _free_port(), 90, 91))
     for bad in (

@@ -17,7 +17,7 @@ def test_the_hello_identifies_the_guest(host: Host) -> None:
     assert host.hello.kernel
 
 
-def test_a_container_that_nobody_made_is_refused(host: Host) -> None:
+def test_an_unknown_container_is_refused(host: Host) -> None:
     for op in (m.Start("nobody"), m.Signal("nobody", 0, 15), m.Delete("nobody"), m.Exec("nobody", 1, "exec-1.json")):
         with pytest.raises(NotFound, match="nobody"):
             host.client.call(op)
@@ -60,13 +60,13 @@ def test_an_exec_runs_while_its_container_runs(host: Host, rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("argv", [["no-such-command"], ["/no/such/command"], ["/etc"]])
-def test_a_command_that_is_missing_is_told_as_such(host: Host, argv: list[str]) -> None:
+def test_a_missing_command_is_reported_as_such(host: Host, argv: list[str]) -> None:
     host.create("c1", argv)
     with pytest.raises(NoCommand, match=argv[0]):
         host.client.call(m.Start("c1"))
 
 
-def test_an_exec_whose_command_is_missing_is_told_as_such(host: Host, rig: Rig) -> None:
+def test_an_exec_whose_command_is_missing_is_reported_as_such(host: Host, rig: Rig) -> None:
     host.run("c1", ["sleep", "1000"])
     rig.process("c1", "exec-1.json", ["no-such-command"])
     with pytest.raises(NoCommand, match="no-such-command"):
@@ -167,7 +167,7 @@ def test_what_was_acknowledged_does_not_come_again(host: Host, rig: Rig) -> None
     second.client.close()
 
 
-def test_a_container_that_ends_while_no_host_is_there_is_told_later(host: Host, rig: Rig) -> None:
+def test_a_container_that_ends_without_a_host_is_reported_later(host: Host, rig: Rig) -> None:
     first = host.run("c1", ["sh", "-c", "sleep 0.3; seq 1000000 1013106; exit 5"])
     host.client.close()
     time.sleep(0.6)
@@ -188,7 +188,7 @@ def test_an_exec_of_another_host_process_is_killed_and_its_container_is_not(host
     second.client.close()
 
 
-def test_the_list_tells_states_and_exit_codes(host: Host) -> None:
+def test_the_list_has_states_and_exit_codes(host: Host) -> None:
     assert host.client.call(m.List()).containers == ()
     host.create("made", ["true"])
     host.run("runs", ["sleep", "1000"])
@@ -214,7 +214,7 @@ def test_a_deleted_container_is_gone_and_its_name_is_free(host: Host) -> None:
     host.client.call(m.Create("c1", host.rig.lower, True))
 
 
-def test_numbers_of_containers_and_guest_are_told(host: Host) -> None:
+def test_statistics_of_containers_and_guest_are_answered(host: Host) -> None:
     host.create("created", ["sleep", "1000"])
     host.run("spins", ["sh", "-c", "while :; do :; done"])
     second = first = host.client.call(m.Stats(), TIMEOUT_S)
@@ -243,7 +243,7 @@ def test_a_guest_without_a_window_takes_no_images_into_it(host: Host) -> None:
         host.client.call(m.UnmountImage("image"))
 
 
-def test_a_guest_that_is_told_what_to_do_has_no_apps(host: Host) -> None:
+def test_a_guest_without_a_plan_has_no_apps(host: Host) -> None:
     with pytest.raises(WrongState, match="one"):
         host.client.call(m.Launch("one"))
     for name in ("one", ""):

@@ -93,7 +93,7 @@ async def test_a_pod_lives_from_run_to_remove(any_world: World) -> None:
     assert not os.path.exists(world.config.socket_path)
 
 
-async def test_an_exit_that_nobody_watched_has_its_code_times_and_complete_log(any_world: World) -> None:
+async def test_an_exit_without_a_daemon_has_its_code_times_and_complete_log(any_world: World) -> None:
     world = any_world
     async with world.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=world.image))

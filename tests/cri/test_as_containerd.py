@@ -68,7 +68,7 @@ async def test_pods_that_boot_count_against_the_nodes_limit(world: World) -> Non
         await cri.pod("next")
 
 
-async def test_verbose_answers_have_what_was_asked_for(world: World) -> None:
+async def test_verbose_answers_have_the_request(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod(labels={"a": "b"}, log_directory=f"{world.root}/logs")
         resources = pb.LinuxContainerResources(memory_limit_in_bytes=1 << 33)

@@ -115,7 +115,7 @@ async def test_both_formats_have_all_of_it(world: World, formatter: logging.Form
         assert f"pod={pod}" in line and 'title="pod default/web"' in line and " INFO " in line
 
 
-async def test_a_failure_that_is_repeated_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_repeated_failure_is_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async with world.daemon() as cri:
         for _ in range(3):
             await cri.refused("PodSandboxStatus", pod_sandbox_id="f" * 64)
@@ -154,7 +154,7 @@ async def test_each_change_of_state_is_one_line_with_pod_and_container(
     assert removal.title == "pod default/web", "though it is gone when the call ends"
 
 
-async def test_an_end_that_nobody_asked_for_is_a_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_end_is_a_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         await cri("StartContainer", container_id=await cri.container(pod, "sleep", "100"))

@@ -101,7 +101,7 @@ async def test_a_request_that_makes_no_sense_is_refused(
         assert not list(tmp_path.iterdir())
 
 
-async def test_what_blocks_it_is_told_and_a_failure_leaves_nothing(world: World, tmp_path: Path) -> None:
+async def test_what_blocks_it_is_reported_and_a_failure_leaves_nothing(world: World, tmp_path: Path) -> None:
     """The VM has no monitor, so nothing can be saved."""
     async with world.daemon() as cri:
         plain = await cri.pod("plain")

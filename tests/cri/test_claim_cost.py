@@ -97,7 +97,7 @@ async def test_a_pod_that_boots_hops_into_threads_three_times_and_syncs_nothing(
         assert counts.counts == Counter(hops=BOOT_HOPS)
 
 
-async def test_a_guest_hears_of_its_pods_limit_while_the_plugins_make_its_network(world: World) -> None:
+async def test_a_guest_gets_its_pods_limit_while_the_plugins_make_its_network(world: World) -> None:
     cni = warm_with_network(world)
     async with world.daemon() as cri:
         await cri.warmed(1)

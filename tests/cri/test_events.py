@@ -56,7 +56,7 @@ async def _listening(cri: Client, count: int = 1) -> list[Listener]:
 
 
 @pytest.mark.parametrize("prewarmed", [0, 1])
-async def test_nobody_hears_of_the_end_of_a_pod_that_never_was(world: World, prewarmed: int) -> None:
+async def test_there_is_no_event_of_the_end_of_a_pod_that_never_existed(world: World, prewarmed: int) -> None:
     """Its VM ends while the pod is made, in which another one may take its place."""
     world.warm(prewarmed)
     async with world.daemon() as cri:
@@ -71,7 +71,7 @@ async def test_nobody_hears_of_the_end_of_a_pod_that_never_was(world: World, pre
         await listener.close()
 
 
-async def test_the_life_of_a_pod_is_told_to_every_listener(world: World) -> None:
+async def test_every_subscriber_gets_the_life_of_a_pod(world: World) -> None:
     async with world.daemon() as cri:
         await cri.pod("before")
         listeners = await _listening(cri, 3)
@@ -97,7 +97,7 @@ async def test_the_life_of_a_pod_is_told_to_every_listener(world: World) -> None
             await listener.close()
 
 
-async def test_the_death_of_a_vm_is_told(world: World) -> None:
+async def test_the_death_of_a_vm_is_reported(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         c = await cri.container(pod, "sleep", "1000")
@@ -126,7 +126,7 @@ async def test_a_listener_comes_to_an_end_with_the_daemon(world: World) -> None:
         assert [event.container_id for event in listener.seen] == [pod, pod], "and misses nothing"
 
 
-async def test_a_slow_listener_is_dropped_with_an_error_and_others_hear_everything() -> None:
+async def test_a_slow_subscriber_is_dropped_with_an_error_and_others_get_everything() -> None:
     bus = Bus()
     slow = bus.subscribe(lambda what: what.subject)
     heard: list[Any] = []

@@ -130,7 +130,7 @@ async def test_messages_up_to_16_mib_are_taken_and_larger_ones_refused(world: Wo
         await cri("Version")
 
 
-async def test_bytes_that_are_no_request_are_refused_and_hurt_nobody(world: World) -> None:
+async def test_bytes_that_are_no_request_are_refused_without_side_effects(world: World) -> None:
     async with world.daemon() as cri, aio.insecure_channel(f"unix:{world.config.socket_path}") as channel:
         for service in pb.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

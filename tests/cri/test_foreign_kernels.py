@@ -56,7 +56,7 @@ async def test_a_kernel_that_only_its_owner_may_read_is_booted(
             assert machine.left_over() == []
 
 
-async def test_what_the_hypervisor_does_not_boot_is_told(machine: World, images: Images, tmp_path: Path) -> None:
+async def test_what_the_hypervisor_does_not_boot_is_reported(machine: World, images: Images, tmp_path: Path) -> None:
     kernel = bytearray(kernels.hello())
     kernel[36] = 4  # flags of an ELF that QEMU refuses, and nobody before
     with Registry(tmp_path / "registry") as registry:

@@ -125,7 +125,7 @@ async def test_a_copy_does_not_get_the_name_of_another_pod(world: World, capfd: 
         assert await names(cri) == ["try-2", "web", "web-fork"]
 
 
-async def test_copies_that_are_asked_for_at_once_have_names_of_their_own(world: World) -> None:
+async def test_concurrent_copies_have_names_of_their_own(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
         asked = [refused(cri, pod), refused(cri, pod), refused(cri, pod, name="web-fork"), refused(cri, pod, name="b")]

@@ -22,7 +22,7 @@ MISSING = (
 )
 
 
-async def test_a_missing_command_that_the_image_has_is_told_with_what_each_side_sees(world: World) -> None:
+async def test_a_missing_command_that_the_image_has_is_reported_with_the_view_of_each_side(world: World) -> None:
     """The image has /etc/passwd, which the fake guest can't execute and so does not find."""
     (world.root / "volume").mkdir()
     mount = pb.Mount(host_path=f"{world.root}/volume", container_path="/etc")
@@ -45,7 +45,7 @@ async def test_a_missing_command_that_the_image_has_is_told_with_what_each_side_
 
 
 @pytest.mark.vm
-async def test_a_guest_sees_its_images_though_somebody_made_the_mounts_of_the_host_private(
+async def test_a_guest_sees_its_images_after_the_mounts_of_the_host_were_made_private(
     sample: Registered, guest_dir: Path
 ) -> None:
     with vm_world(sample, guest_dir, copies=True) as machine:
@@ -91,12 +91,12 @@ def test_a_command_is_looked_for_as_execvp_does(
     assert hidden.find(str(tmp_path), Process(argv, env=env, cwd=cwd)) == where
 
 
-def test_what_is_no_mount_or_of_no_process_is_told() -> None:
+def test_a_missing_mount_or_process_is_reported() -> None:
     assert hidden.propagation("self", "/nowhere") == "not mounted"
     assert hidden.propagation("0", "/proc").startswith("unknown (No such")
 
 
-def test_an_image_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(tmp_path: Path) -> None:
     assert hidden.seen(f"{tmp_path}/none", Process(("sh",))) == "no image: No such file or directory"
 
 

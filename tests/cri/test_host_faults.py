@@ -74,7 +74,7 @@ def test_what_fits_nowhere_is_no_fault() -> None:
     ]
 
 
-async def test_faults_of_the_host_are_told_and_leave_nothing(node: InstantNode) -> None:
+async def test_faults_of_the_host_are_reported_and_leave_nothing(node: InstantNode) -> None:
     harness = HostFaults(node)
     await harness.open()
     operations = {one.name: one for one in OPERATIONS if one.name in {name for name, *_ in CASES}}

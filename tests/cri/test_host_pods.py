@@ -69,7 +69,7 @@ async def test_containers_see_the_hosts_processes_and_each_other(machine: HostWo
 
 
 @pytest.mark.parametrize("ipc", [NODE, POD])
-async def test_shared_memory_of_the_host_is_seen_only_where_asked_for(machine: HostWorld, ipc: int) -> None:
+async def test_shared_memory_of_the_host_is_seen_only_on_request(machine: HostWorld, ipc: int) -> None:
     with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="clearpod-test-") as segment:
         async with machine.daemon() as cri:
             expected = options(pid=NODE, ipc=ipc)

@@ -59,7 +59,7 @@ async def assert_put_aside(cri: Client, pod: str, reason: str) -> None:
     await cri.pod("liar")
 
 
-async def test_a_guest_that_refuses_to_delete_what_nobody_knows_keeps_its_pod_and_its_name(world: World) -> None:
+async def test_a_guest_that_refuses_to_delete_an_unknown_container_keeps_its_pod_and_its_name(world: World) -> None:
     faults = Faults()
     neighbour, container, liar = await two_pods(world, faults)
     faults.lie[m.List] = lambda true: true._replace(containers=(*true.containers, m.Container("e" * 64)))
@@ -101,7 +101,7 @@ async def test_three_thousand_invented_containers_are_a_lie(world: World) -> Non
         await assert_put_aside(cri, liar, "Reply.containers has more than 256 entries")
 
 
-async def test_invented_containers_that_are_deleted_slowly_delay_nobody(world: World) -> None:
+async def test_unknown_containers_that_are_deleted_slowly_delay_no_call(world: World) -> None:
     faults = Faults()
     neighbour, container, liar = await two_pods(world, faults)
     faults.lie[m.List] = invented(100)

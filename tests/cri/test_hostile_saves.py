@@ -224,7 +224,7 @@ async def test_a_stop_ends_a_checkpoint_before_it_ends_the_vm(world: World) -> N
 
 
 @pytest.mark.timeout(90)
-async def test_a_template_that_is_being_made_keeps_nobody_from_others(world: World) -> None:
+async def test_a_template_that_is_being_made_blocks_no_other(world: World) -> None:
     """Its pod's VMM may never end that, and who looks after the node removes and makes others meanwhile."""
     world.config = world.config.but(vm=world.config.vm.but(react_timeout_s=60.0))
     world.faults.refuse = {m.MountImage: m.Reply(), m.UnmountImage: m.Reply()}

@@ -74,7 +74,7 @@ async def test_a_start_that_has_failed_is_reported_as_failed(world: World) -> No
         assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
 
 
-async def test_what_nobody_knows_is_not_reported(world: World) -> None:
+async def test_unknown_containers_are_not_reported(world: World) -> None:
     async with world.daemon() as cri:
         _, container = await made(cri)
         world.faults.lie[m.Start] = lambda true: KILLED

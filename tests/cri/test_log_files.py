@@ -117,7 +117,7 @@ def small_disk(world: World) -> Iterator[Path]:
     mount.umount(str(place), lazy=True)
 
 
-async def test_a_full_log_disk_slows_its_container_and_nobody_else(world: World, small_disk: Path) -> None:
+async def test_a_full_log_disk_slows_only_its_container(world: World, small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(200 << 10))
     async with world.daemon() as cri:

@@ -29,9 +29,7 @@ async def seen(cri: Client, pod: str, name: str, *mounts: pb.Mount) -> list[str]
     return [*files, *names.split()]
 
 
-async def test_a_pod_has_the_names_and_the_resolver_that_it_asked_for(
-    outer: tuple[VmWorld, OuterNet], tmp_path: Path
-) -> None:
+async def test_a_pod_has_its_configured_names_and_resolver(outer: tuple[VmWorld, OuterNet], tmp_path: Path) -> None:
     aliases = tmp_path / "hosts"
     aliases.write_text("127.0.0.1\tlocalhost\n10.1.2.3\tforeign.example\n")
     dns = pb.DNSConfig(servers=["10.96.0.10", "fd00::10"], searches=["a.svc", "b"], options=["ndots:5", "edns0"])

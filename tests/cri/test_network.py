@@ -94,7 +94,7 @@ async def test_the_guest_the_files_and_the_status_have_the_pods_addresses(world:
     assert cni.left_over() == [] and world.left_over() == []
 
 
-async def test_a_pod_whose_network_fails_leaves_nothing_and_can_be_asked_for_again(world: World, cni: FakeCni) -> None:
+async def test_a_pod_whose_network_fails_is_rolled_back_and_can_be_retried(world: World, cni: FakeCni) -> None:
     cni.trouble("second", "ADD", 'echo \'{"code": 9, "msg": "no more"}\'; exit 1')
     async with world.daemon() as cri:
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox())

@@ -65,7 +65,7 @@ async def test_crictl_info_names_the_plugins(nri_world: World) -> None:
         assert json.loads((await cri("Status", verbose=True)).info["nri"]) == {"plugins": ["10-a", "20-b"]}
 
 
-async def test_a_plugin_of_old_hears_state_changes(nri_world: World) -> None:
+async def test_a_plugin_of_an_old_version_gets_state_changes(nri_world: World) -> None:
     async with nri_world.daemon() as cri:
         old = plugin(nri_world)
         for method in ("RunPodSandbox", "StopPodSandbox", "RemovePodSandbox"):
@@ -79,14 +79,14 @@ async def test_a_plugin_of_old_hears_state_changes(nri_world: World) -> None:
             assert one.last("StateChange").pod.id == pod
 
 
-async def test_only_the_events_it_asked_for(nri_world: World) -> None:
+async def test_only_the_subscribed_events(nri_world: World) -> None:
     async with nri_world.daemon() as cri, plugin(nri_world, events=1 << nri.STOP_POD_SANDBOX - 1) as one:
         pod = await cri.pod()
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         assert one.methods() == ["Configure", "Synchronize", "StopPodSandbox"]
 
 
-async def test_a_container_that_ends_by_itself_is_told_as_stopped(nri_world: World) -> None:
+async def test_a_container_that_ends_by_itself_is_an_event_stopped(nri_world: World) -> None:
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         c = await cri.container(await cri.pod(), "false")
         await cri("StartContainer", container_id=c)
@@ -111,7 +111,9 @@ async def test_a_pod_is_not_there_before_the_plugins_have_agreed(nri_world: Worl
         assert await running == pod
 
 
-async def test_containers_have_ended_and_the_pod_is_there_while_plugins_hear_of_its_stop(nri_world: World) -> None:
+async def test_containers_have_ended_and_the_pod_exists_while_plugins_are_notified_of_its_stop(
+    nri_world: World,
+) -> None:
     held = Held(nri.Empty())
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         one.answers["StopPodSandbox"] = held
@@ -169,7 +171,7 @@ async def test_what_is_in_the_making_when_a_plugin_comes_is_not_lost(nri_world: 
             assert second.methods(c) == ["PostCreateContainer"]
 
 
-async def test_pods_of_the_previous_daemon_are_synchronized_and_told(nri_world: World) -> None:
+async def test_pods_of_the_previous_daemon_are_synchronized_and_have_events(nri_world: World) -> None:
     async with nri_world.daemon() as cri:
         pod = await cri.pod()
         c = await created(cri, pod)

@@ -208,7 +208,7 @@ async def test_an_update_is_what_the_plugins_make_of_it(nri_world: World) -> Non
         assert any(isinstance(op, messages.Update) for guest in nri_world.vmm.guests.values() for op in guest.asked)
 
 
-async def test_a_pods_update_is_told(nri_world: World) -> None:
+async def test_a_pods_update_is_an_event(nri_world: World) -> None:
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         pod = await cri.pod()
         resources = pb.LinuxContainerResources(cpu_shares=300)

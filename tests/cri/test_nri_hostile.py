@@ -51,7 +51,7 @@ async def test_a_validator_that_hangs_has_rejected(world: World) -> None:
         await cri.container(pod, "true")
 
 
-async def test_a_plugin_whose_synchronization_hangs_holds_nobody_up_for_long(world: World) -> None:
+async def test_a_plugin_whose_synchronization_hangs_delays_no_call_for_long(world: World) -> None:
     async def never(request: Any) -> Any:
         await asyncio.sleep(FOREVER)
 

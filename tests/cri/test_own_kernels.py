@@ -346,7 +346,7 @@ async def test_a_kernel_on_mmio_answers_ping_and_udp_at_its_pods_address(connect
         assert connected.left_over() == []
 
 
-async def test_a_stock_kernel_with_an_initramfs_serves_and_hears_its_power_button(
+async def test_a_stock_kernel_with_an_initramfs_serves_and_reacts_to_its_power_button(
     connected: World, images: Images, guest_dir: Path, tmp_path: Path
 ) -> None:
     labels = kernels.labelled(path="/kernel", initrd="/initrd", network="linux", machine="q35")

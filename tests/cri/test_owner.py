@@ -132,7 +132,7 @@ async def test_a_disk_of_another_daemons_pod_is_not_removed_though_the_clock_was
         assert not disk.exists()
 
 
-def test_what_nobody_has_is_still_removed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orphans_are_still_removed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "scratch" / f"{'0' * 64}.img"
     gone.parent.mkdir()
     gone.touch()

@@ -61,7 +61,7 @@ async def test_what_systemd_refuses_leaves_nothing(world: World, slice_path: Pat
     assert world.left_over() == [] and [one for one in slice_path.iterdir() if one.is_dir()] == []
 
 
-async def test_the_driver_is_told_and_a_parent_of_the_other_one_refused(world: World, slice_path: Path) -> None:
+async def test_the_driver_is_reported_and_a_parent_of_the_other_one_refused(world: World, slice_path: Path) -> None:
     async with world.daemon() as cri:
         assert (await cri("RuntimeConfig")).linux.cgroup_driver == pb.SYSTEMD
         code, sentence = await cri.refused("RunPodSandbox", config=in_slice(cri, 1, "/kubepods/pod1"))

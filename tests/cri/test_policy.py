@@ -76,7 +76,7 @@ async def test_virtiofsd_that_is_not_installed_is_refused_with_its_name(
         await cri.pod(annotations={"clearpod.io/volumes": "9p"})
 
 
-async def test_an_image_brings_no_kernel_where_none_of_an_image_may_be_asked_for(world: World, tmp_path: Path) -> None:
+async def test_an_image_brings_no_kernel_where_the_policy_allows_none_of_an_image(world: World, tmp_path: Path) -> None:
     """Neither by its labels alone; elsewhere it is looked at."""
     labels = kernels.labelled(path="/kernel", network="none")
     rule = Rule(namespaces=("default",), kernels=("default", "sctp"))

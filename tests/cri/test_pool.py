@@ -46,7 +46,7 @@ def waiting(cri: Client) -> list[str]:
     return [pod.id for pod in cri.node.pods.pool.pods()]
 
 
-async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, cni: FakeCni) -> None:
+async def test_a_pod_from_the_pool_has_all_that_it_requested(world: World, cni: FakeCni) -> None:
     world.warm(2)
     async with world.daemon() as cri:
         assert (await cri.warmed(2))["booted"] == 2
@@ -83,7 +83,7 @@ async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, 
     assert world.left_over() == [] and cni.left_over() == []
 
 
-async def test_no_two_pods_are_told_the_same_random_bytes(world: World) -> None:
+async def test_no_two_pods_get_the_same_random_bytes(world: World) -> None:
     world.warm(3)
     async with world.daemon() as cri:
         await cri.warmed(3)
@@ -102,7 +102,7 @@ async def test_a_pod_that_no_vm_fits_boots_its_own(world: World) -> None:
         assert waiting(cri) == [there] and (await cri.pool())["missed"] == 1
 
 
-async def test_nobody_hears_of_vms_that_wait(world: World) -> None:
+async def test_there_are_no_events_of_prewarmed_vms(world: World) -> None:
     world.warm(1)
     async with world.daemon() as cri:
         stream = cri.stream("GetContainerEvents", deadline_s=20)
@@ -183,7 +183,7 @@ async def test_when_all_are_dead_the_pod_boots_a_vm_of_its_own(world: World, cni
         assert counts["died"] == 3 and counts["booted"] == 6
 
 
-async def test_a_netns_that_somebody_removed_costs_a_vm_and_no_pod(world: World, cni: FakeCni) -> None:
+async def test_a_removed_netns_costs_a_vm_and_no_pod(world: World, cni: FakeCni) -> None:
     world.warm(1)
     async with world.daemon() as cri:
         await cri.warmed(1)
@@ -215,7 +215,7 @@ async def test_what_the_guest_refuses_is_refused_and_nothing_stays(world: World,
         await cri.pod()
 
 
-async def test_a_pod_whose_plugin_fails_is_told_so_and_can_be_asked_for_again(world: World, cni: FakeCni) -> None:
+async def test_a_pod_whose_plugin_fails_is_refused_and_can_be_retried(world: World, cni: FakeCni) -> None:
     world.warm(1)
     cni.trouble("second", "ADD", 'echo \'{"code": 9, "msg": "no more"}\'; exit 1')
     async with world.daemon() as cri:

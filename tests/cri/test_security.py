@@ -226,7 +226,7 @@ def test_with_sys_admin_the_default_profile_allows_namespaces_but_not_the_link_t
     assert output["clone3"] != "ENOSYS"
 
 
-def test_devices_of_the_guest_are_there_when_asked_for(seen: dict[str, Seen]) -> None:
+def test_devices_of_the_guest_are_there_on_request(seen: dict[str, Seen]) -> None:
     assert seen["devices"].status.exit_code == 0, seen["devices"]
     assert "10, 229" in seen["devices"].out
 

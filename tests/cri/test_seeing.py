@@ -80,7 +80,7 @@ async def test_why_names_the_exit_the_command_and_the_end_of_the_vm(world: World
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
-async def test_why_tells_of_a_sandbox_that_never_was(world: World, clearpod: Command) -> None:
+async def test_why_explains_a_sandbox_that_never_started(world: World, clearpod: Command) -> None:
     async with world.daemon() as cri:
         await cri.refused("RunPodSandbox", config=cri.sandbox("ghost"), runtime_handler="unknown")
     async with world.daemon() as cri:
@@ -151,7 +151,7 @@ async def test_a_reader_that_goes_away_and_an_interrupt_are_no_traceback(world: 
             assert (await one.wait(), await one.stderr.read()) == (code, b"")
 
 
-def test_who_has_no_permission_is_told_what_to_do() -> None:
+def test_a_missing_permission_is_reported_with_what_to_do() -> None:
     def refused(probe: socket.socket, path: str) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -318,7 +318,7 @@ async def test_a_debug_container_whose_maker_was_killed_is_removed_by_the_next(w
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
-async def test_events_are_told_until_the_daemon_ends(world: World, clearpod: Command) -> None:
+async def test_events_are_sent_until_the_daemon_ends(world: World, clearpod: Command) -> None:
     async with world.daemon() as cri:
         listening = asyncio.ensure_future(clearpod("events", "--json"))
         while not cri.node.events._subscriptions:

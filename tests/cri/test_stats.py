@@ -139,7 +139,7 @@ async def test_a_verbose_status_has_the_memory_of_the_vmm_and_the_containers(wor
         assert json.loads(reply.info["info"])["vm"]["pssBytes"] == 0
 
 
-async def test_a_guest_that_does_not_answer_delays_nobody_for_long_and_is_left_out(world: World) -> None:
+async def test_a_guest_that_does_not_answer_delays_no_call_for_long_and_is_left_out(world: World) -> None:
     async with world.daemon() as cri:
         stuck, well = await cri.pod("stuck"), await cri.pod("well")
         lost = await _running(cri, stuck, "sleep", "1000", name="lost")

@@ -348,7 +348,7 @@ OLD = [
 
 
 @pytest.mark.parametrize(("kind", "protocols", "error", "code"), OLD)
-async def test_old_protocols_tell_errors_in_plain_text(
+async def test_old_protocols_send_errors_as_plain_text(
     world: World, kind: str, protocols: tuple[str, ...], error: bytes, code: int
 ) -> None:
     async with world.daemon() as cri:

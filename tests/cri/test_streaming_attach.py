@@ -109,7 +109,7 @@ async def test_a_slow_client_loses_nothing_and_one_that_stops_reading_is_disconn
         talk.reads.set()
 
 
-async def test_a_client_is_told_why_it_has_to_leave(world: World, transport: str) -> None:
+async def test_a_client_gets_the_reason_why_it_has_to_leave(world: World, transport: str) -> None:
     async with world.daemon() as cri:
         c = await running(cri, "sh", "-c", "while read word; do echo got $word; done", stdin=True)
         pod, _ = cri.node.pods.get_container(c)

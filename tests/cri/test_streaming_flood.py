@@ -80,7 +80,7 @@ async def come_back(before: int) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(TRANSPORTS))
-async def test_idle_connections_shut_nobody_out(world: World, kind: str) -> None:
+async def test_idle_connections_block_no_others(world: World, kind: str) -> None:
     async with world.daemon() as cri:
         c = await running(cri)
         await exec_works(cri, c, kind)
@@ -92,7 +92,7 @@ async def test_idle_connections_shut_nobody_out(world: World, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", sorted(TRANSPORTS))
-async def test_who_reconnects_for_ever_shuts_nobody_out(world: World, kind: str) -> None:
+async def test_a_client_that_keeps_reconnecting_blocks_no_others(world: World, kind: str) -> None:
     async with world.daemon() as cri:
         c = await running(cri)
         await exec_works(cri, c, kind)

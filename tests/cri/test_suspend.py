@@ -62,7 +62,7 @@ async def test_a_pod_that_did_not_ask_for_it_is_not_suspended(world: World) -> N
         assert code in ("NOT_FOUND", "INVALID_ARGUMENT")
 
 
-async def test_a_pod_that_asked_for_it_has_no_blocker_and_goes_on_when_it_fails(world: World) -> None:
+async def test_a_pod_that_consents_has_no_blocker_and_continues_after_a_failure(world: World) -> None:
     """Its VM has no monitor, so nothing can be saved."""
     async with world.daemon() as cri:
         pod = await cri.pod(annotations={SUSPEND: "manual"})
@@ -174,7 +174,7 @@ async def test_the_stop_of_a_container_that_has_ended_resumes_nothing(world: Wor
         await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
 
 
-async def test_people_are_told_that_it_is_suspended(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_its_status_shows_that_it_is_suspended(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     async with world.daemon() as cri:
         pod, _ = await suspended_pod(cri)
         clearpod = command(world, capfd)
@@ -218,7 +218,7 @@ async def test_one_that_is_held_is_not_suspended_and_stays_held(world: World) ->
 
 
 @pytest.mark.parametrize("fault", ["", "silent", "busy", "refuses"])
-async def test_the_end_of_a_container_waits_for_its_termination_log_and_not_for_ever(
+async def test_the_end_of_a_container_waits_for_its_termination_log_up_to_a_limit(
     world: World, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(outputs, "LIMIT_S", 0.3)

@@ -54,7 +54,7 @@ COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.0
 COUNT = "until [ -e /at ]; do sleep 0.05; done; cat /at"
 
 
-async def test_it_goes_on_where_it_was_whoever_is_killed(machine: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_continues_whatever_process_is_killed(machine: VmWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     async with machine.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=machine.image))
         pod = await cri.pod("quiet", hostname="quiet-0", annotations={SUSPEND: "manual"})

@@ -55,7 +55,7 @@ async def removed(cri: Client, *pods: str) -> None:
     await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=SLOW_S) for pod in pods))
 
 
-async def test_copies_share_nothing_that_tells_them_apart_and_lack_nothing(outer: tuple[VmWorld, OuterNet]) -> None:
+async def test_copies_share_no_identity_and_lack_nothing(outer: tuple[VmWorld, OuterNet]) -> None:
     world, net = outer
     async with world.daemon() as cri:
         assert cri.node.templates is not None

@@ -159,7 +159,7 @@ async def test_a_run_directory_of_a_newer_version_is_refused_and_its_pods_live(w
 
 
 @pytest.mark.parametrize("text", ["", "x", "\0" * 50, "-1"])
-def test_a_damaged_version_of_the_run_directory_keeps_nobody_out(world: World, text: str) -> None:
+def test_a_damaged_version_of_the_run_directory_is_ignored(world: World, text: str) -> None:
     path = Path(world.config.run_dir, owner.FORMAT)
     for _ in range(2):
         with owner.own(world.config):

@@ -213,7 +213,7 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-async def test_a_machine_that_differs_is_told(world: World) -> None:
+async def test_a_different_machine_is_reported(world: World) -> None:
     async with world.daemon() as cri:
         image = (await cri("ListImages")).images[0].id
         plain = await cri.pod("plain")
@@ -232,7 +232,7 @@ async def test_a_machine_that_differs_is_told(world: World) -> None:
         assert not (await cri("ListImages")).images[0].pinned and await listed(cri) == []
 
 
-async def test_a_budget_and_a_name_that_is_taken_are_told_before_anything_is_saved(world: World) -> None:
+async def test_a_budget_and_a_taken_name_are_reported_before_anything_is_saved(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
         saved(world, ID)

@@ -37,7 +37,7 @@ def test_the_daemon_understands_its_configuration() -> None:
     assert (config.run_dir, config.socket_path) == ("/tmp/kn/run", PLACE.socket)
 
 
-def test_no_file_and_no_port_is_anybody_elses() -> None:
+def test_no_file_and_no_port_is_shared() -> None:
     output = [configuration.kubelet(PLACE, static_pods="/tmp/kn/static"), configuration.kubeconfig(PLACE)]
     for make in ("kubelet", "etcd", "apiserver", "scheduler", "manager"):
         output.append(getattr(configuration, f"{make}_argv")(PLACE))
@@ -47,7 +47,7 @@ def test_no_file_and_no_port_is_anybody_elses() -> None:
     assert configuration.kubelet(PLACE)["readOnlyPort"] == configuration.kubelet(PLACE)["healthzPort"] == 0
 
 
-def test_without_an_api_server_the_kubelet_is_told_of_none() -> None:
+def test_without_an_api_server_the_kubelet_is_configured_without_one() -> None:
     assert "kubeconfig" not in "".join(configuration.kubelet_argv(PLACE, standalone=True))
     assert "staticPodPath" not in configuration.kubelet(PLACE)
 

@@ -77,7 +77,7 @@ def _host(cluster: Cluster, *command: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def test_volumes_are_where_they_are_asked_for(cluster: Cluster, keeper: str) -> None:
+def test_volumes_are_at_their_requested_paths(cluster: Cluster, keeper: str) -> None:
     mounted = [line.split() for line in _sh(cluster, "cat /proc/mounts").splitlines()]
     assert {name: kind for _, at, kind, *_ in mounted if (name := at[1:]) in KINDS} == KINDS
     assert _sh(cluster, "stat -c %a:%g /data /deep/file").split() == ["2777:2000", "644:2000"]
@@ -90,7 +90,7 @@ def test_volumes_are_where_they_are_asked_for(cluster: Cluster, keeper: str) -> 
     assert _host(cluster, "cat", f"{empty}/memory/x") == "x\n"
 
 
-def test_a_new_version_of_a_config_map_is_told_to_who_watches(cluster: Cluster, keeper: str) -> None:
+def test_a_new_version_of_a_config_map_is_an_event_for_inotify(cluster: Cluster, keeper: str) -> None:
     cluster.apply(_map(key="two", new="new"))
     until(lambda: _sh(cluster, "cat /map/key") == "two", within_s=POD_S, what="the new version")
     assert _sh(cluster, "ls /map") == "key\nnew"

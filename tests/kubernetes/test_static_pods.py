@@ -93,7 +93,7 @@ def test_a_static_pod_runs_with_what_it_asks_for(kubelet: Kubelet, static: str) 
         assert reply.read() == b"ours\n"
 
 
-def test_a_checkpoint_of_a_container_is_refused_and_hurts_nobody(kubelet: Kubelet, static: str) -> None:
+def test_a_checkpoint_of_a_container_is_refused_without_side_effects(kubelet: Kubelet, static: str) -> None:
     url = f"{kubelet.node.place.kubelet}/checkpoint/default/{static}/main"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(urllib.request.Request(url, method="POST"), context=ANYBODY, timeout=60)

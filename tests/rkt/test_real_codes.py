@@ -142,7 +142,7 @@ def test_a_mount_that_can_not_be_made_is_no_fault_of_the_command(rkt: RealRkt, o
 
 
 @pytest.mark.parametrize("how", ["--force", signal.SIGINT], ids=str)
-def test_a_pod_that_was_killed_is_told_from_one_that_died(
+def test_a_killed_pod_is_distinguished_from_one_that_died(
     rkt: RealRkt, odd: Path, *, how: "str | signal.Signals"
 ) -> None:
     pod = rkt.run(odd, *sh(f"trap '' TERM; {STAYS}"))

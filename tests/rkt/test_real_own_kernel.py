@@ -41,7 +41,7 @@ def test_its_serial_port_is_the_output_and_its_code_the_pods(
     removed(rkt, pod)
 
 
-def test_it_is_told_its_environment_and_may_be_asked_for(rkt: RealRkt, tmp_path: Path) -> None:
+def test_it_gets_its_environment_and_can_be_requested(rkt: RealRkt, tmp_path: Path) -> None:
     asked = "--annotation=clearpod.io/kernel=image", "--environment=A=two words"
     pod = rkt.run(_image(tmp_path, exit="debug-exit"), *asked, "--", "exit=3")
     done = pod.finish()

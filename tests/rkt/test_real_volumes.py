@@ -51,7 +51,7 @@ def test_volumes_at_and_below_protected_paths_are_seen(rkt: RealRkt, app: Path, 
     removed(rkt, pod)
 
 
-def test_names_that_are_asked_for_are_over_a_volume_at_etc(rkt: RealRkt, app: Path, tmp_path: Path) -> None:
+def test_requested_names_are_mounted_over_a_volume_at_etc(rkt: RealRkt, app: Path, tmp_path: Path) -> None:
     (tmp_path / "own").write_text("own\n")
     options = ["--dns=192.0.2.53", "--hosts-entry=192.0.2.7=seven"]
     line = "cat /etc/own; grep -v '^#' /etc/resolv.conf; grep -c seven /etc/hosts; ls /etc"

@@ -69,7 +69,7 @@ async def pulled_meanwhile(store: ImageStore, name: str, config: Config) -> int:
 
 
 @pytest.mark.parametrize("limits", [Images(), Images(ratio=2000), Images(ratio=2000, header_kib=MIB, memory_mib=128)])
-def test_a_layer_of_hundreds_of_kib_with_a_header_of_hundreds_of_mib_hurts_nobody(
+def test_a_layer_of_hundreds_of_kib_with_a_header_of_hundreds_of_mib_is_harmless(
     limits: Images, tmp_path: Path, layout: Layout, store: ImageStore
 ) -> None:
     size = 384 * MIB

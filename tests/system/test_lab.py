@@ -68,7 +68,7 @@ def lab(place: Path) -> Path:
     return place
 
 
-def test_a_command_without_a_lab_is_told_to_bring_it_up(tmp_path: Path) -> None:
+def test_a_command_without_a_lab_names_the_command_that_starts_it(tmp_path: Path) -> None:
     done = command(tmp_path, "run", "true")
     assert (done.returncode, done.stdout) == (125, b"")
     assert done.stderr == b"lab: the lab is down; bring it up with: scripts/lab up\n"

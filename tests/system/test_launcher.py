@@ -70,7 +70,7 @@ def test_output_and_code_are_the_pods(stage1: BareStage1) -> None:
     assert not stage1.is_locked()
 
 
-def test_nobody_but_the_launcher_gets_the_lock(stage1: BareStage1) -> None:
+def test_only_the_launcher_gets_the_lock(stage1: BareStage1) -> None:
     stage1.vmm(says=ENDED)
     process = stage1.run()
     wait_until(lambda: stage1.wrote("vmm"))
@@ -80,7 +80,7 @@ def test_nobody_but_the_launcher_gets_the_lock(stage1: BareStage1) -> None:
     assert "RKT_LOCK_FD" not in stage1.wrote("python")
 
 
-def test_python_is_not_told_of_other_pythons(stage1: BareStage1) -> None:
+def test_python_gets_no_settings_of_other_pythons(stage1: BareStage1) -> None:
     stage1.vmm(says=ENDED)
     odd = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/nowhere", "LD_PRELOAD": "", "KEPT": "yes"}
     assert finish(stage1.run(env=odd))[0] == 0
@@ -168,7 +168,7 @@ def test_a_hangup_that_was_ignored_stays_ignored(stage1: BareStage1) -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_pod_whose_output_nobody_reads_goes_on(stage1: BareStage1, closed: bool) -> None:
+def test_a_pod_whose_output_is_not_read_continues(stage1: BareStage1, closed: bool) -> None:
     says = MARK + record(OUT, b"x" * 4000) * 64 + record(END, b"\x03")
     stage1.vmm(says=says)
     if closed:
@@ -182,7 +182,7 @@ def test_a_pod_whose_output_nobody_reads_goes_on(stage1: BareStage1, closed: boo
     process.stderr.close()
 
 
-def test_a_slow_reader_slows_and_loses_nothing_and_keeps_nobody_from_ending_it(stage1: BareStage1) -> None:
+def test_a_slow_reader_loses_nothing_and_does_not_prevent_the_end(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK + record(OUT, b"x" * 4000) * 64 + record(END, b"\x03"))
     process = stage1.run()
     time.sleep(0.3)
@@ -191,7 +191,7 @@ def test_a_slow_reader_slows_and_loses_nothing_and_keeps_nobody_from_ending_it(s
     assert (process.poll(), finish(process)[:2]) == (None, (3, b"x" * 256000))
 
 
-def test_a_terminal_that_takes_nothing_keeps_nobody_from_ending_it(stage1: BareStage1) -> None:
+def test_a_stalled_terminal_does_not_prevent_the_end(stage1: BareStage1) -> None:
     ours, theirs = pty.openpty()
     says = MARK + b"".join(record(OUT, bytes([65 + at % 26]) * 4000) for at in range(64)) + record(END, b"\x03")
     stage1.vmm(says=says)
@@ -315,7 +315,7 @@ def test_a_run_that_fails_has_written_why(stage1: BareStage1) -> None:
     assert finish(stage1.run()) == (254, b"", b"")
 
 
-def test_a_run_that_orders_nothing_is_told_from_one_that_works(stage1: BareStage1) -> None:
+def test_a_run_that_selects_nothing_is_distinguished_from_one_that_works(stage1: BareStage1) -> None:
     code, _, err = finish(stage1.run())
     assert code == 254 and b"launch spec" in err
 
@@ -356,7 +356,7 @@ def test_the_vmm_gets_its_socket_and_its_console_as_descriptors(stage1: BareStag
     process.communicate()
 
 
-def test_the_vmm_is_nobody_on_the_host(stage1: BareStage1) -> None:
+def test_the_vmm_has_an_unprivileged_user_on_the_host(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK, then="exec sleep 60")
     process = stage1.run()
     wait_until(has_started(stage1))

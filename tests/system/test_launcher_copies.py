@@ -18,7 +18,7 @@ pytestmark = [
 __all__ = ["stage1"]
 
 
-def test_a_copy_of_a_template_gets_its_files_and_its_monitor_and_hears_when_it_may_go(stage1: BareStage1) -> None:
+def test_a_copy_of_a_template_gets_its_files_and_its_monitor_and_the_signal_to_start(stage1: BareStage1) -> None:
     stage1.vmm()
     there = "read -r -u 12 told; cat <&13; cat <&14; head -c 4 | od -An -tx1; test -w /proc/$$/fd/14 || :; echo $told"
     says = "printf '\\nclearpod-console\\n'; printf '\\003\\000\\001\\000\\007'; sleep 60"
@@ -56,7 +56,7 @@ def test_a_template_that_has_just_gone_is_no_reason_not_to_boot(stage1: BareStag
     assert code == 5 and b"No such file" in err
 
 
-def test_a_pod_that_was_told_to_end_while_it_was_copied_does_not_boot(stage1: BareStage1) -> None:
+def test_a_pod_that_was_stopped_while_it_was_copied_does_not_boot(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK + record(END, b"\5"))
     stage1.copy(f"echo up > {stage1.place}/vmm; exec sleep 60")
     process = stage1.run()

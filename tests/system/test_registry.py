@@ -244,7 +244,7 @@ def artefact(registry: Registry, layout: Layout) -> str:
         (artefact, Unsupported, "image.*helm"),
     ],
 )
-def test_what_can_not_be_pulled_is_told_in_one_sentence_and_leaves_nothing(
+def test_a_failed_pull_is_reported_in_one_sentence_and_leaves_nothing(
     name: Push, kind: type[PodError], says: str, registry: Registry, layout: Layout, store: ImageStore
 ) -> None:
     with pytest.raises(kind, match=says) as caught:
@@ -296,7 +296,7 @@ async def test_pulls_of_one_reference_share_the_work(registry: Registry, layout:
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.001, 0.02, 0.05, 0.1, 0.15, 0.2])
-async def test_a_pull_that_nobody_waits_for_ends_and_a_retry_works(
+async def test_an_abandoned_pull_ends_and_a_retry_works(
     delay_s: float, registry: Registry, layout: Layout, store: ImageStore
 ) -> None:
     name = registry.push(layout.tag("a", layout.image([BASE, TOP])), "t/cancelled:1")
@@ -332,7 +332,7 @@ def _unmount(place: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_full_disk_is_told_with_its_place_and_leaves_nothing(
+def test_a_full_disk_is_reported_with_its_path_and_leaves_nothing(
     registry: Registry, layout: Layout, tmp_path: Path
 ) -> None:
     state = tmp_path / "tiny"

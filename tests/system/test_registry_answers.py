@@ -118,7 +118,7 @@ CASES: list[tuple[str, Say, type[PodError]]] = [
 
 
 @pytest.mark.parametrize(("part", "say", "kind"), CASES)
-def test_an_answer_of_no_registry_is_told_in_one_sentence_and_leaves_nothing(
+def test_an_answer_of_no_registry_is_reported_in_one_sentence_and_leaves_nothing(
     part: str, say: Say, kind: type[PodError], layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_MORE_BYTES", 1_000_000)

@@ -69,7 +69,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         (odd_registry.other_bytes, Corrupt, "damaged .*[Dd]igest"),
     ],
 )
-def test_a_registry_that_fails_in_the_middle_of_a_layer_is_told_and_leaves_nothing(
+def test_a_registry_that_fails_in_the_middle_of_a_layer_is_reported_and_leaves_nothing(
     hasty: None, answer: odd_registry.Answer, kind: type[PodError], says: str, layout: Layout, store: ImageStore
 ) -> None:
     top = small(layout)
@@ -295,7 +295,7 @@ def _gone(word: str) -> None:
         time.sleep(0.02)
 
 
-async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(
+async def test_a_killed_skopeo_is_reported_and_leaves_nothing(
     layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(direct, "MOST_AT_ONCE", 0)

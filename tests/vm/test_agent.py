@@ -59,7 +59,7 @@ def machine(hypervisor: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     vm.close()
 
 
-def test_hello_tells_kernel_and_times(machine: Machine) -> None:
+def test_hello_has_the_kernel_and_times(machine: Machine) -> None:
     hello = machine.client.link.hello
     assert hello is not None and hello.kernel and hello.boot_id
     assert 0 < hello.init_ns < hello.ready_ns
@@ -112,7 +112,7 @@ def test_a_device_gets_its_name_whatever_the_kernel_called_the_others(
         vm.close()
 
 
-def test_a_guest_that_was_warmed_up_is_told_once_what_it_is(hypervisor: str, tmp_path: Path) -> None:
+def test_a_warmed_up_guest_gets_its_identity_once(hypervisor: str, tmp_path: Path) -> None:
     vm = Machine(tmp_path, hypervisor=hypervisor)
     taken = "02:00:00:00:00:2a"
     try:
@@ -257,7 +257,7 @@ def test_limits_can_be_updated(machine: Machine) -> None:
     ("argv", "text"),
     [(["nope"], "nope"), (["/bin/nope"], "nope"), (["/etc/plain"], "plain")],
 )
-def test_a_command_that_cant_run_is_told_apart(machine: Machine, argv: list[str], text: str) -> None:
+def test_a_command_that_cant_run_is_distinguished(machine: Machine, argv: list[str], text: str) -> None:
     (machine.layers / "image" / "etc" / "plain").write_text("not executable")
     name = f"bad-{text}-{len(argv[0])}"
     stdio = machine.create(name, argv)

@@ -112,7 +112,7 @@ def pid_of(pod: LivePod) -> int:
     return pod.vm.pid
 
 
-async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(machine: Machine) -> None:
+async def test_the_vmm_has_an_unprivileged_user_on_the_host_and_only_its_own_descriptors(machine: Machine) -> None:
     async with booted(machine) as pod:
         place = Path("/proc", str(pid_of(pod)))
         driver = machine.host.choice.hypervisor.name

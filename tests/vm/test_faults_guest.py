@@ -14,7 +14,7 @@ EVERY = 40
 @pytest.mark.only_on("qemu", "what is killed is in the guest, whatever runs it")
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(bool(missing()), reason=missing() or "all there")
-def test_deaths_in_a_guest_are_told_and_leave_nothing(hypervisor: str) -> None:
+def test_kills_in_a_guest_are_reported_and_leave_nothing(hypervisor: str) -> None:
     assert hypervisor == "qemu"
     report = main.run(main.GUEST, "guest", selection=Selection(every=EVERY))
     assert report.bad() == []

@@ -140,7 +140,7 @@ async def test_a_container_over_its_memory_is_oomkilled(node: NodeRig) -> None:
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
-async def test_an_exit_that_nobody_watched_has_its_code_times_and_complete_log(node: NodeRig) -> None:
+async def test_an_exit_without_a_daemon_has_its_code_times_and_complete_log(node: NodeRig) -> None:
     async with node.daemon() as (cri, _):
         pod = await cri.pod(log_directory=node.logs)
         c = await cri.container(pod, "sh", "-c", "seq 1 3000; sleep 1; echo last; exit 42")

@@ -139,7 +139,7 @@ async def test_what_the_host_mounts_later_has_its_owners_too(machine: Machine) -
         assert (machine.volume / "late/x").stat().st_uid == 0
 
 
-async def test_each_vmm_is_somebody_else_and_its_ids_are_free_again_afterwards(machine: Machine) -> None:
+async def test_each_vmm_has_ids_of_its_own_which_are_released_afterwards(machine: Machine) -> None:
     async with booted(machine) as one, booted(machine) as other:
         result = [slots.find(pod.directory) for pod in (one, other)]
         assert None not in result and result[0] != result[1]

@@ -44,7 +44,7 @@ def test_the_guests_clock_is_right(clearpod: Command) -> None:
     finish(process)
 
 
-def test_memory_cpus_variables_and_the_working_directory_are_what_was_asked_for(clearpod: Command) -> None:
+def test_memory_cpus_variables_and_the_working_directory_are_as_requested(clearpod: Command) -> None:
     options = ("--vm-memory", "300m", "--cpus", "2", "-e", "A=1 2", "-e", "PATH=/bin:/x", "-w", "/made/for/this")
     ended = clearpod.run(*options, "--", "sh", "-c", 'nproc; head -1 /proc/meminfo; pwd; echo "$A:$PATH"')
     cpus, memory, *others = ended.out.decode().splitlines()
@@ -179,7 +179,7 @@ def test_kill_9_takes_the_vm_along_and_the_next_run_sweeps(clearpod: Command) ->
     assert clearpod.run("--", "echo", "next")[:2] == (0, b"next\n")
 
 
-def test_a_vm_that_dies_is_told_apart_from_a_program_that_does(clearpod: Command) -> None:
+def test_the_end_of_a_vm_is_distinguished_from_that_of_a_program(clearpod: Command) -> None:
     process = clearpod.start("run", "--", "sh", "-c", "echo ready; sleep 100")
     _read_until(process, b"ready\n")
     for pid in clearpod.host_state.vmms():

@@ -129,7 +129,7 @@ def _read_until(descriptor: int, text: str, limit_s: float = 30) -> str:
     return result
 
 
-def test_accounts_that_are_fifos_keep_nobody_waiting(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
+def test_accounts_that_are_fifos_do_not_block(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
     # crun looked HOME up in /etc/passwd, by an open that waited for a writer.
     fifos = Layer(tar([directory("etc/"), Entry("etc/passwd", "p"), Entry("etc/group", "p")]))
     layers = [sample.busybox(guest_dir), fifos]

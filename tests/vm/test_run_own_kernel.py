@@ -24,7 +24,7 @@ def test_its_serial_port_is_the_output_and_its_code_the_commands(clearpod: Comma
     assert (code, out.splitlines()[0], out.splitlines()[2:4], err) == (9, b"hello", [b"1", b"2"], "")
 
 
-def test_it_is_told_its_environment(clearpod: Command, tmp_path: Path) -> None:
+def test_it_gets_its_environment(clearpod: Command, tmp_path: Path) -> None:
     image = _image(tmp_path / "image")
     _, out, err = clearpod.run("--env", "A=two words", "--env", "B=1", image, "exit")
     assert out.splitlines()[1].startswith(b'arguments: console=ttyS0 panic=-1 "A=two words" B=1 exit'), err
@@ -36,7 +36,7 @@ def test_it_is_told_its_environment(clearpod: Command, tmp_path: Path) -> None:
     assert out.splitlines()[1].startswith(b"arguments: console=ttyS0 panic=-1 exit")
 
 
-def test_a_multiboot_kernel_and_its_module_are_not_told_where_they_lie(clearpod: Command, tmp_path: Path) -> None:
+def test_a_multiboot_kernel_and_its_module_do_not_learn_their_paths(clearpod: Command, tmp_path: Path) -> None:
     files = {"boot/my-kernel": kernels.multiboot(), "boot/two words": b"x"}
     layer = Layer(tar([directory("boot"), *(file(name, data) for name, data in files.items())]))
     given = kernels.labelled(

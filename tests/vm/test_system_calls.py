@@ -85,7 +85,7 @@ async def test_all_that_a_container_does_with_files_works_behind_both_filters(
 
 
 @pytest.mark.only_on("qemu", "it has an event loop, which this filter forbids")
-def test_a_vmm_that_its_filter_ends_is_told_with_the_call(vm: VmSpec, tmp_path: Path) -> None:
+def test_a_vmm_that_its_filter_ends_is_reported_with_the_call(vm: VmSpec, tmp_path: Path) -> None:
     lines = tmp_path / "without-ppoll.bpf"
     lines.write_bytes(b"".join(struct.pack("HBBI", *line) for line in WITHOUT_PPOLL))
     with pytest.raises(VmFailed, match=r"code 159: .*filter .*\(signal 31, SIGSYS\)") as caught:

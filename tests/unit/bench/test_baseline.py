@@ -18,7 +18,7 @@ BANNER = b"\0Linux version 6.12.118-clearpod (clearpod@clearpod) (%s, GNU ld (GN
         (b"x86_64-linux-gnu-gcc-14 (Debian 14.2.0-19) 14.2.0", "6.12.118, gcc 14.2.0"),
     ],
 )
-def test_the_kernels_banner_tells_its_version_and_compiler(compiler, key):
+def test_the_kernels_banner_has_its_version_and_compiler(compiler, key):
     assert baseline.key(BANNER % compiler) == key
 
 
@@ -59,7 +59,7 @@ def test_the_committed_file_is_what_this_reads():
     assert entries and all(isinstance(value, int | float) for entry in entries.values() for value in entry.values())
 
 
-def test_holding_tells_what_is_worse_and_that_there_is_no_baseline(tmp_path, capsys):
+def test_a_comparison_reports_worse_figures_and_a_missing_baseline(tmp_path, capsys):
     file = tmp_path / "baseline.json"
     assert baseline.hold("mine", {"a_ms": 20.0}, update=False, file=file) == 0
     assert "no baseline" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_a_vm_that_did_not_start_is_reported_with_its_message():
         (None, 160.0, 2000.0, 0),
     ],
 )
-def test_a_broken_promise_is_told(ours, microvm, q35, told):
+def test_an_exceeded_budget_is_reported(ours, microvm, q35, told):
     values = {"lkvm": ours, "microvm": microvm, "q35_debian": q35}
     result = {f"{name}_exec_to_ready_ms": value for name, value in values.items() if value}
     assert len(report.broken(result)) == told
@@ -103,7 +103,7 @@ def test_a_round_starts_each_variant_once_but_the_long_one_and_only_the_last_is_
     assert traced == [name.endswith(".trace") for name in names]
 
 
-def test_a_kind_that_came_up_less_often_than_asked_is_told():
+def test_a_kind_with_too_few_starts_is_reported():
     result = report.figures(CONSOLE, TRACES)
     assert report.lacking(result, {"lkvm": 2}) == []
     assert report.lacking(result, {"lkvm": 3, "q35_debian": 1}) == [

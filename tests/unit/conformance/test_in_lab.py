@@ -26,7 +26,7 @@ def command(*argv: str) -> str:
         (("--handler", "clearpod"), "--handler clearpod"),
     ],
 )
-def test_the_run_in_there_has_pods_with_apparmor_unless_told_otherwise(argv: tuple[str, ...], expected: str) -> None:
+def test_the_run_in_the_lab_has_pods_with_apparmor_by_default(argv: tuple[str, ...], expected: str) -> None:
     assert command(*argv) == f"{expected} --output {OUTPUT}"
 
 

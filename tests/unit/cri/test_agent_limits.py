@@ -80,7 +80,7 @@ async def test_a_guest_that_is_slow_to_answer_is_met(tmp_path: Path, monkeypatch
     server.close()
 
 
-async def test_a_guest_that_lies_is_not_heard_again(tmp_path: Path) -> None:
+async def test_a_guest_that_lies_is_cut_off(tmp_path: Path) -> None:
     guest, path, reasons = Guest(), str(tmp_path / "link"), list[str]()
     server = await asyncio.start_unix_server(guest.serve, path)
     agent = Agent(Identity("pod x/y", SerialLink(path), KEY, 5), lambda event: True, broken=reasons.append)
@@ -96,7 +96,7 @@ async def test_a_guest_that_lies_is_not_heard_again(tmp_path: Path) -> None:
     server.close()
 
 
-async def test_what_is_asked_of_a_vm_that_has_just_ended_is_told_so(tmp_path: Path) -> None:
+async def test_requests_to_a_vm_that_has_just_ended_fail_with_that_reason(tmp_path: Path) -> None:
     guest, path = Guest(), str(tmp_path / "link")
     server = await asyncio.start_unix_server(guest.serve, path)
     agent = Agent(Identity("pod x/y", SerialLink(path), KEY, 5), lambda event: True)

@@ -291,7 +291,7 @@ def test_a_directory_that_can_not_hold_images_is_reported(tmp_path: Path) -> Non
     assert "absent" in reasons["erofs"]
 
 
-def test_the_command_prints_every_item_and_its_exit_code_tells_of_a_fail(
+def test_the_command_prints_every_item_and_its_exit_code_reports_a_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLEARPOD_GUEST_DIR", str(tmp_path / "empty"))

@@ -105,7 +105,7 @@ def test_what_serve_refuses_check_reports_by_the_same_sentence(
         assert errors == [refusal(config)]
 
 
-def test_a_run_directory_that_outlives_a_boot_is_told_of(root: Path) -> None:
+def test_a_run_directory_that_outlives_a_boot_is_reported(root: Path) -> None:
     config = parse(f'run_dir = "/dev/shm/{root.name[-8:]}"\nstate_dir = "{root}/state"\n[guest]\ndir = "{root}"')
     (run_directory,) = [one for one in check_start.tried(config) if one.name == "run directory"]
     assert run_directory.error == "" and "tmpfs" in run_directory.detail

@@ -63,7 +63,7 @@ def test_what_could_not_be_read_again_is_not_written(containers: tuple[SavedCont
         checkpoints.dump(MADE._replace(containers=containers))
 
 
-def test_another_version_is_told() -> None:
+def test_another_version_is_reported() -> None:
     with pytest.raises(Unsupported, match="'9'"):
         checkpoints.parse(_changed(lambda one: one.update(v="9")))
 

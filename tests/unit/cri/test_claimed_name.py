@@ -12,7 +12,7 @@ from cri.cli.claimed_name import claimed
 from stage1.errors import AlreadyExists
 
 
-def test_a_name_has_one_owner_whom_the_second_is_told(tmp_path: Path) -> None:
+def test_a_name_has_one_owner_who_is_named_to_the_second(tmp_path: Path) -> None:
     with claimed(str(tmp_path), "a/b", pod_id="1f3c" * 16), claimed(str(tmp_path), "b", pod_id="2" * 64):
         with pytest.raises(AlreadyExists, match="1f3c1f3c"), claimed(str(tmp_path), "a/b", pod_id="3" * 64):
             pass

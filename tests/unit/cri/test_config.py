@@ -94,7 +94,7 @@ def test_an_empty_file_is_all_defaults() -> None:
     assert config.parse("").socket_path == "/run/clearpod/clearpod.sock"
 
 
-def test_a_missing_file_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_only_when_it_was_requested(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="configuration file"):
         config.load(f"{tmp_path}/absent.toml")
     assert os.path.exists(config.DEFAULT_PATH) or config.load(None) == config.Config()

@@ -38,7 +38,7 @@ def _pod(guest: Guest, limit_s: float = 30.0) -> Any:
     )  # fmt: skip
 
 
-async def test_what_nobody_waits_for_is_deleted_and_the_rest_frozen() -> None:
+async def test_unwanted_containers_are_deleted_and_the_others_frozen() -> None:
     listed = (m.Container(ALIVE, m.RUNNING), m.Container("b" * 64, m.RUNNING), m.Container("../..", m.CREATED))
     guest = Guest(listed)
     await copies._assume_identity(_pod(guest), MANIFEST)
@@ -47,7 +47,7 @@ async def test_what_nobody_waits_for_is_deleted_and_the_rest_frozen() -> None:
     assert frozen == [("1", ALIVE), ("0", "")]
 
 
-async def test_it_is_told_who_it_is_at_once_and_in_order() -> None:
+async def test_it_gets_its_identity_first_and_in_order() -> None:
     """Each reply takes its way through the emulated guest, which does what it is asked in turn."""
     guest = Guest((m.Container(ALIVE, m.RUNNING),), pause_s=0.05)
     making = asyncio.ensure_future(copies._assume_identity(_pod(guest), MANIFEST))

@@ -62,7 +62,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     return call
 
 
-def test_without_a_terminal_nothing_is_written_unless_it_was_asked_for(
+def test_without_a_terminal_nothing_is_written_unless_requested(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(BadRequest, match="--yes"):
@@ -74,7 +74,7 @@ def test_without_a_terminal_nothing_is_written_unless_it_was_asked_for(
     assert "systemd" in capsys.readouterr().out
 
 
-def test_what_exists_is_replaced_only_when_that_was_asked_for(run: Callable[..., int], tmp_path: Path) -> None:
+def test_existing_files_are_replaced_only_on_request(run: Callable[..., int], tmp_path: Path) -> None:
     file = tmp_path / "etc/config.toml"
     file.parent.mkdir()
     file.write_text("cgroup_driver = 'cgroupfs'\n")

@@ -100,7 +100,7 @@ async def test_the_pods_ipv6_address_is_taken_first() -> None:
         assert await answer_to(port, b"hi") == b"hi"
 
 
-async def test_where_nobody_listens_in_the_pod_the_connection_ends_at_once() -> None:
+async def test_without_a_listener_in_the_pod_the_connection_ends_at_once() -> None:
     port = free_port()
     async with opened(Port(free_port(), port)):
         assert await asyncio.wait_for(answer_or_reset(port), 5 * PATIENCE) == b""

@@ -44,7 +44,7 @@ def burst(path: Path) -> float:
     return time.monotonic() - begun
 
 
-async def test_a_burst_of_mounts_is_heard_once_a_rest_and_its_end_is_not_missed(tmp_path: Path) -> None:
+async def test_a_burst_of_mounts_is_noticed_once_per_pause_and_its_end_is_not_missed(tmp_path: Path) -> None:
     follower = Counting()
     follower.open()
     try:
@@ -59,7 +59,9 @@ async def test_a_burst_of_mounts_is_heard_once_a_rest_and_its_end_is_not_missed(
         await follower.close()
 
 
-async def test_one_that_is_closed_while_it_rests_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_closed_during_its_pause_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mounts, "IDLE_S", 0.05)
     follower = Counting()
     follower.open()

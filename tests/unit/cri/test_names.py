@@ -95,7 +95,7 @@ async def test_an_abandoned_call_gives_its_answer_once_to_the_same_request(still
         await _make(names, b"r")
 
 
-async def test_who_waits_for_an_abandoned_call_hears_of_its_failure() -> None:
+async def test_the_waiter_of_an_abandoned_call_gets_its_failure() -> None:
     abandoned: set[object] = set()
     names, go = _names(abandoned), asyncio.Event()
 

@@ -41,7 +41,7 @@ def test_a_message_is_one_datagram(tmp_path: Path, is_abstract: bool) -> None:
         {"NOTIFY_SOCKET": f"/{'x' * 200}"},
     ],
 )
-def test_nobody_who_listens_is_no_trouble(environ: dict[str, str]) -> None:
+def test_a_missing_listener_is_no_error(environ: dict[str, str]) -> None:
     notifier = Notifier(dict(environ))
     notifier.tell(notify.READY)
     assert notifier.watchdog_s == 0

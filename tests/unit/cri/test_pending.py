@@ -22,7 +22,7 @@ async def test_only_who_waits_gets_an_answer_and_only_one() -> None:
     assert not pending and not pending.settle(7, "late")
 
 
-async def test_whoever_gave_up_gets_none() -> None:
+async def test_a_cancelled_waiter_gets_no_answer() -> None:
     pending, future = Pending[str](), asyncio.get_running_loop().create_future()
     pending.add(1, future)
     future.cancel()

@@ -36,6 +36,6 @@ FULL, NOT_FULL = Fact(h.FULL), Fact(h.NOT_FULL)
         ((NOT_FULL, FULL), disk(500), h.NOT_FULL),
     ],
 )
-def test_a_full_disk_is_told_of_once(known: tuple[Fact, ...], numbers: PodStats, what: str) -> None:
+def test_a_full_disk_is_recorded_once(known: tuple[Fact, ...], numbers: PodStats, what: str) -> None:
     new = change(known, numbers)
     assert (new.what if new else "") == what

@@ -210,7 +210,7 @@ async def test_an_image_whose_mount_is_held_a_moment_longer_goes_all_the_same(
     assert pod.in_window() == 0
 
 
-async def test_an_image_that_is_held_for_ever_stays_whole_is_used_again_and_goes_later(
+async def test_an_image_that_stays_in_use_stays_complete_is_used_again_and_removed_later(
     pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cri.live.images.PAUSES_S", (0.0,))

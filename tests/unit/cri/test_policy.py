@@ -63,7 +63,7 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("argv", "expected"), ALLOWED)
-def test_the_default_allows_what_costs_nobody_else(argv: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_the_default_allows_what_has_no_cost_for_others(argv: dict[str, Any], expected: dict[str, Any]) -> None:
     pod = asked(Config(), **argv)
     assert {name: getattr(pod, name) for name in expected} == expected
 

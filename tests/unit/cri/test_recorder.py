@@ -39,7 +39,7 @@ def test_a_block_that_fails_is_not_timed() -> None:
     assert sum(counts.observed("a")[()].buckets) == 1
 
 
-def test_nobody_s_recorder_keeps_nothing() -> None:
+def test_the_default_recorder_keeps_nothing() -> None:
     recorder = Recorder()
     recorder.count("a")
     with recorder.timing("b"):

@@ -40,7 +40,7 @@ async def test_a_request_is_repeated_for_each_pause_and_only_while_it_is_refused
     assert len(answers) - len(left) == asked
 
 
-def test_pauses_end_when_nobody_waits_and_when_the_time_is_over() -> None:
+def test_retries_end_without_a_waiter_and_at_the_deadline() -> None:
     waiting = iter([True, True, False])
     assert list(every(0.5, lambda: next(waiting))) == [0.5, 0.5]
     assert list(every(0.5, within(-1))) == []

@@ -132,7 +132,7 @@ def test_a_port_without_one_of_the_host_gets_a_free_one(options: str, inner: lis
     assert len({one.host_port for one in got if one.host_port}) == len(inner)
 
 
-def test_a_port_at_which_somebody_listens_is_refused() -> None:
+def test_a_port_with_a_listener_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -20,7 +20,7 @@ TAGS = ["docker.io/library/busybox:1", "docker.io/library/busybox:latest"]
         ("busybox@sha256:" + "0" * 64, "", [], ""),
     ],
 )
-def test_an_image_is_shown_by_the_tag_that_was_asked_for(asked: str, user: str, tags: list[str], expected: str) -> None:
+def test_an_image_is_shown_by_the_requested_tag(asked: str, user: str, tags: list[str], expected: str) -> None:
     assert container.shown_tag(pb.ImageSpec(image=asked, user_specified_image=user), tags) == expected
 
 

@@ -77,7 +77,7 @@ def test_a_pod_has_used_no_less_than_its_containers_and_its_time_never_goes_back
     assert result == wholes
 
 
-def test_a_guest_that_tells_no_time_of_the_whole_gets_none() -> None:
+def test_a_guest_without_a_total_time_gets_none() -> None:
     assert MissedTime().added(PodStats(0), [_one("c", 0, 5)]).cpu is None
 
 
@@ -253,7 +253,7 @@ async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers
     assert timer.cancelled()
 
 
-async def test_what_has_started_and_still_runs_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_container_that_has_started_is_sampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "BEGIN_S", 0.01)
     asked: list[Stats] = []
 

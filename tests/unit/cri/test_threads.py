@@ -82,7 +82,7 @@ async def test_a_waiter_that_is_cancelled_once_more_leaves_no_sooner_and_no_erro
     assert lost == []
 
 
-async def test_who_waits_for_an_end_hears_of_it_and_not_of_its_error() -> None:
+async def test_the_waiter_of_an_end_gets_it_without_its_error() -> None:
     async def fail() -> None:
         await asyncio.sleep(0)
         raise VmFailed("no")
@@ -138,7 +138,7 @@ async def test_bulk_work_is_bounded_and_done_first_in_first_out() -> None:
     assert tasks[2].cancelled() and "c" not in jobs.begun
 
 
-async def test_bulk_work_that_lasts_keeps_nobody_else_waiting_until_there_is_too_much() -> None:
+async def test_long_bulk_work_delays_no_other_up_to_a_limit() -> None:
     bulk, jobs = Bulk(1, long_s=0.01, most=3), Jobs()
     tasks = [asyncio.ensure_future(bulk.run(jobs, name)) for name in "abcd"]
     await jobs.number(3)
@@ -186,7 +186,7 @@ async def test_what_a_thread_has_opened_for_a_cancelled_waiter_is_given_back() -
         assert await given.get() == "a descriptor"
 
 
-async def test_a_failure_that_nobody_waits_for_is_not_reported_as_lost() -> None:
+async def test_a_failure_without_a_waiter_is_not_reported_as_lost() -> None:
     lost: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     go_on = threading.Event()

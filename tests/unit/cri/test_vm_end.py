@@ -23,7 +23,7 @@ TITLE = "pod default/web"
     ],
     ids=["by its filter", "by a kill"],
 )
-async def test_the_end_is_told_and_the_filters_work_is_an_error(
+async def test_the_end_is_reported_and_a_kill_by_the_filter_is_an_error(
     number: signal.Signals, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pid = process.spawn(["/bin/sleep", "1000"], stdout=1, stderr=2, env={})
@@ -37,6 +37,6 @@ async def test_the_end_is_told_and_the_filters_work_is_an_error(
     assert [record.msg for record in caplog.records] == (["pod.filtered"] if number == signal.SIGSYS else [])
 
 
-async def test_a_vmm_that_was_gone_before_anybody_looked_has_ended_and_no_more_is_known() -> None:
+async def test_a_vmm_that_was_gone_before_the_check_has_ended_without_a_reason() -> None:
     output = await ended.sentence(VmProcess(2**22 + 1, 0, "/console"), None, title=TITLE)
     assert TITLE in output and "ended" in output and "(" not in output

@@ -54,7 +54,7 @@ def test_another_text_is_refused_with_what_is_in_it(text: str, noun: str) -> Non
         _asked(text)
 
 
-def test_a_limit_that_nobody_would_keep_is_refused() -> None:
+def test_a_limit_that_can_not_be_enforced_is_refused() -> None:
     volume_limits.require(_asked("a=1Gi"), on_disk=("a", "b"))
     with pytest.raises(BadRequest, match=rf"{KEY} names c, .*clearpod.io/emptydir: guest"):
         volume_limits.require(_asked("a=1Gi,c=1Gi"), on_disk=("a", "b"))

@@ -57,7 +57,7 @@ async def test_each_guest_gets_its_own_connection_from_one_listener(opened: list
     await end(port, *guests.values(), *ours.values())
 
 
-async def test_a_connection_that_nobody_waits_for_is_closed(opened: list[int]) -> None:
+async def test_an_abandoned_connection_is_closed(opened: list[int]) -> None:
     port = VsockPort(0)
     wait = accept(port, "127.0.0.2")
     await asyncio.sleep(0)

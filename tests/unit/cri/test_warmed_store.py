@@ -40,7 +40,7 @@ def test_another_of_the_same_name_is_refused_and_the_first_stays(tmp_path: Path)
     assert Path(first, place.GUEST).read_bytes() == b"guest"
 
 
-def test_what_somebody_else_has_put_in_its_place_stays(tmp_path: Path) -> None:
+def test_a_file_that_has_replaced_it_stays(tmp_path: Path) -> None:
     store = WarmedStore(str(tmp_path))
     (tmp_path / "warmed/default").mkdir(parents=True)
     (tmp_path / "warmed/default/warm").write_bytes(b"a file")

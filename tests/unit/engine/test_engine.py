@@ -82,7 +82,7 @@ def test_clean_up_leaves_no_process_mount_directory_or_scratch_disk(host: engine
     assert (tmp_path / "data").is_dir()
 
 
-def test_an_emulated_guest_is_told_the_frequency_of_its_counter_and_no_other(
+def test_only_an_emulated_guest_gets_the_frequency_of_its_counter(
     host: engine.Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulated, virtual = (host._replace(choice=QEMU._replace(accel=accel)) for accel in ("tcg", "kvm"))
@@ -95,7 +95,7 @@ def test_an_emulated_guest_is_told_the_frequency_of_its_counter_and_no_other(
         assert prepared.vm.kernel_arguments == arguments
 
 
-def test_the_guests_kernel_has_the_ticks_that_its_loops_are_told_by() -> None:
+def test_the_guests_kernel_has_the_tick_rate_of_its_lpj_parameter() -> None:
     config = (Path(__file__).parents[3] / "images/kernel/base.config").read_text().splitlines()
     assert [line for line in config if line.startswith("CONFIG_HZ_")] == [f"CONFIG_HZ_{machine.GUEST_HZ}=y"]
 

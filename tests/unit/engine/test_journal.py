@@ -49,7 +49,7 @@ def test_by_dax_it_is_the_profiles_image_that_is_mapped(host: engine.Host, monke
 
 
 @pytest.mark.parametrize(("profile", "path"), [("", "/clearpod/c1"), ("systemd", "/clearpod.slice/app@c1.service/c1")])
-def test_crun_is_told_the_cgroup_that_the_agent_of_the_profile_looks_at(profile: str, path: str) -> None:
+def test_crun_gets_the_cgroup_that_the_agent_of_the_profile_reads(profile: str, path: str) -> None:
     assert oci.config(POD._replace(profile=profile), CONTAINER)["linux"]["cgroupsPath"] == path
 
 

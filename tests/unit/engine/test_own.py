@@ -113,7 +113,7 @@ def test_the_containers_code_is_that_of_the_kernel(ending: str, status: int | No
         (OwnKernel("/k", machine="microvm", exit="debug-exit"), qemu.HYPERVISOR, 133),
     ],
 )
-def test_a_reset_is_a_graceful_end_where_nobody_can_power_off(
+def test_a_reset_is_a_graceful_end_where_the_machine_can_not_power_off(
     kernel: OwnKernel, hypervisor: Hypervisor, code: int
 ) -> None:
     has_power_off = own.has_power_off(kernel, hypervisor)

@@ -117,7 +117,7 @@ def test_a_user_namespace_has_its_own_ids_and_a_namespace_that_goes_with_the_pod
     assert engine.pod_directories(host) == []
 
 
-def test_a_journal_is_the_guests_own_and_nobody_elses(host: engine.Host) -> None:
+def test_a_journal_belongs_to_its_guest_alone(host: engine.Host) -> None:
     prepared = engine.prepare(POD._replace(profile="systemd"), host)
     first = slots.find(prepared.directory)
     try:

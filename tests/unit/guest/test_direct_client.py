@@ -32,7 +32,7 @@ def test_one_after_the_other_is_answered_and_the_next_host_begins_anew(place: Pa
         assert [one.hostname for one in guest.configured] == ["one", "two"]
 
 
-def test_a_socket_that_nobody_makes_is_waited_for_so_long_and_no_longer(place: Path) -> None:
+def test_a_missing_socket_is_waited_for_up_to_the_limit(place: Path) -> None:
     with pytest.raises(TimedOut, match="socket"):
         DirectClient(f"{place}/agent.sock", limit_s=0.05)
 

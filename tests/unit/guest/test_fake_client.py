@@ -108,7 +108,7 @@ def test_a_guest_that_boots_slowly_is_waited_for(guest: FakeGuest, faults: Fault
         assert client.hello(5).version == 1
 
 
-def test_a_request_that_is_not_answered_times_out_and_its_late_answer_harms_nobody(
+def test_a_request_that_is_not_answered_times_out_and_its_late_answer_is_dropped(
     guest: FakeGuest, faults: Faults, tmp_path: Path
 ) -> None:
     with client_of(tmp_path) as client:

@@ -168,7 +168,7 @@ def test_a_frame_that_comes_again_is_dropped(link: HostLink) -> None:
     ]
 
 
-def test_data_for_a_stream_that_nobody_knows_or_that_ended_is_dropped(link: HostLink) -> None:
+def test_data_for_an_unknown_or_ended_stream_is_dropped(link: HostLink) -> None:
     assert link.receive(data(1, stream=5)) == []
     assert link.receive(data(2, b"", flags=f.END)) == [DataSeen(1, b"", True, 2)]
     assert link.receive(data(3)) == []
@@ -194,7 +194,7 @@ USELESS = {
 
 
 @pytest.mark.parametrize("frame", USELESS)
-def test_frames_without_effect_are_counted_and_tell_nothing(link: HostLink, frame: str) -> None:
+def test_frames_without_effect_are_counted_and_ignored(link: HostLink, frame: str) -> None:
     assert link.receive(USELESS[frame]) == []
     assert link.useless == 1
 
@@ -209,7 +209,7 @@ def test_work_is_done_in_portions(link: HostLink) -> None:
     assert len(link.receive(data(11, bytes(16384)) + data(12), 4)) == 1
 
 
-def test_a_reply_to_nobody_is_dropped(link: HostLink) -> None:
+def test_a_reply_without_request_is_dropped(link: HostLink) -> None:
     assert link.receive(f.pack(f.REPLY, b"", stream=12345, seq=1)) == []
     number = link.request(m.List())
     assert link.receive(f.pack(f.REPLY, b"", stream=number, seq=2)) == [ReplySeen(number, m.Reply())]

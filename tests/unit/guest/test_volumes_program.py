@@ -183,7 +183,7 @@ def test_one_that_can_not_be_copied_any_more_keeps_no_other_from_it(program: Pat
     assert _run(program, script).split() == ["two", "ended", "mounts/3"]
 
 
-def test_an_output_waits_for_nobody(program: Path) -> None:
+def test_an_output_never_blocks(program: Path) -> None:
     script = """
     touch $bundle/mounts/4
     printf 'output 0 4 8\n' > $bundle/guest_volumes

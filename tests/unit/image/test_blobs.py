@@ -159,7 +159,7 @@ def test_a_detour_gets_no_credentials_but_at_the_registry_itself(tmp_path: Path)
     assert seen == [(path, None), (path, mine), ("/here?x=1", mine), ("/there", None)]
 
 
-def test_a_registry_with_tls_leads_to_nobody_without() -> None:
+def test_a_redirect_from_tls_to_plain_http_is_refused() -> None:
     assert not blobjob._is_same("https://r.io/x", "http://r.io/x")
     assert blobjob._detour("https://r.io/v2/x", "http://r.io/x") == ""
     assert blobjob._detour("http://r.io/v2/x", "https://r.io/x") == "https://r.io/x"

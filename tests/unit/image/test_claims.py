@@ -39,7 +39,7 @@ class Shelf:
         return bring_all(self.store, self.missing(*blobs), bring=bring)
 
 
-async def test_each_brings_what_nobody_else_does_and_all_have_all() -> None:
+async def test_concurrent_pulls_fetch_each_layer_once() -> None:
     shelf = Shelf()
     await asyncio.gather(shelf.pull("a", "1", "2"), shelf.pull("b", "2", "3"), shelf.pull("c", "1", "3"))
     assert shelf.brought == [("a", ["1", "2"]), ("b", ["3"])]

@@ -156,7 +156,7 @@ def test_a_flipped_bit_is_noticed_by_reading_and_by_a_pull(name: str, do: Callab
     assert_repaired(store, reference, image)
 
 
-def test_a_start_tells_of_damage_and_what_it_was(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_start_reports_damage_with_its_kind(made: Made, caplog: pytest.LogCaptureFixture) -> None:
     store, _, (image, _) = made
     cut(file_of(store, image, "layer.erofs"))
     store.close()

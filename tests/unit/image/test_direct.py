@@ -216,7 +216,7 @@ def test_what_was_brought_in_part_is_removed_and_nothing_is_adopted_then(tmp_pat
         assert os.listdir(tmp_path / "blobs") == []
 
 
-async def test_a_download_that_nobody_wants_any_more_ends_with_its_process(tmp_path: Path) -> None:
+async def test_an_abandoned_download_ends_with_its_process(tmp_path: Path) -> None:
     asked, done = threading.Event(), threading.Event()
 
     def answer(request: BaseHTTPRequestHandler) -> None:
@@ -241,7 +241,7 @@ async def test_concurrent_direct_downloads_are_limited(monkeypatch: pytest.Monke
         assert not one.brings()
 
 
-async def test_a_registry_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_registry_that_makes_no_progress_times_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(direct, "_DOWNLOAD_S", 0.2)
     done = threading.Event()
     with server(lambda _: done.wait(20 * PATIENCE) and None) as host, direct_to(host, tmp_path) as one:

@@ -94,7 +94,7 @@ def test_an_image_has_every_name(ref: str, is_known: bool, store: ImageStore) ->
     assert store.find(ref) == (image if is_known else None)
 
 
-def test_a_tag_beats_the_beginning_of_an_id_and_an_ambiguous_beginning_is_told(store: ImageStore) -> None:
+def test_a_tag_wins_over_the_prefix_of_an_id_and_an_ambiguous_prefix_is_reported(store: ImageStore) -> None:
     first = put(store, 0xAB, 1)
     second = put(store, 0xAC, 1, tag="docker.io/library/ab:latest")
     assert store.find("ab") == second
@@ -206,7 +206,7 @@ def test_two_stores_on_one_directory_see_each_other(store: ImageStore) -> None:
     other.close()
 
 
-def test_what_is_asked_for_again_is_looked_up_once_until_something_changes(store: ImageStore) -> None:
+def test_a_repeated_query_is_looked_up_once_until_a_change(store: ImageStore) -> None:
     first, queries = put(store, 1, 1, tag=TAG), list[str]()
     store._db._db.set_trace_callback(queries.append)
     assert store.find(TAG) == first and any("FROM tags" in one for one in queries)

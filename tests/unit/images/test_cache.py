@@ -74,7 +74,7 @@ def test_what_a_killed_builder_left_is_removed_but_not_what_a_living_one_builds(
         ([], [""], False),
     ],
 )
-def test_the_hash_tells_inputs_apart(a, b, same):
+def test_the_hash_depends_on_each_input(a, b, same):
     assert (cache.hash_of(a) == cache.hash_of(b)) is same
 
 
@@ -96,7 +96,7 @@ def test_publishing_the_same_bytes_again_touches_nothing(tmp_path):
     assert cache.publish(source, target) is True and os.listdir(target.parent) == ["b"]
 
 
-def test_a_missing_program_is_told_with_the_line_that_installs_it():
+def test_a_missing_program_is_reported_with_the_command_that_installs_it():
     with pytest.raises(cache.BuildFailed, match=r"missing: /no/such\.h no-such-1 no-such-2; .*recommends d1 d2$"):
         tools.need({"no-such-1": "d1", "no-such-2": "d2", "sh": "dash"}, {"/no/such.h": "d2", "/": "base-files"})
 
@@ -126,7 +126,7 @@ def test_progress_ends_at_100_percent_when_it_is_over_and_never_before(monkeypat
     assert not {100} & set(shown[:-1])
 
 
-def test_who_waits_for_another_build_is_told(tmp_path, capsys):
+def test_waiting_for_another_build_is_reported(tmp_path, capsys):
     started, go = threading.Event(), threading.Event()
     first = threading.Thread(
         target=cache.built, args=(tmp_path, "kind", "k", lambda _: started.set() or go.wait(5 * PATIENCE))

@@ -92,7 +92,7 @@ def _loaded(path: Path) -> ModuleType:
     return module
 
 
-def test_every_variant_can_be_asked_for_by_name(builder):
+def test_every_variant_can_be_selected_by_name(builder):
     assert {*builder("kernel").VARIANTS} == {*kernels.BUILDABLE}
     known = (KERNEL.parent / "build").read_text()
     assert all(f"def build_kernel_{name}(" in known for name in kernels.BUILDABLE)

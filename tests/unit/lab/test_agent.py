@@ -109,7 +109,7 @@ def test_input_arrives_whole_and_ends(agent: Agent) -> None:
     assert agent.finish() == (0, b"1200000\n", b"")
 
 
-def test_input_that_nobody_reads_does_no_harm(agent: Agent) -> None:
+def test_input_without_reader_is_harmless(agent: Agent) -> None:
     agent.begin("sh", "-c", "exec <&-; sleep 0.2; exit 5", input=True)
     agent.send(**{"id": "1", "in": b"x" * 200_000})
     assert agent.finish()[0] == 5

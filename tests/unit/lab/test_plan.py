@@ -52,7 +52,7 @@ def test_only_results_can_be_written() -> None:
     assert [s.target for s in plan.shares(LAB) if s.writable] == ["/src/pods/build/results"]
 
 
-def test_the_initramfs_tells_init_what_to_mount_load_and_export() -> None:
+def test_the_initramfs_has_what_init_mounts_loads_and_exports() -> None:
     entries = plan.initramfs(FULL, busybox=b"B", init=b"I", modules={"b": b"1", "a": b"2"})
     files = {entry.name: entry.data for entry in entries}
     assert [name for name in files if name.endswith(".ko")] == ["modules/000-b.ko", "modules/001-a.ko"]

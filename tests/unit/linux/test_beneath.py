@@ -249,7 +249,7 @@ def test_removing_stands_wide_and_deep_trees(tree: Path) -> None:
         assert root.names() == []
 
 
-def test_removing_has_an_end_when_somebody_else_goes_on_making(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_ends_although_another_process_keeps_creating(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "MOST_ENTRIES", 10)
     for number in range(20):
         (tree / "plain" / str(number)).touch()

@@ -69,7 +69,7 @@ def test_controllers_are_those_that_it_can_limit(place: Path) -> None:
     assert cgroup.controllers("/no/such/cgroup") == frozenset()
 
 
-def test_a_host_without_version_2_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_without_cgroup_v2_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
     with pytest.raises(NotFound, match="cgroup v2"):
         cgroup.place("", NAME)

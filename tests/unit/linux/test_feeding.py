@@ -44,7 +44,7 @@ def test_what_is_not_taken_any_more_is_given_in_vain(script: str) -> None:
         assert program.finish().code == 0
 
 
-def test_one_that_writes_without_end_holds_nobody_up_and_takes_no_memory() -> None:
+def test_one_that_writes_without_end_delays_no_call_and_takes_no_memory() -> None:
     with fed(f"{FLOOD} & {FLOOD} >&2 & cat >/dev/null; wait", most_bytes=1000) as program:
         for _ in range(20):
             program.give(b"x" * 300_000)
@@ -61,7 +61,7 @@ def test_one_that_does_not_read_is_given_up_by_what_it_was_given(monkeypatch: py
         program.finish()
 
 
-def test_time_in_which_nobody_waits_for_it_does_not_count() -> None:
+def test_time_without_a_waiter_does_not_count() -> None:
     with fed("cat >/dev/null", Pace(0.0, 1e9)) as program:
         program._waited_s = -1.0
         for _ in range(3):

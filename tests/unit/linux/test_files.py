@@ -32,7 +32,7 @@ def test_write_atomic_puts_the_whole_content_there(tmp_path: Path, data: bytes) 
     assert names(tmp_path) == ["a,b c"]
 
 
-def test_write_atomic_is_private_unless_told_otherwise(tmp_path: Path) -> None:
+def test_write_atomic_is_private_by_default(tmp_path: Path) -> None:
     files.write_atomic(str(tmp_path / "state"), b"secret")
     assert os.stat(tmp_path / "state").st_mode & 0o777 == 0o600
 

@@ -19,7 +19,7 @@ def watches() -> Iterator[Watches]:
     made.close()
 
 
-def test_a_switched_link_and_a_written_file_are_told(watches: Watches, tmp_path: Path) -> None:
+def test_a_switched_link_and_a_written_file_are_reported(watches: Watches, tmp_path: Path) -> None:
     number, file = watches.add(str(tmp_path)), tmp_path / "hosts"
     assert watches.changed() == set()
     (tmp_path / "new").symlink_to("v1")

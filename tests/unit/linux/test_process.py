@@ -89,7 +89,7 @@ def test_run_leaks_no_descriptor_and_no_zombie() -> None:
     assert children.read_text() == born_before
 
 
-def test_spawn_gives_what_was_asked_for_and_no_more(tmp_path: Path) -> None:
+def test_spawn_passes_what_was_requested_and_no_more(tmp_path: Path) -> None:
     hidden = os.open("/dev/null", os.O_RDONLY)
     out = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     script = "echo $ONLY$HOME; readlink /proc/self/fd/0; cut -d' ' -f6 /proc/$$/stat; echo $$; ls /proc/self/fd"
@@ -135,7 +135,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("pid", [0, -5, 2**22 + 1])
-def test_a_pid_that_nobody_can_have_is_gone(pid: int) -> None:
+def test_an_impossible_pid_is_gone(pid: int) -> None:
     assert process.open_process(pid, 1) is None
 
 
@@ -193,7 +193,7 @@ def test_a_lock_in_a_missing_directory_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seed", "taken", "cid"), [(0, set(), 3), (0, {3, 4}, 5), (2**24 - 1, {2**24 + 2}, 3), (2**70, {3}, 4)]
 )
-def test_a_context_id_is_one_that_nobody_has(seed: int, taken: set[int], cid: int) -> None:
+def test_a_context_id_is_a_free_one(seed: int, taken: set[int], cid: int) -> None:
     assert vsock.choose_cid(seed, lambda c: c not in taken) == cid
 
 
@@ -257,7 +257,7 @@ def _elf(*kinds: int) -> bytes:
         (b"", False),
     ],
 )
-def test_a_static_program_is_told_by_its_headers(tmp_path: Path, content: bytes, expected: bool) -> None:
+def test_a_static_program_is_recognised_by_its_headers(tmp_path: Path, content: bytes, expected: bool) -> None:
     (tmp_path / "program").write_bytes(content)
     assert host.is_static(str(tmp_path / "program")) is expected
     assert not host.is_static(str(tmp_path / "absent"))

@@ -94,7 +94,7 @@ def test_the_command_line_has_every_fence() -> None:
         (Box(MIB, 7, directory="/tmp"), MEANS._replace(unshare=""), "env --chdir=/tmp", "unshare"),
     ],
 )
-def test_what_is_not_asked_for_or_not_there_is_left_out(box: Box, means: Means, has: str, lacks: str) -> None:
+def test_what_is_not_requested_or_missing_is_left_out(box: Box, means: Means, has: str, lacks: str) -> None:
     line = " ".join(sandbox.command(box, means))
     assert has in line and lacks not in line
 
@@ -195,7 +195,7 @@ def _has(path: Path, text: bytes) -> bool:
 
 
 @pytest.mark.parametrize("wants", ["stop", "read"])
-def test_it_is_ended_when_nobody_wants_it(begin: Begin, wants: str) -> None:
+def test_it_is_ended_when_it_is_not_needed(begin: Begin, wants: str) -> None:
     class Enough(Exception):
         pass
 

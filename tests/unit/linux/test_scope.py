@@ -35,7 +35,7 @@ def begin(slice_path: Path) -> str:
     ("name", "calls"),
     [("bus", ["Hello", "AddMatch", "Subscribe", "StartTransientUnit"]), ("private", ["StartTransientUnit"])],
 )
-def test_a_scope_is_asked_for_with_its_slice_and_its_process(
+def test_a_scope_is_requested_with_its_slice_and_its_process(
     slice_path: Path, tmp_path: Path, name: str, calls: list[str]
 ) -> None:
     made = slice_path / UNIT

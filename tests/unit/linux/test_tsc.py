@@ -76,6 +76,6 @@ def test_nonsense_in_the_file_is_measured_anew(kept: Path, text: str) -> None:
     assert tsc.khz() == 4711 and kept.read_text() == "4711\n"
 
 
-def test_what_can_not_be_told_is_not_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_frequency_is_not_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tsc, "measured", lambda *_: 0)
     assert tsc.khz() == 0 and not kept.exists()

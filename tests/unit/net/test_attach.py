@@ -45,7 +45,7 @@ def netns(pod: Pod) -> str:
     return f"/run/netns/clearpod-{pod.id}"
 
 
-def test_the_guest_is_told_what_the_plugins_made_and_nothing_stays(cni: FakeCni, pod: Pod, directory: str) -> None:
+def test_the_guest_gets_what_the_plugins_made_and_nothing_stays(cni: FakeCni, pod: Pod, directory: str) -> None:
     seen = attach.attach(pod, directory, settings=cni.settings)
     assert seen is not None
     (eth0,) = [one for one in seen.interfaces if one.name == "eth0"]
@@ -174,7 +174,9 @@ def test_a_del_that_fails_is_reported_and_can_be_tried_again(cni: FakeCni, pod: 
     assert cni.left_over() == [] and not os.path.exists(netns(pod))
 
 
-def test_a_failed_undo_is_told_with_the_first_error_and_stays_recorded(cni: FakeCni, pod: Pod, directory: str) -> None:
+def test_a_failed_rollback_is_reported_with_the_first_error_and_stays_recorded(
+    cni: FakeCni, pod: Pod, directory: str
+) -> None:
     cni.trouble("second", "ADD", "exit 1")
     cni.trouble("second", "DEL", "exit 1")
     with pytest.raises(NetworkFailed, match="failed at ADD") as caught:

@@ -176,7 +176,7 @@ def test_a_slot_has_a_tap_and_no_plugin_was_asked(waiting: Waiting) -> None:
     assert waiting.cni.calls() == [] and attach.read(waiting.directory) is None
 
 
-def test_a_slot_that_nobody_claimed_goes_without_a_plugin(waiting: Waiting) -> None:
+def test_an_unclaimed_slot_is_removed_without_a_plugin(waiting: Waiting) -> None:
     assert attach.detach(waiting.directory) == attach.detach(waiting.directory) == ""
     assert waiting.is_gone() and waiting.cni.calls() == [] and os.listdir(waiting.cni.settings.cache_dir) == []
 

@@ -140,7 +140,7 @@ def rkt_pod(cni: FakeCni, place: Path, text: str) -> str:
     return str(place)
 
 
-def test_rkt_is_told_what_the_pod_got_and_nothing_stays(tmp_path: Path) -> None:
+def test_rkt_gets_the_pods_addresses_and_nothing_stays(tmp_path: Path) -> None:
     cni = FakeCni(tmp_path / "cni")
     directory = rkt_pod(cni, tmp_path / "pod", "other:IP=10.9.0.5;X=1,default")
     first, second = _info(directory)

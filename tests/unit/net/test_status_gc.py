@@ -138,7 +138,7 @@ def test_with_a_damaged_record_no_garbage_is_collected(cni: FakeCni) -> None:
     assert problem.startswith("garbage collection failed: ") and str(path) in problem and cni.calls() == []
 
 
-def test_a_configuration_may_forbid_it_and_a_failure_is_told(cni: FakeCni) -> None:
+def test_a_configuration_may_forbid_it_and_a_failure_is_reported(cni: FakeCni) -> None:
     cni.trouble("first", "GC", "exit 4")
     (problem,) = status_gc.collect_garbage(cni.settings)
     assert "'first' of network 'fake' failed at GC" in problem and cni.calls() == ["GC first", "GC second"]

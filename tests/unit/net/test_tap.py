@@ -50,7 +50,7 @@ def test_each_ethernet_device_of_the_netns_becomes_one_of_the_guest() -> None:
         ({}, ()),
     ],
 )
-def test_addresses_are_told_but_not_the_link_local_one(address: Any, told_as: tuple[str, ...]) -> None:
+def test_addresses_are_reported_but_not_the_link_local_one(address: Any, told_as: tuple[str, ...]) -> None:
     (one,) = tap.interfaces([link("eth0", 2, address)])
     assert one.addresses == told_as
 
@@ -83,7 +83,7 @@ def test_the_guest_gets_the_routes_that_its_kernel_does_not_make(entry: Any, tol
     assert told(routes6=[entry]).routes == ((told_as,) if told_as else ())
 
 
-def test_permanent_neighbours_are_told() -> None:
+def test_permanent_neighbours_are_passed_on() -> None:
     entry = {"dst": "169.254.1.1", "dev": "eth0", "lladdr": "ee:ee:ee:ee:ee:ee", "state": ["PERMANENT"]}
     known = told(neighbours=[entry, {**entry, "dev": "tap2"}, {"dst": "1.1.1.1", "dev": "eth0"}])
     assert known.neighbours == (Neighbour("169.254.1.1", "ee:ee:ee:ee:ee:ee", "eth0"),)

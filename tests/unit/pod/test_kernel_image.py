@@ -122,7 +122,7 @@ def _read(data: bytes, size: int = 0) -> Kernel:
         (_bzimage(setup=0) + bytes(5 * 512), Kernel(BZIMAGE)),
     ],
 )
-def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: Kernel) -> None:
+def test_a_kernel_is_recognised_by_its_kind(data: bytes, expected: Kernel) -> None:
     assert _read(data) == expected
 
 

@@ -82,7 +82,7 @@ def test_a_volume_at_dev_takes_the_place_of_the_usual_one_and_has_the_devices():
     assert targets.index("/data") > targets.index("/sys"), "the others stay last"
 
 
-def test_only_what_was_asked_for_is_a_limit():
+def test_only_requested_limits_are_set():
     assert oci.resources(Limits()) == {}
     assert oci.resources(Limits(memory=1 << 20, cpu_quota_us=5000, pids=9)) == {
         "memory": {"limit": 1 << 20},
@@ -170,7 +170,7 @@ def test_an_image_volume_is_a_read_only_bind_of_the_layers_share(source, expecte
     assert result["/b"]["source"].endswith("/mounts/0")
 
 
-def test_a_device_is_made_and_allowed_as_it_was_asked_for():
+def test_a_device_is_made_and_allowed_as_requested():
     document = oci.config(
         POD, container(devices=(Device("/dev/fuse", "/dev/mine", "rw"), Device("/dev/null", "/dev/null")))
     )
@@ -230,7 +230,7 @@ def test_an_environment_can_be_just_what_was_given():
     assert oci.environment(POD, process) == ["A=b"]
 
 
-def test_only_the_files_of_the_pod_that_were_asked_for_are_there():
+def test_only_the_requested_files_of_the_pod_are_there():
     asked = container(pod_files=("hostname",), mounts=(Mount("/v", "/etc/hosts"),))
     places = [place for place in mounts_of(oci.config(POD, asked)) if place.startswith("/etc/")]
     assert places == ["/etc/hostname", "/etc/hosts"]

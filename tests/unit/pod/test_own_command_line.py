@@ -89,7 +89,7 @@ def test_what_lies_in_an_initrd_or_on_a_disk_is_named() -> None:
         ('"/a b" x', 'app {} -- "/a b" x'),
     ],
 )
-def test_a_program_in_unikrafts_files_is_what_its_loader_is_told(arguments: str, given: str) -> None:
+def test_a_program_in_unikrafts_files_is_named_to_its_loader(arguments: str, given: str) -> None:
     kernel = OwnKernel("/k", arguments, network="unikraft")
     assert line(kernel, AT) == given.format("netdev.ip=10.88.0.5/16:10.88.0.1:10.96.0.10")
 

@@ -52,7 +52,7 @@ KEPT = ("hosts", "hostname", "resolv.conf")
         ((Mount("/v", "/etc/sub", inside="v.volume"),), (), ()),
     ],
 )
-def test_what_is_asked_for_is_over_a_hosts_volume_and_all_over_the_pods_own(
+def test_requested_files_are_over_a_hosts_volume_and_all_over_the_pods_own(
     mounts: tuple[Mount, ...], asked: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     assert covers.shown_over(container(*mounts), KEPT, asked=asked, where="app 'one'") == expected

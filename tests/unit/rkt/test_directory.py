@@ -89,7 +89,7 @@ def test_what_is_no_pod(tmp_path: Path, pod: str) -> None:
 OPTIONS = RunOptions(UUID, debug=True, hostname="h", mds_token="t", warnings=("a",))
 
 
-def test_what_run_was_told_is_kept(pod: str) -> None:
+def test_the_arguments_of_run_are_kept(pod: str) -> None:
     runtime.save(pod, OPTIONS)
     assert runtime.load(pod) == OPTIONS
     assert os.stat(f"{pod}/runtime-config").st_mode & 0o777 == 0o600

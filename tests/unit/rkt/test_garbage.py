@@ -48,7 +48,7 @@ def make(data: Path, number: int, *, process: "subprocess.Popen[bytes] | None" =
 
 
 @pytest.mark.parametrize("dead", [True, False], ids=["ended", "never started"])
-def test_what_nobody_knows_any_more_is_removed(data: Path, *, dead: bool) -> None:
+def test_forgotten_pods_are_removed(data: Path, *, dead: bool) -> None:
     place = make(data, 1, dead=dead)
     assert machine.collect_garbage() == [] and not place.exists()
 

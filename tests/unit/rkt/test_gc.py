@@ -83,7 +83,7 @@ def test_what_makes_no_sense_is_reported_in_one_line(
     assert line.startswith("clearpod: gc: ") and sentence in line
 
 
-def test_nobody_reading_stderr_is_no_failure(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stderr_without_reader_is_no_failure(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     broken = os.fdopen(writer, "w")

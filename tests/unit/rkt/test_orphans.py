@@ -67,7 +67,7 @@ def test_programs_of_the_pods_own_stage1_are_killed_though_it_was_moved(pod: Pat
         (f"data/cas/tree/{TREE}/rootfs", "ld.so", ("another",), False),
     ],
 )
-def test_a_vmm_counts_when_it_was_told_of_the_pod(
+def test_a_vmm_counts_when_the_pod_is_among_its_arguments(
     tmp_path: Path, pod: Path, *, place: str, name: str, argv: tuple[str, ...], is_killed: bool
 ) -> None:
     with spin(tmp_path / place / name, *argv) as process:

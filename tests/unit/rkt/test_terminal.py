@@ -59,7 +59,7 @@ def unread() -> Iterator[None]:
 
 
 @pytest.mark.timeout(10)
-def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> None:
+def test_a_follower_without_reader_ends_and_the_container_continues() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + OUTPUT)
     with theirs, Client(ours) as client, unread():
@@ -70,7 +70,7 @@ def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> No
 
 
 @pytest.mark.timeout(10)
-def test_the_guest_is_told_once_that_nobody_reads() -> None:
+def test_the_guest_is_notified_once_that_there_is_no_reader() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + REPLY + OUTPUT + OUTPUT + END)
     with theirs, Client(ours) as client, unread():

@@ -80,6 +80,6 @@ def test_that_rule_is_for_nothing_else(tmp_path: Path, image: Document, fields: 
         ({"supplementaryGIDs": [-1]}, "app 'one': .*supplementary group -1 .*2147483647"),
     ],
 )
-def test_who_nobody_is(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
+def test_the_overflow_user(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
         resolve(tmp_path, **fields)

@@ -151,7 +151,7 @@ def test_it_is_whole_once_it_is_sealed_and_abandoned_before(places: tuple[str, P
     assert sorted(os.listdir(output)) == [checkpoint.GUEST, checkpoint.MANIFEST] and os.listdir(directory) == []
 
 
-def test_one_that_nobody_waits_for_is_given_up_to_the_last_moment(places: tuple[str, Path]) -> None:
+def test_an_abandoned_one_is_cancelled_until_the_last_moment(places: tuple[str, Path]) -> None:
     directory, output = places
     checkpoint.begin(directory, str(output))
     (output / checkpoint.GUEST).write_bytes(b"x" * BLOCK)

@@ -83,7 +83,7 @@ def test_what_is_no_plain_file_of_the_right_size_is_not_adopted(
     assert os.listdir(tmp_path) == []
 
 
-def test_what_is_adopted_is_roots_and_for_nobody_else_to_write(box: str, tmp_path: Path) -> None:
+def test_what_is_adopted_belongs_to_root_and_is_not_writable_for_others(box: str, tmp_path: Path) -> None:
     made, target = Path(box, "out", "made"), tmp_path / "target"
     made.write_text("x")
     made.chmod(0o6777)

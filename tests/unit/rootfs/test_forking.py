@@ -99,7 +99,7 @@ def test_children_are_side_by_side_and_apart(server: ForkServer) -> None:
     assert children(pid_of(server)) == set()
 
 
-def test_a_child_that_nobody_waits_for_any_more_is_killed(server: ForkServer) -> None:
+def test_an_abandoned_child_is_killed(server: ForkServer) -> None:
     job = supervise.Job(server.job((becomes.__name__, "/bin/sh", "-c", "echo; exec sleep 1000"), BOX), -1, 60)
     pieces = supervise.output(job, [])
     next(pieces)

@@ -31,7 +31,7 @@ def test_what_is_of_no_pod_and_older_than_the_boot_goes(state: Path) -> None:
     assert left(state) == ["scratch/alive.img"]
 
 
-def test_what_was_made_since_the_boot_stays_whoever_knows_it(state: Path) -> None:
+def test_what_was_made_since_the_boot_stays_also_when_it_is_unknown(state: Path) -> None:
     assert orphans.remove(str(state), is_known=lambda _: False) == []
     assert left(state) == ["journals/dead", "scratch/alive.img", "scratch/dead.img"]
 

@@ -49,7 +49,7 @@ def test_no_zeros_are_copied_to_a_small_disk(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_disks_are_told_apart_by_the_template_that_they_are_copies_of(tmp_path: Path) -> None:
+def test_disks_are_distinguished_by_their_template(tmp_path: Path) -> None:
     for name, templates in (("a", "t"), ("b", "t"), ("c", "others")):
         make_scratch(str(tmp_path / name), 64 << 20, template_dir=str(tmp_path / templates))
     first, second, other = (scratch.uuid(str(tmp_path / name)) for name in "abc")

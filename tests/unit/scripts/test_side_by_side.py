@@ -85,7 +85,7 @@ def test_slow_files_are_listed_with_those_missing_in_run_order_and_the_end_of_ea
     ]
 
 
-def test_processor_time_is_told_once() -> None:
+def test_processor_time_is_reported_once() -> None:
     durations.spent_s()
     until_s = time.process_time() + 0.05
     while time.process_time() < until_s:

@@ -65,7 +65,7 @@ def test_more_than_a_cpu_can_address_is_refused() -> None:
         dax.plan(128, [60 * GIB, 4096])
 
 
-def test_the_kernel_and_the_shim_are_told_the_same_places() -> None:
+def test_the_kernel_and_the_shim_get_the_same_addresses() -> None:
     given_ = Dax("/g/lkvm-shim.so", (SYSTEM, ODD), 256 * MIB, "/run/pod/dax.sock")
     assert dax.kernel_arguments(given_, 128) == [
         "memmap=0x600000!0x100000000",
@@ -89,7 +89,7 @@ def test_the_shim_gets_the_windows_socket_where_there_is_a_jail() -> None:
 VM = VmSpec("v", kvmtool.HYPERVISOR, "/b/lkvm", "/run/pod", "/k", "/i", "/s", 128, 1, VsockLink(9, 1))
 
 
-def test_kvmtool_is_told_which_disk_is_the_pods_where_the_shim_is() -> None:
+def test_kvmtool_gets_the_pods_disk_where_the_shim_is() -> None:
     vm = VM._replace(scratch="/state/pod.img")
     shim = Dax("/g/lkvm-shim.so", (SYSTEM,))
     assert kvmtool.environment(vm._replace(dax=shim))["CLEARPOD_DISK"] == "/state/pod.img"
@@ -110,7 +110,7 @@ def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, text: s
     assert dax.small_pages(memory_mib).get("CLEARPOD_SMALL_PAGES") == text
 
 
-def test_the_shim_is_told_of_the_filter_that_its_vmm_was_started_with() -> None:
+def test_the_shim_gets_the_filter_that_its_vmm_was_started_with() -> None:
     plain = VM._replace(dax=Dax("/g/lkvm-shim.so", (SYSTEM,)))
     filtered = plain._replace(filter="/guest/seccomp-kvmtool.bpf")
     assert "CLEARPOD_FILTERED" not in kvmtool.environment(plain)

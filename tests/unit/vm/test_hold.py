@@ -32,7 +32,7 @@ def _is_stopped(vm: VmProcess, expected: bool) -> bool:
     return expected
 
 
-def test_it_stops_and_goes_on_and_whoever_comes_later_knows(vm: VmProcess, tmp_path: Path) -> None:
+def test_it_is_held_and_released_and_a_later_daemon_knows(vm: VmProcess, tmp_path: Path) -> None:
     directory = str(tmp_path)
     assert not hold.is_held(directory)
     for _ in range(2):

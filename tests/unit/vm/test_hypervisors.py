@@ -42,7 +42,7 @@ def facts(listed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host
     return result._replace(programs={"third": result.programs["third"]})
 
 
-def test_it_is_chosen_where_no_other_is_here_and_where_it_is_asked_for(facts: HostFacts) -> None:
+def test_it_is_chosen_on_request_and_where_there_is_no_other(facts: HostFacts) -> None:
     assert choose("auto", facts).hypervisor is choose("third", facts).hypervisor is THIRD
     assert parse('vm.hypervisor = "third"').vm.hypervisor == "third"
 

@@ -166,12 +166,12 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize(("script", "message"), ATTACKS)
-def test_what_it_tries_and_what_it_is_told(run: Run, script: str, message: str) -> None:
+def test_its_system_calls_and_their_results(run: Run, script: str, message: str) -> None:
     output = run(f"({script}) 2>&1")
     assert re.search(message, output), output
 
 
-def test_nobody_else_is_there_to_be_signalled_or_reached(run: Run, tmp_path: Path) -> None:
+def test_there_is_no_other_process_to_signal_or_connect_to(run: Run, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
         named.bind(str(tmp_path / "daemon.sock"))
         named.listen()
@@ -268,7 +268,7 @@ def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, run: Ru
 
 
 @pytest.mark.parametrize(("huge_pages", "allowed"), [(False, "0"), (True, "1")])
-def test_its_memory_has_huge_pages_only_if_that_was_asked_for(vm: VmSpec, huge_pages: bool, allowed: str) -> None:
+def test_its_memory_has_huge_pages_only_on_request(vm: VmSpec, huge_pages: bool, allowed: str) -> None:
     Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
     os.chmod(vm.binary, 0o755)
     started = ProcessVmm(watch_s=0, huge_pages=huge_pages).start(vm)

@@ -99,7 +99,7 @@ def wait(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["with", "without"])
-def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]", kind: str) -> None:
+def test_the_process_that_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]", kind: str) -> None:
     assert starter.stdin is not None and starter.stdout is not None
     started = step = 0
     while started < ENOUGH and step < MOST:

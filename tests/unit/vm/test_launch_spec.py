@@ -29,7 +29,7 @@ def specified(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list
     return fields_of(result.launcher), fields_of(result.jailer)
 
 
-def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:
+def test_the_launcher_gets_the_jailer_the_console_and_the_link() -> None:
     argv, jail = specified(QEMU._replace(**JAILED))
     assert isinstance(QEMU.link, SerialLink)
     console, logs = f"c{QEMU.run_dir}/console.log", f"l{QEMU.run_dir}/logs"

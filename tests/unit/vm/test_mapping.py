@@ -57,7 +57,7 @@ def test_an_image_of_several_files_is_mapped_as_its_table_has_it(tmp_path: Path,
     assert recorded(tmp_path) == (second,) and window.at(0, SIZE)[::PAGE] == b"\0\0bb\0cc" + bytes(9)
 
 
-def test_what_does_not_fit_is_told_with_sizes_and_changes_nothing(tmp_path: Path, window: FakeWindow) -> None:
+def test_what_does_not_fit_is_reported_with_sizes_and_changes_nothing(tmp_path: Path, window: FakeWindow) -> None:
     large = [(path, 0, 400 << 20) for path, _, _ in pieces(tmp_path, "a")]
     with pytest.raises(NoSpace, match=r"400 MiB .*window of 0 MiB .* 0 MiB"):
         mapping.put_in(str(tmp_path), "large", pieces=large)
@@ -87,7 +87,7 @@ def test_a_failure_midway_leaves_nothing(tmp_path: Path, window: FakeWindow, fau
     assert recorded(tmp_path) == () and window.pieces == {}
 
 
-def test_a_vmm_that_is_gone_is_told_and_the_record_stays_for_another_try(tmp_path: Path, window: FakeWindow) -> None:
+def test_a_vmm_that_is_gone_is_reported_and_the_record_stays_for_a_retry(tmp_path: Path, window: FakeWindow) -> None:
     place = mapping.put_in(str(tmp_path), "image", pieces=pieces(tmp_path, "a"))
     window.close()
     with pytest.raises(VmFailed, match=r"answer at .*/dax\.sock"):
@@ -98,7 +98,7 @@ def test_a_vmm_that_is_gone_is_told_and_the_record_stays_for_another_try(tmp_pat
 
 
 @pytest.mark.parametrize("kill_at", range(6))
-def test_whoever_comes_after_a_kill_finds_all_that_may_be_mapped(
+def test_after_a_kill_the_record_has_all_that_may_be_mapped(
     tmp_path: Path, window: FakeWindow, monkeypatch: pytest.MonkeyPatch, kill_at: int
 ) -> None:
     """The kill is at the nth system call of put_in or take_out that has an effect; what follows is a new process."""

@@ -53,7 +53,7 @@ def test_a_microvm_without_the_clock_of_kvm_is_one_with_clocks() -> None:
     assert _after(qemu.argv(_vm("microvm-pci", accel="tcg")), "-machine") == ["q35,vmport=off"]
 
 
-def test_an_initrd_and_the_debug_device_are_there_when_asked_for() -> None:
+def test_an_initrd_and_the_debug_device_are_there_on_request() -> None:
     argv = qemu.argv(_vm("pc", features=("has_debug_exit",), initramfs="/p/share/layers/i/r"))
     assert _after(argv, "-initrd") == ["r"]
     assert [one for one in _after(argv, "-device") if one.startswith("isa-debug-exit")]
@@ -69,7 +69,7 @@ def test_an_initrd_and_the_debug_device_are_there_when_asked_for() -> None:
         ("/p/share/layers/i/\u00e9", "/p/share/layers/i/.x", ("kernel", "initrd")),
     ],
 )
-def test_a_kernel_is_not_told_where_it_lies_on_the_host(
+def test_a_kernel_does_not_learn_its_path_on_the_host(
     kernel: str, initrd: str, named: "tuple[str, str | None]"
 ) -> None:
     vm = _vm("pc", kernel=kernel, initramfs=initrd)
@@ -90,7 +90,7 @@ def test_without_a_jail_there_are_no_names_for_it() -> None:
     assert _after(qemu.argv(_vm("pc", jailer="")), "-kernel") == ["/p/share/layers/i/k"]
 
 
-def test_it_begins_when_a_monitor_is_told_to_and_tells_a_panic() -> None:
+def test_it_starts_by_its_monitor_which_reports_a_panic() -> None:
     argv = qemu.argv(_vm("q35"))
     assert _after(argv, "-trace") == ["*_system_shutdown_request"]
     assert ("-S" in argv, "pvpanic" in _after(argv, "-device"), _after(argv, "-mon")) == (

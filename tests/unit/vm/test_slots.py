@@ -53,7 +53,7 @@ def test_when_all_are_taken_it_is_refused_until_one_is_given_back(tmp_path: Path
     assert slots.claim(other, FOUR, place=place) == freed
 
 
-def test_a_slot_with_a_claim_that_is_damaged_is_given_to_nobody(tmp_path: Path, place: str) -> None:
+def test_a_slot_with_a_damaged_claim_is_not_used(tmp_path: Path, place: str) -> None:
     pods = [pod(tmp_path, name) for name in "abcd"]
     had = {slots.claim(one, FOUR, place=place): one for one in pods}
     for number in (8, 9):

@@ -57,7 +57,7 @@ def test_an_lkvm_that_does_not_know_an_option_is_too_old(make: Callable[[str], V
     "text",
     ["KVM_CREATE_VM ioctl: Device or resource busy", "lkvm-shim: /s can't be opened: Permission denied"],
 )
-def test_a_death_before_a_vcpu_runs_is_told_by_lkvms_message_however_late(
+def test_an_end_before_a_vcpu_runs_is_reported_with_lkvms_message_however_late(
     make: Callable[[str], VmSpec], text: str
 ) -> None:
     with pytest.raises(VmFailed, match=f"(?s)VMM .*code 3; .*:\n.*70\n{text}$"):
@@ -113,7 +113,7 @@ def test_that_ends_when_no_id_is_free_or_all_are_lost(windowed: VmSpec, tmp_path
     assert vmm.asked == [7, 8, 9, 10, 11, 12, 13, 14]
 
 
-def test_the_process_that_lost_its_id_is_told_apart(make: Callable[[str], VmSpec], tmp_path: Path) -> None:
+def test_the_process_that_lost_its_id_is_distinguished(make: Callable[[str], VmSpec], tmp_path: Path) -> None:
     with pytest.raises(CidTaken, match=r"SET_GUEST_CID failed: Address already in use"):
         ProcessVmm().start(make(TAKEN))
     (tmp_path / "console.log").unlink()

@@ -53,7 +53,7 @@ def test_one_is_not_begun_where_its_memory_finds_no_space(store: Store) -> None:
     assert os.listdir(store.top) == []
 
 
-def test_nobody_may_write_to_one_and_only_a_jail_shows_it(store: Store) -> None:
+def test_a_template_is_read_only(store: Store) -> None:
     there = made(store, "a")
     modes = [os.stat(path).st_mode & 0o777 for path in (store.top, there.directory, there.ram, there.state)]
     assert modes == [0o700, 0o700, 0o444, 0o400]
@@ -178,7 +178,7 @@ def test_a_manifest_that_is_none_is_refused(text: bytes) -> None:
         template_manifest.decode(text)
 
 
-def test_a_digest_tells_places_and_sizes_apart(tmp_path: Path) -> None:
+def test_a_digest_depends_on_places_and_sizes(tmp_path: Path) -> None:
     seen = set()
     for size, at in ((MIB, 0), (MIB, 65536), (2 * MIB, 0), (2 * MIB, MIB), (0, 0)):
         path = tmp_path / f"{size}-{at}"

@@ -101,7 +101,7 @@ def test_ksm_that_another_program_changes_meanwhile_is_left_alone(
     assert os.listdir(files.path.parent) == ["ksm"]
 
 
-def test_changes_between_two_daemons_are_somebody_elses(files: FakeKsm) -> None:
+def test_changes_between_two_daemons_belong_to_another_program(files: FakeKsm) -> None:
     killed = merger(files)
     killed.begin()
     killed.tick()

@@ -95,7 +95,7 @@ def test_thousands_of_names_in_one_block_are_a_fault() -> None:
         spdy.Codec().receive(frame(1, struct.pack(">IIBB", 1, 0, 0, 0) + Client().block(raw)))
 
 
-async def test_what_nobody_reads_on_many_streams_is_bounded_together() -> None:
+async def test_unread_data_of_many_streams_is_bounded_together() -> None:
     client, opened = Client(), list[SpdyStream]()
     numbers = range(1, 201, 2)
     heads = b"".join(client.open(number, {"streamtype": "data"}) for number in numbers)

@@ -60,7 +60,7 @@ async def test_a_writer_that_waits_learns_that_its_client_is_gone(monkeypatch: p
         await asyncio.wait_for(queue.wait_for_space(no), 10 * PATIENCE)
 
 
-async def test_what_comes_to_a_closed_input_queue_is_dropped_and_holds_nobody_back() -> None:
+async def test_input_to_a_closed_queue_is_dropped_and_blocks_no_sender() -> None:
     queue = InputQueue()
     queue.put(b"x" * (HIGH_BYTES + 1))
     queue.close()
