@@ -244,7 +244,12 @@ class Interceptor(aio.ServerInterceptor):
 
 
 def _short(sentence: str) -> str:
-    """The sentence, without its middle when it would not fit into the metadata that a client takes (8 KiB, encoded)."""
+    """The sentence, without its middle when it would not fit into the metadata that a client takes (8 KiB,
+    encoded). What a terminal would obey or not show, as a request may have it in a name, is escaped; the lines of a
+    console are left.
+    """
+    if not sentence.isprintable():
+        sentence = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in sentence)
     data = sentence.encode(errors="replace")
     if len(data) <= SENTENCE_BYTES:
         return sentence

@@ -308,6 +308,17 @@ def test_a_file_in_the_place_of_the_socket_stays(tmp_path: Path) -> None:
     assert file.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("\x9b2J", "\\x9b2J"), ("a\u202eb", "a\\u202eb"), ("a\u2028b", "a\\u2028b")]
+)
+async def test_what_a_terminal_would_obey_is_escaped_in_an_error(world: World, name: str, shown: str) -> None:
+    async with world.daemon() as cri:
+        pod, devices = await cri.pod(), [pb.Device(host_path=name, container_path=name, permissions="r")]
+        config = cri.config("true", devices=devices)
+        code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+        assert code == "INVALID_ARGUMENT" and shown in sentence and sentence.isprintable()
+
+
 async def test_an_unexpected_fault_is_internal_with_a_mark_for_the_log(world: World) -> None:
     async with world.daemon() as cri:
         cri.node.pods.pods = lambda: 1 / 0
