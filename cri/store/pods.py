@@ -142,11 +142,15 @@ class PodFiles:
                 self._identity = stored.record
 
     def save(self, stored: Stored) -> None:
-        """Replace each file atomically, the identity first. Raises NoSpace, KernelError."""
-        if self._identity == stored.record and self._stored == stored:
+        """Replace each file atomically, the identity first, which a pod has from the moment on at which it is ready: no
+        client knows one before. Raises NoSpace, KernelError.
+        """
+        is_known = stored.status.state not in (states.NEW, states.BOOTING)
+        has_identity = not is_known or self._identity == stored.record
+        if has_identity and self._stored == stored:
             return
         with beneath.Root(self._directory) as own:
-            if self._identity != stored.record:
+            if not has_identity:
                 own.write(_IDENTITY, self._text(_Identity(stored.record)))
                 self._identity = stored.record
             if self._stored != stored:

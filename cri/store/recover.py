@@ -8,7 +8,7 @@ Assumptions this rests on:
 3. A pod's directory is made before anything else of the pod and removed after everything else, so a directory
    listing finds every VM, mount and file; `engine.clean_up` undoes all of it from the directory alone.
 4. state.json is replaced atomically. Its state is BOOTING until RunPodSandbox has answered: then the client has
-   no id, will call again, and the pod can be removed. pod.json is written before it.
+   no id, will call again, and the pod can be removed. pod.json is written before it, and not while it is BOOTING.
 5. pid and start time in vm.json identify the VMM; a pid alone does not. An unreadable vm.json is no sign
    that there is no VMM: then it is searched among all processes.
 6. The guest keeps unacknowledged output and exits (docs/dev/link.md); nothing was acknowledged before it was

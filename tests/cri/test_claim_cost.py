@@ -17,6 +17,7 @@ from cri.runtime.run_pod_sandbox import pod_record
 from cri.store.pods import PodRecord
 from stage1.errors import PodError
 from stage1.guest.messages import INVALID, Configure, Reply, Tune
+from stage1.linux.beneath import Root
 from tests.fakes.cni import FakeCni
 
 from .conftest import Client, World
@@ -95,6 +96,26 @@ async def test_a_pod_that_boots_hops_into_threads_three_times_and_syncs_nothing(
         await cri.pod("web")
         counts.is_counting = False
         assert counts.counts == Counter(hops=BOOT_HOPS)
+
+
+async def test_the_identity_is_written_once_when_the_pod_is_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, real = list[str](), Root.write
+
+    def write(root: Root, path: str, *args: Any, **options: Any) -> None:
+        written.append(path)
+        real(root, path, *args, **options)
+
+    monkeypatch.setattr(Root, "write", write)
+    world.warm(1)
+    async with world.daemon() as cri:
+        await cri.warmed(1)
+        assert "state.json" in written and "pod.json" not in written, "nobody knows a slot"
+        pod = await cri.pod("web")
+        assert (await cri.pool())["taken"] == 1
+        assert written.count("pod.json") == 1
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
 async def test_a_guest_gets_its_pods_limit_while_the_plugins_make_its_network(world: World) -> None:
