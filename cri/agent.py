@@ -256,7 +256,7 @@ class Agent:
         self._flush()
         while data := await self._read(reader):
             await self._take(data)
-            while self._draining is not None:  # it does not take what we say, so we do not listen
+            while self._draining is not None:  # it does not read from us, so we do not read from it
                 await asyncio.wait({self._draining})
 
     def _hang_up(self) -> None:

@@ -101,7 +101,7 @@ class CallLog:
             if "pod" in ids and (pod := self._node.pods.find(ids["pod"])):
                 return fields | pod.log_fields()
         except PodError:
-            pass  # the prefix is ambiguous, which the client's error says
+            pass  # the prefix is ambiguous, which is the client's error
         return fields
 
 

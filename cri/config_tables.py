@@ -87,7 +87,7 @@ class Vm(Table):
     9p.
     """
     huge_pages: bool = False
-    """Let guests have transparent huge pages everywhere, as the host's own setting says; makes idle pods larger:
+    """Let guests have transparent huge pages everywhere, as the host's own setting allows; makes idle pods larger:
     docs/admin/capacity.md.
     """
 

@@ -169,13 +169,13 @@ class Interceptor(aio.ServerInterceptor):
     def _wrap(self, name: str, handler: Any) -> Any:
 
         async def call(request: Any, context: Any) -> Any:
-            told = self._log.began(name, request)
+            logged = self._log.began(name, request)
             with self._node.tracer.call(name, context.invocation_metadata()):
-                return await self._call(told, handler.unary_unary(request, context), context=context)
+                return await self._call(logged, handler.unary_unary(request, context), context=context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            told = self._log.began(name, request)
-            responses = self._stream(told, handler.unary_stream(request, context), context=context)
+            logged = self._log.began(name, request)
+            responses = self._stream(logged, handler.unary_stream(request, context), context=context)
             async with contextlib.aclosing(responses):
                 async for response in responses:
                     yield response

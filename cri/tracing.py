@@ -99,4 +99,4 @@ class Exporting(Tracer):
 
 
 _QUIETLY = {"record_exception": False, "set_status_on_exception": False}
-"""The code says how a call ended; what a sentence may hold is for the log."""
+"""The code of a call's end is enough; sentences are for the log."""

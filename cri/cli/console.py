@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
             fd = own.open(engine.CONSOLE, os.O_RDONLY)
         try:
             for text in _read(daemon, fd, pod_id=pod.id, lines=args.tail, follows=args.follow):
-                shown.say(text)
+                shown.write(text)
         finally:
             os.close(fd)
     return 0
@@ -61,7 +61,7 @@ def _failed(daemon: Daemon, word: str) -> int:
     if failure is None:
         raise NotFound(f"there is no pod {word!r}; `clearpod ps -a` lists those that exist")
     for line in failure["console"]:
-        shown.say(shown.printable(line))
+        shown.write(shown.printable(line))
     return 0
 
 

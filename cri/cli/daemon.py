@@ -110,19 +110,19 @@ def _require(path: str, connect: Callable[[socket.socket, str], None] = socket.s
             raise Unavailable(f"{path} can't be reached: {error.strerror or error}") from None
 
 
-def told_kind(error: Any) -> str:
+def error_kind(error: Any) -> str:
     """The class of the error that the daemon has answered with; empty when the answer is not the daemon's."""
     return str(dict(error.trailing_metadata() or ()).get(ERROR_KIND, ""))
 
 
 def explained(error: Any) -> PodError:
     """The error of ours that was answered, by its class or else its status code, with the answer's sentence."""
-    code, sentence, told = error.code().name, str(error.details()), told_kind(error)
-    if code == "UNAVAILABLE" and not told and ("clearpod" not in sentence or sentence.startswith(_NOBODY)):
+    code, sentence, kind_name = error.code().name, str(error.details()), error_kind(error)
+    if code == "UNAVAILABLE" and not kind_name and ("clearpod" not in sentence or sentence.startswith(_NOBODY)):
         return Unavailable("the connection to the daemon was lost; try again when it runs")
     if code == "DEADLINE_EXCEEDED" and sentence == "Deadline Exceeded":
         return errors.TimedOut(f"the daemon of clearpod did not answer within {ANSWER_S:g} s")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PodError)]
     usable = [kind for kind in kinds if kind.grpc_code == code and not issubclass(kind, errors.KernelError)]
-    usable.sort(key=lambda kind: kind.__name__ != told)
+    usable.sort(key=lambda kind: kind.__name__ != kind_name)
     return usable[0](sentence) if usable else PodError(sentence)

@@ -12,7 +12,7 @@ import shutil
 import grpc
 from grpc import aio
 
-from cri.cli.daemon import explained, told_kind
+from cri.cli.daemon import error_kind, explained
 from cri.cli.run_request import NONE, Request
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
@@ -104,7 +104,7 @@ async def _start(runtime: "rpc.RuntimeServiceAsyncStub", request: Request) -> st
 
 def _explained(error: aio.AioRpcError, path: str) -> PodError:
     """The daemon's own sentence, or that there is none."""
-    if error.code() == grpc.StatusCode.UNAVAILABLE and not told_kind(error):
+    if error.code() == grpc.StatusCode.UNAVAILABLE and not error_kind(error):
         return Unavailable(
             f"no daemon serves at {path}, to which --detach hands the pod; start it (`systemctl start clearpod`, or "
             "`clearpod serve`), or run without --detach"

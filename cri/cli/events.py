@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     with connect(args.config) as daemon:
         for event in daemon.stream("GetContainerEvents"):
             one = as_json(event)
-            shown.say(json.dumps(one) if args.json else text(one))
+            shown.write(json.dumps(one) if args.json else text(one))
     return 0
 
 

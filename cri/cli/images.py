@@ -96,10 +96,10 @@ def ls(args: argparse.Namespace) -> int:
     with _store(_load(args)) as store:
         images = store.list()
     if args.json:
-        shown.say(json.dumps([as_json(image) for image in images], indent=2))
+        shown.write(json.dumps([as_json(image) for image in images], indent=2))
     else:
         rows = [row for image in images for row in _rows(image, time.time())]
-        shown.say(shown.table([HEADER, *rows], shown.width()))
+        shown.write(shown.table([HEADER, *rows], shown.width()))
     return 0
 
 
@@ -129,7 +129,7 @@ def bring(args: argparse.Namespace) -> int:
     config = _load(args)
     with _store(config) as store:
         for name in args.image:
-            shown.say(asyncio.run(pull(store, name, config=config)).id)
+            shown.write(asyncio.run(pull(store, name, config=config)).id)
     return 0
 
 
@@ -143,7 +143,7 @@ def remove(args: argparse.Namespace) -> int:
             gone = reserve_of(config).spend(store.remove, name)
             if gone is None:
                 raise _absent(name)
-            shown.say(gone.title)
+            shown.write(gone.title)
     return 0
 
 
@@ -161,9 +161,9 @@ def prune(args: argparse.Namespace) -> int:
             is_unused = image.id not in used if args.all else not (image.repo_tags or image.repo_digests)
             if is_unused and image.id not in needed:
                 reserve_of(config).spend(store.remove, image.id)
-                shown.say(image.title)
+                shown.write(image.title)
                 freed += image.size_bytes
-    shown.say(f"removed images of {shown.size(freed)}")
+    shown.write(f"removed images of {shown.size(freed)}")
     return 0
 
 
@@ -183,9 +183,9 @@ def inspect(args: argparse.Namespace) -> int:
     with _store(_load(args)) as store:
         images = [_image(store, name) for name in args.image]
     if args.json:
-        shown.say(json.dumps([{**as_json(image), "config": image.config} for image in images], indent=2))
+        shown.write(json.dumps([{**as_json(image), "config": image.config} for image in images], indent=2))
     else:
-        shown.say("\n\n".join(map(_text, images)))
+        shown.write("\n\n".join(map(_text, images)))
     return 0
 
 
@@ -227,7 +227,7 @@ def verify(args: argparse.Namespace) -> int:
     with _store(_load(args)) as store:
         examined = [(image, store.examine(image, whole=True)) for image in store.list()]
     for image, why in examined:
-        shown.say(f"damaged  {why}" if why else f"ok       {image.title}")
+        shown.write(f"damaged  {why}" if why else f"ok       {image.title}")
     return 1 if any(why for _, why in examined) else 0
 
 

@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     """Print the pod or container as one JSON object. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
         result = inspected(daemon, args.name, container=args.container)
-    shown.say(json.dumps(result, indent=2))
+    shown.write(json.dumps(result, indent=2))
     return 0
 
 

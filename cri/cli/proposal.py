@@ -65,7 +65,7 @@ def _is_emulated(hypervisor: str, facts: HostFacts) -> bool:
     try:
         return choose(hypervisor, facts).is_emulated
     except PodError:
-        return False  # the checks say it
+        return False  # the checks report it
 
 
 def _free_ids() -> Range | None:

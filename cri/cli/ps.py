@@ -41,13 +41,13 @@ def main(args: argparse.Namespace) -> int:
         listed = [pod for pod in lookup.pods(daemon) if args.all or pod.state == pb.SANDBOX_READY]
         if args.quiet:
             ids = [pod.id for pod in listed]
-            shown.say(json.dumps(ids) if args.json else "\n".join(ids)) if ids or args.json else None
+            shown.write(json.dumps(ids) if args.json else "\n".join(ids)) if ids or args.json else None
             return 0
         pods = [one for pod in listed if (one := _pod(daemon, pod, is_all=args.all))]
     if args.json:
-        shown.say(json.dumps(pods, indent=2))
+        shown.write(json.dumps(pods, indent=2))
     else:
-        shown.say(shown.table(table(pods, time.time()), shown.width()))
+        shown.write(shown.table(table(pods, time.time()), shown.width()))
     return 0
 
 

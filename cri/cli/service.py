@@ -66,7 +66,7 @@ class Service:
     ) -> None:
         self._node, self._notifier, self._path = node, notifier, path
         self._set_up_logging = set_up_logging
-        self._trouble = self._told = ""
+        self._trouble = self._notified = ""
 
     async def run(self, signals: Signals) -> None:
         """Serve until `signals.stop`. The node is serving already."""
@@ -97,8 +97,8 @@ class Service:
             await asyncio.sleep(pause_s)
             line = self._line()
             messages = [notify.ALIVE] if watchdog_s else []
-            messages += [notify.status(line)] if line != self._told else []
-            self._told = line
+            messages += [notify.status(line)] if line != self._notified else []
+            self._notified = line
             if messages:
                 self._notifier.tell(*messages)
 
@@ -108,8 +108,8 @@ class Service:
             reload.clear()
             self._notifier.tell(*notify.reloading(), notify.status("reading the configuration"))
             await self._reload()
-            self._told = self._line()
-            self._notifier.tell(notify.READY, notify.status(self._told))
+            self._notified = self._line()
+            self._notifier.tell(notify.READY, notify.status(self._notified))
 
     async def _reload(self) -> None:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables, times and sizes for people, at the width of their terminal. Used by the commands. Pure but for `say`.
+"""Tables, times and sizes for people, at the width of their terminal. Used by the commands. Pure but for `write`.
 
 Texts may come from others: control characters are escaped before they reach a terminal.
 """
@@ -17,7 +17,7 @@ PROTOCOLS = {0: "tcp", 1: "udp", 2: "sctp"}
 """The CRI's numbers."""
 
 
-def say(text: str) -> None:
+def write(text: str) -> None:
     """Print lines now: a reader that went away is noticed here and not at the end."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")

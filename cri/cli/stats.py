@@ -29,10 +29,10 @@ def main(args: argparse.Namespace) -> int:
         chosen = lookup.pod(daemon, args.pod).id if args.pod is not None else ""
         listed = [one for one in pods(daemon) if chosen in ("", one["id"])]
     if args.json:
-        shown.say(json.dumps(listed, indent=2))
+        shown.write(json.dumps(listed, indent=2))
     else:
         rows = [row for one in listed for row in (_row(one, ""), *(_row(c, "  ") for c in one["containers"]))]
-        shown.say(shown.table([HEADER, *rows], shown.width()))
+        shown.write(shown.table([HEADER, *rows], shown.width()))
     return 0
 
 

@@ -70,8 +70,8 @@ def _of_end(record: Record) -> Verdict | None:
         return None
     ended, lost = _last(record, h.ENDED), _last(record, h.LOST)
     advice = "the console's lines below may have the reason; its containers can't be started again, make a new sandbox"
-    told = [one.text for one in (ended, lost) if one and one.text]
-    return Verdict(told[0] if told else record.why or "its virtual machine has ended", advice)
+    texts = [one.text for one in (ended, lost) if one and one.text]
+    return Verdict(texts[0] if texts else record.why or "its virtual machine has ended", advice)
 
 
 def _of_hold(record: Record) -> Verdict | None:

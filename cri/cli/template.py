@@ -65,16 +65,16 @@ def create_one(args: argparse.Namespace, daemon: Daemon) -> None:
     pod = lookup.pod(daemon, args.pod)
     reply = daemon("CreateTemplate", limit_s=LIMIT_S, pod_sandbox_id=pod.id, options={"name": args.name})
     made = json.loads(reply.info["template"])
-    shown.say(f"{_title(made)}  {shown.size(made['takenBytes'])}")
+    shown.write(f"{_title(made)}  {shown.size(made['takenBytes'])}")
 
 
 def list_all(args: argparse.Namespace, daemon: Daemon) -> None:
     """Print a line for each template."""
     templates = _all(daemon)
     if args.json:
-        shown.say(json.dumps(templates, indent=2))
+        shown.write(json.dumps(templates, indent=2))
     else:
-        shown.say(shown.table([HEADER, *(_row(one) for one in templates)], shown.width()))
+        shown.write(shown.table([HEADER, *(_row(one) for one in templates)], shown.width()))
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def show(args: argparse.Namespace, daemon: Daemon) -> None:
     """Print each template as a JSON object."""
     for word in args.template:
         reply = daemon("ShowTemplate", limit_s=LIMIT_S, options=_options(daemon, word))
-        shown.say(json.dumps(json.loads(reply.info["template"]), indent=2))
+        shown.write(json.dumps(json.loads(reply.info["template"]), indent=2))
 
 
 def remove(args: argparse.Namespace, daemon: Daemon) -> None:
@@ -98,7 +98,7 @@ def remove(args: argparse.Namespace, daemon: Daemon) -> None:
     for word in args.template:
         options = _options(daemon, word)
         daemon("RemoveTemplate", limit_s=LIMIT_S, options=options)
-        shown.say(_title(options))
+        shown.write(_title(options))
 
 
 def _options(daemon: Daemon, word: str) -> dict[str, str]:

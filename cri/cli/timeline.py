@@ -34,13 +34,13 @@ def main(args: argparse.Namespace) -> int:
         record = find(daemon, args.pod)
     drawn = bars.chart(record)
     if args.html:
-        shown.say(page(record, drawn))
+        shown.write(page(record, drawn))
     elif drawn is None:
-        shown.say(f"nothing of the start of {record.title} is recorded")
+        shown.write(f"nothing of the start of {record.title} is recorded")
     elif args.svg:
-        shown.say(svg.svg(drawn, shown.printable(record.title), source=source(record)))
+        shown.write(svg.svg(drawn, shown.printable(record.title), source=source(record)))
     else:
-        shown.say(f"pod {shown.printable(record.title)}\n{bars.text(drawn, shown.width() or PLAIN_COLUMNS)}")
+        shown.write(f"pod {shown.printable(record.title)}\n{bars.text(drawn, shown.width() or PLAIN_COLUMNS)}")
     return 0
 
 

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     with connect(args.config) as daemon:
         while True:
             begun = time.monotonic()
-            shown.say(drawn(sample(daemon), is_json=args.json, is_once=args.once))
+            shown.write(drawn(sample(daemon), is_json=args.json, is_once=args.once))
             if args.once:
                 return 0
             time.sleep(max(args.interval, time.monotonic() - begun))

@@ -30,9 +30,9 @@ def main(args: argparse.Namespace) -> int:
     with connect(args.config) as daemon:
         record = find(daemon, args.pod)
     if args.json:
-        shown.say(json.dumps(as_json(record), indent=2))
+        shown.write(json.dumps(as_json(record), indent=2))
     else:
-        shown.say(text(record, now_s=time.time(), columns=shown.width()))
+        shown.write(text(record, now_s=time.time(), columns=shown.width()))
     return 0
 
 

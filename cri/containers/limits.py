@@ -41,7 +41,7 @@ async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], 
         record = make()
         await pod.bind_cpus(record)
         if record == container.record:
-            return  # the kubelet's CPU manager says the same every ten seconds
+            return  # the kubelet's CPU manager repeats this every ten seconds
         try:
             await _wake(pod, limits=record.container.limits)
             await _change(pod, container, limits=record.container.limits)

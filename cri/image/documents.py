@@ -28,7 +28,7 @@ class Top(NamedTuple):
     chosen: str = ""
     manifest: Manifest | None = None
     sizes: dict[str, int] = {}  # noqa: RUF012 - never changed
-    """Bytes of those blobs of layers that say it."""
+    """Sizes in bytes of the layers' blobs that have one."""
 
 
 class Reader:

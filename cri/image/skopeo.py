@@ -20,7 +20,7 @@ _INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
 _LOG_BYTES = 65536
 _MEMORY_BYTES, _CPU_S = 2 << 30, 3600
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that say where else the certificates of authorities are."""
+"""Variables with further paths of the authorities' certificates."""
 _WRITES = f"{sandbox.WRITE},refer,make-sym"
 
 
@@ -169,7 +169,7 @@ _UNREACHABLE = re.compile(
 
 _TOO_LARGE = re.compile("exceeded maximum allowed size of [0-9]+ bytes")
 _ODD_ANSWER = re.compile(r'\b(Get|Head|Post) "|StatusCode: [0-9]')
-"""Of Go's HTTP client, and of an answer that no registry gives. Behind all others, which say more."""
+"""Of Go's HTTP client, and of an answer that no registry gives. After all others, which are more specific."""
 
 
 def explain(stderr: str, code: int, *, name: str) -> PodError:

@@ -51,7 +51,7 @@ class Resolved(NamedTuple):
     config: dict[str, Any]
     config_bytes: bytes
     sizes: dict[str, int]
-    """Bytes of those layers' blobs that say it."""
+    """Sizes in bytes of the layers' blobs that have one."""
 
 
 BlobFiles = dict[str, "asyncio.Future[str]"]

@@ -14,19 +14,19 @@ LEAVE_S = 2.0
 
 
 class Client:
-    """One client, which has to leave once `told`."""
+    """One client, which has to leave once `leaving` is set."""
 
     def __init__(self) -> None:
-        self.told, self._why = asyncio.Event(), ""
+        self.leaving, self._why = asyncio.Event(), ""
 
     def tell(self, why: str) -> None:
         """Have it leave, for this reason."""
         self._why = why
-        self.told.set()
+        self.leaving.set()
 
     async def is_to_leave(self) -> None:
         """Wait until it has to leave. Raises WrongState with the reason."""
-        await self.told.wait()
+        await self.leaving.wait()
         raise WrongState(self._why)
 
 

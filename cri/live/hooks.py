@@ -50,5 +50,5 @@ class Hooks:
     def updated_pod(self, pod: "LivePod") -> None:
         """The pod's limits have been applied."""
 
-    def told(self, kind: int, pod: "LivePod", *, subject: str) -> None:
+    def notify(self, kind: int, pod: "LivePod", *, subject: str) -> None:
         """An event of the kind `kind` (`cri.events`) of the pod or of its container `subject`. Never raises."""

@@ -204,7 +204,7 @@ class LivePod:
             log.info("container.removed", extra={**self.log_fields(), "container": subject})
         if self.tools.events is not None:
             self.tools.events.publish(events.Event(kind, self, subject or self.id))
-        self.tools.hooks.told(kind, self, subject=subject or self.id)
+        self.tools.hooks.notify(kind, self, subject=subject or self.id)
 
     def _take_state(self, container: LiveContainer, kind: int) -> None:
         if fact := state_log.fact(container, kind):

@@ -18,7 +18,7 @@ EVENTS = {
     events.DELETED: "container.removed",
 }
 TROUBLE = ("OOMKilled", "StartError", "Unknown")
-"""Reasons of an end that an administrator should look at; so is a sentence, which says that the VM is gone, unless the
+"""Reasons of an end that an administrator should look at; so is a sentence, which is about the VM's end, unless the
 pod was being stopped.
 """
 

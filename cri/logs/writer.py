@@ -231,7 +231,7 @@ class LogWriter:
         try:
             self.commit()
         except PodError:
-            return  # the next batch will say so
+            return  # the next batch will report it
 
     def _work(self) -> None:
         """Write what there is, until it is done or fails."""

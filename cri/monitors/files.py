@@ -55,7 +55,7 @@ class Refresher:
             self._watches.close()
             self._watches = None
 
-    def _told(self) -> None:
+    def _take_changes(self) -> None:
         assert self._watches is not None
         numbers = self._watches.changed()
         paths = {path for path, number in self._numbers.items() if number in numbers or -1 in numbers}
@@ -107,7 +107,7 @@ class Refresher:
 
     def _begin_to_watch(self) -> Watches:
         self._watches = Watches()
-        asyncio.get_running_loop().add_reader(self._watches.fd, self._told)
+        asyncio.get_running_loop().add_reader(self._watches.fd, self._take_changes)
         return self._watches
 
     def _begin(self, pod: LivePod, container: LiveContainer) -> None:

@@ -38,7 +38,7 @@ class Follower:
         self._changed = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._stale: set[str] = set()
-        self._told: dict[str, set[str]] = {}
+        self._reported: dict[str, set[str]] = {}
 
     def open(self) -> None:
         """Begin to watch. Undo: `close`."""
@@ -82,7 +82,7 @@ class Follower:
             following = {
                 one.id: (pod, one) for pod in self._pods() for one in pod.containers.values() if _follows(pod, one)
             }
-            self._told = {name: told for name, told in self._told.items() if name in following}
+            self._reported = {name: reported for name, reported in self._reported.items() if name in following}
             for pod, container in following.values():
                 self._update(pod, container)
             await asyncio.sleep(REST_S if following else IDLE_S)
@@ -110,11 +110,11 @@ class Follower:
                 refused = await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=spec)
         except PodError as error:
             refused = {"": error}
-        told = self._told.setdefault(container.id, set())
-        for path in refused.keys() - told:
+        reported = self._reported.setdefault(container.id, set())
+        for path in refused.keys() - reported:
             fields = {**pod.log_fields(container), "path": path, "error": str(refused[path])}
             log.warning("container.mount", extra=fields)
-        told |= refused.keys()
+        reported |= refused.keys()
 
 
 def _follows(pod: LivePod, container: LiveContainer) -> bool:

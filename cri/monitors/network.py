@@ -32,7 +32,7 @@ class NodeNetwork:
         self._answer, self._answered_s = "", 0.0
         self._asking: asyncio.Future[str] | None = None
         self._garbage = asyncio.Event()
-        self._told: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -97,6 +97,6 @@ class NodeNetwork:
     def _tell(self, problems: tuple[str, ...]) -> None:
         """Log each problem when it appears, not each minute."""
         for problem in problems:
-            if problem not in self._told:
+            if problem not in self._reported:
                 log.warning("network.cleanup", extra={"error": problem})
-        self._told = problems
+        self._reported = problems

@@ -212,14 +212,14 @@ class Hub(Hooks):
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    def told(self, kind: int, pod: LivePod, *, subject: str) -> None:
+    def notify(self, kind: int, pod: LivePod, *, subject: str) -> None:
         """Pass on an event of a container, or the removal of a pod. Never raises."""
         try:
-            self._told(kind, pod, subject=subject)
+            self._notify(kind, pod, subject=subject)
         except Exception:
             log.exception("nri.fault", extra={"pod": pod.id, "subject": subject})
 
-    def _told(self, kind: int, pod: LivePod, *, subject: str) -> None:
+    def _notify(self, kind: int, pod: LivePod, *, subject: str) -> None:
         if subject == pod.id:
             if kind == events.DELETED:
                 self._stopped.discard(pod.id)

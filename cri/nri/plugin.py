@@ -88,9 +88,9 @@ class Plugin:
 
     def tell(self, method: str, message: Any) -> None:
         """Like `put`, but without waiting; an error is logged."""
-        self.put(method, message).add_done_callback(lambda done: self._told(method, done))
+        self.put(method, message).add_done_callback(lambda done: self._answered(method, done))
 
-    def _told(self, method: str, done: "asyncio.Future[Any]") -> None:
+    def _answered(self, method: str, done: "asyncio.Future[Any]") -> None:
         if not done.cancelled() and (error := done.exception()):
             log.warning(
                 "nri.refused", extra={"plugin": self.title, "method": method, "error": calls.shortened(str(error))}

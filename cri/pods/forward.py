@@ -125,7 +125,7 @@ async def connect(pod: LivePod, port: int) -> AsyncIterator[AnyConnection]:
 
 async def _is_over(pod: LivePod, here: Client) -> None:
     """Wait until the VM has ended, or the pod is about to be suspended."""
-    ends = {asyncio.ensure_future(end) for end in (pod.gone.wait(), here.told.wait())}
+    ends = {asyncio.ensure_future(end) for end in (pod.gone.wait(), here.leaving.wait())}
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -47,7 +47,7 @@ def _restored(one: Lasting) -> tuple[LivePod, str]:
         if not why:
             pod.files.adopted(stored)
     except Exhausted:
-        raise  # it says nothing of the pod: a daemon that starts later takes it over
+        raise  # no statement about the pod: a daemon that starts later adopts it
     except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
         why = f"the previous daemon's record of {pod.title} is damaged: {str(error)[:500]}"
         log.error("pod.damaged", extra={"pod": pod.id, "title": pod.title, "error": why})

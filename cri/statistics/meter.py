@@ -37,7 +37,7 @@ BEGIN_S, BEGIN_TRIES = 0.1, 5
 guest is left alone for so long again, as it is busy.
 """
 MOST_ROUNDS = 16
-"""A guest that never says that it is done is not believed."""
+"""Most answers of one sample: a guest that never ends is cut off."""
 
 Ask = Callable[[Stats, float], Awaitable[Reply]]
 
@@ -79,11 +79,11 @@ class Asked(NamedTuple):
 
 class Meter:
     """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. Statistics of containers that
-    are not in `known` are ignored; those of the pod are passed to `told`.
+    are not in `known` are ignored; those of the pod are passed to `on_pod`.
     """
 
-    def __init__(self, ask: Ask, known: Container[str], told: Callable[[PodStats], None] = lambda _: None) -> None:
-        self._ask, self._known, self._told = ask, known, told
+    def __init__(self, ask: Ask, known: Container[str], on_pod: Callable[[PodStats], None] = lambda _: None) -> None:
+        self._ask, self._known, self._on_pod = ask, known, on_pod
         self._rates, self._missed = Rates(), MissedTime()
         self._last: dict[bool, Sample] = {}
         self._open: dict[object, Question] = {}
@@ -218,7 +218,7 @@ class Meter:
             op = op._replace(first=reply.pod.next)
         assert first is not None
         first = self._missed.added(first, containers.values())
-        self._told(first)
+        self._on_pod(first)
         now = time.time_ns()
         if op.disk:
             self._disk_at = time.monotonic()

@@ -15,7 +15,7 @@ LEAST_APART_NS = 500_000_000
 """Samples nearer to each other give no new rate: the kernel counts in ticks."""
 
 MOST_NANO_CORES = 10**15
-"""A million cores: what a guest says beyond that is not passed on."""
+"""A million cores: higher values of a guest are not passed on."""
 
 
 class Disk(NamedTuple):

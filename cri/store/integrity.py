@@ -101,7 +101,7 @@ class Integrity:
         except FileNotFoundError:
             raise
         except OSError:
-            return seal.read(path)  # which says what is wrong
+            return seal.read(path)  # whose error is raised
         known = self._parsed.get(path)
         if known is None or known[0] != before:
             if len(self._parsed) >= MOST_SEALS:

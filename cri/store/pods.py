@@ -185,7 +185,7 @@ def _read(directory: str, name: str) -> dict[str, Any]:
         raise
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except Exhausted:  # it says nothing of the file
+    except Exhausted:  # no statement about the file
         raise
     except KernelError as error:
         raise ValueError(str(error)) from None

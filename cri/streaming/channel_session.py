@@ -34,7 +34,7 @@ class ChannelSession:
     async def _take(self, piece: channels.Piece) -> None:
         queue = self._inputs.get(piece.channel)
         if queue is None:
-            return  # the client has nothing to say on the others
+            return  # the client sends nothing on the others
         queue.put(piece.data)
         if piece.end:
             queue.finish()

@@ -52,7 +52,7 @@ class Forwarder:
         if len(self._tasks) >= MOST_STREAMS:  # streams that the client has reset may still be finishing
             return await stream.reset(spdy.REFUSED_STREAM)
         if kind == "error":
-            stream.input.close()  # it has nothing to say there
+            stream.input.close()  # it sends nothing there
         if other is None:
             self._halves[name] = stream, self._start(self._expire(name, stream))
             return None

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     """Called with the pod's directory as working directory; 0 when the app can be started."""
     options, pod_dir = arguments.app(argv), os.getcwd()
     pod = apps.read(pod_dir, options.app)
-    dispatch.say("app_add", *options.warnings, *pod.warnings)
+    dispatch.report("app_add", *options.warnings, *pod.warnings)
     commands.check(pod)
     uuid = directory.uuid(pod_dir)
     with apps.changing(machine.place(uuid)), connect.to_agent(uuid) as client:

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     A guest that does not end it in time is ended, and with it the pod.
     """
     options, pod_dir = arguments.app(argv), os.getcwd()
-    dispatch.say("app_rm", *options.warnings)
+    dispatch.report("app_rm", *options.warnings)
     uuid = directory.uuid(pod_dir)
     place = machine.place(uuid)
     try:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
             client.limit(apps.REACT_S)
             apps.remove(client, place, app=options.app)
     except (TimedOut, VmFailed) as error:
-        dispatch.say("app_rm", apps.end_pod(uuid, error))
+        dispatch.report("app_rm", apps.end_pod(uuid, error))
         machine.remove(place, options.app)
     except NotFound:
         if engine.find_vm(place) is None:

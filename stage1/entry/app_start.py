@@ -11,7 +11,7 @@ from stage1.rkt import apps, arguments, connect, directory, machine
 def main(argv: list[str]) -> int:
     """Start the app of the pod whose directory is the working directory; returns 0 when the app runs."""
     options, pod_dir = arguments.app(argv), os.getcwd()
-    dispatch.say("app_start", *options.warnings)
+    dispatch.report("app_start", *options.warnings)
     uuid = directory.uuid(pod_dir)
     with apps.changing(machine.place(uuid)), connect.to_agent(uuid) as client:
         try:

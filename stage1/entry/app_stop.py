@@ -16,11 +16,11 @@ def main(argv: list[str]) -> int:
     A guest that does not end it in time is ended, and with it the pod.
     """
     options, pod_dir = arguments.app(argv), os.getcwd()
-    dispatch.say("app_stop", *options.warnings)
+    dispatch.report("app_stop", *options.warnings)
     uuid = directory.uuid(pod_dir)
     try:
         with connect.to_agent(uuid) as client:
             apps.stop(client, options.app)
     except (TimedOut, VmFailed) as error:
-        dispatch.say("app_stop", apps.end_pod(uuid, error))
+        dispatch.report("app_stop", apps.end_pod(uuid, error))
     return 0

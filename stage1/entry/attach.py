@@ -20,7 +20,7 @@ _NAMES = ("stdin", "stdout", "stderr"), ("tty-in", "tty-out", "")
 def main(argv: list[str]) -> int:
     """0 when the app's streams have ended. Raises BadRequest when it has none of those that are wanted."""
     options, pod_dir = arguments.attach(argv), os.getcwd()
-    dispatch.say("attach", *options.warnings)
+    dispatch.report("attach", *options.warnings)
     app = loader.read_pod(pod_dir, runtime.load(pod_dir), only=options.app, runs=True).apps[0]
     offered = app.streams.offered
     if options.action == arguments.LIST:

@@ -15,16 +15,16 @@ FAILED = 254
 def enter(name: str, arguments: list[str]) -> int:
     """Run the entry point `name`; its exit code. Of a command that can't be run it is what a shell would return."""
     if os.geteuid():
-        say(name, "only root may do this, since the pod's virtual machine belongs to root; run it with sudo")
+        report(name, "only root may do this, since the pod's virtual machine belongs to root; run it with sudo")
         return FAILED
     entry = __import__(f"stage1.entry.{name}", fromlist=("main",))
     try:
         return int(entry.main(arguments))
     except PodError as error:
-        say(name, *(str(error), *getattr(error, "__notes__", ())))
+        report(name, *(str(error), *getattr(error, "__notes__", ())))
         return error.exit_code if isinstance(error, NoCommand) else FAILED
     except OSError as error:
-        say(name, sentence(error))
+        report(name, sentence(error))
         return FAILED
 
 
@@ -43,7 +43,7 @@ def sentence(error: OSError) -> str:
     return f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}"
 
 
-def say(name: str, *sentences: str) -> None:
+def report(name: str, *sentences: str) -> None:
     """Each sentence as a line on stderr, if there is one."""
     try:
         for sentence in sentences:

@@ -18,7 +18,7 @@ from stage1.rkt import apps, arguments, connect, directory, guest_root, loader, 
 def main(argv: list[str]) -> int:
     """The command's exit code. Raises NoCommand, NotExecutable, and what `guest_root.is_meant` does."""
     options, pod_dir = arguments.enter(argv), os.getcwd()
-    dispatch.say("enter", *options.warnings)
+    dispatch.report("enter", *options.warnings)
     uuid = directory.uuid(pod_dir)
     if guest_root.is_meant(pod_dir, options.app):
         with connect.to_agent(uuid) as client:

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     options = arguments.gc(argv)
     pod_dir = os.getcwd()
     problems = [*_clean_up(pod_dir, options.uuid)]
-    dispatch.say("gc", *options.warnings, *problems, *_of_others(pod_dir), *_template(pod_dir))
+    dispatch.report("gc", *options.warnings, *problems, *_of_others(pod_dir), *_template(pod_dir))
     return 1 if problems else 0
 
 

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Called with the pod's directory as working directory; 0 when the VMM can be started. Raises PodError."""
     options, pod_dir = arguments.run(argv), os.getcwd()
     pod = loader.read_pod(pod_dir, options, terminal=_terminal(options))
-    dispatch.say("run", *pod.warnings)
+    dispatch.report("run", *pod.warnings)
     if not pod.own_kernel:
         commands.check(pod)
         make.make(pod)
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
         launch_spec.send(spec)
-        dispatch.say("run", *spec.warnings)
+        dispatch.report("run", *spec.warnings)
     except BaseException as error:
         _undo(pod_dir, options.uuid, after=error)
         raise

@@ -23,13 +23,13 @@ PING_S, MORE_S = 0.5, 6.0
 def main(argv: list[str]) -> int:
     """0 when the pod has ended. Raises NotFound when it never ran."""
     options = arguments.stop(argv)
-    dispatch.say("stop", *options.warnings)
+    dispatch.report("stop", *options.warnings)
     place = machine.place(options.uuid)
     pod = engine.find_vm(place)
     if pod is None:
         raise NotFound(f"the pod {options.uuid} was not started, so it can't be stopped; rkt rm removes it")
     if not options.force and (why := _why_not_ended(options.uuid, pod)):
-        dispatch.say("stop", f"the pod {options.uuid} {why} and is killed")
+        dispatch.report("stop", f"the pod {options.uuid} {why} and is killed")
     machine.kill(place)
     return 0
 

@@ -108,7 +108,7 @@ def recent_log(most: int) -> str:
 
 
 def memory_mib() -> tuple[int, int]:
-    """The host's memory, and what of it could be had without swapping (MemAvailable); 0 if it does not say."""
+    """The host's memory, and what of it could be had without swapping (MemAvailable); 0 if it is not known."""
     from stage1.linux import pressure  # rkt waits for each import
 
     now = pressure.memory()

@@ -14,7 +14,7 @@ from stage1.linux import cgroup, files
 COUNTED = ("memory", "pids", "cpu", "cpuacct")
 """Controllers of version 1 by which a pod is limited, weighed or counted."""
 _UNLIMITED = 1 << 60
-"""Version 1 says so large a number where there is no limit."""
+"""The number that cgroup v1 shows without a limit."""
 
 
 class Allowed(NamedTuple):

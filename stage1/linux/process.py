@@ -250,7 +250,7 @@ def open_process(pid: int, started: int) -> PidHandle | None:
             return None
         raise failure("pidfd_open", error.errno or errno.EIO, f"process {pid}") from error
     try:
-        # After pidfd_open: a match now says that the descriptor is of that process, and not of a later one.
+        # After pidfd_open: a match now means that the descriptor is of that process, and not of a later one.
         if start_time(pid) == started:
             return PidHandle(pid, fd)
     except NotFound:

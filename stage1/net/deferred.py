@@ -28,7 +28,7 @@ def defer(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
     failures = known.failures + 1
     is_hopeless = isinstance(error, PluginGone) or not had_netns
     is_deferred = known.is_deferred or is_hopeless or failures >= tries
-    # On a full disk the tries can't be counted, and it is deferred at once: the record stays, which says enough.
+    # On a full disk the tries can't be counted, and it is deferred at once: the record stays.
     is_counted = record.try_to_save(path, known._replace(failures=failures, is_deferred=is_deferred))
     if is_counted and not is_deferred:
         raise error

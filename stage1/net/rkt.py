@@ -32,7 +32,7 @@ _OLD = ("", "0.1.0", "0.2.0")
 _LENIENT = ("IgnoreUnknown", "1")
 """Plugins know the arguments of some kinds only, and refuse the others unless they are told not to."""
 _READ_AS = "0.4.0"
-"""rkt's configurations say no version. This one has chains, so host ports can be added; all living plugins know it."""
+"""For rkt's configurations, which have no version. It has chains, so host ports can be added; all plugins know it."""
 
 Args = tuple[tuple[str, str], ...]
 

@@ -17,7 +17,7 @@ from stage1.net.settings import netns_path
 TRIES = 5
 """DELs that failed, before no other is tried."""
 _LEASES = "/var/lib/cni/networks"
-"""Of the IPAM plugin host-local, unless its configuration says another."""
+"""Of the IPAM plugin host-local, unless its configuration has another."""
 
 
 def is_due(path: str) -> bool:

@@ -31,7 +31,7 @@ def check(pod: RktPod) -> None:
             if why := _why_not(app, first):
                 raise type(why)(f"app {app.name!r}: {why}")
         except KernelError:
-            continue  # it can't be looked at; the guest will say
+            continue  # it can't be read here; the guest will report it
 
 
 def _why_not(app: App, one: Container) -> NoCommand | None:

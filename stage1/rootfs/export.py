@@ -72,7 +72,7 @@ def add_image(
 
 
 def _capabilities(place: str) -> bytes:
-    """What the image's file of capabilities says; nothing when it has none."""
+    """The content of the image's file of capabilities; empty when it has none."""
     try:
         is_empty = not os.stat(f"{place}/filecaps").st_size
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def _identity(image: ImageFiles) -> bytes:
     try:
         statuses = [os.stat(path) for path in (image.merged, *image.layers)]
     except FileNotFoundError:
-        return b"none"  # to mount it says better what is missing
+        return b"none"  # the mount's own error is better
     return "".join(f"{one.st_ino} {one.st_mtime_ns}\n" for one in statuses).encode()
 
 

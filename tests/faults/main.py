@@ -41,8 +41,8 @@ class Selection(NamedTuple):
         """Each `every`-th, and at least one, from the middle."""
         return cases[min(self.every, len(cases)) // 2 :: self.every]
 
-    def told(self, one: Outcome) -> Outcome:
-        """The same, said if that is wanted."""
+    def shown(self, one: Outcome) -> Outcome:
+        """The same, printed with `say`."""
         if self.say:
             print(_line(one), file=sys.stderr, flush=True)
         return one
@@ -92,7 +92,7 @@ async def matrix(
     for operation in operations:
         cases = [(point, what) for point in result[operation.name] for what in at(point)]
         for point, what in selection.chosen(cases):
-            outcomes.append(selection.told(await harness.case(operation, point, what)))
+            outcomes.append(selection.shown(await harness.case(operation, point, what)))
     await harness.close()
     return Report(result, outcomes)
 
@@ -144,7 +144,7 @@ def _in_guest(made: guest.Guest, selection: Selection) -> Report:
         points[what] = [step for result in steps.values() for step in result]
         cases = [(number, victim) for victim, result in steps.items() for number in range(1, len(result) + 1)]
         for number, victim in selection.chosen(cases):
-            outcomes.append(selection.told(made.case(what, victim, number)))
+            outcomes.append(selection.shown(made.case(what, victim, number)))
     return Report(points, outcomes)
 
 
