@@ -209,6 +209,7 @@ async def unless_set(event: asyncio.Event, work: Awaitable[T], *, otherwise: Pod
     finally:
         ended.cancel()
         task.cancel()
+        await await_end(task)  # else its thread would go on in what the caller now removes
 
 
 async def is_done_within(limit_s: float, work: Awaitable[object]) -> bool:

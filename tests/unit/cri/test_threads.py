@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from cri.threads import Bulk, await_end, obtained, run_apart, run_uncancellable, started
+from cri.threads import Bulk, await_end, obtained, run_apart, run_uncancellable, started, unless_set
 from stage1.errors import Exhausted, VmFailed
 from tests.fakes.patience import PATIENCE
 
@@ -91,6 +91,26 @@ async def test_the_waiter_of_an_end_gets_it_without_its_error() -> None:
     gone = asyncio.ensure_future(asyncio.sleep(60))
     gone.cancel()
     await await_end(gone)
+
+
+async def test_work_that_is_given_up_for_an_event_has_ended_then() -> None:
+    begun, go_on, over, done = threading.Event(), threading.Event(), asyncio.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(5 * PATIENCE)
+        done.append(True)
+
+    task = asyncio.ensure_future(unless_set(over, run_uncancellable(work), otherwise=VmFailed("over")))
+    await asyncio.to_thread(begun.wait, 5 * PATIENCE)
+    over.set()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(VmFailed):
+        await task
+    assert done == [True]
+    assert await unless_set(asyncio.Event(), run_uncancellable(divmod, 7, 2), otherwise=VmFailed("over")) == (3, 1)
 
 
 async def test_a_pool_that_was_started_needs_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
