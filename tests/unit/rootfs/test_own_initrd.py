@@ -60,20 +60,20 @@ def test_what_linux_does_not_unpack_is_refused(tmp_path: Path, head: bytes) -> N
 
 @pytest.fixture(scope="module")
 def own_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, whose directory is `carrier` beside it."""
+    """The program, whose directory is `own_init_files` beside it."""
     if not which("gcc"):
         pytest.skip("needs gcc")
     place = tmp_path_factory.mktemp("own-init")
-    flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f'-DDIRECTORY="{place}/carrier"']
+    flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f'-DDIRECTORY="{place}/own_init_files"']
     source = CHECKOUT / "images/own-init/main.c"
     subprocess.run(["gcc", *flags, source, "-o", place / "program"], check=True, timeout=60)
     return place / "program"
 
 
 def _run(own_init: Path, data: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    carrier = own_init.parent / "carrier"
-    carrier.mkdir(exist_ok=True)
-    (carrier / "carried").write_bytes(data)
+    own_init_files = own_init.parent / "own_init_files"
+    own_init_files.mkdir(exist_ok=True)
+    (own_init_files / "carried").write_bytes(data)
     given = {"HOME": "/", "TERM": "linux"}
     return subprocess.run([own_init, *arguments], capture_output=True, env=given, timeout=20, check=False)
 
@@ -85,7 +85,7 @@ def test_the_program_gets_what_was_carried_and_nothing_stays(own_init: Path) -> 
     lines = done.stdout.split(b"\n")
     assert done.returncode == 0
     assert {b"HOME=/x", b"TERM=linux", b"A=\x80 \"'", b"a", b"V299=" + 200 * b"x"} <= set(lines)
-    assert not (own_init.parent / "carrier").exists()
+    assert not (own_init.parent / "own_init_files").exists()
 
 
 def test_arguments_of_linux_stay_where_none_are_carried(own_init: Path) -> None:
