@@ -49,21 +49,15 @@ def record(
     volumes = _volumes(config, pod.pod, images=images)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
     kernel = own_kernel.of(image, sandbox.annotations, config.annotations)
+    arguments = command(config, image, kernel=kernel)
     env = environment(config, image_config, more=added.env)
-    process = Process(
-        argv=command(config, image, kernel=kernel),
-        env=env if kernel.path else users.with_home(env, user, passwd=accounts.passwd),
-        cwd=config.working_dir or image_config.get("WorkingDir") or "/",
-        user=user,
-        tty=config.tty,
-        stdin=config.stdin,
-    )
-    require_env(process.env, pod.pod)
+    env = env if kernel.path else users.with_home(env, user, passwd=accounts.passwd)
+    require_env(env, pod.pod)
     container = Container(
         id=secrets.token_hex(32),
         name=config.metadata.name,
         image=image.id,
-        process=process,
+        process=_process(config, image_config, argv=arguments, env=env, user=user),
         mounts=(*volumes, *added.mounts),
         volumes=mounts.of_image(image_config, (*volumes, *added.mounts)),
         devices=(
@@ -88,6 +82,18 @@ def record(
         image_tag=shown_tag(config.image, image.repo_tags),
         kernel=kernel,
     )
+
+
+def _process(
+    config: pb.ContainerConfig,
+    image_config: Mapping[str, Any],
+    *,
+    argv: tuple[str, ...],
+    env: tuple[str, ...],
+    user: User,
+) -> Process:
+    directory = config.working_dir or image_config.get("WorkingDir") or "/"
+    return Process(argv=argv, env=env, cwd=directory, user=user, tty=config.tty, stdin=config.stdin)
 
 
 def _user(config: pb.ContainerConfig, pod: Pod, *, image: "Image", accounts: Accounts, added: cdi.Edits) -> User:
