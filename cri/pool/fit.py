@@ -2,6 +2,7 @@
 """Which pods a prewarmed VM fits, and when another one is booted. Pure: for the pool."""
 
 import math
+from operator import itemgetter
 from typing import NamedTuple
 
 from stage1.pod.model import Pod
@@ -14,6 +15,8 @@ AFTER_BOOT = frozenset(
 must be equal to those of the prewarmed VM.
 """
 
+_before_boot = itemgetter(*(at for at, name in enumerate(Pod._fields) if name not in AFTER_BOOT))
+
 QUIET_S = 0.5
 """How long no VM is prewarmed after a pod's start: its containers follow, and must not compete with a boot."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
@@ -24,7 +27,7 @@ KEPT_FREE = 10
 
 def fits(requested: Pod, prewarmed: Pod) -> bool:
     """Whether a prewarmed VM can be claimed for the pod `requested`."""
-    return all(getattr(requested, name) == getattr(prewarmed, name) for name in Pod._fields if name not in AFTER_BOOT)
+    return bool(_before_boot(requested) == _before_boot(prewarmed))
 
 
 class Bounds(NamedTuple):
