@@ -42,8 +42,8 @@ class _Running(NamedTuple):
     exec: int
 
 
-class _Debt:
-    """`count` bytes of a stream, which the guest may send again when all of the `readers` have taken them."""
+class _Credit:
+    """Credit for `count` bytes of a stream, which the guest gets once all of the `readers` have taken them."""
 
     __slots__ = ("count", "readers", "stream")
 
@@ -57,7 +57,7 @@ class _Client:
     def __init__(self, sock: _socket.socket, base: int) -> None:
         self.sock, self.base, self.cutter = sock, base, Cutter()
         self.out = bytearray(frame.pack(frame.HELLO, stream=base))
-        self.unpaid: list[_Debt] = []
+        self.credits: list[_Credit] = []
         self.inputs: list[Frame] = []
         self.running: set[_Running] = set()
         self.follows: set[int] = set()
@@ -190,18 +190,18 @@ class Proxy:
         readers = [one for one in self._clients.values() if one is owner or item.stream in one.follows]
         for one in readers:
             one.out += frame.pack(frame.DATA, item.data, stream=item.stream, flags=frame.END if item.end else 0)
-        debt = _Debt(item.stream, len(item.data), len(readers))
+        credit = _Credit(item.stream, len(item.data), len(readers))
         for one in readers:
-            one.unpaid.append(debt)
+            one.credits.append(credit)
         if not readers:
             self._link.consumed(item.stream, len(item.data))
 
-    def _pay(self, client: _Client) -> None:
-        for debt in client.unpaid:
-            debt.readers -= 1
-            if not debt.readers:
-                self._link.consumed(debt.stream, debt.count)
-        client.unpaid.clear()
+    def _give_credit(self, client: _Client) -> None:
+        for credit in client.credits:
+            credit.readers -= 1
+            if not credit.readers:
+                self._link.consumed(credit.stream, credit.count)
+        client.credits.clear()
 
     def _owner(self, number: int) -> _Client | None:
         """The owner of that id, of a stream or an exec."""
@@ -266,13 +266,13 @@ class Proxy:
                     break
                 client.inputs.pop(0)
             if len(client.out) < _BACKLOG_BYTES:
-                self._pay(client)
+                self._give_credit(client)
 
     def _drop(self, client: _Client) -> None:
         """End the processes that the client has started and does not wait for any more."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
-        self._pay(client)  # otherwise others attached to the same stream would get no more
+        self._give_credit(client)  # otherwise others attached to the same stream would get no more
         for one in client.running:
             self._link.request(Signal(one.container, one.exec, _SIGKILL, all=True))
         for stream in range(client.base, client.base + STREAMS):
