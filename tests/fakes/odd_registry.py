@@ -5,6 +5,7 @@ For what Debian's docker-registry (tests/fakes/registry.py) never does.
 """
 
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -48,7 +49,8 @@ def other_bytes(registry: "OddRegistry", http: BaseHTTPRequestHandler, name: str
 
 
 class OddRegistry:
-    """Use it in a `with`. `tops` are the digests that tags stand for; `gets` counts the blobs that were asked for.
+    """Use it in a `with`. `tops` are the digests that tags stand for; `gets` counts the blobs that were asked for,
+    and `shown` are the credentials that were.
 
     With `lies`, manifests are others than their digests say. One that is `bare` has `answer` say all of each answer,
     manifests' too, with headers.
@@ -59,6 +61,7 @@ class OddRegistry:
     ) -> None:
         self.gets: Counter[str] = Counter()
         self._bare = bare
+        self.shown: set[str] = set()
         self.hangs, self.ends = threading.Event(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(layout.path, tops, answer, lies=lies))
         self.server.daemon_threads = True
@@ -72,6 +75,7 @@ class OddRegistry:
 
             def do_GET(self) -> None:
                 """GET, and HEAD without a body."""
+                registry.shown.add(self.headers.get("Authorization", ""))
                 _, _, rest = self.path.partition("/v2/")
                 kind, _, name = rest.rpartition("/")
                 if not rest:
@@ -109,6 +113,12 @@ class OddRegistry:
                 """Be quiet."""
 
         return Handler
+
+    def use_tls(self, certificate: Path, key: Path) -> None:
+        """Speak TLS only, by this certificate. Before the block."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
 
     def __enter__(self) -> "OddRegistry":
         threading.Thread(target=self._serve, daemon=True).start()

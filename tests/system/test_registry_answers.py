@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries that answer as none does: the whole pull ends with one sentence that blames them, and leaves nothing."""
 
+import asyncio
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
 from cri.config import Config
+from cri.config_tables import Registry as RegistryEntry
 from cri.image import progress, source
+from cri.image.pull import pull
+from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable
 from cri.store.images import ImageStore
 from stage1.errors import PodError
 from stage1.rootfs.corrupt import Corrupt
 from tests.fakes.oci_layout import Layer, Layout, file, tar
 from tests.fakes.odd_registry import OddRegistry
+from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
 
 from .test_registry import orphans
@@ -144,3 +151,57 @@ def test_plain_answers_are_an_image(layout: Layout, store: ImageStore) -> None:
 
     with OddRegistry(layout, {"1": str(layout.image([BIG])["digest"])}, answer, bare=True) as registry:
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
+
+
+@pytest.mark.parametrize("speaks_tls", [True, False])
+@pytest.mark.parametrize("insecure", [True, False])
+def test_credentials_are_for_a_registry_whose_certificate_is_believed(
+    speaks_tls: bool, insecure: bool, tmp_path: Path, layout: Layout, store: ImageStore
+) -> None:
+    """One without TLS, or with a certificate of its own making, is told that it can't be reached, and sees nothing."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext"]
+    files = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*argv, *files], check=True, stderr=subprocess.DEVNULL, timeout=60 * PATIENCE)
+
+    def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        is_known = "Authorization" in http.headers
+        (whole if is_known else says(401, ("WWW-Authenticate", 'Basic realm="x"')))(http, data)
+
+    registry = OddRegistry(layout, {"1": str(layout.image([BIG])["digest"])}, answer, bare=True)
+    if speaks_tls:
+        registry.use_tls(certificate, key)
+    config = Config().but(registries=(RegistryEntry(prefix=registry.host, insecure=insecure),))
+    with registry:
+        pulling = pull(store, f"{registry.host}/a:1", config=config, auth=Auth("me", "secret"))
+        if insecure:
+            assert asyncio.run(pulling).size_bytes > 400_000
+        else:
+            with pytest.raises(RegistryUnavailable, match=registry.host):
+                asyncio.run(pulling)
+        assert (registry.shown - {""} == {"Basic bWU6c2VjcmV0"}) == insecure
+    if not insecure:
+        assert registry.shown <= {""} and (orphans(store), store.list()) == ([], ())
+
+
+def test_a_host_that_a_registry_leads_to_sees_no_credentials(layout: Layout, store: ImageStore) -> None:
+    """Not even one that asks for them; and none that another program shows, which is asked after ours."""
+
+    def asks(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        says(401, ("WWW-Authenticate", 'Basic realm="x"'))(http, data)
+
+    with OddRegistry(layout, {}, asks, bare=True) as other:
+
+        def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+            if "Authorization" not in http.headers:
+                asks(registry, http, name, data)
+            elif part_of(data) == "layer":
+                leads_to(f"http://{other.host}{http.path}")(http, data)
+            else:
+                whole(http, data)
+
+        registry = OddRegistry(layout, {"1": str(layout.image([BIG])["digest"])}, answer, bare=True)
+        with registry, pytest.raises(PodError, match=registry.host):
+            asyncio.run(pull(store, f"{registry.host}/a:1", config=Config(), auth=Auth("me", "secret")))
+        assert (registry.shown, other.shown) == ({"", "Basic bWU6c2VjcmV0"}, {""})
+    assert (orphans(store), store.list()) == ([], ())
