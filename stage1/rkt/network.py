@@ -104,13 +104,13 @@ def collect_garbage(pod_dir: str) -> list[str]:
         try:
             is_gone = not directory.exists(data, pod_id) and living.is_abandoned(path, "")
             if (deferred.is_deferred(path) or is_gone) and not _was_just_tried(path):
-                problems += _pay(path)
+                problems += _retry_deferred(path)
         except (PodError, OSError) as error:
             problems.append(f"the network of pod {pod_id}, recorded in {path}: {error}")
     return problems
 
 
-def _pay(path: str) -> list[str]:
+def _retry_deferred(path: str) -> list[str]:
     try:
         net.detach_recorded(path, all_s=rkt.DEL_S)
     except PodError as error:
