@@ -170,6 +170,29 @@ async def test_the_accounts_are_the_images(pod: Pod, images: tuple[ImageFiles, .
     assert pod.in_window() == 0  # no container was made
 
 
+@pytest.mark.parametrize("what", ["damaged files", "bad request"])
+async def test_what_can_not_be_planned_leaves_no_image(pod: Pod, images: tuple[ImageFiles, ...], what: str) -> None:
+    def refuse(*_: object) -> Any:
+        raise WrongState(what)
+
+    image = images[0]
+    request = RootRequest(image.id, lambda: (image,), refuse)
+    if what == "damaged files":
+        request = RootRequest(image.id, refuse)
+    with pytest.raises(WrongState, match=what):
+        async with pod.images.held(request):
+            pass
+    assert exported(pod) == [] and pod.in_window() == 0 and pod.agent.mounted == {}
+    assert (await pod.create("one", image)).startswith("dax window")
+
+
+async def test_what_is_planned_is_known_with_the_root_and_the_volumes_are_the_other_files(
+    pod: Pod, images: tuple[ImageFiles, ...]
+) -> None:
+    async with pod.images.held(RootRequest(images[0].id, lambda: images, lambda accounts: [accounts.passwd])) as root:
+        assert (root.planned, root.volumes) == (["a"], images[1:])
+
+
 @pytest.mark.parametrize("reason", ["too large", "refused by the agent", "no window"])
 async def test_an_image_that_can_not_be_in_the_window_comes_by_the_layers_export_with_the_reason(
     pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, reason: str
