@@ -38,6 +38,8 @@ OF_THE_HOST = (*_DISK_FULL, *_DISK_BROKEN, *_NO_MORE)
 """The host is full, broken or at its limits: no fault of ours, nor of who asks, whoever meets them."""
 NO_THREAD = "can't start new thread"
 """Python's message when no thread can be started."""
+_TREES = ("open_tree", "move_mount")
+"""The calls for which ENOSPC is about the number of mounts, and not about a disk."""
 _STARTS = ("posix_spawn", "fork", "clone")
 """The calls for which EAGAIN means that no process can be started."""
 
@@ -59,6 +61,8 @@ def failure(call: str, number: int, what: str) -> PodError:
 
     For ENOENT that is a Missing, which is a FileNotFoundError too.
     """
+    if number == errno.ENOSPC and call in _TREES:
+        return NoSpace(f"{call}: {what}: there would be more mounts than the sysctl fs.mount-max allows; mount less")
     if number in _DISK_FULL:
         return NoSpace(f"{call}: {what}: {os.strerror(number)}; free some space there and try again")
     if number in _DISK_BROKEN:

@@ -77,6 +77,13 @@ def test_a_host_that_is_full_or_broken_is_no_fault_of_ours(number: int, kind: ty
     assert (type(caught.value), caught.value.grpc_code) == (kind, code)
 
 
+@pytest.mark.parametrize("call", ["open_tree", "move_mount"])
+def test_too_many_mounts_are_told_from_a_full_disk(call: str) -> None:
+    with pytest.raises(NoSpace, match=r"/the/place: .*fs.mount-max") as caught, Guard(call, "/the/place"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "free some space" not in str(caught.value)
+
+
 def test_read_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match=r"^read: \S+/nothing-here: No such file or directory \(ENOENT\)$") as caught:
         files.read(str(tmp_path / "nothing-here"))
