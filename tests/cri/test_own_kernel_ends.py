@@ -14,7 +14,7 @@ from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
 from .conftest import World
-from .test_own_kernels import Images, _log, _started, connected, images, machine
+from .test_own_kernels import Images, _log, _started, _until_logged, connected, images, machine
 
 __all__ = ["connected", "images", "machine"]
 pytestmark = pytest.mark.vm
@@ -106,3 +106,28 @@ async def test_a_stock_kernel_on_a_microvm_sees_its_devices_though_its_init_has_
             assert {"eth0", "vda", "arguments: one two words"} <= set(lines), lines[-12:]
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             assert connected.left_over() == []
+
+
+async def test_a_log_that_is_rotated_goes_on_and_a_restart_in_the_pod_has_a_log_of_its_own(
+    machine: World, images: Images
+) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        first = await _started(cri, pod, images.q35)
+        await _until_logged(cri, first, "ready without a network")
+        path = Path((await cri.status(first)).log_path)
+        path.rename(f"{path}.1")
+        await cri("ReopenContainerLog", container_id=first)
+        (stats,) = (await cri("ListPodSandboxStats")).stats
+        assert [one.attributes.id for one in stats.linux.containers] == [first]
+        await cri("StopContainer", container_id=first, timeout=60)
+        assert (_log(f"{path}.1")[0], _log(f"{path}")) == ("hello", ["asked to end", "bye"])
+        config = cri.config(name="c", image=pb.ImageSpec(image=images.q35))
+        config.metadata.attempt, config.log_path = 1, "again.log"
+        again = (await cri("CreateContainer", pod_sandbox_id=pod, config=config)).container_id
+        await cri("RemoveContainer", container_id=first)
+        await cri("StartContainer", container_id=again)
+        await _until_logged(cri, again, "ready without a network")
+        assert _log((await cri.status(again)).log_path)[0] == "hello"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
