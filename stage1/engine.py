@@ -34,7 +34,7 @@ from stage1.machine import Host as Host
 from stage1.net import attach as net
 from stage1.net.settings import Settings
 from stage1.pod import apparmor, oci, on_host
-from stage1.pod.model import Container, Mount, Pod, Process
+from stage1.pod.model import Container, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, owners, unmounting, volumes
 from stage1.vm import limits, record, slots
@@ -155,7 +155,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         Unsupported: a volume is on a file system whose owners can't be mapped; and as `rootfs.volumes.attach`.
     """
     place = bundle(container.id)
-    container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
+    container = container._replace(mounts=tuple(volumes.located(directory, volume) for volume in container.mounts))
     with _own(directory) as own:
         own.make_directory(place, 0o700)
         try:
@@ -371,17 +371,6 @@ def _document(pod: Pod, container: Container, *, directory: str, target_pid: int
 
 def _within(document: "dict[str, Any]") -> "dict[str, object]":
     return on_host.within(document, open_files=process.most_open_files(), capabilities=process.capabilities())
-
-
-def _located(directory: str, volume: Mount) -> Mount:
-    if not volume.image:
-        return volume
-    with beneath.Root(directory) as own:
-        root = own.open_directory(f"share/layers/{volume.image.removeprefix('sha256:')}")
-    try:
-        return volume._replace(source=volumes.path_in_image(root, volume))
-    finally:
-        os.close(root)
 
 
 def living_pid(directory: str) -> int:

@@ -104,6 +104,20 @@ def _set_read_only(volume: Mount, tree: int) -> None:
         raise
 
 
+def located(directory: str, volume: Mount) -> Mount:
+    """The volume; of one out of an image, with its source below that image, which is in the export of the pod's
+    `directory`. Raises NotFound.
+    """
+    if not volume.image:
+        return volume
+    with beneath.Root(directory) as own:
+        root = own.open_directory(f"share/layers/{volume.image.removeprefix('sha256:')}")
+    try:
+        return volume._replace(source=path_in_image(root, volume))
+    finally:
+        os.close(root)
+
+
 def path_in_image(root: str | int, volume: Mount) -> str:
     """Where the volume's source really is below the mounted image `root`: relative, without links, "" for the root.
 
