@@ -19,9 +19,8 @@ PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 2 * MIB
 """Of a region's address and length: the least that the guest's kernel makes struct pages for."""
 
-_FIRST_BYTES, _BOOT_BYTES, _TAIL_BYTES = MIB, 6 * MIB, 6 * MIB
-"""A guest that boots fills these of its memory: what is before the kernel and what follows it, and the end, with page
-structures and the initramfs."""
+_HEAD_BYTES, _TAIL_BYTES = 24 * MIB, 6 * MIB
+"""A guest that boots fills these of its memory: with kernel and initramfs, and from the end with page structures."""
 
 _4_GIB = 4096 * MIB
 # kvmtool leaves these last bytes below 4 GiB to devices, and RAM that would lie there goes above 4 GiB.
@@ -79,13 +78,10 @@ def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> di
     return variables
 
 
-def small_pages(memory_mib: int, kernel_bytes: int) -> dict[str, str]:
-    """Return the shim's variable that keeps huge pages to the parts of the guest's memory that are full after boot;
-    the bzImage has `kernel_bytes`.
-    """
-    head = _round_up(_FIRST_BYTES + kernel_bytes) + _BOOT_BYTES
-    rest = min(memory_mib * MIB, _4_GIB - _GAP_BYTES) - head - _TAIL_BYTES
-    return {"CLEARPOD_SMALL_PAGES": f"{head}:{rest}"} if rest > 0 else {}
+def small_pages(memory_mib: int) -> dict[str, str]:
+    """Return the shim's variable that keeps huge pages to the parts of the guest's memory that are full after boot."""
+    rest = min(memory_mib * MIB, _4_GIB - _GAP_BYTES) - _HEAD_BYTES - _TAIL_BYTES
+    return {"CLEARPOD_SMALL_PAGES": f"{_HEAD_BYTES}:{rest}"} if rest > 0 else {}
 
 
 def _ram_end(memory_mib: int) -> int:

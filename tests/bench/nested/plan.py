@@ -30,11 +30,10 @@ class Variant(NamedTuple):
     filter: str = ""
 
 
-def variants(system_bytes: int, systemd_bytes: int, *, kernel_bytes: int, with_lkvm: bool) -> list[Variant]:
-    """All kinds, those of kvmtool first; the sizes are those of the system images, 0: none, and of the bzImage."""
-    small = dax.small_pages(MEMORY_MIB, kernel_bytes)
-    of_systemd = [_lkvm_systemd(systemd_bytes, small)] if systemd_bytes else []
-    lkvm = [_lkvm(system_bytes, small), _lkvm_window(system_bytes), _lkvm_plain(), *of_systemd] if with_lkvm else []
+def variants(system_bytes: int, systemd_bytes: int, *, with_lkvm: bool) -> list[Variant]:
+    """All kinds, those of kvmtool first; the sizes are those of the system images, 0: none."""
+    of_systemd = [_lkvm_systemd(systemd_bytes)] if systemd_bytes else []
+    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain(), *of_systemd] if with_lkvm else []
     return [*lkvm, _microvm(), _q35()]
 
 
@@ -57,10 +56,10 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
     )
 
 
-def _lkvm(system_bytes: int, small: dict[str, str]) -> Variant:
+def _lkvm(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
-    env = kvmtool.environment(vm) | small
+    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
     return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), env, filter=vm.filter)
 
 
@@ -80,11 +79,11 @@ def _lkvm_plain() -> Variant:
     )
 
 
-def _lkvm_systemd(system_bytes: int, small: dict[str, str]) -> Variant:
+def _lkvm_systemd(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system-systemd.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
     vm = vm._replace(initramfs=f"{GUEST}/initramfs-systemd", system_image=image.path)
-    env = kvmtool.environment(vm) | small
+    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
     return Variant("lkvm_systemd", "kvmtool, the profile with systemd by DAX", kvmtool.argv(vm), env, filter=vm.filter)
 
 

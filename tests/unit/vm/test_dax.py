@@ -103,18 +103,11 @@ def test_without_a_window_there_is_no_socket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory_mib", "kernel_mib", "text"),
-    [
-        (48, 9, f"{16 << 20}:{26 << 20}"),
-        (128, 9, f"{16 << 20}:{106 << 20}"),
-        (128, 8.5, f"{16 << 20}:{106 << 20}"),
-        (128, 13, f"{20 << 20}:{102 << 20}"),
-        (22, 9, None),
-        (8192, 9, f"{16 << 20}:{3306 << 20}"),
-    ],
+    ("memory_mib", "text"),
+    [(48, f"{24 << 20}:{18 << 20}"), (128, f"{24 << 20}:{98 << 20}"), (30, None), (8192, f"{24 << 20}:{3298 << 20}")],
 )
-def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, kernel_mib: float, text: str | None) -> None:
-    assert dax.small_pages(memory_mib, int(kernel_mib * (1 << 20))).get("CLEARPOD_SMALL_PAGES") == text
+def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, text: str | None) -> None:
+    assert dax.small_pages(memory_mib).get("CLEARPOD_SMALL_PAGES") == text
 
 
 def test_the_shim_gets_the_filter_that_its_vmm_was_started_with() -> None:
