@@ -19,8 +19,11 @@ PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 2 * MIB
 """Of a region's address and length: the least that the guest's kernel makes struct pages for."""
 
-_HEAD_BYTES, _TAIL_BYTES = 24 * MIB, 6 * MIB
-"""A guest that boots fills these of its memory: with kernel and initramfs, and from the end with page structures."""
+_HEAD_BYTES, _TAIL_BYTES = 24 * MIB, 4 * MIB
+"""A guest that boots fills these of its memory: with the kernel, and the end with the initramfs and, beside these
+bytes, with page structures."""
+_PART_OF_PAGES = 64
+"""They are a 64th of its memory: 64 bytes for each 4 KiB."""
 
 _4_GIB = 4096 * MIB
 # kvmtool leaves these last bytes below 4 GiB to devices, and RAM that would lie there goes above 4 GiB.
@@ -80,7 +83,9 @@ def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> di
 
 def small_pages(memory_mib: int) -> dict[str, str]:
     """Return the shim's variable that keeps huge pages to the parts of the guest's memory that are full after boot."""
-    rest = min(memory_mib * MIB, _4_GIB - _GAP_BYTES) - _HEAD_BYTES - _TAIL_BYTES
+    low = min(memory_mib * MIB, _4_GIB - _GAP_BYTES)
+    is_all = low == memory_mib * MIB  # else page structures lie above 4 GiB, where huge pages are anyhow
+    rest = low - _HEAD_BYTES - _TAIL_BYTES - (_round_up(low // _PART_OF_PAGES) if is_all else 0)
     return {"CLEARPOD_SMALL_PAGES": f"{_HEAD_BYTES}:{rest}"} if rest > 0 else {}
 
 

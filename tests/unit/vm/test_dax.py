@@ -104,7 +104,13 @@ def test_without_a_window_there_is_no_socket() -> None:
 
 @pytest.mark.parametrize(
     ("memory_mib", "text"),
-    [(48, f"{24 << 20}:{18 << 20}"), (128, f"{24 << 20}:{98 << 20}"), (30, None), (8192, f"{24 << 20}:{3298 << 20}")],
+    [
+        (48, f"{24 << 20}:{18 << 20}"),
+        (128, f"{24 << 20}:{98 << 20}"),
+        (30, None),
+        (1024, f"{24 << 20}:{980 << 20}"),
+        (8192, f"{24 << 20}:{3300 << 20}"),
+    ],
 )
 def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, text: str | None) -> None:
     assert dax.small_pages(memory_mib).get("CLEARPOD_SMALL_PAGES") == text
