@@ -21,12 +21,17 @@ def plain(argument: str) -> str:
 
 def for_linux(argument: str) -> str | None:
     """The argument for Linux, which has no escapes: it removes quotation marks at both ends of an argument, or of the
-    value behind the first `=`, and keeps others, which still begin and end quoted spaces. The forms are tried in turn,
+    value behind its name, and keeps others, which still begin and end quoted spaces. The forms are tried in turn,
     by what Linux reads.
     """
-    name, sign, value = argument.partition("=")
-    written = (argument, f'"{argument}"', f'{name}{sign}"{value}"')
+    end = _end_of_name(argument)
+    written = (argument, f'"{argument}"', f'{argument[:end]}="{argument[end + 1 :]}"')
     return next((one for one in written if one and _read_by_linux(one) == argument), None)
+
+
+def _end_of_name(argument: str) -> int:
+    """The place of the `=` behind the name, which may begin with one; the end of the argument if it has none."""
+    return argument.find("=", 1) if "=" in argument[1:] else len(argument)
 
 
 def _read_by_linux(line: str) -> str | None:
@@ -39,9 +44,9 @@ def _read_by_linux(line: str) -> str | None:
         inside ^= c == '"'
     if inside:
         return None
-    name, _, value = text.partition("=")
-    if name and value.startswith('"'):
-        return f"{name}=" + value[1:].removesuffix('"')
+    end = _end_of_name(text)
+    if text[end + 1 :].startswith('"'):
+        return text[: end + 1] + text[end + 2 :].removesuffix('"')
     return text.removesuffix('"') if is_quoted else text
 
 

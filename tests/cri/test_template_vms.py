@@ -100,7 +100,7 @@ async def _gives_back_what_it_frees(cri: Client, pod: str, container: str) -> No
     assert vm is not None
     before = _written_kib(vm.pid)
     await output_of(cri, container, f"dd if=/dev/urandom of=/dev/shm/big bs=1M count={FREED_MIB}")
-    assert _written_kib(vm.pid) > before + FREED_MIB * 900
+    assert _written_kib(vm.pid) > before + FREED_MIB * 700  # some pages were written to before
     await output_of(cri, container, "rm /dev/shm/big")
     async with asyncio.timeout(120 * PACE):
         while _written_kib(vm.pid) > before + FREED_MIB * 200:

@@ -80,7 +80,7 @@ def test_an_entrypoint_that_is_not_executable_or_not_there(clearpod: Command, tm
 @ends_before_a_vm
 def test_an_image_without_a_command(clearpod: Command, tmp_path: Path) -> None:
     image = sample.image(tmp_path / "image", [Layer(tar([directory("etc/")]))], Env=["A=1"])
-    _is_one_sentence(clearpod.run(image), FAULT, "which command")
+    _is_one_sentence(clearpod.run(image), FAULT, "a command")
 
 
 def test_an_image_whose_user_it_does_not_know(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:

@@ -100,6 +100,7 @@ def test_linux_reads_what_is_written_and_the_rest_can_not_be_written(word: str) 
         ('A="x"', 'A=""x""'),
         ("A=it's", "A=it's"),
         ("", '""'),
+        ('==""', '==""""'),
         ('A="', None),
         ('A={"x": "a b"}', None),
     ],
