@@ -73,6 +73,14 @@ def test_an_exec_whose_command_is_missing_is_reported_as_such(host: Host, rig: R
         host.client.call(m.Exec("c1", 1, "exec-1.json", host.streams(50)))
 
 
+def test_an_exec_with_more_than_a_kernel_takes_fails_alone(host: Host, rig: Rig) -> None:
+    host.run("c1", ["sleep", "1000"])
+    for number, argv, code in ((1, ["true", "x" * 300_000], 126), (2, ["true"], 0)):
+        rig.process("c1", f"exec-{number}.json", argv)
+        host.client.call(m.Exec("c1", number, f"exec-{number}.json", host.streams(10 * number)))
+        assert host.exit_of("c1", number).exit_code == code
+
+
 @pytest.mark.parametrize("number", [9, 15])
 def test_a_signal_ends_a_container_with_128_and_its_number(host: Host, number: int) -> None:
     # PID 1 of a namespace only sees signals that it handles: a shell that traps stands for a program that does.

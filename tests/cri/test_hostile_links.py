@@ -22,6 +22,7 @@ from tests.cri.conftest import Client, World
 from tests.cri.test_recovery import _client, _process
 from tests.fakes.hostile_guest import ATTACKS
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 CUT = {
     "hello_each_4_ms": "repeats Hello",
@@ -121,10 +122,18 @@ async def _attack(cri: Client, container: str, name: str) -> None:
     await _fails(cri("ExecSync", container_id=container, cmd=["attack", name], timeout=3))  # nobody answers
 
 
-async def _suffer(cri: Client, name: str, neighbour: tuple[str, str], *, pid: int) -> Seen:
-    pod = await cri.pod(name.replace("_", "-"))
+async def _started(cri: Client, pod: str, *, name: str = "c") -> str:
+    """A container that is sure to end with its guest: it has told the kernel so, which takes it a moment."""
     container = await cri.container(pod, *SLEEPER, name=name)
     await cri("StartContainer", container_id=container)
+    while any(line.startswith(SLEEPER[0]) for line in command_lines().values()):
+        await asyncio.sleep(0.01)
+    return container
+
+
+async def _suffer(cri: Client, name: str, neighbour: tuple[str, str], *, pid: int) -> Seen:
+    pod = await cri.pod(name.replace("_", "-"))
+    container = await _started(cri, pod, name=name)
     quiet = await _served(cri, neighbour[0], container=neighbour[1], seconds=0, pid=pid)
     attack = asyncio.ensure_future(_attack(cri, container, name))
     seen = await _served(cri, neighbour[0], container=neighbour[1], seconds=ATTACK_S, pid=pid)
@@ -156,8 +165,7 @@ async def test_whatever_a_guest_sends_its_neighbours_are_served_and_the_daemon_s
     with _process(world) as process:
         cri = await _client(world)
         pod = await cri.pod("neighbour")
-        container = await cri.container(pod, *SLEEPER)
-        await cri("StartContainer", container_id=container)
+        container = await _started(cri, pod)
         for name in ATTACKS:
             result[name] = await _suffer(cri, name, (pod, container), pid=process.pid)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

@@ -69,17 +69,13 @@ class Job:
         theirs = self._open_terminal() if self.stdio.tty else self._open_pipes()
         # setsid makes the terminal on standard input the controlling one, which Popen can't without a fork.
         arguments = ["setsid", "--ctty", path, *process["args"][1:]] if self.stdio.tty else process["args"]
+        how: dict[str, Any] = {"env": env, "cwd": cwd, "start_new_session": not self.stdio.tty}
+        how |= zip(("stdin", "stdout", "stderr"), theirs, strict=True)
         try:
-            self._process = subprocess.Popen(
-                arguments,
-                executable=None if self.stdio.tty else path,
-                env=env,
-                cwd=cwd,
-                stdin=theirs[0],
-                stdout=theirs[1],
-                stderr=theirs[2],
-                start_new_session=not self.stdio.tty,
-            )
+            try:
+                self._process = subprocess.Popen(arguments, executable=None if self.stdio.tty else path, **how)
+            except OSError:  # as of arguments that are too long, of which crun hears when the process has begun
+                self._process = subprocess.Popen(["/bin/sh", "-c", "exit 126"], **(how | {"env": {}}))
         except BaseException:
             self.close()
             raise
