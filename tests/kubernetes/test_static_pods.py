@@ -67,7 +67,7 @@ def static(kubelet: Kubelet) -> str:
     node = kubelet.node
     volume = {"name": "made", "hostPath": {"path": f"{node.root}/not/there/yet"}}
     container = {"volumeMounts": [{"name": "made", "mountPath": "/made"}]}
-    script = "echo started; cat /data/from-the-image; echo ours >/made/file; exec sleep 10000"
+    script = "echo ours >/made/file; echo started; cat /data/from-the-image; exec sleep 10000"
     document = pod("static", node.image, script, container=container, volumes=[volume])
     (node.root / "static" / "pod.json").write_text(json.dumps(document))
     name = f"static-{NODE}"
