@@ -31,30 +31,11 @@ async def test_work_that_runs_apart_takes_no_thread_of_others() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_cancelled_waiter_leaves_only_when_the_work_is_done(fails: bool) -> None:
-    begun, go_on, done = threading.Event(), threading.Event(), []
-
-    def work() -> None:
-        begun.set()
-        go_on.wait(5 * PATIENCE)
-        done.append(True)
-        if fails:
-            raise ValueError
-
-    task = asyncio.ensure_future(run_uncancellable(work))
-    await asyncio.to_thread(begun.wait, 5)
-    task.cancel()
-    await asyncio.sleep(0.05)
-    assert not task.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert done == [True]
-
-
-@pytest.mark.parametrize("fails", [False, True])
-async def test_a_waiter_that_is_cancelled_once_more_leaves_no_sooner_and_no_error_is_lost(fails: bool) -> None:
-    """As who waits for several tasks does, by `gather`: the first that is cancelled ends it, and all others with it."""
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancelled_waiter_leaves_only_when_the_work_is_done_and_no_error_is_lost(
+    fails: bool, times: int
+) -> None:
+    """More than once, as by `gather`: the first of several tasks that is cancelled ends it, and all others with it."""
     lost: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     begun, go_on, done = threading.Event(), threading.Event(), []
@@ -68,7 +49,7 @@ async def test_a_waiter_that_is_cancelled_once_more_leaves_no_sooner_and_no_erro
 
     task = asyncio.ensure_future(run_uncancellable(work))
     await asyncio.to_thread(begun.wait, 5 * PATIENCE)
-    for _ in range(3):
+    for _ in range(times):
         task.cancel()
         await asyncio.sleep(0.02)
     assert not task.done()
