@@ -34,6 +34,8 @@ from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
 from stage1.pod import states
+from stage1.pod.model import KERNEL_OF_IMAGE
+from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.starter import ProcessVmm
 
@@ -74,10 +76,13 @@ class Foreground:
             undo.enter_context(_hold(self._host, self._pod.id))
             undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
-            await (boot.without_guest if own_kernel.of(image).path else boot.boot)(self._pod)
+            kernel = own_kernel.of(image, self._pod.config.annotations, config.annotations)
+            is_own = kernel.path or self._pod.record.pod.kernel == KERNEL_OF_IMAGE
+            await (boot.without_guest if is_own else boot.boot)(self._pod)
             undo.push_async_callback(shutdown.remove, self._pod)
             self._say_booted()
-            container = await self._create(image, files, config=config)
+            containers.require_alone(self._pod, kernel, image=image.title)
+            container = await self._create(image, files, config=config, kernel=kernel)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
             await containers.start(self._pod, container)
@@ -114,14 +119,16 @@ class Foreground:
             for output in self._outputs:
                 output.close()
 
-    async def _create(self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig) -> LiveContainer:
+    async def _create(
+        self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig, kernel: OwnKernel
+    ) -> LiveContainer:
         images = {config.image.image: image}
 
         def plan(accounts: Accounts) -> ContainerRecord:
             return translated.record(config, self._pod.record, images=images, accounts=accounts)
 
         root_request = RootRequest(image.id, lambda: (files,), plan)
-        async with containers.held(self._pod, root_request, kernel=own_kernel.of(image)) as root:
+        async with containers.held(self._pod, root_request, kernel=kernel) as root:
             record = root.planned._replace(container=root.planned.container._replace(id="main"))
             container = self._pod.containers[await containers.create(self._pod, record, root=root)]
         streams = {container.record.stdout: 1, container.record.stderr: 2}

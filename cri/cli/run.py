@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cri import policy
-from cri.cli import root, run_options, run_request, sample, shown
+from cri.cli import root, run_annotations, run_options, run_request, sample, shown
 from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
@@ -26,7 +26,7 @@ from cri.image.pull import pull
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
 from cri.store.pods import PodRecord
-from cri.translate import sandbox
+from cri.translate import own_kernel, sandbox
 from stage1 import engine
 from stage1.errors import BadRequest, NoCommand, NotFound, PodError, Unavailable
 from stage1.linux.cgroup import OURS
@@ -135,7 +135,11 @@ async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline
     host = _host(config, args)
     record = planned(config, request, journal=args.journal)
     image, files = await _bring(config, args)
-    record = record._replace(pod=record.pod._replace(window_mib=_window_mib(config, record.pod, files=files)))
+    annotations = request.sandbox.annotations
+    if not own_kernel.of(image, annotations).path:
+        run_annotations.require_meant(annotations, image=image.title)
+    if policy.WINDOW not in annotations:
+        record = record._replace(pod=record.pod._replace(window_mib=_window_mib(config, record.pod, files=files)))
     request.container.image.image = image.id
     timeline.mark("the image is in the store")
     for one in request.chosen:
@@ -191,6 +195,7 @@ def planned(config: Config, request: Request, *, journal: str = "") -> PodRecord
     """The pod in the foreground. Its limits are never changed, so its VM is not larger than they need."""
     if journal and not request.sandbox.annotations.get(policy.PROFILE, ""):
         raise BadRequest("--journal is for --profile systemd: the ordinary guest keeps no journal")
+    run_annotations.require_in_foreground(request.sandbox.annotations)
     vm = config.vm.but(ceiling=1.0)
     limits = config.limits.but(max_pod_memory_mib=0)
     own = config.but(vm=vm, limits=limits, policy=EVERYTHING)

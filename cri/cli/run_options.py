@@ -90,6 +90,11 @@ def _add_container(parser: Parser) -> None:
             "an environment variable; KEY alone takes its value from the caller's environment",
         ),
         ("--env-file", "FILE", "a file with KEY=VALUE or KEY in each line"),
+        (
+            "--annotation",
+            "KEY=VALUE",
+            "an annotation of the pod and its container, such as clearpod.io/vcpus=2 or io.clearpod.kernel.machine=q35",
+        ),
     )
     _texts(
         group,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cri import policy
+from cri.cli import run_annotations
 from cri.cli import run_values as values
 from cri.pb import runtime_pb2 as pb
 from cri.translate import extras
@@ -40,10 +41,22 @@ def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
     """The command line as CRI messages; `ours` are the caller's environment variables. Raises BadRequest, NotFound."""
     token = secrets.token_hex(3)
     name = args.name or f"run-{token}"
+    _require_utf8(args)
     _check_sizes(args)
-    container = _container(args, ours)
-    sandbox = _sandbox(args, container, name=name)
+    annotations = run_annotations.given(args.annotation)
+    container = _container(args, ours, annotations=annotations)
+    sandbox = _sandbox(args, container, name=name, annotations=annotations)
     return Request(sandbox, container, tuple(values.take_free(sandbox.port_mappings)))
+
+
+def _require_utf8(args: argparse.Namespace) -> None:
+    """Raise BadRequest for bytes that the CRI's messages can't have; values of variables may have any."""
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else (value,):
+            checked = text.partition("=")[0] if name == "env" else text
+            if isinstance(checked, str) and not checked.isascii() and not values.is_utf8(checked):
+                what = {"rest": "the command's word", "image": "the image"}.get(name, f"--{name.replace('_', '-')}")
+                raise BadRequest(f"{what} {os.fsencode(text)[:100]!r} is not UTF-8; write it in that encoding")
 
 
 def has_network(args: argparse.Namespace) -> bool:
@@ -86,14 +99,17 @@ def _cpus(text: str) -> int:
     return round(number * PERIOD_US)
 
 
-def _sandbox(args: argparse.Namespace, container: pb.ContainerConfig, *, name: str) -> pb.PodSandboxConfig:
-    has_network(args)
+def _sandbox(
+    args: argparse.Namespace, container: pb.ContainerConfig, *, name: str, annotations: Mapping[str, str]
+) -> pb.PodSandboxConfig:
+    if not has_network(args) and annotations.get(policy.NETWORKS):
+        raise BadRequest(f"--annotation {policy.NETWORKS} does not go with --network {NONE}; leave one of them out")
     sandbox = pb.PodSandboxConfig(
         metadata=pb.PodSandboxMetadata(name=name, namespace="default", uid=secrets.token_hex(16)),
         hostname=args.hostname or "",
         dns_config=pb.DNSConfig(servers=args.dns, searches=args.dns_search),
         port_mappings=[one for text in args.publish for one in values.ports(text)],
-        annotations=_annotations(args),
+        annotations=run_annotations.merged(annotations, _annotations(args)),
     )
     sandbox.linux.security_context.privileged = args.privileged
     sandbox.linux.resources.CopyFrom(container.linux.resources)
@@ -111,7 +127,9 @@ def _annotations(args: argparse.Namespace) -> dict[str, str]:
     return given
 
 
-def _container(args: argparse.Namespace, ours: Mapping[str, str]) -> pb.ContainerConfig:
+def _container(
+    args: argparse.Namespace, ours: Mapping[str, str], *, annotations: Mapping[str, str]
+) -> pb.ContainerConfig:
     made = [values.mount(text) for text in args.mount]
     mounts = [values.volume(text) for text in args.volume] + [one for one in made if isinstance(one, pb.Mount)]
     container = pb.ContainerConfig(
@@ -129,14 +147,21 @@ def _container(args: argparse.Namespace, ours: Mapping[str, str]) -> pb.Containe
     _set_command(container, args)
     tmpfs = [*args.tmpfs, *(one for one in made if isinstance(one, str))]
     tmpfs += [path for path in IN_MEMORY if args.read_only and path not in _targets(mounts, tmpfs)]
-    for name, separator, given in ((extras.TMPFS, ";", tmpfs), (extras.ULIMITS, ",", args.ulimit)):
-        if any(separator in text for text in given):
-            raise BadRequest(f"an option of {name.rpartition('/')[2]} can't have the character {separator!r}")
-        if given:
-            container.annotations[name] = separator.join(given)
+    container.annotations.update(run_annotations.merged(annotations, _joined(tmpfs, args.ulimit)))
     extras.tmpfs(container.annotations)
     extras.rlimits(container.annotations)
     return container
+
+
+def _joined(tmpfs: list[str], ulimits: list[str]) -> dict[str, str]:
+    """The annotations of a container that stand for these options."""
+    joined = {}
+    for name, separator, given in ((extras.TMPFS, ";", tmpfs), (extras.ULIMITS, ",", ulimits)):
+        if any(separator in text for text in given):
+            raise BadRequest(f"an option of {name.rpartition('/')[2]} can't have the character {separator!r}")
+        if given:
+            joined[name] = separator.join(given)
+    return joined
 
 
 def _targets(mounts: list[pb.Mount], tmpfs: list[str]) -> set[str]:

@@ -30,6 +30,15 @@ MOST_FILE_BYTES = 1 << 20
 _SIZE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,3}))?([bkmgt]?)(?:i?b)?")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a word of the command line is one, which Python has decoded with surrogates for other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def size(text: str, option: str) -> int:
     """Bytes of 64m, 1.5g or 4096. Raises BadRequest."""
     match = _SIZE.fullmatch(text.lower())

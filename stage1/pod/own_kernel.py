@@ -166,6 +166,11 @@ def is_named(labels: "Mapping[str, str]") -> bool:
     return any(labels.get(key) for key in (f"{OURS}path", f"{URUNC}binary"))
 
 
+def is_setting(key: str) -> bool:
+    """Whether it is the key of a label about a kernel."""
+    return key.startswith((OURS, URUNC))
+
+
 def of_file(data: bytes) -> dict[str, str]:
     """The content of a `FILE` as labels; empty if it is invalid."""
     import json  # few images have one

@@ -32,6 +32,8 @@ async def test_the_daemon_has_the_pod_with_its_name_and_logs(world: World, tmp_p
             "/x",
             "--ulimit",
             "core=0",
+            "--annotation",
+            "example.com/a=b",
             "-v",
             f"{tmp_path}:/data",
             world.image,
@@ -42,6 +44,7 @@ async def test_the_daemon_has_the_pod_with_its_name_and_logs(world: World, tmp_p
         (listed,) = (await cri("ListPodSandbox")).items
         (container,) = (await cri("ListContainers")).containers
         assert (listed.id, listed.metadata.name, container.pod_sandbox_id) == (pod, "web", pod)
+        assert (listed.annotations["example.com/a"], container.annotations["example.com/a"]) == ("b", "b")
         made = cri.node.pods.get(pod).containers[container.id].record.container
         assert [one.target for one in made.tmpfs] == ["/x"] and made.rlimits[0].name == "RLIMIT_CORE"
         status = (await cri("ContainerStatus", container_id=container.id)).status

@@ -36,6 +36,26 @@ def test_it_gets_its_environment(clearpod: Command, tmp_path: Path) -> None:
     assert out.splitlines()[1].startswith(b"arguments: console=ttyS0 panic=-1 exit")
 
 
+def test_annotations_name_a_kernel_in_an_image_without_labels_and_change_those_of_one(
+    clearpod: Command, tmp_path: Path
+) -> None:
+    plain = sample.image(tmp_path / "plain", [Layer(tar([file("kernel", kernels.hello(), 0o755)]))])
+    given = kernels.labelled(path="/kernel", network="linux", exit="debug-exit")
+    asked = [f"--annotation={key}={text}" for key, text in given.items()]
+    code, out, err = clearpod.run(*asked, plain, "exit=9")
+    assert (code, out.splitlines()[0], err) == (9, b"hello", "")
+    change = f"--annotation={kernels.OURS}exit=debug-exit"
+    assert clearpod.run(change, _image(tmp_path / "image"), "exit=8").code == 8
+    for options, image, noun in (
+        ((change,), plain, "which names none"),
+        (("--annotation=clearpod.io/kernel=image",), plain, "kernel of its own"),
+        ((f"--annotation={kernels.OURS}machine=isapc",), _image(tmp_path / "other"), "isapc"),
+        ((f"--annotation={kernels.OURS}speed=1",), _image(tmp_path / "last"), "speed"),
+    ):
+        code, out, err = clearpod.run(*options, image, "true")
+        assert (code, out, err.count("\n"), noun in err) == (125, b"", 1, True), err
+
+
 def test_a_multiboot_kernel_and_its_module_do_not_learn_their_paths(clearpod: Command, tmp_path: Path) -> None:
     files = {"boot/my-kernel": kernels.multiboot(), "boot/two words": b"x"}
     layer = Layer(tar([directory("boot"), *(file(name, data) for name, data in files.items())]))

@@ -100,6 +100,16 @@ RESOURCES: Field = lambda r: r.container.linux.resources  # noqa: E731
         ),
         ("--network storage", lambda r: r.sandbox.annotations["clearpod.io/networks"], "storage"),
         ("--net bridge", lambda r: dict(r.sandbox.annotations), {}),
+        (
+            "--annotation example.com/a=b=c --annotation clearpod.io/vcpus=1 --annotation clearpod.io/vcpus=2 -m 64m",
+            lambda r: (dict(r.sandbox.annotations), dict(r.container.annotations)),
+            ({"example.com/a": "b=c", "clearpod.io/vcpus": "2"},) * 2,
+        ),
+        (
+            "--annotation clearpod.io/tmpfs=/x --annotation empty= --ulimit core=0",
+            lambda r: dict(r.container.annotations),
+            {"clearpod.io/tmpfs": "/x", "empty": "", "clearpod.io/ulimits": "core=0"},
+        ),
     ],
 )
 def test_each_option_is_a_field_of_the_cri(argv: str, field: Field, value: object) -> None:
@@ -208,6 +218,22 @@ def test_variables_of_files_come_before_those_of_the_command_line(tmp_path: Path
         ("--add-host db:nowhere", "IP address"),
         ("--entrypoint= image", "--entrypoint"),
         ("--entrypoint [1] image", "--entrypoint"),
+        ("--annotation name", "KEY=VALUE"),
+        ("--annotation =value", "KEY=VALUE"),
+        ("--annotation clearpod.io/memory=5", "clearpod.io/memory-mib"),
+        ("--annotation clearpod.io/unheard-of=5", "known are"),
+        ("--annotation clearpod.io/emptydir=guest", "kubelet"),
+        ("--annotation clearpod.io/memory-mib=96 --vm-memory 96m", "--vm-memory"),
+        ("--annotation clearpod.io/kernel=full --vm-kernel full", "--vm-kernel"),
+        ("--annotation clearpod.io/tmpfs=/x --read-only", "--read-only"),
+        ("--annotation clearpod.io/ulimits=core=x", "core=x"),
+        ("--annotation clearpod.io/networks=a --network none", "--network none"),
+        ("--annotation a=\udcff", "UTF-8"),
+        ("--name \udcff", "--name"),
+        ("-w /\udcff", "--workdir"),
+        ("-v /tmp:/\udcff", "--volume"),
+        ("-e \udcff=1", "--env"),
+        ("image echo \udcff", "UTF-8"),
     ],
 )
 def test_a_wrong_value_is_named_at_once(argv: str, sentence: str) -> None:
@@ -220,6 +246,30 @@ def test_what_makes_no_sense_in_a_vm_is_refused_with_the_reason(argv: str, capsy
         asked(*argv.split())
     sentence = capsys.readouterr().err
     assert sentence.count("\n") == 1 and argv.split()[0].partition("=")[0] in sentence
+
+
+@pytest.mark.parametrize(
+    ("annotation", "noun"),
+    [
+        ("clearpod.io/template=web", "--detach"),
+        ("clearpod.io/suspend=manual", "--detach"),
+        ("clearpod.io/forkable=true", "--detach"),
+        ("clearpod.io/fork-of=web", "--detach"),
+        ("clearpod.io/vcpus=many", "whole number"),
+        ("clearpod.io/shared-maps=yes", "true or false"),
+        ("clearpod.io/volumes=nfs", "virtiofs"),
+        ("clearpod.io/scratch-mib=1", "at least"),
+    ],
+)
+def test_an_annotation_that_a_pod_in_the_foreground_can_not_have_is_refused(annotation: str, noun: str) -> None:
+    with pytest.raises(PodError, match=noun):
+        run.planned(Config(), asked("--annotation", annotation))
+
+
+def test_an_annotation_counts_for_the_pod_in_the_foreground() -> None:
+    words = "vcpus=1 memory-mib=96 scratch-mib=32 kernel=sctp template=none forkable=false".split()
+    pod = run.planned(Config(), asked(*(f"--annotation=clearpod.io/{word}" for word in words))).pod
+    assert (pod.vcpus, pod.memory_mib, pod.scratch_mib, pod.kernel, pod.boots) == (1, 96, 32, "sctp", True)
 
 
 def test_the_pod_has_what_its_container_may_take_and_is_not_bound_by_the_policy() -> None:
