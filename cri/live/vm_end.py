@@ -63,7 +63,8 @@ async def _see_server(vm: VmProcess) -> None:
 async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> str:
     """What ended, and whether its seccomp filter killed it: a bug or an attack, which is logged as an error."""
     code = handle.exit_code if handle else None
-    filtered = await asyncio.to_thread(sigsys.explain, vm.pid, vm.start_time, code=code)
+    may_be_filtered = sigsys.is_possible(code)
+    filtered = await asyncio.to_thread(sigsys.explain, vm.pid, vm.start_time, code=code) if may_be_filtered else ""
     why = f"the virtual machine of {title} has ended{filtered}"
     if filtered:
         log.error("pod.filtered", extra={"title": title, "error": why})

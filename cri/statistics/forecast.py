@@ -1,33 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts when a pod's statistics will be asked for again, from regular queries. Used by the meter. Pure.
+"""Predicts when a pod's statistics will be asked for again, from the queries before. Used by the meter. Pure.
 
 A kubelet asks each 10 s, a scraper each 15, and each asks for everything at once. A guest that is asked shortly before
-them answers no more often than otherwise, and no caller has to wait. Who asks now and then is not foreseen.
+them answers no more often than otherwise, and no caller has to wait. A caller may count its period from one query to
+the next, or pause for the same time after each answer, which is another period while answers are slow.
 """
 
+import math
 from collections.abc import Sequence
 
 ROUND_S = 0.9
 """Two queries within this time are one."""
+TOGETHER_S = 0.1
+"""So is one so soon after the answer to the one before, however long that took."""
 NEAR_S = 0.4
 """How much a regular caller may be early or late."""
 LONGEST_S = 65.0
+AGAIN_S = 1.0
+"""The pause of a caller who has asked once: `crictl stats` asks twice, for a rate."""
 KEPT = 8
 """Of so many times the pattern is looked for: enough for two callers of different periods."""
 
 
 class Times:
-    """The times of queries, in seconds of one clock."""
+    """The times of one kind of query and of its answers, in seconds of one clock."""
 
     def __init__(self) -> None:
         self._times: tuple[float, ...] = ()
+        self._pauses: tuple[float, ...] = ()
+        self._answered_s, self._is_new = -math.inf, False
 
-    def add(self, now_s: float) -> list[float]:
-        """Note a query now. Return when the next ones are expected, as far as that is new."""
-        if self._times and now_s - self._times[-1] < ROUND_S:
+    def add(self, now_s: float) -> None:
+        """Note a query now."""
+        pause_s = now_s - self._answered_s
+        if not self._times or (now_s - self._times[-1] >= ROUND_S and pause_s >= TOGETHER_S):
+            self._is_new = True
+            self._times = (*self._times[1 - KEPT :], now_s)
+            self._pauses = (*self._pauses[-1:], pause_s)
+
+    def answered(self, now_s: float) -> list[float]:
+        """Note that the last query is answered now. Return when the next ones are expected, as far as that is new."""
+        self._answered_s = now_s
+        if not self._is_new:
             return []
-        self._times = (*self._times[1 - KEPT :], now_s)
-        return [now_s + period for period in periods(self._times)]
+        self._is_new = False
+        last, pauses = self._times[-1], self._pauses
+        regular = [last + period for period in periods(self._times)]
+        again = now_s + (pauses[-1] if pauses[-1] <= LONGEST_S else AGAIN_S)
+        is_steady = abs(pauses[-1] - pauses[0]) <= NEAR_S if len(pauses) > 1 else False
+        return merged([*regular, again]) if is_steady or not regular else regular
+
+
+def merged(times: Sequence[float]) -> list[float]:
+    """The times in order; of several within NEAR_S the first, for which what is asked is new enough for the others."""
+    result: list[float] = []
+    for one in sorted(times):
+        if not result or one - result[-1] > NEAR_S:
+            result.append(one)
+    return result
 
 
 def periods(times: Sequence[float]) -> list[float]:

@@ -28,8 +28,12 @@ DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""
 FRESH_S = 0.9
 """The age up to which a sample is used. Below one second, after which `crictl stats` lists again to compute a rate."""
-LEAD_S = (0.4, 0.6)
-"""How long before it is expected a guest is asked, each at another moment, so that hundreds are not asked at once."""
+LEAD_S = (0.3, 0.45)
+"""How long before it is expected a sample is there, for each guest at another moment, so that hundreds are not asked at
+once. Who asks again after a second finds one that is half a second younger than the last, for a rate.
+"""
+MOST_LEAD_S = 1.0
+"""Most that is added to that for the time that the last answer took."""
 WALK_S = 0.3
 """A first answer about a pod has the sizes of its writable layers too, if these are counted in so short a time."""
 BEGIN_S, BEGIN_TRIES = 0.1, 5
@@ -87,10 +91,10 @@ class Meter:
         self._rates, self._missed = Rates(), MissedTime()
         self._last: dict[bool, Sample] = {}
         self._open: dict[object, Question] = {}
-        self._disk_at, self._has_begun = 0.0, False
+        self._disk_at, self._has_begun, self._is_closed = 0.0, False, False
         self._times = {False: Times(), True: Times()}
         self._prefetches: list[asyncio.TimerHandle] = []
-        self._lead_s = random.uniform(*LEAD_S)
+        self._lead_s, self._took_s = random.uniform(*LEAD_S), 0.0
         self._sampled_at: dict[bool, float] = {}
         self.disks: dict[str, Disk] = {}
 
@@ -126,12 +130,20 @@ class Meter:
         """The last sample, however old."""
         return self._last.get(files) or self._last.get(not files)
 
-    def fresh_and_forecast(self, *, files: bool = False) -> Sample | None:
-        """Like `fresh`, for a caller who may ask again: if that is foreseen, there will be a sample then."""
-        now_s = time.monotonic()
-        for expected_s in self._times[files].add(now_s):
-            self._later(max(expected_s - now_s - self._lead_s, 0), self._renew, files)
+    def query(self, *, files: bool = False) -> Sample | None:
+        """Like `fresh`, for a caller who may ask again; call `answered` when it has its answer."""
+        self._times[files].add(time.monotonic())
         return self.fresh(files=files)
+
+    def answered(self, *, files: bool = False) -> None:
+        """Note that a `query` is answered now, and see to it that there is a sample when the next one is expected."""
+        now_s, lead_s = time.monotonic(), self._lead()
+        for expected_s in self._times[files].answered(now_s):
+            self._later(max(expected_s - now_s - lead_s, 0), self._renew, files)
+
+    def _lead(self) -> float:
+        """How long before it is expected: a sample is as old as its answer, so the time that this took is added."""
+        return self._lead_s + self._took_s
 
     def begin(self, runs: Callable[[], bool], *, is_busy: Callable[[], bool] = lambda: False) -> None:
         """A container has started: unless it has ended soon, its rates count from then on, and who asks in the next
@@ -149,13 +161,15 @@ class Meter:
             self._question(Stats(disk=disk))
 
     def _later(self, delay_s: float, ask: Callable[..., None], *given: object) -> None:
+        if self._is_closed:
+            return
         loop = asyncio.get_running_loop()
         self._prefetches = [timer for timer in self._prefetches if timer.when() > loop.time()]
         self._prefetches.append(loop.call_later(delay_s, ask, *given))
 
     def _renew(self, files: bool) -> None:
         """Ask, unless a sample will still be new when it is wanted."""
-        if self.fresh(files=files, within_s=FRESH_S - self._lead_s) is None:
+        if self.fresh(files=files, within_s=FRESH_S - self._lead()) is None:
             self.ask(files=files)
 
     def fresh(self, *, files: bool = False, within_s: float | None = None) -> Sample | None:
@@ -175,6 +189,7 @@ class Meter:
 
     async def close(self) -> None:
         """There will be no more answers: fail the pending query."""
+        self._is_closed = True
         for timer in self._prefetches:
             timer.cancel()
         tasks = [question.task for question in self._open.values()]
@@ -200,7 +215,12 @@ class Meter:
     async def _first(self, disk: Question, *, files: bool) -> Sample:
         """One answer about everything, and if counting what is on the disk takes long, another without that."""
         done, _ = await asyncio.wait({disk.task}, timeout=WALK_S)
-        return disk.task.result() if done else await asyncio.shield(self._question(Stats(files=files)).task)
+        if not done:
+            return await asyncio.shield(self._question(Stats(files=files)).task)
+        sample = disk.task.result()
+        if self._last.get(files) is not sample:  # it was only just in time
+            self._keep(sample, files=files, took_s=WALK_S)
+        return sample
 
     async def _all_pages(self, op: Stats) -> Sample:
         """All pages of one answer."""
@@ -224,9 +244,15 @@ class Meter:
             self._disk_at = time.monotonic()
             self.disks = {name: Disk(now, one.disk_bytes, one.disk_inodes) for name, one in containers.items()}
         sample = Sample(now, first, containers, self._rates.update(first, containers.values()))
-        if time.monotonic() - begun_s < WALK_S or not op.disk:  # else what was counted first is older than it says
-            self._last[op.files], self._sampled_at[op.files] = sample, time.monotonic()
+        took_s = time.monotonic() - begun_s
+        if took_s < WALK_S or not op.disk:  # else what was counted first is older than it says
+            self._keep(sample, files=op.files, took_s=took_s)
         return sample
+
+    def _keep(self, sample: Sample, *, files: bool, took_s: float) -> None:
+        """Answer later callers with this sample, which has just arrived."""
+        self._last[files], self._sampled_at[files] = sample, time.monotonic()
+        self._took_s = min(took_s, MOST_LEAD_S)
 
 
 def _retrieve(task: "asyncio.Task[Sample]") -> None:

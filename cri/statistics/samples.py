@@ -62,7 +62,14 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
     """
     if pod.is_suspended or (not pod.is_ready and not pod.held):
         return _known(pod, files=files)
-    return _known(pod, files=files) or (await pod.meter.sample(files=files) if pod.is_ready else None)
+    if known := _known(pod, files=files):
+        return known
+    if not pod.is_ready:
+        return None
+    try:
+        return await pod.meter.sample(files=files)
+    finally:
+        pod.meter.answered(files=files)
 
 
 def _known(pod: Metered, *, files: bool) -> Sample | None:
@@ -73,8 +80,9 @@ def _known(pod: Metered, *, files: bool) -> Sample | None:
         return last.at_rest(time.time_ns()) if pod.is_suspended else last
     if pod.is_suspended:
         return None
-    fresh = pod.meter.fresh_and_forecast(files=files)
+    fresh = pod.meter.query(files=files)
     if fresh and all(name in fresh.containers for name, one in pod.containers.items() if one.is_running):
+        pod.meter.answered(files=files)
         return fresh
     return None
 
@@ -84,7 +92,10 @@ async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tup
     and a timeout for each would cost more than the answers.
     """
     asked = [(pod, known) for pod in pods if pod.is_ready and (known := _known_or_asked(pod, files=files))]
-    await _wait([one for _, one in asked if isinstance(one, Asked)])
+    waiting = [(pod, one) for pod, one in asked if isinstance(one, Asked)]
+    await _wait([one for _, one in waiting])
+    for pod, _ in waiting:
+        pod.meter.answered(files=files)
     samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in asked)
     return [(pod, sample) for pod, sample in samples if sample is not None]
 

@@ -155,7 +155,7 @@ def descriptors() -> list[pb.MetricDescriptor]:
 def sandbox_metrics(pod: LivePod, sample: Sample) -> pb.PodSandboxMetrics:
     """Network at the pod, the rest at its running containers."""
     names = pod.record.pod
-    running = [one for one in pod.containers.values() if one.id in sample.containers]
+    running = [one for one in pod.containers.values() if one.is_running and one.id in sample.containers]
     return pb.PodSandboxMetrics(
         pod_sandbox_id=pod.id,
         metrics=_network((names.name, names.namespace, "POD", pod.id, ""), sample),

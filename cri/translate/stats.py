@@ -94,14 +94,14 @@ def _container(pod: LivePod, container: LiveContainer, *, sample: Sample | None)
 def _linux(pod: LivePod, sample: Sample) -> _Fields:
     guest, at = sample.pod, sample.unix_ns
     pressures = guest.pressures or Pressures()
-    running = [container for container in pod.containers.values() if container.id in sample.containers]
+    running = [one for one in pod.containers.values() if one.is_running and one.id in sample.containers]
     return {
         "cpu": _cpu(guest.cpu, sample.nano_cores.get(""), at=at, psi=_psi(pressures.cpu)),
         "memory": _memory(guest.memory or MemoryStats(), at=at, psi=_psi(pressures.memory)),
         "io": _io(pressures.io, at=at),
         "network": _network(guest.interfaces, at=at),
         "process": {"timestamp": at, "process_count": {"value": guest.threads}},
-        "containers": [_container(pod, container, sample=sample) for container in running],
+        "containers": [_container(pod, one, sample=sample) for one in running],
     }
 
 

@@ -34,6 +34,11 @@ _RECORD = re.compile(
 _ARCHITECTURES = {"c000003e": "x86-64", "40000003": "i386"}
 
 
+def is_possible(code: int | None) -> bool:
+    """Whether a VMM with this exit code may have been ended by its filter; None is that of no child of ours."""
+    return code in (None, SIGSYS_CODE)
+
+
 def explain(
     pid: int, started: int, *, code: int | None, log: str = LOG, recent: "Callable[[int], str]" = host.recent_log
 ) -> str:
@@ -42,7 +47,7 @@ def explain(
     `started` is its `process.start_time`. `code` is None when it was no child of ours; then only the log tells, by what
     is `recent` in it.
     """
-    if code not in (None, SIGSYS_CODE):
+    if not is_possible(code):
         return ""
     call = _find(_records(log, _WAIT_S if code else 0, recent=recent), pid, since=_epoch(started))
     if not call and code is None:

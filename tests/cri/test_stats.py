@@ -80,6 +80,28 @@ async def test_a_container_that_does_not_run_has_zeros(world: World) -> None:
         assert (await cri("ListPodSandboxStats")).stats == []
 
 
+async def test_no_numbers_outlive_their_container_though_the_sample_that_has_them_still_serves(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        kept, c = await _running(cri, pod, "sleep", "1000", name="kept"), await _running(cri, pod, *SPIN)
+        assert len((await cri("ListContainerStats")).stats) == 2
+        assert len((await cri("ListPodSandboxMetrics")).pod_metrics[0].container_metrics) == 2
+        world.faults.ignore = messages.Stats  # whatever is answered from now on was sampled before
+        await cri("StopContainer", container_id=c, timeout=0)
+        stopped = (await cri("ContainerStats", container_id=c)).stats
+        assert stopped.cpu.usage_core_nano_seconds.value == stopped.memory.working_set_bytes.value == 0
+        assert [
+            one.attributes.id for one in (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux.containers
+        ] == [kept]
+        listed = {one.attributes.id: one for one in (await cri("ListContainerStats")).stats}
+        assert listed[kept].memory.working_set_bytes.value > listed[c].memory.working_set_bytes.value == 0
+        (of_pod,) = (await cri("ListPodSandboxMetrics")).pod_metrics
+        assert [one.container_id for one in of_pod.container_metrics] == [kept]
+        await cri("RemoveContainer", container_id=c)
+        assert [one.attributes.id for one in (await cri("ListContainerStats")).stats] == [kept]
+        assert (await cri.refused("ContainerStats", container_id=c))[0] == "NOT_FOUND"
+
+
 FILTERS = [
     ({}, {"a", "b", "c"}),
     ({"id": "ID-a"}, {"a"}),

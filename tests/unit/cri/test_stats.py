@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.statistics import forecast, meter
+from cri.statistics import meter
 from cri.statistics.meter import Meter
 from cri.statistics.sample import MissedTime, Rates
 from cri.statistics.samples import sample_of
@@ -16,6 +16,7 @@ from cri.translate.chunks import chunks
 from stage1.errors import PodError, TimedOut
 from stage1.guest.checked import MAX_CPU_US
 from stage1.guest.messages import ContainerStats, CpuStats, PodStats, Reply, Stats
+from tests.fakes.one_pod import OnePod
 
 MS, S = 1_000_000, 1_000_000_000
 
@@ -200,31 +201,6 @@ async def test_a_closed_meter_leaves_no_task_behind() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-TIMES = [
-    ([0], []),
-    ([0, 10], []),
-    ([0, 10, 20], [10]),
-    ([0, 10, 20.3, 30, 39.8], [9.8]),
-    ([0, 10, 20, 30, 40, 50], [10]),
-    ([0, 10, 21], []),
-    ([0, 1, 50], []),
-    ([0, 90, 180], []),
-    ([0, 10, 15, 20, 30], [10, 15]),
-    ([0, 1.3, 2.6, 3.9], [1.3]),
-]
-
-
-@pytest.mark.parametrize(("times", "expected"), TIMES)
-def test_who_has_asked_at_regular_times_is_expected_again(times: list[float], expected: list[float]) -> None:
-    assert forecast.periods(times) == pytest.approx(expected)
-
-
-def test_who_asks_twice_about_the_same_moment_counts_once_and_only_the_last_times_count() -> None:
-    times = forecast.Times()
-    assert [times.add(100 * at) for at in range(forecast.KEPT)] == [[]] * forecast.KEPT
-    assert [times.add(5000 + at) for at in (0, 0.5, 10, 10.1, 20)] == [[], [], [], [], [5030]]
-
-
 async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers_will_be_new(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -235,11 +211,14 @@ async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers
         return Reply(stats=(ContainerStats("c"),), pod=PodStats())
 
     one, now_s = Meter(ask, KNOWN), time.monotonic()
-    for ago_s in (20, 10):
-        assert one._times[False].add(now_s - ago_s) == []
-    assert one.fresh_and_forecast() is None
+    one._times[False].add(now_s - 10)
+    one._times[False].answered(now_s - 10)
+    assert one.query() is None
+    one._took_s = 0.25
+    one.answered()
     (timer,) = one._prefetches
-    assert 8 < timer.when() - asyncio.get_running_loop().time() <= 10 - meter.LEAD_S[0]
+    in_s = timer.when() - asyncio.get_running_loop().time() + one._took_s
+    assert 10 - meter.LEAD_S[1] - 0.1 < in_s <= 10 - meter.LEAD_S[0]
     one._renew(False)
     await one.sample()
     assert asked == [Stats(disk=True)]
@@ -251,6 +230,9 @@ async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers
     assert not one._open[Stats()].task.done(), "it would be old by then"
     await one.close()
     assert timer.cancelled()
+    one._times[False].add(now_s + 20)
+    one.answered()
+    assert one._prefetches == [timer], "nobody answers any more"
 
 
 async def test_a_container_that_has_started_is_sampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,20 +305,6 @@ def test_lists_are_cut_into_pieces_of_a_size(sizes: list[int]) -> None:
     assert all(sum(item.ByteSize() for item in piece) <= 40 or len(piece) == 1 for piece in pieces)
 
 
-class OnePod:
-    """A pod that is ready, with one container that runs, until somebody says otherwise."""
-
-    id = title = "p"
-    held = ""
-    is_ready, is_suspended = True, False
-
-    def __init__(self, ask: meter.Ask) -> None:
-        self.meter = Meter(ask, KNOWN)
-        self.containers: dict[str, OnePod] = {"c": self}
-
-    is_running = True
-
-
 async def test_a_sample_of_the_last_moment_serves_while_the_vm_runs_and_has_all_containers() -> None:
     asked: list[Stats] = []
 
@@ -344,7 +312,7 @@ async def test_a_sample_of_the_last_moment_serves_while_the_vm_runs_and_has_all_
         asked.append(op)
         return Reply(stats=(ContainerStats("c"),), pod=PodStats())
 
-    pod = OnePod(ask)
+    pod = OnePod(ask, KNOWN)
     sample = await sample_of(pod)
     before = len(asked)
     assert await sample_of(pod) is sample and len(asked) == before
