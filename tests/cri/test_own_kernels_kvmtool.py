@@ -4,6 +4,7 @@ is KVM, as in the lab. The kernel is the one of our guests, and nothing of ours 
 """
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,15 @@ from tests.fakes.registry import Registry
 
 __all__ = ["hypervisor", "pytest_generate_tests"]
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
-INIT = kernels.INIT.partition(b"mkfifo")[0] + b"cat /proc/cmdline\nexec sleep 1000000\n"
-"""Its network and a web server, and no end."""
+INIT = (
+    kernels.INIT.partition(b"mkfifo")[0]
+    + b"""cat /proc/cmdline
+xargs -0 -n1 echo was < /proc/1/environ
+ls -d /.clearpod; echo "that is all"
+exec sleep 1000000
+"""
+)
+"""Its network and a web server, its environment, and no end."""
 
 
 @pytest.fixture
@@ -68,3 +76,24 @@ async def test_it_takes_the_guests_place_answers_is_counted_and_is_stopped(world
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
+
+
+async def test_an_environment_that_no_command_line_can_have_comes_by_the_initrd(world: VmWorld) -> None:
+    given = {f"NUMBER_{number}": f'the "value" of {number}' for number in range(60)}
+    async with world.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{world.root}/logs", annotations={policy.MEMORY: "128"})
+        for name in ("first", "again"):
+            envs = [pb.KeyValue(key=key, value=text.encode()) for key, text in given.items()]
+            c = await _started(cri, pod, cri.image, "word=given", name=name, envs=envs)
+            await _until_logged(cri, c, "that is all")
+            answer = await cri("ContainerStatus", container_id=c, verbose=True)
+            assert json.loads(answer.info["info"])["kernel"]["environmentBy"] == "initrd"
+            lines = [line.rstrip("\r") for line in _log(answer.status.log_path)]
+            assert {f"was {key}={text}" for key, text in given.items()} <= set(lines), lines
+            assert [line for line in lines if "word=given" in line and "rdinit=/.clearpod/init" in line]
+            assert "/.clearpod" not in lines
+            await cri("StopContainer", container_id=c, timeout=1)
+        scratch = Path(world.host.state_dir, "scratch")
+        assert f"{pod}.initrd" in [one.name for one in scratch.iterdir()]
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert (list(scratch.glob("*.initrd")), world.left_over()) == ([], [])

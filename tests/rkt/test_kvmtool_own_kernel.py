@@ -24,6 +24,7 @@ pytestmark = [
 INIT = b"""#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox cat /proc/cmdline
+/bin/busybox xargs -0 -n1 echo was < /proc/1/environ
 echo it is ready
 /bin/busybox grep -q stay /proc/cmdline && exec /bin/busybox sleep 1000000
 /bin/busybox reboot -f
@@ -59,6 +60,15 @@ def test_its_serial_port_is_the_output_and_its_reset_the_end(rkt: RealRkt, image
     done = pod.finish()
     assert (done.code, "word=given" in done.out, "it is ready" in done.out) == (0, True, True), (done.out, done.err)
     assert pod.status()["app-plain"] == "0"
+    removed(rkt, pod)
+
+
+def test_an_environment_that_no_command_line_can_have_comes_by_the_initrd(rkt: RealRkt, image: Path) -> None:
+    given = {f"NUMBER_{number}": 'say "it"' for number in range(60)}
+    pod = rkt.run(image, *(f"--environment={name}={text}" for name, text in given.items()), "--", "quiet", "word=given")
+    done = pod.finish()
+    assert (done.code, "it is ready" in done.out, "word=given" in done.out) == (0, True, True), (done.out, done.err)
+    assert {f"was {name}={text}" for name, text in given.items()} <= set(done.out.splitlines()), done.out
     removed(rkt, pod)
 
 

@@ -24,6 +24,7 @@ pytestmark = [
 INIT = b"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
+xargs -0 -n1 echo was < /proc/1/environ
 echo "a kernel of $(uname -s) is ready"
 grep -o 'word=[a-z]*' /proc/cmdline
 grep -q stay /proc/cmdline && while :; do sleep 1; done
@@ -54,6 +55,18 @@ def test_its_output_is_the_pods_and_its_reset_the_end(
     image = _image(tmp_path / "image", guest_dir, files)
     code, out, err = clearpod.run("--vm-memory", "256m", image, "quiet", "word=given", limit_s=200)
     assert (code, b"a kernel of Linux is ready" in out, b"word=given" in out) == (0, True, True), (out, err)
+
+
+@BOTH
+def test_an_environment_that_no_command_line_can_have_comes_by_the_initrd(
+    clearpod: Command, tmp_path: Path, guest_dir: Path, files: Files
+) -> None:
+    image = _image(tmp_path / "image", guest_dir, files)
+    given = {f"NUMBER_{number}": f'the "value" of {number}' for number in range(60)}
+    options = [f"--env={key}={text}" for key, text in given.items()]
+    code, out, err = clearpod.run("--vm-memory", "256m", *options, image, "quiet", "word=given", limit_s=200)
+    assert (code, b"word=given" in out) == (0, True), (out, err)
+    assert {f"was {key}={text}".encode() for key, text in given.items()} <= set(out.split(b"\n")), out
 
 
 @BOTH
