@@ -254,7 +254,7 @@ class Node:
         await forking.forget_old(self.host)
         await self.warmed.open()
         await self.pods.recovery.begin()
-        await self._find_kernels()
+        await self.find_kernels()
         self.network.open()
         await self.merger.open()
         if self.hub:
@@ -285,10 +285,11 @@ class Node:
         """Apply a new configuration, which differs only in keys that `cri.changes` lists as live."""
         self.config, self.pods.max_pods = config, config.limits.max_pods
         self.warmed.most_bytes = config.templates.warmed_mib << 20
-        await self._find_kernels()
+        await self.find_kernels()
         await self.pods.pool.replace(plain)
 
-    async def _find_kernels(self) -> None:
+    async def find_kernels(self) -> None:
+        """Look which kernels are in the guest's directory, for which there are handlers then."""
         hypervisor = self.host.choice.hypervisor
         self.handlers = kernel.handlers(
             await asyncio.to_thread(kernels.variants, self.host.guest_dir, hypervisor=hypervisor)

@@ -6,21 +6,20 @@ stay, whatever VM is in it, and `engine.clean_up` undoes all. docs/decisions/040
 """
 
 import os
-import stat
 import time
 from typing import NamedTuple
 
 from stage1 import engine, machine, placement
 from stage1.engine import Host, Prepared
-from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.errors import BadRequest, Unsupported
 from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
-from stage1.linux import beneath, files, idmap, in_root, mount
+from stage1.linux import beneath, files, idmap, mount
 from stage1.linux.libc import Guard
 from stage1.pod import ids as id_ranges
 from stage1.pod import kernel_image, own_command_line, own_kernel, own_values
 from stage1.pod.model import IdMap, Pod
 from stage1.pod.own_kernel import OwnKernel
-from stage1.rootfs import export, own_initrd, scratch
+from stage1.rootfs import export, own_files, own_initrd, scratch
 from stage1.vm import record, slots
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.own_machine import Features, OwnMachine
@@ -29,7 +28,7 @@ from stage1.vm.usage import usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stage1.linux.idmap import Extent
     from stage1.pod.network import PodNetwork
@@ -53,8 +52,6 @@ panicked.
 """
 _LOW_MEMORY_BYTES = 1 << 31
 """Of a VM with more memory: what all of QEMU's machines have below the addresses of their devices."""
-_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX"}
-"""Of disks, by how their files begin."""
 
 
 class Boot(NamedTuple):
@@ -114,14 +111,14 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
         _require_memory(facts, pod, path=kernel.path)
 
     def examine_block(fd: int, size: int) -> None:
-        _require_raw(fd, path=kernel.block)
+        own_files.require_raw(fd, path=kernel.block)
 
     with beneath.Root(directory) as own:
         root = own.open_directory(f"share/layers/{boot.lower}")
     try:
-        path, size = _resolved(root, kernel.path, what="kernel", examine=examine_kernel)
-        initrd, initrd_bytes = _resolved(root, kernel.initrd, what="initrd")
-        block, block_bytes = _resolved(root, kernel.block, what="block image", examine=examine_block)
+        path, size = own_files.resolved(root, kernel.path, what="kernel", examine=examine_kernel)
+        initrd, initrd_bytes = own_files.resolved(root, kernel.initrd, what="initrd")
+        block, block_bytes = own_files.resolved(root, kernel.block, what="block image", examine=examine_block)
     finally:
         os.close(root)
     if size + initrd_bytes > pod.memory_mib * MIB // 2:
@@ -135,34 +132,6 @@ def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> BootFiles:
             f"the block image {kernel.block} has {block_bytes} bytes, and the pod's disk may have {most_mib} MiB"
         )
     return BootFiles(path, initrd, block)
-
-
-def _resolved(
-    root: int, path: str, *, what: str, examine: "Callable[[int, int], None] | None" = None
-) -> tuple[str, int]:
-    """The host's path of a file in an image, and its bytes; `examine` is given its descriptor and these. Both are empty
-    where none is named.
-    """
-    if not path:
-        return "", 0
-    try:
-        fd = in_root.open_path(root, path)
-    except (FileNotFoundError, beneath.NotPlain):
-        raise NotFound(f"the image names the {what} {path}, and has no such file; build it with that file") from None
-    try:
-        status = os.fstat(fd)
-        size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, not a file")
-        if examine:
-            with Guard("read", path):
-                examine(fd, size)
-        place = os.readlink(f"/proc/self/fd/{fd}")
-        if "," in place:  # QEMU would take what follows for another file
-            raise BadRequest(f"the {what} {path} is a link to a path with a comma; rename that file")
-        return place, size
-    finally:
-        os.close(fd)
 
 
 def _kernel(fd: int, size: int, *, path: str) -> kernel_image.Kernel:
@@ -184,13 +153,6 @@ def _require_memory(kernel: kernel_image.Kernel, pod: Pod, *, path: str) -> None
             f"the kernel {path} is loaded into memory up to {kernel.end:#x}, and the VM has {pod.memory_mib} MiB; give "
             "the pod more"
         )
-
-
-def _require_raw(fd: int, *, path: str) -> None:
-    """Raise BadRequest for the image of a disk in a format of its own: the kernel would see that format."""
-    head = os.pread(fd, 4, 0)
-    if name := _FORMATS.get(head):
-        raise BadRequest(f"the block image {path} is in the format {name}; convert it to a raw one")
 
 
 def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> None:

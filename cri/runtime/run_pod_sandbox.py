@@ -43,6 +43,8 @@ async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
     """The pod that the request asks for, if this node can have it. Raises BadRequest, NotFound, Unsupported."""
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
+    if request.runtime_handler not in node.handlers:  # its kernel may have been built since the daemon looked
+        await node.find_kernels()
     facts, volumes = await asyncio.to_thread(_facts, node, request.config)
     record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts, volumes=volumes)
     if record.pod.ids.length and node.lacks_user_namespaces:

@@ -11,6 +11,7 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 from stage1.pod.model import KERNEL_OF_IMAGE
+from stage1.vm.kernels import BUILDABLE
 
 ORDINARY, SCTP, FULL = "default", "sctp", "full"
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
@@ -24,6 +25,14 @@ def handlers(variants: Iterable[str]) -> tuple[str, ...]:
     """The handlers of a node whose guest's directory has these variants of the kernel."""
     names = (KERNEL_OF_IMAGE, *variants)
     return ("", HANDLER, *(f"{HANDLER}-{name}" for name in names if is_word(name)))
+
+
+def not_built(handler: str) -> str:
+    """The end of a sentence about a handler that this node lacks: how to build its kernel; empty for other names."""
+    name = handler.removeprefix(f"{HANDLER}-")
+    if name == handler or name not in BUILDABLE:
+        return ""
+    return f"; that handler comes with the guest kernel {name}, which `clearpod images build kernel-{name}` builds"
 
 
 def variant(request: pb.RunPodSandboxRequest) -> str:

@@ -38,7 +38,8 @@ def record(
     sandbox = request.config
     if request.runtime_handler not in handlers:
         known = ", ".join(filter(None, handlers))
-        raise NotFound(f'no runtime for "{request.runtime_handler[:SHOWN]}" is configured; known: {known}')
+        why = kernel.not_built(request.runtime_handler)
+        raise NotFound(f'no runtime for "{request.runtime_handler[:SHOWN]}" is configured; known: {known}{why}')
     _check_names(sandbox.metadata)
     _check_namespaces(sandbox.linux.security_context, config)
     log_directory = _log_directory(sandbox.log_directory)

@@ -22,12 +22,37 @@ _MOST_SEGMENTS, _MOST_NOTES = 128, 1 << 16
 _HEAD = 8192
 """The range in which a multiboot header has to be, and all that is read of a bzImage."""
 _MACHINES = {3: "i386", 62: "x86_64"}
-_OTHERS = {8: "MIPS", 20: "PowerPC", 21: "PowerPC", 22: "S/390", 40: "ARM", 183: "aarch64", 243: "RISC-V"}
+_OTHERS = {
+    2: "SPARC", 4: "m68k", 8: "MIPS", 20: "PowerPC", 21: "PowerPC", 22: "S/390", 40: "ARM", 43: "SPARC",
+    183: "aarch64", 243: "RISC-V", 258: "LoongArch",
+}  # fmt: skip
 _I386, _PT_LOAD, _PT_NOTE, _PHYS32_ENTRY = 3, 1, 4, 18
 _MULTIBOOT, _MULTIBOOT2, _HAS_ADDRESSES, _THERE = 0x1BADB002, b"\xd6\x50\x52\xe8", 1 << 16, 1 << 32
 _SECTOR, _PARAGRAPH, _WITH_LENGTH = 512, 16, 0x204
 """Units of a bzImage's header, and since which version that has the length of the rest."""
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zX", b"BZh", b"\x02\x21\x4c\x18", b"\x04\x22\x4d\x18")
+_DISK = "it is the image of a disk, which begins with firmware or a boot loader"
+_FORMATS = (
+    (0x38, b"ARM\x64", "it is for aarch64"),
+    (0x38, b"RSC\x05", "it is for RISC-V"),
+    (0x24, b"\x18\x28\x6f\x01", "it is for ARM"),
+    (0, b"MZ", "it is a program for UEFI"),
+    (0, b"\xcf\xfa\xed\xfe", "it is in the format Mach-O"),
+    (0, b"\xce\xfa\xed\xfe", "it is in the format Mach-O"),
+    (0, b"\xca\xfe\xba\xbe", "it is in the format Mach-O"),
+    (0, b"\x27\x05\x19\x56", "it is an image for U-Boot, take the kernel out of it"),
+    (0, b"\xd0\x0d\xfe\xed", "it is an image for U-Boot, take the kernel out of it"),
+    (0, b"QFI\xfb", _DISK),
+    (0, b"KDMV", _DISK),
+    (0x1FE, b"\x55\xaa", _DISK),
+    (0, b"#!", "it is a script"),
+    (0, b"\0asm", "it is WebAssembly"),
+    (0, b"07070", "it is a cpio archive, as initrds are"),
+    (0, b"PK\3\4", "it is an archive"),
+    (0, b"!<arch>", "it is an archive"),
+    (0x101, b"ustar", "it is an archive"),
+)
+"""How files begin that are no kernels for this host: offset, bytes, what they are. The first that matches counts."""
 _USABLE = "clearpod boots an ELF with a PVH note, a multiboot kernel or a bzImage"
 
 
@@ -137,23 +162,20 @@ def _lack(read: "Read", head: bytes, *, elf: _Elf) -> str:
 def _guess(head: bytes) -> str:
     if not head:
         return "it is empty"
-    if head[0x38:0x3C] == b"ARM\x64":
-        return "it is for aarch64"
     if head.startswith(_COMPRESSED):
         return "it is compressed, unpack it first"
-    if head[:2] == b"MZ":
-        return "it is a program for UEFI"
-    if head[:4] == b"QFI\xfb" or head[0x1FE:0x200] == b"\x55\xaa":
-        return "it is the image of a disk, which begins with firmware or a boot loader"
+    for at, magic, what in _FORMATS:
+        if head[at : at + len(magic)] == magic:
+            return what
     return f"it begins with {head[:8].hex()}"
 
 
 def _elf(read: "Read", head: bytes, *, title: str) -> _Elf:
     if len(head) < 64 or head[4] not in (1, 2):
         raise BadRequest(f"{title} is a damaged ELF file: its header is truncated or of an unknown class")
-    machine: int = struct.unpack_from("<H", head, 18)[0]
+    machine: int = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)[0]
     if head[5] != 1 or machine not in _MACHINES:
-        for_what = _OTHERS.get(machine, f"the machine {machine}") if head[5] == 1 else "another endianness"
+        for_what = _OTHERS.get(machine, f"the machine {machine}" if head[5] == 1 else "another endianness")
         raise BadRequest(f"{title} is for {for_what}, and pods run on x86_64; build it for that")
     is_64 = head[4] == 2
     at: int = struct.unpack_from("<Q" if is_64 else "<I", head, 32 if is_64 else 28)[0]

@@ -13,10 +13,11 @@ Reads the manifests and looks into the apps' roots; changes nothing and asks no 
 For app add: `read_pod` with `only`, `make`, `with_network`, and the one app in `apps`.
 """
 
+import errno
 import os
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
 from stage1.linux import beneath, in_root
 from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process, User
 from stage1.pod.network import PodNetwork
@@ -239,6 +240,10 @@ def _with_file(entry: Entry, root: str) -> Entry:
     try:
         data = in_root.read(root, manifest.KERNEL_FILE, most=manifest.MOST_KERNEL_FILE_BYTES + 1)
     except (FileNotFoundError, beneath.NotPlain):
+        return entry
+    except KernelError as error:
+        if error.errno != errno.ELOOP:
+            raise
         return entry
     from stage1.pod import own_kernel  # others do not wait for it
 

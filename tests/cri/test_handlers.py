@@ -19,3 +19,15 @@ async def test_each_kernel_that_is_built_has_a_handler(world: World) -> None:
         assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "full"
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox("b"), runtime_handler="clearpod-other")
         assert code == "NOT_FOUND" and "clearpod-full" in sentence
+
+
+async def test_a_kernel_that_is_not_built_is_named_with_its_build_and_served_once_it_is(world: World) -> None:
+    async with world.daemon() as cri:
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
+        assert (code, "images build kernel-full" in sentence) == ("NOT_FOUND", True), sentence
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-other")
+        assert (code, "images build" in sentence) == ("NOT_FOUND", False), sentence
+        (world.root / "guest" / "vmlinux-full").touch()
+        run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
+        assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "full"
+        assert "clearpod-full" in [one.name for one in (await cri("Status")).runtime_handlers]

@@ -105,9 +105,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/linux/open_files.py": dict.fromkeys(("open", "os.listdir", "os.stat"), VMM),
     "stage1/own.py": {
         **dict.fromkeys(("files.unlink", "os.open"), TOP),
-        "os.readlink": HOST,
         **dict.fromkeys(("files.read", "os.listdir"), HOST),
     },
+    "stage1/rootfs/own_files.py": {"os.readlink": HOST},
     "stage1/rootfs/own_initrd.py": dict.fromkeys(
         ("files.read", "files.unlink", "os.open"),
         "an image's file, found without links; the guest's; the state directory",

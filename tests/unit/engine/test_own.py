@@ -9,7 +9,7 @@ import pytest
 
 from stage1 import own
 from stage1.engine import Host
-from stage1.errors import BadRequest, PodError, Unsupported
+from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod.model import Pod
 from stage1.pod.own_kernel import OwnKernel
 from stage1.vm import kvmtool, qemu
@@ -37,6 +37,11 @@ def layers(tmp_path: Path) -> Path:
     (place / "a,b").write_bytes(BZIMAGE)
     (place / "comma").symlink_to("/a,b")
     (place / "qcow2").write_bytes(b"QFI\xfb" + bytes(100))
+    (place / "vdi").write_bytes(bytes(0x40) + b"\x7f\x10\xda\xbe" + bytes(100))
+    (place / "circle").symlink_to("/circle")
+    (place / "out").symlink_to("/../../../../etc/hostname")
+    os.mkfifo(place / "fifo")
+    os.mkdir(place / "etc")
     return tmp_path
 
 
@@ -63,6 +68,14 @@ def test_a_kernel_is_opened_through_links_that_stay_in_the_image(layers: Path) -
         (OwnKernel("/bzImage", machine="q35", initrd="/comma"), qemu.HYPERVISOR, BadRequest, "comma"),
         (OwnKernel("/comma", machine="q35"), qemu.HYPERVISOR, BadRequest, "comma"),
         (OwnKernel("/bzImage", machine="q35", block="/large"), qemu.HYPERVISOR, BadRequest, "block"),
+        (OwnKernel("/bzImage", machine="q35", block="/vdi"), qemu.HYPERVISOR, BadRequest, "VDI"),
+        (OwnKernel("/circle", machine="q35"), qemu.HYPERVISOR, NotFound, "circle"),
+        (OwnKernel("/out", machine="q35"), qemu.HYPERVISOR, NotFound, "no such file"),
+        (OwnKernel("/fifo", machine="q35"), qemu.HYPERVISOR, BadRequest, "regular file"),
+        (OwnKernel("/etc", machine="q35"), qemu.HYPERVISOR, BadRequest, "directory"),
+        (OwnKernel("/bzImage/", machine="q35"), qemu.HYPERVISOR, NotFound, "no directory"),
+        (OwnKernel("/bzImage", initrd="/bzImage/x", machine="q35"), qemu.HYPERVISOR, NotFound, "initrd"),
+        (OwnKernel("/" + "k" * 300, machine="q35"), qemu.HYPERVISOR, NotFound, "too long"),
     ],
 )
 def test_what_can_not_be_booted_here_is_refused(

@@ -40,7 +40,9 @@ def test_uruncs_file_in_an_apps_root_names_its_kernel(
     assert (dict(entry.kernel) if entry else None) == kernel
 
 
-@pytest.mark.parametrize("make", [lambda at: at.symlink_to("/etc/hostname"), Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize(
+    "make", [lambda at: at.symlink_to("/etc/hostname"), lambda at: at.symlink_to(at.name), Path.mkdir, os.mkfifo]
+)
 def test_what_is_no_file_of_uruncs_is_not_read(tmp_path: Path, make: Any) -> None:
     place = lay(tmp_path, app())
     make(root_of(place) / manifest.KERNEL_FILE)
