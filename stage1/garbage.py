@@ -9,24 +9,37 @@ from stage1 import engine
 from stage1.engine import Host
 from stage1.errors import Exhausted, PodError
 from stage1.net import attach as net
-from stage1.net import deferred, living, record
+from stage1.net import deferred, living, neighbours, record
 from stage1.rootfs import orphans
 from stage1.vm import slots
 
 
 def networks(host: Host) -> list[str]:
-    """Remove networks whose pod is gone, as after a reboot, or whose DEL is deferred; a sentence for each left."""
-    problems = []
+    """Remove networks whose pod is gone, as after a reboot, or whose DEL is deferred, and limit the new neighbours of
+    the other pods again, if a program has flushed the rules of nf_tables. A sentence for each problem.
+    """
+    problems, macs = [], list[str]()
     records = record.every(host.network.cache_dir) if host.network else {}
     for pod_id, path in records.items():
-        if living.is_abandoned(path, engine.pod_directory(host, pod_id)):
+        if not living.is_abandoned(path, engine.pod_directory(host, pod_id)):
+            macs += _macs(path)
+        else:
             try:
                 net.detach_recorded(path)
             except Exhausted as error:
                 problems.append(f"the network of pod {pod_id} could not be removed and is retried later: {error}")
             except PodError as error:
                 problems.append(deferred.defer(path, error, tries=1, had_netns=True))
-    return problems
+    unlimited = neighbours.add(macs)
+    return [*problems, unlimited] if unlimited else problems
+
+
+def _macs(path: str) -> list[str]:
+    try:
+        known = record.load(path)
+    except PodError:  # reported by who needs it
+        return []
+    return neighbours.of(known) if known else []
 
 
 def disks(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:

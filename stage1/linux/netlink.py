@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 CREATE = 0x400 | 0x200
 """Flags of a message that makes something which is not there yet."""
+CREATE_OR_KEEP = 0x400
 
 Attributes = dict[int, bytes]
 
-_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+REQUEST, ACK = 1, 4
+_DUMP = 0x300
 _ERROR, _DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
+HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _KIND_MASK = 0x3FFF
 _LIMIT_S = 10
@@ -51,9 +53,11 @@ def attributes(data: bytes) -> Attributes:
 class Netlink:
     """A socket in the netns of the calling thread. Close it, or use it in a `with`."""
 
+    PROTOCOL = 0
+
     def __init__(self) -> None:
         with Guard("socket", "netlink"):
-            self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
+            self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, self.PROTOCOL)
         self._socket.settimeout(_LIMIT_S)
         self._socket.bind((0, 0))
 
@@ -73,7 +77,7 @@ class Netlink:
         if not messages:
             return
         packets = [
-            _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST | _ACK, number, 0) + body
+            HEADER.pack(HEADER.size + len(body), kind, flags | REQUEST | ACK, number, 0) + body
             for number, (kind, flags, body) in enumerate(messages)
         ]
         with Guard("netlink", what):
@@ -89,7 +93,7 @@ class Netlink:
     def dump(self, kind: int, body: bytes, *, what: str) -> "Iterator[bytes]":
         """The bodies of all objects of this kind that the kernel has. Raises KernelError about `what`."""
         with Guard("netlink", what):
-            self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 0, 0) + body)
+            self._socket.send(HEADER.pack(HEADER.size + len(body), kind, REQUEST | _DUMP, 0, 0) + body)
         while True:
             for seen, part in self._receive(what):
                 if seen == _DONE:
@@ -102,7 +106,7 @@ class Netlink:
         with Guard("netlink", what):
             data = self._socket.recv(_BUFFER_BYTES)
         at = 0
-        while at + _HEADER.size <= len(data):
-            size, kind, *_ = _HEADER.unpack_from(data, at)
-            yield kind, data[at + _HEADER.size : at + size]
-            at += max(_HEADER.size, size + -size % 4)
+        while at + HEADER.size <= len(data):
+            size, kind, *_ = HEADER.unpack_from(data, at)
+            yield kind, data[at + HEADER.size : at + size]
+            at += max(HEADER.size, size + -size % 4)

@@ -7,7 +7,7 @@ step the maker was killed.
 
 from stage1.errors import PodError
 from stage1.linux import files, namespace
-from stage1.net import networks, protocol, record
+from stage1.net import neighbours, networks, protocol, record
 from stage1.net.lock import AttachLock
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
@@ -117,8 +117,16 @@ def _fill(path: str, plan: Record, *, connect: "Connect", is_pool_slot: bool) ->
         seen = _with_results(connect(), results)
     seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
     if not is_pool_slot:
-        record.save(path, made._replace(seen=seen))
+        _settle(path, made._replace(seen=seen), save=record.save)
     return seen
+
+
+def _settle(path: str, known: Record, *, save: "Callable[[str, Record], None]") -> None:
+    """Write down what the pod has, and only then limit its devices, which `detach_recorded` finds there. A host without
+    nf_tables has pods without the limit, and `garbage.networks` reports it.
+    """
+    save(path, known)
+    neighbours.add(neighbours.of(known))
 
 
 def note(directory: str, seen: PodNetwork) -> None:
@@ -128,7 +136,7 @@ def note(directory: str, seen: PodNetwork) -> None:
     path = record.linked(directory)
     known = record.load(path)
     if known:
-        record.settle(path, known._replace(seen=seen))
+        _settle(path, known._replace(seen=seen), save=record.settle)
 
 
 def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:
@@ -206,6 +214,7 @@ def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
         # From here on there is nothing that a stand-in could help to remove. If that can't be written, the next
         # call makes one in vain.
         record.try_to_save(path, known._replace(attachments=()))
+        neighbours.remove(neighbours.of(known))
         namespace.remove_net(known.netns)
     record.forget(path)
 

@@ -231,6 +231,8 @@ def attached(
         join = lambda: pool_slot.join(is_free=pod.allow_spoofing)  # noqa: E731
     seen = attach.attach(pod, directory, settings=outer.settings, join=join, with_taps=with_taps)
     assert seen is not None
+    if is_prewarmed:
+        attach.note(directory, seen)
     (eth0,) = seen.interfaces
     v4, v6 = (address.partition("/")[0] for address in eth0.addresses)
     return Side(eth0.mac, v4, v6, eth0.tap, netns_path(pod.id))
