@@ -268,7 +268,7 @@ def _booted(vm: VmSpec) -> list[str]:
 
 
 def _preloaded(vm: VmSpec) -> list[str]:
-    return [vm.memory_shim] if vm.memory_shim and vm.template and not vm.template.is_made else []
+    return [vm.preloaded] if vm.preloaded else []
 
 
 def _of_dax(vm: VmSpec) -> list[str]:

@@ -114,8 +114,10 @@ def argv(vm: VmSpec) -> list[str]:
 def environment(vm: VmSpec) -> dict[str, str]:
     """The minimal environment of QEMU, and what images/qemu-shim reads."""
     minimal = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
-    if not vm.template or vm.template.is_made or not vm.memory_shim:
+    if not vm.preloaded:
         return minimal
+    if not vm.template:
+        return {**minimal, "LD_PRELOAD": vm.memory_shim, "CLEARPOD_LOADS": str(vm.memory_mib << 20)}
     from stage1.vm.template import RAM_FD  # rkt has none, and waits for each import
 
     return {**minimal, "LD_PRELOAD": vm.memory_shim, "CLEARPOD_RAM": f"{RAM_FD}:{vm.memory_mib << 20}"}

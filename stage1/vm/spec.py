@@ -131,13 +131,18 @@ class VmSpec(NamedTuple):
     template: "Template | None" = None
     """The template that it is made for, or a copy of; None: it boots."""
     memory_shim: str = ""
-    """The library that is preloaded into it if it is a copy, so that it can give back what its guest frees; empty:
-    it keeps that.
+    """The library that is preloaded into it if it is a copy, so that it can give back what its guest frees, or a guest
+    is loaded into it; empty: it keeps that.
     """
     window_bytes: int = 0
     """It has a disk of this size for images, which are put there while it runs (medium.py), and a monitor at QMP."""
     is_resumed: bool = False
     """It begins stopped and empty, for a guest that was suspended (suspended.py)."""
+
+    @property
+    def preloaded(self) -> str:
+        """The library that is preloaded into it; empty when none is."""
+        return self.memory_shim if self.is_resumed or (self.template and not self.template.is_made) else ""
 
     @property
     def has_server(self) -> bool:

@@ -82,6 +82,51 @@ def test_without_its_variable_nothing_is_changed(library: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "zeros zeros\nzeros mine zeros zeros\n", "")
 
 
+# Pages that are there take no fault when they are read; of the code, the first ones none when they are written.
+LOADS = """
+import ctypes, resource, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap64.restype = ctypes.c_void_p
+FIXED, ANONYMOUS, PRIVATE, RW, EXEC = 0x10, 0x20, 2, 3, 4
+SIZE, CODE = int(sys.argv[1]), 16 << 20
+def put(at, size, prot, flags):
+    flags |= ANONYMOUS | PRIVATE
+    return libc.mmap64(ctypes.c_void_p(at), ctypes.c_size_t(size), prot, flags, -1, ctypes.c_long(0))
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def read(at, size):
+    was = faults()
+    assert not any(ctypes.string_at(at + page, 1) != bytes(1) for page in range(0, size, 4096))
+    return faults() - was
+room = put(None, SIZE, 0, 0)
+memory = read(put(room, SIZE, RW, FIXED), SIZE)
+other = read(put(None, SIZE, RW, 0), SIZE)
+code = put(None, 2 * CODE, RW | EXEC, 0)
+was = faults()
+ctypes.memset(code, 1, CODE)
+print(memory < SIZE >> 14, other >= SIZE >> 13, faults() - was < CODE >> 14)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "there"), [({"CLEARPOD_LOADS": str(SIZE)}, "True True True"), ({}, "False True False")]
+)
+def test_the_pages_of_a_guest_that_will_be_loaded_are_there_before(
+    library: Path, variables: dict[str, str], there: str
+) -> None:
+    """Without huge pages, as in the jail."""
+    code = f"import ctypes; ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)\n{LOADS}"
+    environment = {"PATH": os.environ["PATH"], "LD_PRELOAD": str(library), **variables}
+    argv = [sys.executable, "-I", "-c", code, str(SIZE)]
+    assert subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout.strip() == there
+
+
+@pytest.mark.parametrize("value", ["", "0", "4095", "4096:", "-4096", "x", "9" * 30])
+def test_a_bad_size_of_what_is_loaded_ends_the_program(library: Path, value: str) -> None:
+    done = run(library, {"CLEARPOD_LOADS": value})
+    assert done.returncode == 78 and done.stderr.startswith("qemu-shim: CLEARPOD_LOADS") and not done.stdout
+
+
 @pytest.mark.parametrize(
     "value", ["", "3", "3:", ":4096", "3:4095", "3:0", "-1:4096", "3:4096x", "x:4096", "3:9" + "9" * 30]
 )

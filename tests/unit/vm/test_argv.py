@@ -198,7 +198,7 @@ def test_kvmtool_is_preloaded_only_where_there_is_something_to_map() -> None:
     assert set(environment) == {"PATH", "HOME", "LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_DAX_WINDOW"}
 
 
-def test_qemu_is_preloaded_only_for_a_copy() -> None:
+def test_qemu_is_preloaded_only_for_a_copy_and_for_a_guest_that_is_loaded() -> None:
     copy = QEMU._replace(template=Template("/t/1"), memory_shim="/g/qemu-shim.so")
     assert qemu.environment(copy) == qemu.environment(QEMU) | {
         "LD_PRELOAD": "/g/qemu-shim.so",
@@ -207,6 +207,12 @@ def test_qemu_is_preloaded_only_for_a_copy() -> None:
     made = copy._replace(template=Template("/t/1", monitor=9))
     for vm in (made, copy._replace(template=None), copy._replace(memory_shim="")):
         assert qemu.environment(vm) == qemu.environment(QEMU)
+    loaded = copy._replace(template=None, is_resumed=True)
+    assert qemu.environment(loaded) == qemu.environment(QEMU) | {
+        "LD_PRELOAD": "/g/qemu-shim.so",
+        "CLEARPOD_LOADS": str(128 << 20),
+    }
+    assert qemu.environment(loaded._replace(memory_shim="")) == qemu.environment(QEMU)
     assert qemu.COPY_BALLOON in qemu.argv(made), "copies have the devices of their maker"
     for odd in ("qemu-shim.so", "/a b.so", "/a:b.so"):
         with pytest.raises(BadRequest, match="preloaded"):

@@ -23,9 +23,13 @@ def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_pa
     assert outermost([Place("/bin/sh"), Place("/usr")]) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
 
 
-def test_a_copy_may_run_the_library_that_it_is_started_with_and_no_other_vm_sees_it() -> None:
-    for template, rights in ((Template("/t/1"), [RUN_FILE]), (Template("/t/1", monitor=9), []), (None, [])):
-        vm = test_argv.QEMU._replace(template=template, memory_shim="/g/qemu-shim.so")
+def test_a_copy_or_loaded_guest_may_run_the_library_that_it_is_started_with_and_no_other_vm_sees_it() -> None:
+    copy = test_argv.QEMU._replace(template=Template("/t/1"), memory_shim="/g/qemu-shim.so")
+    plain = copy._replace(template=None)
+    made = copy._replace(template=Template("/t/1", monitor=9))
+    for vm, rights in (
+        (copy, [RUN_FILE]), (plain._replace(is_resumed=True), [RUN_FILE]), (made, []), (plain, []),
+    ):  # fmt: skip
         assert [right for path, right in rules(vm) if path == vm.memory_shim] == rights
         assert [place.writable for place in places(vm) if place.path == vm.memory_shim] == [False for _ in rights]
 
