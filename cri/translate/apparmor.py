@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
-from stage1.linux import in_root
+from stage1.linux import beneath, in_root
 from stage1.linux.host import which
 from stage1.linux.process import run
 from stage1.pod.apparmor import DEFAULT, FEATURES, FILE
@@ -29,6 +29,7 @@ COMPILED = b"\x04\x08\x00version\x00"
 """How what a kernel can load begins."""
 COMPILE_S = 20.0
 COMPILER = "apparmor_parser"
+_PARSER_ERROR = "AppArmor parser error"
 
 
 class Places(NamedTuple):
@@ -87,7 +88,9 @@ def find(name: str, places: Places) -> bytes:
     """The compiled policy that has the profile. Raises NotFound, BadRequest."""
     if name == DEFAULT:
         return _default(places.guest_dir)
-    policy = _loaded(name, places.loaded) or _of_file(name, places)
+    policy, path = _loaded(name, places.loaded), ""
+    if not policy:
+        policy, path = _of_file(name, places), _path(name, places)
     if not policy:
         raise NotFound(
             f"there is no AppArmor profile {name!r}: the host's kernel has not loaded it, and {_path(name, places)}"
@@ -96,7 +99,8 @@ def find(name: str, places: Places) -> bytes:
     if len(policy) > POLICY_BYTES:
         raise BadRequest(f"the policy of the AppArmor profile {name!r} has more than {POLICY_BYTES >> 20} MiB")
     if not policy.startswith(COMPILED) or name.encode() + b"\0" not in policy:
-        raise BadRequest(f"what the host has as AppArmor profile {name!r} is no policy with that profile")
+        where = f"what {path} has" if path else "what the host's kernel has loaded"
+        raise BadRequest(f"{where} as AppArmor profile {name!r} is no policy with a profile of that name")
     return policy
 
 
@@ -142,8 +146,11 @@ def _of_file(name: str, places: Places) -> bytes:
         content = in_root.read("/", path, most=POLICY_BYTES + 1)
     except KernelError as error:
         if os.path.lexists(path):
-            raise BadRequest(f"the AppArmor profile {path} can't be read: {os.strerror(error.errno)}") from None
+            why = str(error) if isinstance(error, beneath.NotPlain) else os.strerror(error.errno)
+            raise BadRequest(f"the AppArmor profile {path} can't be read: {why}") from None
         return b""
+    if len(content) > POLICY_BYTES:
+        raise BadRequest(f"the AppArmor profile {path} has more than {POLICY_BYTES >> 20} MiB")
     return content if content.startswith(COMPILED) else _compiled(path, places)
 
 
@@ -167,6 +174,9 @@ def _compiled(path: str, places: Places) -> bytes:
     argv = [compiler, "--skip-kernel-load", "--skip-cache", f"--kernel-features={features}", "--stdout", path]
     made = run(argv, timeout_s=COMPILE_S)
     if made.code:
-        output = (made.stderr or made.stdout).decode(errors="replace").strip().splitlines()
-        raise BadRequest(f"the AppArmor profile {path} does not parse: {(output or ['?'])[-1][:300]}")
+        output = " ".join((made.stderr or made.stdout).decode(errors="replace").split())
+        error = output[max(output.find(_PARSER_ERROR), 0) :]  # warnings are in front
+        raise BadRequest(f"the AppArmor profile {path} does not parse: {error[:300] or '?'}")
+    if not made.stdout:
+        raise BadRequest(f"the file {path} has no AppArmor profile in it; write one of that name")
     return made.stdout

@@ -112,7 +112,8 @@ def test_the_default_one_is_in_the_guests_directory(places: Places) -> None:
     ("content", "error", "noun"),
     [
         (None, NotFound, "no AppArmor profile 'mine'.*/files/mine"),
-        (_policy("another"), BadRequest, "'mine' is no policy"),
+        (_policy("another"), BadRequest, "/files/mine has as .*'mine' is no policy"),
+        (b"#" * (apparmor.POLICY_BYTES + 1), BadRequest, "/files/mine has more than 4 MiB"),
         (COMPILED + b"\0" * apparmor.POLICY_BYTES, BadRequest, "more than 4 MiB"),
         (b"profile mine { }\n", BadRequest, "/files/mine is text.*apparmor_parser"),
     ],
@@ -129,7 +130,7 @@ def test_a_name_leads_nowhere_else(places: Places) -> None:
     Path(places.directory).with_name("mine").write_bytes(_policy("../mine"))
     assert apparmor.find("../mine", places) == _policy("../mine")
     os.mkfifo(f"{places.directory}/pipe")
-    with pytest.raises(BadRequest, match=r"/files/pipe can't be read"):
+    with pytest.raises(BadRequest, match=r"/files/pipe can't be read: .* a FIFO"):
         apparmor.find("pipe", places)
 
 
@@ -148,9 +149,16 @@ def test_text_is_compiled_and_what_does_not_parse_is_reported(places: Places, tm
         apparmor.find("mine", places._replace(compiler=lambda: good))
     Path(places.guest_dir, FEATURES).touch()
     assert apparmor.find("mine", places._replace(compiler=lambda: good)) == _policy("mine")
-    bad = _compiler(tmp_path / "bad", "echo first; echo 'syntax error in line 1' >&2; exit 1")
-    with pytest.raises(BadRequest, match=r"/files/mine .*: syntax error"):
-        apparmor.find("mine", places._replace(compiler=lambda: bad))
+    for output, expected in (
+        ("syntax error in line 1", "syntax error in line 1"),
+        ("Warning: x\nAppArmor parser error for mine: found '\n' (0x1c)", r"AppArmor parser error for mine: found ' '"),
+    ):
+        bad = _compiler(tmp_path / "bad", f"echo first; printf '%s\\n' \"{output}\" >&2; exit 1")
+        with pytest.raises(BadRequest, match=f"/files/mine does not parse: {expected}"):
+            apparmor.find("mine", places._replace(compiler=lambda bad=bad: bad))
+    none = _compiler(tmp_path / "none", "exit 0")
+    with pytest.raises(BadRequest, match="/files/mine has no AppArmor profile"):
+        apparmor.find("mine", places._replace(compiler=lambda: none))
 
 
 def test_text_is_compiled_for_the_guests_kernel_and_not_for_the_hosts(places: Places) -> None:
