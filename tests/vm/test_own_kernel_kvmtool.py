@@ -66,7 +66,7 @@ def test_an_environment_that_no_command_line_can_have_comes_by_the_initrd(
     options = [f"--env={key}={text}" for key, text in given.items()]
     code, out, err = clearpod.run("--vm-memory", "256m", *options, image, "quiet", "word=given", limit_s=200)
     assert (code, b"word=given" in out) == (0, True), (out, err)
-    assert {f"was {key}={text}".encode() for key, text in given.items()} <= set(out.split(b"\n")), out
+    assert {f"was {key}={text}".encode() for key, text in given.items()} <= set(out.splitlines()), out
 
 
 @BOTH
