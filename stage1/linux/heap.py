@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the C library's allocator for this process. Called by the daemon, before it has threads."""
+"""The C library's allocator in this process. Called by the daemon: `use_one_heap` before it has threads, a Trimmer
+while it serves.
+"""
+
+from stage1.linux.host import resident_bytes
 
 _M_ARENA_MAX = -8
+GROWTH_BYTES = 1 << 20
+"""How much larger a process has to be than after the last trim, or than at its least, for another one."""
 
 
 def use_one_heap() -> None:
@@ -12,3 +18,31 @@ def use_one_heap() -> None:
 
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # musl has none
         mallopt(_M_ARENA_MAX, 1)
+
+
+def trim() -> None:
+    """Give the pages of all that was freed back to the kernel. By default only the end of a heap is. Takes some
+    milliseconds, without the interpreter's lock; without effect on musl.
+    """
+    import ctypes
+
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        malloc_trim(0)
+
+
+class Trimmer:
+    """Decides when a trim is worth its time."""
+
+    def __init__(self) -> None:
+        self._least_bytes = 0
+
+    def is_due(self) -> bool:
+        """Whether the process has grown since `trim`, and should be trimmed."""
+        now = resident_bytes()
+        self._least_bytes = min(self._least_bytes, now)
+        return now - self._least_bytes >= GROWTH_BYTES
+
+    def trim(self) -> None:
+        """Trim; blocks."""
+        trim()
+        self._least_bytes = resident_bytes()

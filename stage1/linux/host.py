@@ -115,6 +115,12 @@ def memory_mib() -> tuple[int, int]:
     return now.total >> 20, now.available >> 20
 
 
+def resident_bytes() -> int:
+    """How much of this process is in memory."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 def cpu_flags(cpuinfo: str) -> "Sequence[str]":
     """The words of the first flags line of /proc/cpuinfo."""
     lines = (line for line in cpuinfo.splitlines() if line.startswith("flags"))
