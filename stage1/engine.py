@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     Attach = Callable[[Pod, str], PodNetwork | None]
 
 CONSOLE, _MOST_PODS = "console.log", 65536
+_MOUNT_POINTS = ("share", owners.KEPT, owners.OF_KERNEL)
+"""What the host mounts in a pod's directory is at or below these."""
 FOREGROUND = "run"
 """The directory below a daemon's run directory for pods without a daemon."""
 
@@ -232,7 +234,8 @@ def remove_container(directory: str, container_id: str, *, has_mounts: bool = Tr
         pass  # the VMM has ended just now, and its mounts with it
     try:
         with _own(directory) as own:
-            own.remove_tree(bundle(container_id))
+            place = bundle(container_id)
+            unmounting.freed(f"{directory}/{place}", lambda: own.remove_tree(place))
     except FileNotFoundError:
         pass
 
@@ -282,7 +285,7 @@ def _clean_up(directory: str) -> str:
     if vm is not None:
         vm.kill()
     end_rest(directory)
-    unmounting.below(directory)
+    unmounting.points(directory, _MOUNT_POINTS)
     left = disks.remove(directory)
     problems = "; ".join(filter(None, [*left, net.detach(directory)]))
     placement.see_removed(directory)

@@ -19,7 +19,7 @@ from stage1.pod import ids as id_ranges
 from stage1.pod import kernel_image, own_command_line, own_kernel, own_values
 from stage1.pod.model import IdMap, Pod
 from stage1.pod.own_kernel import OwnKernel
-from stage1.rootfs import export, own_files, own_initrd, scratch
+from stage1.rootfs import export, own_files, own_initrd, owners, scratch
 from stage1.vm import record, slots
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.own_machine import Features, OwnMachine
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 SERIAL, MONITOR = "serial.log", "monitor.sock"
 """Files in the pod's directory: the output of the kernel's serial port, and the socket of its QEMU."""
 _OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP)
-_OWNERS = "kernel-owners"
-"""The file in the pod's directory for a user namespace with the same mapping as those of its VMMs, of which each has
-its own.
-"""
 OWN_INIT = "own-init"
 """The program among the guest's files that an initrd gets (images/own-init)."""
 MIB = 1 << 20
@@ -74,10 +70,10 @@ def add_image(directory: str, image: "ImageFiles") -> str:
     """Put the image into the layers export, with owners that any VMM of this pod sees; its name there. Raises as
     `export.add_image`.
     """
-    extents, path = _ids(directory), f"{directory}/{_OWNERS}"
+    extents, path = _ids(directory), f"{directory}/{owners.OF_KERNEL}"
     if not extents:
         return export.add_image(directory, image, ids=lambda: -1)
-    if not mount.is_mount_point(path):
+    if not mount.is_mounted(path):
         files.unlink(path)  # left by a process that was killed before it could mount it
         idmap.keep(path, extents)
     with Guard("open", path):

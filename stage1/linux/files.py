@@ -184,10 +184,18 @@ def remove_tree(path: str) -> None:
     Refuses, before removing anything, when a mount is at or below `path`; one that appears meanwhile is not
     entered either.
     """
+    is_file = os.path.isfile(path)  # on which the kernel itself refuses to remove a mount
+    if not is_file and os.path.lexists(path) and (mounted := mounts_below(path)):
+        raise KernelError("remove_tree", errno.EBUSY, f"{mounted[0]} is still mounted; unmount it first")
+    remove_unmounted(path)
+
+
+def remove_unmounted(path: str) -> None:
+    """Like `remove_tree`, for where no mounts are left, without a search in the table of all. One that is there
+    nevertheless is not entered: raises KernelError (EBUSY, EXDEV), after a part was removed.
+    """
     if not os.path.lexists(path):
         return
-    if mounted := mounts_below(path):
-        raise KernelError("remove_tree", errno.EBUSY, f"{mounted[0]} is still mounted; unmount it first")
     with Guard("remove", path):
         parent, name = os.path.split(path.rstrip("/"))
         parent_fd = os.open(parent or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

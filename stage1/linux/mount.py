@@ -8,6 +8,7 @@ See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
 import _thread
 import os
 import struct
+from typing import NamedTuple
 
 from stage1.errors import PodError
 from stage1.linux import libc
@@ -30,6 +31,7 @@ _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 _STATX_MNT_ID_UNIQUE, _STATX_MNT_ID_AT, _STATX_BYTES = 0x4000, 0x90, 256
+_STATX_ATTRIBUTES_AT, _STATX_MOUNT_ROOT = (8, 56), 0x2000
 _STATMOUNT_MNT_BASIC, _STATMOUNT_PROPAGATION_AT, _STATMOUNT_BYTES = 2, 72, 512
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
@@ -128,8 +130,7 @@ def is_shared(fd: int) -> bool:
     known = _propagation(fd)
     if known >= 0:
         return bool(known & MS_SHARED)
-    with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
-        number = next(line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    number = _mount_number(fd)
     fields = next((line.split() for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), [])
     return any(one.startswith(b"shared:") for one in fields[6 : fields.index(b"-")]) if fields else False
 
@@ -138,10 +139,7 @@ def _propagation(fd: int) -> int:
     """The propagation of that mount, one of MS_*, from statmount(2): reading the table of all mounts takes longer the
     more pods there are. -1 before Linux 6.8.
     """
-    status, answer = bytearray(_STATX_BYTES), bytearray(_STATMOUNT_BYTES)
-    at = libc.address(status)
-    if libc.try_call("statx", fd, b"", _AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, at) < 0:
-        return -1
+    status, answer = _statx(fd), bytearray(_STATMOUNT_BYTES)
     mask, number = struct.unpack_from("=I", status)[0], struct.unpack_from("=Q", status, _STATX_MNT_ID_AT)[0]
     asked = struct.pack("=IIQQ", 24, 0, number, _STATMOUNT_MNT_BASIC)
     if not mask & _STATX_MNT_ID_UNIQUE:
@@ -149,6 +147,13 @@ def _propagation(fd: int) -> int:
     if libc.try_syscall(libc.NR_STATMOUNT, asked, libc.address(answer), len(answer), 0) < 0:
         return -1
     return int(struct.unpack_from("=Q", answer, _STATMOUNT_PROPAGATION_AT)[0])
+
+
+def _statx(fd: int) -> bytearray:
+    """What statx(2) answers about the descriptor; zeros if it can't."""
+    status = bytearray(_STATX_BYTES)
+    libc.try_call("statx", fd, b"", _AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, libc.address(status))
+    return status
 
 
 def umount(target: str, *, lazy: bool = False) -> None:
@@ -166,6 +171,21 @@ def is_mount_point(path: str, *, below: str = "") -> bool:
     return point in _points(point)
 
 
+def is_mounted(path: str) -> bool:
+    """Whether what is at `path` is a mount's root: `is_mount_point` for a path of ours, where nothing is mounted above
+    it. The kernel is asked about it alone, since the table of all mounts takes longer the more pods there are.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        has, known = (struct.unpack_from("=Q", _statx(fd), at)[0] for at in _STATX_ATTRIBUTES_AT)
+    finally:
+        os.close(fd)
+    return bool(has & _STATX_MOUNT_ROOT) if known & _STATX_MOUNT_ROOT else is_mount_point(path)
+
+
 def mounts_below(path: str, *, below: str = "") -> list[str]:
     """Mount points at and below `path`, deepest first, so that unmounting in this order works.
 
@@ -178,14 +198,64 @@ def mounts_below(path: str, *, below: str = "") -> list[str]:
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
 
 
-def bound_from(directory: str) -> list[str]:
-    """Mount points in the whole namespace of what is bound from `directory`, an absolute path without links, which may
-    have been removed since.
+def detach_copies(place: str) -> bool:
+    """Unmount what is mounted on `place`, or on a directory or file below it, as seen at any other path of the
+    namespace: where a program has bound the host's whole tree, with all mounts. Return whether there was any.
+
+    As long as there is, the kernel removes none of these directories and files (EBUSY).
     """
-    tail = "/".join(directory.rsplit("/", 2)[1:])
-    fields = [line.split(b" ", 5) for line in _lines(b"/" + _escape(tail))]
-    points = {unescape(line[4]): unescape(line[3]).removesuffix("//deleted") for line in fields}
-    return [point for point, root in points.items() if root.endswith(f"/{tail}") and directory.endswith(root)]
+    copies = _copies(place)
+    for copy in copies:
+        if is_mounted(copy):  # else it went with one above it
+            umount(copy, lazy=True)
+    return bool(copies)
+
+
+def _copies(place: str) -> list[str]:
+    here = os.path.realpath(place)
+    with libc.Guard("open", here):
+        fd = os.open(here, os.O_PATH | os.O_CLOEXEC)
+    try:
+        number = _mount_number(fd)
+    finally:
+        os.close(fd)
+    with _mounts() as file:
+        mounts = {line.split(b" ", 1)[0]: _Entry(*line.split(b" ", 5)[1:5]) for line in file}
+    if number not in mounts:
+        return []
+    own, copies = mounts[number].place_of(os.fsencode(here)), []
+    for one in mounts.values():
+        above = mounts.get(one.parent)
+        if above is None or above.device != mounts[number].device:
+            continue
+        point = os.fsencode(unescape(one.point))
+        if _is_at_or_below(above.place_of(point), own) and not _is_at_or_below(point, os.fsencode(here)):
+            copies.append(os.fsdecode(point))
+    return sorted(copies, key=len)
+
+
+class _Entry(NamedTuple):
+    """A line of the table: the parent's number, the device, the directory of it that is mounted, and the point."""
+
+    parent: bytes
+    device: bytes
+    root: bytes
+    point: bytes
+
+    def place_of(self, path: bytes) -> bytes:
+        """The place in the file system of `path`, which is seen in this mount."""
+        root, point = (os.fsencode(unescape(field)).rstrip(b"/") for field in (self.root, self.point))
+        return root + path[len(point) :]
+
+
+def _is_at_or_below(path: bytes, place: bytes) -> bool:
+    return path == place or path.startswith(place.rstrip(b"/") + b"/")
+
+
+def _mount_number(fd: int) -> bytes:
+    """The number of the mount that the descriptor is on, as the table of mounts has it."""
+    with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
+        return next((line.split()[1] for line in file if line.startswith(b"mnt_id:")), b"")
 
 
 def file_systems_below(path: str, *, below: str = "") -> dict[str, tuple[str, str]]:
@@ -209,8 +279,7 @@ def type_of(path: str) -> str:
     with libc.Guard("open", path):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
-            number = next((line.split()[1] for line in file if line.startswith(b"mnt_id:")), b"")
+        number = _mount_number(fd)
     finally:
         os.close(fd)
     line = next((line for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), b"")

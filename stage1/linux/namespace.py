@@ -256,12 +256,17 @@ def remove_net(path: str) -> None:
     except KernelError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
-    files.unlink(path)
+    try:
+        files.unlink(path)
+    except KernelError as error:  # as in rootfs.unmounting.freed
+        if error.errno != errno.EBUSY or not mount.detach_copies(path):
+            raise
+        files.unlink(path)
 
 
 def is_net(path: str) -> bool:
     """Whether a netns is kept at `path`."""
-    return os.path.exists(path) and mount.is_mount_point(path)
+    return mount.is_mounted(path)
 
 
 def is_inhabited(path: str) -> bool:
@@ -287,7 +292,7 @@ def _share(directory: str) -> None:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flock.take(fd)  # as `ip netns` does, so that only one makes the mount
-        if not mount.is_mount_point(directory):
+        if not mount.is_mounted(directory):
             mount.bind(directory, directory, recursive=True)
             mount.set_propagation(directory, mount.MS_SHARED | mount.MS_REC)
     finally:

@@ -8,6 +8,7 @@ import os
 
 from stage1.errors import KernelError
 from stage1.linux import beneath, in_root, mount, namespace
+from stage1.rootfs import unmounting
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 
 TYPE_CHECKING = False
@@ -116,7 +117,8 @@ def remove_image(directory: str, image: ImageFiles) -> None:
     name = image_name(image.id)
     _unmount(directory, name)
     with beneath.Root(directory) as own:
-        own.remove_tree(f"tree/layers/{name}")
+        place = f"tree/layers/{name}"
+        unmounting.freed(f"{directory}/{place}", lambda: own.remove_tree(place))
         own.unlink(f"tree/layers/{name}.filecaps")
         own.unlink(f"images/{name}")
 

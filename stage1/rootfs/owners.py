@@ -16,6 +16,8 @@ from stage1.pod.model import IdMap, Mount
 
 KEPT = "shifted"
 """The file in the pod's directory with the namespace for shifted ids."""
+OF_KERNEL = "kernel-owners"
+"""The file for one with the mapping of the pod's VMMs, of which each has its own: for images with kernels."""
 PLAIN = "owners"
 """The file in the pod's directory, and in the mounts of the process that `keep_plain` was called for, with a
 namespace that has the VMM's mapping: of pods that have volumes before they have a VMM.
@@ -88,7 +90,7 @@ class Owners:
 
 def keep(directory: str, ids: IdMap, *, vmm: "Sequence[Extent]") -> None:
     """Make the namespace for what is shifted, where the pod needs one. Undone by unmounting below `directory`."""
-    if ids.length and vmm and not mount.is_mount_point(f"{directory}/{KEPT}"):
+    if ids.length and vmm and not mount.is_mounted(f"{directory}/{KEPT}"):
         idmap.keep(f"{directory}/{KEPT}", numbers.shifted(ids, vmm))
 
 

@@ -9,6 +9,13 @@ import os
 from stage1.errors import KernelError
 from stage1.linux import beneath, files, mount, namespace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_MOUNTED = (errno.EBUSY, errno.EXDEV)
+"""Something is mounted on an entry of a directory, or would have to be entered."""
+
 
 def below(directory: str, path: str = "") -> None:
     """Unmount what is at and below the `path` in the pod's directory, in the calling thread's mount namespace.
@@ -43,21 +50,38 @@ def alone(directory: str, path: str) -> None:
     below(directory, path)
 
 
-def remove(directory: str) -> None:
-    """Remove the pod's directory, in which nothing is mounted any more. Raises as `files.remove_tree`.
+def points(directory: str, names: "Iterable[str]") -> None:
+    """Unmount what is at these points of the pod's directory, with all below it, without reading the table of mounts.
+    No guest can replace them. Idempotent.
+    """
+    for name in names:
+        while mount.is_mounted(f"{directory}/{name}"):
+            mount.umount(f"{directory}/{name}", lazy=True)
 
-    The kernel keeps it where somebody has bound the host's whole tree, with all mounts, to another place: what is the
-    pod's is taken off there, too.
+
+def remove(directory: str) -> None:
+    """Remove the pod's directory, in which `points` has unmounted all that is known. What else is mounted there is
+    looked for only if that is not possible.
     """
     try:
-        return files.remove_tree(directory)
+        freed(directory, lambda: files.remove_unmounted(directory))
     except KernelError as error:
-        copies = mount.bound_from(f"{os.path.realpath(directory)}/tree")
-        if error.errno != errno.EBUSY or not copies:
+        if error.errno not in _MOUNTED:
             raise
-    for copy in copies:
-        mount.umount(copy, lazy=True)
-    return files.remove_tree(directory)
+        below(directory)
+        files.remove_tree(directory)
+
+
+def freed(place: str, remove: "Callable[[], object]") -> None:
+    """Call `remove`, which removes `place`. The kernel refuses that where a program has bound the host's whole tree,
+    with all mounts, to another place and something of ours is mounted there: then it is taken off there, too.
+    """
+    try:
+        remove()
+    except KernelError as error:
+        if error.errno != errno.EBUSY or not mount.detach_copies(place):
+            raise
+        remove()
 
 
 def _unmount(own: beneath.Root, path: str) -> None:
