@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from cri.consumers import Consumer, written
 from cri.loop_budget import SLICE_S, LoopBudget
 from cri.pending import Pending
+from cri.threads import is_set_within
 from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
 from stage1.guest import messages
@@ -93,7 +94,7 @@ class Agent:
         self._draining: asyncio.Task[None] | None = None
         self._greeted_ns = self._unanswered = 0
         self._task: asyncio.Task[None] | None = None
-        self._lost = ""
+        self._lost, self._is_over = "", asyncio.Event()
 
     async def open(self) -> messages.Hello:
         """Connect and wait for the guest's hello without a limit: the caller sets one and watches the VMM."""
@@ -187,6 +188,7 @@ class Agent:
     def lose(self, why: str) -> None:
         """The VM is gone: every waiting and later call fails with this sentence."""
         self._lost = why
+        self._is_over.set()
         self._wake_senders()
         self._calls.fail(lambda: VmFailed(why))
 
@@ -194,6 +196,7 @@ class Agent:
         """Process what the VMM had sent before its end, until the connection ends."""
         if self._task is not None:
             self._lost = self._lost or f"the virtual machine of {self._who.name} has ended"
+            self._is_over.set()
             self._expect_nothing()
             await asyncio.wait({self._task}, timeout=timeout_s)
 
@@ -246,7 +249,7 @@ class Agent:
                 pause_s = FAULT_RETRY_S
             finally:
                 self._hang_up()
-            await asyncio.sleep(pause_s)
+            await is_set_within(pause_s, self._is_over)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to its end. Raises LinkFault, OSError, PodError."""
@@ -300,10 +303,10 @@ class Agent:
                 with beneath.Socket(link.socket) as address:  # two descriptors without content: no wait for a disk
                     return await asyncio.open_unix_connection(address, limit=2 * READ_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(RETRY_S)
+                await is_set_within(RETRY_S, self._is_over)
             except (Exhausted, OSError) as error:  # no descriptor, no buffer: the guest can't help it
                 log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
-                await asyncio.sleep(FAULT_RETRY_S)
+                await is_set_within(FAULT_RETRY_S, self._is_over)
         return None
 
     async def _take(self, data: bytes) -> None:
