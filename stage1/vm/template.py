@@ -39,7 +39,8 @@ _DENTRIES_PER_MIB, _INODES_PER_MIB = 16, 8
 at writes to a bucket of its own, and so takes a page of the table for the copy alone.
 """
 
-
+_SLABS = "slub_max_order=0"
+"""Slabs are single pages: the kernel writes into all of a new one, which would be up to eight pages for one object."""
 _GIVING_BACK = ("page_reporting.page_reporting_order=0", "sysctl.vm.percpu_pagelist_high_fraction=100000")
 """Each page that the guest frees is reported, and the lists of free pages that processors keep for themselves, of which
 nothing is reported, are as short as can be.
@@ -52,7 +53,7 @@ def arguments(memory_mib: int, *, gives_back: bool = False) -> tuple[str, ...]:
     """
     tables = (("dhash_entries", _DENTRIES_PER_MIB), ("ihash_entries", _INODES_PER_MIB))
     own = tuple(f"{name}={per_mib * memory_mib}" for name, per_mib in tables)
-    return (ARGUMENT, *own, *(_GIVING_BACK if gives_back else ()))
+    return (ARGUMENT, *own, _SLABS, *(_GIVING_BACK if gives_back else ()))
 
 
 def spoken(commands: "Sequence[Command]") -> str:

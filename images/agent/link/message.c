@@ -11,7 +11,7 @@ bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello)
 {
     clearpod_agent_Hello message = clearpod_agent_Hello_init_zero;
     pb_istream_t in = pb_istream_from_buffer(bytes, size);
-    if (!pb_decode(&in, clearpod_agent_Hello_fields, &message))
+    if (!pb_decode_ex(&in, clearpod_agent_Hello_fields, &message, PB_DECODE_NOINIT)) /* it is all zeros */
         return false;
     if (message.key.size != MARKER_BYTES || message.epoch == 0)
         return false;
@@ -39,11 +39,21 @@ size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t capa
     return pb_encode(&out, clearpod_agent_Hello_fields, &message) ? out.bytes_written : 0;
 }
 
+void message_clear(void *message, size_t size)
+{
+    typedef uint64_t __attribute__((may_alias)) word;
+    for (word *at = message, *end = at + size / sizeof *at; at < end; at++)
+        if (*at)
+            *at = 0;
+}
+
 int message_request(const uint8_t *bytes, size_t size, clearpod_agent_Request *request, struct fault *why)
 {
-    memset(request, 0, sizeof *request);
+    message_clear(request, sizeof *request);
+    if (size && bytes[0] < 0x80) /* the operation's number: otherwise nanopb fills all of its place with zeros again */
+        request->which_op = bytes[0] >> 3;
     pb_istream_t in = pb_istream_from_buffer(bytes, size);
-    if (!pb_decode(&in, clearpod_agent_Request_fields, request))
+    if (!pb_decode_ex(&in, clearpod_agent_Request_fields, request, PB_DECODE_NOINIT))
         return fault_set(why, FAULT_INVALID, "the request can't be read: %s", PB_GET_ERROR(&in));
     if (!request->which_op)
         return fault_set(why, FAULT_INVALID, "the request asks for nothing that this agent knows");

@@ -54,6 +54,11 @@ struct reply {
 
 bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello);
 size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t capacity);
+/*
+ * Zeros, like memset, but only where there is something else: in a VM that is a copy of a template each page that is written
+ * to takes memory, and nearly all of these messages is zeros. The size is a multiple of 8.
+ */
+void message_clear(void *message, size_t size);
 int message_request(const uint8_t *bytes, size_t size, clearpod_agent_Request *request, struct fault *why);
 /* Both return the size; 0 when `capacity` was too small (an empty Reply means OK, so `fits` distinguishes it). */
 size_t message_reply(const struct reply *reply, uint8_t *to, size_t capacity, bool *fits);

@@ -38,6 +38,8 @@ static void send_packet(int socket, const struct packet *packet, const struct nu
     struct iovec pieces[2] = {{(void *)(uintptr_t)packet, sizeof *packet},
                               {(void *)(uintptr_t)numbers, sizeof *numbers}};
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = numbers ? 2 : 1};
+    if (numbers) /* zeros at the end would take pages */
+        pieces[1].iov_len -= (STATS_AT_ONCE - numbers->count) * sizeof *numbers->containers;
     if (fd >= 0) {
         message.msg_control = control.buffer;
         message.msg_controllen = sizeof control.buffer;

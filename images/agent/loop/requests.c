@@ -245,7 +245,7 @@ static int on_resize(const clearpod_agent_Resize *resize, struct fault *why)
 /* Which containers the numbers are of: those that run, from slot `first` of the table on, as many as a reply has room for. */
 static void choose_containers(struct numbers *numbers, unsigned first)
 {
-    memset(numbers, 0, sizeof *numbers);
+    message_clear(numbers, sizeof *numbers);
     for (unsigned i = first; i < process_count(); i++) {
         if (processes[i].exec || (processes[i].state != P_RUNNING && processes[i].state != P_DRAINING))
             continue;
