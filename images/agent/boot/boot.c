@@ -3,9 +3,11 @@
 #include "boot/boot.h"
 
 #include "base/files.h"
+#include "base/scope.h"
 #include "helpers/rootfs.h"
 #include "kernel/cgroup.h"
 #include "kernel/dax.h"
+#include "kernel/device.h"
 #include "kernel/shares.h"
 
 #include <errno.h>
@@ -22,7 +24,6 @@
 
 #define SYSTEM "/system"
 
-enum { DEVICE_TRIES = 2000 };             /* of 1 ms; most devices are there at once */
 enum { CONSOLE_OFF = 6, CONSOLE_ON = 7 }; /* syslog(2) */
 
 struct mount_row {
@@ -88,17 +89,12 @@ int boot_early(struct arguments *arguments, struct fault *why)
     return 0;
 }
 
-/* Looking before mounting: each mount of a missing device would log a line. */
-static void wait_for(const char *device)
-{
-    for (int i = 0; i < DEVICE_TRIES && access(device, F_OK) < 0; i++)
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-}
-
 static int enter_system(const struct arguments *arguments, struct fault *why)
 {
     const char *options = dax_option(arguments->system);
-    wait_for(arguments->system);
+    scoped_fd int device = device_open(arguments->system); /* each mount of a missing device would log a line */
+    if (device < 0)
+        return fault_errno(why, "open the system image %s", arguments->system);
     make_dir(SYSTEM, 0755);
     if (mount(arguments->system, SYSTEM, "erofs", MS_RDONLY | MS_NODEV, options) < 0)
         return fault_errno(why, "mount the system image %s", arguments->system);

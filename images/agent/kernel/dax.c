@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/scope.h"
 #include "base/texts.h"
+#include "kernel/device.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -77,7 +78,7 @@ static int open_device(const char *device, struct fault *why)
 {
     if (!*device)
         return fault_set(why, FAULT_STATE, "this guest has no window for images");
-    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    int fd = device_open(device);
     return fd < 0 ? fault_errno(why, "open the window %s", device) : fd;
 }
 
