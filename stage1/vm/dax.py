@@ -19,11 +19,12 @@ PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 2 * MIB
 """Of a region's address and length: the least that the guest's kernel makes struct pages for."""
 
-_HEAD_BYTES, _TAIL_BYTES = 24 * MIB, 4 * MIB
-"""A guest that boots fills these of its memory: with the kernel, and the end with the initramfs and, beside these
-bytes, with page structures."""
-_PART_OF_PAGES = 64
-"""They are a 64th of its memory: 64 bytes for each 4 KiB."""
+_FIRST_BYTES, _BOOT_BYTES, _TAIL_BYTES = MIB, 6 * MIB, 4 * MIB
+"""A guest that boots fills these of its memory: what is before the kernel, and what follows it; and the end with the
+initramfs and, beside these bytes, with page structures and tables."""
+_PART_OF_PAGES, _PART_OF_TABLES = 64, 512
+"""They are these parts of its memory: 64 bytes for each 4 KiB, and a list for each 8 and each 16 KiB, by which file
+names and files are found."""
 
 _4_GIB = 4096 * MIB
 # kvmtool leaves these last bytes below 4 GiB to devices, and RAM that would lie there goes above 4 GiB.
@@ -81,12 +82,15 @@ def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> di
     return variables
 
 
-def small_pages(memory_mib: int) -> dict[str, str]:
-    """Return the shim's variable that keeps huge pages to the parts of the guest's memory that are full after boot."""
-    low = min(memory_mib * MIB, _4_GIB - _GAP_BYTES)
-    is_all = low == memory_mib * MIB  # else page structures lie above 4 GiB, where huge pages are anyhow
-    rest = low - _HEAD_BYTES - _TAIL_BYTES - (_round_up(low // _PART_OF_PAGES) if is_all else 0)
-    return {"CLEARPOD_SMALL_PAGES": f"{_HEAD_BYTES}:{rest}"} if rest > 0 else {}
+def small_pages(memory_mib: int, kernel_bytes: int) -> dict[str, str]:
+    """Return the shim's variable that keeps huge pages to the parts of the guest's memory that are full after boot;
+    the bzImage has `kernel_bytes`.
+    """
+    head = _round_up(_FIRST_BYTES + kernel_bytes) + _BOOT_BYTES
+    size = _round_up(memory_mib * MIB)
+    structures = _round_up(size // _PART_OF_PAGES) + _round_down(size // _PART_OF_TABLES)
+    rest = min(size, _4_GIB - _GAP_BYTES) - head - _TAIL_BYTES - structures
+    return {"CLEARPOD_SMALL_PAGES": f"{head}:{rest}"} if rest > 0 else {}
 
 
 def _ram_end(memory_mib: int) -> int:
@@ -96,3 +100,7 @@ def _ram_end(memory_mib: int) -> int:
 
 def _round_up(size: int) -> int:
     return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _round_down(size: int) -> int:
+    return size // ALIGNMENT_BYTES * ALIGNMENT_BYTES

@@ -23,6 +23,8 @@ _OWN_ARGUMENTS = (
     "earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw  "
 )
 _NAME = "vm"
+_HUGE_PAGE_MIB = 2
+"""Memory that is no multiple of it lies where the host can give no huge pages for any of it: 3500 exits at boot."""
 _KEPT_BACK_BYTES = 1
 """It counts the terminating zero twice, and would cut off the last letter of the longest line."""
 
@@ -42,7 +44,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("--name", _NAME),
         *("--kernel", vm.kernel),
         *("--initrd", vm.initramfs),
-        *("--mem", f"{vm.memory_mib}M"),
+        *("--mem", f"{vm.memory_mib + vm.memory_mib % _HUGE_PAGE_MIB}M"),
         *("--cpus", str(vm.vcpus)),
         *("--console", "virtio" if vm.console_attached else "serial"),
         *(() if vm.has_rdrand else ("--rng",)),  # its set-up is 330 exits to the host

@@ -84,7 +84,8 @@ class Dax(NamedTuple):
 
 
 class VmSpec(NamedTuple):
-    """One VM. `memory_mib` and `vcpus` are what the guest sees; `kernel_arguments` end the kernel command line.
+    """One VM. `memory_mib` (even under kvmtool) and `vcpus` are what the guest sees; `kernel_arguments` end
+    the kernel command line.
 
     `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can.
     """

@@ -144,7 +144,7 @@ class ProcessVmm:
     def _what(self, vm: VmSpec, handed: list[int]) -> Launch:
         env = vm.hypervisor.environment(vm)
         if vm.dax and not self._huge_pages:
-            env |= dax.small_pages(vm.memory_mib)
+            env |= dax.small_pages(vm.memory_mib, os.stat(vm.kernel).st_size)
         return Launch(
             vm.hypervisor.argv(vm),
             env,

@@ -126,6 +126,15 @@ def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place)
     assert place.left_over() == []
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "cpus"), [(48, 1), (131, 2), (320, 2), (384, 1), (448, 2), (480, 1), (512, 1), (1024, 2)]
+)
+def test_pods_of_many_sizes_find_their_images(place: Place, memory_mib: int, cpus: int) -> None:
+    argv = place.command("--vm-memory", f"{memory_mib}m", "--cpus", str(cpus), "--", "nproc")
+    done = subprocess.run(argv, cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_S)
+    assert (done.returncode, done.stdout.decode().split()) == (0, [str(cpus)]), done.stderr.decode()
+
+
 def test_a_vm_whose_context_id_is_taken_at_the_last_moment_gets_another(tmp_path: Path, guest_dir: Path) -> None:
     device = os.open(vsock.DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:

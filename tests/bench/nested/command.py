@@ -48,8 +48,9 @@ def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
     """All figures. Raises BuildFailed."""
     if packages := files.missing():
         raise BuildFailed(f"programs are missing; install them with: apt-get install {' '.join(packages)}")
-    images = [guest / name for name in ("system.erofs", "system-systemd.erofs")]
-    kinds = plan.variants(*(path.stat().st_size if path.exists() else 0 for path in images), with_lkvm=bool(lkvm))
+    images = [guest / name for name in ("system.erofs", "system-systemd.erofs", "bzImage")]
+    *sizes, kernel = (path.stat().st_size if path.exists() else 0 for path in images)
+    kinds = plan.variants(*sizes, kernel_bytes=kernel, with_lkvm=bool(lkvm))
     kinds = [kind for kind in kinds if not args.only or kind.name in args.only]
     repeat = args.repeat or REPEAT
     with_debian = any(kind.is_long for kind in kinds)
@@ -84,7 +85,7 @@ def main(guest: Path, args: argparse.Namespace) -> int:
     except BuildFailed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    titles = {kind.name: kind.title for kind in plan.variants(1 << 21, 1 << 21, with_lkvm=True)}
+    titles = {kind.name: kind.title for kind in plan.variants(1 << 21, 1 << 21, kernel_bytes=9 << 20, with_lkvm=True)}
     print(json.dumps(result) if args.json else "\n".join(report.lines(result, titles)))
     if args.svg:
         write_plots(Path(args.svg), result, titles)

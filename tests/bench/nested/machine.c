@@ -19,7 +19,7 @@
 #define DEBUG_KVM "/sys/kernel/debug/kvm"
 #define SOCKETS_OF_KVMTOOL "/run/.lkvm"
 
-enum { WORDS = 96, KINDS = 8, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
+enum { WORDS = 96, KINDS = 64, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
 enum { SECCOMP_MODE_FILTER = 2, LINE_BYTES = 8 };
 
 /* As linux/filter.h has it, which musl has not. */

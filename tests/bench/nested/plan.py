@@ -4,6 +4,7 @@
 Called by machine.py. The product's own command lines are taken as they are, so that what is measured is what is run.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stage1.vm import dax, kvmtool, qemu
@@ -30,10 +31,11 @@ class Variant(NamedTuple):
     filter: str = ""
 
 
-def variants(system_bytes: int, systemd_bytes: int, *, with_lkvm: bool) -> list[Variant]:
-    """All kinds, those of kvmtool first; the sizes are those of the system images, 0: none."""
-    of_systemd = [_lkvm_systemd(systemd_bytes)] if systemd_bytes else []
-    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain(), *of_systemd] if with_lkvm else []
+def variants(system_bytes: int, systemd_bytes: int, *, kernel_bytes: int, with_lkvm: bool) -> list[Variant]:
+    """All kinds, those of kvmtool first; the sizes are those of the system images, 0: none, and of the bzImage."""
+    of_systemd = [_lkvm_systemd(systemd_bytes, kernel_bytes)] if systemd_bytes else []
+    ours = _lkvm(system_bytes, kernel_bytes)
+    lkvm = [ours, _lkvm_window(system_bytes), _lkvm_plain(), *of_systemd] if with_lkvm else []
     return [*lkvm, _microvm(), _q35()]
 
 
@@ -56,11 +58,16 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
     )
 
 
-def _lkvm(system_bytes: int) -> Variant:
+def _lkvm(system_bytes: int, kernel_bytes: int, memory_mib: int = MEMORY_MIB) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
-    vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
-    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
+    vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)), memory_mib=memory_mib)
+    env = kvmtool.environment(vm) | dax.small_pages(memory_mib, kernel_bytes)
     return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), env, filter=vm.filter)
+
+
+def sizes(system_bytes: int, kernel_bytes: int, memory_mib: Iterable[int]) -> list[Variant]:
+    """Guests of kvmtool with so much memory, named after it."""
+    return [_lkvm(system_bytes, kernel_bytes, mib)._replace(name=f"lkvm_{mib}") for mib in memory_mib]
 
 
 def _lkvm_window(system_bytes: int) -> Variant:
@@ -79,11 +86,11 @@ def _lkvm_plain() -> Variant:
     )
 
 
-def _lkvm_systemd(system_bytes: int) -> Variant:
+def _lkvm_systemd(system_bytes: int, kernel_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system-systemd.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
     vm = vm._replace(initramfs=f"{GUEST}/initramfs-systemd", system_image=image.path)
-    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
+    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib, kernel_bytes)
     return Variant("lkvm_systemd", "kvmtool, the profile with systemd by DAX", kvmtool.argv(vm), env, filter=vm.filter)
 
 
@@ -117,6 +124,12 @@ def text(variant: Variant, number: str, events: tuple[str, ...] = (), *, until: 
         *(f"arg {word}" for word in variant.argv),
     ]
     return "\n".join(lines).encode() + b"\n"
+
+
+def starts(kinds: list[Variant]) -> dict[str, bytes]:
+    """The files of /plan for one start of each, without a trace; the first one is started before to warm KVM up."""
+    runs = [text(kinds[0], "warm"), *(text(kind, "0") for kind in kinds)]
+    return {f"plan/{at:03}": run for at, run in enumerate(runs)}
 
 
 def files(kinds: list[Variant], repeat: int, long_repeat: int) -> dict[str, bytes]:

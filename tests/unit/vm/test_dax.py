@@ -103,17 +103,26 @@ def test_without_a_window_there_is_no_socket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory_mib", "text"),
+    ("memory_mib", "kernel_mib", "text"),
     [
-        (48, f"{24 << 20}:{18 << 20}"),
-        (128, f"{24 << 20}:{98 << 20}"),
-        (30, None),
-        (1024, f"{24 << 20}:{980 << 20}"),
-        (8192, f"{24 << 20}:{3300 << 20}"),
+        (48, 9, f"{16 << 20}:{26 << 20}"),
+        (128, 9, f"{16 << 20}:{106 << 20}"),
+        (128, 8.5, f"{16 << 20}:{106 << 20}"),
+        (128, 13, f"{20 << 20}:{102 << 20}"),
+        (131, 9, f"{16 << 20}:{108 << 20}"),
+        (22, 9, None),
+        (1024, 9, f"{16 << 20}:{986 << 20}"),
+        (8192, 9, f"{16 << 20}:{3164 << 20}"),
     ],
 )
-def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, text: str | None) -> None:
-    assert dax.small_pages(memory_mib).get("CLEARPOD_SMALL_PAGES") == text
+def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, kernel_mib: float, text: str | None) -> None:
+    assert dax.small_pages(memory_mib, int(kernel_mib * (1 << 20))).get("CLEARPOD_SMALL_PAGES") == text
+
+
+@pytest.mark.parametrize(("memory_mib", "given"), [(48, "48M"), (131, "132M"), (3327, "3328M")])
+def test_a_guest_has_whole_huge_pages(memory_mib: int, given: str) -> None:
+    argv = kvmtool.argv(VM._replace(memory_mib=memory_mib))
+    assert argv[argv.index("--mem") + 1] == given
 
 
 def test_the_shim_gets_the_filter_that_its_vmm_was_started_with() -> None:
