@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from cri.consumers import Consumer, written
+from cri.gathering import Gathering
 from cri.loop_budget import SLICE_S, LoopBudget
 from cri.pending import Pending
 from cri.threads import is_set_within
@@ -86,15 +87,14 @@ class Agent:
         self._loop_budget, self._broken = loop_budget or LoopBudget(), broken
         self._link, self._budget = HostLink(who.key, who.epoch, who.first), Budget()
         self._consumers: dict[int, Consumer] = {}
-        self._calls = Pending[messages.Reply]()
-        self._helpers = asyncio.Semaphore(HELPED_AT_ONCE)
+        self._calls, self._helpers = Pending[messages.Reply](), asyncio.Semaphore(HELPED_AT_ONCE)
         self._senders: list[asyncio.Future[None]] = []
         self._hello: asyncio.Future[messages.Hello] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._draining: asyncio.Task[None] | None = None
         self._greeted_ns = self._unanswered = 0
         self._task: asyncio.Task[None] | None = None
-        self._lost, self._is_over = "", asyncio.Event()
+        self._lost, self._is_over, self._gathering = "", asyncio.Event(), Gathering()
 
     async def open(self) -> messages.Hello:
         """Connect and wait for the guest's hello without a limit: the caller sets one and watches the VMM."""
@@ -259,6 +259,7 @@ class Agent:
         self._flush()
         while data := await self._read(reader):
             await self._take(data)
+            await self._gathering.wait(len(data))
             while self._draining is not None:  # it does not read from us, so we do not read from it
                 await asyncio.wait({self._draining})
 
