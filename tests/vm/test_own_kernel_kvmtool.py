@@ -57,11 +57,10 @@ def test_its_output_is_the_pods_and_its_reset_the_end(
     assert (code, b"a kernel of Linux is ready" in out, b"word=given" in out) == (0, True, True), (out, err)
 
 
-@BOTH
 def test_an_environment_that_no_command_line_can_have_comes_by_the_initrd(
-    clearpod: Command, tmp_path: Path, guest_dir: Path, files: Files
+    clearpod: Command, tmp_path: Path, guest_dir: Path
 ) -> None:
-    image = _image(tmp_path / "image", guest_dir, files)
+    image = _image(tmp_path / "image", guest_dir, kernels.plain_files)
     given = {f"NUMBER_{number}": f'the "value" of {number}' for number in range(60)}
     options = [f"--env={key}={text}" for key, text in given.items()]
     code, out, err = clearpod.run("--vm-memory", "256m", *options, image, "quiet", "word=given", limit_s=200)
