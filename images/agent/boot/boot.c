@@ -3,7 +3,6 @@
 #include "boot/boot.h"
 
 #include "base/files.h"
-#include "base/scope.h"
 #include "helpers/rootfs.h"
 #include "kernel/cgroup.h"
 #include "kernel/dax.h"
@@ -92,9 +91,7 @@ int boot_early(struct arguments *arguments, struct fault *why)
 static int enter_system(const struct arguments *arguments, struct fault *why)
 {
     const char *options = dax_option(arguments->system);
-    scoped_fd int device = device_open(arguments->system); /* each mount of a missing device would log a line */
-    if (device < 0)
-        return fault_errno(why, "open the system image %s", arguments->system);
+    close(device_open(arguments->system)); /* each mount of a missing device would log a line */
     make_dir(SYSTEM, 0755);
     if (mount(arguments->system, SYSTEM, "erofs", MS_RDONLY | MS_NODEV, options) < 0)
         return fault_errno(why, "mount the system image %s", arguments->system);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Devices that the kernel may not have found yet. Called by boot.c and dax.c, of whom the second looks when all are there. */
+/* Devices that the kernel may not have found yet. Called by boot.c. */
 #ifndef CLEARPOD_DEVICE_H
 #define CLEARPOD_DEVICE_H
 
