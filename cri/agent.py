@@ -36,12 +36,10 @@ log = logging.getLogger("clearpod.agent")
 
 Result = TypeVar("Result")
 
-RETRY_S = 0.02
-"""Delay between attempts to connect: the VMM creates its socket within milliseconds."""
+RETRY_S, FAULT_RETRY_S = 0.02, 0.5
+"""Delays between attempts to connect, as VMMs make sockets within milliseconds, and after an error, as of a record."""
 GREETING_S, MOST_DOUBLINGS = 2.0, 3
 """Delays between greetings. A serial port may lose one while the guest sends more, so it is repeated, with backoff."""
-FAULT_RETRY_S = 0.5
-"""Delay after an internal error, such as a log's record that can't be written."""
 UNTAKEN_BYTES = 1 << 16
 """Of what was written to a guest and it has not taken; more waits in the link, which has limits."""
 WORK = 64
@@ -258,8 +256,8 @@ class Agent:
         self._greet()
         self._flush()
         while data := await self._read(reader):
-            await self._take(data)
-            await self._gathering.wait(len(data))
+            if await self._take(data):
+                await self._gathering.wait(len(data))
             while self._draining is not None:  # it does not read from us, so we do not read from it
                 await asyncio.wait({self._draining})
 
@@ -310,19 +308,21 @@ class Agent:
                 await is_set_within(FAULT_RETRY_S, self._is_over)
         return None
 
-    async def _take(self, data: bytes) -> None:
-        """Take in what was read, a slice at a time, and wait if that was more than the guest's budget."""
-        has_more = True
+    async def _take(self, data: bytes) -> bool:
+        """Take in what was read, a slice at a time, and wait if that was more than the guest's budget. Return whether
+        it was for a log."""
+        has_more, is_logged = True, False
         while has_more:
             touched: dict[int, Consumer] = {}
             try:
                 last, events = await self._within_budget(partial(self._take_slice, data, touched))
-                await written(touched.values())
+                is_logged |= await written(touched.values())
             finally:
                 for consumer in touched.values():
                     consumer.commit()
             data, has_more = b"", self._link.has_more
             await self._loop_budget.hold(self._settle(last, events))
+        return is_logged
 
     async def _within_budget(self, take: Callable[[], Result]) -> Result:
         """Call `take` when the event loop's budget allows it, and account for the time."""

@@ -26,10 +26,14 @@ class Consumer(Protocol):
     def commit(self) -> None: ...
 
 
-async def written(consumers: Iterable[Consumer]) -> None:
-    """Give output a moment to be written, so that it need not also be recorded as unwritten."""
-    if works := {work for consumer in consumers if (work := consumer.writing()) is not None}:
+async def written(consumers: Iterable[Consumer]) -> bool:
+    """Give output a moment to be written, so that it need not also be recorded as unwritten. Return whether there was
+    any to be written.
+    """
+    works = {work for consumer in consumers if (work := consumer.writing()) is not None}
+    if works:
         await asyncio.wait(works, timeout=WRITING_S)
+    return bool(works)
 
 
 class Discarded:

@@ -42,3 +42,15 @@ async def test_pieces_that_come_while_a_link_waits_are_written_together(
     text = (Path(world.root) / "logs" / "c.log").read_text(encoding="ascii")
     assert [line.split()[-1][:3] for line in text.splitlines()] == [f"{number:03d}" for number in range(PIECES)]
     assert len(batches) < PIECES / 2
+
+
+async def test_only_output_for_logs_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "GATHER_S", 1000.0)
+    monkeypatch.setattr(gathering, "NEAR_S", 1000.0)
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=c)
+        async with asyncio.timeout(60 * PATIENCE):
+            done = await cri("ExecSync", container_id=c, cmd=["python3", "-c", TRICKLE], timeout=100)
+    assert len(done.stdout) == PIECES * 6001
