@@ -226,13 +226,7 @@ class Node:
         """Why the pod's volumes can't come by virtiofsd, and what to do; empty when they can. Blocks."""
         from stage1.vm import volume_server
 
-        if pod.suspend:
-            return "the pod can be suspended, and a guest with virtiofs can't be saved; use 9p"
-        if pod.ids.length:
-            return "it has a user namespace, and virtiofsd has no user for each of its ids; use 9p"
-        program = volume_server.find()
-        lack = f"{program.lack}: {program.remedy}" if program.lack else ""
-        return self.host.choice.hypervisor.virtiofs_lack or lack
+        return volume_server.lack(pod, self.host.choice.hypervisor)
 
     @property
     def calls(self) -> int:

@@ -28,12 +28,12 @@ from cri.store.images import Image, ImageStore
 from cri.store.pods import PodRecord
 from cri.translate import own_kernel, sandbox
 from stage1 import engine
-from stage1.errors import BadRequest, NoCommand, NotFound, PodError, Unavailable
+from stage1.errors import BadRequest, NoCommand, NotFound, PodError, Unavailable, Unsupported
 from stage1.linux.cgroup import OURS
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
-from stage1.vm import hypervisors
+from stage1.vm import hypervisors, volume_server
 from stage1.vm.choose import choose
 
 EXAMPLES = (
@@ -134,6 +134,8 @@ async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline
     config = load(args.config)
     host = _host(config, args)
     record = planned(config, request, journal=args.journal)
+    if record.pod.has_virtiofs and (lack := volume_server.lack(record.pod, host.choice.hypervisor)):
+        raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
     image, files = await _bring(config, args)
     annotations = request.sandbox.annotations
     if not own_kernel.of(image, annotations).path:

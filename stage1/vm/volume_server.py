@@ -21,6 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from stage1.pod.model import Pod
+    from stage1.vm.hypervisor import Hypervisor
+
 PATHS = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
 """The paths at which distributions install it. They must be visible in a jail."""
 _SOCKET_FD = 15
@@ -30,6 +33,17 @@ def find() -> Program:
     """Return the program, or a sentence about what is missing."""
     path = next((path for path in PATHS if os.access(path, os.X_OK)), "")
     return Program(path) if path else Program(lack="virtiofsd is not installed", remedy="apt install virtiofsd")
+
+
+def lack(pod: "Pod", hypervisor: "Hypervisor") -> str:
+    """Why the pod's volumes can't come by it, and what to do; empty when they can. Blocks."""
+    if pod.suspend:
+        return "the pod can be suspended, and a guest with virtiofs can't be saved; use 9p"
+    if pod.ids.length:
+        return "it has a user namespace, and virtiofsd has no user for each of its ids; use 9p"
+    program = find()
+    missing = f"{program.lack}: {program.remedy}" if program.lack else ""
+    return hypervisor.virtiofs_lack or missing
 
 
 def argv(binary: str, share: str) -> list[str]:

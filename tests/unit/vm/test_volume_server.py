@@ -7,7 +7,9 @@ import pytest
 
 from stage1.errors import VmFailed
 from stage1.linux.idmap import Extent
-from stage1.vm import jail, limits, volume_server
+from stage1.pod.model import IdMap, Pod
+from stage1.vm import jail, kvmtool, limits, qemu, volume_server
+from stage1.vm.hypervisor import Hypervisor
 from tests.unit.vm.test_argv import POD, QEMU, SERVED, SHARES
 
 VM = QEMU._replace(shares=SERVED, ids=(Extent(0, 0x70010000, 65536),), cgroups=("/sys/fs/cgroup/one",))
@@ -41,3 +43,24 @@ def test_without_the_program_it_is_an_error_that_names_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(volume_server, "PATHS", ())
     with pytest.raises(VmFailed, match="virtiofsd"):
         volume_server.start(VM, 4711, listener=0, log=1)
+
+
+@pytest.mark.parametrize(
+    ("pod", "hypervisor", "paths", "noun"),
+    [
+        (Pod("p", "p", suspend="manual"), qemu.HYPERVISOR, ("/bin/sh",), "suspended"),
+        (Pod("p", "p", ids=IdMap(70000, 65536)), qemu.HYPERVISOR, ("/bin/sh",), "user namespace"),
+        (Pod("p", "p"), kvmtool.HYPERVISOR, ("/bin/sh",), "kvmtool"),
+        (Pod("p", "p"), qemu.HYPERVISOR, (), "apt install"),
+    ],
+)
+def test_what_keeps_a_pods_volumes_from_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, pod: Pod, hypervisor: Hypervisor, paths: tuple[str, ...], noun: str
+) -> None:
+    monkeypatch.setattr(volume_server, "PATHS", paths)
+    assert noun in volume_server.lack(pod, hypervisor)
+
+
+def test_nothing_keeps_an_ordinary_pods_volumes_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume_server, "PATHS", ("/bin/sh",))
+    assert volume_server.lack(Pod("p", "p"), qemu.HYPERVISOR) == ""
