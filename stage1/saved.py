@@ -14,12 +14,13 @@ import os
 import time
 from typing import NamedTuple
 
-from stage1 import engine, machine
+from stage1 import engine, machine, prewarmed
 from stage1.engine import Host, Prepared
-from stage1.errors import AlreadyExists, NotFound, VmFailed, WrongState
+from stage1.errors import AlreadyExists, NotFound, Unsupported, VmFailed, WrongState
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.machine import MIB
+from stage1.net import attach, networks
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 from stage1.rootfs import scratch
@@ -147,14 +148,25 @@ def read(path: str) -> Manifest:
         raise VmFailed(f"{path}/{MANIFEST} is damaged, so no VM can be started from it") from None
 
 
-def prepare(pod: Pod, host: Host, *, manifest: Manifest | None = None) -> Prepared:
+def can_join_later(pod: Pod, host: Host, *, interfaces: tuple[Interface, ...]) -> bool:
+    """Whether the VM of a copy can begin before its network is there, as in the warm pool: the saved guest has the
+    `interfaces` of one network. Raises BadRequest.
+    """
+    return (
+        host.network is not None
+        and [one.name for one in interfaces] == [attach.IFNAME]
+        and len(networks.chosen(pod.networks, host.network)) == 1
+    )
+
+
+def prepare(pod: Pod, host: Host, *, manifest: Manifest | None = None, joins_later: bool = False) -> Prepared:
     """Like `engine.prepare`, for a pod whose VM is to be a copy, of what has `manifest` if that is known already: after
-    `engine.boot` its VMM waits for the guest. Undo: `engine.clean_up`. Raises WrongState when it would be another
-    machine, and as that.
+    `engine.boot` its VMM waits for the guest. With `joins_later` it has no network yet: `join_network` is to follow.
+    Undo: `engine.clean_up`. Raises WrongState when it would be another machine, and as that.
     """
     if manifest:
         _check_memory(pod, manifest)
-    prepared = engine.prepare(pod, host)
+    prepared = prewarmed.prepare(pod, host) if joins_later else engine.prepare(pod, host)
     assert isinstance(prepared.vm, VmSpec)
     try:
         if manifest:
@@ -163,6 +175,19 @@ def prepare(pod: Pod, host: Host, *, manifest: Manifest | None = None) -> Prepar
         engine.clean_up(prepared.directory)
         raise
     return prepared._replace(vm=prepared.vm._replace(is_resumed=True))
+
+
+def join_network(prepared: Prepared, host: Host) -> PodNetwork | None:
+    """Give the VM that was prepared ahead of its network the network of its pod. Raises as `prewarmed.claim`, but
+    WrongState when the network has other devices than the saved guest.
+    """
+    try:
+        network = prewarmed.claim(prepared.pod, host)
+    except Unsupported as error:
+        raise WrongState(f"the pod can't have the saved guest's network: {error}") from None
+    _check_interfaces(prepared.network.interfaces if prepared.network else (), network)
+    prewarmed.record(prepared.pod, host, network=network)
+    return network
 
 
 def load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> None:
@@ -197,7 +222,11 @@ def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodN
     for file, _, _, was in manifest.pieces:
         if not is_same(file, was):
             raise WrongState(f"{file}, of an image of the saved guest, was replaced")
-    names = [[one.name for one in given] for given in (manifest.interfaces, network.interfaces if network else ())]
+    _check_interfaces(manifest.interfaces, network)
+
+
+def _check_interfaces(saved: tuple[Interface, ...], network: PodNetwork | None) -> None:
+    names = [[one.name for one in given] for given in (saved, network.interfaces if network else ())]
     if names[0] != names[1]:
         raise WrongState(f"the saved guest has the networks {names[0]}, and this pod would have {names[1]}")
 

@@ -20,7 +20,7 @@ from cri.live.phases import Phases
 from cri.store import codec, history
 from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
-from cri.threads import run_uncancellable_in
+from cri.threads import await_end, run_uncancellable_in
 from stage1 import engine, saved
 from stage1.errors import TimedOut, VmFailed, WrongState
 from stage1.guest import messages, settings
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
     from stage1.engine import Prepared
+    from stage1.pod.network import Interface
     from stage1.saved import Manifest
 
 log = logging.getLogger("clearpod.pod")
@@ -55,9 +56,31 @@ def blocker(pod: "LivePod") -> str:
     return suspension.blocker(pod, "copied")
 
 
-async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
-    """Save the pod into the new directory `path`, and continue it. Return for how many seconds its containers were
-    frozen. Raises WrongState with the blocker, and what `saved.save` raises; then it is rolled back.
+class Saving:
+    """A pod, with these interfaces, that is being saved into a directory by `task`: what is there can be loaded before
+    the pod goes on.
+    """
+
+    def __init__(
+        self, interfaces: "tuple[Interface, ...]", task: "asyncio.Task[float]", written: asyncio.Event
+    ) -> None:
+        self.interfaces, self.task, self._written = interfaces, task, written
+
+    async def until_written(self) -> None:
+        """Wait until the directory is complete. Raises what `save` does."""
+        waiting = asyncio.ensure_future(self._written.wait())
+        try:
+            await asyncio.wait({self.task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self.task.done():
+            self.task.result()
+
+
+async def save(pod: "LivePod", images: "ImageStore", *, path: str, written: asyncio.Event) -> float:
+    """Save the pod into the new directory `path`, which is complete when `written` is set, and continue it. Return for
+    how many seconds its containers were frozen. Raises WrongState with the blocker, and what `saved.save` raises; then
+    it is rolled back.
     """
     async with pod.lock:
         pod.require_ready()
@@ -74,6 +97,7 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str) -> float:
                     saved.save, pod.directory, pod.record.pod,
                     host=pod.tools.host, images=files, target=(path, more),
                 )  # fmt: skip
+                written.set()
         paused_s = time.monotonic() - begun_s
         pod.note(Fact(history.FORKED, took_ns=round(paused_s * 1e9)))
         pod.save_soon()
@@ -133,7 +157,7 @@ async def bring_up(
     path: str,
     *,
     given: "tuple[Manifest, Original] | None" = None,
-    saving: "asyncio.Future[float] | None" = None,
+    saving: "Saving | None" = None,
 ) -> None:
     """Bring the pod from nothing to READY, as a copy of what is saved in `path`, by what is written there or `given`;
     its containers wait in `status.waiting`. It may still be being saved (`saving`): the VM waits for it then.
@@ -146,32 +170,57 @@ async def bring_up(
         phases = Phases(pod)
         if given is None and saving is None:
             given = await asyncio.to_thread(_read, path)
-        prepared = await _begin_vm(pod, phases, manifest=given[0] if given else None)
+        interfaces = given[0].interfaces if given else saving.interfaces if saving else ()
+        async with _vm_begun(pod, phases, manifest=given[0] if given else None, interfaces=interfaces) as begun:
+            if saving is not None:
+                await saving.until_written()
+            manifest, former = given if given is not None else await asyncio.to_thread(_read, path)
+            pod.unused_id = former.ids + 1
+            pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
+            await pod.tools.run_in_bulk(saved.load, begun.prepared, pod.tools.host, path=path, manifest=manifest)
+            await pod.meet(pod.tools.boot_timeout_s, former.link_key)
+            phases.booted(pod.hello, is_copy=True)
+            await _assume_identity(pod, manifest, joined=begun.joined)
         if saving is not None:
-            await asyncio.shield(saving)
-        manifest, former = given if given is not None else await asyncio.to_thread(_read, path)
-        pod.unused_id = former.ids + 1
-        pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
-        await pod.tools.run_in_bulk(saved.load, prepared, pod.tools.host, path=path, manifest=manifest)
-        await pod.meet(pod.tools.boot_timeout_s, former.link_key)
-        phases.booted(pod.hello, is_copy=True)
-        await _assume_identity(pod, manifest)
+            await asyncio.shield(saving.task)
         phases.end(history.CONFIGURE)
     pod.note(Fact(history.COPIED, text=former.title))
 
 
-async def _begin_vm(pod: "LivePod", phases: Phases, *, manifest: "Manifest | None") -> "Prepared":
-    """Start the VM of a copy, which then waits for the saved guest to be loaded."""
-    prepared = await pod.run_in_pool(saved.prepare, pod.record.pod, pod.tools.host, manifest=manifest)
+class _Begun(NamedTuple):
+    """The VM of a copy that waits for its guest, and the task after which the pod has its network."""
+
+    prepared: "Prepared"
+    joined: "asyncio.Task[None]"
+
+
+@asynccontextmanager
+async def _vm_begun(
+    pod: "LivePod", phases: Phases, *, manifest: "Manifest | None", interfaces: "tuple[Interface, ...]"
+) -> AsyncIterator[_Begun]:
+    """Start the VM of a copy, which then waits for the saved guest, of these interfaces, to be loaded. Its network is
+    made meanwhile where that is possible, and no longer than the block runs.
+    """
+    about, host = pod.record.pod, pod.tools.host
+    joins_later = await asyncio.to_thread(saved.can_join_later, about, host, interfaces=interfaces)
+    prepared = await pod.run_in_pool(saved.prepare, about, host, manifest=manifest, joins_later=joins_later)
     phases.prepared(prepared.network_ns)
-    pod.network = prepared.network
-    await pod.loopback.open(pod.record.pod, pod.ips)
     boot.note_cgroup(pod, prepared.cgroup_note)
     pod.move("boot", link_key=prepared.link_key)
-    where = pod.tools.pool_of(prepared.pod)
-    vm, _ = await run_uncancellable_in(where, engine.boot, prepared, pod.tools.vmm)
-    pod.watch(vm)
-    return prepared
+    joining = asyncio.ensure_future(_join(pod, prepared, joins_later=joins_later))
+    try:
+        vm, _ = await run_uncancellable_in(pod.tools.pool_of(about), engine.boot, prepared, pod.tools.vmm)
+        pod.watch(vm)
+        yield _Begun(prepared, joining)
+    finally:
+        await await_end(joining)  # it would go on in what is removed now
+
+
+async def _join(pod: "LivePod", prepared: "Prepared", *, joins_later: bool) -> None:
+    pod.network = prepared.network
+    if joins_later:
+        pod.network = await pod.run_in_pool(saved.join_network, prepared, pod.tools.host)
+    await pod.loopback.open(pod.record.pod, pod.ips)
 
 
 def _read(path: str) -> "tuple[Manifest, Original]":
@@ -179,30 +228,38 @@ def _read(path: str) -> "tuple[Manifest, Original]":
     return manifest, original(manifest)
 
 
-async def _assume_identity(pod: "LivePod", manifest: "Manifest") -> None:
+async def _assume_identity(pod: "LivePod", manifest: "Manifest", *, joined: "asyncio.Task[None]") -> None:
     """Give the loaded guest the identity of this pod, while only its agent runs and all containers are frozen. One time
-    limit holds for all of it, however many containers the guest claims to have. Raises TimedOut.
+    limit holds for all of it, however many containers the guest claims to have. Raises TimedOut, and what `joined`
+    does, by which the pod has its network.
     """
+    first = (settings.leave(manifest.interfaces), Tune(suspension.SHARES, "mount"))  # do not need the network yet
+    left = asyncio.gather(*(pod.call(op, suspension.ANSWER_S) for op in first))
     try:
+        await asyncio.shield(joined)
         async with asyncio.timeout(pod.tools.boot_timeout_s):
-            await _tell_who_it_is(pod, manifest)
+            await _tell_who_it_is(pod, manifest, left=left)
     except TimeoutError:
         raise TimedOut(f"the guest of {pod.title} was not reconfigured within {pod.tools.boot_timeout_s:g} s") from None
+    finally:
+        left.cancel()
+        await await_end(left)
 
 
-async def _tell_who_it_is(pod: "LivePod", manifest: "Manifest") -> None:
-    """The agent does one after the other, so none of the first requests waits for the reply to the one before."""
+async def _told(pod: "LivePod", *ops: messages.Op) -> "list[messages.Reply]":
+    """The agent does one after the other, so none of the requests waits for the reply to the one before."""
+    return await asyncio.gather(*(pod.call(op, suspension.ANSWER_S) for op in ops))
 
-    async def told(*ops: messages.Op) -> "list[messages.Reply]":
-        return await asyncio.gather(*(pod.call(op, suspension.ANSWER_S) for op in ops))
 
+async def _tell_who_it_is(
+    pod: "LivePod", manifest: "Manifest", *, left: "asyncio.Future[list[messages.Reply]]"
+) -> None:
     identify = settings.identify(pod.record.pod, pod.network, former=manifest.interfaces)
-    mount = Tune(suspension.SHARES, "mount")
-    *_, listed = await told(settings.leave(manifest.interfaces), identify, mount, messages.List())
+    _, (_, listed) = await asyncio.gather(left, _told(pod, identify, messages.List()))
     expected = {one.guest_id for one in pod.status.waiting}
     waiting = {one.id for one in listed.containers if one.id in expected and one.state == messages.RUNNING}
-    await told(*(Tune(suspension.FREEZE, "1", one) for one in sorted(waiting)))
+    await _told(pod, *(Tune(suspension.FREEZE, "1", one) for one in sorted(waiting)))
     for one in listed.containers:
         if one.id not in waiting:
             await pod.call(messages.Delete(one.id), suspension.ANSWER_S)
-    await told(Tune(suspension.FREEZE, "0"))
+    await _told(pod, Tune(suspension.FREEZE, "0"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cri.live import copies
 from cri.pb.runtime_pb2 import PodSandboxConfig
 from cri.policy import FORK_OF, FORKABLE
-from cri.threads import run_uncancellable
+from cri.threads import await_end, run_uncancellable
 from stage1 import saved
 from stage1.errors import BadRequest, NotFound, PodError, WrongState
 from stage1.pod import states
@@ -61,20 +61,17 @@ def require(pod: "LivePod") -> None:
 
 
 @asynccontextmanager
-async def being_saved(
-    pod: "LivePod", images: "ImageStore", *, name: str
-) -> "AsyncIterator[tuple[str, asyncio.Task[float]]]":
-    """The pod is saved, from now on, in a directory of that `name`, which is there as long as the block runs, and the
-    task that does it, which is over then. It raises as `copies.save`.
+async def being_saved(pod: "LivePod", images: "ImageStore", *, name: str) -> "AsyncIterator[tuple[str, copies.Saving]]":
+    """The pod is saved, from now on, in a directory of that `name`, which is there as long as the block runs; the task
+    that does it, which is over then, raises as `copies.save`.
     """
-    path = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}"
-    saving = asyncio.get_running_loop().create_task(copies.save(pod, images, path=path), name=f"copy of {pod.title}")
+    path, written = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}", asyncio.Event()
+    work = copies.save(pod, images, path=path, written=written)
+    task = asyncio.get_running_loop().create_task(work, name=f"copy of {pod.title}")
     try:
-        yield path, saving
+        yield path, copies.Saving(pod.network.interfaces if pod.network else (), task, written)
     finally:
-        await asyncio.wait({saving})
-        if not saving.cancelled():
-            saving.exception()  # whoever failed before it did not ask
+        await await_end(task)  # whoever failed before it did not ask for its result
         await run_uncancellable(_remove, path)
 
 

@@ -4,6 +4,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from cri.live import copies
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
 from cri.runtime.run_pod_sandbox import pod_record
-from stage1 import saved
+from stage1 import engine, saved
 from stage1.errors import WrongState
 from stage1.guest import messages
 from stage1.guest.messages import Tune
 from stage1.linux import mount
+from stage1.pod.model import Pod
+from stage1.pod.network import Interface
+from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
@@ -92,22 +96,113 @@ async def test_odd_options_are_refused(world: World, options: dict[str, str]) ->
         assert (await refused(cri, pod, **options))[0] == "INVALID_ARGUMENT"
 
 
+Asked = tuple[asyncio.Task[str], "asyncio.Future[float]"]
+
+
+async def beginning(cri: Client, *interfaces: str) -> Asked:
+    """A copy of a pod with these interfaces, and the result of saving that, which is awaited."""
+    saving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def save() -> float:
+        return await saving
+
+    task = asyncio.get_running_loop().create_task(save())
+    devices = tuple(Interface(one, "02:00:00:00:00:01") for one in interfaces)
+    request = pb.RunPodSandboxRequest(config=cri.sandbox("copy", annotations={FORKABLE: "true"}))
+    record = await pod_record(cri.node, request)
+    now = copies.Saving(devices, task, asyncio.Event())
+    bring_up = partial(copies.bring_up, path="/nowhere", saving=now)
+    return asyncio.get_running_loop().create_task(cri.node.pods.run(record, b"", bring_up=bring_up)), saving
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(30 * PATIENCE):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
 async def test_the_vm_of_a_copy_begins_while_the_original_is_saved(world: World) -> None:
     """And is gone again when that fails."""
     async with world.daemon() as cri:
-        saving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        request = pb.RunPodSandboxRequest(config=cri.sandbox("copy", annotations={FORKABLE: "true"}))
-        record = await pod_record(cri.node, request)
-        bring_up = partial(copies.bring_up, path="/nowhere", saving=saving)
-        making = asyncio.ensure_future(cri.node.pods.run(record, b"", bring_up=bring_up))
-        async with asyncio.timeout(30 * PATIENCE):
-            while not world.vmm.guests:
-                await asyncio.sleep(0.01)
+        making, saving = await beginning(cri)
+        await until(lambda: world.vmm.guests)
         assert not making.done()
         saving.set_exception(WrongState("the original can't be saved"))
         with pytest.raises(WrongState, match="original"):
             await making
         assert await names(cri) == [] and world.left_over() == []
+
+
+@pytest.mark.parametrize("fails", ["save", "both"])
+async def test_the_network_of_a_copy_is_made_while_its_vm_begins(world: World, fails: str) -> None:
+    """Whatever fails, the other is waited for, and nothing is left of both."""
+    cni = FakeCni(world.root / "cni")
+    cni.make_one_device()
+    world.host = world.host._replace(network=cni.settings)
+    code = "exit 1" if fails == "both" else ":"
+    go = world.root / "go"
+    (cni.root / "trouble-second-ADD").write_text(f"until [ -e {go} ]; do sleep 0.02; done; {code}\n")
+    async with world.daemon() as cri:
+        making, saving = await beginning(cri, "eth0")
+        await until(lambda: world.vmm.guests and "ADD second" in cni.calls())
+        saving.set_exception(WrongState("the original can't be saved"))
+        await asyncio.wait({making}, timeout=0.2)
+        assert not making.done(), "the plugin still works for the pod"
+        go.touch()
+        with pytest.raises(WrongState, match="original"):
+            await making
+        assert await names(cri) == [] and world.left_over() == [] and cni.left_over() == []
+
+
+@pytest.mark.parametrize(("device", "joins_later"), [(["eth0"], True), (["eth0", "eth1"], False), ([], False)])
+async def test_only_the_vm_of_a_copy_with_one_network_joins_later(
+    world: World, device: list[str], joins_later: bool
+) -> None:
+    cni = FakeCni(world.root / "cni")
+    host = world.host._replace(network=cni.settings)
+    interfaces = tuple(Interface(one, "02:00:00:00:00:01") for one in device)
+    pod = Pod("a" * 64, "copy", "default", "uid")
+    assert saved.can_join_later(pod, host, interfaces=interfaces) is joins_later
+    assert not saved.can_join_later(pod, world.host._replace(network=None), interfaces=interfaces)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_vm_that_joins_later_gets_the_network_of_its_original_or_none(world: World, is_same: bool) -> None:
+    """Else the plugins leave the other end of the device there too."""
+    cni = FakeCni(world.root / "cni")
+    if is_same:
+        cni.make_one_device()
+    host = world.host._replace(network=cni.settings)
+    prepared = saved.prepare(Pod("a" * 64, "copy", "default", "uid"), host, joins_later=True)
+    try:
+        if is_same:
+            network = saved.join_network(prepared, host)
+            assert network and network.ips[0] == "10.9.0.5" and engine.network(prepared.directory) == network
+        else:
+            with pytest.raises(WrongState, match="peer0"):
+                saved.join_network(prepared, host)
+    finally:
+        engine.clean_up(prepared.directory)
+    assert cni.left_over() == [] and world.left_over() == []
+
+
+async def test_what_is_saved_is_loaded_before_the_original_goes_on() -> None:
+    over: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def save() -> float:
+        return await over
+
+    saving = copies.Saving((), asyncio.get_running_loop().create_task(save()), asyncio.Event())
+    waiting = asyncio.ensure_future(saving.until_written())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    saving._written.set()
+    await waiting
+    assert not saving.task.done()
+    over.set_exception(WrongState("can't go on"))
+    await asyncio.wait({saving.task})
+    with pytest.raises(WrongState):
+        await saving.until_written()
 
 
 async def test_a_copy_does_not_get_the_name_of_another_pod(world: World, capfd: pytest.CaptureFixture[str]) -> None:
