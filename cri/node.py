@@ -31,6 +31,7 @@ from cri.pods.warmed import Warmed
 from cri.pool.fit import Bounds
 from cri.readiness import Readiness
 from cri.recorder import Counts, Recorder
+from cri.statistics.forecast import Lists
 from cri.storage.disk import Storage, reserve_of
 from cri.store import history
 from cri.store.failures import Failures
@@ -127,6 +128,7 @@ class Node:
             consoles=Consoles(),
             recorder=self.recorder,
             templates=self.templates,
+            lists=Lists(),
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods

@@ -81,7 +81,7 @@ class LivePod:
         self.hello, self._config = messages.Hello(), Parsed(pb.PodSandboxConfig.FromString)
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
-        self.meter = Meter(self.call, self.containers, self._note_disk)
+        self.meter = Meter(self.call, self.containers, self._note_disk, lists=tools.lists)
         self.images, self.loopback, self.activation = self._images(), LoopbackPorts(self.title), Activation(self.title)
         self._agent: Agent | OwnKernel | None = None
         self._port, self._saver, self._unknown_ends, self.unused_id = port, StateSaver(self.save, self.title), 0, 1

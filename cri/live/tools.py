@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cri.live.consoles import Consoles
     from cri.live.templates import Templates
     from cri.loop_budget import LoopBudget
+    from cri.statistics.forecast import Lists
     from cri.storage.disk import Storage
     from cri.threads import Bulk
     from stage1.engine import Host
@@ -50,7 +51,7 @@ class Tools(NamedTuple):
     answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much pods may write (None: no
     limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of a pod that failed and could
     not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts for metrics. `templates` are
-    what VMs can be copies of (None: all boot).
+    what VMs can be copies of (None: all boot). `lists` is when the node's statistics are expected to be listed.
     """
 
     host: "Host"
@@ -69,6 +70,7 @@ class Tools(NamedTuple):
     clean_up_later: "Callable[[str], None]" = _leave
     recorder: Recorder = Recorder()
     templates: "Templates | None" = None
+    lists: "Lists | None" = None
 
     async def run_in_bulk(self, work: "Callable[P, T]", /, *args: "P.args", **options: "P.kwargs") -> "T":
         """Like `run_uncancellable`, by `bulk`."""

@@ -30,6 +30,11 @@ class Times:
         self._pauses: tuple[float, ...] = ()
         self._answered_s, self._is_new = -math.inf, False
 
+    @property
+    def is_first(self) -> bool:
+        """Whether there was one query only."""
+        return len(self._times) == 1
+
     def add(self, now_s: float) -> None:
         """Note a query now."""
         pause_s = now_s - self._answered_s
@@ -49,6 +54,21 @@ class Times:
         again = now_s + (pauses[-1] if pauses[-1] <= LONGEST_S else AGAIN_S)
         is_steady = abs(pauses[-1] - pauses[0]) <= NEAR_S if len(pauses) > 1 else False
         return merged([*regular, again]) if is_steady or not regular else regular
+
+
+class Lists:
+    """When lists of many pods are expected, by those that were in them, for those that have begun since. Of a node."""
+
+    def __init__(self) -> None:
+        self._times: dict[bool, list[float]] = {False: [], True: []}
+
+    def note(self, files: bool, times: Sequence[float]) -> None:
+        """Expect a list at these times, of open files too if `files`."""
+        self._times[files] = merged([*self._times[files], *times])[-KEPT:]
+
+    def after(self, files: bool, now_s: float) -> list[float]:
+        """Return the times that have not passed."""
+        return [one for one in self._times[files] if one > now_s]
 
 
 def merged(times: Sequence[float]) -> list[float]:

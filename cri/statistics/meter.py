@@ -9,11 +9,11 @@ guest is asked shortly before regular callers (`forecast`), so that a sample is 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Container, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from cri.statistics.forecast import Times
+from cri.statistics.forecast import Lists, Times, merged
 from cri.statistics.sample import Disk, MissedTime, Rates, Sample
 from stage1.errors import NotFound, PodError, TimedOut
 from stage1.guest.messages import ContainerStats, PodStats, Reply, Stats
@@ -83,11 +83,18 @@ class Asked(NamedTuple):
 
 class Meter:
     """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. Statistics of containers that
-    are not in `known` are ignored; those of the pod are passed to `on_pod`.
+    are not in `known` are ignored; those of the pod are passed to `on_pod`. `lists` is shared by the node's pods.
     """
 
-    def __init__(self, ask: Ask, known: Container[str], on_pod: Callable[[PodStats], None] = lambda _: None) -> None:
-        self._ask, self._known, self._on_pod = ask, known, on_pod
+    def __init__(
+        self,
+        ask: Ask,
+        known: Container[str],
+        on_pod: Callable[[PodStats], None] = lambda _: None,
+        *,
+        lists: Lists | None = None,
+    ) -> None:
+        self._ask, self._known, self._on_pod, self._lists = ask, known, on_pod, lists or Lists()
         self._rates, self._missed = Rates(), MissedTime()
         self._last: dict[bool, Sample] = {}
         self._open: dict[object, Question] = {}
@@ -135,10 +142,21 @@ class Meter:
         self._times[files].add(time.monotonic())
         return self.fresh(files=files)
 
-    def answered(self, *, files: bool = False) -> None:
-        """Note that a `query` is answered now, and see to it that there is a sample when the next one is expected."""
-        now_s, lead_s = time.monotonic(), self._lead()
-        for expected_s in self._times[files].answered(now_s):
+    def answered(self, *, files: bool = False, is_list: bool = False) -> None:
+        """Note that a `query` is answered now, and see to it that there is a sample when the next one is expected:
+        after the first list also when others of the node expect one.
+        """
+        now_s = time.monotonic()
+        expected = self._times[files].answered(now_s)
+        if is_list and expected:
+            others = self._lists.after(files, now_s) if self._times[files].is_first else []
+            self._lists.note(files, expected)
+            expected = merged([*expected, *others])
+        self._foresee(expected, now_s, files=files)
+
+    def _foresee(self, expected: Sequence[float], now_s: float, *, files: bool) -> None:
+        lead_s = self._lead()
+        for expected_s in expected:
             self._later(max(expected_s - now_s - lead_s, 0), self._renew, files)
 
     def _lead(self) -> float:
@@ -150,6 +168,9 @@ class Meter:
         second has its numbers. A guest that is busy with a client's request is asked later.
         """
         self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=BEGIN_TRIES))
+        now_s = time.monotonic()
+        for files in self._times:
+            self._foresee(self._lists.after(files, now_s), now_s, files=files)
 
     def _begin(self, runs: Callable[[], bool], is_busy: Callable[[], bool], *, tries: int) -> None:
         if tries > 1 and is_busy():

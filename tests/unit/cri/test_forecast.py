@@ -132,3 +132,44 @@ def test_who_pauses_as_long_each_time_waits_for_no_guest_from_the_third_query_on
     waited_s = loop.now_s - begun_s - 8 * pause_s
     assert waited_s <= 4 * guest_s + 0.01, "the first two, of which one may have counted the disk first"
     assert sum(not op.disk for op in asked) <= 10, "once for each, and twice more until it was known"
+
+
+def test_a_pod_that_begins_between_two_lists_delays_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, lists, waited_s = InstantLoop(), forecast.Lists(), []
+    monkeypatch.setattr(time, "monotonic", loop.time)
+    monkeypatch.setattr(time, "time_ns", lambda: round(loop.now_s * S))
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        await asyncio.sleep(0.2)
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    async def node() -> None:
+        pods = [OnePod(ask, {"c"}, lists=lists)]
+        for _round in range(6):
+            begun_s = time.monotonic()
+            samples = await samples_of(pods)
+            assert len(samples) == len(pods)
+            assert all(0 <= time.monotonic() - sample.unix_ns / S + 1e-6 < 1 for _, sample in samples)
+            waited_s.append(time.monotonic() - begun_s)
+            await asyncio.sleep(4)
+            pods.append(OnePod(ask, {"c"}, lists=lists))
+            pods[-1].meter.begin(lambda: True)
+            await asyncio.sleep(6)
+        for pod in pods:
+            await pod.meter.close()
+
+    try:
+        loop.run_until_complete(node())
+    finally:
+        loop.close()
+    assert waited_s[0] > 0
+    assert waited_s[2:] == pytest.approx([0] * 4, abs=1e-6)
+
+
+def test_expected_lists_are_forgotten_when_they_have_passed_and_bounded() -> None:
+    lists = forecast.Lists()
+    for at in range(100):
+        lists.note(False, [at, at + 0.1])
+    assert lists.after(False, 97) == [98, 99]
+    assert lists.after(True, 0) == []
+    assert len(lists.after(False, 0)) <= forecast.KEPT
