@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from cri import events
-from cri.containers.stop import remove_files
+from cri.containers.discard import remove_files
 from cri.live import outputs, suspension
 from cri.live.container import LiveContainer
 from cri.pb import runtime_pb2 as pb

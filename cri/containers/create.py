@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cri import events
-from cri.containers import capacity, claim, hidden, order
-from cri.containers.stop import discard, follow_rest, remove_files
+from cri.containers import capacity, claim, hidden, leaving, order
+from cri.containers.discard import discard, remove_files
+from cri.containers.stop import follow_rest
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
@@ -86,6 +87,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
             "guest of this version and delete the pod, so that it is created again"
         )
     begun_ns = time.time_ns()
+    await leaving.end(pod)
     await capacity.make(pod)
     target = _target_pid(pod, record)
     if record.kernel.path:

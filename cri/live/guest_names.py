@@ -4,6 +4,7 @@ Here, between a pod and its agent, the ids that the CRI knows become these, and 
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from stage1.guest import messages
@@ -17,11 +18,13 @@ _BY_ID = (messages.Create, messages.Start, messages.Delete, messages.Update)
 
 class GuestNames:
     """Translates container ids between us and a copied guest, which knows its containers by the original's ids.
-    `containers` are the pod's, and may change.
+    `containers` are the pod's, `leaving` those that it has no more and its guest still has; both may change.
     """
 
-    def __init__(self, containers: "Mapping[str, LiveContainer]") -> None:
-        self._containers = containers
+    def __init__(
+        self, containers: "Mapping[str, LiveContainer]", leaving: "Mapping[str, LiveContainer] | None" = None
+    ) -> None:
+        self._containers, self._leaving = containers, leaving if leaving is not None else {}
 
     def to_guest(self, op: messages.Op) -> messages.Op:
         """The request as the guest understands it."""
@@ -48,9 +51,9 @@ class GuestNames:
         return set(self._ours())
 
     def _name(self, container_id: str) -> str:
-        container = self._containers.get(container_id)
+        container = self._containers.get(container_id) or self._leaving.get(container_id)
         return container.record.guest_id or container_id if container else container_id
 
     def _ours(self) -> dict[str, str]:
-        containers = self._containers.values()
+        containers = chain(self._containers.values(), self._leaving.values())
         return {one.record.guest_id: one.id for one in containers if one.record.guest_id}

@@ -23,6 +23,7 @@ from cri.live.cpus import Cpus
 from cri.live.first_hello import first_hello
 from cri.live.guest_names import GuestNames
 from cri.live.images import PodImages
+from cri.live.leaving import Leaving
 from cri.live.loopback import LoopbackPorts
 from cri.live.own_kernel import OwnKernel
 from cri.live.parsed import Parsed
@@ -68,7 +69,12 @@ class LivePod:
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
         self.record, self.tools, self.status = record, tools, store.PodState(ids=IDS_AT_ONCE)
         self.containers: dict[str, LiveContainer] = {}
-        self.names, self.pause, self.transfer = GuestNames(self.containers), Pause(), Transfer()
+        self.leaving = Leaving()
+        self.names, self.pause, self.transfer = (
+            GuestNames(self.containers, self.leaving.containers),
+            Pause(),
+            Transfer(),
+        )
         self.execs = Pending[messages.Exited]()
         self.cpus, self.work, self.clients, self.is_going = Cpus(), Work(), Clients(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
@@ -143,7 +149,7 @@ class LivePod:
             await asyncio.wait({self._task})
         if dead:
             self.mark_dead(dead)
-        for container in self.containers.values():
+        for container in (*self.containers.values(), *self.leaving.containers.values()):
             container.log.close()
 
     # -- for the operations on containers --------------------------------------------------------------------
@@ -268,7 +274,8 @@ class LivePod:
             return self.is_ready
 
         def records() -> list[store.ContainerRecord]:
-            return [*(one.record for one in self.containers.values()), *self.status.waiting]
+            ours = (*self.containers.values(), *self.leaving.containers.values())
+            return [*(one.record for one in ours), *self.status.waiting]
 
         return PodImages(self.record.pod, self.directory, call=self.call, records=records, is_ready=is_ready)
 

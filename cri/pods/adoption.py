@@ -16,6 +16,7 @@ from cri.live import outputs, suspension
 from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
+from cri.logs.record import CommitRecord
 from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store import pods as store
@@ -182,7 +183,12 @@ async def _remove(pod: LivePod, containers: Iterable[str], *, bundles: Iterable[
     """
     kept = set(await asyncio.gather(*(_delete(pod, one) for one in containers)))
     for bundle in set(bundles) - kept:
-        await asyncio.to_thread(engine.remove_container, pod.directory, bundle)
+        await asyncio.to_thread(_remove_files, pod.directory, bundle)
+
+
+def _remove_files(directory: str, container: str) -> None:
+    engine.remove_container(directory, container)
+    CommitRecord(directory, container).remove()
 
 
 async def _delete(pod: LivePod, container: str) -> str:

@@ -14,17 +14,22 @@ from typing import Any
 
 import pytest
 
+from cri.containers import leaving
+
 from .conftest import World
 
 CREATE = Counter(hops=2)
 """The image with what the request means, then the files of the container."""
-REMOVE = Counter(hops=1)
+REMOVE, CLEAR = Counter[str](), Counter(hops=1)
+"""Until the answer, and after it."""
 CREATE_FILES = Counter({"mkdir": 1, "rename": 1})
 """The bundle's directory; the pod's file. The bundle's file, the log and its records are new, and have no other name
 before.
 """
-REMOVE_FILES = Counter({"rename": 1, "rmdir": 1, "remove": 4})
-"""The pod's file; the bundle with its document, both records of the log, and what former versions had for these."""
+REMOVE_FILES = Counter({"rename": 1})
+"""The pod's file."""
+CLEAR_FILES = Counter({"rmdir": 1, "remove": 4})
+"""The bundle with its document, both records of the log, and what former versions had for these."""
 
 
 _listening: list[Counter[str]] = []
@@ -59,7 +64,7 @@ def counted(patch: pytest.MonkeyPatch) -> Iterator[tuple[Counter[str], Counter[s
             _listening.clear()
 
 
-async def test_a_container_is_made_in_two_hops_and_removed_in_one(
+async def test_a_container_is_made_in_two_hops_and_removed_in_none_before_the_answer(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world.daemon() as cri:
@@ -71,6 +76,8 @@ async def test_a_container_is_made_in_two_hops_and_removed_in_one(
         assert os.listdir(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers/{container}") == ["config.json"]
         with counted(monkeypatch) as (hops, files):
             await cri("RemoveContainer", container_id=container)
-        assert (hops, files) == (REMOVE, REMOVE_FILES)
+            assert (hops, files) == (REMOVE, REMOVE_FILES)
+            await leaving.end(cri.node.pods.get(pod))
+        assert (hops, files) == (REMOVE + CLEAR, REMOVE_FILES + CLEAR_FILES)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert world.left_over() == []

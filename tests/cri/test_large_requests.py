@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cri.containers import leaving
 from cri.pb import runtime_pb2 as pb
 
 from .conftest import Client, World
@@ -162,6 +163,7 @@ async def test_containers_are_made_or_refused(world: World, part: int, tmp_path:
             if made:
                 await cri("ContainerStatus", container_id=made, verbose=True)
                 await cri("RemoveContainer", container_id=made)
+                await leaving.end(cri.node.pods.get(pod))
                 (logs / "odd.log").unlink(missing_ok=True)
             assert not (await cri("ListContainers")).containers
             assert files() == before, fields

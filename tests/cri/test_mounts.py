@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cri.containers import leaving
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux import mount
@@ -169,6 +170,7 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
             assert _mounted(world, first)
         async with world.daemon() as cri:
             await cri("RemoveContainer", container_id=first)
+            await leaving.end(cri.node.pods.get(pod))
             assert not _mounted(world, first), "a daemon finds what the one before has mounted"
             host = asyncio.ensure_future(_meanwhile(base, cri))
             opened = os.open(base / "dir" / "sub" / "one", os.O_PATH)  # as kubelet names a subPath
