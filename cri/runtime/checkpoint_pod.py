@@ -2,9 +2,11 @@
 """CheckpointPod: writes a running pod, which continues, to a directory of the caller's."""
 
 from cri.live import checkpoint
+from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
+from stage1.rootfs.checkpoint import spelled
 
 
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.CheckpointPodResponse:
@@ -14,5 +16,12 @@ async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.Che
     for option in sorted(request.options):
         raise BadRequest(f"CheckpointPod has no option {option!r}; leave it out")
     pod = node.pods.get(request.pod_sandbox_id)
-    await checkpoint.write(pod, node.images, output=request.output_path, container_ids=list(request.container_ids))
+    container_ids = [_whole(node, pod, one=one) for one in request.container_ids]
+    await checkpoint.write(pod, node.images, output=spelled(request.output_path), container_ids=container_ids)
     return pb.CheckpointPodResponse()
+
+
+def _whole(node: Node, pod: LivePod, *, one: str) -> str:
+    """The id that begins so, as elsewhere in the CRI, if it is one of the pod's. Raises BadRequest for several."""
+    found = node.pods.find_container(one)
+    return found[1].id if found and found[0] is pod else one

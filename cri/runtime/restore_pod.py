@@ -15,6 +15,7 @@ from cri.runtime.run_pod_sandbox import pod_record
 from cri.translate import restoring
 from stage1.errors import BadRequest, PodError, WrongState
 from stage1.machine import SUSPEND
+from stage1.rootfs.checkpoint import spelled
 
 
 async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePodResponse:
@@ -23,7 +24,7 @@ async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePo
     """
     for option in sorted(request.options):
         raise BadRequest(f"RestorePod has no option {option!r}; leave it out")
-    path = request.checkpoint_path
+    path = spelled(request.checkpoint_path)
     manifest = await asyncio.to_thread(restorable.read, path)
     restoring.check(manifest, request.container_configs)
     given = await node.tools.run_in_bulk(restorable.of_this_host, manifest, node.images, path=path)

@@ -61,6 +61,12 @@ def begin(directory: str, output: str) -> None:
             raise
 
 
+def spelled(path: str) -> str:
+    """The absolute path without doubled and closing slashes and `/./`; another one as it is, which is refused."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/" + "/".join(parts) if path.startswith("/") else path
+
+
 def check_directory(output: str) -> None:
     """Raise BadRequest unless it is the path of a directory that is ours alone, NotFound, KernelError."""
     if not os.path.isabs(output) or os.path.normpath(output) != output:

@@ -101,6 +101,26 @@ async def test_a_request_that_makes_no_sense_is_refused(
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("path", "is_whole"), [("{0}/", True), ("{0}//", True), ("/.{0}/.", False), ("/{0}", False)])
+async def test_a_directory_and_containers_can_be_given_in_other_words(
+    world: World, tmp_path: Path, path: str, is_whole: bool
+) -> None:
+    """What is asked for is begun, and fails later: the VM has no monitor."""
+    async with world.daemon() as cri:
+        pod, container = await _pod(cri)
+        ids = [container if is_whole else container[:10]]
+        asked = {"pod_sandbox_id": pod[:13], "output_path": path.format(tmp_path), "container_ids": ids}
+        code, text = await cri.refused("CheckpointPod", **asked)
+        assert "qmp" in text, (code, text)
+        asked = {"checkpoint_path": path.format(tmp_path), "config": cri.sandbox("again")}
+        code, text = await cri.refused("RestorePod", **asked)
+        assert code == "NOT_FOUND" and text.startswith(f"{tmp_path} has no {place.MANIFEST}")
+        other = await cri.pod("other")
+        elsewhere = await cri.container(other, "sleep", "1000")
+        asked = {"pod_sandbox_id": pod, "output_path": str(tmp_path), "container_ids": [elsewhere]}
+        assert (await cri.refused("CheckpointPod", **asked))[0] == "NOT_FOUND"
+
+
 async def test_what_blocks_it_is_reported_and_a_failure_leaves_nothing(world: World, tmp_path: Path) -> None:
     """The VM has no monitor, so nothing can be saved."""
     async with world.daemon() as cri:
