@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cri.tasks import Tasks
 from cri.threads import is_set_within, run_uncancellable
 from stage1 import templates
-from stage1.errors import PodError
+from stage1.errors import NoSpace, PodError
 from stage1.vm.template import Template
 from stage1.vm.template_store import Store
 
@@ -169,7 +169,8 @@ class Templates:
                 template = await run_uncancellable(
                     self._make, spec, self._host, vmm=self._vmm, store=self._store, limit_s=self._limit_s
                 )
-                await self._remove_unused_now()
+                if spec.name in await self._remove_unused_now():
+                    raise NoSpace(self._give_up(spec))
             except (PodError, OSError) as error:
                 self._count_failure(spec.name, error)
                 return None
@@ -177,6 +178,14 @@ class Templates:
         took_ms = round((time.monotonic() - begun) * 1000)
         log.info("template.made", extra={"template": spec.name, "took_ms": took_ms})
         return template
+
+    def _give_up(self, spec: "TemplateSpec") -> str:
+        """A template that was removed as soon as it was made would be made for each pod; the reason."""
+        self._failures[spec.name] = TRIES
+        return (
+            f"templates.disk_mib in clearpod's configuration allows {self._most_bytes >> 20} MiB, and this template "
+            "takes more; raise that key"
+        )
 
     def _is_given_up(self, spec: "TemplateSpec") -> bool:
         return self._failures.get(spec.name, 0) >= TRIES
@@ -191,7 +200,8 @@ class Templates:
         async with self._lock:
             await self._remove_unused_now()
 
-    async def _remove_unused_now(self) -> None:
+    async def _remove_unused_now(self) -> list[str]:
         removed = await asyncio.to_thread(templates.remove_unused, self._store, most_bytes=self._most_bytes)
         if removed:
             log.info("template.removed", extra={"templates": ", ".join(removed)})
+        return removed

@@ -23,5 +23,5 @@ async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.Che
 
 def _whole(node: Node, pod: LivePod, *, one: str) -> str:
     """The id that begins so, as elsewhere in the CRI, if it is one of the pod's. Raises BadRequest for several."""
-    found = node.pods.find_container(one)
-    return found[1].id if found and found[0] is pod else one
+    named = node.pods.find_container(one)
+    return named[1].id if named and named[0] is pod else one

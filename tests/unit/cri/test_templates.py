@@ -104,6 +104,28 @@ async def test_the_first_pod_boots_and_the_next_ones_are_copies(host: Host, open
     await kept.close()
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_one_that_is_larger_than_the_budget_is_made_once_and_its_pods_boot(
+    host: Host, opened: Callable[..., Templates], caplog: pytest.LogCaptureFixture, waits: bool
+) -> None:
+    class Large(Maker):
+        def __call__(self, spec: TemplateSpec, host: Host, **more: Any) -> Template:
+            made = super().__call__(spec, host, **more)
+            Path(made.directory, "ram").chmod(0o600)
+            Path(made.directory, "ram").write_bytes(b"x" * 2 * MIB)
+            return made
+
+    maker = Large()
+    kept = opened(maker, disk_mib=1)
+    for number in range(1, 4):
+        assert await kept.copy_of(prepared(host, number), waits=waits) is None
+        await kept.settled()
+    assert len(maker.made) == 1 and kept.counts()["made"] == 0 and kept.counts()["failed"] == 1
+    (error,) = (str(one.__dict__["error"]) for one in caplog.records if one.message == "template.failed")
+    assert "templates.disk_mib" in error and "1 MiB" in error
+    await kept.close()
+
+
 async def test_the_pool_waits_for_its_template(host: Host, opened: Callable[..., Templates]) -> None:
     maker = Maker()
     kept = opened(maker)
