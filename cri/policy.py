@@ -16,7 +16,7 @@ from stage1.pod.model import MOST_WINDOW_MIB
 MEMORY = "clearpod.io/memory-mib"
 """Memory of the pod's VM in MiB, regardless of its limits."""
 VCPUS = "clearpod.io/vcpus"
-"""vCPUs of the pod's VM."""
+"""vCPUs of the pod's VM, at most as many as the host has processors."""
 SHM = "clearpod.io/shm-mib"
 """Size in MiB of `/dev/shm`, which the pod's containers share; default 64."""
 WINDOW = "clearpod.io/dax-window-mib"
