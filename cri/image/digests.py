@@ -27,8 +27,10 @@ from stage1.rootfs.limits import Limits
 
 log = logging.getLogger("clearpod.pull")
 
-KEEP_S = 60.0
-"""How long the process is kept after a request, and within what time a second request makes it start."""
+KEEP_S = 15.0
+"""How long the process, which has 25 MB, is kept after a request."""
+AGAIN_S = 60.0
+"""Within what time a second request makes it start."""
 BUSY_S = 0.2
 """The longest wait for earlier requests; after that skopeo asks instead."""
 MOST = 4
@@ -69,16 +71,16 @@ class _Registry:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._worker: confined.Worker | None = None
-        self._asked_s = -KEEP_S
+        self._asked_s = -AGAIN_S
         self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, asked: Asked, limits: Limits) -> str:
         """A digest, or empty."""
         before, self._asked_s = self._asked_s, time.monotonic()
         if self._worker is None:
-            if self._asked_s - before < KEEP_S:
-                await self._start(limits)
-            return ""
+            if self._asked_s - before >= AGAIN_S:
+                return ""
+            await self._start(limits)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BUSY_S):
                 await self._lock.acquire()
@@ -89,7 +91,7 @@ class _Registry:
         return ""
 
     async def _start(self, limits: Limits) -> None:
-        """Start the process for the next request: it reads the certificates of the authorities first."""
+        """Start the process, which reads the certificates of the authorities first."""
         kind = Question("cri.image.digestjob", (), "a registry's answer", _CPU_S, network=True, answer_bytes=200)
         with contextlib.suppress(PodError):
             worker = await obtained(confined.Worker, self._end, kind, Asker(limits))

@@ -173,12 +173,29 @@ async def test_each_registry_and_user_has_a_process_of_its_own_and_there_are_few
     names = [f"r{number}.io/a:1" for number in range(digests.MOST + 1)]
     for name, auth in [*((name, None) for name in names[1:]), (names[1], ME)]:
         answers = [await asking.of(parse(name), config=Config(), auth=auth) for _ in range(3)]
-        assert answers == ["", "", DIGEST]
-    assert len(made) == digests.MOST + 1 and [len(one.asked) for one in made] == [1] * len(made)
+        assert answers == ["", DIGEST, DIGEST]
+    assert len(made) == digests.MOST + 1 and [len(one.asked) for one in made] == [2] * len(made)
     asking.close()
     for one in made:
         assert await asyncio.to_thread(one.closed.wait, 10 * PATIENCE)
-    assert made[-1].asked == [list(Asked("r1.io", "a", "1", False, "me:secret"))]
+    assert made[-1].asked == [list(Asked("r1.io", "a", "1", False, "me:secret"))] * 2
+
+
+async def test_a_process_that_has_ended_is_started_again_for_the_next_request_unless_that_comes_much_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[_Worker] = []
+    monkeypatch.setattr(digests.confined, "Worker", lambda kind, asker: made.append(_Worker()) or made[-1])
+    monkeypatch.setattr(digests, "KEEP_S", 0.01)
+    asking, answers = digests.Digests(), []
+    for _ in range(4):
+        answers.append(await asking.of(parse("r.io/a:1"), config=Config(), auth=None))
+        for one in made:
+            assert await asyncio.to_thread(one.closed.wait, 10 * PATIENCE)
+    assert (answers, len(made)) == (["", DIGEST, DIGEST, DIGEST], 3)
+    monkeypatch.setattr(digests, "AGAIN_S", 0.0)
+    assert await asking.of(parse("r.io/a:1"), config=Config(), auth=None) == ""
+    assert len(made) == 3
 
 
 class _Worker:
