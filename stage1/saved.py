@@ -9,6 +9,7 @@ it. Called by the daemon in worker threads; what is asked of the guest before an
 Root's, mode 0700: it has all secrets of the pod. It appears by rename when it is whole, and is only read then.
 """
 
+import errno
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from stage1 import engine, machine, prewarmed
 from stage1.engine import Host, Prepared
-from stage1.errors import AlreadyExists, NotFound, Unsupported, VmFailed, WrongState
+from stage1.errors import AlreadyExists, KernelError, NotFound, Unsupported, VmFailed, WrongState
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.machine import MIB
@@ -193,12 +194,27 @@ def join_network(prepared: Prepared, host: Host) -> PodNetwork | None:
 def load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> None:
     """Load the guest, with its disk, into the VM that waits for it and has opened nothing of its disk's yet but the
     file: it runs when this returns, with its containers as they were. Raises WrongState when it would be another
-    machine, VmFailed, NoSpace, KernelError.
+    machine, NotFound when the files are removed meanwhile, VmFailed, NoSpace, KernelError.
     """
     vm = prepared.vm
     assert isinstance(vm, VmSpec)
     _check_memory(prepared.pod, manifest)
     check(manifest, vm._replace(is_resumed=False), pod=prepared.pod, host=host, network=prepared.network)
+    try:
+        _load(prepared, host, path=path, manifest=manifest)
+    except KernelError as error:
+        names = (DISK, GUEST) if vm.scratch else (GUEST,)
+        gone = next((f"{path}/{name}" for name in names if not os.path.lexists(f"{path}/{name}")), "")
+        if error.errno != errno.ENOENT or not gone:
+            raise
+        raise NotFound(
+            f"{gone} was removed while a pod began as a copy of it; keep it until the pod is ready"
+        ) from None
+
+
+def _load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> None:
+    vm = prepared.vm
+    assert isinstance(vm, VmSpec)
     if vm.scratch:
         _check_disk(f"{path}/{DISK}", vm.scratch)
         scratch.copy_sparse(f"{path}/{DISK}", vm.scratch)

@@ -98,6 +98,9 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
     spec = machine.with_network(machine.vm_spec(pod, host, directory=directory), pod, host=host, network=network)
     assert isinstance(spec, VmSpec)
     _check(document, spec)
+    path = f"{host.state_dir}/scratch/{pod.id}{ENDING}"
+    if not guest_file.exists(path):
+        raise WrongState(f"{path}, with the pod's guest, is gone, so it can't be resumed; delete the pod")
     settle(directory)
     with beneath.Root(directory) as own:
         for name in _OF_VMM:
@@ -106,8 +109,8 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
     try:
         started, _ = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
         with medium.connected(directory, limit_s=LIMIT_S) as monitor:
-            guest_file.read(monitor, f"{host.state_dir}/scratch/{pod.id}{ENDING}", vm=started)
-            pieces = [(path, offset, size) for path, offset, size, _ in document["pieces"]]
+            guest_file.read(monitor, path, vm=started)
+            pieces = [(file, offset, size) for file, offset, size, _ in document["pieces"]]
             medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
             _attach(directory, pod, containers=containers)
             with beneath.Root(directory) as own:

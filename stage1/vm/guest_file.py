@@ -32,6 +32,11 @@ def make(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
+def exists(path: str) -> bool:
+    """Whether the file is there."""
+    return os.path.lexists(path)
+
+
 def write(monitor: "Monitor", path: str, *, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
     """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises NoSpace, VmFailed,
     also when it is not awaited any more.

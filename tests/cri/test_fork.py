@@ -17,7 +17,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
 from cri.runtime.run_pod_sandbox import pod_record
 from stage1 import engine, saved
-from stage1.errors import WrongState
+from stage1.errors import NotFound, WrongState
 from stage1.guest import messages
 from stage1.guest.messages import Tune
 from stage1.linux import mount
@@ -184,6 +184,22 @@ def test_a_vm_that_joins_later_gets_the_network_of_its_original_or_none(world: W
     finally:
         engine.clean_up(prepared.directory)
     assert cni.left_over() == [] and world.left_over() == []
+
+
+def test_what_is_removed_before_it_is_loaded_is_reported_as_such(world: World, tmp_path: Path) -> None:
+    """A checkpoint is its client's."""
+    host, pod = world.host._replace(scratch_mib=16), Pod("a" * 64, "copy", "default", "uid")
+    prepared = saved.prepare(pod, host)
+    try:
+        manifest = saved.describe(prepared.directory, pod, host=host, images={})
+        with pytest.raises(NotFound, match=f"{tmp_path}/disk .*removed"):
+            saved.load(prepared, host, path=str(tmp_path), manifest=manifest)
+        for name in ("disk", "guest"):
+            (tmp_path / name).touch()
+        with pytest.raises(WrongState, match="0 bytes"):
+            saved.load(prepared, host, path=str(tmp_path), manifest=manifest)
+    finally:
+        engine.clean_up(prepared.directory)
 
 
 async def test_what_is_saved_is_loaded_before_the_original_goes_on() -> None:

@@ -5,6 +5,7 @@ test_suspend_vms.py.
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +18,8 @@ from cri.monitors import files
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, KERNEL, SUSPEND
 from cri.statistics.sample import Sample
-from stage1.errors import VmFailed
+from stage1 import engine, suspended
+from stage1.errors import VmFailed, WrongState
 from stage1.guest.messages import (
     FAILED,
     WRONG_STATE,
@@ -30,6 +32,7 @@ from stage1.guest.messages import (
     Update,
 )
 from stage1.pod import states
+from stage1.pod.model import Pod
 from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
@@ -315,3 +318,20 @@ async def test_what_a_pod_with_it_can_not_be(world: World) -> None:
     async with world.daemon() as cri:
         code, _ = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={SUSPEND: "manual"}, linux=linux))
         assert code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
+
+
+def test_a_pod_whose_saved_guest_was_removed_is_not_begun(world: World) -> None:
+    """And stays suspended, whatever was removed."""
+    pod = Pod("a" * 64, "web", "default", "uid")
+    prepared = engine.prepare(pod, world.host)
+    directory = prepared.directory
+    try:
+        Path(directory, suspended.FILE).write_text(
+            json.dumps(suspended._document(directory, pod, host=world.host, images={}))
+        )
+        with pytest.raises(WrongState, match="a" * 64 + r"\.suspended.* is gone"):
+            suspended.load(directory, pod, host=world.host, vmm=world.vmm)
+        assert suspended.is_there(directory) and not world.vmm.guests
+    finally:
+        engine.clean_up(directory)
+    assert world.left_over() == []
