@@ -38,10 +38,15 @@ def _pod(guest: Guest, limit_s: float = 30.0) -> Any:
     )  # fmt: skip
 
 
+def _joined() -> "asyncio.Task[None]":
+    """The pod has its network."""
+    return asyncio.ensure_future(asyncio.sleep(0))
+
+
 async def test_unwanted_containers_are_deleted_and_the_others_frozen() -> None:
     listed = (m.Container(ALIVE, m.RUNNING), m.Container("b" * 64, m.RUNNING), m.Container("../..", m.CREATED))
     guest = Guest(listed)
-    await copies._assume_identity(_pod(guest), MANIFEST)
+    await copies._assume_identity(_pod(guest), MANIFEST, joined=_joined())
     assert [op.id for op in guest.asked if isinstance(op, m.Delete)] == ["b" * 64, "../.."]
     frozen = [(op.text, op.container) for op in guest.asked if isinstance(op, m.Tune) and op.file == "cgroup.freeze"]
     assert frozen == [("1", ALIVE), ("0", "")]
@@ -50,9 +55,9 @@ async def test_unwanted_containers_are_deleted_and_the_others_frozen() -> None:
 async def test_it_gets_its_identity_first_and_in_order() -> None:
     """Each reply takes its way through the emulated guest, which does what it is asked in turn."""
     guest = Guest((m.Container(ALIVE, m.RUNNING),), pause_s=0.05)
-    making = asyncio.ensure_future(copies._assume_identity(_pod(guest), MANIFEST))
+    making = asyncio.ensure_future(copies._assume_identity(_pod(guest), MANIFEST, joined=_joined()))
     await asyncio.sleep(0.01)
-    leave, configure, mount, listed = guest.asked
+    leave, mount, configure, listed = guest.asked
     assert isinstance(leave, m.Configure) and leave.copied and leave.entropy
     assert isinstance(configure, m.Configure) and not configure.copied and configure.entropy != leave.entropy
     assert mount == m.Tune("shares", "mount") and listed == m.List()
@@ -64,5 +69,5 @@ async def test_however_many_containers_it_lists_it_gets_one_limit() -> None:
     """Each request would have one of its own."""
     guest = Guest(tuple(m.Container(f"{number:064}", m.RUNNING) for number in range(10_000)), pause_s=0.05)
     with pytest.raises(TimedOut, match="default/copy"):
-        await copies._assume_identity(_pod(guest, limit_s=0.5), MANIFEST)
+        await copies._assume_identity(_pod(guest, limit_s=0.5), MANIFEST, joined=_joined())
     assert len(guest.asked) < 20
