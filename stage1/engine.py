@@ -198,10 +198,15 @@ def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
 
 
 def owners_of(directory: str, pod: Pod) -> owners.Owners:
-    """Return the owners of files for the pod's running VMM; unmapped when it does not run or has no user namespace."""
-    entry = record.read(directory)
-    vmm = (entry.vmm.pid, entry.vmm.start_time, entry.ids) if entry else (0, 0, ())
-    return owners.Owners(directory, pod.ids, vmm)
+    """Return the owners of files for the pod's running VMM; unmapped when it does not run or has no user namespace. Its
+    record is read when they are asked for.
+    """
+
+    def find_vmm() -> owners.Vmm:
+        entry = record.read(directory)
+        return (entry.vmm.pid, entry.vmm.start_time, entry.ids) if entry else (0, 0, ())
+
+    return owners.Owners(directory, pod.ids, find_vmm)
 
 
 def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, number: int) -> str:

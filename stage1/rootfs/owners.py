@@ -14,6 +14,8 @@ from stage1.linux.idmap import Extent
 from stage1.pod import ids as numbers
 from stage1.pod.model import IdMap, Mount
 
+Vmm = tuple[int, int, tuple[Extent, ...]]
+"""The process's id and start time, and the maps of its user namespace."""
 KEPT = "shifted"
 """The file in the pod's directory with the namespace for shifted ids."""
 OF_KERNEL = "kernel-owners"
@@ -25,19 +27,26 @@ namespace that has the VMM's mapping: of pods that have volumes before they have
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Owners:
     """`with Owners(...) as owners:` has descriptors of the namespaces, opened when they are first asked for.
 
-    -1 stands for no mapping: the pod's VMM was started without a user namespace.
+    -1 stands for no mapping: the pod's VMM was started without a user namespace. Methods raise what `find_vmm` does.
     """
 
-    def __init__(self, directory: str, ids: IdMap, vmm: "tuple[int, int, tuple[Extent, ...]]") -> None:
-        """`directory` is the pod's, `vmm` the VMM's pid, start time and maps."""
-        self._directory, self._ids, self._vmm = directory, ids, vmm
+    def __init__(self, directory: str, ids: IdMap, find_vmm: "Callable[[], Vmm]") -> None:
+        """`directory` is the pod's; `find_vmm`, called once if at all, returns the VMM's pid, start time and maps."""
+        self._directory, self._ids, self._find_vmm = directory, ids, find_vmm
+        self._known: Vmm | None = None
         self._plain = self._shifted = -1
+
+    @property
+    def _vmm(self) -> "Vmm":
+        if self._known is None:
+            self._known = self._find_vmm()
+        return self._known
 
     def __enter__(self) -> "Owners":
         return self
