@@ -204,7 +204,10 @@ async def _vm_begun(
     about, host = pod.record.pod, pod.tools.host
     joins_later = await asyncio.to_thread(saved.can_join_later, about, host, interfaces=interfaces)
     prepared = await pod.run_in_pool(saved.prepare, about, host, manifest=manifest, joins_later=joins_later)
-    phases.prepared(prepared.network_ns)
+    if joins_later:
+        phases.end(history.FILES)
+    else:
+        phases.prepared(prepared.network_ns)
     boot.note_cgroup(pod, prepared.cgroup_note)
     pod.move("boot", link_key=prepared.link_key)
     joining = asyncio.ensure_future(_join(pod, prepared, joins_later=joins_later))
@@ -219,7 +222,9 @@ async def _vm_begun(
 async def _join(pod: "LivePod", prepared: "Prepared", *, joins_later: bool) -> None:
     pod.network = prepared.network
     if joins_later:
+        begun_ns = time.monotonic_ns()
         pod.network = await pod.run_in_pool(saved.join_network, prepared, pod.tools.host)
+        pod.note(Fact(history.NETWORK, took_ns=time.monotonic_ns() - begun_ns))  # beside the other phases
     await pod.loopback.open(pod.record.pod, pod.ips)
 
 

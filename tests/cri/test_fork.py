@@ -16,6 +16,7 @@ from cri.live import copies
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
 from cri.runtime.run_pod_sandbox import pod_record
+from cri.store import history
 from stage1 import engine, saved
 from stage1.errors import NotFound, WrongState
 from stage1.guest import messages
@@ -148,10 +149,13 @@ async def test_the_network_of_a_copy_is_made_while_its_vm_begins(world: World, f
         saving.set_exception(WrongState("the original can't be saved"))
         await asyncio.wait({making}, timeout=0.2)
         assert not making.done(), "the plugin still works for the pod"
+        (pod,) = cri.node.pods._booting.values()
         go.touch()
         with pytest.raises(WrongState, match="original"):
             await making
         assert await names(cri) == [] and world.left_over() == [] and cni.left_over() == []
+        phases = {one.what: one.took_ns for one in pod.status.history}
+        assert (phases.get(history.NETWORK, 0) > 200e6) is (fails == "save") and history.FILES in phases
 
 
 @pytest.mark.parametrize(("device", "joins_later"), [(["eth0"], True), (["eth0", "eth1"], False), ([], False)])
