@@ -86,18 +86,28 @@ def choice(sandbox: pb.PodSandboxConfig, word: str, *, values: tuple[str, ...]) 
 
 def warmed_template(sandbox: pb.PodSandboxConfig) -> str:
     """The template of which the pod is to be a copy; empty when it asks for none. Raises BadRequest."""
-    name = sandbox.annotations.get(policy.TEMPLATE, "")
+    name = _name(sandbox, policy.TEMPLATE, what="a template")
     if name in ("", warmed.NONE):
         return ""
     warmed.check_name(name, what=f"value of the annotation {policy.TEMPLATE}")
-    if sandbox.annotations.get(policy.FORK_OF):
+    if policy.FORK_OF in sandbox.annotations:
         raise BadRequest(f"a pod can't have both annotations {policy.FORK_OF} and {policy.TEMPLATE}; leave one out")
+    return name
+
+
+def _name(sandbox: pb.PodSandboxConfig, word: str, *, what: str) -> str:
+    """What the annotation names, empty when it is absent. Raises BadRequest when it names nothing, as one does whose
+    template was not filled in: the pod would boot, and not be the copy that it was to be.
+    """
+    name = sandbox.annotations.get(word, "")
+    if word in sandbox.annotations and not name:
+        raise BadRequest(f"the annotation {word} must name {what}, but it is ''; leave it out, or fill it in")
     return name
 
 
 def is_saved(sandbox: pb.PodSandboxConfig) -> bool:
     """Whether the pod is made as one whose guest can be saved: to be suspended or copied, or since it is a copy."""
-    is_copy = bool(sandbox.annotations.get(policy.FORK_OF) or warmed_template(sandbox))
+    is_copy = bool(_name(sandbox, policy.FORK_OF, what="a pod") or warmed_template(sandbox))
     return is_copy or is_true(sandbox, policy.FORKABLE) or bool(sandbox.annotations.get(policy.SUSPEND))
 
 
