@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 TABLE = "clearpod"
 PODS = "pods"
 _BUDGET, _SOURCES = "budget", "sources"
-_ASKED, _ANSWERED = {nft.IPV4: "asked4", nft.IPV6: "asked6"}, {nft.IPV4: "answered4", nft.IPV6: "answered6"}
+_ASKED, _SEEN = {nft.IPV4: "asked4", nft.IPV6: "asked6"}, {nft.IPV4: "seen4", nft.IPV6: "seen6"}
 _POD = nft.limit(per_s=8, burst=64)
 """New next hops of a pod. With those below, of which the kernel looks for each 3 s longer, they are 150."""
 _ALL = {nft.FORWARD: nft.limit(per_s=60, burst=240), nft.LOCAL_IN: nft.limit(per_s=20, burst=100)}
 """Those of all pods: with those below 720 and 160 of the 1024 that hosts keep."""
 _ASKED_S, _KEPT_S = 5, 60
-"""How long a next hop is not new, and if it has answered or is a source, since its last packet. A budget is full again
-after 8 s.
-"""
+"""How long a next hop is not new, and one that has sent packets, since the last. A budget is full again after 8 s."""
 _MAC, _AFTER_MAC = 8, 10
 """Registers. By the sender's hardware address a pod is known, since its filter lets it send with no other one."""
 _NEXT_HOP = {nft.IPV4: nft.NEXT_HOP4, nft.IPV6: nft.NEXT_HOP6}
@@ -106,27 +104,25 @@ def _table() -> "Iterator[nft.Message]":
     yield nft.lookup_table(TABLE, _SOURCES, key=(mac, nft.IPV6_KEY), number=3, expires_s=_KEPT_S)
     for family, key in address.items():
         yield nft.lookup_table(TABLE, _ASKED[family], key=(key,), number=10 + family, expires_s=_ASKED_S)
-        yield nft.lookup_table(TABLE, _ANSWERED[family], key=(key,), number=20 + family, expires_s=_KEPT_S)
+        yield nft.lookup_table(TABLE, _SEEN[family], key=(key,), number=20 + family, expires_s=_KEPT_S)
     yield from _forward()
     yield from _input()
 
 
 def _forward() -> "Iterator[nft.Message]":
-    """Forwarded packets: who sends has answered, if it was a next hop; where a pod sends next counts if it is new."""
+    """Forwarded packets: who sends is there; where a pod sends next counts if it is new, and not known to be there."""
     yield nft.chain(TABLE, "forward", hook=nft.FORWARD, priority=_PRIORITY)
     yield nft.rule(TABLE, "forward", nft.meta(nft.OUTPUT_TYPE, _ETHERNET, is_not=True), _PASS)
-    for family, answered in _ANSWERED.items():
-        for name in (_ASKED[family], answered):
-            source = nft.meta(nft.FAMILY, bytes([family])) + _SOURCE[family]
-            again = nft.change_set(answered, nft.UPDATE, register=_AFTER_MAC)
-            yield nft.rule(TABLE, "forward", source, nft.matches(name, register=_AFTER_MAC), again)
+    for family, seen in _SEEN.items():
+        source = nft.meta(nft.FAMILY, bytes([family])) + _SOURCE[family]
+        yield nft.rule(TABLE, "forward", source, nft.change_set(seen, nft.UPDATE, register=_AFTER_MAC))
     yield nft.rule(TABLE, "forward", _SENDER, nft.matches(PODS, register=_MAC, is_not=True), _PASS)
     hops = {
         family: nft.meta(nft.FAMILY, bytes([family])) + nft.route(key, register=_AFTER_MAC)
         for family, key in _NEXT_HOP.items()
     }
     for family, hop in hops.items():
-        for name in (_ANSWERED[family], _ASKED[family]):
+        for name in (_SEEN[family], _ASKED[family]):
             yield nft.rule(TABLE, "forward", hop, nft.matches(name, register=_AFTER_MAC), _PASS)
     yield from _drops("forward", nft.FORWARD)
     for family, hop in hops.items():

@@ -31,6 +31,7 @@ from .test_spoofing import Side, Stage, attached, bound, greet, hub, make_stage,
 __all__ = ["make_stage"]
 
 CHOICE = Choice(ALL[0], "tcg", "", "", ())
+CLIENT = "02:00:00:00:99:01"
 EXCLUSIVE, SO_RCVBUFFORCE = 0x200, 33
 MANY, SOME, MOST = 3000, 400, 90
 """Packets of a flood, and of one that shows what is prevented: other tests use the same table. Entries that a flood may
@@ -226,6 +227,27 @@ def test_neighbours_that_answer_are_not_limited(outer: OuterNet, make_stage: Cal
             assert time.monotonic() < end
         time.sleep(6)  # longer than one that has not answered is known
         assert len(pinged(stage, [base(number) for number in range(count)])) == count
+
+
+def test_a_server_answers_many_neighbours_that_begin(outer: OuterNet, make_stage: Callable[..., Stage]) -> None:
+    """More at once than a pod may look for: who has sent a packet is there."""
+    count, base = 300, v4_of("10.99")
+    with lan(), ExitStack() as stack:
+        stage = make_stage()
+        forwards()
+        wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        wire.bind(("lan2", 0))
+        to = output_of("ip", "-o", "link", "show", "lan").split("link/ether ")[1].split()[0]
+        for number in range(count):
+            asked = datagram(base(number), stage.me.v4, port=53)
+            wire.send(f.ether(CLIENT, f.IPV4, asked, to=to))
+        time.sleep(0.2)
+        before = entries("-4", "lan")
+        for number in range(count):
+            stage.send(f.IPV4, datagram(stage.me.v4, base(number), port=53), to=hub())
+        stage.wait()
+        assert entries("-4", "lan") - before == count
+        output_of("ip", "neigh", "flush", "dev", "lan")
 
 
 def pinged(stage: Stage, addresses: list[str]) -> set[str]:
