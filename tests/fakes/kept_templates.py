@@ -41,8 +41,9 @@ class KeptTemplates(Templates):
         """None for a pod that can't be a copy and has to boot."""
         return await super().copy_of(prepared, waits=True)
 
-    async def _remove_unused_now(self) -> None:
+    async def _remove_unused_now(self) -> list[str]:
         """Done by who makes one."""
+        return []
 
 
 def _make(spec: "TemplateSpec", host: "Host", *, store: Store, **more: Any) -> Template:
