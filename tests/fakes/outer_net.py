@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host of our own for real CNI plugins: a netns in which their bridge, rules and sysctls stay.
+"""A host of our own for real CNI plugins: a netns in which their bridge, rules and sysctls stay, and our table
+that limits new neighbours, which is not part of what is compared.
 
 The calling thread is in it, with all threads and processes that it starts.
 """
@@ -21,7 +22,7 @@ ip -o link | sed 's/@.*//;s/<.*//'
 for save in iptables-save iptables-legacy-save ip6tables-save ip6tables-legacy-save
 do $save 2> /dev/null | grep -v '^[#:]'
 done
-! command -v nft > /dev/null || nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'
+! command -v nft > /dev/null || nft list ruleset | sed '/^table inet clearpod {/,/^}/d;s/packets [0-9]* bytes [0-9]*//'
 """
 
 
