@@ -33,7 +33,7 @@ mount -t proc proc /proc
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 set -f
-cs() { read up rest < /proc/uptime; echo ${up%.*}${up#*.}; }
+cs() { read up rest < /proc/uptime; echo $(( ${up%.*} * 100 + 1${up#*.} - 100 )); }
 timed() {
     name=$1; shift; begun=$(cs)
     if "$@" >/tmp/out 2>&1; then echo "workload $row $name $(( ($(cs) - begun) * 10 ))"
