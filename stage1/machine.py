@@ -133,6 +133,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
             *clock_arguments(host.choice.accel),
             *_online(pod),
             *(["clearpod.maps"] if pod.maps_volumes else []),
+            *(["clearpod.timed"] if pod.kernel == kernels.VOLUMES else []),
         ),
         dax=_dax(pod, host, directory=directory) if host.choice.has_dax else None,
         memory_shim=_memory_shim(host),

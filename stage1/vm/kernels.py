@@ -9,7 +9,9 @@ import os
 from stage1.errors import NotFound
 from stage1.vm.hypervisor import Hypervisor
 
-BUILDABLE = ("full", "sctp")
+VOLUMES = "volumes"
+"""The variant whose 9p client can believe names and attributes for a second."""
+BUILDABLE = ("full", "sctp", VOLUMES)
 """The variants that images/kernel knows how to make. An operator may put others beside them."""
 
 
@@ -33,7 +35,7 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
 def _remedy(variant: str) -> str:
     if variant in BUILDABLE:
         return f"ask for another, or build it with `clearpod images build kernel-{variant}`"
-    return f"ask for one of these; {' and '.join(BUILDABLE)} can be built"
+    return f"ask for one of these; {', '.join(BUILDABLE[:-1])} and {BUILDABLE[-1]} can be built"
 
 
 def variants(guest_dir: str, *, hypervisor: Hypervisor) -> list[str]:

@@ -33,6 +33,7 @@ static const struct {
     {"mark", offsetof(struct arguments, mark)},   {"plan", offsetof(struct arguments, plan)},
     {"maps", offsetof(struct arguments, maps)},   {"template", offsetof(struct arguments, template)},
     {"alike", offsetof(struct arguments, alike)}, {"bench", offsetof(struct arguments, bench)},
+    {"timed", offsetof(struct arguments, timed)},
 };
 
 static bool take_parameter(const char *parameter, struct arguments *arguments)

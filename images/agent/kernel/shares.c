@@ -38,7 +38,12 @@ int shares_mount(const struct arguments *arguments, struct fault *why)
     if (arguments->template)
         read_less_ahead();
     /* Apps, and journald, may map files that they write. Without `directio` what is read is cached, too. */
-    cache = arguments->plan ? "mmap" : arguments->maps ? "mmap,directio" : "none";
+    if (arguments->plan)
+        cache = "mmap";
+    else if (arguments->timed) /* as below, with 0x10 (images/kernel/variants/volumes.toml) */
+        cache = arguments->maps ? "0x15,directio" : "0x10";
+    else
+        cache = arguments->maps ? "mmap,directio" : "none";
     return mount_share("volumes", 0, cache, why);
 }
 

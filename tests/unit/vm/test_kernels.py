@@ -61,5 +61,5 @@ def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path)
 
 
 def test_only_what_can_be_built_comes_with_how_to_build_it(guest_dir: str) -> None:
-    with pytest.raises(NotFound, match=r"'ipsec'.*b, sctp; .*full and sctp"):
+    with pytest.raises(NotFound, match=r"'ipsec'.*b, sctp; .*full, sctp and volumes"):
         kernels.file_name(guest_dir, "ipsec", hypervisor=qemu.HYPERVISOR)
