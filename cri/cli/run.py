@@ -137,10 +137,8 @@ async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline
     if record.pod.has_virtiofs and (lack := volume_server.lack(record.pod, host.choice.hypervisor)):
         raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
     image, files = await _bring(config, args)
-    annotations = request.sandbox.annotations
-    if not own_kernel.of(image, annotations).path:
-        run_annotations.require_meant(annotations, image=image.title)
-    if policy.WINDOW not in annotations:
+    _check_kernel(request, image)
+    if policy.WINDOW not in request.sandbox.annotations:
         record = record._replace(pod=record.pod._replace(window_mib=_window_mib(config, record.pod, files=files)))
     request.container.image.image = image.id
     timeline.mark("the image is in the store")
@@ -150,6 +148,18 @@ async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline
         sys.stderr.write(f"clearpod: published {where}\n")
     foreground = Foreground(host, record, timeline, boot_timeout_s=config.vm.boot_timeout_s)
     return await foreground.run(image, files, config=request.container)
+
+
+def _check_kernel(request: Request, image: Image) -> None:
+    """Raise what has no meaning for an image with a kernel of its own, or for one without."""
+    annotations, container = request.sandbox.annotations, request.container
+    if not own_kernel.of(image, annotations).path:
+        run_annotations.require_meant(annotations, image=image.title)
+    elif container.stdin or container.tty:
+        raise Unsupported(
+            f"the image {image.title} has a kernel of its own, which has no standard input; leave out --interactive "
+            "and --tty"
+        )
 
 
 def _host(config: Config, args: argparse.Namespace) -> engine.Host:

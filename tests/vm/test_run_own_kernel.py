@@ -86,6 +86,13 @@ def test_a_reset_is_a_success_only_where_a_kernel_can_not_power_off(
     assert (code, out.splitlines()[0], ("reset" in err or "panic" in err)) == (expected, b"hello", expected > 0), err
 
 
+@pytest.mark.parametrize("option", ["-i", "--tty", "-it"])
+def test_without_a_standard_input_none_is_promised(clearpod: Command, tmp_path: Path, *, option: str) -> None:
+    """The terminal would be a raw one, in which ^C is a byte for a kernel that reads none."""
+    code, out, err = clearpod.run(option, _image(tmp_path / "image"))
+    assert (code, out, err.count("\n"), "--interactive" in err) == (125, b"", 1, True), err
+
+
 @pytest.mark.parametrize(("labels", "noun"), kernels.WRONG)
 def test_what_is_no_kernel_or_has_labels_that_can_not_be_is_one_sentence(
     clearpod: Command, tmp_path: Path, *, labels: dict[str, str], noun: str
