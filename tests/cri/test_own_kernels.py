@@ -296,6 +296,19 @@ async def test_a_kernel_outlives_the_daemon_and_its_log_has_each_line_once(machi
         assert machine.left_over() == []
 
 
+async def test_one_that_was_made_and_not_started_is_started_by_the_next_daemon(machine: World, images: Images) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        made = await cri.container(pod, image=pb.ImageSpec(image=images.q35), args=["exit"])
+    async with machine.daemon() as cri:
+        assert (await cri.status(made)).state == pb.CONTAINER_CREATED
+        await cri("StartContainer", container_id=made)
+        status = await cri.ended(made)
+        assert (status.exit_code, _log(status.log_path)[0]) == (0, "hello")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
 async def test_a_kernel_that_ends_without_a_daemon_has_all_of_its_log_and_an_unknown_end(
     machine: World, images: Images
 ) -> None:
