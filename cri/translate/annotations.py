@@ -86,7 +86,7 @@ def choice(sandbox: pb.PodSandboxConfig, word: str, *, values: tuple[str, ...]) 
 
 def warmed_template(sandbox: pb.PodSandboxConfig) -> str:
     """The template of which the pod is to be a copy; empty when it asks for none. Raises BadRequest."""
-    name = _name(sandbox, policy.TEMPLATE, what="a template")
+    name = sandbox.annotations.get(policy.TEMPLATE, "")
     if name in ("", warmed.NONE):
         return ""
     warmed.check_name(name, what=f"value of the annotation {policy.TEMPLATE}")
@@ -95,19 +95,19 @@ def warmed_template(sandbox: pb.PodSandboxConfig) -> str:
     return name
 
 
-def _name(sandbox: pb.PodSandboxConfig, word: str, *, what: str) -> str:
-    """What the annotation names, empty when it is absent. Raises BadRequest when it names nothing, as one does whose
-    template was not filled in: the pod would boot, and not be the copy that it was to be.
+def _original(sandbox: pb.PodSandboxConfig) -> str:
+    """The pod of which this one is to be a copy, empty when it is none. Raises BadRequest when the annotation is there
+    and names nothing: the pod would boot, and its programs begin anew.
     """
-    name = sandbox.annotations.get(word, "")
-    if word in sandbox.annotations and not name:
-        raise BadRequest(f"the annotation {word} must name {what}, but it is ''; leave it out, or fill it in")
+    name = sandbox.annotations.get(policy.FORK_OF, "")
+    if policy.FORK_OF in sandbox.annotations and not name:
+        raise BadRequest(f"the annotation {policy.FORK_OF} must name a pod, but it is ''; leave it out, or fill it in")
     return name
 
 
 def is_saved(sandbox: pb.PodSandboxConfig) -> bool:
     """Whether the pod is made as one whose guest can be saved: to be suspended or copied, or since it is a copy."""
-    is_copy = bool(_name(sandbox, policy.FORK_OF, what="a pod") or warmed_template(sandbox))
+    is_copy = bool(_original(sandbox) or warmed_template(sandbox))
     return is_copy or is_true(sandbox, policy.FORKABLE) or bool(sandbox.annotations.get(policy.SUSPEND))
 
 
