@@ -43,7 +43,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float) -> 
     await run_uncancellable(remove_files, pod, container, has_bundle=not is_late)
     if is_late:
         log.warning("container.late", extra=pod.log_fields(container))
-        pod.work.run_in_background(_discard_later(pod, container.id), f"removal of container {container.id}")
+        pod.work.run_in_background(discard_later(pod, container), f"removal of container {container.id}")
 
 
 def remove_files(pod: LivePod, container: LiveContainer, *, has_bundle: bool = True) -> None:
@@ -63,19 +63,19 @@ async def _delete(pod: LivePod, container_id: str) -> None:
     await retry_while_busy(lambda: pod.call(messages.Delete(container_id)), every(BUSY_S, lambda: pod.is_ready))
 
 
-async def _discard_later(pod: LivePod, container_id: str) -> None:
+async def discard_later(pod: LivePod, container: LiveContainer) -> None:
     """Retry to remove a container from its guest. Until that succeeds, the container takes memory of the guest and
-    keeps its bundle.
+    keeps its bundle. In a copied guest it has another name, which the pod does not know any more.
     """
-    pauses = backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
+    name, pauses = container.record.guest_id or container.id, backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
     while pod.is_ready:
         await asyncio.sleep(next(pauses))
         try:
-            await pod.call(messages.Delete(container_id))
+            await pod.call(messages.Delete(name))
         except NotFound:
             pass
         except PodError:
             continue
-        await run_uncancellable(engine.remove_container, pod.directory, container_id)
+        await run_uncancellable(engine.remove_container, pod.directory, container.id)
         await pod.images.settle()
         return
