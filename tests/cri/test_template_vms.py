@@ -88,6 +88,7 @@ async def _is_a_whole_pod(cri: Client, pod: str, container: str, *, neighbour: s
     for target in ("10.77.0.1", "fd77::1", other):
         assert "1 packets received" in await output_of(cri, container, f"ping -c1 -W5 {target}"), target
     assert (await output_of(cri, container, "cat /sys/block/vda/queue/read_ahead_kb")).strip() == "4096"
+    assert (await output_of(cri, container, "cat /sys/class/bdi/9p-1/read_ahead_kb")).strip() == "4"
     await output_of(cri, container, "dd if=/dev/zero of=/file bs=64k count=64 && sync && rm /file")
     errors = await output_of(cri, container, "cat /sys/fs/ext4/vdb/errors_count /sys/fs/ext4/vdb/warning_count")
     assert errors.split() == ["0", "0"], "its disk was mounted before it was a copy"

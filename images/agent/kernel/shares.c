@@ -22,11 +22,11 @@ static int mount_share(const char *tag, unsigned long flags, const char *cache, 
 
 /*
  * Of 9p's read-ahead, half a MiB around each fault, a program that is mapped has twice in memory what it touches, and a copy of a template
- * shares none of that. Large reads are as large as they were.
+ * shares none of that: a page is read for each fault. Large reads are as large as they were.
  */
 static void read_less_ahead(void)
 {
-    file_write("/sys/class/bdi/9p-1/read_ahead_kb", "8"); /* of the first mount */
+    file_write("/sys/class/bdi/9p-1/read_ahead_kb", "4"); /* of the first mount */
 }
 
 int shares_mount(const struct arguments *arguments, struct fault *why)
