@@ -57,6 +57,7 @@ def argv(binary: str, share: str) -> list[str]:
         *("--rlimit-nofile", "0"),
         *("--cache", "auto"),
         "--xattr",
+        "--killpriv-v2",  # else the guest asks for security.capability before each write
         *("--log-level", "error"),
     ]
 

@@ -25,7 +25,7 @@ from cri.vsock import VsockPort
 from stage1.engine import Host, clean_up
 from stage1.linux import idmap, mount
 from stage1.linux.cgroup import OURS
-from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
+from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process, User
 from stage1.rootfs.share import ImageFiles
 from stage1.vm import hypervisors
 from stage1.vm.choose import choose
@@ -89,9 +89,9 @@ async def booted(machine: Machine, **fields: Any) -> AsyncIterator[LivePod]:
         clean_up(pod.directory)
 
 
-async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContainer:
+async def started(pod: LivePod, image: ImageFiles, *mounts: Mount, uid: int = 0) -> LiveContainer:
     """A container that waits for execs."""
-    what = Process(("sleep", "1000"), env=("PATH=/bin:/sbin:/usr/bin:/usr/sbin",))
+    what = Process(("sleep", "1000"), env=("PATH=/bin:/sbin:/usr/bin:/usr/sbin",), user=User(uid, uid))
     made = Container(id="main", name="main", image=image.id, process=what, mounts=mounts)
     record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
     async with containers.image_held(pod, RootRequest(image.id, lambda: (image,))) as root:

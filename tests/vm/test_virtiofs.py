@@ -86,6 +86,18 @@ def _is_confined(pod: LivePod) -> None:
     assert int(status["Uid"].split()[0]) == idmap.outside(idmap.read_map(pid_of(pod)), 0)
 
 
+async def test_who_writes_to_a_file_takes_its_privilege_away(machine: Machine, volume: Mount) -> None:
+    privileged = machine.volume / "privileged"
+    privileged.write_text("x")
+    privileged.chmod(0o6777)
+    async with booted(machine, has_virtiofs=True) as pod:
+        container = await started(pod, machine.image, volume, uid=1000)
+        assert await output_of(pod, container, "stat -c %a /data/privileged") == "6777"
+        modes = await output_of(pod, container, "echo y >>/data/privileged; stat -c %a /data/privileged")
+        assert (modes, privileged.stat().st_mode & 0o7777) == ("777", 0o777)
+    privileged.unlink()
+
+
 async def test_a_vm_whose_server_was_killed_ends(machine: Machine) -> None:
     async with booted(machine, has_virtiofs=True) as pod:
         os.kill(_server(pod), signal.SIGKILL)
