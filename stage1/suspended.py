@@ -16,6 +16,7 @@ from stage1.errors import VmFailed, WrongState
 from stage1.linux import beneath
 from stage1.pod.model import Container, Pod
 from stage1.rootfs import scratch
+from stage1.rootfs.checkpoint import examined
 from stage1.rootfs.flat import flatten
 from stage1.vm import guest_file, mapping, medium
 from stage1.vm.spec import QMP, VmSpec
@@ -61,6 +62,7 @@ def save(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFil
             monitor.run("stop")
             medium.take_out(monitor)
             guest_file.write(monitor, path)
+        document["guest"] = examined(path)._asdict()
         with beneath.Root(directory) as own:
             own.write(FILE, json.dumps(document).encode())
     except BaseException:
@@ -99,8 +101,7 @@ def load(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Itera
     assert isinstance(spec, VmSpec)
     _check(document, spec)
     path = f"{host.state_dir}/scratch/{pod.id}{ENDING}"
-    if not guest_file.exists(path):
-        raise WrongState(f"{path}, with the pod's guest, is gone, so it can't be resumed; delete the pod")
+    _check_guest(path, document.get("guest"))
     settle(directory)
     with beneath.Root(directory) as own:
         for name in _OF_VMM:
@@ -172,6 +173,17 @@ def _check(document: "dict[str, Any]", vm: VmSpec) -> None:
     for path, _, _, was in document["pieces"]:
         if not is_same(path, was):
             raise WrongState(f"{path}, of an image of the pod, was replaced, so it can't be resumed; delete the pod")
+
+
+def _check_guest(path: str, was: "Any") -> None:
+    """Raise WrongState unless the file is there, and is what was saved: a guest whose memory is damaged would go on
+    with it. Earlier versions did not write down what it `was`.
+    """
+    why = "" if guest_file.exists(path) else "is gone"
+    if not why and was and examined(path)._asdict() != was:
+        why = "was changed or damaged"
+    if why:
+        raise WrongState(f"{path}, with the pod's guest, {why}, so it can't be resumed; delete the pod")
 
 
 def _read(directory: str) -> "dict[str, Any]":

@@ -33,6 +33,7 @@ from stage1.guest.messages import (
 )
 from stage1.pod import states
 from stage1.pod.model import Pod
+from stage1.rootfs import checkpoint
 from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
@@ -320,18 +321,27 @@ async def test_what_a_pod_with_it_can_not_be(world: World) -> None:
         assert code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
 
 
-def test_a_pod_whose_saved_guest_was_removed_is_not_begun(world: World) -> None:
-    """And stays suspended, whatever was removed."""
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [(None, "gone"), (b"", "damaged"), (b"gues", "damaged"), (b"guesT", "damaged"), (b"guests", "damaged")],
+)
+def test_a_pod_whose_saved_guest_is_another_file_is_not_begun(world: World, data: bytes | None, why: str) -> None:
+    """And stays suspended."""
     pod = Pod("a" * 64, "web", "default", "uid")
     prepared = engine.prepare(pod, world.host)
-    directory = prepared.directory
+    directory, file = prepared.directory, Path(suspended._make(prepared.directory, pod, host=world.host))
     try:
-        Path(directory, suspended.FILE).write_text(
-            json.dumps(suspended._document(directory, pod, host=world.host, images={}))
-        )
-        with pytest.raises(WrongState, match="a" * 64 + r"\.suspended.* is gone"):
+        file.write_bytes(b"guest")
+        document = suspended._document(directory, pod, host=world.host, images={})
+        document["guest"] = checkpoint.examined(str(file))._asdict()
+        Path(directory, suspended.FILE).write_text(json.dumps(document))
+        file.unlink()
+        if data is not None:
+            checkpoint.make(str(file))
+            file.write_bytes(data)
+        with pytest.raises(WrongState, match=rf"{file}, .*{why}"):
             suspended.load(directory, pod, host=world.host, vmm=world.vmm)
         assert suspended.is_there(directory) and not world.vmm.guests
     finally:
         engine.clean_up(directory)
-    assert world.left_over() == []
+    assert world.left_over() == [] and not file.exists()
