@@ -6,6 +6,7 @@ The directories are as the kubelet makes them. On both hypervisors: kvmtool wher
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld
 from .one_pod import Run, machine, run
+from .test_own_kernels import _until_logged
 
 __all__ = ["hypervisor", "pytest_generate_tests"]
 pytestmark = pytest.mark.vm
@@ -244,4 +246,24 @@ async def test_a_config_map_in_memory_is_kept_current(world: VmWorld) -> None:
                 await asyncio.sleep(0.05)
         assert await _output(cri, container, "ls /map") == "key\nnew"
         assert len((await _output(cri, container, "ls -A /map")).split()) == 4, "one version, and the link to it"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_termination_log_that_was_written_is_on_the_host_though_the_vm_dies(world: VmWorld) -> None:
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    log = kubelet.directory / "containers/main/0a1b2c3d"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    async with world.daemon() as cri:
+        pod = await _pod(cri, 0)
+        mounts = [pb.Mount(host_path=str(log), container_path="/dev/termination-log")]
+        script = "echo last words > /dev/termination-log; echo written; exec sleep 1000"
+        c = await cri.container(pod, "sh", "-c", script, name="main", mounts=mounts)
+        await cri("StartContainer", container_id=c)
+        await _until_logged(cri, c, "written")
+        vm = cri.node.pods.get(pod).vm
+        assert vm is not None
+        os.kill(vm.pid, signal.SIGKILL)
+        assert (await cri.ended(c)).exit_code != 0
+        assert log.read_text() == "last words\n"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
