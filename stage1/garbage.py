@@ -16,7 +16,8 @@ from stage1.vm import slots
 
 def networks(host: Host) -> list[str]:
     """Remove networks whose pod is gone, as after a reboot, or whose DEL is deferred, and limit the new neighbours of
-    the other pods again, if a program has flushed the rules of nf_tables. A sentence for each problem.
+    the other pods again, if a program has flushed the rules of nf_tables; without pods, there is no table for them. A
+    sentence for each problem.
     """
     problems, macs = [], list[str]()
     records = record.every(host.network.cache_dir) if host.network else {}
@@ -31,6 +32,8 @@ def networks(host: Host) -> list[str]:
             except PodError as error:
                 problems.append(deferred.defer(path, error, tries=1, had_netns=True))
     unlimited = neighbours.add(macs)
+    if not macs:
+        neighbours.remove_unused()
     return [*problems, unlimited] if unlimited else problems
 
 

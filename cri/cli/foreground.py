@@ -33,6 +33,7 @@ from stage1 import engine, garbage
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
+from stage1.net import neighbours
 from stage1.pod import states
 from stage1.pod.model import KERNEL_OF_IMAGE
 from stage1.pod.own_kernel import OwnKernel
@@ -71,6 +72,8 @@ class Foreground:
         collect_garbage(self._host)
         async with AsyncExitStack() as undo:
             undo.callback(self._port.close)
+            if self._host.network:
+                undo.callback(neighbours.remove_unused)
             name = self._pod.record.pod.name
             undo.enter_context(claimed_name.claimed(self._host.run_dir, name, pod_id=self._pod.id))
             undo.enter_context(_hold(self._host, self._pod.id))

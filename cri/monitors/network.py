@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from stage1 import engine, garbage
-from stage1.net import networks, status_gc
+from stage1.net import neighbours, networks, status_gc
 from stage1.net.conflist import Network
 from stage1.net.settings import Settings
 
@@ -46,6 +46,7 @@ class NodeNetwork:
         """End, without waiting for a plugin that is running. Idempotent."""
         if self._task is not None:
             self._task.cancel()
+            neighbours.remove_unused()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def failed(self) -> None:

@@ -9,7 +9,7 @@ import _socket
 import struct
 
 from stage1.linux.libc import Guard, failure
-from stage1.linux.netlink import ACK, CREATE, CREATE_OR_KEEP, HEADER, REQUEST, Netlink, attribute
+from stage1.linux.netlink import ACK, CREATE, CREATE_OR_KEEP, HEADER, REQUEST, Netlink, attribute, attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _NETFILTER = 12
 _SUBSYSTEM = 10
 _BEGIN, _END = 16, 17
 _NEW_TABLE, _NEW_CHAIN, _NEW_RULE, _NEW_SET, _NEW_ELEMENT, _DELETE_ELEMENT = 0, 3, 6, 9, 12, 14
+_DELETE_TABLE, _GET_ELEMENTS, _GET_GENERATION = 2, 13, 16
 _APPEND = 0x800
 _NESTED = 0x8000
 _PREFIX = struct.Struct("=BBH")
@@ -58,6 +59,11 @@ def nested(kind: int, *parts: bytes) -> bytes:
 def table(name: str) -> Message:
     """A table, which must not exist yet."""
     return _NEW_TABLE, CREATE, _text(1, name)
+
+
+def table_removal(name: str) -> Message:
+    """A table, with all that is in it, is removed."""
+    return _DELETE_TABLE, 0, _text(1, name)
 
 
 def chain(table: str, name: str, *, hook: int, priority: int) -> Message:
@@ -155,12 +161,14 @@ class Nftables(Netlink):
     def __enter__(self) -> "Nftables":
         return self
 
-    def commit(self, messages: "Sequence[Message]", *, what: str) -> None:
-        """Make all changes or none. Raises KernelError about `what`, with the first error; a Missing where a table or
-        an element is not there.
+    def commit(self, messages: "Sequence[Message]", *, what: str, generation: int = 0) -> None:
+        """Make all changes or none; none with ERESTART if anybody has changed anything since this `generation`.
+
+        Raises KernelError about `what`, with the first error; a Missing where a table or an element is not there.
         """
         last = len(messages)
-        packets = [_packet(_BEGIN, 0, _PREFIX.pack(0, 0, _socket.htons(_SUBSYSTEM)), 0)]
+        since = _number(1, generation) if generation else b""
+        packets = [_packet(_BEGIN, 0, _PREFIX.pack(0, 0, _socket.htons(_SUBSYSTEM)) + since, 0)]
         for number, (kind, flags, body) in enumerate(messages, 1):
             flags |= ACK if number == last else 0
             packets.append(_packet(_SUBSYSTEM << 8 | kind, flags, _PREFIX.pack(INET, 0, 0) + body, number))
@@ -169,6 +177,19 @@ class Nftables(Netlink):
             self._socket.send(b"".join(packets))
         if failed := self._first_error(last, what):
             raise failure("nf_tables", failed, what)
+
+    def generation(self, *, what: str) -> int:
+        """A number that each change of this netns' rules increases, for `commit`."""
+        with Guard("netlink", what):
+            self._socket.send(_packet(_SUBSYSTEM << 8 | _GET_GENERATION, 0, _PREFIX.pack(0, 0, 0), 0))
+        (answer,) = self._receive(what)
+        return int.from_bytes(attributes(answer[1][_PREFIX.size :])[1], "big")
+
+    def is_empty(self, table: str, name: str, *, what: str) -> bool:
+        """Whether this set has no element. Raises KernelError about `what`; a Missing where it is not there."""
+        body = _PREFIX.pack(INET, 0, 0) + _text(1, table) + _text(2, name)
+        parts = [*self.dump(_SUBSYSTEM << 8 | _GET_ELEMENTS, body, what=what)]  # all, so that none is left to receive
+        return not any(attributes(part[_PREFIX.size :]).get(3) for part in parts)
 
     def _first_error(self, last: int, what: str) -> int:
         """The first error number of all answers up to that to the last message. One for the whole change has the number

@@ -210,13 +210,29 @@ def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
     """
     known = record.load_first(path)
     if known is not None:
-        _delete_all(path, known, all_s=all_s)
+        wait_for_removal = _begin(lambda: neighbours.remove(neighbours.of(known)))
+        try:
+            _delete_all(path, known, all_s=all_s)
+        finally:
+            wait_for_removal()
         # From here on there is nothing that a stand-in could help to remove. If that can't be written, the next
         # call makes one in vain.
         record.try_to_save(path, known._replace(attachments=()))
-        neighbours.remove(neighbours.of(known))
         namespace.remove_net(known.netns)
     record.forget(path)
+
+
+def _begin(function: "Callable[[], None]") -> "Callable[[], None]":
+    """Call it beside what follows, or now where there can be no more threads; returns what waits for its end."""
+    import threading  # imported late, to keep pod starts fast
+
+    thread = threading.Thread(target=function, name="detach")
+    try:
+        thread.start()
+    except RuntimeError:
+        function()
+        return lambda: None
+    return thread.join
 
 
 def _delete_all(path: str, known: Record, *, all_s: float) -> None:

@@ -71,11 +71,24 @@ def _commit(socket: nft.Nftables, message: nft.Message) -> None:
 
 
 def remove(macs: "Iterable[str]") -> None:
-    """Forget the pods with these devices, as far as they are known. Best-effort."""
+    """Forget the pods with these devices, as far as they are known. Best-effort. It takes some 10 ms, in which the
+    kernel waits for all processors.
+    """
+    for key in _keys(macs):
+        try:
+            with nft.Nftables() as socket:
+                socket.commit((nft.elements(TABLE, PODS, (key,), is_removal=True),), what=f"table {TABLE}")
+        except PodError:
+            continue
+
+
+def remove_unused() -> None:
+    """Remove the table if no pod of anybody's is in it. Best-effort: who adds a pod meanwhile keeps it."""
     try:
         with nft.Nftables() as socket:
-            for key in _keys(macs):
-                socket.commit((nft.elements(TABLE, PODS, (key,), is_removal=True),), what=f"table {TABLE}")
+            generation = socket.generation(what=f"table {TABLE}")
+            if socket.is_empty(TABLE, PODS, what=f"table {TABLE}"):
+                socket.commit((nft.table_removal(TABLE),), what=f"table {TABLE}", generation=generation)
     except PodError:
         pass
 

@@ -94,7 +94,7 @@ def collect_garbage(pod_dir: str) -> list[str]:
     `pod_dir` is any pod's. A DEL that keeps failing is written off in the end. The one that was tried longest ago comes
     first; where plugins hang, the others are left to the next gc.
     """
-    from stage1.net import deferred, living  # `run` never comes here, and waits for each import
+    from stage1.net import deferred, living, neighbours  # `run` never comes here, and waits for each import
 
     problems: list[str] = []
     data, until = directory.data(pod_dir), time.monotonic() + rkt.DEL_S
@@ -107,6 +107,7 @@ def collect_garbage(pod_dir: str) -> list[str]:
                 problems += _retry_deferred(path)
         except (PodError, OSError) as error:
             problems.append(f"the network of pod {pod_id}, recorded in {path}: {error}")
+    neighbours.remove_unused()
     return problems
 
 

@@ -18,7 +18,7 @@ from stage1 import garbage
 from stage1.engine import Host
 from stage1.errors import KernelError
 from stage1.linux import namespace, nft
-from stage1.linux.netlink import attribute
+from stage1.linux.libc import Missing
 from stage1.net import attach, neighbours
 from stage1.vm.choose import Choice
 from stage1.vm.hypervisors import ALL
@@ -194,7 +194,7 @@ def is_known(mac: str) -> bool:
 def flush() -> None:
     """As `nft flush ruleset` does."""
     with nft.Nftables() as rules:
-        rules.commit(((2, 0, attribute(1, b"clearpod\0")),), what="table")
+        rules.commit((nft.table_removal(neighbours.TABLE),), what="table")
 
 
 def received(heard: socket.socket) -> Iterator[bytes]:
@@ -330,3 +330,50 @@ def test_a_pod_is_limited_as_long_as_it_is_there_and_again_after_a_flush(outer: 
         assert garbage.networks(host) == []
         assert is_known(me.mac)
     assert not is_known(me.mac)
+
+
+def is_there() -> bool:
+    with nft.Nftables() as rules:
+        try:
+            rules.is_empty(neighbours.TABLE, neighbours.PODS, what="table")
+        except Missing:
+            return False
+    return True
+
+
+def test_the_table_goes_with_the_last_pod_and_not_before(outer: OuterNet) -> None:
+    """In the next round of garbage collection, which the daemon makes at its end, too."""
+    host = Host(f"{outer.root}/run", "", f"{outer.root}/state", CHOICE, network=outer.settings)
+    with ExitStack() as stack:
+        attached(outer, stack)
+        with ExitStack() as others:
+            attached(outer, others)
+        neighbours.remove_unused()
+        assert is_there()
+        assert garbage.networks(host) == []
+        assert is_there()
+    assert is_there()
+    assert garbage.networks(host) == []
+    assert not is_there()
+    neighbours.remove_unused()
+
+
+def test_a_pod_that_comes_meanwhile_keeps_the_table(outer: OuterNet) -> None:
+    mac = "02:00:00:00:00:01"
+    assert neighbours.add([mac]) == ""
+    neighbours.remove([mac])
+    with nft.Nftables() as rules:
+        generation = rules.generation(what="table")
+        assert rules.is_empty(neighbours.TABLE, neighbours.PODS, what="table")
+        assert neighbours.add([mac]) == ""
+        with pytest.raises(KernelError) as caught:
+            rules.commit((nft.table_removal(neighbours.TABLE),), what="table", generation=generation)
+        assert caught.value.errno == errno.ERESTART
+    assert is_known(mac)
+
+
+def test_a_pod_that_is_not_known_keeps_no_other_one_from_being_removed(outer: OuterNet) -> None:
+    macs = [f"02:00:00:00:00:{number:02x}" for number in range(1, 4)]
+    neighbours.add([macs[0], macs[2]])
+    neighbours.remove([macs[1], *macs])
+    assert not any(map(is_known, macs))
