@@ -30,6 +30,7 @@ from stage1.linux.cgroup import OURS  # noqa: E402
 from stage1.pod.model import Mount, OnDisk  # noqa: E402
 from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
+from stage1.vm.kernels import VOLUMES  # noqa: E402
 from stage1.vm.slots import Range  # noqa: E402
 from tests.bench.lib import file_systems  # noqa: E402
 from tests.fakes import places  # noqa: E402
@@ -65,7 +66,7 @@ def figures(text: str) -> Figures:
     return {name: {**us, "times": round((us["make"] + us["remove"]) / memory, 1)} for name, us in result.items()}
 
 
-async def container(place: Path, arguments: list[str]) -> Figures:
+async def container(place: Path, arguments: list[str], *, kernel: str = "") -> Figures:
     """In a pod as for Kubernetes, with a volume that has the program."""
     choice = choose("qemu", hypervisors.facts())
     host = Host(
@@ -80,7 +81,8 @@ async def container(place: Path, arguments: list[str]) -> Figures:
     kubelet = place / "kubelet"
     (empty := kubelet / "volumes/kubernetes.io~empty-dir/empty").mkdir(parents=True)
     on_disk = Mount(str(empty), "/empty", disk=OnDisk("empty"))
-    async with booted(Machine(host, image, volume), kubelet_dir=str(kubelet), disk_volumes=("empty",)) as pod:
+    fields = {"kubelet_dir": str(kubelet), "disk_volumes": ("empty",), "kernel": kernel}
+    async with booted(Machine(host, image, volume), **fields) as pod:
         made = await started(pod, image, Mount(str(volume), "/data"), on_disk)
         ran = await execs.run(pod, made, argv=tuple(argv), timeout_s=LIMIT_S * PATIENCE)
     if ran.exit_code:
@@ -118,9 +120,13 @@ def measure(count: int, rounds: int) -> dict[str, Figures]:
     """All of them, in a place that is gone afterwards. `file systems` has milliseconds for its workloads, too."""
     arguments = [str(count), str(rounds)]
     with places.short_directory("cpv") as place:
-        for name in ("c", "r", "d", "f"):
+        for name in ("c", "v", "r", "d", "f"):
             Path(place, name).mkdir()
+        timed = {}
+        if file_systems.has_timed():
+            timed["kernel volumes"] = asyncio.run(container(Path(place, "v"), arguments, kernel=VOLUMES))
         return {
+            **timed,
             "kubernetes": asyncio.run(container(Path(place, "c"), arguments)),
             "rkt": app(Path(place, "r"), arguments),
             "rkt, on disk": app(Path(place, "d"), arguments, notes={"clearpod.io/root": "disk"}),
