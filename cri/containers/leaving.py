@@ -26,12 +26,14 @@ MOST = 8
 
 
 async def begin(pod: LivePod, container: LiveContainer) -> None:
-    """Take over a container that the pod has no more, and return at once unless many are left."""
+    """Take over a container that the pod has no more, and return at once unless many are left, or the pod's disk
+    outlives its VM and the container's files with it.
+    """
     pod.leaving.containers[container.id] = container
     task = pod.work.run_in_background(_clear(pod, container), f"removal of container {container.id}")
     pod.leaving.tasks.add(task)
     task.add_done_callback(pod.leaving.tasks.discard)
-    if len(pod.leaving.tasks) > MOST:
+    if len(pod.leaving.tasks) > MOST or pod.record.pod.disk_volumes:
         await end(pod)
 
 

@@ -25,7 +25,7 @@ typedef void *mapping(void *, size_t, int, int, int, off_t);
 
 static mapping *real;
 static int file = -1;
-static size_t bytes; /* 0: there is nothing to do */
+static size_t bytes;  /* 0: there is nothing to do */
 static size_t loaded; /* of a guest that will be loaded; 0: none will */
 static atomic_flag is_done = ATOMIC_FLAG_INIT;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
