@@ -48,7 +48,7 @@ def processes(place: Path) -> dict[int, str]:
     return result
 
 
-def is_empty(place: Path, within_s: float = 5) -> bool:
+def is_empty(place: Path, within_s: float = 20) -> bool:
     deadline = time.monotonic() + within_s * PATIENCE
     while processes(place) and time.monotonic() < deadline:
         time.sleep(0.05)
