@@ -213,12 +213,7 @@ def detach_copies(place: str) -> bool:
 
 def _copies(place: str) -> list[str]:
     here = os.path.realpath(place)
-    with libc.Guard("open", here):
-        fd = os.open(here, os.O_PATH | os.O_CLOEXEC)
-    try:
-        number = _mount_number(fd)
-    finally:
-        os.close(fd)
+    number = _mount_number_at(here)
     with _mounts() as file:
         mounts = {line.split(b" ", 1)[0]: _Entry(*line.split(b" ", 5)[1:5]) for line in file}
     if number not in mounts:
@@ -252,6 +247,15 @@ def _is_at_or_below(path: bytes, place: bytes) -> bool:
     return path == place or path.startswith(place.rstrip(b"/") + b"/")
 
 
+def _mount_number_at(path: str) -> bytes:
+    with libc.Guard("open", path):
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return _mount_number(fd)
+    finally:
+        os.close(fd)
+
+
 def _mount_number(fd: int) -> bytes:
     """The number of the mount that the descriptor is on, as the table of mounts has it."""
     with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
@@ -276,12 +280,7 @@ def _joined(path: str, below: str) -> str:
 
 def type_of(path: str) -> str:
     """The type of the file system that `path` is on, as in mount(8); empty when it can't be found."""
-    with libc.Guard("open", path):
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        number = _mount_number(fd)
-    finally:
-        os.close(fd)
+    number = _mount_number_at(path)
     line = next((line for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), b"")
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
