@@ -37,7 +37,7 @@ NONE = "<none>"
 
 def add_arguments(parser: Parser) -> None:
     """Arguments of `clearpod images`."""
-    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+    actions = parser.take_actions()
     for name, function, summary in (
         ("ls", ls, "list the stored images, most recently pulled first"),
         ("pull", bring, "pull images, or their newest version"),

@@ -17,6 +17,8 @@ from cri.cli import COMMANDS
 
 WRONG = 2
 """The exit code for a wrong command line."""
+EARLY = "early_config"
+"""Where the value of a --config is kept that precedes the command or its action."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,6 +58,11 @@ class Parser(argparse.ArgumentParser):
         """The option --config, which all commands have that read the daemon's configuration."""
         self.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
 
+    def take_actions(self, *, metavar: str = "ACTION", dest: str = "action", required: bool = True) -> Any:
+        """Return what makes the sub-commands. --config may precede their names, other options of theirs may not."""
+        self.add_argument("--config", dest=EARLY, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return self.add_subparsers(metavar=metavar, dest=dest, required=required)
+
     def error(self, message: str) -> NoReturn:
         """End with one line on standard error."""
         self.exit(self.wrong, f"{self.prog}: {message}; see `{self.prog} --help`\n")
@@ -80,8 +87,19 @@ class Parser(argparse.ArgumentParser):
         else:
             super()._print_message(message, file)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Like argparse's; a --config that precedes the command is the command's."""
+        parsed = super().parse_args(args, namespace)
+        early = parsed.__dict__.pop(EARLY, None)
+        if early is not None and getattr(parsed, "command", None) is not None:
+            if not hasattr(parsed, "config"):
+                self.error("this command has no --config")
+            parsed.config = early if parsed.config is None else parsed.config
+        return parsed
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Like argparse's, without the arguments that belong to the container's command."""
+        self._refuse_early(args or ())
         if args is not None and self._before_command is not None:
             args, rest = self._split(list(args), self._before_command)
         else:
@@ -92,6 +110,15 @@ class Parser(argparse.ArgumentParser):
         if rest is not None:
             known.rest = rest
         return known, unknown
+
+    def _refuse_early(self, arguments: Sequence[str]) -> None:
+        """End when an option precedes the command or action that has it: argparse would take its value for a name."""
+        actions = next((one for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
+        option = next(iter(_without_config(arguments)), "").partition("=")[0]
+        if not actions or not any(one in actions.choices for one in arguments):
+            return
+        if option.startswith("-") and option not in ("--", *self._option_string_actions):
+            self.error(f"{option} precedes {actions.metavar}: options follow it, except --config")
 
     def _split(self, arguments: list[str], after: int) -> tuple[list[str], list[str]]:
         """Split our options from the container's command: argparse would take the command's options for ours."""
@@ -117,12 +144,19 @@ class Parser(argparse.ArgumentParser):
         return action is not None and action.nargs is None
 
 
+def _without_config(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments behind each --config at their beginning."""
+    while arguments and arguments[0].partition("=")[0] == "--config":
+        arguments = arguments[1 if "=" in arguments[0] else 2 :]
+    return arguments
+
+
 def make(arguments: Sequence[str] | None) -> Parser:
     """The parser for the command line `arguments`; of all commands if it is None."""
     parser = Parser(prog="clearpod", description="Each pod in its own small virtual machine.")
     parser.add_argument("-V", "--version", action="version", version=f"clearpod {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
-    chosen = None if arguments is None else next((word for word in arguments if not word.startswith("-")), "")
+    commands = parser.take_actions(metavar="COMMAND", dest="command", required=False)
+    chosen = None if arguments is None else next((one for one in _without_config(arguments) if one[:1] != "-"), "")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if chosen in (None, name):

@@ -29,7 +29,7 @@ HEADER = ("NAME", "POD", "AGE", "SIZE", "MEMORY", "USABLE")
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of `clearpod template`."""
-    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+    actions = parser.take_actions()
     summary = "write a running pod, which continues, to the disk as a template"
     create = _action(actions, "create", function=create_one, summary=summary)
     create.add_argument("--from", dest="pod", metavar="POD", required=True, help="the pod, which must consent")

@@ -47,7 +47,10 @@ def _command(parser: Parser, summary: str) -> Iterator[str]:
 
 def reference() -> str:
     """docs/reference/commands.md."""
-    intro = "Options of each command of `clearpod`. Without `--config`, /etc/clearpod/config.toml is read if it exists."
+    intro = (
+        "Options of each command of `clearpod`. They follow the command (and its action), which `--config` may precede "
+        "too. Without it, /etc/clearpod/config.toml is read if it exists."
+    )
     commands = _parsers(make(None))
     return page(
         "Command line", intro, *(part for name in COMMANDS for part in _command(commands[name], COMMANDS[name]))

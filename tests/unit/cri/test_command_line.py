@@ -76,6 +76,51 @@ def test_a_wrong_line_is_one_line_and_the_code_of_the_parser(line: str, capsys: 
     assert text.startswith("x: ") and text.count("\n") == 1 and "x --help" in text
 
 
+@pytest.mark.parametrize(
+    "line, config",
+    [
+        ("ps", None),
+        ("ps --config /a", "/a"),
+        ("--config /a ps", "/a"),
+        ("--config=/a ps", "/a"),
+        ("--config ps ps", "ps"),
+        ("--config /a ps --config /b", "/b"),
+        ("template --config /a create --from p n", "/a"),
+        ("--config /a template create --from p n", "/a"),
+        ("--config /a template --config=/b list", "/b"),
+        ("template --config create list", "create"),
+        ("images --config /a ls --json", "/a"),
+        ("--config /a run alpine --config /b", "/a"),
+    ],
+)
+def test_a_configuration_may_precede_the_command_and_its_action(line: str, config: str | None) -> None:
+    words = line.split()
+    assert make(words).parse_args(words).config == config
+
+
+@pytest.mark.parametrize(
+    "line, key",
+    [
+        ("--json ps", "--json"),
+        ("template --from default/web create warm", "--from"),
+        ("images -a prune", "-a"),
+        ("--config /a images --json=1 ls", "--json"),
+        ("--config /a completion bash", "--config"),
+        ("images --config /a build", "--config"),
+        ("--config", "--config"),
+        ("--no-such", "--no-such"),
+    ],
+)
+def test_other_options_that_precede_the_command_or_its_action_are_refused_by_name(
+    line: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = line.split()
+    with pytest.raises(SystemExit) as ended:
+        make(words).parse_args(words)
+    text = capsys.readouterr().err
+    assert ended.value.code == 2 and text.count("\n") == 1 and f" {key}" in text and "invalid choice" not in text
+
+
 @pytest.mark.parametrize("word", ["-V", "--version"])
 def test_the_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
