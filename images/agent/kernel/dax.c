@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/scope.h"
 #include "base/texts.h"
+#include "kernel/device.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -77,7 +78,7 @@ static int open_device(const char *device, struct fault *why)
 {
     if (!*device)
         return fault_set(why, FAULT_STATE, "this guest has no window for images");
-    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    int fd = device_open(device);
     return fd < 0 ? fault_errno(why, "open the window %s", device) : fd;
 }
 
@@ -160,10 +161,9 @@ int dax_unmount(const char *device, const char *name, struct fault *why)
                               : fault_errno(why, "unmount image %s", name);
     /* A container's overlay keeps the file system open: only the device shows that. */
     if (partition(fd, BLKPG_DEL_PARTITION, image) < 0) {
-        int error = errno;
         if (mount_at(&at) < 0)
             return fault_errno(why, "mount image %s again", name);
-        return fault_set(why, FAULT_STATE, "image %s is in use (%s)", name, strerror(error));
+        return fault_set(why, FAULT_STATE, "image %s is in use", name);
     }
     rmdir(at.directory);
     image->bytes = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Devices that the kernel may not have found yet. Called by boot.c. */
+/* Devices that the kernel may not have found yet. Called by boot.c and dax.c. */
 #ifndef CLEARPOD_DEVICE_H
 #define CLEARPOD_DEVICE_H
 

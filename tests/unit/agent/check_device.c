@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about devices that come late. A socket's file stands in for that of a device without a driver: ENXIO. */
 #include "check.h"
+#include "kernel/dax.h"
 #include "kernel/device.h"
 
 #include <errno.h>
@@ -84,6 +85,19 @@ CASE(a_device_without_a_file_is_waited_for)
 {
     prepare();
     check_found(find_later(true));
+}
+
+/* A file stands in for the window: it is opened, and then it has no size of a device. */
+CASE(a_window_without_a_device_is_waited_for)
+{
+    const clearpod_agent_MountImage image = {.name = "i", .bytes = 4096};
+    struct fault why;
+    int status;
+    prepare();
+    pid_t pid = find_later(true);
+    CHECK(dax_mount(device.sun_path, &image, &why) < 0 && strstr(why.text, "size"));
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    clean();
 }
 
 CASE(what_is_no_device_is_not_waited_for)
