@@ -21,6 +21,15 @@ MOST_TEXT = 4096
 """Characters of one value."""
 FILE, MOST_FILE_BYTES = "urunc.json", 8192
 """The file of urunc's tools in the image's root: the same keys, for runtimes that do not see annotations."""
+FAULT = f"{OURS}file-fault"
+"""The key in place of the file's where that is invalid: the value is one of `FAULTS`."""
+KIND, SIZE, JSON, EMPTY = "kind", "size", "json", "empty"
+FAULTS = {
+    KIND: "is no regular file",
+    SIZE: f"has more than {MOST_FILE_BYTES} bytes",
+    JSON: "is no JSON object",
+    EMPTY: f"has no key that begins with {URUNC} and whose value is a text",
+}
 
 NONE, ABSENT, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV = (
     "none",
@@ -129,6 +138,8 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
 
     Raises BadRequest for a value that can't be, Unsupported for a kernel that no VM can boot.
     """
+    require_no_fault(labels, image=image)
+    labels = {key: text for key, text in labels.items() if key != FAULT}
     ours = {key.removeprefix(OURS): text for key, text in labels.items() if key.startswith(OURS)}
     theirs = {key.removeprefix(URUNC).lower(): text for key, text in labels.items() if key.startswith(URUNC)}
     if not ours and not theirs:
@@ -172,16 +183,28 @@ def is_setting(key: str) -> bool:
 
 
 def of_file(data: bytes) -> dict[str, str]:
-    """The content of a `FILE` as labels; empty if it is invalid."""
+    """The content of a `FILE` as labels; `FAULT` if it is invalid."""
     import json  # few images have one
 
+    if len(data) > MOST_FILE_BYTES:
+        return {FAULT: SIZE}
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        return {}
-    pairs = document.items() if isinstance(document, dict) else ()
-    given = {key: text for key, text in pairs if key.startswith(URUNC) and isinstance(text, str)}
-    return _plain(given)
+        return {FAULT: JSON}
+    if not isinstance(document, dict):
+        return {FAULT: JSON}
+    given = {key: text for key, text in document.items() if key.startswith(URUNC) and isinstance(text, str)}
+    return _plain(given) if given else {FAULT: EMPTY}
+
+
+def require_no_fault(labels: "Mapping[str, str]", *, image: str) -> None:
+    """Raise BadRequest where an invalid file alone could name a kernel."""
+    if FAULT in labels and not is_named(labels):
+        raise BadRequest(
+            f"the image {image} has the file {FILE}, which should name a kernel of its own and "
+            f"{FAULTS.get(labels[FAULT], 'is invalid')}; correct it, or remove it from an image for ordinary containers"
+        )
 
 
 def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:

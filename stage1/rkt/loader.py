@@ -233,22 +233,26 @@ def _with_own_kernel(given: Manifest, options: RunOptions, *, pod_dir: str) -> E
 
 def _with_file(entry: Entry, root: str) -> Entry:
     """Return the app with the kernel of urunc's file in its root, where the image's manifest has no label of
-    urunc's.
+    urunc's. Raises BadRequest for an invalid one, unless labels of ours name a kernel.
     """
     if any(key.startswith(manifest.KERNEL[1]) for key, _ in entry.kernel):
         return entry
     try:
         data = in_root.read(root, manifest.KERNEL_FILE, most=manifest.MOST_KERNEL_FILE_BYTES + 1)
-    except (FileNotFoundError, beneath.NotPlain):
+    except FileNotFoundError:
         return entry
+    except beneath.NotPlain:
+        data = None
     except KernelError as error:
         if error.errno != errno.ELOOP:
             raise
-        return entry
+        data = None
     from stage1.pod import own_kernel  # others do not wait for it
 
-    labels = own_kernel.of_file(data) if len(data) <= manifest.MOST_KERNEL_FILE_BYTES else {}
-    return entry._replace(kernel=(*entry.kernel, *labels.items()))
+    labels = {own_kernel.FAULT: own_kernel.KIND} if data is None else own_kernel.of_file(data)
+    given = {**dict(entry.kernel), **labels}
+    own_kernel.require_no_fault(given, image=f"of {entry.where}")
+    return entry._replace(kernel=tuple(given.items()))
 
 
 def _host_mib() -> float:

@@ -112,6 +112,8 @@ def _kernel(image: Image, stack: "Stack") -> dict[str, str]:
     for blob, _ in reversed(stack):
         if (inode := blob.find(own_kernel.FILE)) is None:
             continue
-        is_read = stat.S_ISREG(inode.mode) and inode.size <= own_kernel.MOST_FILE_BYTES
-        return own_kernel.of_file(blob.content(inode)) if is_read else {}
+        if not stat.S_ISREG(inode.mode):
+            return {own_kernel.FAULT: own_kernel.KIND}
+        is_short = inode.size <= own_kernel.MOST_FILE_BYTES
+        return own_kernel.of_file(blob.content(inode)) if is_short else {own_kernel.FAULT: own_kernel.SIZE}
     return {}

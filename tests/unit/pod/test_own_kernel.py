@@ -177,9 +177,11 @@ def test_each_form_and_each_kind_is_one_of_those_that_are_listed() -> None:
         (_urunc(binary="/k", unikernelType="linux"), _urunc(binary="/k", unikernelType="linux")),
         ({**_encoded(binary="/k"), f"{OURS}path": "/other", "x": 7, f"{URUNC}block": None}, _urunc(binary="/k")),
         (_encoded(binary="/k") | _urunc(cmdline="no base64"), _encoded(binary="/k") | _urunc(cmdline="no base64")),
-        ([], {}),
-        ("text", {}),
-        ({}, {}),
+        ([], {own_kernel.FAULT: "json"}),
+        ("text", {own_kernel.FAULT: "json"}),
+        ({}, {own_kernel.FAULT: "empty"}),
+        ({f"{URUNC}binary": 7}, {own_kernel.FAULT: "empty"}),
+        ({**_urunc(binary="/k"), "pad": "x" * 9000}, {own_kernel.FAULT: "size"}),
     ],
 )
 def test_uruncs_own_file_becomes_labels(document: object, labels: dict[str, str]) -> None:
@@ -197,5 +199,15 @@ def test_of_several_places_the_later_one_counts_and_each_is_decoded_by_itself() 
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"{", b"[" * 8000, b'{"a":'])
-def test_invalid_json_has_no_values(data: bytes) -> None:
-    assert own_kernel.of_file(data) == {}
+def test_invalid_json_has_no_values_but_a_fault(data: bytes) -> None:
+    assert own_kernel.of_file(data) == {own_kernel.FAULT: "json"}
+
+
+@pytest.mark.parametrize("word", [*own_kernel.FAULTS, "", "no such fault"])
+def test_an_image_with_an_invalid_file_of_uruncs_is_refused_unless_its_labels_name_a_kernel(word: str) -> None:
+    fault = {own_kernel.FAULT: word}
+    for labels in (fault, fault | {f"{OURS}machine": "q35"}):
+        with pytest.raises(BadRequest, match=own_kernel.FILE):
+            read(labels, image="i")
+    named = _urunc(binary="/k", unikernelType="linux")
+    assert read(fault | named, image="i") == read(named, image="i") is not None

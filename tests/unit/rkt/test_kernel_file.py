@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stage1.errors import BadRequest
 from stage1.pod import own_kernel
 from stage1.rkt import loader, manifest
 from stage1.rkt.arguments import RunOptions
@@ -27,25 +28,42 @@ URUNC = "com.urunc.unikernel."
             {f"{URUNC}binary": "L2s="},
             {"io.clearpod.kernel.machine": "pc", f"{URUNC}binary": "/k"},
         ),
-        ({}, {f"{URUNC}binary": "L2s=", "pad": "x" * 9000}, None),
-        ({}, ["odd"], None),
+        (
+            {"io.clearpod.kernel.path": "/k"},
+            ["odd"],
+            {"io.clearpod.kernel.path": "/k", own_kernel.FAULT: "json"},
+        ),
     ],
 )
 def test_uruncs_file_in_an_apps_root_names_its_kernel(
-    tmp_path: Path, labels: Document, content: Any, kernel: Document | None
+    tmp_path: Path, labels: Document, content: Any, kernel: Document
 ) -> None:
     place = lay(tmp_path, app(), image={"app": {**APP, "userLabels": labels}})
     (root_of(place) / manifest.KERNEL_FILE).write_text(json.dumps(content))
     entry = loader.read_pod(place, OPTIONS).own_kernel
-    assert (dict(entry.kernel) if entry else None) == kernel
+    assert entry and dict(entry.kernel) == kernel
 
 
 @pytest.mark.parametrize(
-    "make", [lambda at: at.symlink_to("/etc/hostname"), lambda at: at.symlink_to(at.name), Path.mkdir, os.mkfifo]
+    "make",
+    [
+        lambda at: at.symlink_to(at.name),
+        Path.mkdir,
+        os.mkfifo,
+        lambda at: at.write_text('["odd"]'),
+        lambda at: at.write_text(json.dumps({f"{URUNC}binary": "L2s=", "pad": "x" * 9000})),
+    ],
 )
-def test_what_is_no_file_of_uruncs_is_not_read(tmp_path: Path, make: Any) -> None:
+def test_an_invalid_file_of_uruncs_is_refused(tmp_path: Path, make: Any) -> None:
     place = lay(tmp_path, app())
     make(root_of(place) / manifest.KERNEL_FILE)
+    with pytest.raises(BadRequest, match=manifest.KERNEL_FILE):
+        loader.read_pod(place, OPTIONS)
+
+
+def test_a_link_out_of_the_apps_root_in_place_of_uruncs_file_is_none(tmp_path: Path) -> None:
+    place = lay(tmp_path, app())
+    (root_of(place) / manifest.KERNEL_FILE).symlink_to("/no/such/file")
     assert loader.read_pod(place, OPTIONS).own_kernel is None
 
 

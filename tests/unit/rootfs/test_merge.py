@@ -14,6 +14,7 @@ from typing import TypedDict
 
 import pytest
 
+from stage1.pod import own_kernel
 from stage1.rootfs.erofs import Attributes, Image
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layers import Place, convert
@@ -234,7 +235,7 @@ def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-BINARY = "com.urunc.unikernel.binary"
+BINARY, FAULT = "com.urunc.unikernel.binary", own_kernel.FAULT
 
 
 @pytest.mark.parametrize(
@@ -245,13 +246,16 @@ BINARY = "com.urunc.unikernel.binary"
         ([[file("urunc.json", urunc())], [file("urunc.json", urunc("/other"))]], {BINARY: "/other"}),
         ([[file("urunc.json", urunc())], [file("urunc.json", urunc("/\u00e9"))]], {BINARY: "/\u00e9"}),
         ([[file("urunc.json", urunc())], [file(".wh.urunc.json", b"")]], {}),
-        ([[file("urunc.json", urunc())], [directory("urunc.json/")]], {}),
-        ([[Entry("urunc.json", "s", link="etc/x"), file("etc/x", urunc())]], {}),
+        ([[file("urunc.json", urunc())], [directory("urunc.json/")]], {FAULT: "kind"}),
+        ([[Entry("urunc.json", "s", link="etc/x"), file("etc/x", urunc())]], {FAULT: "kind"}),
         ([[file("etc/urunc.json", urunc())]], {}),
-        ([[file("urunc.json", b"")]], {}),
-        ([[file("urunc.json", b"{" * 5000)]], {}),
-        ([[file("urunc.json", b"[1]")]], {}),
-        ([[file("urunc.json", urunc() + b" " * 9000)]], {}),
+        ([[file("urunc.json", b"")]], {FAULT: "json"}),
+        ([[file("urunc.json", b"{" * 5000)]], {FAULT: "json"}),
+        ([[file("urunc.json", b"[1]")]], {FAULT: "json"}),
+        ([[file("urunc.json", b'{"x": "y"}')]], {FAULT: "empty"}),
+        ([[file("urunc.json", urunc() + b" " * 9000)]], {FAULT: "size"}),
+        ([[file("urunc.json", b"")], [file("urunc.json", urunc())]], {BINARY: "/k"}),
+        ([[file("urunc.json", b"")], [file(".wh.urunc.json", b"")]], {}),
     ],
 )
 def test_the_values_of_uruncs_file_about_a_kernel_are_returned(
