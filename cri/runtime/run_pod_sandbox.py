@@ -2,6 +2,7 @@
 """RunPodSandbox: boots a VM. The pod is listed, and can be found by its name, when its agent has answered."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from cri.live.pod import LivePod
@@ -14,6 +15,8 @@ from cri.translate import guest_volumes, sandbox, sizes
 from cri.translate.guest_volumes import PodVolumes
 from stage1.errors import AlreadyExists, NetworkFailed, PodError, Unsupported
 from stage1.linux import podcgroup, pressure
+
+log = logging.getLogger("clearpod.pods")
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
@@ -52,6 +55,9 @@ async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
     if record.pod.has_virtiofs and (lack := await asyncio.to_thread(node.lacks_virtiofs, record.pod)):
         raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
     resize.require_host(record.pod, facts.host_mib * sizes.MIB)
+    if asked := sizes.refused_vcpus(request.config, record.pod.vcpus):
+        fields = {"title": f"pod {record.pod.namespace}/{record.pod.name}", "vcpus": record.pod.vcpus}
+        log.warning("pod.vcpus_limited", extra={**fields, "asked": asked})
     return record
 
 

@@ -10,7 +10,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.pods import forking
 from cri.store import codec
 from cri.store.pods import ContainerRecord
-from cri.translate import history, own_kernel, shown
+from cri.translate import history, own_kernel, shown, sizes
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
 from stage1.rootfs import journal
@@ -76,6 +76,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str], console: str
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
             "onlineVcpus": model.online_vcpus or model.vcpus,
+            **({"vcpusAskedFor": asked} if (asked := sizes.refused_vcpus(pod.config, model.vcpus)) else {}),
             "windowMib": model.window_mib if hypervisor.shim and not model.host else 0,
             "hypervisor": "host" if model.host else hypervisor.name,
             "kernel": model.kernel,

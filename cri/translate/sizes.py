@@ -90,6 +90,12 @@ def of_pod(sandbox: pb.PodSandboxConfig, config: Config, *, usual: Size) -> Size
     return size
 
 
+def refused_vcpus(sandbox: pb.PodSandboxConfig, vcpus: int) -> int:
+    """Return how many vCPUs the annotation asks for where that is more than the `vcpus` of the VM, else 0."""
+    asked = annotations.number(sandbox, policy.VCPUS) or 0
+    return asked if asked > vcpus else 0
+
+
 def cpus(given: pb.LinuxContainerResources, ratio: float = 1.0) -> int:
     """How many processors `ratio` times the quota is, at most those of the host; 0 without one."""
     if given.cpu_quota <= 0:

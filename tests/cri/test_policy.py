@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pod's author asks for by annotations, over the CRI, with the policy that is the default."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,33 @@ async def test_an_image_brings_no_kernel_where_the_policy_allows_none_of_an_imag
             pod = (await cri("RunPodSandbox", config=other)).pod_sandbox_id
             code, text = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
             assert code == "INVALID_ARGUMENT" and "policy" not in text and "/kernel" in text
+
+
+async def test_an_image_with_an_invalid_file_of_uruncs_is_refused_unless_annotations_name_a_kernel(
+    world: World, tmp_path: Path
+) -> None:
+    named = {"io.clearpod.kernel.path": "/kernel", "io.clearpod.kernel.network": "none"}
+    with Registry(tmp_path / "registry") as registry:
+        image = kernels.push(registry, tmp_path, "t/broken:1", files=[file("urunc.json", b'{"com.')], labels={})
+        async with world.daemon() as cri:
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            pod = await cri.pod()
+            for annotations, word in (({}, "urunc.json"), (named, "/kernel")):
+                config = cri.config(image=pb.ImageSpec(image=image), annotations=annotations)
+                code, text = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+                assert word in text and code in ("INVALID_ARGUMENT", "NOT_FOUND"), text
+
+
+async def test_vcpus_beyond_the_hosts_processors_are_limited_and_shown(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    most = os.cpu_count() or 1
+    async with world.daemon() as cri:
+        for number in (most, most + 3):
+            pod = await cri.pod(
+                metadata={"name": f"p{number}", "namespace": "default"}, annotations={"clearpod.io/vcpus": str(number)}
+            )
+            status = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+            seen = json.loads(status.info["info"])["vm"]
+            assert (seen["vcpus"], seen.get("vcpusAskedFor", most)) == (most, number)
+    assert [record.asked for record in caplog.records if record.msg == "pod.vcpus_limited"] == [most + 3]
