@@ -127,7 +127,7 @@ def blocker(pod: "LivePod", container_ids: Sequence[str]) -> str:
     for one in container_ids:
         if one not in pod.containers:
             raise NotFound(f"there is no container {one!r} in {pod.title}; `crictl ps` lists the running ones")
-    return copies.blocker(pod) or _others(pod, container_ids)
+    return copies.blocker(pod, "checkpointed") or _others(pod, container_ids)
 
 
 def _others(pod: "LivePod", container_ids: Sequence[str]) -> str:

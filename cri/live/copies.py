@@ -47,13 +47,13 @@ class Original(NamedTuple):
     title: str
 
 
-def blocker(pod: "LivePod") -> str:
-    """Why the pod can't be copied now, as a sentence; empty when it can."""
+def blocker(pod: "LivePod", what: str = "copied") -> str:
+    """Why the pod can't be copied now, or checkpointed, as a sentence; empty when it can."""
     if pod.is_suspended or pod.held:
-        return f"{pod.title} can't be copied: {pod.held}"
+        return f"{pod.title} can't be {what}: {pod.held}"
     if not pod.hello.copies and pod.record.pod.suspend:
-        return f"{pod.title} can't be copied: its guest is of an earlier version; delete the pod and create it again"
-    return suspension.blocker(pod, "copied")
+        return f"{pod.title} can't be {what}: its guest is of an earlier version; delete the pod and create it again"
+    return suspension.blocker(pod, what)
 
 
 class Saving:

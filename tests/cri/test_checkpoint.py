@@ -129,7 +129,7 @@ async def test_what_blocks_it_is_reported_and_a_failure_leaves_nothing(world: Wo
         await cri("StartContainer", container_id=container)
         asked = {"pod_sandbox_id": plain, "output_path": str(tmp_path), "container_ids": [container]}
         code, text = await cri.refused("CheckpointPod", **asked)
-        assert code == "FAILED_PRECONDITION" and SUSPEND in text and "copied" in text
+        assert code == "FAILED_PRECONDITION" and SUSPEND in text and "checkpointed" in text
         pod, container = await _pod(cri)
         live = cri.node.pods.get(pod)
         more = await cri.container(pod, "sleep", "1000", name="second")
