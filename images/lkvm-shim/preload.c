@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The library's only doors: an ioctl and a pwritev64 that stand before the C library's. LD_PRELOAD puts them into kvmtool, which has no
+ * The library's only doors: an ioctl, a mmap64 and a pwritev64 that stand before the C library's. LD_PRELOAD puts them into kvmtool, which has no
  * option for memory that is shared with other VMs. In any other program, and without our variables, they hand everything on.
  */
+#include "align.h"
 #include "disk.h"
 #include "filter.h"
 #include "shim.h"
@@ -10,6 +11,7 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #define PUBLIC __attribute__((visibility("default")))
@@ -20,6 +22,7 @@ static void pause_a_moment(void)
     nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
 }
 
+static mapping_fn *map;
 static struct disk disk = {.pause = pause_a_moment};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -27,6 +30,8 @@ static void prepare(void)
 {
     void *real = dlsym(RTLD_NEXT, "ioctl");
     memcpy(&shim.real, &real, sizeof real); /* ISO C has no cast from an object to a function */
+    real = dlsym(RTLD_NEXT, "mmap64");
+    memcpy(&map, &real, sizeof real);
     real = dlsym(RTLD_NEXT, "pwritev64");
     memcpy(&disk.real, &real, sizeof real);
     disk_find(&disk, getenv("CLEARPOD_DISK"));
@@ -46,6 +51,14 @@ PUBLIC int ioctl(int fd, unsigned long request, ...)
     va_end(values);
     pthread_once(&once, prepare);
     return shim_ioctl(&shim, fd, request, argument);
+}
+
+PUBLIC void *mmap64(void *address, size_t bytes, int protection, int flags, int fd, off64_t offset)
+{
+    pthread_once(&once, prepare);
+    if (!shim.images && !shim.window_place)
+        return map(address, bytes, protection, flags, fd, offset);
+    return align_map(map, address, bytes, protection, flags, fd, offset);
 }
 
 PUBLIC ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off_t offset)
