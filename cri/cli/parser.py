@@ -17,7 +17,7 @@ from cri.cli import COMMANDS
 
 WRONG = 2
 """The exit code for a wrong command line."""
-EARLY = "early_config"
+PRECEDING = "preceding_config"
 """Where the value of a --config is kept that precedes the command or its action."""
 
 
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
     def take_actions(self, *, metavar: str = "ACTION", dest: str = "action", required: bool = True) -> Any:
         """Return what makes the sub-commands. --config may precede their names, other options of theirs may not."""
-        self.add_argument("--config", dest=EARLY, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.add_argument("--config", dest=PRECEDING, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return self.add_subparsers(metavar=metavar, dest=dest, required=required)
 
     def error(self, message: str) -> NoReturn:
@@ -90,16 +90,16 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Like argparse's; a --config that precedes the command is the command's."""
         parsed = super().parse_args(args, namespace)
-        early = parsed.__dict__.pop(EARLY, None)
-        if early is not None and getattr(parsed, "command", None) is not None:
+        preceding = parsed.__dict__.pop(PRECEDING, None)
+        if preceding is not None and getattr(parsed, "command", None) is not None:
             if not hasattr(parsed, "config"):
                 self.error("this command has no --config")
-            parsed.config = early if parsed.config is None else parsed.config
+            parsed.config = preceding if parsed.config is None else parsed.config
         return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Like argparse's, without the arguments that belong to the container's command."""
-        self._refuse_early(args or ())
+        self._refuse_preceding(args or ())
         if args is not None and self._before_command is not None:
             args, rest = self._split(list(args), self._before_command)
         else:
@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
             known.rest = rest
         return known, unknown
 
-    def _refuse_early(self, arguments: Sequence[str]) -> None:
+    def _refuse_preceding(self, arguments: Sequence[str]) -> None:
         """End when an option precedes the command or action that has it: argparse would take its value for a name."""
         actions = next((one for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
         option = next(iter(_without_config(arguments)), "").partition("=")[0]
