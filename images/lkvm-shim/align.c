@@ -7,20 +7,18 @@
 
 #define HUGE_BYTES ((size_t)2 << 20)
 
-static int is_of_huge_pages(const void *address, size_t bytes, int flags)
+bool align_concerns(const void *address, size_t bytes, int flags)
 {
-    const int needed = MAP_ANONYMOUS | MAP_PRIVATE,
-              other = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_HUGETLB | MAP_GROWSDOWN;
+    const int needed = MAP_ANONYMOUS | MAP_PRIVATE;
+    const int other = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_HUGETLB | MAP_GROWSDOWN;
     return !address && bytes && bytes % HUGE_BYTES == 0 && (flags & needed) == needed && !(flags & other);
 }
 
-void *align_map(mapping_fn *real, void *address, size_t bytes, int protection, int flags, int fd, off_t offset)
+void *align_map(anonymous_fn *map, size_t bytes, int protection, int flags)
 {
-    if (!is_of_huge_pages(address, bytes, flags))
-        return real(address, bytes, protection, flags, fd, offset);
-    unsigned char *all = real(NULL, bytes + HUGE_BYTES, protection, flags, fd, offset);
+    unsigned char *all = map(bytes + HUGE_BYTES, protection, flags);
     if (all == MAP_FAILED)
-        return real(NULL, bytes, protection, flags, fd, offset);
+        return map(bytes, protection, flags);
     size_t skip = -(uintptr_t)all % HUGE_BYTES;
     if (skip)
         munmap(all, skip);

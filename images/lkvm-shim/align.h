@@ -6,12 +6,16 @@
 #ifndef CLEARPOD_SHIM_ALIGN_H
 #define CLEARPOD_SHIM_ALIGN_H
 
+#include <stdbool.h>
 #include <stddef.h>
-#include <sys/types.h>
 
-typedef void *mapping_fn(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
+/* mmap(2) of anonymous memory at any address. */
+typedef void *anonymous_fn(size_t bytes, int protection, int flags);
 
-/* Like mmap(2), which is `real`; private anonymous memory of whole huge pages at any address begins at a multiple of their size. */
-void *align_map(mapping_fn *real, void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
+/* Whether a mapping is private anonymous memory of whole huge pages, at an address that the kernel may choose. */
+bool align_concerns(const void *address, size_t bytes, int flags);
+
+/* Map such memory, by `map`, at a multiple of a huge page's size. Fails as mmap(2) does. */
+void *align_map(anonymous_fn *map, size_t bytes, int protection, int flags);
 
 #endif

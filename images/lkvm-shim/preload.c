@@ -22,7 +22,7 @@ static void pause_a_moment(void)
     nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
 }
 
-static mapping_fn *map;
+static void *(*map)(void *, size_t, int, int, int, off_t);
 static struct disk disk = {.pause = pause_a_moment};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -53,12 +53,17 @@ PUBLIC int ioctl(int fd, unsigned long request, ...)
     return shim_ioctl(&shim, fd, request, argument);
 }
 
+static void *map_anonymous(size_t bytes, int protection, int flags)
+{
+    return map(NULL, bytes, protection, flags, -1, 0);
+}
+
 PUBLIC void *mmap64(void *address, size_t bytes, int protection, int flags, int fd, off64_t offset)
 {
     pthread_once(&once, prepare);
-    if (!shim.images && !shim.window_place)
-        return map(address, bytes, protection, flags, fd, offset);
-    return align_map(map, address, bytes, protection, flags, fd, offset);
+    if ((shim.images || shim.window_place) && align_concerns(address, bytes, flags))
+        return align_map(map_anonymous, bytes, protection, flags);
+    return map(address, bytes, protection, flags, fd, offset);
 }
 
 PUBLIC ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off_t offset)
