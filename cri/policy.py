@@ -5,7 +5,6 @@
 where an annotation's value ends up.
 """
 
-import difflib
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -93,6 +92,8 @@ def are_known(names: Names | None) -> Names | None:
     """Return the names if all are known annotations. Raises ValueError."""
     for name in names or ():
         if name not in KNOWN:
+            import difflib  # here, since only a wrong name needs it
+
             guess = difflib.get_close_matches(name, KNOWN, n=1)
             hint = f'did you mean "{guess[0]}"?' if guess else f"known are {', '.join(KNOWN)}"
             raise ValueError(f'has the unknown annotation "{name}"; {hint}')

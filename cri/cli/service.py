@@ -5,6 +5,7 @@ Used by `clearpod serve`. Without a notify socket it only handles the signals.
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -110,8 +111,9 @@ class Service:
     async def _trims(self) -> None:
         """Give memory back that is not needed any more: a pull frees some 4 MB that the allocator would keep."""
         while True:
-            if self.trimmer.is_due():
-                await asyncio.to_thread(self.trimmer.trim)
+            with contextlib.suppress(OSError):  # no descriptor is free; the daemon goes on
+                if self.trimmer.is_due():
+                    await asyncio.to_thread(self.trimmer.trim)
             await asyncio.sleep(TRIM_S)
 
     async def _reloads(self, reload: asyncio.Event) -> None:

@@ -33,7 +33,7 @@ _ACCEPT = ", ".join(
 )  # fmt: skip
 _HOSTS = {"docker.io": "registry-1.docker.io"}
 _SAFE = ssl.create_default_context()
-_ANY = ssl.create_default_context()
+_ANY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _ANY.check_hostname, _ANY.verify_mode = False, ssl.CERT_NONE
 """TLS contexts with and, for a registry that is configured as insecure, without verification, as skopeo's. Both are
 made once: reading all authorities takes longer than a request.

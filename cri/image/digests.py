@@ -27,8 +27,8 @@ from stage1.rootfs.limits import Limits
 
 log = logging.getLogger("clearpod.pull")
 
-KEEP_S = 15.0
-"""How long the process, which has 25 MB, is kept after a request."""
+KEEP_S = 10.0
+"""How long the process, which has 24 MB, is kept after a request."""
 AGAIN_S = 60.0
 """Within what time a second request makes it start."""
 BUSY_S = 0.2

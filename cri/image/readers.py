@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from cri.image import direct
 from stage1.rootfs.forking import ForkServer
 
-KEEP_S = 20.0
-"""How long the server, which has 24 MB, is kept after the last pull."""
+KEEP_S = 10.0
+"""How long the server, which has 16 MB, is kept after the last pull."""
 _MODULES = ("stage1.rootfs.layerjob", "stage1.rootfs.mergejob", "cri.image.documentjob", direct.MODULE)
 
 

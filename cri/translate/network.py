@@ -4,7 +4,6 @@
 import ipaddress
 import re
 from collections.abc import Iterable
-from fractions import Fraction
 
 from cri import policy
 from cri.pb import runtime_pb2 as pb
@@ -19,9 +18,9 @@ EGRESS = "kubernetes.io/egress-bandwidth"
 """Limit of what the pod sends, in bits per second, as a Kubernetes quantity. Always allowed."""
 
 _PROTOCOLS = {pb.TCP: "tcp", pb.UDP: "udp", pb.SCTP: "sctp"}
-_UNITS = {"": Fraction(1), "m": Fraction(1, 1000)}
-_UNITS |= {unit: Fraction(1000**power) for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), start=1)}
-_UNITS |= {unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
+_MILLIS: dict[str, int] = {unit: 1000**power for power, unit in enumerate(("m", "", "k", "M", "G", "T", "P", "E"))}
+_MILLIS |= {unit: 1000 * 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
+"""The units of quantities, in thousandths."""
 _NO_HOSTNAME = re.compile("[^A-Za-z0-9._-]")
 _HOSTNAME_BYTES, _DNS_BYTES = 64, 253
 _QUANTITY_BYTES = 32
@@ -86,10 +85,12 @@ def bandwidth(sandbox: pb.PodSandboxConfig, word: str) -> int:
     text = sandbox.annotations.get(word, "")
     if not text:
         return 0
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
+    match = re.fullmatch(r"([0-9]+)(?:\.([0-9]+))?([mkMGTPE]|[KMGTPE]i)?", text)
     if not match or len(text) > _QUANTITY_BYTES:
         raise BadRequest(f"the annotation {word} must be a quantity such as 10M, but it is {short(text)}")
-    bits = int(Fraction(match[1]) * _UNITS[match[2] or ""])
+    decimals = match[2] or ""
+    scale = 1000 * int("1" + "0" * len(decimals))
+    bits = int(match[1] + decimals) * _MILLIS[match[3] or ""] // scale
     if not _LEAST_BITS <= bits <= _MOST_BITS:
         raise BadRequest(f"the annotation {word} must be from 1k to 1P, but it is {text!r}")
     return bits

@@ -3,7 +3,8 @@
 while it serves.
 """
 
-from stage1.linux.host import resident_bytes
+from stage1.linux import mapped
+from stage1.linux.host import private_bytes
 
 _M_ARENA_MAX = -8
 GROWTH_BYTES = 1 << 20
@@ -37,12 +38,13 @@ class Trimmer:
         self._least_bytes = 0
 
     def is_due(self) -> bool:
-        """Whether the process has grown since `trim`, and should be trimmed."""
-        now = resident_bytes()
+        """Whether the process's own memory has grown since `trim`, so that it should be trimmed."""
+        now = private_bytes()
         self._least_bytes = min(self._least_bytes, now)
         return now - self._least_bytes >= GROWTH_BYTES
 
     def trim(self) -> None:
-        """Trim; blocks."""
+        """Trim, and unmap the code that ran since the last time; blocks."""
         trim()
-        self._least_bytes = resident_bytes()
+        mapped.release()
+        self._least_bytes = private_bytes()

@@ -115,10 +115,11 @@ def memory_mib() -> tuple[int, int]:
     return now.total >> 20, now.available >> 20
 
 
-def resident_bytes() -> int:
-    """How much of this process is in memory."""
+def private_bytes() -> int:
+    """How much memory this process has besides pages of files."""
     with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+        resident, of_files = map(int, file.read().split()[1:3])
+    return (resident - of_files) * os.sysconf("SC_PAGESIZE")
 
 
 def cpu_flags(cpuinfo: str) -> "Sequence[str]":

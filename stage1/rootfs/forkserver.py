@@ -18,7 +18,7 @@ import sys
 from typing import NamedTuple
 
 from stage1.errors import KernelError
-from stage1.linux import confine, namespace, process, sandbox
+from stage1.linux import confine, mapped, namespace, process, sandbox
 from stage1.rootfs import child
 from stage1.rootfs.answers import DESCRIPTORS
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _COULD_NOT_START = 125
 _MOST_FILES = 1 << 30
+_PAUSE_MS = 1000
+"""Without a request for so long, the server gives memory back that the next one need not have."""
 _LIFE = 3
 """A child's descriptor behind the standard ones, until it is confined."""
 
@@ -61,8 +63,12 @@ class _Server:
 
     def serve(self) -> None:
         """Serve until no client is left; then all children end."""
+        pause_ms: int | None = _PAUSE_MS
         while True:
-            ready = {fd for fd, _ in self._poll.poll()}
+            ready = {fd for fd, _ in self._poll.poll(pause_ms)}
+            if not ready:
+                mapped.release()
+            pause_ms = _PAUSE_MS if ready else None
             for fd in ready & self._children.keys():
                 self._end_child(fd)
             # Last, since a new child's descriptors may have the numbers of one that has just ended.

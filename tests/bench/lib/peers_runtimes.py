@@ -20,6 +20,7 @@ from grpc import aio
 
 from stage1 import engine
 from stage1.linux import cgroup, mount
+from tests.bench.lib import footprint
 from tests.cri.conftest import Client
 from tests.fakes.outer_net import BIN_DIR, OuterNet
 from tests.fakes.patience import PATIENCE
@@ -111,13 +112,10 @@ def group_ms(group: str) -> float:
     return int(fields["usage_usec"]) / 1000
 
 
-def rss_mib(group: str) -> float:
-    """Memory of all that are in it, what they share counted once for each."""
-    total = 0
-    for pid in cgroup.members(group):
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    return total / 1024
+def memory_mib(group: str) -> dict[str, float]:
+    """Memory of all that are in it: `rss_mib` has what they share once for each of them, `pss_mib` once in all."""
+    sizes = [footprint.rollup(pid) for pid in cgroup.members(group)]
+    return {f"{kind.lower()}_mib": round(sum(size[kind] for size in sizes) / 1024, 1) for kind in ("Rss", "Pss")}
 
 
 def of_vmm(pid: int) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from tests.bench.lib.peers_runtimes import Runtime, group_ms, rss_mib
+from tests.bench.lib.peers_runtimes import Runtime, group_ms, memory_mib
 from tests.cri.conftest import Client
 
 IDLE = ("sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait")
@@ -50,6 +50,8 @@ class Size(NamedTuple):
     rounds: int = 8
     pods: int = 20
     """That are listed."""
+    idle_pods: int = 30
+    """That there are while the runtimes are idle."""
     execs: int = 50
     at_once: int = 10
     pulls: int = 7
@@ -61,7 +63,7 @@ class Size(NamedTuple):
     """Roughly, of the whole run."""
 
 
-QUICK = Size(rounds=4, pods=4, execs=8, at_once=3, pulls=5, waves=1, log_mib=4, idle_s=3.0, limit_s=150.0)
+QUICK = Size(rounds=4, pods=4, idle_pods=4, execs=8, at_once=3, pulls=5, waves=1, log_mib=4, idle_s=3.0, limit_s=150.0)
 
 
 class Samples:
@@ -178,22 +180,25 @@ async def _ended(cri: Client, container: str) -> None:
 
 
 async def _idle(runtime: Runtime, seconds: float) -> dict[str, float]:
-    """What the runtime itself takes while nobody asks for anything: percent of a processor, and memory."""
+    """What the runtime itself takes while nobody asks for anything, helpers and shims included: percent of a processor,
+    and memory.
+    """
     await asyncio.sleep(STATS_S)  # what follows the last start is done
     before, begun = group_ms(runtime.group), time.perf_counter()
     await asyncio.sleep(seconds)
     used = (group_ms(runtime.group) - before) / (time.perf_counter() - begun) / 10
-    return {"cpu_percent": round(used, 2), "rss_mib": round(rss_mib(runtime.group), 1)}
+    return {"cpu_percent": round(used, 2), **memory_mib(runtime.group)}
 
 
 async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, until: float) -> None:
     """With so many pods of one container in each."""
-    made = {one.name: await _pods(one, size.pods, "listed") for one in runtimes}
+    made = {one.name: await _pods(one, size.idle_pods, "listed") for one in runtimes}
     for runtime in runtimes:
         for number, pod in enumerate(made[runtime.name]):
             await _container(Samples(), runtime, pod=pod, name=f"listed-{number}")
     for runtime in runtimes:
         samples.idle[runtime.name] = await _idle(runtime, size.idle_s)
+        await _remove(runtime, made[runtime.name][size.pods :])
     for number in range(size.rounds):
         if number and time.monotonic() > until:
             break
@@ -202,7 +207,7 @@ async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, un
                 await samples.call(runtime, name)
         await asyncio.sleep(STATS_S)
     for runtime in runtimes:
-        await _remove(runtime, made[runtime.name])
+        await _remove(runtime, made[runtime.name][: size.pods])
 
 
 async def all_of(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, image: str, only: str = "") -> None:

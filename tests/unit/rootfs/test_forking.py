@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,26 @@ def test_children_are_side_by_side_and_apart(server: ForkServer) -> None:
     assert second.ask(NAMES, b'{"manifests": []}') == {}
     second.close()
     assert children(pid_of(server)) == set()
+
+
+def file_kib(pid: int) -> int:
+    """What is in memory of the files that a process has mapped."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssFile:")))
+
+
+def test_a_server_that_waits_lets_go_of_the_code_that_it_ran_and_goes_on(server: ForkServer) -> None:
+    one = worker(server)
+    assert one.ask(NAMES, b'{"manifests": []}') == {}
+    pid, full, until = pid_of(server), file_kib(pid_of(server)), time.monotonic() + 10 * PATIENCE
+    while file_kib(pid) > full / 2:
+        assert time.monotonic() < until, f"it keeps {file_kib(pid)} of {full} KiB"
+        time.sleep(0.1)
+    assert one.ask(NAMES, b'{"manifests": []}') == {}
+    one.close()
+    two = worker(server)
+    assert two.ask(NAMES, b'{"manifests": []}') == {}
+    two.close()
 
 
 def test_an_abandoned_child_is_killed(server: ForkServer) -> None:
