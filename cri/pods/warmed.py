@@ -25,6 +25,7 @@ from cri.threads import run_uncancellable
 from stage1 import checkpoint as files_of
 from stage1 import saved
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported, WrongState
+from stage1.linux.beneath import NotPlain
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
@@ -179,8 +180,9 @@ class Warmed:
             lent = await run_uncancellable(self._store.lend, namespace, name, borrower=pod.id)
             given = await pod.tools.run_in_bulk(self._given, namespace, name, path=lent)
             await copies.bring_up(pod, lent, given=given)
-        except (BadRequest, NotFound, WrongState, Unsupported) as error:
-            raise WrongState(f"the template {namespace}/{name} can't be used: {error}") from None
+        except (BadRequest, NotFound, WrongState, Unsupported, NotPlain) as error:
+            why = str(error).replace(self._store.lent(pod.id), f"{self._store.top}/{namespace}/{name}")
+            raise WrongState(f"the template {namespace}/{name} can't be used: {why}") from None
         finally:
             await run_uncancellable(self._give_back, pod.id)
 

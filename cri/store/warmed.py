@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NoSpace, NotFound
 from stage1.linux import beneath, files
@@ -98,19 +99,26 @@ class WarmedStore:
 
     def lend(self, namespace: str, name: str, *, borrower: str) -> str:
         """A directory with the same files, as far as they are there, for the pod with the id `borrower`. Undo:
-        `give_back`. Raises NotFound, BadRequest when others may write to it, NoSpace, KernelError.
+        `give_back`. Raises NotFound, BadRequest when others may write to it, NotPlain, NoSpace, KernelError.
         """
-        path, lent = self.path(namespace, name), f"{self.top}/{_LENT}/{borrower}"
+        path, lent = self.path(namespace, name), self.lent(borrower)
         place.check_directory(path)
         files.make_dirs(lent, 0o700)
+        there = _files(path)
         for file in _FILES:
+            if file in there:
+                beneath.require(f"{path}/{file}", there[file].st_mode, stat.S_IFREG)
             with contextlib.suppress(FileNotFoundError), Guard("link", f"{path}/{file}"):
                 os.link(f"{path}/{file}", f"{lent}/{file}", follow_symlinks=False)
         return lent
 
+    def lent(self, borrower: str) -> str:
+        """The path of the directory that `lend` makes."""
+        return f"{self.top}/{_LENT}/{borrower}"
+
     def give_back(self, borrower: str) -> None:
         """Undo `lend`. Idempotent. Raises KernelError."""
-        files.remove_tree(f"{self.top}/{_LENT}/{borrower}")
+        files.remove_tree(self.lent(borrower))
 
     def remove(self, namespace: str, name: str) -> None:
         """Remove a template, which can't be found any more when this returns; its copies have their own files. Raises
@@ -166,8 +174,15 @@ def _files(path: str) -> dict[str, os.stat_result]:
 
 
 def _directories(path: str) -> list[str]:
+    """Names of the directories in it, none when it does not exist. Raises NotPlain when it is none, KernelError."""
     try:
         with Guard("list", path), os.scandir(path) as entries:
             return sorted(one.name for one in entries if one.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
+    except KernelError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        above = os.path.dirname(path)
+        odd = path if os.path.isdir(above) else above
+        raise beneath.no_directory(odd, number=error.errno) from None

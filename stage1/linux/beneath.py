@@ -59,6 +59,12 @@ def kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
 
 
+def no_directory(path: str, *, number: int) -> NotPlain:
+    """The error of what is at `path`, where a directory must be."""
+    what = kind(os.lstat(path).st_mode) if os.path.lexists(path) else "absent"
+    return NotPlain(path, f"is {what}, but must be {kind(stat.S_IFDIR)}", number=number)
+
+
 class Root:
     """`with Root(path) as root:` all other paths are relative to that directory, which is held open.
 

@@ -165,7 +165,9 @@ def existing(path: str) -> str:
 
 
 def make_dirs(path: str, mode: int) -> None:
-    """Make `path` and its missing parents; the directories made get `mode`, independent of the umask."""
+    """Make `path` and its missing parents; the directories made get `mode`, independent of the umask. Raises NotPlain
+    when something else is there, NoSpace, KernelError.
+    """
     if os.path.isdir(path):
         return
     make_dirs(os.path.dirname(path.rstrip("/")) or ".", mode)
@@ -173,9 +175,11 @@ def make_dirs(path: str, mode: int) -> None:
         try:
             os.mkdir(path, mode)
             os.chmod(path, mode)
-        except FileExistsError:
+        except FileExistsError as error:
             if not os.path.isdir(path):
-                raise
+                from stage1.linux import beneath  # it is made of this module
+
+                raise beneath.no_directory(path, number=errno.EEXIST) from error
 
 
 def remove_tree(path: str) -> None:

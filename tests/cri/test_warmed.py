@@ -17,6 +17,7 @@ from cri.store import checkpoints
 from cri.store.checkpoints import Manifest, Part, SavedContainer, SavedPod
 from cri.store.warmed import DIRECTORY
 from stage1.rootfs import checkpoint as place
+from stage1.saved import FORKS
 
 from .command_rig import Ended, command
 from .conftest import Client, World
@@ -191,6 +192,25 @@ def _add(path: Path) -> None:
     (path / place.DISK).write_bytes(b"x")
 
 
+def _circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _instead(make: Callable[[Path], object], *names: str) -> Callable[[Path], None]:
+    """In place of a file of the template there is something else."""
+
+    def change(path: Path) -> None:
+        for name in names:
+            (path / name).unlink()
+            make(path / name)
+
+    return change
+
+
 def _replaced(old: bytes, new: bytes) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         manifest = path / place.MANIFEST
@@ -210,7 +230,45 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
     (_replaced(b'{"v"', b'["v"'), "can't be parsed"),
     (_replaced(b'"namespace":"default"', b'"namespace":"kube-sys"'), "consented"),
     (lambda path: path.chmod(0o777), "0700"),
+    (lambda path: os.chown(path, 1, 1), "0700"),
+    (_instead(lambda path: None, place.MANIFEST), "no manifest.json"),
+    *(
+        (_instead(make, name), f"warm/{name} is {word}")
+        for name in (place.GUEST, place.MANIFEST)
+        for make, word in ((Path.mkdir, "a directory"), (os.mkfifo, "a FIFO"), (_link, "a symbolic link"))
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("make", "word"), [(Path.touch, "a regular file"), (os.mkfifo, "a FIFO"), (_circle, "a symbolic link")]
+)
+@pytest.mark.parametrize("odd", ["", "default", ".lent"])
+async def test_something_else_in_place_of_a_directory_is_a_sentence(
+    world: World, make: Callable[[Path], object], word: str, odd: str
+) -> None:
+    async with world.daemon() as cri:
+        saved(world, (await cri("ListImages")).images[0].id)
+        path = top(world) / odd if odd else top(world)
+        shutil.rmtree(path, ignore_errors=True)
+        make(path)
+        code, text = await of_template(cri)
+        assert code == "FAILED_PRECONDITION" and f"{path} is {word}, but must be a directory" in text
+        assert (await cri("ListPodSandbox")).items == []
+        path.unlink()
+
+
+@pytest.mark.parametrize(("make", "word"), [(Path.touch, "a regular file"), (_circle, "a symbolic link")])
+async def test_something_else_in_place_of_the_directory_of_copies_is_a_sentence(
+    world: World, make: Callable[[Path], object], word: str
+) -> None:
+    path = Path(world.config.state_dir, FORKS)
+    make(path)
+    async with world.daemon() as cri:
+        await cri.pod("web", annotations={FORKABLE: "true"})
+        code, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "web"}))
+        assert code == "FAILED_PRECONDITION" and f"{path} is {word}, but must be a directory" in text
+        assert len((await cri("ListPodSandbox")).items) == 1
 
 
 async def test_a_different_machine_is_reported(world: World) -> None:

@@ -94,7 +94,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/store/workshop.py": dict.fromkeys(("os.listdir", "os.path.exists"), IMAGES),
     "cri/store/warmed.py": dict.fromkeys(
-        ("files.make_dirs", "files.remove_tree", "os.link", "os.rename", "os.scandir"), STATE
+        ("files.make_dirs", "files.remove_tree", "os.link", "os.path.isdir", "os.rename", "os.scandir"), STATE
     ),
     "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "files.unlink"), STATE),
     "cri/store/integrity.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
@@ -115,7 +115,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/prewarmed.py": {"os.stat": HOST},
     "stage1/engine.py": {"files.make_dirs": OURS},
     "stage1/linux/affinity.py": dict.fromkeys(("files.read", "os.listdir"), HOST),
-    "stage1/linux/beneath.py": {"os.open": SELF},
+    "stage1/linux/beneath.py": dict.fromkeys(("os.lstat", "os.open", "os.path.lexists"), SELF),
     "stage1/linux/in_root.py": {"os.open": SELF},
     "stage1/linux/cgroup.py": dict.fromkeys(
         ("files.read", "open", "os.access", "os.makedirs", "os.path.exists", "os.path.isdir", "os.rmdir", "os.walk"),
@@ -303,7 +303,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/template_manifest.py": dict.fromkeys(("files.read", "os.rename", "os.stat", "os.utime"), STATE),
     "stage1/vm/template_store.py": dict.fromkeys(
         """files.make_dirs files.read files.remove_tree files.unlink files.write_atomic open os.chmod os.chown
-        os.listdir os.mkdir os.path.isdir os.rename os.stat os.statvfs""".split(),
+        os.listdir os.lstat os.mkdir os.path.isdir os.rename os.stat os.statvfs""".split(),
         STATE,
     ),
     "stage1/vm/slots.py": dict.fromkeys(
