@@ -8,6 +8,7 @@ jail shows it to.
 """
 
 import os
+import stat
 import time
 
 from stage1.errors import NoSpace, VmFailed
@@ -222,7 +223,12 @@ def _require_space(top: str, memory_bytes: int) -> None:
 
 
 def _check(template: Template) -> None:
-    """Raise VmFailed when it is not as it was made."""
+    """Raise VmFailed when it is not as it was made, or others than its user may change it."""
+    kinds = ((template.directory, stat.S_IFDIR), (template.ram, stat.S_IFREG), (template.state, stat.S_IFREG))
+    for path, kind in kinds:
+        status = os.lstat(path)
+        if stat.S_IFMT(status.st_mode) != kind or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise VmFailed(f"the template {template.directory} is damaged: {path} can be changed by others")
     manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
     for name, path in (("ram", template.ram), ("state", template.state)):
         if manifest.digests.get(name) != digest(path):

@@ -4,7 +4,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,25 @@ def test_one_that_is_damaged_is_removed(store: Store, file: str, how: str) -> No
     except VmFailed:
         assert store.names() == []
     assert template is None
+
+
+def _linked(path: str) -> None:
+    os.rename(path, f"{path}-elsewhere")
+    os.symlink(f"{path}-elsewhere", path)
+
+
+@pytest.mark.parametrize("file", ["", "/ram", "/state"])
+@pytest.mark.parametrize(
+    "how",
+    [lambda path: os.chown(path, 1, 1), lambda path: os.chmod(path, 0o777), _linked],
+    ids=["given", "open", "linked"],
+)
+def test_one_that_others_may_change_is_removed(store: Store, file: str, how: Callable[[str], None]) -> None:
+    there = made(store, "a")
+    how(f"{there.directory}{file}")
+    with pytest.raises(VmFailed, match=f"a{file} can be changed"):
+        Store(store.top).find("a")
+    assert not os.path.lexists(there.directory) and Store(store.top).find("a") is None
 
 
 def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
