@@ -42,8 +42,12 @@ _SIGNALLED, _NOT_STARTED = 128, (125, 126, 127)
 _FENCES = ("setpriv: ", "unshare: ", "prlimit: ", "env: ")
 """The prefixes of messages of the programs in `sandbox.command`."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""A frame of zstd that is no data has this behind a byte from 0x50 to 0x5f. A blob may begin with one."""
 _GUNZIPS = (["igzip", "-dcq"], ["gzip", "-dc"])
 """The first one, of ISA-L, takes a third of the time. It ignores what follows the last member, which is no layer's."""
+_NAMELESS = "(null)"
+"""In the place of a file's name in messages of igzip about its standard input."""
 _FREE_BYTES = 64 << 20
 """A layer may have these whatever its blob's size is: tar pads small files with zeros."""
 _BASE_TIMEOUT_S, _BYTES_PER_S = 60.0, 5_000_000
@@ -165,7 +169,7 @@ def _unpacked(work: _Work) -> "Chunks":
     magic = os.pread(work.fd, 4, 0)
     if magic.startswith(_GZIP):
         return _decompressed(work, _GUNZIPS)
-    if magic == _ZSTD:
+    if magic == _ZSTD or (magic[1:] == _SKIPPABLE and magic[0] >> 4 == 5):
         return _decompressed(work, (["zstd", "-dcq", "--long=31"],))
     return _given(_read(work.fd, work.blob.path, stop=work.rules.stop), work.taker)
 
@@ -199,4 +203,6 @@ def _failure(blob: Blob, program: str, *, kind: str, ended: supervise.Ended) -> 
     if ended.code in _NOT_STARTED or ended.last.startswith(_FENCES):
         return PodError(f"{blob.title} can't be unpacked: {program} did not start (status {ended.code}: {ended.last})")
     reason = ended.last.rpartition(": ")[2] or f"{program} ended with status {ended.code}"
+    if _NAMELESS in reason:
+        reason = "it is incomplete" if "complete" in reason else "it is damaged"
     return Corrupt(f"{blob.title} is not valid {kind}: {reason}; push it again")

@@ -18,7 +18,7 @@ from stage1.rootfs.blob import Blob, _failure
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.layers import Place, convert
-from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, digest, directory, file, tar
+from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, digest, directory, file, tar, zstd
 
 Setting = tuple[Place, Path]
 
@@ -51,6 +51,19 @@ def test_every_compression_gives_the_same_blob(compression: str, place: Place, t
     )
     assert not os.listdir(place.work_dir)
     assert sorted(os.path.splitext(n)[1] for n in os.listdir(place.layers_dir)) == [".erofs", ".json", ".seal"]
+
+
+@pytest.mark.parametrize("kind", [0x50, 0x5F])
+@pytest.mark.parametrize("length", [0, 5])
+def test_a_zstd_blob_may_begin_and_end_with_a_frame_that_is_skipped(
+    kind: int, length: int, place: Place, tmp_path: Path
+) -> None:
+    skipped = bytes((kind, 0x2A, 0x4D, 0x18, length, 0, 0, 0)) + b"x" * length
+    data = skipped + zstd(GOOD) + skipped
+    path = tmp_path / "odd"
+    path.write_bytes(data)
+    with Image(convert(Blob(str(path), digest(data), digest(GOOD)), place)) as image:
+        assert image.find("a")
 
 
 def test_a_blob_is_the_same_bytes_each_time(place: Place, tmp_path: Path) -> None:
@@ -210,6 +223,13 @@ def test_a_diff_id_that_is_no_digest_never_becomes_a_file_name(diff_id: str, pla
         (1, "gzip: stdin: unexpected end of file", Corrupt, "is not valid gzip: unexpected end of file"),
         (1, "/*stdin*\\ : Read error (39) : premature end", Corrupt, "is not valid gzip: premature end"),
         (1, "", Corrupt, "is not valid gzip: gzip ended with status 1"),
+        (
+            1,
+            "igzip: Error (null) does not contain a complete gzip file",
+            Corrupt,
+            "is not valid gzip: it is incomplete;",
+        ),
+        (1, "igzip: Error encountered while decompressing file (null)", Corrupt, "is not valid gzip: it is damaged;"),
         (159, "", Corrupt, "is not valid gzip: gzip ended by signal 31"),
         (
             1,
