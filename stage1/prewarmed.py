@@ -10,7 +10,7 @@ import os
 from stage1 import engine, machine, placement
 from stage1.engine import Host, Prepared
 from stage1.errors import VmFailed
-from stage1.net import attach, pool_slot
+from stage1.net import attach, pool_slot, reservation
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -33,6 +33,13 @@ def prepare(pod: Pod, host: Host, *, devices: int = 1) -> Prepared:
     return engine.prepare(pod, host, attach=reserve)
 
 
+def reserve(pod: Pod, host: Host) -> bool:
+    """Call the plugin that needs nothing of the pod that will claim the slot, which has the id of `pod`; whether there
+    is one. Undo: `engine.clean_up`. Raises NetworkFailed, KernelError; the slot can be claimed all the same.
+    """
+    return host.network is not None and reservation.make(pod, engine.pod_directory(host, pod.id), settings=host.network)
+
+
 def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -> PodNetwork | None:
     """Give the VM that was prepared under the pod's id the pod's network; `record` is to follow. `wake` is called when
     the plugins have ended: the guest gets its configuration in a moment.
@@ -45,10 +52,10 @@ def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -
     if not _is_there(netns_path(pod.id)):
         raise VmFailed(f"the network namespace {netns_path(pod.id)} of a prewarmed VM is gone; create the pod again")
 
-    def join() -> PodNetwork:
+    def join(is_held: bool) -> PodNetwork:
         if wake:
             wake()
-        return pool_slot.join(is_free=pod.allow_spoofing)
+        return pool_slot.join(is_held, is_free=pod.allow_spoofing)
 
     return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=join)
 

@@ -79,9 +79,10 @@ async def without_guest(pod: LivePod) -> None:
         await own_kernel.take_over(pod)
 
 
-async def prewarm(pod: LivePod) -> None:
+async def prewarm(pod: LivePod, *, with_network: bool = False) -> bool:
     """Boot a VM as far as it can be without a request, and let its guest warm up, or begin a copy of one that has;
-    `claim` is the rest.
+    `claim` is the rest. Whether it has the part of a network that does not depend on the request, which is made if that
+    is possible.
     """
     async with _rolled_back(pod):
         prepared = await run_uncancellable(prewarmed.prepare, pod.record.pod, pod.tools.host)
@@ -90,6 +91,15 @@ async def prewarm(pod: LivePod) -> None:
             await _start(pod, copy or prepared, limit_s=pod.tools.boot_timeout_s)
         for warm_up in () if copy else warm_ups(prepared.network):
             await pod.call(warm_up)
+        return with_network and await _reserve(pod)
+
+
+async def _reserve(pod: LivePod) -> bool:
+    try:
+        return await pod.run_in_pool(prewarmed.reserve, pod.record.pod, pod.tools.host)
+    except PodError as error:  # who claims it hears of it, if it lasts
+        log.warning("pool.network", extra={"pod": pod.id, "error": str(error)})
+        return False
 
 
 async def _copy_of(pod: LivePod, prepared: engine.Prepared, *, waits: bool = False) -> engine.Prepared | None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.pool")
 
 Make = Callable[[PodRecord], "LivePod"]
+WITHOUT_NETWORK_S = 60.0
+"""How long slots are filled without a network after a pod got none."""
 
 
 class Pool:
@@ -41,18 +43,21 @@ class Pool:
         self._ending: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("booted", "taken", "missed", "died", "failed", "unfit"), 0)
         self._starting, self._failures = 0, 0
-        self._started_s = self._failed_s = -math.inf
+        self._started_s = self._failed_s = self._network_from_s = -math.inf
+        self._has_network = self._is_closed = False
+        self._renewing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def open(self, plain: "Pod") -> None:
         """Begin to fill the slots: `plain` is a pod that asks for nothing special. The event loop must run."""
         if self._bounds.size:
-            self._plain = plain
+            self._plain, self._is_closed = plain, False
             self._task = asyncio.get_running_loop().create_task(self._refill(), name="pool")
 
     async def replace(self, plain: "Pod") -> None:
         """Fill slots with VMs for pods as `plain` from now on, and end others. Without effect unless it is open."""
+        await self._renewed()
         if self._task is not None and self._plain is not None and not fit.fits(plain, self._plain):
             await self.close()
             self.open(plain)
@@ -99,6 +104,25 @@ class Pool:
         self._count("died")
         log.warning("pool.died", extra={"error": str(why)})
 
+    def network_failed(self) -> None:
+        """A pod got no network, perhaps since slots have the last addresses: end their VMs, and let others wait without
+        for a while.
+        """
+        self._network_from_s = time.monotonic() + WITHOUT_NETWORK_S
+        if self._has_network and self._plain is not None and self._task is not None:
+            self._has_network = False
+            renewal = self._renew(self._plain)
+            self._renewing = asyncio.get_running_loop().create_task(renewal, name="pool without networks")
+
+    async def _renew(self, plain: "Pod") -> None:
+        await self._drain()
+        if not self._is_closed:
+            self.open(plain)
+
+    async def _renewed(self) -> None:
+        if self._renewing is not None:
+            await asyncio.wait({self._renewing})
+
     async def disable(self, why: PodError) -> None:
         """The pods' network can't be joined by prewarmed VMs: end them all, until the daemon is restarted."""
         self._count("unfit")
@@ -107,6 +131,11 @@ class Pool:
 
     async def close(self) -> None:
         """End all VMs in slots, also one that is booting. Idempotent."""
+        self._is_closed = True
+        await self._renewed()
+        await self._drain()
+
+    async def _drain(self) -> None:
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
@@ -155,7 +184,8 @@ class Pool:
         anonymous = self._plain._replace(id=pod_id, name=pod_id[:13], namespace="pool")
         pod = self._make(PodRecord(anonymous, b"", "", time.time_ns()))
         try:
-            await boot.prewarm(pod)
+            if await boot.prewarm(pod, with_network=time.monotonic() >= self._network_from_s):
+                self._has_network = True
         except (PodError, OSError) as error:
             self._failures, self._failed_s = self._failures + 1, time.monotonic()
             self._count("failed")

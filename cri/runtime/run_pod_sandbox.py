@@ -39,6 +39,7 @@ async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable
         return await node.pods.run(record, asked, failed=failed, bring_up=bring_up)
     except NetworkFailed:
         node.network.failed()
+        node.pods.pool.network_failed()
         raise
 
 

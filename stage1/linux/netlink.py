@@ -102,6 +102,15 @@ class Netlink:
                     raise failure("netlink", -struct.unpack_from("=i", part)[0], what)
                 yield part
 
+    def get(self, kind: int, body: bytes, *, what: str) -> bytes:
+        """The body of the one object that this asks for. Raises KernelError about `what`."""
+        with Guard("netlink", what):
+            self._socket.send(HEADER.pack(HEADER.size + len(body), kind, REQUEST, 0, 0) + body)
+        ((seen, answer),) = self._receive(what)
+        if seen == _ERROR:
+            raise failure("netlink", -struct.unpack_from("=i", answer)[0], what)
+        return answer
+
     def _receive(self, what: str) -> "Iterator[tuple[int, bytes]]":
         with Guard("netlink", what):
             data = self._socket.recv(_BUFFER_BYTES)

@@ -12,6 +12,7 @@ from stage1.net.lock import AttachLock
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
+from stage1.net.settings import IFNAME as IFNAME
 from stage1.net.settings import Settings as Settings
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
@@ -21,10 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Connect = Callable[[], PodNetwork]
+    Connect = Callable[[bool], PodNetwork]
 
-IFNAME = "eth0"
-"""Of the first network; the others are eth1 and so on."""
 TRIES = 3
 """Of StopPodSandbox, before a DEL is deferred (`deferred`). The earlier ones fail, so that people hear of it."""
 
@@ -34,8 +33,8 @@ def attach(
 ) -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Rolled back when it fails.
 
-    `join` is that of pool_slot, which has made the netns and its tap already; then `note` is to follow. Without taps
-    it is for processes in the netns, not a guest.
+    `join` is that of pool_slot, which has made the netns and its tap already, and perhaps (`reservation`) a device;
+    then `note` is to follow. Without taps it is for processes in the netns, not a guest.
 
     Raises:
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
@@ -73,10 +72,15 @@ def make(
         try:
             if not is_pool_slot:
                 record.link(directory, path)  # first: by it, what is written from now on is found and removed
-            record.begin(path, plan)
-            if not is_pool_slot:
+                record.begin(path, plan)
                 namespace.make_net(plan.netns)
-            return _fill(path, plan, connect=connect or _usual(), is_pool_slot=is_pool_slot)
+                return _fill(path, plan, connect=connect or _usual())
+            from stage1.net import reservation  # imported late, to keep other starts fast
+
+            plan, is_held = reservation.continued(path, plan)
+            record.begin(path, plan)
+            seen, _ = _called(path, plan, connect=connect or _usual(), is_held=is_held)
+            return seen
         except BaseException as error:
             _undo(directory, error)
             raise
@@ -86,8 +90,8 @@ def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Connect":
     from stage1.net import tap_links  # pods without a network shall not pay for it
 
     if not with_taps:
-        return tap_links.as_they_are
-    return lambda: tap_links.join_all(is_free=is_free)
+        return lambda _: tap_links.as_they_are()
+    return lambda _: tap_links.join_all(is_free=is_free)
 
 
 def _undo(directory: str, error: BaseException) -> None:
@@ -100,7 +104,16 @@ def _undo(directory: str, error: BaseException) -> None:
         error.add_note(f"and {problem}")
 
 
-def _fill(path: str, plan: Record, *, connect: "Connect", is_pool_slot: bool) -> PodNetwork:
+def _fill(path: str, plan: Record, *, connect: "Connect") -> PodNetwork:
+    seen, made = _called(path, plan, connect=connect)
+    _settle(path, made._replace(seen=seen), save=record.save)
+    return seen
+
+
+def _called(path: str, plan: Record, *, connect: "Connect", is_held: bool = False) -> tuple[PodNetwork, Record]:
+    """Call the plugins and connect; what the pod has, and the record with all results. If the network `is_held`, its
+    first plugin was called already.
+    """
     runner, made = Runner(plan.bin_dirs, plan.limit_s), plan
     results = []
     for number, one in enumerate(plan.attachments):
@@ -112,13 +125,10 @@ def _fill(path: str, plan: Record, *, connect: "Connect", is_pool_slot: bool) ->
             made = made._replace(attachments=tuple(attachments))
             record.save(path, made)
 
-        results.append(runner.add(one.network, one.call, done=done))
+        results.append(runner.add(one.network, one.call, done=done, first=one.result))
     with namespace.inside_net(plan.netns):
-        seen = _with_results(connect(), results)
-    seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
-    if not is_pool_slot:
-        _settle(path, made._replace(seen=seen), save=record.save)
-    return seen
+        seen = _with_results(connect(is_held), results)
+    return seen._replace(networks=tuple(one.network.name for one in plan.attachments)), made
 
 
 def _settle(path: str, known: Record, *, save: "Callable[[str, Record], None]") -> None:

@@ -40,17 +40,27 @@ class Runner:
         left_s = max(self._until - time.monotonic(), LEAST_S) if self._until else self.limit_s
         return min(left_s, self.limit_s)
 
-    def add(self, network: Network, call: Call, *, done: "Callable[[Document], None]") -> Document:
-        """ADD by each plugin; `done` is called with each result as soon as there is one. Undo: `delete`.
+    def add(
+        self, network: Network, call: Call, *, done: "Callable[[Document], None]", first: Document | None = None
+    ) -> Document:
+        """ADD by each plugin, but not by the first one if there is its result (`first`); `done` is called with each
+        result as soon as there is one. Undo: `delete`.
 
         Raises NetworkFailed when a plugin fails; the others' results stay for `delete`.
         """
-        previous: Document | None = None
-        for plugin in network.plugins:
-            answer = self._run("ADD", network, plugin=plugin, call=call, previous=previous)
-            previous = protocol.result(answer, _who(plugin, network))
+        previous = first
+        for plugin in network.plugins[0 if first is None else 1 :]:
+            previous = self._add(network, plugin, call=call, previous=previous)
             done(previous)
         return previous or {}
+
+    def add_first(self, network: Network, call: Call) -> Document:
+        """ADD by the first plugin alone. Undo: `delete`. Raises NetworkFailed."""
+        return self._add(network, network.plugins[0], call=call, previous=None)
+
+    def _add(self, network: Network, plugin: Document, *, call: Call, previous: Document | None) -> Document:
+        answer = self._run("ADD", network, plugin=plugin, call=call, previous=previous)
+        return protocol.result(answer, _who(plugin, network))
 
     def delete(
         self, network: Network, call: Call, *, previous: Document | None, done: tuple[int, ...] = (), is_lost: bool

@@ -40,9 +40,9 @@ def prepare(pod_id: str, directory: str, *, settings: Settings, devices: int = 1
     return PodNetwork(interfaces)
 
 
-def join(*, is_free: bool = False) -> PodNetwork:
+def join(is_held: bool = False, *, is_free: bool = False) -> PodNetwork:
     """Connect in the pod's netns, now the current one: the device that the plugins made and the tap become one line, on
-    which the pod sends what is its own, or everything if it `is_free`.
+    which the pod sends what is its own, or everything if it `is_free`. If it `is_held`, `reservation` has made it.
 
     Raises Unsupported when they made more devices than one, which a guest that runs already can't get, NetworkFailed.
     """
@@ -56,5 +56,5 @@ def join(*, is_free: bool = False) -> PodNetwork:
             raise Unsupported(f"a prewarmed VM has one network device, {why}")
         devices = tuple(one._replace(tap=TAP) for one in devices)
         for one in devices:
-            links.join(one, numbers, is_free=is_free)
+            links.join(one, numbers, is_free=is_free, is_held=is_held)
     return tap.network(devices, seen)

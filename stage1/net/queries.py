@@ -6,7 +6,7 @@ them. Called by tap_links and pool_slot. Read-only.
 import _socket
 import struct
 
-from stage1.linux.netlink import Netlink, attributes
+from stage1.linux.netlink import Netlink, attribute, attributes
 from stage1.net import tap
 from stage1.net.protocol import Document
 
@@ -39,6 +39,12 @@ def query(netlink: Netlink) -> tap.Seen:
         _neighbour(body, links) for body in netlink.dump(_GET_NEIGHBOUR, bytes(_NEIGHBOUR.size), what="neighbours")
     )
     return tap.Seen(list(links.values()), routes[_INET], [one for one in neighbours if one], routes[_INET6])
+
+
+def master(netlink: Netlink, name: str) -> int:
+    """The number of the device to which the device of this name belongs, 0 if there is none. Raises KernelError."""
+    answer = netlink.get(_GET_LINK, bytes(_LINK.size) + attribute(3, name.encode() + b"\0"), what=f"the device {name}")
+    return int(_link(answer)[1].get("master", 0))
 
 
 def _link(body: bytes) -> tuple[int, Document]:

@@ -4,6 +4,8 @@
 from typing import NamedTuple
 
 LIMIT_S = 30.0
+IFNAME = "eth0"
+"""Of the first network's device in the pod; the others are eth1 and so on."""
 
 
 class Default(NamedTuple):

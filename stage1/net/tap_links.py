@@ -40,17 +40,22 @@ class TapLinks(Netlink):
         """A tap of that name, up and ready to be joined; its number. Until then all that the guest sends is dropped."""
         tun.make_tap(name)
         index = _socket.if_nametoindex(name)
-        self.ask((messages.ingress(index), messages.drop(index)), what=f"filter what {name} receives ({_NEEDS})")
+        self.hold(index, name)
         self.ask((messages.up(index, mtu=mtu, is_mute=os.path.exists(_IPV6)),), what=f"set up {name}")
         return index
 
-    def join(self, device: Interface, numbers: dict[str, int], *, is_free: bool) -> None:
+    def hold(self, index: int, name: str) -> None:
+        """Drop what the device receives until it is joined. Raises KernelError."""
+        self.ask((messages.ingress(index), messages.drop(index)), what=f"filter what {name} receives ({_NEEDS})")
+
+    def join(self, device: Interface, numbers: dict[str, int], *, is_free: bool, is_held: bool = False) -> None:
         """Redirect what the device receives to its tap, and, the other way round, what the pod may send as its own:
-        everything, if it `is_free`. Both devices are in `numbers`.
+        everything, if it `is_free`. Both devices are in `numbers`; the first may be held.
         """
         here, there = numbers[device.name], numbers[device.tap]
         back = messages.redirect(there, here) if is_free else messages.admit(there, here, program=own.program(device))
-        requests = (messages.ingress(here), messages.redirect(here, there), back)
+        first = () if is_held else (messages.ingress(here),)
+        requests = (*first, messages.redirect(here, there), back)
         self.ask(requests, what=f"redirect {device.name} and {device.tap} to each other")
 
 

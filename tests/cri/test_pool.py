@@ -21,6 +21,9 @@ from tests.fakes.patience import PATIENCE
 from .conftest import Client, World
 from .test_network import addresses
 
+UNFIT = {"clearpod.io/memory-mib": "99"}
+"""Annotations of a pod that boots a VM of its own."""
+
 
 @pytest.fixture
 def cni(world: World) -> FakeCni:
@@ -44,6 +47,10 @@ def told(world: World, pod: str) -> messages.Configure:
 def waiting(cri: Client) -> list[str]:
     """Ids of the VMs that wait."""
     return [pod.id for pod in cri.node.pods.pool.pods()]
+
+
+def leases(cni: FakeCni) -> list[str]:
+    return os.listdir(cni.root / "leases")
 
 
 async def test_a_pod_from_the_pool_has_all_that_it_requested(world: World, cni: FakeCni) -> None:
@@ -97,7 +104,7 @@ async def test_a_pod_that_no_vm_fits_boots_its_own(world: World) -> None:
     async with world.daemon() as cri:
         await cri.warmed(1)
         (there,) = waiting(cri)
-        pod = await cri.pod(annotations={"clearpod.io/memory-mib": "99"})
+        pod = await cri.pod(annotations=UNFIT)
         assert pod != there and len(told(world, pod).entropy) == 32
         assert waiting(cri) == [there] and (await cri.pool())["missed"] == 1
 
@@ -315,3 +322,53 @@ async def test_without_a_size_there_is_no_pool(world: World) -> None:
     async with world.daemon() as cri:
         await cri.pod()
         assert set((await cri.pool()).values()) == {0}
+
+
+async def test_a_pod_that_waited_has_the_address_that_its_slot_has_reserved(world: World, cni: FakeCni) -> None:
+    cni.make_first_reservable()
+    world.warm(1)
+    async with world.daemon() as cri:
+        await cri.warmed(1)
+        assert cni.calls() == ["ADD bridge"]
+        pod = await cri.pod()
+        assert cni.calls() == ["ADD second"] and await addresses(cri, pod) == ("10.9.0.5", "fd09::5")
+        await cri.warmed(1)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert cni.calls() == ["ADD bridge", "DEL second", "DEL bridge"]
+    assert cni.calls() == ["DEL bridge"] and world.left_over() == [] and cni.left_over() == []
+
+
+async def test_slots_give_up_their_addresses_when_a_pod_gets_none(world: World, cni: FakeCni) -> None:
+    cni.make_first_reservable()
+    world.warm(1)
+    async with world.daemon() as cri:
+        await cri.warmed(1)
+        (former,) = waiting(cri)
+        cni.trouble("bridge", "ADD", "exit 1")
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations=UNFIT))
+        assert code == "UNKNOWN" and "plugin 'bridge'" in sentence
+        async with asyncio.timeout(20 * PATIENCE):
+            while former in waiting(cri) or not waiting(cri):
+                await asyncio.sleep(0.01)
+        assert leases(cni) == [], "and no slot is filled with another address now"
+        (cni.root / "trouble-bridge-ADD").unlink()
+        cni.calls()
+        assert await cri.pod(annotations=UNFIT)
+        assert await cri.pod("second") and cni.calls() == ["ADD bridge", "ADD second"] * 2
+    async with world.daemon() as cri:
+        for one in (await cri("ListPodSandbox")).items:
+            await cri("RemovePodSandbox", pod_sandbox_id=one.id)
+    assert world.left_over() == [] and cni.left_over() == []
+
+
+async def test_a_slot_whose_plugin_fails_waits_without_a_network(world: World, cni: FakeCni) -> None:
+    cni.make_first_reservable()
+    cni.trouble("bridge", "ADD", "exit 1")
+    world.warm(1)
+    async with world.daemon() as cri:
+        counts = await cri.warmed(1)
+        assert (counts["booted"], counts["failed"]) == (1, 0) and leases(cni) == []
+        (cni.root / "trouble-bridge-ADD").unlink()
+        (there,) = waiting(cri)
+        assert await cri.pod() == there
+        await cri("RemovePodSandbox", pod_sandbox_id=there)

@@ -81,11 +81,14 @@ async def _lives_with_a_pod(world: World, process: "subprocess.Popen[bytes]") ->
     return True
 
 
+@pytest.mark.parametrize("is_reserved", [False, True])
 @pytest.mark.parametrize("when", ["filling", "handing over"])
 async def test_a_daemon_that_dies_between_any_two_steps_leaves_nothing_to_the_next(
-    world: World, cni: FakeCni, when: str, monkeypatch: pytest.MonkeyPatch
+    world: World, cni: FakeCni, when: str, monkeypatch: pytest.MonkeyPatch, *, is_reserved: bool
 ) -> None:
     machine, begins, deaths = Machine(world, cni), world.root / "die", 0
+    if is_reserved:
+        cni.make_first_reservable()
     while True:
         monkeypatch.setenv("WARM", str(SIZE))
         monkeypatch.setenv("DIE_AT", str(STRIDE * deaths + 1))

@@ -2,8 +2,8 @@
 """A CNI plugin as a shell script, and a place with a configuration for it.
 
 The plugin writes each call to `calls` and keeps a lease per container and plugin name. ADD makes a veth pair in the
-pod's netns (for the plugin `first` only) and answers with `answer`; a file `trouble-<name>-<verb>` is sourced first,
-so a test makes it fail, hang or crash. In `batch`, DEVICE stands for the name that the device shall have.
+pod's netns (for the plugins `first` and `bridge` only) and answers with `answer`; a file `trouble-<name>-<verb>` is
+sourced first, so a test makes it fail, hang or crash. In `batch`, DEVICE stands for the name that the device gets.
 """
 
 import json
@@ -17,6 +17,7 @@ SCRIPT = """#!/bin/sh
 here={here}
 name=${{0##*/}}
 cat > $here/stdin-$name-$CNI_COMMAND
+case $name in first|bridge) device=yes ;; *) device= ;; esac
 echo "$CNI_COMMAND $name" >> $here/calls
 echo "$CNI_CONTAINERID" >> $here/pods
 lease=$here/leases/$name-$CNI_CONTAINERID
@@ -31,10 +32,10 @@ GC)
     done ;;
 DEL)
     rm -f $lease
-    [ $name != first ] || [ ! -e "$CNI_NETNS" ] || nsenter --net=$CNI_NETNS ip link del $CNI_IFNAME 2> /dev/null
+    [ ! "$device" ] || [ ! -e "$CNI_NETNS" ] || nsenter --net=$CNI_NETNS ip link del $CNI_IFNAME 2> /dev/null
     exit 0 ;;
 ADD)
-    [ $name != first ] || sed "s,DEVICE,$CNI_IFNAME,g" $here/batch | nsenter --net=$CNI_NETNS ip -batch - || exit 1
+    [ ! "$device" ] || sed "s,DEVICE,$CNI_IFNAME,g" $here/batch | nsenter --net=$CNI_NETNS ip -batch - || exit 1
     cat $here/answer ;;
 esac
 """
@@ -55,7 +56,7 @@ class FakeCni:
         self.root = root
         for name in ("net.d", "bin", "leases"):
             (root / name).mkdir(parents=True)
-        for name in ("first", "second"):
+        for name in ("first", "second", "bridge"):
             path = root / "bin" / name
             path.write_text(SCRIPT.format(here=root))
             path.chmod(0o755)
@@ -69,6 +70,10 @@ class FakeCni:
         """Replace the configuration."""
         document = {"cniVersion": version, "name": "fake", "plugins": plugins, **more}
         (self.root / "net.d" / "10.conflist").write_text(json.dumps(document))
+
+    def make_first_reservable(self) -> None:
+        """The first plugin is now one that is called when a pool slot is filled."""
+        self.configure([{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "second"}])
 
     def answer(self, document: Any) -> None:
         """What ADD answers."""

@@ -228,7 +228,7 @@ def attached(
     join = None
     if is_prewarmed:
         pool_slot.prepare(pod.id, directory, settings=outer.settings)
-        join = lambda: pool_slot.join(is_free=pod.allow_spoofing)  # noqa: E731
+        join = lambda is_held: pool_slot.join(is_held, is_free=pod.allow_spoofing)  # noqa: E731
     seen = attach.attach(pod, directory, settings=outer.settings, join=join, with_taps=with_taps)
     assert seen is not None
     if is_prewarmed:
