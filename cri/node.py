@@ -16,6 +16,7 @@ from cri import __version__
 from cri.config import Config
 from cri.events import Bus
 from cri.live import suspension
+from cri.live.accounts import KeptAccounts
 from cri.live.consoles import Consoles
 from cri.live.hooks import Hooks
 from cri.live.tools import Tools
@@ -138,7 +139,7 @@ class Node:
         self.failures = Failures(config.run_dir)
         self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
-        self.verifier = Verifier(images)
+        self.verifier, self.accounts = Verifier(images), KeptAccounts()
         self.reclaimer = Reclaimer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
         self.follower, self.refresher = Follower(self.pods.pods), Refresher(self.pods.pods)
         self.is_ready, self._opened = False, asyncio.Event()

@@ -18,9 +18,10 @@ from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.containers import create as containers
 from cri.live import boot, shutdown
+from cri.live.accounts import Accounts
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
-from cri.live.images import Accounts, RootRequest
+from cri.live.images import RootRequest
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
 from cri.pb import runtime_pb2 as pb

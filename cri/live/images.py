@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cri.live.accounts import Accounts, KeptAccounts
 from cri.retry import retry_while_busy
 from cri.threads import UNDO_S, is_done_within, run_apart, run_uncancellable
 from stage1 import engine, own
@@ -40,22 +41,16 @@ ACCOUNTS = ("etc/passwd", "etc/group")
 NO_WINDOW = "this pod's VM has no DAX window"
 
 
-class Accounts(NamedTuple):
-    """The image's /etc/passwd and /etc/group, empty where it has none."""
-
-    passwd: str = ""
-    group: str = ""
-
-
 class RootRequest(NamedTuple):
     """A request for the root of a new container. `find_files` returns the image's files, and behind them those of
     images that are its volumes; `plan` makes of its accounts what the caller needs. Both block, and are called in one
-    thread.
+    thread. `accounts` are those that were read before.
     """
 
     image_id: str
     find_files: "Callable[[], tuple[ImageFiles, ...]]"
     plan: Callable[[Accounts], Any] = lambda accounts: accounts
+    accounts: KeptAccounts | None = None
 
 
 class Root(NamedTuple):
@@ -186,7 +181,8 @@ class PodImages:
         was_there = window is None or export.has_image(directory, files[0])
         lower = engine.add_image(directory, self._pod, image=files[0])
         try:
-            planned = request.plan(Accounts(*export.read_image_files(directory, lower, paths=ACCOUNTS)))
+            kept = request.accounts or KeptAccounts()
+            planned = request.plan(kept.of(request.image_id, lambda: _accounts(directory, lower)))
         except BaseException:
             if not was_there:
                 export.remove_image(directory, files[0])
@@ -229,3 +225,8 @@ class PodImages:
         with suppress(NotFound):
             await retry_while_busy(lambda: self._call(messages.UnmountImage(name)), PAUSES_S)
         await run_apart(mapping.take_out, self._directory, name)
+
+
+def _accounts(directory: str, lower: str) -> Accounts:
+    """Read them in the export. Blocks. Raises Exhausted."""
+    return Accounts(*export.read_image_files(directory, lower, paths=ACCOUNTS))

@@ -6,7 +6,8 @@ import logging
 from functools import partial
 
 from cri.containers import create
-from cri.live.images import Accounts, RootRequest
+from cri.live.accounts import Accounts
+from cri.live.images import RootRequest
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
@@ -46,7 +47,8 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     def plan(accounts: Accounts) -> ContainerRecord:
         return container.record(config, pod.record, images=images, accounts=accounts, added=edits)
 
-    root_request = RootRequest(images[config.image.image].id, partial(_usable, node, tuple(images.values())), plan)
+    image, find_files = images[config.image.image], partial(_usable, node, tuple(images.values()))
+    root_request = RootRequest(image.id, find_files, plan, node.accounts)
     with node.pods.container_names.reserved(name, asked) as reservation:
         async with create.held(pod, root_request, kernel=kernel) as root:
             node.verifier.soon(images.values())

@@ -122,7 +122,8 @@ class ImageStore:
     def usable(self, image: Image) -> ImageFiles:
         """`files`, if they look as they were made. Raises Corrupt, having put the image aside; and as `files`."""
         diff_ids = self._diff_ids(image.id)
-        if why := self._examine(image, diff_ids):
+        is_known = not image.aside and self._integrity.is_unchanged(image.id, diff_ids)
+        if not is_known and (why := self._examine(image, diff_ids)):
             raise Corrupt(why)
         return self._files(image, diff_ids)
 

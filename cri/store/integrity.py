@@ -17,7 +17,7 @@ from stage1.rootfs.seal import Seal
 _Identity = tuple[int, int, int, int]
 _Sealed = tuple[dict[str, Seal], tuple[str, ...]]
 
-MOST_SEALS = 4096
+MOST_SEALS, MOST_IMAGES = 4096, 256
 """That are remembered."""
 
 
@@ -28,10 +28,45 @@ class Integrity:
         self._layers_dir, self._images_dir = layers_dir, images_dir
         self._read: dict[str, _Identity] = {}
         self._parsed: dict[str, tuple[_Identity, _Sealed]] = {}
+        self._intact: dict[tuple[str, tuple[str, ...]], dict[str, _Identity]] = {}
+
+    def is_unchanged(self, image_id: str, diff_ids: tuple[str, ...]) -> bool:
+        """Whether the image was found intact before, and none of its files and seals has been touched since."""
+        known = self._intact.get((image_id, diff_ids))
+        try:
+            return known is not None and all(_identity(path) == before for path, before in known.items())
+        except OSError:
+            return False
 
     def of_image(self, image_id: str, diff_ids: Iterable[str], *, whole: bool, stop: Callable[[], bool] = never) -> str:
         """The damage of an image, as a clause that names the file; empty if it is intact. Raises Stopped."""
         layers = tuple(diff_ids)
+        before = self._identities(image_id, layers)
+        if why := self._damage(image_id, layers, whole=whole, stop=stop):
+            return why
+        if before:
+            if len(self._intact) >= MOST_IMAGES:
+                self._intact = {}
+            self._intact[image_id, layers] = before
+        return ""
+
+    def _identities(self, image_id: str, diff_ids: tuple[str, ...]) -> dict[str, _Identity]:
+        """The identities of an image's files, layers and seals; none if a seal is missing: one may be made later."""
+        try:
+            seals = (layout.seal_path(self._layers_dir, diff_id) for diff_id in diff_ids)
+            return {path: _identity(path) for path in (*self._paths(image_id, diff_ids), *seals)}
+        except OSError:
+            return {}
+
+    def _paths(self, image_id: str, diff_ids: Iterable[str]) -> list[str]:
+        """An image's own files, of which one is its seal, and those of its layers. Raises OSError."""
+        directory = f"{self._images_dir}/{layout.hex_of(image_id)}"
+        paths = [f"{directory}/{name}" for name in {layout.SEAL, *os.listdir(directory)}]
+        for diff_id in diff_ids:
+            paths += (layout.layer_path(self._layers_dir, diff_id), layout.facts_path(self._layers_dir, diff_id))
+        return paths
+
+    def _damage(self, image_id: str, layers: tuple[str, ...], *, whole: bool, stop: Callable[[], bool]) -> str:
         for diff_id in layers:
             if why := self.of_layer(diff_id, whole=whole, stop=stop):
                 return why
@@ -80,11 +115,7 @@ class Integrity:
 
     def remember(self, image_id: str, diff_ids: Iterable[str]) -> None:
         """All files of this image were read to be sealed, just now."""
-        directory = f"{self._images_dir}/{layout.hex_of(image_id)}"
-        paths = [f"{directory}/{name}" for name in os.listdir(directory)]
-        for diff_id in diff_ids:
-            paths += (layout.layer_path(self._layers_dir, diff_id), layout.facts_path(self._layers_dir, diff_id))
-        for path in paths:
+        for path in self._paths(image_id, diff_ids):
             with contextlib.suppress(FileNotFoundError):
                 self._read[path] = _identity(path)
 

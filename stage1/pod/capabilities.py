@@ -36,7 +36,7 @@ def bounding(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = 
     if "CAP_ALL" in drop:
         names = set(ALL) if "CAP_ALL" in add else set()
     names = (names - set(drop)) | (set(add) - {"CAP_ALL"})
-    return tuple(name for name in ALL if name in names)
+    return tuple([name for name in ALL if name in names])
 
 
 def ambient(names: tuple[str, ...]) -> tuple[str, ...]:

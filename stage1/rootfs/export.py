@@ -6,7 +6,7 @@ Called by who owns the pod; the engine's docstring has the pod's directory. Noth
 
 import os
 
-from stage1.errors import KernelError
+from stage1.errors import Exhausted, KernelError
 from stage1.linux import beneath, in_root, mount, namespace
 from stage1.rootfs import unmounting
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
@@ -152,11 +152,13 @@ def read_image_files(directory: str, name: str, *, paths: "Sequence[str]") -> li
     """Text files of the mounted image `name`, as a process chrooted into it would read them; empty ones for those that
     are absent.
 
-    At most 1 MiB of each is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
+    At most 1 MiB of each is read: the image is not trusted. Bytes that are not UTF-8 are replaced. Raises Exhausted.
     """
     try:
         with beneath.Root(directory) as own:
             root = own.open_directory(f"share/layers/{name}")
+    except Exhausted:
+        raise
     except KernelError:
         return [""] * len(paths)
     try:
@@ -168,5 +170,7 @@ def read_image_files(directory: str, name: str, *, paths: "Sequence[str]") -> li
 def _text(root: int, path: str) -> str:
     try:
         return in_root.read(root, path, most=_MIB).decode(errors="replace")
+    except Exhausted:  # no statement about the file
+        raise
     except KernelError:
         return ""

@@ -33,10 +33,13 @@ CLEAR_FILES = Counter({"rmdir": 1, "remove": 4})
 
 
 _listening: list[Counter[str]] = []
+_opened: list[str] = []
 
 
 def _heard(event: str, args: tuple[Any, ...]) -> None:
     """Count an audit event while counting is on, unless it is the guest's: Python's audit hooks can't be removed."""
+    if event in ("open", "clearpod.open"):
+        _opened.append(str(args[0]))
     is_counted = event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove")
     if _listening and is_counted and threading.current_thread().name != "fake guest":
         _listening[0][event.removeprefix("os.")] += 1
@@ -81,3 +84,19 @@ async def test_a_container_is_made_in_two_hops_and_removed_in_none_before_the_an
         assert (hops, files) == (REMOVE + CLEAR, REMOVE_FILES + CLEAR_FILES)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert world.left_over() == []
+
+
+async def test_an_image_that_is_known_is_not_read_for_the_next_container(world: World) -> None:
+    async with world.daemon() as cri:
+        first, second = await cri.pod("first"), await cri.pod("second")
+        await cri.container(first, "/bin/true")
+        _opened.clear()
+        await cri.container(first, "/bin/true", name="other")
+        assert _of_images(cri.node.images.state_dir) == []
+        await cri.container(second, "/bin/true")
+        merged, layer = _of_images(cri.node.images.state_dir)  # to be mounted
+        assert (os.path.basename(merged), os.path.basename(os.path.dirname(layer))) == ("merged.erofs", "layers")
+
+
+def _of_images(state_dir: str) -> list[str]:
+    return [path for path in _opened if path.startswith((f"{state_dir}/", "etc/"))]

@@ -131,9 +131,17 @@ def test_damage_is_noticed_at_use_and_at_a_start_and_repaired_by_a_pull(
 
 def test_an_image_that_can_not_be_looked_at_now_is_not_damaged(made: Made) -> None:
     store, _, (image, _) = made
+    Path(store.files(image).merged).touch()  # else it is known from the store's opening
     with no_descriptors(os.getpid()), pytest.raises(Exhausted):
         store.usable(image)
     assert store.usable(image) and store.find(image.id) == image
+
+
+def test_an_image_that_was_not_touched_since_is_not_opened_again(made: Made) -> None:
+    store, _, (image, _) = made
+    assert store.usable(image)
+    with no_descriptors(os.getpid()):
+        assert store.usable(image) == store.files(image)
 
 
 def assert_repaired(store: ImageStore, reference: str, image: Image) -> None:
