@@ -324,12 +324,15 @@ class Node:
             kind = type(request).__name__
             await self.pods.adopted(pod_id, container_id, ends=kind.startswith(("Stop", "Remove")))
             pod = self.pods.about(request) if kind in WAKING else None
-            if pod and not (kind == "StopContainerRequest" and self._has_ended(container_id)):
+            if pod and self._needs_guest(kind, container_id):
                 await suspension.wake(pod, is_end=kind.startswith(("Stop", "Remove")))
 
-    def _has_ended(self, container_id: str) -> bool:
+    def _needs_guest(self, kind: str, container_id: str) -> bool:
+        """Whether the guest is needed to answer the request about this container, if it is about one."""
         pair = self.pods.find_container(container_id)
-        return pair is not None and pair[1].status.state == states.EXITED
+        if pair is None or kind == "RemoveContainerRequest":
+            return True
+        return pair[1].status.state != states.EXITED if kind == "StopContainerRequest" else pair[1].is_running
 
     def note_failed(self, name: str, request: Any, *, error: Exception) -> None:
         """An RPC failed: remember that in the history of the pod that it was about, if there is one."""

@@ -178,6 +178,22 @@ async def test_the_stop_of_a_container_that_has_ended_resumes_nothing(world: Wor
         await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
 
 
+@pytest.mark.parametrize("state", [states.EXITED, states.CREATED])
+@pytest.mark.parametrize("name", ["ExecSync", "Exec", "Attach"])
+async def test_a_command_in_a_container_that_does_not_run_resumes_nothing(world: World, name: str, state: str) -> None:
+    """It is refused with the reason that it has in any pod."""
+    fields: dict[str, Any] = {"stdout": True} if name != "ExecSync" else {"timeout": 60}
+    async with world.daemon() as cri:
+        pod, container = await suspended_pod(cri)
+        other = pod.containers[container]
+        other.status = other.status._replace(state=state)
+        more = {} if name == "Attach" else {"cmd": ["true"]}
+        code, text = await cri.refused(name, container_id=container, **fields, **more)
+        assert code == "FAILED_PRECONDITION" and container in text and state in text
+        assert pod.is_suspended
+        await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
+
+
 async def test_its_status_shows_that_it_is_suspended(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     async with world.daemon() as cri:
         pod, _ = await suspended_pod(cri)
