@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/faults`: each step of each operation times what can happen there. See harness, points, kinds and guest.
 
-`kills`: the daemon, VMMs and programs die, with real VMs. `saves`: the same where guests are saved and loaded. `host`:
-what the host does to the daemon, instant guests. `guest`: the agent's helpers and crun die in a real guest.
+`kills`: the daemon, VMMs and programs die, with real VMs. `saves`: the same where guests are saved and loaded.
+`templates`: and where templates of booted guests are made and used. `host`: what the host does to the daemon, instant
+guests. `guest`: the agent's helpers and crun die in a real guest.
 """
 
 import argparse
@@ -23,11 +24,12 @@ from tests.faults.instant import InstantNode
 from tests.faults.kinds import KINDS
 from tests.faults.operations import OPERATIONS, Operation
 from tests.faults.saves import SAVES
+from tests.faults.templates import CONFIGURED, TEMPLATES
 from tests.soak.main import GUEST
 from tests.soak.node import Node
 from tests.vm.agent_machine import Machine
 
-PARTS = ("kills", "saves", "host", "guest")
+PARTS = ("kills", "saves", "templates", "host", "guest")
 
 
 class Selection(NamedTuple):
@@ -105,9 +107,11 @@ def _line(one: Outcome) -> str:
     return f"{one.name}: {'; '.join(output) or ('missed' if one.missed else 'ok')}"
 
 
-def kills(guest_dir: Path, selection: Selection, *, all_of: Sequence[Operation] = OPERATIONS) -> Report:
+def kills(
+    guest_dir: Path, selection: Selection, *, all_of: Sequence[Operation] = OPERATIONS, configured: str = ""
+) -> Report:
     """Deaths, on a new node."""
-    with _root() as root, Node(root, guest_dir, keeps_registry=True) as node:
+    with _root() as root, Node(root, guest_dir, keeps_registry=True, more=configured) as node:
         work = matrix(lambda: Harness(node), victims, selection=selection, all_of=all_of)
         return _kept(node, asyncio.run(work))
 
@@ -115,6 +119,11 @@ def kills(guest_dir: Path, selection: Selection, *, all_of: Sequence[Operation] 
 def saves(guest_dir: Path, selection: Selection) -> Report:
     """Deaths while guests are saved and loaded, on a new node."""
     return kills(guest_dir, selection, all_of=SAVES)
+
+
+def of_templates(guest_dir: Path, selection: Selection) -> Report:
+    """Deaths while templates of booted guests are made and used, on a new node."""
+    return kills(guest_dir, selection, all_of=TEMPLATES, configured=CONFIGURED)
 
 
 def host(guest_dir: Path, selection: Selection) -> Report:
@@ -151,6 +160,7 @@ def _in_guest(made: guest.Guest, selection: Selection) -> Report:
 _RUNS: dict[str, Callable[[Path, Selection], Report]] = {
     "kills": kills,
     "saves": saves,
+    "templates": of_templates,
     "host": host,
     "guest": in_guest,
 }

@@ -30,8 +30,9 @@ REPO = Path(__file__).parents[2]
 class Node:
     """`with Node(root, guest_dir) as node:`; no daemon runs yet, and the sample image is in the store as `image`."""
 
-    def __init__(self, root: Path, guest_dir: Path, *, keeps_registry: bool = False) -> None:
-        self._keeps_registry, self._undo = keeps_registry, contextlib.ExitStack()
+    def __init__(self, root: Path, guest_dir: Path, *, keeps_registry: bool = False, more: str = "") -> None:
+        """`more` is of its configuration."""
+        self._keeps_registry, self._undo, self._more = keeps_registry, contextlib.ExitStack(), more
         self.root, self.guest_dir = root, guest_dir
         self.run_dir, self.state_dir, self.socket = f"{root}/run", f"{root}/state", f"{root}/run/clearpod.sock"
         self.host_state = HostState(root)
@@ -68,7 +69,7 @@ class Node:
         text = f'run_dir = "{self.run_dir}"\nstate_dir = "{self.state_dir}"\n[guest]\ndir = "{self.guest_dir}"\n'
         text += f'[network]\nconf_dir = "{self.root}/net.d"\nbin_dirs = ["{BIN_DIR}"]\n[vm]\nhypervisor = "qemu"\n'
         text += f"scratch_mib = 64\nboot_timeout_s = {60 * PATIENCE}\nadopt_timeout_s = {20 * PATIENCE}\n"
-        (self.root / "config.toml").write_text(text)
+        (self.root / "config.toml").write_text(f"{text}{self._more}")
 
     def _bring_image(self) -> None:
         with contextlib.ExitStack() as undo, namespace.inside_net(self._netns):

@@ -2,6 +2,7 @@
 """Fault points: every operation has some, each has a name, and a part of `scripts/faults` with real VMs."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.faults.main import Selection
 from tests.faults.operations import OPERATIONS, STARTS
 from tests.faults.points import Orders, Points
 from tests.faults.saves import SAVES
+from tests.faults.templates import TEMPLATES
 
 OF_ONE_STEP = {
     "UpdateRuntimeConfig": "nothing is kept",
@@ -31,9 +33,9 @@ EVERY = 60
 
 def test_every_operation_that_changes_something_is_in_the_matrix() -> None:
     changing = {name for names in RPCS.values() for name in names.split() if not QUIET.match(name)} | OURS.keys()
-    known = {operation.name for operation in (*OPERATIONS, *SAVES)} | OF_ONE_STEP.keys()
+    known = {operation.name for operation in (*OPERATIONS, *SAVES, *TEMPLATES)} | OF_ONE_STEP.keys()
     assert changing - known == set(), "add an Operation, or say why it has one step only"
-    assert {name.partition(" of ")[0] for name in known} - changing == {STARTS}
+    assert {re.split(" of | with | as ", name)[0] for name in known} - changing == {STARTS}
 
 
 @pytest.mark.vm
