@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import CodeType
 
 _NO_SOURCE = bytes(12)
 """Flags, time and size of a source that nobody looks for."""
@@ -25,9 +26,12 @@ def compile_all(files: Sequence[tuple[Path, Path, str]]) -> None:
     _run("files", [[str(source), str(target), name] for source, target, name in files])
 
 
-def pack(target: Path, modules: Sequence[tuple[str, bool, Path, str]]) -> None:
-    """Compile (name, is a package, source, name in tracebacks) each into one file, for stage1-aci/start.py to read."""
-    _run("pack", [str(target), [[name, package, str(source), shown] for name, package, source, shown in modules]])
+def pack(target: Path, modules: Sequence[tuple[str, bool, Path, str]], groups: Sequence[Sequence[str]]) -> None:
+    """Compile (name, is a package, source, name in tracebacks) each into one file, for stage1-aci/start.py to read.
+    Modules of a group, given by their names, are in it a second time, together.
+    """
+    jobs = [[name, package, str(source), shown] for name, package, source, shown in modules]
+    _run("pack", [str(target), jobs, [list(group) for group in groups]])
 
 
 def _run(what: str, jobs: list[object]) -> None:
@@ -40,27 +44,33 @@ def main() -> None:
     jobs = json.load(sys.stdin.buffer)
     if sys.argv[1] == "files":
         for source, target, name in jobs:
-            Path(target).write_bytes(importlib.util.MAGIC_NUMBER + _NO_SOURCE + _code(source, name))
+            code = marshal.dumps(_compiled(source, name))
+            Path(target).write_bytes(importlib.util.MAGIC_NUMBER + _NO_SOURCE + code)
     else:
-        target, modules = jobs
-        Path(target).write_bytes(
-            _packed([(name, package, _code(source, shown)) for name, package, source, shown in modules])
-        )
+        target, modules, groups = jobs
+        codes = {name: (package, _compiled(source, shown)) for name, package, source, shown in modules}
+        Path(target).write_bytes(_packed(codes, groups))
 
 
-def _packed(modules: list[tuple[str, bool, bytes]]) -> bytes:
+def _packed(modules: dict[str, tuple[bool, CodeType]], groups: list[list[str]]) -> bytes:
     """The size of the index in four bytes, the index, and the code: what nobody imports is not even copied."""
-    index, codes = {}, b""
-    for name, package, code in modules:
-        index[name] = package, len(codes), len(codes) + len(code)
-        codes += code
-    header = marshal.dumps(index)
+    index, places, codes = {}, [], b""
+    for name, (package, code) in modules.items():
+        data = marshal.dumps(code)
+        index[name] = package, len(codes), len(codes) + len(data)
+        codes += data
+    for group in groups:
+        data = marshal.dumps({name: modules[name][1] for name in group})
+        places.append((len(codes), len(codes) + len(data)))
+        codes += data
+    header = marshal.dumps((index, places, {name: number for number, group in enumerate(groups) for name in group}))
     return len(header).to_bytes(4, "little") + header + codes
 
 
-def _code(source: str, name: str) -> bytes:
+def _compiled(source: str, name: str) -> CodeType:
     tree = _Unannotated().visit(ast.parse(Path(source).read_bytes(), name))
-    return marshal.dumps(compile(tree, name, "exec", dont_inherit=True, optimize=_OPTIMIZE))
+    code: CodeType = compile(tree, name, "exec", dont_inherit=True, optimize=_OPTIMIZE)
+    return code
 
 
 class _Unannotated(ast.NodeTransformer):

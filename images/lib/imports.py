@@ -42,8 +42,11 @@ def find(name: str, places: Iterable[Path]) -> Module | None:
     return None
 
 
-def closure(roots: Iterable[str], own: Sequence[Path], *, without: Collection[str] = ()) -> list[Module]:
-    """The modules that `roots` need, themselves included, sorted by name.
+def closure(
+    roots: Iterable[str], own: Sequence[Path], *, without: Collection[str] = (), with_late: bool = True
+) -> list[Module]:
+    """The modules that `roots` need, themselves included, sorted by name; `with_late` also those that are imported in
+    functions of the program.
 
     `own` are the places of the program's packages, which come before the library's modules of the same name. Modules
     `without` which the library does, if with less speed, are left out.
@@ -57,13 +60,13 @@ def closure(roots: Iterable[str], own: Sequence[Path], *, without: Collection[st
             continue
         modules[name] = module
         if module.path.suffix == ".py":
-            waiting += _imported(module)
+            waiting += _imported(module, everything=module.is_own and with_late)
         waiting += [name.rpartition(".")[0]] if "." in name else []
     return [modules[name] for name in sorted(modules)]
 
 
-def _imported(module: Module) -> Iterator[str]:
-    for node in _statements(ast.parse(module.path.read_bytes()), everything=module.is_own):
+def _imported(module: Module, *, everything: bool) -> Iterator[str]:
+    for node in _statements(ast.parse(module.path.read_bytes()), everything=everything):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

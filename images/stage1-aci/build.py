@@ -48,6 +48,12 @@ STDLIB_FIRST = ("os", "encodings.utf_8", "encodings.aliases", "encodings.ascii",
 OMITTED = ("_hashlib", "_ssl", "_bz2", "_lzma")
 """Of the standard library, which does without: they would bring megabytes of libraries."""
 OWN = (Path(__file__).parent / "lean", SOURCE)
+GROUPS = (
+    ("stage1.entry.run", "ctypes"),
+    ("stage1.net.tap_links", "stage1.net.neighbours"),
+    ("stage1.rkt.copies",),
+)
+"""What `run` loads for each pod, for one with a network, and for one that may be a copy of a template."""
 
 
 class Parts(NamedTuple):
@@ -257,7 +263,17 @@ def _add_first(library: Path, modules: list[imports.Module]) -> None:
 
 def _add_modules(home: Path, modules: list[imports.Module]) -> None:
     bytecode.compile_all([(Path(__file__).with_name("start.py"), home / "start.pyc", "start.py")])
-    bytecode.pack(home / "modules", [(one.name, one.is_package, one.path, _file(one)) for one in modules])
+    packed = [(one.name, one.is_package, one.path, _file(one)) for one in modules]
+    bytecode.pack(home / "modules", packed, _groups({one.name for one in modules}))
+
+
+def _groups(packed: set[str]) -> list[list[str]]:
+    """The names of modules that each of GROUPS loads at once, and none before it does."""
+    groups: list[list[str]] = []
+    for roots in GROUPS:
+        names = {one.name for one in imports.closure(roots, OWN, without=OMITTED, with_late=False)} & packed
+        groups.append(sorted(names.difference(*groups)))
+    return groups
 
 
 def _file(module: imports.Module) -> str:

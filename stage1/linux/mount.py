@@ -8,7 +8,6 @@ See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
 import _thread
 import os
 import struct
-from typing import NamedTuple
 
 from stage1.errors import PodError
 from stage1.linux import libc
@@ -198,56 +197,8 @@ def mounts_below(path: str, *, below: str = "") -> list[str]:
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
 
 
-def detach_copies(place: str) -> bool:
-    """Unmount what is mounted on `place`, or on a directory or file below it, as seen at any other path of the
-    namespace: where a program has bound the host's whole tree, with all mounts. Return whether there was any.
-
-    As long as there is, the kernel removes none of these directories and files (EBUSY).
-    """
-    copies = _copies(place)
-    for copy in copies:
-        if is_mounted(copy):  # else it went with one above it
-            umount(copy, lazy=True)
-    return bool(copies)
-
-
-def _copies(place: str) -> list[str]:
-    here = os.path.realpath(place)
-    number = _mount_number_at(here)
-    with _mounts() as file:
-        mounts = {line.split(b" ", 1)[0]: _Entry(*line.split(b" ", 5)[1:5]) for line in file}
-    if number not in mounts:
-        return []
-    own, copies = mounts[number].place_of(os.fsencode(here)), []
-    for one in mounts.values():
-        above = mounts.get(one.parent)
-        if above is None or above.device != mounts[number].device:
-            continue
-        point = os.fsencode(unescape(one.point))
-        if _is_at_or_below(above.place_of(point), own) and not _is_at_or_below(point, os.fsencode(here)):
-            copies.append(os.fsdecode(point))
-    return sorted(copies, key=len)
-
-
-class _Entry(NamedTuple):
-    """A line of the table: the parent's number, the device, the directory of it that is mounted, and the point."""
-
-    parent: bytes
-    device: bytes
-    root: bytes
-    point: bytes
-
-    def place_of(self, path: bytes) -> bytes:
-        """The place in the file system of `path`, which is seen in this mount."""
-        root, point = (os.fsencode(unescape(field)).rstrip(b"/") for field in (self.root, self.point))
-        return root + path[len(point) :]
-
-
-def _is_at_or_below(path: bytes, place: bytes) -> bool:
-    return path == place or path.startswith(place.rstrip(b"/") + b"/")
-
-
-def _mount_number_at(path: str) -> bytes:
+def number_at(path: str) -> bytes:
+    """The number, in the table of mounts, of the mount that `path` is on. Raises KernelError."""
     with libc.Guard("open", path):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -267,7 +218,7 @@ def file_systems_below(path: str, *, below: str = "") -> dict[str, tuple[str, st
     mount's root. Of several at one place the last one counts. `below` is as for `mounts_below`.
     """
     prefix = _joined(path, below).rstrip("/") + "/"
-    with _mounts() as file:
+    with open_table() as file:
         fields = [line.split(b" ", 5) for line in file]
     mounts = {unescape(line[4]): (line[2].decode(), unescape(line[3])) for line in fields}
     return {point.removeprefix(prefix): what for point, what in mounts.items() if point.startswith(prefix)}
@@ -280,7 +231,7 @@ def _joined(path: str, below: str) -> str:
 
 def type_of(path: str) -> str:
     """The type of the file system that `path` is on, as in mount(8); empty when it can't be found."""
-    number = _mount_number_at(path)
+    number = number_at(path)
     line = next((line for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), b"")
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
@@ -300,7 +251,7 @@ def memory_bytes(below: str) -> int:
     """The total size of the writable tmpfs mounted below the path `below`, each counted once. One without a size
     counts as the whole memory of the host.
     """
-    with _mounts() as file:
+    with open_table() as file:
         lines = [line.split() for line in file]
     sizes = {}
     for line in lines:
@@ -316,8 +267,10 @@ def keep_proc(fd: int) -> None:
     _place.proc = fd
 
 
-def _mounts() -> "BinaryIO":
-    # The thread's: it may be in a mount namespace of its own (`namespace.in_mounts_of`).
+def open_table() -> "BinaryIO":
+    """The table of all mounts, to be read: the calling thread's, which may be in a mount namespace of its own
+    (`namespace.in_mounts_of`). Raises KernelError.
+    """
     with libc.Guard("read", _MOUNTS):
         proc = getattr(_place, "proc", -1)
         fd = os.open(
@@ -333,7 +286,7 @@ def _points(path: str) -> list[str]:
 
 def _lines(part: bytes) -> "Iterator[bytes]":
     """The lines with `part` in them. A node has thousands of others, which no Python looks into."""
-    with _mounts() as file:
+    with open_table() as file:
         text = file.read()
     at = text.find(part)
     while at >= 0:

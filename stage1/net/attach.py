@@ -7,7 +7,7 @@ step the maker was killed.
 
 from stage1.errors import PodError
 from stage1.linux import files, namespace
-from stage1.net import neighbours, networks, protocol, record
+from stage1.net import protocol, record
 from stage1.net.lock import AttachLock
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
@@ -40,6 +40,8 @@ def attach(
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
         NetworkFailed: a plugin failed or did not end in time.
     """
+    from stage1.net import networks  # rkt's pods, which choose theirs otherwise, shall not pay for it
+
     chosen = networks.chosen(pod.networks, settings)
     if not chosen:
         return None
@@ -135,6 +137,8 @@ def _settle(path: str, known: Record, *, save: "Callable[[str, Record], None]") 
     """Write down what the pod has, and only then limit its devices, which `detach_recorded` finds there. A host without
     nf_tables has pods without the limit, and `garbage.networks` reports it.
     """
+    from stage1.net import neighbours  # as for tap_links
+
     save(path, known)
     neighbours.add(neighbours.of(known))
 
@@ -220,6 +224,8 @@ def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
     """
     known = record.load_first(path)
     if known is not None:
+        from stage1.net import neighbours  # to keep pod starts fast
+
         wait_for_removal = _begin(lambda: neighbours.remove(neighbours.of(known)))
         try:
             _delete_all(path, known, all_s=all_s)

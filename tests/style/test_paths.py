@@ -135,11 +135,12 @@ ALLOWED: dict[str, dict[str, str]] = {
         "os.path.realpath": "of the directory that the caller names, no further",
         "os.statvfs": "a mount point, of which only the size is read",
     },
+    "stage1/linux/mount_copies.py": {"os.path.realpath": "of the directory that the caller names, no further"},
     "stage1/linux/namespace.py": dict.fromkeys(
         "files.make_dirs os.listdir os.open os.stat files.unlink os.unlink".split(), HOST
     ),
     "stage1/linux/podcgroup.py": dict.fromkeys(("files.read", "os.path.isdir", "os.path.samefile"), HOST),
-    "stage1/linux/pressure.py": {"files.read": HOST},
+    **{path: {"files.read": HOST} for path in ("stage1/linux/pressure.py", "stage1/vm/usage.py")},
     "stage1/linux/mapped.py": {"open": HOST},
     "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),
     "stage1/linux/removal.py": {"os.scandir": SELF},
@@ -253,7 +254,6 @@ ALLOWED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("os.access", "os.chown", "os.open", "os.path.exists", "os.stat"), NOT_STARTED),
         "os.unlink": TOP,
     },
-    "stage1/vm/usage.py": {"files.read": HOST},
     "stage1/vm/vmm.py": dict.fromkeys(("open", "os.listdir"), HOST),
     "cri/cli/jail.py": {"os.listdir": OURS},
     "stage1/linux/confine.py": dict.fromkeys(("open", "os.open"), "/proc, and what a confined process may reach"),

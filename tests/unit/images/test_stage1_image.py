@@ -229,6 +229,35 @@ print(loader.read_pod.__annotations__, hasattr(loader.RktPod((), ()), "warnings"
 """
 
 
+def test_run_reads_its_modules_in_groups_which_are_the_same_code_and_nothing_in_vain(root):
+    """Names that several modules have are read once, which is five million instructions of `run`."""
+    ended = python_inside(root, f"import sys\nsys.argv[1:] = ['run']\n{MODULES}{GROUPS}")
+    assert ended.stdout.splitlines() == ["0", "True", "ctypes", "0 1 2", "True", "", "False"], ended.stderr
+    others = python_inside(root, f"import sys\nsys.argv[1:] = ['stop']\n{MODULES}{OTHERS}")
+    assert others.stdout.split() == ["0"], others.stderr
+
+
+GROUPS = """
+import stage1.entry.run
+packed = space["modules"]
+def shown():
+    print(*sorted(packed._read))
+    groups = [*packed._read.values()]
+    alone = lambda name: marshal.loads(packed._code[slice(*packed._index[name][1:])])
+    print(all(code == alone(name) for group in groups for name, code in group.items()))
+    print(*[name for group in groups for name in group if name not in sys.modules])
+shown()
+late = "stage1.net.neighbours" in sys.modules
+from stage1.linux import libc
+from stage1.net import neighbours, tap_links
+from stage1.rkt import copies
+libc.call("getpid", what="a process")
+shown()
+print(late)
+"""
+OTHERS = "import stage1.entry.stop, stage1.entry.run\nprint(len(space['modules']._read))"
+
+
 def test_who_leaves_has_written_everything_and_gives_its_code(root):
     program = MODULES + "from stage1.entry import dispatch\nprint('said', end='')\ndispatch.leave(7)"
     ended = python_inside(root, program)
