@@ -3,6 +3,7 @@
 #include "kernel/netlink.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <linux/if.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
@@ -35,14 +36,21 @@ bool address_parse(const char *text, struct address *address)
     return true;
 }
 
+/* Not by sscanf, which would bring its floating point along: 10 KB of the agent. */
 bool mac_parse(const char *text, uint8_t mac[6])
 {
-    int end = 0;
     if (strlen(text) != 17)
         return false;
-    return sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5],
-                  &end) == 6 &&
-           end == 17;
+    for (int i = 0; i < 17; i++) {
+        int digit = isdigit(text[i]) ? text[i] - '0' : (text[i] | 0x20) - 'a' + 10;
+        if (i % 3 == 2 ? text[i] != ':' : !isxdigit(text[i]))
+            return false;
+        if (i % 3 == 0)
+            mac[i / 3] = (uint8_t)(digit << 4);
+        else if (i % 3 == 1)
+            mac[i / 3] |= (uint8_t)digit;
+    }
+    return true;
 }
 
 static struct nlmsghdr *header(struct nl_message *message)

@@ -5,7 +5,6 @@
 #include "base/scope.h"
 
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -40,13 +39,24 @@ uint64_t summed_number(const char *text, const char *key)
 
 bool interface_line(const char *line, clearpod_agent_InterfaceStats *to)
 {
+    uint64_t *const numbers[] = {&to->rx_bytes, &to->rx_packets, &to->rx_errors, &to->rx_dropped,
+                                 &to->tx_bytes, &to->tx_packets, &to->tx_errors, &to->tx_dropped};
     memset(to, 0, sizeof *to);
-    int got = sscanf(line,
-                     " %15[^: ]: %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %*u %*u %*u %*u %" SCNu64 " %" SCNu64
-                     " %" SCNu64 " %" SCNu64,
-                     to->name, &to->rx_bytes, &to->rx_packets, &to->rx_errors, &to->rx_dropped, &to->tx_bytes,
-                     &to->tx_packets, &to->tx_errors, &to->tx_dropped);
-    return got == 9 && strcmp(to->name, "lo") != 0;
+    const char *name = line + strspn(line, " "), *at = name + strcspn(name, ": ");
+    if (*at != ':' || at == name || (size_t)(at - name) >= sizeof to->name)
+        return false;
+    memcpy(to->name, name, (size_t)(at - name));
+    at++;
+    for (int i = 0; i < 12; i++) { /* the four between received and sent are not asked for */
+        char *end;
+        unsigned long long number = strtoull(at, &end, 10);
+        if (end == at)
+            return false;
+        at = end;
+        if (i < 4 || i >= 8)
+            *numbers[i < 4 ? i : i - 4] = number;
+    }
+    return strcmp(to->name, "lo") != 0;
 }
 
 /* In shares of a byte and of an inode: each name of a file with several has its part. */

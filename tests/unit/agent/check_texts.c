@@ -154,6 +154,9 @@ CASE(addresses_are_parsed_strictly)
         CHECK(!address_parse(bad[i], &a));
     uint8_t mac[6];
     CHECK(mac_parse("52:54:00:12:34:ff", mac) && mac[5] == 0xff);
+    CHECK(mac_parse("5A:0b:00:9F:34:fF", mac) && mac[0] == 0x5a && mac[1] == 0x0b && mac[3] == 0x9f && mac[5] == 0xff);
+    CHECK(!mac_parse(" 2:54:00:12:34:56", mac) && !mac_parse("+2:54:00:12:34:56", mac) &&
+          !mac_parse("0x:54:00:12:34:56", mac) && !mac_parse("5g:54:00:12:34:56", mac));
     CHECK(!mac_parse("52:54:00:12:34", mac) && !mac_parse("52:54:00:12:34:5", mac) &&
           !mac_parse("52-54-00-12-34-56", mac));
 }

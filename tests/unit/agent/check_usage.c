@@ -31,6 +31,10 @@ CASE(interfaces_are_read_and_lo_is_not)
     CHECK(stats.tx_bytes == 5 && stats.tx_packets == 6 && stats.tx_errors == 7 && stats.tx_dropped == 8);
     CHECK(interface_line("eth10:123456789012 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &stats) &&
           stats.rx_bytes == 123456789012);
+    CHECK(interface_line(" fifteen-letters:1 2 3 4 5 6 7 8 9 10 11 12", &stats) && stats.tx_dropped == 12);
+    CHECK(!interface_line("sixteen-letters-:1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &stats));
+    CHECK(!interface_line("  eth0:  1 2 3 4 0 0 0 0 5 6 7\n", &stats) && !interface_line("  eth0:", &stats) &&
+          !interface_line(": 1 2 3 4 0 0 0 0 5 6 7 8", &stats) && !interface_line("", &stats));
     CHECK(!interface_line("    lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &stats));
     CHECK(!interface_line("Inter-|   Receive                        |  Transmit\n", &stats));
 }
