@@ -181,16 +181,16 @@ int network_undo(const clearpod_agent_Configure *settings, struct fault *why)
     for (unsigned i = 0; netlink >= 0 && i < settings->interfaces_count; i++) {
         const clearpod_agent_Interface *interface = &settings->interfaces[i];
         int index = index_of(interface->name, why);
-        for (unsigned n = 0; index > 0 && n < interface->addresses_count; n++) {
-            address_parse(interface->addresses[n], &address);
-            nl_address(&message, index, &address);
-            nl_not(&message);
-            if (ask(netlink, &message) < 0)
-                return fault_errno(why, "take %s from %s", interface->addresses[n], interface->name);
-        }
         nl_down(&message, index);
         if (index < 0 || ask(netlink, &message) < 0)
             return fault_errno(why, "set %s down", interface->name);
+        for (unsigned n = 0; n < interface->addresses_count; n++) {
+            address_parse(interface->addresses[n], &address);
+            nl_address(&message, index, &address);
+            nl_not(&message);
+            if (ask(netlink, &message) < 0 && errno != EADDRNOTAVAIL) /* those of IPv6 go with the link */
+                return fault_errno(why, "take %s from %s", interface->addresses[n], interface->name);
+        }
     }
     return netlink < 0 ? -1 : 0;
 }

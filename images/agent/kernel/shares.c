@@ -37,6 +37,12 @@ int shares_mount(const struct arguments *arguments, struct fault *why)
         return -1;
     if (arguments->template)
         read_less_ahead();
+    return shares_mount_volumes(arguments, why);
+}
+
+int shares_mount_volumes(const struct arguments *arguments, struct fault *why)
+{
+    const char *cache;
     /* Apps, and journald, may map files that they write. Without `directio` what is read is cached, too. */
     if (arguments->plan)
         cache = "mmap";

@@ -10,6 +10,8 @@
 #include "base/fault.h"
 
 int shares_mount(const struct arguments *arguments, struct fault *why);
+/* The one of them that `shares_unmount` unmounts. */
+int shares_mount_volumes(const struct arguments *arguments, struct fault *why);
 /* Undo; FAULT_STATE when a container still uses them, and then they stay. Only where images come by the window. */
 int shares_unmount(struct fault *why);
 

@@ -2,12 +2,13 @@
 /* See sockets.h. */
 #include "kernel/sockets.h"
 
+#include "base/files.h"
 #include "base/scope.h"
 
 #include <netinet/in.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -33,6 +34,13 @@ static bool is_outside(int fd)
     else if (at.sin6_family != AF_INET)
         return false;
     return v4 && *(uint8_t *)&v4 != IN_LOOPBACKNET;
+}
+
+bool sockets_exist(void)
+{
+    char text[512];
+    /* Of TCP's line: those that the kernel has in memory, listening ones and others, in all namespaces. */
+    return file_read("/proc/net/sockstat", text, sizeof text) < 0 || !strstr(text, " alloc 0 ");
 }
 
 int sockets_reset(pid_t pid, int unused)

@@ -6,8 +6,11 @@
 #ifndef CLEARPOD_SOCKETS_H
 #define CLEARPOD_SOCKETS_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
+/* Whether there are any in this kernel, of whichever network namespace: to look for them takes long. */
+bool sockets_exist(void);
 /* Reset what the process has connected, or is connecting, with an address that is not the loopback's: it sees ECONNRESET.
  * What listens stays. `unused` makes it one for cgroup_each. */
 int sockets_reset(pid_t pid, int unused);

@@ -128,7 +128,8 @@ static int leave_identity(const clearpod_agent_Configure *settings, struct fault
 {
     if (freshen(settings, why) < 0 || network_undo(settings, why) < 0)
         return -1;
-    cgroup_each("", 0, sockets_reset, 0);
+    if (sockets_exist())
+        cgroup_each("", 0, sockets_reset, 0);
     return 0;
 }
 

@@ -284,7 +284,7 @@ static int freeze(const clearpod_agent_Tune *tune, struct fault *why)
 static int on_tune(const clearpod_agent_Tune *tune, const struct asker *asker, struct fault *why)
 {
     if (!strcmp(tune->file, "shares"))
-        return *tune->text ? shares_mount(&agent.arguments, why) : shares_unmount(why);
+        return *tune->text ? shares_mount_volumes(&agent.arguments, why) : shares_unmount(why);
     if (!strcmp(tune->file, "cgroup.freeze"))
         return freeze(tune, why);
     struct task task = {.kind = TASK_TUNE, .file = tune->file, .lower = tune->text, .stdio = {-1, -1, -1}};
