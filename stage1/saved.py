@@ -34,7 +34,7 @@ from stage1.vm.window import Placed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from stage1.rootfs.checkpoint import Awaited
@@ -72,6 +72,16 @@ class Manifest(NamedTuple):
     more: "Mapping[str, Any]"
 
 
+class Target(NamedTuple):
+    """The new directory `path` for a guest, and `more` for its manifest. `written` is called when all files are there,
+    while the guest is still stopped.
+    """
+
+    path: str
+    more: "Mapping[str, Any]"
+    written: "Callable[[], object]" = lambda: None
+
+
 def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> bool:
     """Write back, before the guest is saved into the directory `near` or one in it, what of its disk would have to be
     written while it is stopped. Return whether its disk will take space there. Raises KernelError.
@@ -87,14 +97,14 @@ def save(
     *,
     host: Host,
     images: "Mapping[str, ImageFiles]",
-    target: tuple[str, "Mapping[str, Any]"],
+    target: Target,
 ) -> float:
-    """Save the guest with `images` by their names in its window, and its disk, into the new directory `target[0]` with
-    `target[1]` as `more`. The guest goes on in any case; seconds for which it was stopped.
+    """Save the guest with `images` by their names in its window, and its disk, into a new directory. The guest goes on
+    in any case; seconds for which it was stopped.
 
     Raises AlreadyExists, VmFailed, NoSpace, KernelError; nothing is left then.
     """
-    path, more = target
+    path, more, written = target
     if os.path.lexists(path):
         raise AlreadyExists(f"{path} exists; a guest is saved into a new directory")
     manifest = describe(directory, pod, host=host, images=images)._replace(more=more)
@@ -106,13 +116,17 @@ def save(
     try:
         files.write_atomic(f"{new}/{MANIFEST}", json.dumps({"v": _VERSION, **manifest._asdict()}).encode())
         guest_file.make(f"{new}/{GUEST}")
-        stopped_s = take(directory, new, disk=machine.vm_spec(pod, host, directory=directory).scratch)
-        with Guard("rename", new):
-            os.rename(new, path)
+
+        def appear() -> None:
+            with Guard("rename", new):
+                os.rename(new, path)
+            written()
+
+        disk = machine.vm_spec(pod, host, directory=directory).scratch
+        return take(directory, new, disk=disk, complete=appear)
     except BaseException:
-        remove(new)
+        remove(path)
         raise
-    return stopped_s
 
 
 def remove(path: str) -> None:
@@ -295,10 +309,17 @@ def _made_of(vm: VmSpec, pod: Pod, *, host: Host) -> dict[str, str]:
     return template_key.parts(vm, scratch_bytes=scratch_bytes, host=template_key.this_host())
 
 
-def take(directory: str, new: str, *, disk: str, is_awaited: "Awaited" = lambda: True) -> float:
-    """Save the guest and its `disk`, if there is one, into files in `new`; the first one is there. The guest goes on in
-    any case; seconds for which it was stopped. Raises TimedOut when it is not awaited any more, VmFailed, NoSpace,
-    KernelError.
+def take(
+    directory: str,
+    new: str,
+    *,
+    disk: str,
+    is_awaited: "Awaited" = lambda: True,
+    complete: "Callable[[], object]" = lambda: None,
+) -> float:
+    """Save the guest and its `disk`, if there is one, into files in `new`; the first one is there. `complete` is called
+    when both are. The guest goes on in any case; seconds for which it was stopped. Raises TimedOut when it is not
+    awaited any more, VmFailed, NoSpace, KernelError.
     """
     begun_s = time.monotonic()
     try:
@@ -309,6 +330,7 @@ def take(directory: str, new: str, *, disk: str, is_awaited: "Awaited" = lambda:
             guest_file.write(monitor, f"{new}/{GUEST}", is_awaited=is_awaited)
             if disk:
                 scratch.copy_sparse(disk, f"{new}/{DISK}", between=lambda: require(is_awaited))
+            complete()
             medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
             monitor.run("cont")
     except BaseException as error:

@@ -6,6 +6,7 @@ Called by `create`. It has the original's program, arguments, environment and mo
 guest keeps (config maps, tokens, /etc/hosts) are the new ones before it goes on.
 """
 
+import asyncio
 import signal
 from typing import TYPE_CHECKING
 
@@ -117,13 +118,12 @@ async def _take_over(pod: "LivePod", container: LiveContainer) -> None:
     """Connect a container that runs in the copied guest with this pod: its volumes, its CPUs and its log. Raises
     WrongState when it has ended.
     """
-    reply = await pod.call(messages.List())
+    renewed = (messages.Update(container.id),) if container.record.container.has_guest_volumes else ()
+    reply, *_ = await asyncio.gather(*(pod.call(op) for op in (messages.List(), *renewed)))
     listed = next((one for one in reply.containers if one.id == container.id), None)
     if listed is None or listed.state != messages.RUNNING:
         raise WrongState(f"container {container.record.container.name} has ended in the copied guest; delete the pod")
     container.guest_pid = listed.pid
-    if container.record.container.has_guest_volumes:
-        await pod.call(messages.Update(container.id))
     await pod.bind_cpus(container.record)
     for stream, consumer in container.consumers(pod.agent.consumed).items():
         pod.agent.listen(stream, consumer)

@@ -25,6 +25,7 @@ from stage1 import engine, saved
 from stage1.errors import TimedOut, VmFailed, WrongState
 from stage1.guest import messages, settings
 from stage1.guest.messages import Tune
+from stage1.saved import Target
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
@@ -92,12 +93,11 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str, written: asyn
             await write_back(pod, near=os.path.dirname(path))
             begun_s = time.monotonic()
             async with standing_still(pod):
-                more = codec.dump(of(pod))
+                is_written = partial(asyncio.get_running_loop().call_soon_threadsafe, written.set)
                 stopped_s = await pod.tools.run_in_bulk(
                     saved.save, pod.directory, pod.record.pod,
-                    host=pod.tools.host, images=files, target=(path, more),
+                    host=pod.tools.host, images=files, target=Target(path, codec.dump(of(pod)), is_written),
                 )  # fmt: skip
-                written.set()
         paused_s = time.monotonic() - begun_s
         pod.note(Fact(history.FORKED, took_ns=round(paused_s * 1e9)))
         pod.save_soon()
