@@ -8,6 +8,7 @@
 #include "helpers/volumes.h"
 #include "kernel/dax.h"
 #include "kernel/namespaces.h"
+#include "kernel/shares.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -230,6 +231,8 @@ int rootfs_create(const struct task *task, struct fault *why)
     struct places at;
     struct fault ignored;
     places_of(&at, task->id);
+    if (task->arguments->template) /* not while a pod waits for its guest */
+        shares_read_less_ahead();
     if (mkdir(at.base, 0711) < 0)
         return fault_errno(why, "mkdir %s", at.base);
     if (create(task, &at, why) == 0 && bind_volumes(task, &at, why) == 0 &&

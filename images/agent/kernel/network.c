@@ -35,24 +35,37 @@ static int open_netlink(struct fault *why)
     return fd < 0 ? fault_errno(why, "open a netlink socket") : fd;
 }
 
-static bool has_mac(int any, const char *name, const uint8_t address[6])
+/* What is asked about a device by its name; `any` is any socket, so the one that is open already. */
+static struct ifreq device_named(const char *name)
 {
     struct ifreq request = {0};
     memcpy(request.ifr_name, name, strnlen(name, IF_NAMESIZE - 1));
+    return request;
+}
+
+static bool has_mac(int any, const char *name, const uint8_t address[6])
+{
+    struct ifreq request = device_named(name);
     return ioctl(any, SIOCGIFHWADDR, &request) == 0 && !memcmp(address, request.ifr_hwaddr.sa_data, 6);
+}
+
+/* 0 when there is none. */
+static int index_named(int any, const char *name)
+{
+    struct ifreq request = device_named(name);
+    return ioctl(any, SIOCGIFINDEX, &request) == 0 ? request.ifr_ifindex : 0;
 }
 
 /* The index of the device with this hardware address in our network namespace (/sys shows that of the boot), 0 when
  * there is none. It mostly has the name already that it is to have, which is quicker to see than all devices. */
-static int index_by_mac(const char *mac, const char *name)
+static int index_by_mac(int any, const char *mac, const char *name)
 {
     uint8_t address[6];
     int index = 0;
-    scoped_fd int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (!mac_parse(mac, address))
         return 0;
     if (has_mac(any, name, address))
-        return (int)if_nametoindex(name);
+        return index_named(any, name);
     struct if_nameindex *list = if_nameindex();
     for (struct if_nameindex *at = list; at && at->if_index && !index; at++)
         if (has_mac(any, at->if_name, address))
@@ -62,16 +75,16 @@ static int index_by_mac(const char *mac, const char *name)
     return index;
 }
 
-static int find(const clearpod_agent_Interface *interface, struct fault *why)
+static int find(int netlink, const clearpod_agent_Interface *interface, struct fault *why)
 {
     const char *mac = *interface->found_mac ? interface->found_mac : interface->mac;
-    int index = index_by_mac(mac, interface->name);
+    int index = index_by_mac(netlink, mac, interface->name);
     return index ? index : fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", mac);
 }
 
-static int index_of(const char *device, struct fault *why)
+static int index_of(int netlink, const char *device, struct fault *why)
 {
-    int index = (int)if_nametoindex(device);
+    int index = index_named(netlink, device);
     return index ? index : fault_set(why, FAULT_NOT_FOUND, "no network device '%s'", device);
 }
 
@@ -80,7 +93,7 @@ static int free_name(int netlink, const char *name, int index, struct fault *why
 {
     struct nl_message message;
     char other[IF_NAMESIZE];
-    int taken = (int)if_nametoindex(name);
+    int taken = index_named(netlink, name);
     if (!taken || taken == index)
         return 0;
     snprintf(other, sizeof other, "was%d", taken);
@@ -93,7 +106,7 @@ static int set_interface(int netlink, const clearpod_agent_Interface *interface,
     struct nl_message message;
     struct address address;
     uint8_t mac[6];
-    int index = find(interface, why);
+    int index = find(netlink, interface, why);
     if (index < 0)
         return -1;
     if (!mac_parse(interface->mac, mac))
@@ -119,7 +132,7 @@ static int set_route(int netlink, const clearpod_agent_Route *settings, struct f
 {
     struct nl_message message;
     struct route route = {.metric = settings->metric, .mtu = settings->mtu, .advmss = settings->advmss};
-    route.index = index_of(settings->device, why);
+    route.index = index_of(netlink, settings->device, why);
     if (route.index < 0)
         return -1;
     if (!address_parse(settings->destination, &route.to))
@@ -138,7 +151,7 @@ static int set_neighbour(int netlink, const clearpod_agent_Neighbour *neighbour,
     struct nl_message message;
     struct address address;
     uint8_t mac[6];
-    int index = index_of(neighbour->device, why);
+    int index = index_of(netlink, neighbour->device, why);
     if (index < 0)
         return -1;
     if (!address_parse(neighbour->address, &address) || !mac_parse(neighbour->mac, mac))
@@ -163,7 +176,7 @@ int network_give(const clearpod_agent_Configure *settings, int netns, struct fau
     if (netlink < 0)
         return -1;
     for (unsigned i = 0; i < settings->interfaces_count; i++) {
-        int index = find(&settings->interfaces[i], why);
+        int index = find(netlink, &settings->interfaces[i], why);
         if (index < 0)
             return -1;
         nl_give(&message, index, netns);
@@ -180,7 +193,7 @@ int network_undo(const clearpod_agent_Configure *settings, struct fault *why)
     scoped_fd int netlink = open_netlink(why);
     for (unsigned i = 0; netlink >= 0 && i < settings->interfaces_count; i++) {
         const clearpod_agent_Interface *interface = &settings->interfaces[i];
-        int index = index_of(interface->name, why);
+        int index = index_of(netlink, interface->name, why);
         nl_down(&message, index);
         if (index < 0 || ask(netlink, &message) < 0)
             return fault_errno(why, "set %s down", interface->name);

@@ -20,11 +20,7 @@ static int mount_share(const char *tag, unsigned long flags, const char *cache, 
     return 0;
 }
 
-/*
- * Of 9p's read-ahead, half a MiB around each fault, a program that is mapped has twice in memory what it touches, and a copy of a template
- * shares none of that: a page is read for each fault. Large reads are as large as they were.
- */
-static void read_less_ahead(void)
+void shares_read_less_ahead(void)
 {
     file_write("/sys/class/bdi/9p-1/read_ahead_kb", "4"); /* of the first mount */
 }
@@ -35,8 +31,6 @@ int shares_mount(const struct arguments *arguments, struct fault *why)
     const char *cache = arguments->alike ? "mmap" : "loose";
     if (mount_share("layers", arguments->plan ? 0 : MS_RDONLY | MS_NODEV, cache, why) < 0)
         return -1;
-    if (arguments->template)
-        read_less_ahead();
     return shares_mount_volumes(arguments, why);
 }
 
