@@ -56,15 +56,18 @@ class FakeCni:
         self.root = root
         for name in ("net.d", "bin", "leases"):
             (root / name).mkdir(parents=True)
-        for name in ("first", "second", "bridge"):
-            path = root / "bin" / name
-            path.write_text(SCRIPT.format(here=root))
-            path.chmod(0o755)
+        for name in ("first", "second"):
+            self._install(name)
         self.settings = Settings(f"{root}/net.d", (f"{root}/bin",), f"{root}/cache", limit_s=limit_s)
         self.configure([{"type": "first"}, {"type": "second"}])
         self.answer({"ips": [{"address": "10.9.0.5/24"}, {"address": "fd09::5/64"}]})
         (root / "batch").write_text(BATCH)
         self.speaks("0.4.0", "1.0.0", "1.1.0")
+
+    def _install(self, name: str) -> None:
+        path = self.root / "bin" / name
+        path.write_text(SCRIPT.format(here=self.root))
+        path.chmod(0o755)
 
     def configure(self, plugins: list[dict[str, Any]], version: str = "1.0.0", **more: Any) -> None:
         """Replace the configuration."""
@@ -73,6 +76,7 @@ class FakeCni:
 
     def make_first_reservable(self) -> None:
         """The first plugin is now one that is called when a pool slot is filled."""
+        self._install("bridge")
         self.configure([{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "second"}])
 
     def answer(self, document: Any) -> None:
