@@ -4,7 +4,8 @@
 Times are those of attach and detach less what the plugins took; `processes` are those started beside the plugins.
 Then 20 pods at once: how far the slowest are from the middle. All in a netns of its own.
 `--throughput` adds what real VMs move beside containers, `--pods N` runs N real VMs one after the other, `--parallel N`
-as many at once; `--rounds 0` leaves the first part out.
+as many at once; `--forwarding` adds what the limit of new neighbours costs each forwarded packet; `--rounds 0` leaves
+the first part out.
 """
 
 import sys
@@ -29,6 +30,7 @@ from stage1.linux import process  # noqa: E402
 from stage1.net import attach  # noqa: E402
 from stage1.pod.model import Pod, Port  # noqa: E402
 from tests.bench import network_vms  # noqa: E402
+from tests.bench.lib import forwarding  # noqa: E402
 from tests.fakes.outer_net import OuterNet, outer_net  # noqa: E402
 
 AT_ONCE = 20
@@ -154,6 +156,7 @@ def main() -> int:
     parser.add_argument("--throughput", action="store_true", help="also what real VMs move, beside containers")
     parser.add_argument("--pods", type=int, default=0, help="also so many real VMs, one after the other")
     parser.add_argument("--parallel", type=int, default=0, help="also so many real VMs at once")
+    parser.add_argument("--forwarding", action="store_true", help="also what the limit of new neighbours costs")
     args = parser.parse_args()
     report = measure(args.rounds) if args.rounds else {}
     if args.throughput:
@@ -162,6 +165,8 @@ def main() -> int:
         report["in_sequence"] = network_vms.in_sequence(args.pods)
     if args.parallel:
         report["in_parallel"] = network_vms.in_parallel(args.parallel)
+    if args.forwarding:
+        report["forwarding"] = forwarding.measure()
     lines = [f"{key:12} {value}" for key, value in report.items()]
     print(json.dumps(report, indent=1) if args.json else "\n".join(lines))
     return 0
