@@ -29,6 +29,7 @@ from cri.store.images import Image
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import container as translated
 from cri.translate import own_kernel
+from cri.translate.container import Findings
 from cri.vsock import VsockPort
 from stage1 import engine, garbage
 from stage1.errors import PodError, WrongState
@@ -129,7 +130,7 @@ class Foreground:
         images = {config.image.image: image}
 
         def plan(accounts: Accounts) -> ContainerRecord:
-            return translated.record(config, self._pod.record, images=images, accounts=accounts)
+            return translated.record(config, self._pod.record, images=images, findings=Findings(accounts, kernel))
 
         root_request = RootRequest(image.id, lambda: (files,), plan)
         async with containers.held(self._pod, root_request, kernel=kernel) as root:

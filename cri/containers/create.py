@@ -14,7 +14,7 @@ from cri.containers.discard import discard, remove_files
 from cri.containers.stop import follow_rest
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
-from cri.live.deadlines import answer, limit
+from cri.live.deadlines import Limit, answer
 from cri.live.images import Root, RootRequest
 from cri.live.pod import LivePod
 from cri.store import history
@@ -38,7 +38,7 @@ async def image_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
     """
     pod.require_ready()
     with pod.work.using_files():
-        async with limit(pod, "CreateContainer"), pod.images.held(request) as root:
+        async with Limit(pod, "CreateContainer"), pod.images.held(request) as root:
             for volume in root.volumes:
                 await pod.images.export(volume)
             yield root
@@ -49,7 +49,7 @@ async def kernel_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]
     """The same for a container whose image brings the kernel: nothing in it is for a guest."""
     pod.require_ready()
     with pod.work.using_files():
-        async with limit(pod, "CreateContainer"):
+        async with Limit(pod, "CreateContainer"):
             yield await pod.images.to_boot(request)
 
 

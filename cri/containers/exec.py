@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cri.consumers import Consumer
 from cri.containers import order
 from cri.live.container import LiveContainer
-from cri.live.deadlines import limit
+from cri.live.deadlines import Limit
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
 from cri.threads import UNDO_S, run_uncancellable
@@ -188,7 +188,7 @@ async def _spawn(command: Command, *, what: Options, stdio: messages.Stdio) -> N
         raise WrongState(f"container {container.id} is being removed; nothing can be run in it any more") from None
     request = messages.Exec(container.id, number, name, stdio)
     command.answer = asyncio.ensure_future(pod.call(request, math.inf))
-    async with limit(pod, "Exec"):
+    async with Limit(pod, "Exec"):
         await asyncio.shield(command.answer)
 
 

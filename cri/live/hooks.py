@@ -6,7 +6,7 @@ its caller rolls back.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,10 +27,9 @@ class Hooks:
     async def stopped(self, pod: "LivePod") -> None:
         """The pod's containers have ended; its network has not been released. Never raises."""
 
-    @asynccontextmanager
-    async def creating(self, pod: "LivePod", record: "ContainerRecord") -> "AsyncIterator[ContainerRecord]":
+    def creating(self, pod: "LivePod", record: "ContainerRecord") -> "AbstractAsyncContextManager[ContainerRecord]":
         """Runs around the creation of a container; yields the record with the adjustments."""
-        yield record
+        return nullcontext(record)
 
     async def starting(self, pod: "LivePod", container: "LiveContainer") -> None:
         """Runs before the container's process is started."""

@@ -14,6 +14,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.store.pods import ContainerRecord
 from cri.translate import apparmor, cdi, container, debugging, own_kernel
+from cri.translate.container import Findings
 from stage1.errors import BadRequest, NotFound
 from stage1.rootfs.share import ImageFiles
 
@@ -45,7 +46,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         return pb.CreateContainerResponse(container_id=made)
 
     def plan(accounts: Accounts) -> ContainerRecord:
-        return container.record(config, pod.record, images=images, accounts=accounts, added=edits)
+        return container.record(config, pod.record, images=images, findings=Findings(accounts, kernel, edits))
 
     image, find_files = images[config.image.image], partial(_usable, node, tuple(images.values()))
     root_request = RootRequest(image.id, find_files, plan, node.accounts)

@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cri.live.accounts import Accounts
 from cri.pb import runtime_pb2 as pb
@@ -28,19 +28,22 @@ if TYPE_CHECKING:
     from cri.store.images import Image
 
 
+class Findings(NamedTuple):
+    """Beside the request: the accounts in its image, the kernel that the image brings, and what its CDI devices add."""
+
+    accounts: Accounts
+    kernel: OwnKernel = OwnKernel()
+    added: cdi.Edits = cdi.Edits()
+
+
 def record(
-    config: pb.ContainerConfig,
-    pod: PodRecord,
-    *,
-    images: Mapping[str, "Image"],
-    accounts: Accounts,
-    added: cdi.Edits = cdi.Edits(),  # noqa: B008 - a constant
+    config: pb.ContainerConfig, pod: PodRecord, *, images: Mapping[str, "Image"], findings: Findings
 ) -> ContainerRecord:
     """The container that the request asks for, with a new id and no streams.
 
-    `images` has those that the request names, by the name that it uses; `accounts` are of its own, `added` is what its
-    CDI devices bring. Raises BadRequest, NotFound, Unsupported.
+    `images` has those that the request names, by the name that it uses. Raises BadRequest, NotFound, Unsupported.
     """
+    accounts, kernel, added = findings
     check(config)
     limits.check(config.linux.resources)
     image = images[config.image.image]
@@ -48,7 +51,6 @@ def record(
     user = _user(config, pod.pod, image=image, accounts=accounts, added=added)
     volumes = _volumes(config, pod.pod, images=images)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
-    kernel = own_kernel.of(image, sandbox.annotations, config.annotations)
     arguments = command(config, image, kernel=kernel)
     env = environment(config, image_config, more=added.env)
     env = env if kernel.path else users.with_home(env, user, passwd=accounts.passwd)

@@ -16,14 +16,13 @@ import stat
 import struct
 import sys
 
-from stage1.errors import KernelError
+from stage1.errors import KernelError, PodError
 from stage1.linux import files, libc, mount, removal
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 _NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
 _PLAIN = _BENEATH | NO_SYMLINKS | NO_MAGICLINKS
@@ -74,15 +73,15 @@ class Root:
     def __init__(self, path: str, *, one_mount: bool = False) -> None:
         self.path = path
         self._resolve = _PLAIN | (_NO_XDEV if one_mount else 0)
-        with Guard("open", path):
+        try:  # no Guard here and in `_in_parent`: they are most of what making a container calls
             self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise libc.failure("open", error.errno or errno.EIO, path) from error
 
     def __enter__(self) -> "Root":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -313,8 +312,11 @@ class Root:
             raise NotPlain(self._full(path), "does not name a file", number=errno.EINVAL)
         parent = self.open_directory(above) if above else self.fd
         try:
-            with Guard(call, self._full(path)):
-                act(parent, name)
+            act(parent, name)
+        except PodError:
+            raise
+        except OSError as error:
+            raise libc.failure(call, error.errno or errno.EIO, self._full(path)) from error
         finally:
             if above:
                 os.close(parent)

@@ -148,13 +148,14 @@ def _create(config: dict[str, Any]) -> None:
     from cri.pb import runtime_pb2 as pb
     from cri.store.images import Image
     from cri.store.pods import PodRecord
-    from cri.translate import container
+    from cri.translate import container, own_kernel
     from stage1.pod.model import Pod
 
     image = Image("sha256:", ("i",), (), 1, (config.get("config") or {}).get("User") or "", config, "")
     asked = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"))
     accounts = Accounts("root:x:0:0::/root:/bin/sh\n", "root:x:0:\n")
-    container.record(asked, PodRecord(Pod("p", "web"), b"", "", 0), images={"i": image}, accounts=accounts)
+    findings = container.Findings(accounts, own_kernel.of(image))
+    container.record(asked, PodRecord(Pod("p", "web"), b"", "", 0), images={"i": image}, findings=findings)
 
 
 def checkpoint(data: bytes) -> None:
