@@ -73,8 +73,10 @@ async def test_copies_share_no_identity_and_lack_nothing(outer: tuple[VmWorld, O
         await _gives_back_what_it_frees(cri, *pods[0])
         _is_jailed(cri, pods[0][0])
         await removed(cri, *(pod for pod, _ in pods[1:]), first)
+    world.host = world.host._replace(guest_dir=_with_another_library(world))
     async with world.daemon() as cri:
         assert (await output_of(cri, pods[0][1], "cat /etc/machine-id")).strip() == pods[0][0][:32], "adopted"
+        await _boots_if_its_library_has_no_effect(cri)
         await _boots_if_its_template_does_not_load(cri)
         await removed(cri, pods[0][0])
     assert world.left_over() == [] and os.listdir(net.settings.cache_dir) == []
@@ -135,6 +137,28 @@ def _is_jailed(cri: Client, pod: str) -> None:
     assert mapped and all(one.endswith("p") for one in mapped), "what it writes is its own"
 
 
+def _with_another_library(world: VmWorld) -> str:
+    """A directory of the guest whose library for QEMU maps nothing: in its place is kvmtool's."""
+    place = world.root / "guest-without"
+    place.mkdir()
+    for file in Path(world.host.guest_dir).iterdir():
+        (place / file.name).symlink_to(file.resolve())
+    (place / "qemu-shim.so").unlink()
+    (place / "qemu-shim.so").symlink_to((place / "lkvm-shim.so").resolve())
+    return str(place)
+
+
+async def _boots_if_its_library_has_no_effect(cri: Client) -> None:
+    """The guest's memory is empty then, and it ends at its first instruction."""
+    assert cri.node.templates is not None
+    pod, container = await running(cri, "blind")
+    assert await output_of(cri, container, "grep -c clearpod.template /proc/cmdline || echo here") == "0\nhere\n"
+    assert (await counts(cri))["failed"] == 1
+    again, _ = await running(cri, "again")  # for which the next template is made
+    await cri.node.templates.settled()
+    await removed(cri, pod, again)
+
+
 async def _boots_if_its_template_does_not_load(cri: Client) -> None:
     """One that is as it was written, and that QEMU refuses: the pod boots, and the template is gone."""
     store = Store(f"{cri.node.host.state_dir}/vm-templates")
@@ -147,5 +171,5 @@ async def _boots_if_its_template_does_not_load(cri: Client) -> None:
     manifest.write_bytes(Manifest(template_manifest.decode(manifest.read_bytes()).made_of, digests).encode())
     pod, container = await running(cri, "boots")
     assert await output_of(cri, container, "echo here") == "here\n"
-    assert store.names() == [] and (await counts(cri))["failed"] == 1
+    assert store.names() == [] and (await counts(cri))["failed"] == 2
     await removed(cri, pod)
