@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tests.fakes import preloaded
 from tests.fakes.host_state import HostState
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SLOW = re.compile("^clearpod: warning: .* by emulation .*\n", re.M)
@@ -45,6 +45,8 @@ class Command:
         vm = "" if "[vm]" in more else "[vm]\n"
         if "boot_timeout_s" not in more:
             vm += f"boot_timeout_s = {60 * PATIENCE}\n"
+        for name, usual_s in (("adopt", 10), ("react", 4)):
+            vm += f"{name}_timeout_s = {usual_s * PACE}\n" if f"{name}_timeout_s" not in more else ""
         self.config.write_text(f'{top}{more}\n{vm}hypervisor = "{self.hypervisor}"\n', encoding="utf-8")
 
     def argv(self, command: str, *arguments: str) -> list[str]:
