@@ -90,13 +90,15 @@ async def test_a_vm_that_was_killed_is_in_the_history_and_its_console_stays(worl
         live = cri.node.pods.get(pod)
         assert live.vm is not None
         console = Path(live.vm.console)
-        console.write_bytes(b"[    0.1] Linux version 6\n[    9.0] Kernel panic - not syncing: \x1b[31mred\n")
+        expected = b"vmm: Issue while setting TUNSETSTEERINGEBPF: Operation not permitted\n"
+        console.write_bytes(b"[    0.1] Linux version 6\n%b[    9.0] Kernel panic - \x1b[31mred\n" % expected)
         os.kill(live.vm.pid, signal.SIGKILL)
         await live.gone.wait()
         shown = await info(cri, pod)
         assert shown["history"][-1].items() >= {"what": history.ENDED, "reason": "ready"}.items()
         assert "panic" in shown["console"][-1]
         assert not any("Linux version 6" in line or "\x1b" in line for line in shown["console"])
+        assert "STEERING" not in str(shown["console"]), "it tells nothing"
     async with world.daemon() as cri:
         assert (await info(cri, pod))["console"] == shown["console"]
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
