@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A web server in Python that keeps a counter in its memory: copied, suspended, resumed, and made a template that
-outlives it, by the commands of docs/admin/templates.md. `-s` shows the transcript.
+outlives it, by the commands of docs/admin/templates.md, whose transcript is compared. `-s` shows it.
 """
 
 import asyncio
+import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from .test_network import outer_world
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
+PAGE = Path(__file__).parents[2] / "docs/admin/templates.md"
+
 
 @pytest.fixture
 def world(tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
@@ -36,11 +40,23 @@ def world(tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
             yield made
 
 
-class Session:
-    """Who types; all of it is printed as in a terminal."""
+def typed(text: str) -> list[tuple[str, str]]:
+    """The commands of a transcript, without addresses, and what curl has answered."""
+    lines = [*text.splitlines(), ""]
+    commands = [(one, after if " curl " in one else "") for one, after in itertools.pairwise(lines)]
+    return [(re.sub("http://[^/]*/", "http://ADDRESS/", one), after) for one, after in commands if one[:2] == "# "]
 
-    def __init__(self, world: VmWorld, cri: Client, capfd: pytest.CaptureFixture[str]) -> None:
-        self._cri, self._capfd, self._run = cri, capfd, command(world, capfd)
+
+def in_docs() -> str:
+    """The transcript of the page."""
+    return next(one for one in PAGE.read_text().split("```") if one.startswith("\n# curl "))
+
+
+class Session:
+    """Who types; all of it is printed as in a terminal, and kept in `text`."""
+
+    def __init__(self, world: VmWorld, cri: Client, capfd: pytest.CaptureFixture[str], *, text: str = "") -> None:
+        self._cri, self._capfd, self._run, self.text = cri, capfd, command(world, capfd), text
 
     async def clearpod(self, line: str) -> str:
         """A command of ours that succeeds: `template list`, `fork web`."""
@@ -69,6 +85,7 @@ class Session:
         return pod
 
     def _print(self, text: str) -> None:
+        self.text += text
         with self._capfd.disabled():
             print(text, end="")
 
@@ -89,13 +106,14 @@ async def test_it_goes_on_in_copies_after_a_suspension_and_out_of_a_template(
         assert "default/warm" in await at.clearpod("template create --from default/web warm")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     async with world.daemon() as cri:
-        at = Session(world, cri, capfd)
+        at = Session(world, cri, capfd, text=at.text)
         assert "default/warm" in await at.clearpod("template list")
         pods = [await at.run(name, **{TEMPLATE: "warm"}) for name in ("web-1", "web-2")]
         assert [await at.curl(name) for name in ("web-1", "web-2", "web-1", "try")] == [5, 5, 6, 5]
         assert "the template default/warm" in await at.clearpod("why web-1")
         await at.clearpod("template rm warm")
         assert await at.curl("web-2") == 6
+        assert typed(at.text) == typed(in_docs())
         for one in (*pods, *[it.id for it in (await cri("ListPodSandbox")).items if it.metadata.name == "try"]):
             await asyncio.wait_for(cri("RemovePodSandbox", pod_sandbox_id=one), 120)
         assert world.left_over() == []
