@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run directory is full while real guests are saved and loaded: each call is refused with a sentence, the pods are
-what they were, and nothing is left.
+"""The run directory is full, or that for guests, while real guests are saved and loaded: each call is refused with a
+sentence, the pods are what they were, and nothing is left.
 """
 
 import asyncio
@@ -13,12 +13,14 @@ import pytest
 
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store.warmed import DIRECTORY
+from stage1 import suspended
 from stage1.linux import mount
 
 from .conftest import Client, Registered, VmWorld, vm_world
 from .test_fork import refused as fork_refused
 from .test_pool_vms import output_of
 from .test_warmed import ours
+from .test_warmed_vms import full_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
@@ -60,6 +62,15 @@ async def counted(cri: Client, container: str) -> int:
     return int(await output_of(cri, container, COUNT))
 
 
+async def _has_no_space_for_its_guest(cri: Client, pod: str, scratch: Path) -> None:
+    """What is there besides is not seen meanwhile; its VMM has it open."""
+    with full_disk(scratch), pytest.raises(grpc.RpcError) as raised:
+        await cri.ours("SuspendPod", pod)
+    code, text = raised.value.code().name, str(raised.value.details())
+    assert code == "RESOURCE_EXHAUSTED" and str(scratch) in text and len(text.splitlines()) == 1
+    assert not cri.node.pods.get(pod).is_suspended and not list(scratch.glob(f"*{suspended.ENDING}*"))
+
+
 async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: Path) -> None:
     output = tmp_path / "checkpoint"
     output.mkdir(0o700)
@@ -70,6 +81,7 @@ async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: 
         asked = {"pod_sandbox_id": web, "output_path": str(output), "container_ids": [container]}
         await cri("CheckpointPod", deadline_s=60, **asked)
         await ours(cri, "CreateTemplate", pod_sandbox_id=web, options={"name": "warm"})
+        await _has_no_space_for_its_guest(cri, web, Path(machine.config.state_dir, "scratch"))
         await cri.ours("SuspendPod", other)
         ballast = Path(machine.config.run_dir, "ballast")
         fill(ballast)
