@@ -26,6 +26,7 @@ from cri.image.leaving import leave
 from cri.image.readers import Readers
 from cri.image.registries import Auth
 from cri.image.source import LOCAL, BlobFiles, Names, Resolved, Source, names_of, source_of
+from cri.image.turns import Turn, Turns
 from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
@@ -50,7 +51,7 @@ SPACE_CHECK_S = 1.0
 class _Slots(NamedTuple):
     """How many pulls and how many layers are processed concurrently. Those that wait hold no resources."""
 
-    pulls: asyncio.Semaphore
+    pulls: Turns
     readers: asyncio.Semaphore
     threads: ThreadPoolExecutor
     """Of their own, so that work of minutes does not keep other calls waiting."""
@@ -72,7 +73,7 @@ def _slots_of(limits: Limits) -> _Slots:
     loop = asyncio.get_running_loop()
     if loop not in _slots:
         threads = started(limits.readers, "image")
-        _slots[loop] = _Slots(asyncio.Semaphore(limits.pulls), asyncio.Semaphore(limits.readers), threads)
+        _slots[loop] = _Slots(Turns(limits.pulls), asyncio.Semaphore(limits.readers), threads)
     return _slots[loop]
 
 
@@ -147,18 +148,18 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
         _say_once(lacks)
     for attempt in range(_ATTEMPTS):
         try:
-            async with slots.pulls:
+            async with slots.pulls.one() as turn:
                 if there := await _again(store, reference, auth=auth, config=config):
                     return there
                 with _disk_errors(store), _helpers_of(store).readers.used() as server:
-                    return await _in_workshop(store, key, server=server, config=config)
+                    return await _in_workshop(store, key, server=server, config=config, turn=turn)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
-async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, config: Config) -> Image:
+async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, config: Config, turn: Turn) -> Image:
     """One try, in a directory of its own. Nothing is at work there any more when it is removed.
 
     That is done in a thread, with the end of the source's processes: one that a registry keeps busy takes its time.
@@ -168,6 +169,7 @@ async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, conf
     try:
         await run_uncancellable(workshop.open)
         source = await run_uncancellable(source_of, reference, workshop.path, config=config, auth=auth, server=server)
+        source.yields = turn.yields
         try:
             if store.find(reference) is None:
                 await run_uncancellable(source.prepare)
@@ -212,7 +214,7 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: Fo
     run = _Run(store, source, resolved, names, place, stop, set(), config.storage.keep_free_mib << 20)
     try:
         await run.read(lambda: store.drop_damaged(manifest.diff_ids(resolved.config), stop.is_set))
-        await bring_all(store, run.missing, bring=run.bring)
+        await bring_all(store, run.missing, origin=source.origin, bring=run.bring)
         kept = await run.read(run.keep)
     except BaseException:
         # Only layers that this pull made and no image needs; another pull that relied on one starts again.

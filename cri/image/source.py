@@ -24,6 +24,7 @@ from cri.store.reference import Reference, parse
 from cri.threads import await_end, run_uncancellable
 from stage1.errors import NotFound
 from stage1.linux import files as fs
+from stage1.linux.supervise import never
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layout import hex_of
@@ -62,6 +63,10 @@ class Source(Protocol):
     """One per pull."""
 
     name: str
+    origin: str
+    """The registry; empty for files of this machine."""
+    yields: Callable[[], bool]
+    """Asked while the registry is slow; true ends the pull."""
 
     def prepare(self) -> None:
         """Start now what `resolve` will need. Blocks."""
@@ -149,7 +154,7 @@ class RegistrySource:
         auth: Auth | None,
         server: ForkServer | None,
     ) -> None:
-        self.name = str(reference)
+        self.name, self.origin, self.yields = str(reference), reference.registry, never
         self._reference, self._work_dir, self._limits = reference, work_dir, config.images.limits
         known = config.registries
         _write(f"{work_dir}/registries.conf", registries.registries_conf(known, reference))
@@ -208,8 +213,9 @@ class RegistrySource:
         total = sum(sizes.values()) if len(sizes) == len(files) else 0
         watching = asyncio.ensure_future(_watch(lambda: self._arrived(place, sizes), place, files=files))
         bringing = self._brought(resolved, place, files=files, sizes=sizes if total else {})
+        expected = Download(self.name, place, total, most_mib=self._limits.image_mib, yields=self.yields)
         try:
-            await watched(bringing, Download(self.name, place, total, most_mib=self._limits.image_mib))
+            await watched(bringing, expected)
         finally:
             watching.cancel()
             try:
@@ -245,7 +251,8 @@ class LayoutSource:
     """An OCI layout is read where it lies."""
 
     def __init__(self, name: str, directory: str, ref: str, *, limits: Limits, server: ForkServer | None) -> None:
-        self.name, self._directory, self._ref, self._limits = name, directory, ref, limits
+        self.name, self.origin, self.yields = name, "", never
+        self._directory, self._ref, self._limits = directory, ref, limits
         self._reader = Reader(name, limits, server)
 
     def prepare(self) -> None:
@@ -312,7 +319,8 @@ class ArchiveSource:
     """An archive of `docker save` is first turned into a layout by skopeo."""
 
     def __init__(self, name: str, work_dir: str, *, limits: Limits, server: ForkServer | None) -> None:
-        self.name, self._work_dir, self._limits = name, work_dir, limits
+        self.name, self.origin, self.yields = name, "", never
+        self._work_dir, self._limits = work_dir, limits
         self._layout = LayoutSource(name, f"{work_dir}/layout", "", limits=limits, server=server)
 
     def prepare(self) -> None:

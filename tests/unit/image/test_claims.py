@@ -26,7 +26,9 @@ class Shelf:
         """Those of `blobs` that are not there yet."""
         return lambda: [blob for blob in blobs if blob not in self.there]
 
-    def pull(self, who: str, *blobs: str, fails: bool = False, pause_s: float = 0.01) -> Awaitable[None]:
+    def pull(
+        self, who: str, *blobs: str, fails: bool = False, pause_s: float = 0.01, origin: str = ""
+    ) -> Awaitable[None]:
         """A pull of `blobs`."""
 
         async def bring(mine: Collection[str]) -> None:
@@ -36,7 +38,7 @@ class Shelf:
                 raise OSError(who)
             self.there.update(mine)
 
-        return bring_all(self.store, self.missing(*blobs), bring=bring)
+        return bring_all(self.store, self.missing(*blobs), origin=origin, bring=bring)
 
 
 async def test_concurrent_pulls_fetch_each_layer_once() -> None:
@@ -62,3 +64,12 @@ async def test_two_stores_have_nothing_to_do_with_each_other() -> None:
     one, two = Shelf(), Shelf()
     await asyncio.gather(one.pull("a", "1"), two.pull("b", "1"))
     assert one.brought + two.brought == [("a", ["1"]), ("b", ["1"])]
+
+
+async def test_a_pull_waits_for_no_other_registry() -> None:
+    shelf = Shelf()
+    slow = asyncio.ensure_future(shelf.pull("slow", "1", origin="slow.example", pause_s=3600))
+    await asyncio.sleep(0)
+    await shelf.pull("b", "1", "2", origin="good.example")
+    assert shelf.brought == [("slow", ["1"]), ("b", ["1", "2"])] and not slow.done()
+    slow.cancel()
