@@ -40,6 +40,11 @@ static void places_of(struct places *at, const char *id)
     snprintf(at->store, PATH_BYTES, SCRATCH "/%s", id);
 }
 
+static int make_place(const char *path, mode_t mode, struct fault *why)
+{
+    return make_dir(path, mode) < 0 ? fault_errno(why, "mkdir %s", path) : 0;
+}
+
 /* Mounted when first needed: a pod that only uses tmpfs never pays for it. On a host it is a directory. With both options ext4 has no
  * thread that begins with each mount, reads ahead and ends, in each copy of a guest again. */
 int scratch_mount(const struct arguments *arguments, struct fault *why)
@@ -92,7 +97,9 @@ static int open_image(const struct task *task, struct fault *why)
     scoped_fd int images = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (images < 0)
         return fault_errno(why, "open %s", where);
-    int fd = open_below(images, task->lower, O_RDONLY | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+    /* To open it for reading, which has_nothing() needs, takes 9p three requests more. */
+    int flags = (task->arguments->plan ? O_RDONLY : O_PATH) | O_DIRECTORY;
+    int fd = open_below(images, task->lower, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
     if (fd < 0)
         return fault_errno(why, "no image %s in %s", task->lower, where);
     return fd;
@@ -105,9 +112,7 @@ static int open_lower(const struct task *task, const struct places *at, struct f
     if (image < 0 || !task->window || !pod_root())
         return image;
     scoped_fd int unmapped = image;
-    if (make_dir(at->lower, 0700) < 0)
-        return fault_errno(why, "mkdir %s", at->lower);
-    if (mount_mapped(unmapped, at->lower, why) < 0)
+    if (make_place(at->lower, 0700, why) < 0 || mount_mapped(unmapped, at->lower, why) < 0)
         return -1;
     int fd = open(at->lower, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return fd < 0 ? fault_errno(why, "open %s", at->lower) : fd;
@@ -116,8 +121,8 @@ static int open_lower(const struct task *task, const struct places *at, struct f
 static int mount_root(const struct places *at, const char *type, unsigned long flags, const char *options,
                       struct fault *why)
 {
-    if (make_dir(at->root, 0755) < 0)
-        return fault_errno(why, "mkdir %s", at->root);
+    if (make_place(at->root, 0755, why) < 0)
+        return -1;
     if (mount(type, at->root, type, flags, options) < 0)
         return fault_errno(why, "mount the root %s (%s)", at->root, options);
     return 0;
@@ -193,11 +198,11 @@ static int bind_volume(const struct places *at, const char *path, unsigned numbe
 {
     char place[PATH_BYTES + 32], source[32];
     snprintf(place, sizeof place, "%s/volumes", at->base);
-    if (make_dir(place, 0711) < 0)
-        return fault_errno(why, "mkdir %s", place);
+    if (make_place(place, 0711, why) < 0)
+        return -1;
     snprintf(place, sizeof place, "%s/volumes/%u", at->base, number);
-    if (make_dir(place, 0755) < 0)
-        return fault_errno(why, "mkdir %s", place);
+    if (make_place(place, 0755, why) < 0)
+        return -1;
     scoped_fd int root = open(at->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     scoped_fd int fd = root < 0 ? -1 : open_or_make(root, path, O_PATH | O_DIRECTORY, make_directory, NULL);
     if (fd < 0)
