@@ -37,11 +37,14 @@ MEMORY = "memory"
 
 
 class Sample(NamedTuple):
-    """One RunPodSandbox: milliseconds in all and in plugins, and how many processes were started beside them."""
+    """One RunPodSandbox: milliseconds in all and in plugins, and how many processes were started beside them; then the
+    plugins' milliseconds of the pod's removal.
+    """
 
     all_ms: float
     plugins_ms: float
     processes: int
+    removal_ms: float
 
 
 async def _pod(cri: Client, meter: Meter, name: str) -> Sample:
@@ -49,9 +52,9 @@ async def _pod(cri: Client, meter: Meter, name: str) -> Sample:
     begun = time.perf_counter()
     pod = await cri.pod(name)
     all_ms = (time.perf_counter() - begun) * 1000
-    sample = Sample(all_ms, meter.plugins_ms, meter.processes)
+    plugins_ms, processes = meter.plugins_ms, meter.processes
     await cri("RemovePodSandbox", pod_sandbox_id=pod)
-    return sample
+    return Sample(all_ms, plugins_ms, processes, meter.plugins_ms - plugins_ms)
 
 
 def unique_mib(world: VmWorld) -> list[float]:
@@ -94,6 +97,7 @@ async def measure(rounds: int, size: int, *, first: bool = False) -> dict[str, A
         | {"processes": max(one.processes for one in samples)},
         "with_plugins_ms": spread([one.all_ms for one in samples]),
         "plugins_ms": spread([one.plugins_ms for one in samples]),
+        "removal_plugins_ms": spread([one.removal_ms for one in samples]),
         "unique_mib_per_pod": {"median": round(statistics.median(memory), 1), "where": "of this host, nothing merged"},
         "missed": counts["missed"],
         "died": counts["died"],
