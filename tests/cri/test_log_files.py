@@ -165,7 +165,7 @@ async def test_a_log_that_can_not_be_made_is_reported_at_once_and_leaves_nothing
     async with world.daemon() as cri:
         pod = await cri.pod(log_directory=str(place))
         code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
-        assert code == "RESOURCE_EXHAUSTED"
+        assert code == "FAILED_PRECONDITION"
         assert str(place) in sentence
         assert (await cri("ListContainers")).containers == []
         assert os.listdir(f"{world.config.run_dir}/pods/{pod}/logs") == []
