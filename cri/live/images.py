@@ -182,7 +182,8 @@ class PodImages:
         lower = engine.add_image(directory, self._pod, image=files[0])
         try:
             kept = request.accounts or KeptAccounts()
-            planned = request.plan(kept.of(request.image_id, lambda: _accounts(directory, lower)))
+            made_of = (request.image_id, export.identity(files[0]))
+            planned = request.plan(kept.of(made_of, lambda: _accounts(directory, lower)))
         except BaseException:
             if not was_there:
                 export.remove_image(directory, files[0])

@@ -47,7 +47,7 @@ def add_image(
     Called when it has to be mounted, `ids` gives a descriptor of the user namespace that maps its owners, -1 for none,
     and `pid` the process in whose mounts the guest sees the export, 0 for none.
     """
-    name, files = image_name(image.id), _identity(image)
+    name, files = image_name(image.id), identity(image)
     with beneath.Root(directory) as own:
         if _has(own, name):
             if _mounted_from(own, name) in (files, b""):
@@ -132,7 +132,8 @@ def _unmount(directory: str, name: str) -> None:
         os.close(layers)
 
 
-def _identity(image: ImageFiles) -> bytes:
+def identity(image: ImageFiles) -> bytes:
+    """The inodes and times of the files that an image is mounted from; `none` when one of them is gone."""
     try:
         statuses = [os.stat(path) for path in (image.merged, *image.layers)]
     except FileNotFoundError:
