@@ -26,6 +26,7 @@ from stage1 import engine
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux import beneath
+from stage1.pod.model import BOOT_ID_SEEN_AT
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
@@ -74,7 +75,14 @@ def _compare_streams(former: ContainerRecord, planned: ContainerRecord) -> None:
 
 
 def _places(record: ContainerRecord) -> list[str]:
-    return [mount.target for mount in record.container.mounts]
+    return [mount.target for mount in record.container.mounts if mount.target != BOOT_ID_SEEN_AT]
+
+
+def _with_mounts_of(former: ContainerRecord, planned: ContainerRecord) -> ContainerRecord:
+    """An original of an earlier version has no boot id of its own, and so its guest has no place for one."""
+    there = {mount.target for mount in former.container.mounts}
+    mounts = tuple(mount for mount in planned.container.mounts if mount.target in there)
+    return planned._replace(container=planned.container._replace(mounts=mounts))
 
 
 def _shown(record: ContainerRecord) -> str:
@@ -85,7 +93,7 @@ async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRe
     """Make the waiting container `former` the one that is `planned`, CREATED and frozen; its id. Rolled back when it
     fails: it waits again.
     """
-    record = planned._replace(
+    record = _with_mounts_of(former, planned)._replace(
         guest_id=former.guest_id,
         stdin=former.stdin,
         stdout=former.stdout,

@@ -3,6 +3,7 @@
 by the RPCs with a pod of the table. Each function completes or rolls back.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ from stage1.guest import messages
 from stage1.pod import guest_volumes, oci, states
 from stage1.pod.own_kernel import OwnKernel
 from stage1.pod.own_values import Asked
+from stage1.rootfs import identity
 
 
 @asynccontextmanager
@@ -66,7 +68,8 @@ async def create(pod: LivePod, planned: ContainerRecord, *, root: Root, policy: 
         window_image = root.lower if root.in_window else ""
         record = _with_streams(adjusted, pod)._replace(window_image=window_image, image_way=root.source)
         if pod.record.pod.suspend:
-            container = guest_volumes.with_pod_files(record.container, pod.directory)
+            has_boot_id = await asyncio.to_thread(identity.has_boot_id, pod.directory)
+            container = guest_volumes.with_pod_files(record.container, pod.directory, has_boot_id=has_boot_id)
             record = record._replace(container=container)
         if former := claim.find(pod, record):
             return await claim.claim(pod, record, former=former)

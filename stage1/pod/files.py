@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of the pod's own /etc/hosts, /etc/hostname, /etc/resolv.conf and /etc/machine-id. Pure."""
+"""The text of the pod's own /etc/hosts, /etc/hostname, /etc/resolv.conf and /etc/machine-id, and its boot id.
+Pure.
+"""
 
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -31,6 +33,12 @@ def hostname(pod: Pod) -> str:
 def machine_id(pod: Pod) -> str:
     """One line, see machine-id(5): of an image's own file all pods of that image would be the same machine."""
     return f"{pod.id.replace('-', '')[:32]}\n"
+
+
+def boot_id(pod: Pod) -> str:
+    """One line in the form of the kernel's, which the pod keeps as long as it exists."""
+    digits = pod.id.replace("-", "")[-32:].zfill(32)
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}\n"
 
 
 def resolv_conf(pod: Pod, host_text: str, *, network: PodNetwork | None = None) -> str:

@@ -5,7 +5,7 @@ Called by `oci` and the engine. Pure.
 """
 
 from stage1.errors import BadRequest
-from stage1.pod.model import Container, IdMap, InMemory, Mount
+from stage1.pod.model import BOOT_ID, BOOT_ID_SEEN_AT, Container, IdMap, InMemory, Mount
 
 FILE = "guest_volumes"
 """The file in the container's bundle."""
@@ -22,16 +22,19 @@ def places(container: Container) -> dict[int, int]:
     return {number: len(container.volumes) + index for index, number in enumerate(numbers)}
 
 
-def with_pod_files(container: Container, directory: str) -> Container:
+def with_pod_files(container: Container, directory: str, *, has_boot_id: bool) -> Container:
     """The volumes of a container of a pod that can be suspended, in the host's `directory`: the pod's own files are
-    copies, too, since a VM can't be saved while a container has one over 9p. Raises BadRequest for too many
-    volumes.
+    copies, too, since a VM can't be saved while a container has one over 9p, and so is a boot id, since a copy's kernel
+    keeps the original's. Raises BadRequest for too many volumes.
     """
     taken = {mount.target for mount in container.mounts}
+    named = {name: f"/etc/{name}" for name in container.pod_files}
+    named |= {BOOT_ID: BOOT_ID_SEEN_AT} if has_boot_id else {}
+    copied = InMemory(_POD_FILE_BYTES, is_file=True)
     more = tuple(
-        Mount(f"{directory}/tree/volumes/pod/{name}", f"/etc/{name}", memory=InMemory(_POD_FILE_BYTES, is_file=True))
-        for name in container.pod_files
-        if f"/etc/{name}" not in taken
+        Mount(f"{directory}/tree/volumes/pod/{name}", target, read_only=name == BOOT_ID, memory=copied)
+        for name, target in named.items()
+        if target not in taken
     )
     mounts = (*container.mounts, *more)
     if sum(mount.is_in_guest for mount in mounts) > MOST:

@@ -16,6 +16,8 @@ KERNEL_OF_IMAGE = "image"
 
 
 POD_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
+BOOT_ID, BOOT_ID_SEEN_AT = "boot-id", "/proc/sys/kernel/random/boot_id"
+"""A file of pods that can be saved, and where their containers see it: a copy's kernel has its original's."""
 
 SUSPEND = MANUAL, ON_DEMAND = "manual", "on-demand"
 """A suspended pod is resumed by request only, or by the next exec or attach as well."""

@@ -32,7 +32,7 @@ WHO = """
 cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid /etc/machine-id
 hostname
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
-head -c 16 /proc/self/auxv | od -An -tx1 | tr -d ' \\n'; grep stack /proc/self/maps | cut -d- -f1
+head -c 16 /proc/self/auxv | od -An -tx1 | tr -d ' \\n'; echo; grep stack /proc/self/maps | cut -d- -f1
 grep -v 00:00:00 /sys/class/net/*/address | cut -d: -f2-
 """
 

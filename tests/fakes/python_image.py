@@ -29,9 +29,9 @@ socketserver.TCPServer.allow_reuse_address = True
 socketserver.TCPServer(("", 80), Counter).serve_forever()
 """
 _LOADED = """
-import sys, http.server, encodings.idna, encodings.ascii, encodings.latin_1
+import sys, encodings.idna, encodings.ascii, encodings.latin_1, {modules}
 for one in sys.modules.values():
-    if getattr(one, "__file__", None) and one.__file__.endswith(".py"):
+    if getattr(one, "__file__", None):
         print(one.__file__)
 """
 
@@ -43,17 +43,18 @@ def why_not() -> str:
     return ""
 
 
-def make(place: Path, guest_dir: Path) -> str:
-    """The layout at `place`; its reference."""
-    paths = {PYTHON, *_lines(PYTHON, "-ISBc", _LOADED), *_libraries()}
-    entries = [_file(path) for path in sorted(paths)]
-    layer = Layer(tar([*entries, file("server.py", SERVER)]))
+def make(place: Path, guest_dir: Path, *, program: bytes = SERVER, modules: str = "http.server") -> str:
+    """The layout at `place`, with the `program`, which imports these `modules`; its reference."""
+    loaded = _lines(PYTHON, "-ISBc", _LOADED.format(modules=modules))
+    binaries = [PYTHON, *(path for path in loaded if path.endswith(".so"))]
+    entries = [_file(path) for path in sorted({*binaries, *loaded, *_libraries(binaries)})]
+    layer = Layer(tar([*entries, file("server.py", program)]))
     return sample.image(place, [sample.busybox(guest_dir), layer], Env=["PATH=/bin:/usr/bin"])
 
 
-def _libraries() -> list[str]:
-    """What the dynamic linker loads for it, and that itself."""
-    fields = (word for line in _lines("ldd", PYTHON) for word in line.split())
+def _libraries(binaries: list[str]) -> list[str]:
+    """What the dynamic linker loads for them, and that itself."""
+    fields = (word.rstrip(":") for line in _lines("ldd", *binaries) for word in line.split())
     return [word for word in fields if word.startswith("/")]
 
 

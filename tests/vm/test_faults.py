@@ -28,7 +28,7 @@ OF_ONE_STEP = {
     "ListTemplates": "the same",
     "ShowTemplate": "the same",
 }
-EVERY = 60
+EVERY = 70
 
 
 def test_every_operation_that_changes_something_is_in_the_matrix() -> None:

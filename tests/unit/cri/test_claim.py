@@ -10,7 +10,7 @@ from cri.containers import claim
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord
 from stage1.errors import WrongState
-from stage1.pod.model import Container, Mount, Process
+from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Mount, Process
 
 
 def record(name: str = "c", *, image: str = "sha256:a", mounts: tuple[str, ...] = ("/data",), **config: Any) -> Any:
@@ -50,3 +50,11 @@ def test_what_it_can_not_be_any_more_is_refused(asked: dict[str, Any], word: str
 def test_what_was_written_down_of_it_may_be_damaged() -> None:
     with pytest.raises(WrongState, match="damaged"):
         claim.find(copied(record()._replace(config=b"\xff")), record())
+
+
+def test_an_original_of_an_earlier_version_has_no_boot_id_of_its_own_and_keeps_the_kernels() -> None:
+    now = ("/data", BOOT_ID_SEEN_AT)
+    former, planned = record(), record(mounts=now)
+    assert claim.find(copied(former), planned) is former
+    assert [one.target for one in claim._with_mounts_of(former, planned).container.mounts] == ["/data"]
+    assert claim._with_mounts_of(record(mounts=now), planned) == planned

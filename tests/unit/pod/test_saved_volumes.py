@@ -5,7 +5,7 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.pod import guest_volumes
-from stage1.pod.model import POD_FILES, Container, InMemory, Mount, OnDisk, Process
+from stage1.pod.model import BOOT_ID_SEEN_AT, POD_FILES, Container, InMemory, Mount, OnDisk, Process
 
 COPY = InMemory(4096, is_file=True)
 
@@ -28,13 +28,20 @@ def test_a_volume_that_is_not_in_the_guest_is_a_blocker(mount: Mount, is_one: bo
 
 def test_the_pods_files_are_copies_unless_something_else_is_mounted_there() -> None:
     mine = Mount("/kubelet/etc-hosts", "/etc/hosts", memory=COPY)
-    made = guest_volumes.with_pod_files(container(mine), "/run/pod")
-    assert made.mounts[0] is mine and {one.target for one in made.mounts} == {f"/etc/{name}" for name in POD_FILES}
+    made = guest_volumes.with_pod_files(container(mine), "/run/pod", has_boot_id=True)
+    assert made.mounts[0] is mine
+    assert {one.target for one in made.mounts} == {BOOT_ID_SEEN_AT, *(f"/etc/{name}" for name in POD_FILES)}
+    assert [one.target for one in made.mounts if one.read_only] == [BOOT_ID_SEEN_AT]
     assert all(one.source.startswith("/run/pod/tree/") for one in made.mounts[1:])
     assert guest_volumes.blocker(made) == ""
+
+
+def test_a_pod_of_an_earlier_version_has_no_boot_id_of_its_own() -> None:
+    made = guest_volumes.with_pod_files(container(), "/run/pod", has_boot_id=False)
+    assert {one.target for one in made.mounts} == {f"/etc/{name}" for name in POD_FILES}
 
 
 def test_there_is_an_end_to_them() -> None:
     many = [Mount("/k", f"/{number}", memory=COPY) for number in range(guest_volumes.MOST)]
     with pytest.raises(BadRequest, match="volumes"):
-        guest_volumes.with_pod_files(container(*many), "/run/pod")
+        guest_volumes.with_pod_files(container(*many), "/run/pod", has_boot_id=True)

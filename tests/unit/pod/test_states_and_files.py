@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """State tables and the pod's own files."""
 
+import uuid
+
 import pytest
 
 from stage1.errors import WrongState
@@ -44,6 +46,13 @@ def test_hosts_names_the_pod_for_each_of_its_addresses():
     text = files.hosts(Pod("0" * 64, "p", hostname="web"), ("10.1.0.4", "fd00::4"))
     assert "10.1.0.4\tweb\nfd00::4\tweb\n" in text
     assert files.hostname(Pod("0" * 64, "p")) == "localhost\n"
+
+
+def test_a_boot_id_is_the_pods_own_and_a_uuid():
+    ids = [Pod(f"{number:064x}" if number < 9 else str(uuid.uuid4()), "p") for number in (1, 2, 9, 9)]
+    texts = [files.boot_id(pod).removesuffix("\n") for pod in ids]
+    assert [str(uuid.UUID(text)) for text in texts] == texts and len({*texts}) == 4
+    assert {uuid.UUID(text).version for text in texts} == {4}
 
 
 def test_hosts_has_a_name_with_a_domain_first_so_that_it_is_the_canonical_one():
