@@ -181,10 +181,10 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     """Mount the container's volumes into its bundle, in the VMM's mounts. Raises as `add_container`."""
     pid, entry = living_pid(directory), record.read(directory)
+    place = f"volumes/containers/{container.id}/mounts"
     with owners_of(directory, pod) as mapped:
-        for number, volume in container.bound_mounts.items():
-            at = f"volumes/containers/{container.id}/mounts/{number}"
-            volumes.attach(volume, directory, at=at, pid=pid, ids=mapped.of(volume))
+        given = [(volume, f"{place}/{number}", mapped.of(volume)) for number, volume in container.bound_mounts.items()]
+        volumes.attach_all(given, directory, pid=pid)
     if pid and any(not volume.read_only for volume in container.mounts):
         placement.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
 

@@ -14,6 +14,13 @@ from stage1.errors import BadRequest, KernelError, NotFound, Unsupported, WrongS
 from stage1.linux import beneath, idmap, in_root, mount, namespace
 from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, Mount
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AT_ONCE = 64
+"""Volumes that are open at a time."""
+
 
 def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -1) -> None:
     """Bind the volume's source at `share/<at>` in the pod's `directory`, which is made as `tree/<at>`. Undone by
@@ -28,6 +35,30 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
         Unsupported: its owners can't be mapped; or, with the word that kubelet looks for, the kernel can't make a
             mount tree read-only.
     """
+    attach_all([(volume, at, ids)], directory, pid=pid)
+
+
+def attach_all(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid: int = 0) -> None:
+    """Bind several volumes, each with its `at` and `ids`, as `attach` does: a thread goes into the namespace of `pid`
+    once for each `AT_ONCE` of them. When it raises, some may be there.
+    """
+    for first in range(0, len(given), AT_ONCE):
+        _attach_some(given[first : first + AT_ONCE], directory, pid=pid)
+
+
+def _attach_some(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid: int) -> None:
+    opened: list[tuple[Mount, str, int, int]] = []
+    try:
+        for volume, at, ids in given:
+            opened.append((volume, at, *_opened(volume, directory, at=at, ids=ids, pid=pid)))
+        namespace.in_mounts_of(pid or os.getpid(), lambda: _place_all(opened, directory))
+    finally:
+        for _, _, fd, _ in opened:
+            os.close(fd)
+
+
+def _opened(volume: Mount, directory: str, *, at: str, ids: int, pid: int) -> tuple[int, int]:
+    """The volume as a tree that is mounted nowhere, and its flow; its place is made."""
     if volume.propagation == BIDIRECTIONAL and not pid:
         raise WrongState(f"there is no process for the volume {volume.target}: the pod has ended")
     source = _open_source(volume)
@@ -41,10 +72,15 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
         if ids >= 0:
             idmap.set_owners(fd, ids, what=volume.source)
         _make_place(directory, f"tree/{at}", is_directory=is_directory)
-        where = f"share/{at}"
-        namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, directory=directory, at=where, flow=flow))
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd, flow
+
+
+def _place_all(opened: "Sequence[tuple[Mount, str, int, int]]", directory: str) -> None:
+    for volume, at, fd, flow in opened:
+        _place(volume, fd, directory=directory, at=f"share/{at}", flow=flow)
 
 
 def _flow(volume: Mount, *, source: int, is_mapped: bool) -> int:

@@ -4,6 +4,8 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +153,59 @@ def test_nothing_stays_open_after_a_failure(place: Path, ids: int) -> None:
         with pytest.raises(PodError):
             attach(place, source, ids)
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+_threads: list[str] = []
+
+
+def _heard(event: str, _: tuple[object, ...]) -> None:
+    if event in ("_thread.start_new_thread", "_thread.start_joinable_thread"):
+        _threads.append(event)
+
+
+sys.addaudithook(_heard)
+
+
+@pytest.fixture
+def elsewhere(place: Path) -> Iterator[int]:
+    """A process with mounts of its own, which get what is mounted on the pod's share."""
+    mount.set_propagation(str(place / "share"), mount.MS_PRIVATE)
+    mount.set_propagation(str(place / "share"), mount.MS_SHARED)
+    argv = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 1000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def _given(place: Path, *names: str) -> list[tuple[Mount, str, int]]:
+    return [(Mount(str(place / "source" / name), "/v"), name, -1) for name in names]
+
+
+@pytest.mark.parametrize(("at_once", "threads"), [(64, 1), (2, 3), (1, 5)])
+def test_all_volumes_of_a_container_are_mounted_by_one_thread(
+    at_once: int, threads: int, place: Path, elsewhere: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "AT_ONCE", at_once)
+    names = "abcde"
+    for name in names:
+        (place / "source" / name).mkdir()
+        (place / "source" / name / f"in-{name}").touch()
+    _threads.clear()
+    volumes.attach_all(_given(place, *names), str(place), pid=elsewhere)
+    assert len(_threads) == threads
+    shown = f"/proc/{elsewhere}/root{place}/share"
+    assert [os.listdir(f"{shown}/{name}") for name in names] == [[f"in-{name}"] for name in names]
+    assert os.listdir(place / "share" / "a") == []  # the host sees none of them
+
+
+def test_no_volume_is_mounted_and_nothing_stays_open_when_one_of_several_is_missing(
+    place: Path, elsewhere: int
+) -> None:
+    (place / "source" / "a").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NotFound, match="gone"):
+        volumes.attach_all(_given(place, "a", "gone"), str(place), pid=elsewhere)
+    assert len(os.listdir("/proc/self/fd")) == before
+    mounts = Path(f"/proc/{elsewhere}/mounts").read_text()
+    assert f"{place}/share/a" not in mounts
