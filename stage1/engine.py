@@ -180,9 +180,9 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 
 def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     """Mount the container's volumes into its bundle, in the VMM's mounts. Raises as `add_container`."""
-    pid, entry = living_pid(directory), record.read(directory)
-    place = f"volumes/containers/{container.id}/mounts"
-    with owners_of(directory, pod) as mapped:
+    entry = record.read(directory)
+    pid, place = _living(entry.vmm if entry else None), f"volumes/containers/{container.id}/mounts"
+    with owners_of(directory, pod, entry=entry) as mapped:
         given = [(volume, f"{place}/{number}", mapped.of(volume)) for number, volume in container.bound_mounts.items()]
         volumes.attach_all(given, directory, pid=pid)
     if pid and any(not volume.read_only for volume in container.mounts):
@@ -197,14 +197,14 @@ def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
         return export.add_image(directory, image, ids=mapped.shifted, pid=lambda: living_pid(directory))
 
 
-def owners_of(directory: str, pod: Pod) -> owners.Owners:
+def owners_of(directory: str, pod: Pod, *, entry: record.Record | None = None) -> owners.Owners:
     """Return the owners of files for the pod's running VMM; unmapped when it does not run or has no user namespace. Its
-    record is read when they are asked for.
+    record is `entry`, or is read when they are asked for.
     """
 
     def find_vmm() -> owners.Vmm:
-        entry = record.read(directory)
-        return (entry.vmm.pid, entry.vmm.start_time, entry.ids) if entry else (0, 0, ())
+        known = entry or record.read(directory)
+        return (known.vmm.pid, known.vmm.start_time, known.ids) if known else (0, 0, ())
 
     return owners.Owners(directory, pod.ids, find_vmm)
 
@@ -383,7 +383,10 @@ def _within(document: "dict[str, Any]") -> "dict[str, object]":
 
 def living_pid(directory: str) -> int:
     """The pid of the VMM, or of what serves its volumes; 0 when there is none. Volumes are mounted in its namespace."""
-    vm = find_vm(directory)
+    return _living(find_vm(directory))
+
+
+def _living(vm: VmProcess | None) -> int:
     return (vm.server[0] if vm.server else vm.pid) if vm is not None and vm.alive() else 0
 
 

@@ -49,15 +49,16 @@ def attach_all(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid
 def _attach_some(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid: int) -> None:
     opened: list[tuple[Mount, str, int, int]] = []
     try:
-        for volume, at, ids in given:
-            opened.append((volume, at, *_opened(volume, directory, at=at, ids=ids, pid=pid)))
+        with beneath.Root(directory, one_mount=True) as own:
+            for volume, at, ids in given:
+                opened.append((volume, at, *_opened(volume, own, at=at, ids=ids, pid=pid)))
         namespace.in_mounts_of(pid or os.getpid(), lambda: _place_all(opened, directory))
     finally:
         for _, _, fd, _ in opened:
             os.close(fd)
 
 
-def _opened(volume: Mount, directory: str, *, at: str, ids: int, pid: int) -> tuple[int, int]:
+def _opened(volume: Mount, own: beneath.Root, *, at: str, ids: int, pid: int) -> tuple[int, int]:
     """The volume as a tree that is mounted nowhere, and its flow; its place is made."""
     if volume.propagation == BIDIRECTIONAL and not pid:
         raise WrongState(f"there is no process for the volume {volume.target}: the pod has ended")
@@ -71,7 +72,7 @@ def _opened(volume: Mount, directory: str, *, at: str, ids: int, pid: int) -> tu
     try:
         if ids >= 0:
             idmap.set_owners(fd, ids, what=volume.source)
-        _make_place(directory, f"tree/{at}", is_directory=is_directory)
+        _make_place(own, f"tree/{at}", is_directory=is_directory)
     except BaseException:
         os.close(fd)
         raise
@@ -79,8 +80,9 @@ def _opened(volume: Mount, directory: str, *, at: str, ids: int, pid: int) -> tu
 
 
 def _place_all(opened: "Sequence[tuple[Mount, str, int, int]]", directory: str) -> None:
-    for volume, at, fd, flow in opened:
-        _place(volume, fd, directory=directory, at=f"share/{at}", flow=flow)
+    with beneath.Root(directory) as own:
+        for volume, at, fd, flow in opened:
+            _place(volume, fd, own=own, at=f"share/{at}", flow=flow)
 
 
 def _flow(volume: Mount, *, source: int, is_mapped: bool) -> int:
@@ -111,22 +113,20 @@ def _open_source(volume: Mount) -> int:
         raise
 
 
-def _make_place(directory: str, path: str, *, is_directory: bool) -> None:
-    with beneath.Root(directory, one_mount=True) as own:
-        if is_directory:
-            own.make_directory(path, 0o755)
-        else:
-            os.close(own.make_file(path, mode=0o644))
+def _make_place(own: beneath.Root, path: str, *, is_directory: bool) -> None:
+    if is_directory:
+        own.make_directory(path, 0o755)
+    else:
+        os.close(own.make_file(path, mode=0o644))
 
 
-def _place(volume: Mount, fd: int, *, directory: str, at: str, flow: int) -> None:
+def _place(volume: Mount, fd: int, *, own: beneath.Root, at: str, flow: int) -> None:
     """Mount it by descriptors: the VMM may rename the target meanwhile, and a read-only volume is made read-only
     before it is visible.
     """
     if volume.read_only:
         _set_read_only(volume, fd)
-    with beneath.Root(directory) as own:
-        own.attach(fd, at)
+    own.attach(fd, at)
     if flow:
         mount.set_propagation(fd, flow | mount.MS_REC)
 
