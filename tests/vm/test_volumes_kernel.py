@@ -3,7 +3,6 @@
 within that time, what the guest changes at once, and what is opened is what has the name now.
 """
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -78,15 +77,3 @@ async def test_files_can_be_mapped_there_too(machine: Machine, with_probe: Mount
         main = await started(pod, machine.image, with_probe)
         assert "cache=0x15" in await output_of(pod, main, "grep ' /data ' /proc/mounts")
         assert await output_of(pod, main, "cd /data/work && /data/probe maps") == "all done"
-
-
-async def test_a_file_that_the_host_shortens_ends_where_it_ends_now(machine: Machine, with_probe: Mount) -> None:
-    async with booted(machine, kernel=VOLUMES) as pod:
-        main = await started(pod, machine.image, with_probe)
-        script = "cd /data; printf 123456789 >long; exec 3<long; echo >go; while [ -e go ]; do sleep 0.1; done; cat <&3"
-        reading = asyncio.create_task(output_of(pod, main, script))
-        while not (machine.volume / "go").exists():
-            await asyncio.sleep(0.05)
-        os.truncate(machine.volume / "long", 3)
-        (machine.volume / "go").unlink()
-        assert await reading == "123"

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files on directories of the host that the host shortens while a pod has them open: a read ends where the file ends.
+
+Linux 6.12 repeats such a read for ever, in the kernel; see images/kernel/changes.toml.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.vm.kernels import VOLUMES
+from tests.fakes.patience import PATIENCE
+from tests.vm.agent_machine import GUEST_DIR
+from tests.vm.test_confinement import Machine, booted, machine, output_of, started
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(120 * PATIENCE)]
+
+__all__ = ["machine"]
+_NEEDED = pytest.mark.skipif(not (GUEST_DIR / f"vmlinux-{VOLUMES}").exists(), reason="images/build kernel-volumes")
+KINDS = [
+    pytest.param({}, id="default"),
+    pytest.param({"maps_volumes": True}, id="mapped"),
+    pytest.param({"kernel": VOLUMES}, id=VOLUMES, marks=_NEEDED),
+]
+PAGES = 5 * 4096
+WAIT = "echo >go; while [ -e go ]; do sleep 0.1; done"
+
+
+def _volume(machine: Machine) -> Mount:
+    return Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
+
+
+async def _meanwhile(path: Path, script: str, pod: Any, main: Any, *, size: int) -> str:
+    """What the script writes, which makes `go` when it has the file open, and goes on when `go` is gone."""
+    running = asyncio.create_task(output_of(pod, main, script))
+    while not (path.parent / "go").exists() and not running.done():
+        await asyncio.sleep(0.05)
+    os.truncate(path, size)
+    (path.parent / "go").unlink()
+    return await running
+
+
+@pytest.mark.parametrize("fields", KINDS)
+async def test_a_read_ends_where_the_file_ends_now(machine: Machine, fields: dict[str, Any]) -> None:
+    long = machine.volume / "long"
+    async with booted(machine, **fields) as pod:
+        main = await started(pod, machine.image, _volume(machine))
+        long.write_text("123456789")
+        script = f"cd /data; exec 3<long; {WAIT}; cat <&3"
+        assert await _meanwhile(long, script, pod, main, size=3) == "123"
+
+        long.write_bytes(b"x" * PAGES)
+        script = f"cd /data; exec 3<long; head -c 4096 <&3 >/dev/null; {WAIT}; cat <&3 | wc -c"
+        assert await _meanwhile(long, script, pod, main, size=4096 + 7) == "7", "in the middle of a page"
+
+        long.write_bytes(b"x" * PAGES)
+        script = f"cd /data; exec 3<long; head -c {PAGES - 4096} <&3 >/dev/null; {WAIT}; cat <&3 | wc -c"
+        assert await _meanwhile(long, script, pod, main, size=0) == "0", "beyond the new end"
+        assert await output_of(pod, main, "wc -c </data/long") == "0"
+
+
+async def test_a_file_that_is_written_to_meanwhile_is_read_as_it_is(machine: Machine) -> None:
+    long = machine.volume / "long"
+    async with booted(machine) as pod:
+        main = await started(pod, machine.image, _volume(machine))
+        long.write_bytes(b"x" * PAGES)
+        script = f"cd /data; exec 3<>long; {WAIT}; printf end >>long; cat <&3"
+        assert await _meanwhile(long, script, pod, main, size=2) == "xxend"
+        assert long.read_bytes() == b"xxend"
