@@ -8,6 +8,7 @@ guest keeps (config maps, tokens, /etc/hosts) are the new ones before it goes on
 
 import asyncio
 import signal
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -29,11 +30,19 @@ from stage1.linux import beneath
 from stage1.pod.model import BOOT_ID_SEEN_AT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cri.live.pod import LivePod
 
 
 STREAMS = ("tty", "stdin", "stdin_once")
 """Fields of a ContainerConfig that a container has in its guest, and can't change."""
+_RIGHTS: "dict[str, Callable[[pb.ContainerConfig], object]]" = {
+    "privileged": lambda config: config.linux.security_context.privileged,
+    "devices": lambda config: sorted(one.container_path for one in config.devices),
+}
+"""What decides what it may do in its guest: who asks for less must not get more, nor the other way round."""
+_MOST_DEVICES = 64
 _SHOWN = 400
 """Characters of a list of mounts in a sentence."""
 
@@ -56,22 +65,38 @@ def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
             f"container {name} of the original has mounts at {_shown(former) or 'no place'}, and "
             f"{_shown(planned) or 'none'} were requested; a copy keeps its original's mounts"
         )
-    _compare_streams(former, planned)
+    _compare_fixed(former, planned)
     return former
 
 
-def _compare_streams(former: ContainerRecord, planned: ContainerRecord) -> None:
-    """Raises WrongState: its terminal, or that it has none, is in the guest."""
+def _compare_fixed(former: ContainerRecord, planned: ContainerRecord) -> None:
+    """Raises WrongState: its terminal, or that it has none, is in the guest, and what its processes may do."""
     name = planned.container.name
     try:
         was, now = (pb.ContainerConfig.FromString(one.config) for one in (former, planned))
     except DecodeError:
         raise WrongState(f"the record of container {name} of the original is damaged") from None
-    if other := next((one for one in STREAMS if getattr(was, one) != getattr(now, one)), ""):
-        raise WrongState(
-            f"container {name} of the original has {other} {getattr(was, other)}, and {getattr(now, other)} is asked "
-            "for; a copy keeps its original's"
-        )
+    fixed = {one: attrgetter(one) for one in STREAMS} | _RIGHTS
+    for field, value in fixed.items():
+        if value(was) != value(now):
+            raise WrongState(
+                f"container {name} of the original has {field} {_short(value(was))}, and {_short(value(now))} is asked "
+                "for; a copy keeps its original's"
+            )
+
+
+def fixed_part(config: pb.ContainerConfig) -> pb.ContainerConfig:
+    """Return what `find` compares of a configuration, which is little."""
+    devices = [pb.Device(container_path=one.container_path[:_SHOWN]) for one in config.devices[:_MOST_DEVICES]]
+    result = pb.ContainerConfig(**{name: getattr(config, name) for name in STREAMS}, devices=devices)
+    if config.linux.security_context.privileged:
+        result.linux.security_context.privileged = True
+    return result
+
+
+def _short(value: object) -> str:
+    """Return the value for a sentence."""
+    return (", ".join(value) or "none" if isinstance(value, list) else str(value))[:_SHOWN]
 
 
 def _places(record: ContainerRecord) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from cri.containers.claim import STREAMS
+from cri.containers import claim
 from cri.live.copies import Original
 from cri.pb.runtime_pb2 import ContainerConfig
 from cri.store import checkpoints
@@ -63,12 +63,12 @@ def _former(one: SavedContainer) -> ContainerRecord:
     mounts = tuple(Mount("", target) for target in one.mounts)
     container = Container(one.id, one.name, one.image_id, Process(()), mounts)
     return ContainerRecord(
-        container, _streams(one), one.attempt, 0, one.image_id, one.image_ref,
+        container, _fixed_part(one), one.attempt, 0, one.image_id, one.image_ref,
         stdin=one.stdin, stdout=one.stdout, stderr=one.stderr, window_image=one.window_image, guest_id=one.id,
     )  # fmt: skip
 
 
-def _streams(one: SavedContainer) -> bytes:
+def _fixed_part(one: SavedContainer) -> bytes:
     """The part of its configuration that a claim compares. Raises BadRequest."""
     try:
         config = ContainerConfig.FromString(one.config)
@@ -76,4 +76,4 @@ def _streams(one: SavedContainer) -> bytes:
         raise BadRequest(
             f"the configuration of container {one.name} in the checkpoint can't be understood; take another checkpoint"
         ) from None
-    return ContainerConfig(**{name: getattr(config, name) for name in STREAMS}).SerializeToString()
+    return claim.fixed_part(config).SerializeToString()

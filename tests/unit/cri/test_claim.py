@@ -12,6 +12,8 @@ from cri.store.pods import ContainerRecord
 from stage1.errors import WrongState
 from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Mount, Process
 
+PRIVILEGED = pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(privileged=True))
+
 
 def record(name: str = "c", *, image: str = "sha256:a", mounts: tuple[str, ...] = ("/data",), **config: Any) -> Any:
     """A container as it is asked for."""
@@ -40,11 +42,19 @@ def test_the_one_of_that_name_is_meant_whatever_its_program_is_called_now() -> N
         ({"tty": True}, "tty"),
         ({"stdin": True}, "stdin"),
         ({"stdin_once": True}, "stdin_once"),
+        ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")]}, "/dev/x"),
+        ({"linux": PRIVILEGED}, "privileged"),
     ],
 )
 def test_what_it_can_not_be_any_more_is_refused(asked: dict[str, Any], word: str) -> None:
     with pytest.raises(WrongState, match=word):
         claim.find(copied(record()), record(**asked))
+
+
+def test_who_asks_for_less_than_the_original_may_do_does_not_get_more() -> None:
+    with pytest.raises(WrongState, match="privileged True"):
+        claim.find(copied(record(linux=PRIVILEGED)), record())
+    assert claim.find(copied(record(linux=PRIVILEGED)), record(linux=PRIVILEGED))
 
 
 def test_what_was_written_down_of_it_may_be_damaged() -> None:

@@ -13,7 +13,7 @@ from cri.store.pods import ContainerRecord
 from stage1.errors import BadRequest, WrongState
 
 from .test_checkpoints import MADE
-from .test_claim import copied, record
+from .test_claim import PRIVILEGED, copied, record
 
 
 def former(config: bytes) -> ContainerRecord:
@@ -32,6 +32,15 @@ def test_a_container_goes_on_with_the_streams_that_it_has(streams: dict[str, boo
     for name in claim.STREAMS:
         with pytest.raises(WrongState, match=name):
             claim.find(copied(saved), record(**streams | {name: not streams.get(name, False)}))
+
+
+def test_a_container_goes_on_with_the_rights_that_it_has() -> None:
+    rights = {"linux": PRIVILEGED, "devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")]}
+    saved = former(pb.ContainerConfig(command=["sh"], **rights).SerializeToString())
+    assert claim.find(copied(saved), record(**rights)) is saved
+    for name in rights:
+        with pytest.raises(WrongState, match=r"privileged|/dev/x"):
+            claim.find(copied(saved), record(**{key: value for key, value in rights.items() if key != name}))
 
 
 def test_one_whose_configuration_is_damaged_is_refused() -> None:
