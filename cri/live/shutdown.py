@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a running pod: its containers are killed, then its VM, which is asked to end before if it may still have
-something to write.
+"""The end of a running pod: its containers are killed, its guest is asked to end, and if it does not its VM is killed.
 
 Called by StopPodSandbox and by the table, and by what stops a container in a guest that does not react. A guest that
 does not answer gets one limit, not one for each question.
@@ -106,8 +105,7 @@ async def end(pod: LivePod) -> "asyncio.Task[None] | None":
         if _needs_no_network(pod):
             await pod.tools.hooks.stopped(pod)
             releasing = pod.work.run_in_background(_release(pod, is_cut=True), f"network of {pod.title}")
-        if not _has_written_all(pod):
-            await is_done_within(half_s, _shut_down(pod))
+        await is_done_within(half_s, _shut_down(pod))
     if not pod.gone.is_set() and pod.vm is not None:
         await _kill_vm(pod)
     return releasing
@@ -123,16 +121,6 @@ def _needs_no_network(pod: LivePod) -> bool:
     except PodError:
         return False
     return True
-
-
-def _has_written_all(pod: LivePod) -> bool:
-    """Whether nothing that outlives the pod waits in its guest to be written, its containers having ended: their output
-    has come, and what they wrote to the host's files is there, by 9p at once. Else the guest is asked to end, which
-    writes all.
-    """
-    of = pod.record.pod
-    keeps = of.maps_volumes or of.has_virtiofs or of.disk_volumes or of.suspend
-    return not (keeps or of.host or of.profile or pod.status.is_own)
 
 
 async def _release(pod: LivePod, *, is_cut: bool = False) -> None:

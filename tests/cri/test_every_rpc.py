@@ -147,11 +147,11 @@ STEPS += ["RemoveContainer", "StopPodSandbox", "RemovePodSandbox"]
 
 @pytest.mark.parametrize("slow", [step for step in STEPS if step != "RemoveContainer"])  # which waits for no guest
 async def test_a_deadline_in_the_middle_of_a_step_and_its_repetition(world: World, slow: str) -> None:
-    """One step after the other, of which one takes longer than its client waits. The pod's guest is asked to end."""
+    """One step after the other, of which one takes longer than its client waits."""
     ids: dict[str, str] = {}
     async with world.daemon() as cri:
         requests: dict[str, dict[str, Any]] = {
-            "RunPodSandbox": {"config": cri.sandbox(annotations={"clearpod.io/shared-maps": "true"})},
+            "RunPodSandbox": {"config": cri.sandbox()},
             "CreateContainer": {"config": cri.config("sleep", "1000")},
             "UpdateContainerResources": {"linux": {"cpu_shares": 100}},
         }

@@ -144,7 +144,7 @@ async def test_addresses_go_back_while_the_guest_shuts_down_which_is_cut_off_by_
     world.faults.ignore = messages.Shutdown
     cni.trouble("first", "DEL", "nsenter --net=$CNI_NETNS ip -o link > $here/links")
     async with world.daemon() as cri:
-        pod = cri.node.pods.get(await cri.pod(annotations={"clearpod.io/shared-maps": "true"}))
+        pod = cri.node.pods.get(await cri.pod())
         await cri.container(pod.id, "true")
         stop = asyncio.ensure_future(cri("StopPodSandbox", pod_sandbox_id=pod.id))
         async with asyncio.timeout(20 * PATIENCE):
@@ -158,23 +158,6 @@ async def test_addresses_go_back_while_the_guest_shuts_down_which_is_cut_off_by_
         await stop
         assert pod.network is None and (await addresses(cri, pod.id)) == ("",)
         await cri("RemovePodSandbox", pod_sandbox_id=pod.id)
-    assert world.left_over() == []
-
-
-@pytest.mark.parametrize("annotations, is_asked", [({}, False), ({"clearpod.io/shared-maps": "true"}, True)])
-async def test_a_guest_is_asked_to_end_if_it_may_have_something_to_write(
-    world: World, annotations: dict[str, str], is_asked: bool
-) -> None:
-    async with world.daemon() as cri:
-        pod = await cri.pod(annotations=annotations)
-        container = await cri.container(pod, "sleep", "1000")
-        await cri("StartContainer", container_id=container)
-        (guest,) = world.vmm.guests.values()
-        await cri("StopPodSandbox", pod_sandbox_id=pod)
-        assert any(isinstance(op, messages.Shutdown) for op in guest.asked) == is_asked
-        status = await cri.status(container)
-        assert status.state == pb.CONTAINER_EXITED and status.exit_code == 137
-        await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert world.left_over() == []
 
 
