@@ -90,6 +90,7 @@ async def test_an_image_that_is_known_is_not_read_for_the_next_container(world: 
     async with world.daemon() as cri:
         first, second = await cri.pod("first"), await cri.pod("second")
         await cri.container(first, "/bin/true")
+        await cri.node.verifier.settled()
         _opened.clear()
         await cri.container(first, "/bin/true", name="other")
         assert _of_images(cri.node.images.state_dir) == []
