@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network of a pool slot whose first plugin is called in advance, with Debian's plugins: what the claim leaves out,
-what it makes anew, and that nothing stays.
+what it makes anew, and that nothing is left behind.
 """
 
 import os
