@@ -96,13 +96,27 @@ def _build(cache_dir: Path, out: Path, variant: str) -> None:
     work.mkdir()
     tools.run(["tar", "-xf", SOURCE, "-C", work, *(f"--exclude={name}" for name in NOT_COMPILED)])
     tree = next(work.iterdir())
-    changes.apply(tree, changes.read(CHANGES))
+    skipped = _changed(tree, CHANGES)
     if variant:
-        cache.built(cache_dir, _kind(""), _key(""), lambda place: _build_in(tree, place, ""))
+        cache.built(cache_dir, _kind(""), _key(""), lambda place: _build_ordinary(tree, place, skipped))
     for path in _own_changes(variant):
-        changes.apply(tree, changes.read(path))
+        skipped += _changed(tree, path)
     _build_in(tree, out, variant)
+    (out / "skipped").write_text("".join(f"{one}\n" for one in skipped))
     shutil.rmtree(work)
+
+
+def _build_ordinary(tree: Path, out: Path, skipped: list[changes.Skipped]) -> None:
+    _build_in(tree, out, "")
+    (out / "skipped").write_text("".join(f"{one}\n" for one in skipped))
+
+
+def _changed(tree: Path, path: Path) -> list[changes.Skipped]:
+    """Apply the changes of a file; those that were skipped, which is said."""
+    skipped = changes.apply(tree, changes.read(path))
+    for one in skipped:
+        cache.say(f"kernel: skipped a change that only saves time or memory: {one}")
+    return skipped
 
 
 def _build_in(tree: Path, out: Path, variant: str) -> None:

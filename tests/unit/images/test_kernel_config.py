@@ -133,23 +133,54 @@ def test_what_crun_and_the_agent_can_not_do_without_is_on(fragments, name):
 def test_every_change_of_the_source_has_a_reason():
     paths = (KERNEL / "changes.toml", *(KERNEL / "variants").glob("*.toml"))
     result = [change for path in paths for change in changes.read(path)]
-    assert result and all(change.old != change.new for change in result)
-    assert [change for change in result if len(change.why.split()) < 6 and not change.why.startswith("As above")] == []
+    assert result and all(edit.old != edit.new for change in result for edit in change.edit)
+    assert [change for change in result if len(change.why.split()) < 6] == []
 
 
-def a_change(**other: str) -> changes.Change:
-    return changes.Change(**{"file": "a.c", "old": "int x;", "new": "int y;", "why": ""} | other)
+OTHER = changes.Edit("b.c", "int v;", "int u;")
+
+
+def a_change(*more: changes.Edit, needed: bool = False, **other: str) -> changes.Change:
+    first = changes.Edit(**{"file": "a.c", "old": "int x;", "new": "int y;"} | other)
+    return changes.Change("", needed, (first, *more))
 
 
 def test_a_change_replaces_the_one_line_it_names(tmp_path):
     (tmp_path / "a.c").write_text("int w;\nint x;\n")
-    changes.apply(tmp_path, [a_change()])
+    assert changes.apply(tmp_path, [a_change(needed=True)]) == []
     assert (tmp_path / "a.c").read_text() == "int w;\nint y;\n"
 
 
-@pytest.mark.parametrize("text, times", [("int w;\n", 0), ("int x;int x;\n", 2), (None, 0)])
-def test_a_change_whose_line_is_not_there_once_stops_the_build(tmp_path, text, times):
+def test_an_edit_may_change_what_an_earlier_one_of_its_change_has_made(tmp_path):
+    (tmp_path / "a.c").write_text("int x;\n")
+    changes.apply(tmp_path, [a_change(changes.Edit("a.c", "int y;", "int z;"))])
+    assert (tmp_path / "a.c").read_text() == "int z;\n"
+
+
+ABSENT = pytest.mark.parametrize("text, times", [("int w;\n", 0), ("int x;int x;\n", 2), (None, 0)])
+
+
+@ABSENT
+def test_a_needed_change_that_does_not_apply_stops_the_build(tmp_path, text, times):
     if text is not None:
         (tmp_path / "a.c").write_text(text)
-    with pytest.raises(BuildFailed, match=rf"a\.c has {times} times.*correct images/kernel/changes\.toml"):
-        changes.apply(tmp_path, [a_change()])
+    with pytest.raises(BuildFailed, match=rf"a\.c has {times} times.*needed.*images/kernel/changes\.toml"):
+        changes.apply(tmp_path, [a_change(needed=True)])
+
+
+@ABSENT
+def test_any_other_change_that_does_not_apply_is_skipped_whole_and_named(tmp_path, text, times):
+    if text is not None:
+        (tmp_path / "a.c").write_text(text)
+    (tmp_path / "b.c").write_text("int v;\n")
+    wanted = changes.Change("", False, (OTHER, *a_change().edit))
+    (skipped,) = changes.apply(tmp_path, [wanted])
+    assert (skipped.change, skipped.edit.file, skipped.count) == (wanted, "a.c", times)
+    assert f"a.c has {times} times" in str(skipped) and "int x;" in str(skipped)
+    assert (tmp_path / "b.c").read_text() == "int v;\n"
+
+
+def test_the_changes_after_a_skipped_one_are_applied(tmp_path):
+    (tmp_path / "b.c").write_text("int v;\n")
+    assert len(changes.apply(tmp_path, [a_change(), changes.Change("", True, (OTHER,))])) == 1
+    assert (tmp_path / "b.c").read_text() == "int u;\n"
