@@ -13,7 +13,7 @@ from stage1.net.conflist import is_word
 from stage1.pod.model import KERNEL_OF_IMAGE
 from stage1.vm.kernels import BUILDABLE
 
-ORDINARY, SCTP, FULL = "default", "sctp", "full"
+ORDINARY, FULL = "default", "full"
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 """How Kubernetes' annotations begin that name a container's AppArmor profile, `localhost/NAME` if it is one by name."""
 HANDLER = "clearpod"
@@ -37,7 +37,7 @@ def not_built(handler: str) -> str:
 
 def variant(request: pb.RunPodSandboxRequest) -> str:
     """The annotation `clearpod.io/kernel`, else the handler's, else `full` for a pod with an AppArmor profile by name,
-    `sctp` for one with an SCTP port, else nothing. Raises BadRequest.
+    else nothing. Raises BadRequest.
 
     Whether the guest's directory has that variant is checked by the engine; `image` stands for the kernel that the
     pod's container brings.
@@ -45,14 +45,12 @@ def variant(request: pb.RunPodSandboxRequest) -> str:
     sandbox = request.config
     text = sandbox.annotations.get(policy.KERNEL, "")
     if text and not is_word(text):
-        raise BadRequest(f"the annotation {policy.KERNEL} must be a name such as {SCTP}, but it is {text[:100]!r}")
+        raise BadRequest(f"the annotation {policy.KERNEL} must be a name such as {FULL}, but it is {text[:100]!r}")
     if text:
         return "" if text == ORDINARY else text
     if by_handler := _of_handler(request):
         return by_handler
-    if _names_profile(request):
-        return FULL
-    return SCTP if any(mapping.protocol == pb.SCTP for mapping in sandbox.port_mappings) else ""
+    return FULL if _names_profile(request) else ""
 
 
 def asker(request: pb.RunPodSandboxRequest) -> str:
@@ -61,9 +59,7 @@ def asker(request: pb.RunPodSandboxRequest) -> str:
         return f"the annotation {policy.KERNEL} asks for"
     if _of_handler(request):
         return f"the runtime handler {request.runtime_handler} stands for the kernel"
-    if _names_profile(request):
-        return "an AppArmor profile of the pod needs the kernel"
-    return "a port of the pod needs the kernel"
+    return "an AppArmor profile of the pod needs the kernel"
 
 
 def _names_profile(request: pb.RunPodSandboxRequest) -> bool:

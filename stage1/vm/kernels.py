@@ -11,7 +11,7 @@ from stage1.vm.hypervisor import Hypervisor
 
 VOLUMES = "volumes"
 """The variant whose 9p client can believe names and attributes for a second."""
-BUILDABLE = ("full", "sctp", VOLUMES)
+BUILDABLE = ("full", VOLUMES)
 """The variants that images/kernel knows how to make. An operator may put others beside them."""
 
 

@@ -228,7 +228,6 @@ BOOTS = [
     ("memory", {"annotations": {"clearpod.io/memory-mib": "8"}}, "INVALID_ARGUMENT", "a guest needs"),
     ("kernel", {}, "NOT_FOUND", "vmlinux"),
     ("variant", {"annotations": {"clearpod.io/kernel": "ipsec"}}, "NOT_FOUND", "guest kernel 'ipsec', but"),
-    ("sctp", {"port_mappings": [pb.PortMapping(protocol=pb.SCTP, container_port=1)]}, "NOT_FOUND", "kernel 'sctp'"),
     ("silent", {}, "UNKNOWN", "within 1.5 s"),
     ("dies", {}, "UNKNOWN", "virtual machine"),
     ("handler", {}, "NOT_FOUND", 'no runtime for "x"'),

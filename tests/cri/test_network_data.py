@@ -167,12 +167,10 @@ def call(probe: str, host: str, port: str, *, far: FarHost) -> None:
 
 
 async def test_sctp_goes_from_pod_to_pod_and_through_a_host_port(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
-    """The pod with an SCTP port has the kernel for it from that, the other one by its annotation."""
     world, net = outer
     fields = {"port_mappings": [published(8080, protocol="SCTP")]}
-    others = {"annotations": {"clearpod.io/kernel": "sctp"}}
     with far_host() as far:
-        async with two_pods(world, net, probe=probe, others=others, **fields) as (one, two):
+        async with two_pods(world, net, probe=probe, **fields) as (one, two):
             for ip in one.ips:
                 await two.probe("sctp", ip, PORT, *MESSAGES)
             for host in GATEWAYS:
@@ -180,16 +178,6 @@ async def test_sctp_goes_from_pod_to_pod_and_through_a_host_port(outer: tuple[Vm
                 await one.probe("sctp", host, "8080", *MESSAGES)
             for host in ("127.0.0.1", *GATEWAYS, "192.0.2.1", "2001:db8::1"):
                 await asyncio.to_thread(call, probe, host, "8080", far=far)
-
-
-async def test_a_pod_that_does_not_ask_for_it_has_no_sctp(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
-    world, net = outer
-    async with two_pods(world, net, probe=probe, annotations={"clearpod.io/kernel": "sctp"}) as (with_it, without):
-        assert "SCTP" in await with_it.run("cat", "/proc/net/protocols")
-        assert "SCTP" not in await without.run("cat", "/proc/net/protocols")
-        for one, name in ((with_it, "sctp"), (without, "")):
-            output = await one.cri("PodSandboxStatus", pod_sandbox_id=one.pod, verbose=True)
-            assert json.loads(output.info["info"])["vm"]["kernel"] == name
 
 
 async def refused(probe: str, host: str, port: str) -> bool:

@@ -81,7 +81,7 @@ async def test_virtiofsd_that_is_not_installed_is_refused_with_its_name(
 async def test_an_image_brings_no_kernel_where_the_policy_allows_none_of_an_image(world: World, tmp_path: Path) -> None:
     """Neither by its labels alone; elsewhere it is looked at."""
     labels = kernels.labelled(path="/kernel", network="none")
-    rule = Rule(namespaces=("default",), kernels=("default", "sctp"))
+    rule = Rule(namespaces=("default",), kernels=("default", "mine"))
     world.config = world.config.but(policy=Policy(rules=(rule,)))
     with Registry(tmp_path / "registry") as registry:
         image = kernels.push(registry, tmp_path, "t/kernel:1", files=[file("kernel", b"none")], labels=labels)

@@ -41,7 +41,7 @@ def _is_one_sentence(ended: Result, code: int, *options: str) -> None:
     "options, code, message",
     [
         (("--vm-memory", "20m", "--", "true"), FAULT, ("20 MiB", "at least 48 MiB")),
-        (("--vm-kernel", "fuller", "--", "true"), FAULT, ("'fuller'", "full, sctp and volumes can be built")),
+        (("--vm-kernel", "fuller", "--", "true"), FAULT, ("'fuller'", "full and volumes can be built")),
         (("--vm-kernel", "full fat", "--", "true"), FAULT, ("'full fat'",)),
         (("oci:/no/such/layout", "--", "true"), FAULT, ("/no/such/layout", "not an OCI layout")),
         (("docker-archive:/no/such/file", "--", "true"), FAULT, ("/no/such/file",)),

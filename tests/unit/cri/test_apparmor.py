@@ -61,7 +61,7 @@ def test_the_default_profile_is_for_guests_that_can_have_it(name: str, pod: Pod,
     ("pod", "noun"),
     [
         (POD, "kernel 'default'"),
-        (POD._replace(kernel="sctp"), "kernel 'sctp'"),
+        (POD._replace(kernel="mine"), "kernel 'mine'"),
         (POD._replace(host=("network",)), "the host's kernel"),
     ],
 )

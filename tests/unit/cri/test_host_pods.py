@@ -58,7 +58,7 @@ def test_the_hosts_network_brings_its_name_and_takes_the_ports() -> None:
 @pytest.mark.parametrize(
     ("word", "text", "harmless"),
     [
-        ("clearpod.io/kernel", "sctp", "default"),
+        ("clearpod.io/kernel", "mine", "default"),
         ("clearpod.io/kernel", "image", "default"),
         ("clearpod.io/guest-profile", "systemd", "default"),
         ("clearpod.io/template", "warm", "none"),

@@ -267,9 +267,9 @@ def test_an_annotation_that_a_pod_in_the_foreground_can_not_have_is_refused(anno
 
 
 def test_an_annotation_counts_for_the_pod_in_the_foreground() -> None:
-    words = "vcpus=1 memory-mib=96 scratch-mib=32 kernel=sctp template=none forkable=false".split()
+    words = "vcpus=1 memory-mib=96 scratch-mib=32 kernel=mine template=none forkable=false".split()
     pod = run.planned(Config(), asked(*(f"--annotation=clearpod.io/{word}" for word in words))).pod
-    assert (pod.vcpus, pod.memory_mib, pod.scratch_mib, pod.kernel, pod.boots) == (1, 96, 32, "sctp", True)
+    assert (pod.vcpus, pod.memory_mib, pod.scratch_mib, pod.kernel, pod.boots) == (1, 96, 32, "mine", True)
 
 
 def test_the_pod_has_what_its_container_may_take_and_is_not_bound_by_the_policy() -> None:

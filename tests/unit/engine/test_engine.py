@@ -123,11 +123,11 @@ def test_a_missing_kernel_is_named_with_the_remedy(host: engine.Host) -> None:
 
 
 def test_a_pod_boots_the_variant_of_the_kernel_that_it_names(host: engine.Host) -> None:
-    (Path(host.guest_dir) / "vmlinux-sctp").write_bytes(b"x")
-    prepared = engine.prepare(POD._replace(kernel="sctp"), host)
+    (Path(host.guest_dir) / "vmlinux-mine").write_bytes(b"x")
+    prepared = engine.prepare(POD._replace(kernel="mine"), host)
     engine.clean_up(prepared.directory)
-    assert prepared.vm.kernel == os.path.realpath(f"{host.guest_dir}/vmlinux-sctp")
-    with pytest.raises(NotFound, match=r"kernel 'ipsec', .*sctp"):
+    assert prepared.vm.kernel == os.path.realpath(f"{host.guest_dir}/vmlinux-mine")
+    with pytest.raises(NotFound, match=r"kernel 'ipsec', .*mine"):
         engine.prepare(POD._replace(kernel="ipsec"), host)
     assert engine.pod_directories(host) == []
 

@@ -49,7 +49,7 @@ def test_two_that_ask_for_the_same_are_served(tmp_path: Path) -> None:
     assert read(tmp_path, *apps, annotations=notes(kernel="full")).pod.kernel == "full"
 
 
-@pytest.mark.parametrize("pods", [notes(kernel="sctp"), notes(kernel="default")])
+@pytest.mark.parametrize("pods", [notes(kernel="mine"), notes(kernel="default")])
 def test_an_app_that_asks_for_what_the_pod_has_not(tmp_path: Path, pods: list[Document]) -> None:
     with pytest.raises(BadRequest, match=r"'one' .*kernel=full.* manifest .* VM"):
         read(tmp_path, noted(kernel="full"), annotations=pods)

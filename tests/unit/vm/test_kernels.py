@@ -9,7 +9,7 @@ import pytest
 from stage1.errors import NotFound
 from stage1.vm import kernels, kvmtool, qemu
 
-PRESENT = ("vmlinux", "bzImage", "vmlinux-sctp", "bzImage-sctp", "vmlinux-b", "initramfs", "vmlinuz-c")
+PRESENT = ("vmlinux", "bzImage", "vmlinux-mine", "bzImage-mine", "vmlinux-b", "initramfs", "vmlinuz-c")
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def guest_dir(tmp_path: Path) -> str:
     [
         (qemu, "", "vmlinux"),
         (kvmtool, "", "bzImage"),
-        (qemu, "sctp", "vmlinux-sctp"),
-        (kvmtool, "sctp", "bzImage-sctp"),
+        (qemu, "mine", "vmlinux-mine"),
+        (kvmtool, "mine", "bzImage-mine"),
         (qemu, "b", "vmlinux-b"),
     ],
 )
@@ -38,11 +38,11 @@ def test_a_hypervisor_and_a_variant_have_a_file(
 @pytest.mark.parametrize(
     ("driver", "variant", "known"),
     [
-        (qemu, "ipsec", "b, sctp"),
-        (kvmtool, "b", "sctp"),
-        (qemu, "../sctp", "b, sctp"),
-        (qemu, "c", "b, sctp"),
-        (qemu, "SCTP", "b, sctp"),
+        (qemu, "ipsec", "b, mine"),
+        (kvmtool, "b", "mine"),
+        (qemu, "../mine", "b, mine"),
+        (qemu, "c", "b, mine"),
+        (qemu, "MINE", "b, mine"),
     ],
 )
 def test_a_variant_that_is_not_there_is_named_with_those_that_are(
@@ -61,5 +61,5 @@ def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path)
 
 
 def test_only_what_can_be_built_comes_with_how_to_build_it(guest_dir: str) -> None:
-    with pytest.raises(NotFound, match=r"'ipsec'.*b, sctp; .*full, sctp and volumes"):
+    with pytest.raises(NotFound, match=r"'ipsec'.*b, mine; .*full and volumes"):
         kernels.file_name(guest_dir, "ipsec", hypervisor=qemu.HYPERVISOR)

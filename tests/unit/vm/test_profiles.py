@@ -39,11 +39,11 @@ def test_one_that_was_not_is_named_with_how_to_build_it(tmp_path: Path, present:
     [
         ("", "full", (), "system.erofs"),
         ("", "full", ("system-full.erofs",), "system-full.erofs"),
-        ("", "sctp", ("system-full.erofs",), "system.erofs"),
+        ("", "mine", ("system-full.erofs",), "system.erofs"),
         ("", "", ("system-.erofs", "system-full.erofs"), "system.erofs"),
         ("systemd", "full", (), "system-systemd.erofs"),
         ("systemd", "full", ("system-full.erofs", "system-systemd-full.erofs"), "system-systemd-full.erofs"),
-        ("systemd", "sctp", ("system-full.erofs",), "system-systemd.erofs"),
+        ("systemd", "mine", ("system-full.erofs",), "system-systemd.erofs"),
     ],
 )
 def test_a_kernel_with_modules_has_system_images_of_its_own(
