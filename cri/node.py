@@ -185,6 +185,8 @@ class Node:
         choice = choose(config.vm.hypervisor, facts)
         if choice.warning:
             log.warning("hypervisor", extra={"warning": choice.warning})
+        if kernels.chosen(config.guest_dir, "", hypervisor=choice.hypervisor) == kernels.STOCK:
+            log.warning("kernel", extra={"warning": f"{kernels.SLOW}; {kernels.REMEDY}"})
         has_scopes = scope.are_used(config.cgroup_driver)
         if has_scopes and (why := dbus.why_not()):
             log.warning("cgroup_driver", extra={"warning": f"pods with a cgroup_parent can't be run: {why}"})

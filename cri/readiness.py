@@ -14,6 +14,7 @@ from typing import NamedTuple
 from stage1.engine import Host
 from stage1.linux.host import which
 from stage1.machine import JAILER
+from stage1.vm import kernels
 from stage1.vm.hypervisor import Hypervisor
 
 WAIT_S = 1.0
@@ -39,9 +40,11 @@ def find(host: Host) -> Lack | None:
     return _guest(host) or _tools(host) or _disks(host)
 
 
-def guest_files(hypervisor: Hypervisor, *, is_jailed: bool) -> list[str]:
-    """Files of the guest's directory that each pod needs."""
+def guest_files(hypervisor: Hypervisor, *, is_jailed: bool, is_stock: bool = False) -> list[str]:
+    """Files of the guest's directory that each pod needs; `is_stock`: where only the stock kernel is there."""
     files = [hypervisor.kernel, "initramfs", "system.erofs"]
+    if is_stock:
+        files = [f"{hypervisor.kernel}-{kernels.STOCK}", f"initramfs-{kernels.STOCK}", f"system-{kernels.STOCK}.erofs"]
     return [*files, JAILER, hypervisor.filter] if is_jailed else files
 
 
@@ -67,7 +70,8 @@ def disk(key: str, path: str) -> Lack | None:
 
 
 def _guest(host: Host) -> Lack | None:
-    for name in guest_files(host.choice.hypervisor, is_jailed=host.ids is not None):
+    is_stock = kernels.chosen(host.guest_dir, "", hypervisor=host.choice.hypervisor) == kernels.STOCK
+    for name in guest_files(host.choice.hypervisor, is_jailed=host.ids is not None, is_stock=is_stock):
         if not os.path.isfile(f"{host.guest_dir}/{name}"):
             return absent_file(f"{host.guest_dir}/{name}")
     return None

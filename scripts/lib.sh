@@ -4,16 +4,17 @@
 # guest. Sourced, never run. Every step is silent when there is nothing to do and says what it installs.
 # shellcheck disable=SC2034  # the lists are used by those who source this
 
-# To build the guest and to run pods.
-RUN_PACKAGES=(
+# To build the guest with Debian's kernel, and to run pods.
+POD_PACKAGES=(
     ca-certificates python3-venv                              # the Python environment
-    gcc libc6-dev make flex bison bc libelf-dev perl cpio     # the guest's kernel
-    linux-source-6.12 xz-utils lz4 zstd
-    musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
+    xz-utils zstd kmod binutils                               # the guest's kernel, which is Debian's
+    gcc libc6-dev make musl-tools nanopb libnanopb-dev        # the agent, PID 1 of the guest
     libseccomp-dev                                            # the filters for the VMMs
     busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
     qemu-system-x86 skopeo isal iproute2 containernetworking-plugins iptables   # at run time
 )
+# To build the guest's own kernel too.
+RUN_PACKAGES=("${POD_PACKAGES[@]}" flex bison bc libelf-dev perl cpio linux-source-6.12 lz4)
 # To test, beyond that: the guest's profile with systemd, a registry on the loopback address, linters, sanitizers and the
 # fuzzer, the lab, sources, callgrind.
 TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap mmdebstrap valgrind)

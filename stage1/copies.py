@@ -53,6 +53,8 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return f"{vm.hypervisor.title} can't save a guest"
     if vm.own:
         return "its pod has a kernel of its own"
+    if vm.is_stock:
+        return "it boots a distribution's kernel"
     if pod.boots or pod.disk_volumes:
         return "its pod has the annotation to boot"
     if pod.suspend:

@@ -108,8 +108,15 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     Raises NotFound: the guest's kernel or images are not built, or there is no such variant of them.
     """
     hypervisor = host.choice.hypervisor
-    kernel = artefact(host, kernels.file_name(host.guest_dir, _variant(pod), hypervisor=hypervisor))
-    initramfs, system = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod))
+    variant = _variant(pod, host)
+    is_stock = variant == kernels.STOCK
+    if is_stock and pod.suspend:
+        raise BadRequest(
+            f"a pod with a distribution's kernel can't be suspended or copied; leave out {SUSPEND} and the like, or "
+            f"build clearpod's own kernel: {kernels.REMEDY}"
+        )
+    kernel = artefact(host, kernels.file_name(host.guest_dir, variant, hypervisor=hypervisor))
+    initramfs, system = profiles.file_names(host.guest_dir, pod.profile, variant=variant)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         hypervisor=hypervisor,
@@ -135,7 +142,8 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
             *(["clearpod.maps"] if pod.maps_volumes else []),
             *(["clearpod.timed"] if pod.kernel == kernels.VOLUMES else []),
         ),
-        dax=_dax(pod, host, directory=directory) if host.choice.has_dax else None,
+        dax=_dax(pod, host, directory=directory) if host.choice.has_dax and not is_stock else None,
+        is_stock=is_stock,
         memory_shim=_memory_shim(host),
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
@@ -143,8 +151,10 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     )
 
 
-def _variant(pod: Pod) -> str:
-    return "" if pod.kernel == KERNEL_OF_IMAGE else pod.kernel
+def _variant(pod: Pod, host: Host) -> str:
+    if pod.kernel == KERNEL_OF_IMAGE:
+        return ""
+    return kernels.chosen(host.guest_dir, pod.kernel, hypervisor=host.choice.hypervisor)
 
 
 def _shares(pod: Pod, directory: str) -> tuple[Share, ...]:
@@ -180,7 +190,7 @@ def _online(pod: Pod) -> tuple[str, ...]:
 def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
     """None where the shim was not built: the system image is a disk then."""
     library = f"{host.guest_dir}/{host.choice.hypervisor.shim}"
-    _, name = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod))
+    _, name = profiles.file_names(host.guest_dir, pod.profile, variant=_variant(pod, host))
     if not os.path.exists(library):
         return None
     images = (DaxImage(system := artefact(host, name), os.path.getsize(system)),)

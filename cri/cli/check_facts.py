@@ -21,7 +21,7 @@ from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
 from stage1.pod.ids import GUEST_IDS
-from stage1.vm import hypervisors, needs, volume_server
+from stage1.vm import hypervisors, kernels, needs, volume_server
 from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from cri.cli.check_start import Tried
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "gzip", "zstd", "crun")
-GUEST_FILES = (*hypervisors.kernels(), "initramfs", "system.erofs", *(one.filter for one in hypervisors.ALL))
+GUEST_FILES = (
+    *(hypervisors.kernels()),
+    *(f"{name}-{kernels.STOCK}" for name in (*hypervisors.kernels(), "initramfs")),
+    *("initramfs", "system.erofs", f"system-{kernels.STOCK}.erofs"),
+    *(one.filter for one in hypervisors.ALL),
+)
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 Value = TypeVar("Value")

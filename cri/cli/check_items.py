@@ -8,7 +8,7 @@ from cri.cli.check_facts import Facts
 from cri.pool import fit
 from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import Program
-from stage1.vm import hypervisors, limits
+from stage1.vm import hypervisors, kernels, limits
 from stage1.vm.choose import kvm_remedy
 from stage1.vm.hypervisor import Hypervisor
 
@@ -136,7 +136,10 @@ def _hypervisor(facts: Facts) -> Item:
 
 def _guest(facts: Facts) -> list[Item]:
     hypervisor = facts.choice.hypervisor if facts.choice else hypervisors.ALL[-1]
-    names = dict(zip(readiness.guest_files(hypervisor, is_jailed=True), _GUEST, strict=True))
+    stock = f"{hypervisor.kernel}-{kernels.STOCK}"
+    is_stock = hypervisor.kernel not in facts.guest_files and stock in facts.guest_files
+    files = readiness.guest_files(hypervisor, is_jailed=True, is_stock=is_stock)
+    names = dict(zip(files, _GUEST, strict=True))
     return [_guest_file(facts, title, file=name) for name, title in names.items() if title]
 
 
@@ -147,7 +150,8 @@ _GUEST = ("kernel image", "initramfs", "system image", "", "seccomp")
 def _guest_file(facts: Facts, name: str, *, file: str) -> Item:
     path = f"{facts.guest_dir}/{file}"
     if file in facts.guest_files:
-        return Item(name, OK, path)
+        is_slow = name == "kernel image" and file.endswith(f"-{kernels.STOCK}")
+        return Item(name, WARN, f"{path}; {kernels.SLOW}", kernels.REMEDY) if is_slow else Item(name, OK, path)
     absent = readiness.absent_file(path)
     return Item(name, FAIL, absent.lack, absent.remedy)
 

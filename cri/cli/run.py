@@ -33,7 +33,7 @@ from stage1.linux.cgroup import OURS
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
-from stage1.vm import hypervisors, volume_server
+from stage1.vm import hypervisors, kernels, volume_server
 from stage1.vm.choose import choose
 
 EXAMPLES = (
@@ -166,6 +166,8 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
     choice = choose(args.hypervisor or config.vm.hypervisor, hypervisors.facts())
     if choice.warning:
         sys.stderr.write(f"clearpod: warning: {choice.warning}\n")
+    if kernels.chosen(config.guest_dir, "", hypervisor=choice.hypervisor) == kernels.STOCK:
+        sys.stderr.write(f"clearpod: warning: {kernels.SLOW}; {kernels.REMEDY}\n")
     return engine.Host(
         run_dir=config.run_dir,
         guest_dir=config.guest_dir,

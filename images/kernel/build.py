@@ -54,6 +54,13 @@ def build(cache_dir: Path, variant: str = "") -> Path:
     return cache.built(cache_dir, _kind(variant), _key(variant), lambda out: _build(cache_dir, out, variant))
 
 
+def is_built(cache_dir: Path) -> bool:
+    """Whether the ordinary kernel is in the cache, made from what is here now. False where it can't be built either."""
+    if not SOURCE.exists() or not all(map(shutil.which, ("gcc", "ld"))):
+        return False
+    return (cache_dir / _kind("") / _key("")).is_dir()
+
+
 def _kind(variant: str) -> str:
     return f"kernel-{variant}" if variant else "kernel"
 

@@ -20,6 +20,10 @@
 #define LOADED "/sys/module"
 #endif
 
+#ifndef MODULE_INIT_COMPRESSED_FILE /* linux/module.h; musl does not have it */
+#define MODULE_INIT_COMPRESSED_FILE 4
+#endif
+
 enum { LINE = 4096, PLACE = 300, ARGUMENTS = 4 };
 
 static void normalise(char *name)
@@ -52,11 +56,18 @@ static bool load(char *module)
     snprintf(path, sizeof path, LOADED "/%s", module);
     if (access(path, F_OK) == 0)
         return true;
+    int flags = 0;
     snprintf(path, sizeof path, DIRECTORY "/%s.ko", module);
     int file = open(path, O_RDONLY | O_CLOEXEC);
-    bool is_loaded = file >= 0 && syscall(SYS_finit_module, file, parameters ? parameters : "", 0) == 0;
+    if (file < 0) { /* packed, as distributions have them; the kernel unpacks it */
+        snprintf(path, sizeof path, DIRECTORY "/%s.ko.xz", module);
+        file = open(path, O_RDONLY | O_CLOEXEC);
+        flags = MODULE_INIT_COMPRESSED_FILE;
+    }
+    bool is_loaded = file >= 0 && syscall(SYS_finit_module, file, parameters ? parameters : "", flags) == 0;
     if (file >= 0)
         close(file);
+    snprintf(path, sizeof path, LOADED "/%s", module);
     /* Another modprobe may have been quicker. */
     return is_loaded || access(path, F_OK) == 0;
 }

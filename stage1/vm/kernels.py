@@ -13,6 +13,18 @@ VOLUMES = "volumes"
 """The variant whose 9p client can believe names and attributes for a second."""
 BUILDABLE = ("full", VOLUMES)
 """The variants that images/kernel knows how to make. An operator may put others beside them."""
+STOCK = "stock"
+"""A distribution's kernel (images/stock): its devices are on PCI, and what it boots with are modules."""
+
+SLOW = "clearpod's own kernel is not built, so pods boot a distribution's, several times slower and with more memory"
+REMEDY = "clearpod images build kernel (minutes, once)"
+
+
+def chosen(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
+    """The variant that a pod boots which asks for `variant`: the stock kernel where the ordinary one is not built."""
+    names = os.listdir(guest_dir) if not variant and os.path.isdir(guest_dir) else []
+    has_stock_only = hypervisor.kernel not in names and f"{hypervisor.kernel}-{STOCK}" in names
+    return STOCK if has_stock_only else variant
 
 
 def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
@@ -33,6 +45,8 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
 
 
 def _remedy(variant: str) -> str:
+    if variant == STOCK:
+        return "ask for another, or build it with `clearpod images build stock`"
     if variant in BUILDABLE:
         return f"ask for another, or build it with `clearpod images build kernel-{variant}`"
     return f"ask for one of these; {', '.join(BUILDABLE[:-1])} and {BUILDABLE[-1]} can be built"

@@ -13,8 +13,8 @@ from stage1.errors import NotFound
 def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str, str]:
     """The initramfs and the system image in `guest_dir`; the ordinary ones, which may be missing, for an empty profile.
 
-    With `variant` it is the system image with the modules of that kernel, where the variant has any. Raises NotFound
-    for a profile that was not built, or not for that kernel.
+    With `variant` it is the system image with the modules of that kernel, where the variant has any, and the initramfs
+    with those that it boots with. Raises NotFound for a profile that was not built, or not for that kernel.
     """
     names = (f"initramfs-{profile}", f"system-{profile}.erofs") if profile else ("initramfs", "system.erofs")
     missing = [name for name in names if not os.path.exists(f"{guest_dir}/{name}")] if profile else []
@@ -24,7 +24,13 @@ def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str,
             f"it with `images/build {profile}` on a machine with Debian's package {profile}"
         )
     has_modules = variant and os.path.exists(f"{guest_dir}/system-{variant}.erofs")
-    return (names[0], _with_modules(guest_dir, names[1], variant=variant)) if has_modules else names
+    if not has_modules:
+        return names
+    initramfs = f"{names[0]}-{variant}"
+    return (
+        initramfs if os.path.exists(f"{guest_dir}/{initramfs}") else names[0],
+        _with_modules(guest_dir, names[1], variant=variant),
+    )
 
 
 def _with_modules(guest_dir: str, system: str, *, variant: str) -> str:

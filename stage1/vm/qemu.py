@@ -65,6 +65,10 @@ _ERRORS = "werror=report,rerror=report"
 # Port 0 is not used, the agent's is 1, a console's 2. Each port has two queues, and QEMU's own choice is 31 ports.
 _SERIAL_BUS = "virtio-serial-device,max_ports=3"
 
+_MODELS = (
+    *("virtio-blk-device", "virtio-9p-device", "virtio-serial-device", "virtio-net-device", "virtio-rng-device"),
+    *("virtio-balloon-device", "vhost-vsock-device", "vhost-user-fs-device"),
+)
 PROGRAM = "qemu-system-x86_64"
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
@@ -83,15 +87,15 @@ def argv(vm: VmSpec) -> list[str]:
         from stage1.vm import own_machine  # rkt waits for each import
 
         return own_machine.argv(vm, sandbox=_SANDBOX, errors=_ERRORS)
-    devices = _devices(vm)
-    if (needed := _transports(devices)) > TRANSPORTS:
+    devices = _on_pci(_devices(vm)) if vm.is_stock else _devices(vm)
+    if (needed := _transports(devices)) > TRANSPORTS and not vm.is_stock:
         text = f"the pod needs {needed} virtio devices and QEMU's microvm has {TRANSPORTS}: use fewer networks"
         raise BadRequest(text)
     return [
         vm.binary,
         *("-name", vm.name),
         *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
-        *("-machine", f"microvm,acpi=off{',memory-backend=ram' if vm.template or vm.has_server else ''}"),
+        *("-machine", _machine(vm)),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else EMULATED_CPU),
         *("-m", str(vm.memory_mib)),
@@ -126,7 +130,8 @@ def environment(vm: VmSpec) -> dict[str, str]:
 def kernel_command_line(vm: VmSpec, devices: int) -> str:
     """The kernel command line of a VM with so many virtio devices. Raises BadRequest if it is too long."""
     # microvm has no PCI; without this argument the kernel logs an error.
-    line = ["console=ttyS0", "panic=-1", "reboot=t", "pci=off", REPORTED, *kernel_line.SPEED]
+    machine = (REPORTED, *kernel_line.STOCK) if vm.is_stock else ("pci=off", REPORTED, *kernel_line.SPEED)
+    line = ["console=ttyS0", "panic=-1", "reboot=t", *machine]
     if vm.accel == "tcg":
         # TCG has no TSC-deadline timer, and to calibrate the other one takes 200 ms.
         line.append("nolapic_timer")
@@ -154,9 +159,25 @@ def _devices(vm: VmSpec) -> list[str]:
         argv += _nic(number, nic, by_descriptor=bool(vm.jailer))
     # A guest with many networks has but its processor's random numbers and keeps its memory, rather than not to start.
     for device in ("virtio-rng-device", _balloon(vm)):
-        if _transports(argv) < TRANSPORTS:
+        if vm.is_stock or _transports(argv) < TRANSPORTS:
             argv += ["-device", device]
     return argv
+
+
+def _machine(vm: VmSpec) -> str:
+    machine = "q35,vmport=off" if vm.is_stock else "microvm"
+    return f"{machine},acpi=off{',memory-backend=ram' if vm.template or vm.has_server else ''}"
+
+
+def _on_pci(argv: list[str]) -> list[str]:
+    """The same devices as functions of PCI, which need no firmware of their own."""
+    models = {model: model.replace("-device", "-pci") for model in _MODELS}
+    moved = []
+    for word in argv:
+        model, _, options = word.partition(",")
+        rom = ["romfile="] if model == "virtio-net-device" else []
+        moved.append(",".join([models[model], *rom, *([options] if options else [])]) if model in models else word)
+    return moved
 
 
 def _balloon(vm: VmSpec) -> str:

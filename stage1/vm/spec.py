@@ -127,6 +127,8 @@ class VmSpec(NamedTuple):
     """The program that starts it; empty where rkt's launcher does it."""
     filter: str = ""
     """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
+    is_stock: bool = False
+    """The kernel is a distribution's: it finds its devices on PCI only, and has images as disks or shares."""
     own: "OwnMachine | None" = None
     """The kernel of an image, if the pod boots one."""
     template: "Template | None" = None

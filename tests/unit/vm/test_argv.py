@@ -72,6 +72,8 @@ CASES = {
     "qemu-all": QEMU._replace(**ALL, memory_mib=4096, vcpus=8),
     "qemu-console": QEMU._replace(console_attached=True, shares=SHARES),
     "qemu-console-vsock": QEMU._replace(console_attached=True, link=VSOCK),
+    "qemu-stock": QEMU._replace(**ALL, is_stock=True, jailer="/g/jailer"),
+    "kvmtool-stock": LKVM._replace(**ALL, is_stock=True),
     "kvmtool-console": LKVM._replace(console_attached=True, shares=SHARES),
     "kvmtool-minimal": LKVM,
     "kvmtool-with-rdrand": LKVM._replace(has_rdrand=True),

@@ -63,3 +63,22 @@ def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path)
 def test_only_what_can_be_built_comes_with_how_to_build_it(guest_dir: str) -> None:
     with pytest.raises(NotFound, match=r"'ipsec'.*b, mine; .*full and volumes"):
         kernels.file_name(guest_dir, "ipsec", hypervisor=qemu.HYPERVISOR)
+
+
+@pytest.mark.parametrize(
+    ("present", "variant", "expected"),
+    [
+        (("vmlinux", "vmlinux-stock"), "", ""),
+        (("vmlinux-stock",), "", "stock"),
+        (("vmlinux-stock",), "full", "full"),
+        (("bzImage-stock",), "", ""),
+        ((), "", ""),
+        (("vmlinux",), "stock", "stock"),
+    ],
+)
+def test_the_stock_kernel_is_booted_where_the_ordinary_one_is_not_built(
+    tmp_path: Path, present: tuple[str, ...], variant: str, expected: str
+) -> None:
+    for name in present:
+        (tmp_path / name).touch()
+    assert kernels.chosen(str(tmp_path), variant, hypervisor=qemu.HYPERVISOR) == expected

@@ -54,6 +54,13 @@ def test_a_kernel_with_modules_has_system_images_of_its_own(
     assert profiles.file_names(str(tmp_path), profile, variant=variant)[1] == system
 
 
+def test_a_kernel_that_boots_with_modules_has_an_initramfs_of_its_own(tmp_path: Path) -> None:
+    for name in ("initramfs", "initramfs-stock", "system.erofs", "system-stock.erofs", "system-full.erofs"):
+        (tmp_path / name).touch()
+    assert profiles.file_names(str(tmp_path), "", variant="stock") == ("initramfs-stock", "system-stock.erofs")
+    assert profiles.file_names(str(tmp_path), "", variant="full") == ("initramfs", "system-full.erofs")
+
+
 def test_a_profile_without_the_modules_of_its_kernel_is_refused(tmp_path: Path) -> None:
     for name in ("initramfs-systemd", "system-systemd.erofs", "system-full.erofs"):
         (tmp_path / name).touch()
