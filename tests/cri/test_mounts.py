@@ -275,4 +275,4 @@ def test_what_a_volume_can_map_and_lock(seen: dict[str, Seen]) -> None:
 def test_a_volume_in_memory_at_dev_shm_has_its_own_size(seen: dict[str, Seen]) -> None:
     lock, size = seen["memory"].out.splitlines()
     assert lock == "lock ok"
-    assert 900 < int(size.split()[1]) <= 1024
+    assert int(size.split()[1]) == 1024

@@ -13,7 +13,8 @@ static int mount_share(const char *tag, unsigned long flags, const char *cache, 
 {
     char target[64], options[128];
     snprintf(target, sizeof target, "/run/clearpod/%s", tag);
-    snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=512000,access=client,cache=%s", cache);
+    /* QEMU counts a file system's size in blocks of a message without its header: of 256 KiB, that is exact for whole MiB. */
+    snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=262168,access=client,cache=%s", cache);
     if (mount(tag, target, "9p", flags, options) < 0 && errno != EBUSY &&
         (errno != ENOENT || (mount(tag, target, "virtiofs", flags, NULL) < 0 && errno != EINVAL && errno != ENODEV)))
         return fault_errno(why, "mount the share %s", tag);

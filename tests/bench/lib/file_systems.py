@@ -24,7 +24,7 @@ WORKLOADS = ("install", "clone", "sqlite")
 MODES = {"9p none": "none", "9p mmap,directio": "mmap,directio", "9p loose": "loose"}
 TIMED = {"9p a second": "0x10"}
 """Of the kernel `volumes`, which is the guest's for all rows where it is built."""
-SHARED = "trans=virtio,version=9p2000.L,msize=512000,access=client"
+SHARED = "trans=virtio,version=9p2000.L,msize=262168,access=client"
 PACKAGES, FILES = 20, 10
 """Of the tree that is unpacked."""
 ROWS = 50
