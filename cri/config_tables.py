@@ -114,10 +114,9 @@ class Volumes(Table):
 
     kubelet_root: str = key(default="/var/lib/kubelet", pattern=ABSOLUTE)
     """The kubelet's `--root-dir`, by which its volumes are recognised."""
-    empty_dirs: Literal["auto", "host", "guest"] = "auto"
-    """emptyDirs of pods without `clearpod.io/emptydir`. `guest`: on the pod's disk, as fast as its root; such pods are
-    not claimed from the warm pool, and boot. `auto`: `guest` on a node without warm pool and templates whose
-    `kubelet_root` is on the file system of `state_dir`.
+    empty_dirs: Literal["host", "guest"] = "host"
+    """emptyDirs of pods without `clearpod.io/emptydir`, except those in memory. `guest`: on the pod's disk, which
+    programs of the host, the kubelet among them, can't look into; such pods boot, and get no VM of the warm pool.
     """
     server: Literal["9p", "virtiofs"] = "9p"
     """The server of the host's directories for pods without `clearpod.io/volumes`. `virtiofs`: virtiofsd, several

@@ -141,7 +141,8 @@ class Node:
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.verifier, self.accounts = Verifier(images), KeptAccounts()
         self.reclaimer = Reclaimer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
-        self.follower, self.refresher = Follower(self.pods.pods), Refresher(self.pods.pods)
+        self.refresher = Refresher(self.pods.pods)
+        self.follower = Follower(self.pods.pods, changed=self.refresher.mounts_changed)
         self.is_ready, self._opened = False, asyncio.Event()
         self.streaming: Streams | None = None
         self.metrics_url = ""

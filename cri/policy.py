@@ -39,8 +39,9 @@ file.
 """
 
 EMPTY_DIRS = "clearpod.io/emptydir"
-"""Place of the pod's emptyDirs except those in memory: `guest`, on the pod's disk beside the writable layers, or
-`host`. The default is `volumes.empty_dirs`.
+"""Place of the pod's emptyDirs: `guest`, on the pod's disk beside the writable layers, or `host`, in the kubelet's
+directory. The default is `volumes.empty_dirs`, and `guest` for pods that can be suspended or copied. Those with
+`medium: Memory` are in the guest's memory unless this is `host`.
 """
 EMPTY_DIR_LIMITS = "clearpod.io/emptydir-limits"
 """Size limits of emptyDirs on the pod's disk: `NAME=SIZE` such as `cache=512Mi`, separated by commas, at most 16,

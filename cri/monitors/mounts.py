@@ -28,10 +28,10 @@ log = logging.getLogger("clearpod.mounts")
 
 
 class Follower:
-    """`pods` gives the pods that there are now."""
+    """`pods` gives the pods that there are now; `changed` is called after a change of the host's mounts."""
 
-    def __init__(self, pods: Callable[[], Iterable[LivePod]]) -> None:
-        self._pods = pods
+    def __init__(self, pods: Callable[[], Iterable[LivePod]], *, changed: Callable[[], None] = lambda: None) -> None:
+        self._pods, self._tell = pods, changed
         self._poll: select.epoll | None = None
         self._mounts = -1
         self._task: asyncio.Task[None] | None = None
@@ -79,6 +79,7 @@ class Follower:
             except TimeoutError:
                 pass
             self._changed.clear()
+            self._tell()
             following = {
                 one.id: (pod, one) for pod in self._pods() for one in pod.containers.values() if _follows(pod, one)
             }

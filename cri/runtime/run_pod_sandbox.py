@@ -81,10 +81,12 @@ def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[Live
 def _facts(node: Node, config: pb.PodSandboxConfig) -> tuple[sizes.Facts, PodVolumes]:
     """Facts of this host that determine the VM's size, and which volumes its guest has itself. Blocks."""
     choice, place = node.host.choice, podcgroup.find(config.linux.cgroup_parent)
+    volumes, host_bytes = guest_volumes.of_pod(config, node.config), pressure.memory().total
     facts = sizes.Facts(
         kept_bytes=podcgroup.protected_bytes(place),
         allowed_bytes=podcgroup.allowed(place).memory_bytes,
-        host_mib=pressure.memory().total // sizes.MIB,
+        host_mib=host_bytes // sizes.MIB,
         is_emulated=choice.is_emulated,
+        tmpfs_bytes=guest_volumes.memory_bytes(volumes, host_bytes),
     )
-    return facts, guest_volumes.of_pod(config, node.config)
+    return facts, volumes

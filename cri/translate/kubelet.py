@@ -41,18 +41,27 @@ def pod_directory(root: str, uid: str) -> str:
     return path if _UID.fullmatch(uid) and os.path.isdir(path) and not os.path.islink(path) else ""
 
 
-def empty_directories(directory: str) -> tuple[str, ...]:
-    """The emptyDirs of the pod that are plain directories without files, by name. Those in memory are mounts.
+class EmptyDirs(NamedTuple):
+    """The names of a pod's emptyDirs without files: plain directories, and those in memory."""
 
-    Directories are what the kubelet makes for a subPath. Blocks.
+    plain: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+
+
+def empty_dirs(directory: str) -> EmptyDirs:
+    """Return the emptyDirs of the pod that have no files yet; directories are what the kubelet makes for a subPath. One
+    of huge pages is in neither list. Blocks.
     """
     place = f"{directory}/volumes/{EMPTY}"
     try:
         with beneath.Root(place) as root:
             names = sorted(root.names(most=_MOST))
     except FileNotFoundError:
-        return ()
-    return tuple(name for name in names if not mount.is_mount_point(f"{place}/{name}") and _is_empty(f"{place}/{name}"))
+        return EmptyDirs()
+    empty = [name for name in names if _is_empty(f"{place}/{name}")]
+    mounted = {name for name in empty if mount.is_mount_point(f"{place}/{name}")}
+    memory = tuple(name for name in empty if name in mounted and mount.type_of(f"{place}/{name}") == "tmpfs")
+    return EmptyDirs(tuple(name for name in empty if name not in mounted), memory)
 
 
 def _is_empty(path: str) -> bool:
@@ -104,8 +113,13 @@ def _parsed(path: str) -> Volume | None:
 
 
 def _of_subpath(source: str, directory: str) -> Volume | None:
-    """The directory of its file system that is mounted there says where it is; that ends as the volume's path does."""
-    above, name = os.path.split(source)
-    _, root = mount.file_systems_below(above).get(name, ("", ""))
+    """The directory of its file system that is mounted there says where it is; that ends as the volume's path does.
+    Where the volume is in memory it is a path in a file system that is mounted as a whole at the volume's place.
+    """
+    mounts = mount.file_systems_below(directory)
+    device, root = mounts.get(source.removeprefix(f"{directory}/"), ("", ""))
     _, marker, path = root.rpartition(f"/pods/{os.path.basename(directory)}/volumes/")
-    return _parsed(path) if marker else None
+    if marker:
+        return _parsed(path)
+    places = [at for at, whole in mounts.items() if whole == (device, "/") and at.startswith(f"volumes/{EMPTY}/")]
+    return Volume(EMPTY, os.path.basename(places[0]), root.strip("/")) if places else None

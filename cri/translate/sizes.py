@@ -22,6 +22,8 @@ KEPT = ("memory.min", "memory.low")
 """The keys by which the kubelet passes requests, if it has MemoryQoS; LinuxContainerResources has no other field for
 them.
 """
+TMPFS_PART = 4
+"""One part in so many of the host's memory is the most that emptyDirs in memory add to a VM."""
 MOST_ONLINE = 64
 """The guest's kernel knows no more processors."""
 _KNOWN_BY = 54
@@ -30,14 +32,15 @@ _MOST_DIGITS = 15
 
 
 class Facts(NamedTuple):
-    """Facts of the host: the bytes that the pod's cgroup guarantees and allows, the host's memory, and whether guests
-    are emulated. 0 if unknown.
+    """Facts of the host: the bytes that the pod's cgroup guarantees and allows, the host's memory, whether guests are
+    emulated, and the bytes that the pod's emptyDirs in memory may take where a size was asked for. 0 if unknown.
     """
 
     kept_bytes: int = 0
     allowed_bytes: int = 0
     host_mib: int = 0
     is_emulated: bool = False
+    tmpfs_bytes: int = 0
 
 
 class Size(NamedTuple):
@@ -53,10 +56,15 @@ def needed(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts
     overhead.
 
     These come on top of the default, which is for the guest itself: else the guest as a whole would run out of memory
-    before a container meets its own limit.
+    before a container meets its own limit. A limit includes emptyDirs in memory; without one they come on top, up to a
+    part of the host's memory.
     """
     overhead = max(sandbox.linux.overhead.memory_limit_in_bytes, 0)
     memory_mib = config.vm.memory_mib + -(-(_containers(sandbox, facts) + overhead) // MIB)
+    if sandbox.linux.resources.memory_limit_in_bytes <= 0 and facts.tmpfs_bytes:
+        most_mib = config.limits.max_pod_memory_mib or policy.MOST_MEMORY_MIB
+        tmpfs_mib = min(-(-facts.tmpfs_bytes // MIB), facts.host_mib // TMPFS_PART, most_mib - memory_mib)
+        memory_mib += max(tmpfs_mib, 0)
     return Size(memory_mib, min(max(config.vm.vcpus, cpus(sandbox.linux.resources)), processors()))
 
 

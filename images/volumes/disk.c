@@ -10,8 +10,10 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,6 +23,7 @@
 
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
+#define MEMORY RUN "/memory"
 
 enum { PATH_BYTES = 400, LINE = 1024, TRIES = 8 };
 
@@ -138,26 +141,95 @@ static int find_above(char **text, bool is_limited, char above[PATH_BYTES], stru
     return mount_partition(partition, above, why);
 }
 
-int disk_volume(char *text, const char *place, bool is_limited, struct fault *why)
-{
+/* NAME[/BELOW] behind owner and mode. Changes `text`. */
+struct named {
     struct how how;
+    char *name, *below;
+};
+
+static int parse(char *text, struct named *to, struct fault *why)
+{
     unsigned mode;
     int used = 0;
-    char above[PATH_BYTES];
-    if (find_above(&text, is_limited, above, why) < 0)
-        return -1;
-    if (sscanf(text, "%o %u %u %n", &mode, &how.uid, &how.gid, &used) != 3)
-        return fault_set(why, FAULT_INVALID, "'%s' is no volume on the disk", text);
-    how.mode = mode;
-    char *name = text + used, *below = strchr(name, '/');
-    if (below)
-        *below++ = 0;
-    scoped_fd int volume = open_volume(above, name, &how);
-    scoped_fd int fd = volume < 0 ? -1 : open_or_make(volume, below ? below : "", O_PATH, make_in, &how);
+    if (sscanf(text, "%o %u %u %n", &mode, &to->how.uid, &to->how.gid, &used) != 3)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume that containers share", text);
+    to->how.mode = mode;
+    to->name = text + used;
+    to->below = strchr(to->name, '/');
+    if (to->below)
+        *to->below++ = 0;
+    else
+        to->below = to->name + strlen(to->name);
+    return 0;
+}
+
+static int bind_below(int volume, const struct named *one, const char *place, struct fault *why)
+{
+    scoped_fd int fd = volume < 0 ? -1 : open_or_make(volume, one->below, O_PATH, make_in, &one->how);
     if (fd < 0)
-        return fault_errno(why, "the volume %s%s%s can't be made on the pod's disk", name, below ? "/" : "",
-                           below ? below : "");
+        return fault_errno(why, "the volume %s%s%s can't be made in the guest", one->name, *one->below ? "/" : "",
+                           one->below);
     return bind(fd, place, why);
+}
+
+int disk_volume(char *text, const char *place, bool is_limited, struct fault *why)
+{
+    struct named one;
+    char above[PATH_BYTES];
+    if (find_above(&text, is_limited, above, why) < 0 || parse(text, &one, why) < 0)
+        return -1;
+    scoped_fd int volume = open_volume(above, one.name, &one.how);
+    return bind_below(volume, &one, place, why);
+}
+
+static bool is_mounted(int above, const char *name)
+{
+    struct stat here, there;
+    return fstat(above, &here) == 0 && fstatat(above, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+           here.st_dev != there.st_dev;
+}
+
+/* The tmpfs of the pod's volume of that name, which the first container mounts that has it. */
+static int open_tmpfs(const struct named *one, unsigned long long bytes)
+{
+    char options[96], path[PATH_BYTES];
+    if (make_dir(MEMORY, 0711) < 0)
+        return -1;
+    scoped_fd int above = open(MEMORY, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (above < 0 || flock(above, LOCK_EX) < 0)
+        return -1;
+    if (!is_mounted(above, one->name)) {
+        snprintf(options, sizeof options, "size=%llu,mode=%o,uid=%u,gid=%u", bytes, one->how.mode, one->how.uid,
+                 one->how.gid);
+        snprintf(path, sizeof path, MEMORY "/%.255s", one->name);
+        if (make_dir(path, 0700) < 0 || mount("tmpfs", path, "tmpfs", 0, options) < 0)
+            return -1;
+    }
+    return openat(above, one->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+int tmpfs_volume(char *text, const char *place, bool is_new, struct fault *why)
+{
+    struct named one;
+    struct statvfs now;
+    char options[64];
+    unsigned long long bytes;
+    int used = 0;
+    if (sscanf(text, "%llu %n", &bytes, &used) != 1)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume that is a tmpfs", text);
+    if (parse(text + used, &one, why) < 0)
+        return -1;
+    if (is_new) {
+        scoped_fd int volume = open_tmpfs(&one, bytes);
+        return bind_below(volume, &one, place, why);
+    }
+    /* By this place, since in a copied guest the volume may have another name. */
+    if (statvfs(place, &now) == 0 && (unsigned long long)now.f_blocks * now.f_frsize == bytes)
+        return 0;
+    snprintf(options, sizeof options, "size=%llu", bytes);
+    if (mount(NULL, place, NULL, MS_REMOUNT, options) < 0)
+        return fault_errno(why, "the volume %s can't have a size of %llu bytes", one.name, bytes);
+    return 0;
 }
 
 /* What containers of an earlier VM have left there: this one's have a directory in memory before they have one on the disk. */

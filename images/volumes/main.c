@@ -6,6 +6,7 @@
  *
  *     disk INDEX MODE UID GID NAME[/BELOW]   a directory of the pod's disk, or what is below it: disk.h
  *     limited INDEX PARTITION MODE ...       the same on a partition of the disk, which has only so much room
+ *     tmpfs INDEX BYTES MODE UID GID NAME... the same in a tmpfs of the pod, which gets its new size when it is refreshed
  *     memory INDEX NUMBER BYTES              a copy of what the host shows as mount NUMBER of the bundle: memory.h
  *     output INDEX NUMBER BYTES              a file that is copied to there when it is refreshed, and begins as what is there
  */
@@ -34,6 +35,8 @@ static int one(char *line, const char *id, const char *bundle, bool is_new, stru
     snprintf(place, sizeof place, RUN "/containers/%.100s/volumes/%u", id, index);
     if (!strcmp(kind, "output") && !is_new)
         return memory_output(line + used, bundle, place, why);
+    if (!strcmp(kind, "tmpfs"))
+        return tmpfs_volume(line + used, place, is_new, why);
     if (!strcmp(kind, "memory") || !strcmp(kind, "output"))
         return memory_volume(line + used, bundle, place, is_new, why);
     return is_new ? disk_volume(line + used, place, !strcmp(kind, "limited"), why) : 0;

@@ -247,6 +247,12 @@ def overlay_options(path: str) -> dict[str, str] | None:
     return {name.decode(): unescape(value) for name, _, value in options}
 
 
+def size_of(path: str) -> int:
+    """The bytes of the file system that `path` is on; 0 for a tmpfs without a limit."""
+    size = os.statvfs(path)
+    return size.f_blocks * size.f_frsize
+
+
 def memory_bytes(below: str) -> int:
     """The total size of the writable tmpfs mounted below the path `below`, each counted once. One without a size
     counts as the whole memory of the host.
@@ -257,8 +263,7 @@ def memory_bytes(below: str) -> int:
     for line in lines:
         path = unescape(line[4])
         if path.startswith(below) and line[line.index(b"-") + 1] == b"tmpfs" and b"rw" in line[5].split(b","):
-            size = os.statvfs(path)
-            sizes[line[2]] = size.f_blocks * size.f_frsize or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            sizes[line[2]] = size_of(path) or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return sum(sizes.values())
 
 

@@ -48,14 +48,15 @@ def blocker(container: Container) -> str:
         if not (mount.is_in_guest or mount.inside):
             return (
                 f"container {container.name} has {mount.source} of the host at {mount.target}, which its guest reads "
-                "by 9p; set clearpod.io/files and clearpod.io/emptydir to guest for such volumes, or leave it out"
+                "through the host; set clearpod.io/files and clearpod.io/emptydir to guest for config maps and "
+                "emptyDirs, or leave it out"
             )
     return ""
 
 
 def listing(container: Container, ids: IdMap) -> bytes:
-    """One line for each: `disk INDEX MODE UID GID PATH`, `limited INDEX PARTITION MODE UID GID PATH`, or
-    `memory INDEX NUMBER BYTES`, or the same with `output`.
+    """One line for each: `disk INDEX MODE UID GID PATH`, `limited INDEX PARTITION MODE UID GID PATH`,
+    `tmpfs INDEX BYTES MODE UID GID PATH`, or `memory INDEX NUMBER BYTES`, or the same with `output`.
     """
     lines = (
         _line(container.mounts[number], index=index, number=number, first_id=ids.first)
@@ -72,7 +73,9 @@ def _line(mount: Mount, *, index: int, number: int, first_id: int) -> bytes:
     if mount.memory.most_bytes:
         kind = "output" if mount.memory.is_output else "memory"
         return f"{kind} {index} {number} {mount.memory.most_bytes}\n".encode()
-    disk = mount.disk
-    kind = f"limited {index} {disk.partition}" if disk.partition else f"disk {index}"
-    text = f"{kind} {disk.mode:o} {disk.uid + first_id} {disk.gid + first_id} {disk.path}\n"
+    one = mount.empty_dir
+    kind = f"limited {index} {one.partition}" if one.partition else f"disk {index}"
+    if one.in_memory:
+        kind = f"tmpfs {index} {one.size_bytes}"
+    text = f"{kind} {one.mode:o} {one.uid + first_id} {one.gid + first_id} {one.path}\n"
     return text.encode(errors="surrogateescape")

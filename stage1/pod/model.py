@@ -61,11 +61,12 @@ class IdMap(NamedTuple):
     length: int = 0
 
 
-class OnDisk(NamedTuple):
-    """Where a volume lies on its pod's own disk: `path` is its name, maybe with a path below; empty: it does not.
+class EmptyDir(NamedTuple):
+    """A volume that all containers of the pod share and that the guest has itself, on the pod's own disk or
+    `in_memory`, as a tmpfs of `size_bytes`: `path` is its name, maybe with a path below; empty: it has none.
 
     A directory that is not there is made with `mode`, `uid` and `gid`, which are as the container sees them. A volume
-    that has a limit has a `partition` of the disk.
+    on the disk that has a limit has a `partition` there.
     """
 
     path: str = ""
@@ -73,6 +74,8 @@ class OnDisk(NamedTuple):
     uid: int = 0
     gid: int = 0
     partition: int = 0
+    in_memory: bool = False
+    size_bytes: int = 0
 
 
 class DiskLimit(NamedTuple):
@@ -101,7 +104,7 @@ class Mount(NamedTuple):
     With `mapped` the container sees the owners that the host has, though it is in a user namespace. Without `recursive`
     what is mounted below the source is not seen. With `inside`, the id of a container that is only made and never run,
     what is seen is that one's root, and read-only is enforced by the guest's kernel. So it is with a volume that the
-    guest has itself, `disk` or `memory`: the source is what it begins as, or what it is a copy of.
+    guest has itself: `empty_dir`, whose source is the host's directory, and `memory`, which is a copy of the source.
     """
 
     source: str
@@ -114,13 +117,13 @@ class Mount(NamedTuple):
     recursive: bool = True
     options: tuple[str, ...] = ()
     inside: str = ""
-    disk: OnDisk = OnDisk()
+    empty_dir: EmptyDir = EmptyDir()
     memory: InMemory = InMemory()
 
     @property
     def is_in_guest(self) -> bool:
         """Whether the guest has it itself."""
-        return bool(self.disk.path or self.memory.most_bytes)
+        return bool(self.empty_dir.path or self.memory.most_bytes)
 
 
 class Device(NamedTuple):
@@ -239,7 +242,7 @@ class Container(NamedTuple):
     def bound_mounts(self) -> dict[int, Mount]:
         """Return, by number, the mounts that the host binds into the bundle; the guest makes all others."""
         mounts = enumerate(self.mounts)
-        return {number: one for number, one in mounts if not (one.image or one.inside or one.disk.path)}
+        return {number: one for number, one in mounts if not (one.image or one.inside or one.empty_dir.path)}
 
 
 class Port(NamedTuple):
@@ -268,9 +271,9 @@ class Pod(NamedTuple):
     them to it from the start, since every one of them has a limit. `kubelet_dir` is the kubelet's directory of the pod,
     empty if it is not needed. The volumes `disk_volumes` of that are on the pod's own disk, which lies in that
     directory then and outlives the pod: the next one of the same uid has it. Those of `disk_limits` have only a part of
-    the disk. With `copies_files` the guest has copies of its config maps and the like. With `has_virtiofs` volumes of
-    the host come by virtiofsd. `suspend` is how the pod can be resumed that can be suspended, one of SUSPEND; empty: it
-    can't be.
+    the disk. Those of `memory_volumes` are tmpfs of the guest, which end with it. With `copies_files` the guest has
+    copies of its config maps and the like. With `has_virtiofs` volumes of the host come by virtiofsd. `suspend` is how
+    the pod can be resumed that can be suspended, one of SUSPEND; empty: it can't be.
     """
 
     id: str
@@ -309,6 +312,7 @@ class Pod(NamedTuple):
     kubelet_dir: str = ""
     disk_volumes: tuple[str, ...] = ()
     disk_limits: tuple[DiskLimit, ...] = ()
+    memory_volumes: tuple[str, ...] = ()
     copies_files: bool = False
     suspend: str = ""
     has_virtiofs: bool = False

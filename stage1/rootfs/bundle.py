@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New limits in a container's bundle, whose other files the engine writes. Called by the daemon; blocking.
+"""New limits, and sizes of volumes, in a container's bundle, whose files the engine has written. Called by the daemon;
+blocking.
 
 `directory` is the pod's, `bundle` the path of the container's bundle in it.
 """
@@ -8,8 +9,8 @@ import json
 
 from stage1.errors import WrongState
 from stage1.linux import beneath
-from stage1.pod import oci
-from stage1.pod.model import Limits
+from stage1.pod import guest_volumes, oci
+from stage1.pod.model import Container, IdMap, Limits
 
 RESOURCES = "resources.json"
 PERIOD_US = 100_000
@@ -37,6 +38,12 @@ def write_resources(directory: str, bundle: str, *, limits: Limits) -> str:
     with beneath.Root(directory, one_mount=True) as own:
         own.write(f"{bundle}/{RESOURCES}", json.dumps(document).encode())
     return RESOURCES
+
+
+def write_guest_volumes(directory: str, bundle: str, *, container: Container, ids: IdMap) -> None:
+    """Write the list of volumes that the guest has itself again, for the guest's next refresh. Raises PodError."""
+    with beneath.Root(directory, one_mount=True) as own:
+        own.write(f"{bundle}/{guest_volumes.FILE}", guest_volumes.listing(container, ids))
 
 
 def _without_quota(limits: Limits) -> Limits:

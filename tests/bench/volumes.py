@@ -27,7 +27,7 @@ from cri.image.pull import pull  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
 from stage1.engine import Host  # noqa: E402
 from stage1.linux.cgroup import OURS  # noqa: E402
-from stage1.pod.model import Mount, OnDisk  # noqa: E402
+from stage1.pod.model import EmptyDir, Mount  # noqa: E402
 from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
 from stage1.vm.kernels import VOLUMES  # noqa: E402
@@ -80,7 +80,7 @@ async def container(place: Path, arguments: list[str], *, kernel: str = "") -> F
     argv = [f"/data/{built.name}", *arguments, f"{MEMORY}=/dev/shm", "root=/", "host=/data", "empty=/empty"]
     kubelet = place / "kubelet"
     (empty := kubelet / "volumes/kubernetes.io~empty-dir/empty").mkdir(parents=True)
-    on_disk = Mount(str(empty), "/empty", disk=OnDisk("empty"))
+    on_disk = Mount(str(empty), "/empty", empty_dir=EmptyDir("empty"))
     fields = {"kubelet_dir": str(kubelet), "disk_volumes": ("empty",), "kernel": kernel}
     async with booted(Machine(host, image, volume), **fields) as pod:
         made = await started(pod, image, Mount(str(volume), "/data"), on_disk)

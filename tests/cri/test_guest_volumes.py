@@ -92,8 +92,10 @@ def _mounts(**places: Path) -> dict[str, object]:
     return {"mounts": [pb.Mount(host_path=str(path), container_path=f"/{name}") for name, path in places.items()]}
 
 
-async def _pod(cri: Client, attempt: int, **more: str) -> str:
-    annotations = GUEST | {f"clearpod.io/{key.replace('_', '-')}": value for key, value in more.items()}
+async def _pod(cri: Client, attempt: int, *, plain: bool = False, **more: str) -> str:
+    """With all that it can have in its guest, unless it is `plain`."""
+    given = {f"clearpod.io/{key.replace('_', '-')}": value for key, value in more.items()}
+    annotations = given if plain else GUEST | given
     names = pb.PodSandboxMetadata(name="web", namespace="default", uid="uid-web", attempt=attempt)
     if cri.node.images.find(cri.image) is None:
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
@@ -132,7 +134,7 @@ async def test_an_empty_directory_is_on_the_pods_disk_and_outlives_its_vm(world:
         seen = await run(cri, first, again)
         assert (seen["two"].out.strip(), seen["sub"].out.strip()) == ("kept", "2000")
         assert [path.name for path in kubelet.data.rglob("*")] == ["a", "b"], "nothing of it is on the host"
-        assert (kubelet.memory / "x").exists()
+        assert not (kubelet.memory / "x").exists()
 
         names = pb.PodSandboxMetadata(name="web", namespace="default", uid="uid-web", attempt=1)
         code, text = await cri.refused("RunPodSandbox", config=cri.sandbox(metadata=names, annotations=GUEST))
@@ -204,7 +206,8 @@ async def test_a_limited_one_is_the_same_after_suspend_and_in_a_checkpoint(world
         asked = {"pod_sandbox_id": pod, "output_path": str(output), "container_ids": [container]}
         await cri("CheckpointPod", deadline_s=300, **asked)
         assert (await _output(cri, container, "rm /data/big; echo new > /data/more; cat /data/more")) == "new"
-        restored = await _restored(cri, world, output)
+        mounts = {"data": "empty-dir", "other": "empty-dir"}
+        restored = await _restored(cri, world, output, mounts=mounts, emptydir_limits="data=16Mi")
         made = restored.restored_containers[0].container_id
         await cri("StartContainer", container_id=made)
         assert (await _output(cri, made, FULL)).splitlines() == before
@@ -212,16 +215,21 @@ async def test_a_limited_one_is_the_same_after_suspend_and_in_a_checkpoint(world
             await cri("RemovePodSandbox", pod_sandbox_id=one)
 
 
-async def _restored(cri: Client, world: VmWorld, output: Path) -> pb.RestorePodResponse:
-    """A pod of another uid with the same volumes."""
+async def _restored(
+    cri: Client, world: VmWorld, output: Path, *, mounts: dict[str, str], **more: str
+) -> pb.RestorePodResponse:
+    """A pod of another uid with the same volumes: by name, of what kind they are."""
     kubelet = Kubelet(world.root / "kubelet", "uid-other")
-    fields = _mounts(data=kubelet.data, other=kubelet._volume("empty-dir", "other"))
+    volumes = kubelet.directory / "volumes"
+    places = {name: volumes / f"kubernetes.io~{kind}" / name for name, kind in mounts.items()}
+    for path in places.values():
+        path.mkdir(parents=True, exist_ok=True)
     names = pb.PodSandboxMetadata(name="other", namespace="default", uid="uid-other")
-    more = {"emptydir-limits": "data=16Mi", "suspend": "manual"}
-    annotations = GUEST | {f"clearpod.io/{key}": text for key, text in more.items()}
+    given = {f"clearpod.io/{key.replace('_', '-')}": value for key, value in more.items()}
+    annotations = GUEST | {"clearpod.io/suspend": "manual"} | given
     logs = f"{cri.node.config.run_dir}/logs-other"
     config = cri.sandbox("other", metadata=names, annotations=annotations, log_directory=logs)
-    containers = [cri.config("sleep", "1000", **fields)]
+    containers = [cri.config("sleep", "1000", **_mounts(**places))]
     asked = {"checkpoint_path": str(output), "config": config, "container_configs": containers}
     return await cri("RestorePod", deadline_s=300, **asked)
 

@@ -2,6 +2,7 @@
 """Which volumes a guest has itself: found by the kubelet's names alone, decided once for a pod, and listed for it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stage1.linux import mount
 from stage1.machine import LASTING_DISK
 from stage1.pod import guest_volumes as listed
 from stage1.pod import oci
-from stage1.pod.model import Container, IdMap, InMemory, Mount, OnDisk, Pod, Process
+from stage1.pod.model import Container, EmptyDir, IdMap, InMemory, Mount, Pod, Process
 
 UID = "0c5a0d9e-1111-2222-3333-444444444444"
 
@@ -52,30 +53,49 @@ def _volume(directory: Path, name: str) -> Mount:
     return Mount(str(directory / f"volumes/kubernetes.io~{name}"), "/v")
 
 
-def test_empty_directories_in_memory_or_with_files_stay_on_the_host(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mount, "is_mount_point", lambda path: path.endswith("/mem"))
-    (directory / "volumes/kubernetes.io~empty-dir/b/of/a/subpath").mkdir(parents=True)
+@pytest.fixture
+def memory(directory: Path) -> Iterator[Path]:
+    """The emptyDir in memory, of 1 MiB."""
+    path = directory / "volumes/kubernetes.io~empty-dir/mem"
+    mount.mount("tmpfs", str(path), "tmpfs", data="size=1m,mode=2770,gid=7")
+    yield path
+    for point in mount.mounts_below(str(directory)):
+        mount.umount(point, lazy=True)
+
+
+def test_empty_directories_with_files_stay_on_the_host(directory: Path, memory: Path) -> None:
+    empty = memory.parent
+    (empty / "b/of/a/subpath").mkdir(parents=True)
     volumes = guest_volumes.of_pod(_sandbox(emptydir="guest"), _config(directory))
-    assert (volumes.kubelet_dir, volumes.disk_volumes, volumes.copies_files) == (str(directory), ("a", "b"), False)
-    (directory / "volumes/kubernetes.io~empty-dir/b/of/file").write_text("here already")
+    assert volumes == guest_volumes.PodVolumes(str(directory), ("a", "b"), memory_volumes=("mem",))
+    (empty / "b/of/file").write_text("here already")
     assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="guest")).disk_volumes == ("a",)
-    assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="host")) == guest_volumes.PodVolumes()
-    assert guest_volumes.of_pod(_sandbox(emptydir="host"), _config(directory, empty_dirs="guest")).disk_volumes == ()
-
-
-def test_without_a_setting_they_are_on_the_disk_where_that_is_possible(directory: Path) -> None:
-    asked = _sandbox(emptydir="guest")
-    assert guest_volumes.of_pod(_sandbox(), _config(directory)).disk_volumes == ("a", "b", "mem")
-    against = [
-        _config(directory, tables="[pool]\nsize = 1"),
-        _config(directory, tables="[templates]\nenabled = true"),
-        _config(directory, state_dir="/dev"),
-    ]
-    for config in against:
+    assert guest_volumes.of_pod(_sandbox(), _config(directory)).memory_volumes == ("mem",)
+    (memory / "file").write_text("here already")
+    for config in (_config(directory), _config(directory, empty_dirs="host")):
         assert guest_volumes.of_pod(_sandbox(), config) == guest_volumes.PodVolumes()
-        assert guest_volumes.of_pod(asked, config).disk_volumes, "who asks for it has it"
+
+
+def test_a_pod_that_asks_for_it_has_all_of_them_on_the_host(directory: Path, memory: Path) -> None:
+    config = _config(directory, empty_dirs="guest")
+    assert guest_volumes.of_pod(_sandbox(emptydir="host"), config) == guest_volumes.PodVolumes()
+
+
+def test_one_that_is_mounted_and_no_tmpfs_stays_on_the_host(directory: Path, memory: Path) -> None:
+    mount.bind(str(directory), str(memory.parent / "a"))
+    volumes = guest_volumes.of_pod(_sandbox(emptydir="guest"), _config(directory))
+    assert (volumes.disk_volumes, volumes.memory_volumes) == (("b",), ("mem",))
+
+
+@pytest.mark.parametrize("word", ["suspend", "fork-of", "template"])
+def test_what_is_saved_has_them_on_its_disk(directory: Path, word: str) -> None:
+    assert guest_volumes.of_pod(_sandbox(**{word: "manual"}), _config(directory)).disk_volumes == ("a", "b", "mem")
+
+
+def test_those_with_a_size_are_counted(directory: Path, memory: Path) -> None:
+    volumes = guest_volumes.of_pod(_sandbox(), _config(directory))
+    assert guest_volumes.memory_bytes(volumes, 8 << 20) == 1 << 20
+    assert guest_volumes.memory_bytes(volumes, 2 << 20) == 0, "as large as without a limit"
 
 
 def test_a_pod_that_has_a_disk_keeps_its_volumes_there(directory: Path) -> None:
@@ -107,7 +127,7 @@ def test_mounts_go_to_the_disk_to_memory_or_stay(directory: Path) -> None:
     )  # fmt: skip
     made = guest_volumes.placed(given, _pod(directory))
     here = os.stat(directory)
-    assert made[0].disk == OnDisk("a", 0o2770, here.st_uid, here.st_gid)
+    assert made[0].empty_dir == EmptyDir("a", 0o2770, here.st_uid, here.st_gid)
     assert made[2].memory == InMemory(guest_volumes.MOST_BYTES)
     assert made[5].memory.is_file
     assert [one.is_in_guest for one in made] == [True, False, True, False, False, True, False]
@@ -127,13 +147,28 @@ def test_a_termination_log_is_an_output_of_a_pod_that_can_be_suspended(directory
 
 def test_a_subpath_is_known_by_where_its_bind_leads(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"{directory}/volume-subpaths/a/main/0"
-    roots: dict[str, Any] = {"0": ("8:1", f"/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/a/b c/d")}
+    roots: dict[str, Any] = {
+        "volume-subpaths/a/main/0": ("8:1", f"/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/a/b c/d")
+    }
     monkeypatch.setattr(mount, "file_systems_below", lambda path: roots)
     assert kubelet.volume(source, str(directory)) == kubelet.Volume(kubelet.EMPTY, "a", "b c/d")
     (made,) = guest_volumes.placed((Mount(source, "/v"),), _pod(directory))
-    assert made.disk.path == "a/b c/d"
-    roots["0"] = ("8:1", "/somewhere/else")
+    assert made.empty_dir.path == "a/b c/d"
+    roots["volume-subpaths/a/main/0"] = ("8:1", "/somewhere/else")
     assert kubelet.volume(source, str(directory)) is None
+
+
+def test_a_volume_in_memory_is_known_by_its_file_system(directory: Path, memory: Path) -> None:
+    (memory / "b c").mkdir()
+    source = directory / "volume-subpaths/mem/main/0"
+    source.mkdir(parents=True)
+    mount.bind(str(memory / "b c"), str(source))
+    pod = Pod("0" * 64, "web", kubelet_dir=str(directory), memory_volumes=("mem",))
+    whole, below = guest_volumes.placed((Mount(str(memory), "/v"), Mount(str(source), "/w")), pod)
+    made = EmptyDir("mem", 0o2770, 0, 7, in_memory=True, size_bytes=1 << 20)
+    assert (whole.empty_dir, below.empty_dir) == (made, made._replace(path="mem/b c"))
+    mount.mount("tmpfs", str(source), "tmpfs")
+    assert kubelet.volume(str(source), str(directory)) is None, "of another file system"
 
 
 def test_too_many_are_refused(directory: Path) -> None:
@@ -144,13 +179,15 @@ def test_too_many_are_refused(directory: Path) -> None:
 def test_the_guest_gets_a_line_for_each_behind_the_images_own() -> None:
     mounts = (
         Mount("/host", "/h"),
-        Mount("/e", "/e", disk=OnDisk("data/a b", 0o2777, 5, 2000)),
+        Mount("/e", "/e", empty_dir=EmptyDir("data/a b", 0o2777, 5, 2000)),
         Mount("/m", "/m", read_only=True, memory=InMemory(4096)),
         Mount("/f", "/f", memory=InMemory(10, is_file=True)),
         Mount("/t", "/t", memory=InMemory(20, is_file=True, is_output=True)),
+        Mount("/s", "/s", empty_dir=EmptyDir("mem", 0o777, 0, 7, in_memory=True, size_bytes=99)),
     )
     container = Container("c", "c", "sha256:0", Process(("sh",)), mounts, volumes=("/image",))
     text = b"disk 1 2777 1005 3000 data/a b\nmemory 2 2 4096\nmemory 3 3 10\noutput 4 4 20\n"
+    text += b"tmpfs 5 99 777 1000 1007 mem\n"
     assert listed.listing(container, IdMap(1000, 65536)) == text
     seen = {one["destination"]: one for one in oci.config(Pod("0" * 64, "web"), container)["mounts"]}
     base = "/run/clearpod/containers/c/volumes"

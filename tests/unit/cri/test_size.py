@@ -59,6 +59,18 @@ def test_a_vm_has_space_for_what_is_requested(
 
 
 @pytest.mark.parametrize(
+    ("limit_mib", "tmpfs_mib", "most_mib", "expected"),
+    [(0, 64, 0, 192), (0, 5000, 0, 1128), (0, 5000, 200, 200), (0, 64, 100, 128), (100, 64, 0, 228)],
+)
+def test_empty_directories_in_memory_come_on_top_only_where_no_limit_includes_them(
+    limit_mib: int, tmpfs_mib: int, most_mib: int, expected: int
+) -> None:
+    config = Config(limits=Limits(max_pod_memory_mib=most_mib))
+    facts = Facts(host_mib=4000, tmpfs_bytes=tmpfs_mib * MIB)
+    assert sizes.needed(asked(limit_mib), config, facts=facts).memory_mib == expected
+
+
+@pytest.mark.parametrize(
     ("target", "ceiling", "most_mib", "host_mib", "memory_mib"),
     [
         (asked(), 2, 0, 0, 128),

@@ -106,19 +106,47 @@ def test_directories_are_made_once_with_owner_and_mode(program: Path) -> None:
     assert _run(program, script).split() == ["2777:5:2000", "2777:5:2000", "kept", "kept", "2700"]
 
 
-def test_of_two_containers_that_come_at_once_none_loses_its_directory(slow_program: Path) -> None:
+def test_a_tmpfs_is_mounted_once_with_owner_mode_and_size_and_resized_at_any_place(program: Path) -> None:
+    script = """
+    mkdir -p containers/d volumes/containers/d
+    printf 'tmpfs 0 1048576 2777 5 2000 mem\\ntmpfs 1 1048576 2777 5 2000 mem/a b/c\\n' > $bundle/guest_volumes
+    echo 'tmpfs 0 9999 700 0 0 mem' > volumes/containers/d/guest_volumes
+    PROGRAM make c; PROGRAM make d
+    stat -c %a:%u:%g containers/c/volumes/0 containers/c/volumes/1
+    echo kept > containers/d/volumes/0/file; cat containers/c/volumes/0/file
+    stat -f -c %T:%S:%b containers/d/volumes/0
+    dd if=/dev/zero of=containers/c/volumes/0/big bs=64k count=4 2>/dev/null
+    printf 'tmpfs 1 2097152 2777 5 2000 another/a b/c\\n' > $bundle/guest_volumes
+    PROGRAM refresh c; PROGRAM refresh c
+    stat -f -c %b containers/d/volumes/0
+    printf 'tmpfs 1 4096 2777 5 2000 mem/a b/c\\n' > $bundle/guest_volumes
+    if PROGRAM refresh c; then exit 9; fi
+    stat -f -c %b containers/d/volumes/0; cat volumes.log
+    """
+    *seen, error = _run(program, script).splitlines()
+    assert seen == ["2777:5:2000", "2777:5:2000", "kept", "tmpfs:4096:256", "512", "512"]
+    assert "mem" in error and "4096 bytes" in error
+
+
+@pytest.mark.parametrize(
+    ("line", "above"), [("disk 0 777 0 0 data", "scratch/volumes"), ("tmpfs 0 1048576 777 0 0 data", "memory")]
+)
+def test_of_two_containers_that_come_at_once_none_loses_its_directory(
+    slow_program: Path, line: str, above: str
+) -> None:
     """One is about to make it when the other has made it, and has yet to bind it."""
     script = """
     mkdir -p containers/d volumes/containers/d
-    echo "disk 0 777 0 0 data" | tee $bundle/guest_volumes > volumes/containers/d/guest_volumes
+    echo "LINE" | tee $bundle/guest_volumes > volumes/containers/d/guest_volumes
     MKDIRAT_S=1 PROGRAM make c & one=$!
     sleep 0.3
     MOUNT_S=2 PROGRAM make d & other=$!
     wait $one; wait $other
     touch containers/c/volumes/0/c containers/d/volumes/0/d
-    ls -A scratch/volumes scratch/volumes/data
+    ls -A ABOVE ABOVE/data
     """
-    assert _run(slow_program, script).split() == ["scratch/volumes:", "data", "scratch/volumes/data:", "c", "d"]
+    seen = _run(slow_program, script.replace("LINE", line).replace("ABOVE", above)).split()
+    assert seen == [f"{above}:", "data", f"{above}/data:", "c", "d"]
 
 
 def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: Path) -> None:
@@ -148,6 +176,8 @@ def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: 
         ("memory 0 2 3", "echo long > $bundle/mounts/2/file", "at most 3 bytes"),
         ("memory 0 7 100", "true", "mounts/7"),
         ("disk 0 data", "true", "no volume"),
+        ("tmpfs 0 x 777 0 0 mem", "true", "no volume"),
+        ("tmpfs 0 4096 mem", "true", "no volume"),
         ("limited 0 x 777 0 0 data", "true", "no volume on a partition"),
         ("limited 0 5 777 0 0 data", "true", "no partitions"),
         ("limited 0 5 777 0 0 data", "mount -t tmpfs /dev/none1 scratch", "partition /dev/none5"),

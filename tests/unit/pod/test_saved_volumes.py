@@ -5,7 +5,7 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.pod import guest_volumes
-from stage1.pod.model import BOOT_ID_SEEN_AT, POD_FILES, Container, InMemory, Mount, OnDisk, Process
+from stage1.pod.model import BOOT_ID_SEEN_AT, POD_FILES, Container, EmptyDir, InMemory, Mount, Process
 
 COPY = InMemory(4096, is_file=True)
 
@@ -18,7 +18,7 @@ def container(*mounts: Mount) -> Container:
 @pytest.mark.parametrize(("mount", "is_one"), [
     (Mount("/srv", "/data"), True), (Mount("/srv", "/data", read_only=True), True),
     (Mount("x", "/i", image="sha256:1"), True),
-    (Mount("/srv", "/data", memory=COPY), False), (Mount("/srv", "/data", disk=OnDisk("v")), False),
+    (Mount("/srv", "/data", memory=COPY), False), (Mount("/srv", "/data", empty_dir=EmptyDir("v")), False),
     (Mount("", "/data", inside="c0"), False),
 ])  # fmt: skip
 def test_a_volume_that_is_not_in_the_guest_is_a_blocker(mount: Mount, is_one: bool) -> None:
