@@ -150,6 +150,36 @@ async def test_an_empty_directory_is_on_the_pods_disk_and_outlives_its_vm(world:
     assert left <= {".", "..", "lost+found", "volumes"}, "containers of the VM before have left nothing"
 
 
+async def _writable(cri: Client, containers: list[str]) -> list[int]:
+    """The sizes of writable layers, in MiB."""
+    listed = (await cri("ListContainerStats", filter=pb.ContainerStatsFilter())).stats
+    used = {one.attributes.id: one.writable_layer.used_bytes.value for one in listed}
+    return [used[one] >> 20 for one in containers]
+
+
+WRITE = "dd if=/dev/zero of=/{0}/big bs=1M count=40 2>/dev/null; echo KEY=value > /{0}/env; sync; stat -f -c %T /{0}"
+
+
+@pytest.mark.parametrize("is_on_disk", [False, True])
+async def test_what_is_in_an_empty_directory_is_no_containers_writable_layer(world: VmWorld, is_on_disk: bool) -> None:
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    async with world.daemon() as cri:
+        pod = await _pod(cri, 0, plain=not is_on_disk)
+        fields = _mounts(data=kubelet.data)
+        made = [await cri.container(pod, "sleep", "1000", name=name, **fields) for name in ("small", "other")]
+        for one in made:
+            await cri("StartContainer", container_id=one)
+        kind = await _output(cri, made[1], WRITE.format("data"))
+        await _output(cri, made[1], "dd if=/dev/zero of=/own bs=1M count=5 2>/dev/null; sync")
+        assert await _writable(cri, made) == [0, 5]
+        counted = sum(path.stat().st_blocks * 512 for path in kubelet.data.iterdir())
+        if is_on_disk:
+            assert kind == "ext2/ext3" and not counted and not (kubelet.data / "env").exists()
+        else:  # the kubelet reads it there, as for `fileKeyRef`, and counts it for `sizeLimit`
+            assert (kubelet.data / "env").read_text() == "KEY=value\n" and counted >= 40 << 20
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
 FILL = """
 stat -c %a:%g /data; ls -A /data
 dd if=/dev/zero of=/data/big bs=1M count=64 2>/dev/null; stat -c %s /data/big

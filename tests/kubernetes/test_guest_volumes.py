@@ -17,8 +17,7 @@ from tests.kubernetes.node import Node, until
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(500 * PATIENCE)]
 
 NAME, GROUP = "keeper", 2000
-NOTES = {"clearpod.io/files": "guest"}
-"""emptyDirs are the guest's by default."""
+NOTES = {"clearpod.io/files": "guest", "clearpod.io/emptydir": "guest"}
 MIB = 1 << 20
 SCRIPT = (
     "echo at $(date) >>/data/starts; echo deep >/deep/file; echo x >/memory/x",
@@ -31,7 +30,7 @@ VOLUMES: list[dict[str, Any]] = [
     {"name": "secret", "secret": {"secretName": "secret"}},
     {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
 ]
-KINDS = {"data": "ext4", "deep": "ext4", "memory": "9p", "map": "tmpfs", "secret": "tmpfs", "token": "tmpfs"}
+KINDS = {"data": "ext4", "deep": "ext4", "memory": "tmpfs", "map": "tmpfs", "secret": "tmpfs", "token": "tmpfs"}
 MOUNTS = [
     *({"name": one["name"], "mountPath": f"/{one['name']}"} for one in VOLUMES),
     {"name": "data", "mountPath": "/deep", "subPath": "a/b"},
@@ -87,7 +86,11 @@ def test_volumes_are_at_their_requested_paths(cluster: Cluster, keeper: str) -> 
     directory = _directory(cluster)
     empty = f"{directory}/volumes/kubernetes.io~empty-dir"
     assert _host(cluster, "find", f"{empty}/data", "-type", "f") == "", "nothing of it is on the host"
-    assert _host(cluster, "cat", f"{empty}/memory/x") == "x\n"
+    assert _host(cluster, "find", f"{empty}/memory", "-type", "f") == ""
+    assert _sh(cluster, "cat /memory/x; df -P -k /memory | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2").split() == [
+        "x",
+        "1024",
+    ]
 
 
 def test_a_new_version_of_a_config_map_is_an_event_for_inotify(cluster: Cluster, keeper: str) -> None:
@@ -97,16 +100,34 @@ def test_a_new_version_of_a_config_map_is_an_event_for_inotify(cluster: Cluster,
     assert "event ..data" in cluster.kubectl("logs", NAME)
 
 
-def test_what_an_empty_directory_holds_is_counted(cluster: Cluster, keeper: str) -> None:
-    _sh(cluster, "dd if=/dev/zero of=/data/large bs=1M count=40 2>/dev/null; sync")
+def test_what_an_empty_directory_holds_is_no_containers_writable_layer(cluster: Cluster, keeper: str) -> None:
+    _sh(
+        cluster,
+        "dd if=/dev/zero of=/data/large bs=1M count=40 2>/dev/null; dd if=/dev/zero of=/own bs=1M count=5; sync",
+    )
 
     def counted() -> bool:
         (container,) = cluster.kubelet.summary(NAME)["containers"]
-        assert container["rootfs"]["usedBytes"] > 40 * MIB, container["rootfs"]
+        assert 5 * MIB <= container["rootfs"]["usedBytes"] < 40 * MIB, container["rootfs"]
         return True
 
     until(counted, within_s=POD_S, what="its size")
-    _sh(cluster, "rm /data/large")
+    _sh(cluster, "rm /data/large /own")
+
+
+def test_the_kubelet_reads_and_counts_empty_directories_of_other_pods(cluster: Cluster) -> None:
+    """The pod has a limit for its volume, and no container writes to its own root."""
+    pod = configuration.pod(
+        "full",
+        cluster.node.image,
+        "dd if=/dev/zero of=/data/large bs=1M count=40; exec sleep 1000",
+        container={"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        volumes=[{"name": "data", "emptyDir": {"sizeLimit": "20Mi"}}],
+    )
+    cluster.apply(pod)
+    cluster.wait("full", lambda one: one["status"].get("reason") == "Evicted", within_s=4 * POD_S)
+    assert "data" in cluster.pod("full")["status"]["message"]
+    cluster.delete("full")
 
 
 def test_the_files_are_there_after_the_restart_of_a_container(cluster: Cluster, keeper: str) -> None:

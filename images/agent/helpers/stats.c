@@ -155,19 +155,17 @@ static void add_usage(const char *path, clearpod_agent_ContainerStats *to)
     to->disk_inodes += usage.inodes;
 }
 
-/* Volumes on the disk belong to no container: the pod's first one has them in its sum. */
-static void disk_of(clearpod_agent_ContainerStats *to, bool is_first)
+/* Its writable layer. Volumes on the disk are no container's: its limit would end a pod for what others wrote there. */
+static void disk_of(clearpod_agent_ContainerStats *to)
 {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, RUN "/scratch/%s/upper", to->id);
     add_usage(path, to);
     snprintf(path, sizeof path, RUN "/containers/%s/layer/upper", to->id);
     add_usage(path, to);
-    if (is_first)
-        add_usage(RUN "/scratch/volumes", to);
 }
 
-static void container_of(const struct task *task, clearpod_agent_ContainerStats *to, bool is_first)
+static void container_of(const struct task *task, clearpod_agent_ContainerStats *to)
 {
     char dir[PATH_BYTES];
     profile.cgroup_path(dir, sizeof dir, to->id);
@@ -185,7 +183,7 @@ static void container_of(const struct task *task, clearpod_agent_ContainerStats 
     to->has_pressures = pressures_of(dir, &to->pressures);
     processes_of(dir, task->files, 0, to);
     if (task->disk)
-        disk_of(to, is_first);
+        disk_of(to);
 }
 
 static void interfaces_of(clearpod_agent_PodStats *to)
@@ -227,5 +225,5 @@ void stats_collect(const struct task *task)
     struct numbers *numbers = task->numbers;
     pod_of(task, &numbers->pod);
     for (unsigned i = 0; i < numbers->count; i++)
-        container_of(task, &numbers->containers[i], i == 0);
+        container_of(task, &numbers->containers[i]);
 }
