@@ -92,7 +92,9 @@ def _mounts(**places: Path) -> dict[str, object]:
     return {"mounts": [pb.Mount(host_path=str(path), container_path=f"/{name}") for name, path in places.items()]}
 
 
-async def _pod(cri: Client, attempt: int, *, plain: bool = False, **more: str) -> str:
+async def _pod(
+    cri: Client, attempt: int, *, plain: bool = False, linux: pb.LinuxPodSandboxConfig | None = None, **more: str
+) -> str:
     """With all that it can have in its guest, unless it is `plain`."""
     given = {f"clearpod.io/{key.replace('_', '-')}": value for key, value in more.items()}
     annotations = given if plain else GUEST | given
@@ -100,7 +102,7 @@ async def _pod(cri: Client, attempt: int, *, plain: bool = False, **more: str) -
     if cri.node.images.find(cri.image) is None:
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
     logs = f"{cri.node.config.run_dir}/logs"
-    return await cri.pod("web", metadata=names, annotations=annotations, log_directory=logs)
+    return await cri.pod("web", metadata=names, annotations=annotations, log_directory=logs, linux=linux)
 
 
 async def _output(cri: Client, container: str, command: str) -> str:

@@ -181,3 +181,17 @@ async def test_a_pod_with_empty_directories_has_a_vm_that_waited(world: VmWorld,
         seen = await run(cri, pod, {"one": Run("stat -f -c %T /memory; echo x > /data/x", fields=fields)})
         assert (seen["one"].out.strip(), (kubelet.data / "x").read_text()) == ("tmpfs", "x\n")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_in_a_user_namespace_it_has_the_owners_that_the_host_has(world: VmWorld, kubelet: Kubelet) -> None:
+    ids = pb.IDMapping(host_id=1000, container_id=0, length=100000)
+    users = pb.NamespaceOption(userns_options=pb.UserNamespace(mode=pb.POD, uids=[ids], gids=[ids]))
+    context = {"namespace_options": users}
+    linux = pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(**context))
+    mounts = [pb.Mount(host_path=str(kubelet.memory), container_path="/memory", uidMappings=[ids], gidMappings=[ids])]
+    script = "stat -c %a:%u:%g /memory; echo x > /memory/x; chown 33 /memory/x; stat -c %u:%g /memory/x"
+    async with world.daemon() as cri:
+        pod = await _pod(cri, 0, plain=True, linux=linux)
+        seen = await run(cri, pod, {"one": Run(script, security=context, fields={"mounts": mounts})})
+        assert seen["one"].out.split() == ["2777:0:2000", "33:2000"]
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
