@@ -50,6 +50,12 @@ def _owner(entry: Entry, root: str, *, path: str) -> tuple[int, int]:
     status = inside.status(root, path, follow=False)
     if status is None:
         raise BadRequest(f"{entry.where}: it should run as the owner of {path}, which is not in its image")
+    for number in (status.st_uid, status.st_gid):
+        if number > users.MAX_ID:
+            raise BadRequest(
+                f"{entry.where}: {path} belongs to the id {number}, and the largest in a pod is {users.MAX_ID}; name a "
+                "user and a group by number"
+            )
     return status.st_uid, status.st_gid
 
 

@@ -9,6 +9,7 @@ one is asked for, which approves them.
 from typing import NamedTuple
 
 from stage1.errors import Unsupported
+from stage1.pod.users import MAX_ID
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
 
@@ -113,6 +114,9 @@ class Headers:
             number = self._decimal(more[key], key.decode()) if key in more else self._number(block, at, size=8)
             if not 0 <= number <= _MOST_ID:
                 raise self._corrupt(f"{name[:200]!r} has the {key.decode()} {_short(number)}")
+            if number > MAX_ID:
+                raise Unsupported(f"{self._what} has {name[:200]!r} with the {key.decode()} {number}, and the largest "
+                                  f"id in a pod is {MAX_ID}; build the image again with others")  # fmt: skip
         self._check_name(name)
         self._check_name(link)
         kind = _DIRECTORY if kind == b"\0" and name.endswith("/") else kind

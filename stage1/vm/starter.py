@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from stage1.errors import DiskFailed, Exhausted, NoSpace, NotFound, PodError, VmFailed
 from stage1.linux import namespace, process
-from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
+from stage1.pod import ids as numbers
+from stage1.pod.model import IdMap
 from stage1.vm import dax, host, jail, launch, sigsys, startup
 from stage1.vm.host import HostPod
 from stage1.vm.hypervisor import Hypervisor
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _USAGE_LINES = 100
 """How many lines of usage a VMM may print after its message about a wrong option."""
 _DEATH_S = 10.0
-_ANY_IDS = (Extent(0, 0x70000000, 65536),)
+_ANY_IDS = numbers.extents(0x70000000, IdMap())
 
 
 class ProcessVmm:

@@ -60,6 +60,8 @@ def machine(place: Path, guest_dir: Path, *, hypervisor: str = "qemu") -> Iterat
             file("nnp", probe, 0o4755),
             file("capable", probe, 0o755, xattrs=(("security.capability", BIND_SERVICE),)),
             file("data/web", b"web", 0o640, uid=33, gid=34),
+            directory("far/", 0o777),
+            file("far/own", b"own\n", 0o600, uid=70000, gid=(1 << 31) - 1),
             file("etc/passwd", PASSWD),
             file("etc/group", GROUP),
             file("data/inner/deep", b"deep"),

@@ -66,6 +66,10 @@ def _runs(place: Path) -> dict[str, Run]:
         "merge": Run("id -G", groups),
         "merge-exec": Run(security=groups, execs=(("id", "-G"),)),
         "strict": Run("id -G", {**groups, "supplemental_groups_policy": pb.Strict}),
+        "far": Run("cd /far; stat -c %u:%g own; cat own; chmod 640 own; echo new >new; stat -c %u new; id -u",
+                   {"run_as_user": _number(70000)}),
+        "far-given": Run("cd /far; cat own; chown 2147483647:70001 own; stat -c %u:%g own; touch x; chown 70000 x; "
+                         "stat -c %u x"),
         "writable-root": Run("echo hello > /test.go && echo Found"),
         "read-only-root": Run("touch test.go; echo x > /dev/shm/x && echo shm", {"readonly_rootfs": True}),
         "privileged": Run(BRIDGE.format("one") + "; ls /dev/fuse /dev/net/tun; grep Seccomp: /proc/self/status; "
@@ -145,6 +149,8 @@ ROWS = [
     ("SupplementalGroups", "groups", "0 1234 5678\n"),
     ("RunAsUser", "user", "1001\n"),
     ("RunAsUserName", "user-name", "nobody\n"),
+    ("a user above 65535 and its files", "far", "70000:2147483647\nown\n70000\n70000\n"),
+    ("files given to users above 65535", "far-given", "own\n2147483647:70001\n70000\n"),
     ("RunAsGroup", "group", "1001:1002\n"),
     ("ReadOnlyRootfs is false", "writable-root", "Found\n"),
     ("ReadOnlyRootfs is true", "read-only-root", "shm\n"),

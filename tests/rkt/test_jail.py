@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cri.cli import jail as cli
-from stage1.linux import idmap
+from stage1.pod import ids
 from stage1.pod.ids import POD_IDS
+from stage1.pod.model import IdMap
 from stage1.rkt import machine
 from stage1.vm import in_force, slots, vmm
 from stage1.vm.in_force import InForce
@@ -42,7 +43,7 @@ def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(rig: Rig)
     first = slots.find(place)
     assert first is not None and slots.Range().first <= first < slots.Range().first + slots.Range().length
     assert {*result.users, *result.groups} == {first} and result.supplementary == ()
-    assert result.uid_map == result.gid_map == (idmap.Extent(0, first, POD_IDS // 2),)
+    assert result.uid_map == result.gid_map == ids.extents(first, IdMap())
     assert {*result.capabilities["bounding"]} == {*result.capabilities["permitted"]} == FEW
     assert not result.capabilities["inheritable"] and not result.capabilities["ambient"]
     assert result.no_new_privs and result.seccomp == "filter" and result.seccomp_filters >= 1

@@ -14,16 +14,23 @@ from cri.cli import jail
 from cri.cli.parser import Parser
 from stage1 import following, placement
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported, WrongState
-from stage1.linux import idmap, mount
+from stage1.linux import mount
+from stage1.pod import ids
 from stage1.pod.ids import POD_IDS
-from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.pod.model import HOST_TO_CONTAINER, IdMap, Mount
 from stage1.vm import slots
 from tests.vm.test_confinement import Machine, booted, machine, output_of, pid_of, started
 
 __all__ = ["machine"]
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
-FILES = {"root": (0, 0, 0o600), "user": (1000, 2000, 0o640), "last": (65535, 65535, 0o600), "set-id": (5, 6, 0o6755)}
+FILES = {
+    "root": (0, 0, 0o600),
+    "user": (1000, 2000, 0o640),
+    "last": (65535, 65535, 0o600),
+    "far": (70000, (1 << 31) - 1, 0o600),
+    "set-id": (5, 6, 0o6755),
+}
 
 
 @pytest.fixture(params=["disk", "tmpfs"])
@@ -49,24 +56,25 @@ def owners(volume: Path) -> dict[str, tuple[int, int, int]]:
 async def test_files_have_the_same_owners_and_modes_on_the_host_and_in_the_guest(
     machine: Machine, volume: Path
 ) -> None:
-    (volume / "far").touch(0o644)
-    os.chown(volume / "far", 70000, 70000)
+    (volume / "beyond").touch(0o644)
+    os.chown(volume / "beyond", 1 << 31, 3_000_000_000)
     async with booted(machine) as pod:
         container = await started(pod, machine.image, Mount(str(volume), "/data"))
         seen = (await output_of(pod, container, "cd /data; stat -c '%n %u %g %a' *")).splitlines()
         expected = [f"{name} {uid} {gid} {mode:o}" for name, (uid, gid, mode) in FILES.items()]
-        assert sorted(seen) == sorted([*expected, "far 65534 65534 644"])
-        assert await output_of(pod, container, "cat /data/root /data/user /data/last") == "rootuserlast"
+        assert sorted(seen) == sorted([*expected, "beyond 65534 65534 644"])
+        assert await output_of(pod, container, "cat /data/root /data/user /data/last /data/far") == "rootuserlastfar"
         script = (
             "cd /data; echo more >>root; chown 7:8 user; chmod 4711 user; echo x >new; mkdir dir; ln -s new link; "
             "ln new hard; mkfifo pipe; echo y >given; chown 33:34 given; mv last moved; rm set-id; chown -h 3:4 link; "
+            "chown 70001:2147483647 far; echo x >>far; "
             "mkdir setgid; chown 0:50 setgid; chmod 2775 setgid; touch setgid/inside"
         )
         await output_of(pod, container, script)
         with pytest.raises(AssertionError, match=r"not permitted|too large|Invalid"):
-            await output_of(pod, container, "chown 1:1 /data/far")
+            await output_of(pod, container, "chown 1:1 /data/beyond")
         with pytest.raises(AssertionError, match=r"not permitted|too large|Invalid|denied"):
-            await output_of(pod, container, "touch /data/z; chown 70000 /data/z")
+            await output_of(pod, container, "touch /data/z; chown 2147483648 /data/z")
     (volume / "z").unlink()
     assert owners(volume) == {
         "root": (0, 0, 0o600),
@@ -79,7 +87,8 @@ async def test_files_have_the_same_owners_and_modes_on_the_host_and_in_the_guest
         "pipe": (0, 0, 0o644),
         "given": (33, 34, 0o644),
         "setgid": (0, 50, 0o2775),
-        "far": (70000, 70000, 0o644),
+        "far": (70001, (1 << 31) - 1, 0o600),
+        "beyond": (1 << 31, 3_000_000_000, 0o644),
     }
     inside = (volume / "setgid/inside").stat()
     assert (inside.st_uid, inside.st_gid) == (0, 50)
@@ -147,7 +156,7 @@ async def test_each_vmm_has_ids_of_its_own_which_are_released_afterwards(machine
             assert first is not None and first % POD_IDS == 0
             seen = jail.inspect(pod.directory)
             assert set(seen.users) == set(seen.groups) == {first}
-            assert seen.uid_map == seen.gid_map == (idmap.Extent(0, first, 65536),)
+            assert seen.uid_map == seen.gid_map == ids.extents(first, IdMap())
             disk = os.stat(os.readlink(f"{pod.directory}/scratch.img"))
             assert (disk.st_uid, disk.st_gid, stat.S_IMODE(disk.st_mode)) == (first, first, 0o600)
             assert stat.S_IMODE(os.stat(pod.directory).st_mode) == 0o700
@@ -189,7 +198,8 @@ async def test_clearpod_jail_prints_what_is_in_force(
         assert result["uid_map"][0]["length"] == 65536
         assert set(result["cgroups"]) == set(placement.cgroups(pod.directory))
         text = await asyncio.to_thread(printed, pod.id)
-        for expected in ("no new privs      yes", "0 to 65535 are", "seccomp           filter", "cgroup "):
+        shared = "65536 to 2147483647 are 2147483648 to"
+        for expected in ("no new privs      yes", "0 to 65535 are", shared, "seccomp           filter", "cgroup "):
             assert expected in text, text
         with pytest.raises(NotFound, match="pod 'ffff-none'"):
             printed("ffff-none")

@@ -15,7 +15,7 @@ from stage1 import engine, machine, placement
 from stage1.errors import NoSpace, NotFound, Unsupported, WrongState
 from stage1.linux import cgroup, mount, podcgroup
 from stage1.linux.idmap import Extent
-from stage1.pod.ids import POD_IDS
+from stage1.pod.ids import POD_IDS, extents
 from stage1.pod.model import Container, IdMap, Mount, Pod, Process
 from stage1.rootfs import owners
 from stage1.vm import limits, qemu, slots
@@ -62,7 +62,7 @@ def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine
     try:
         first = slots.find(directory)
         assert first in (FIRST, FIRST + POD_IDS)
-        assert vm.ids == (Extent(0, first, 65536),)
+        assert vm.ids == extents(first, IdMap())
         disk = os.stat(vm.scratch)
         assert (disk.st_uid, disk.st_gid, stat.S_IMODE(disk.st_mode)) == (first, first, 0o600)
         assert stat.S_IMODE(os.stat(os.path.dirname(vm.scratch)).st_mode) == 0o700
@@ -74,7 +74,7 @@ def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine
         assert usage.get("pids.max", str(expected.pids)) == str(expected.pids)
         engine.boot(prepared, DeadVmm())
         record = json.loads(Path(directory, "vm.json").read_text())
-        assert record["ids"] == [[0, first, 65536]] and record["memory_bytes"] == expected.memory_bytes
+        assert record["ids"] == [list(one) for one in vm.ids] and record["memory_bytes"] == expected.memory_bytes
     finally:
         for _ in range(2):
             engine.clean_up(directory)
@@ -108,7 +108,8 @@ def test_when_no_ids_are_left_a_pod_is_refused(host: engine.Host) -> None:
 def test_a_user_namespace_has_its_own_ids_and_a_namespace_that_goes_with_the_pod(host: engine.Host) -> None:
     prepared = engine.prepare(POD._replace(ids=IdMap(200000, 65536)), host)
     first = slots.find(prepared.directory) or 0
-    assert prepared.vm.ids == (Extent(0, first, 65536), Extent(200000, first + 65536, 65536))
+    assert prepared.vm.ids[:2] == (Extent(0, first, 65536), Extent(200000, first + 65536, 65536))
+    assert prepared.vm.ids == extents(first, IdMap(200000, 65536))
     assert mount.type_of(f"{prepared.directory}/{owners.KEPT}") == "nsfs"
     engine.clean_up(prepared.directory)
     assert mount.mounts_below(host.run_dir) == []

@@ -42,6 +42,17 @@ def test_the_owner_of_a_path_is_that_of_the_link_itself(tmp_path: Path) -> None:
     assert resolve(tmp_path, user="/here", group="/here") == User(7, 8)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("owner", [(1 << 31, 0), (0, 4294967294)])
+def test_an_owner_that_no_pod_can_have_is_refused(tmp_path: Path, owner: tuple[int, int]) -> None:
+    pod = lay(tmp_path, app(user="/here", group="/here"))
+    (root_of(pod) / "here").touch()
+    os.chown(root_of(pod) / "here", *owner)
+    (entry,) = manifest.read(f"{pod}/pod", lambda _: str(root_of(pod).parent / "manifest")).entries
+    with pytest.raises(BadRequest, match=f"app 'one': /here .*{max(owner)}.* 2147483647"):
+        users.resolve(entry, str(root_of(pod)))
+
+
 def test_supplementary_groups_are_numbers_and_not_the_own_one(tmp_path: Path) -> None:
     assert resolve(tmp_path, group="5", supplementaryGIDs=[6, 5, 6, 7]) == User(0, 5, (6, 7))
 

@@ -71,6 +71,7 @@ REFUSED = {
     "a size of 2^63 in PAX": (pax({b"size": b"9223372036854775808"}) + header(b"a"), Corrupt, "9223372036854775808"),
     "a size of many digits": (pax({b"size": b"9" * 5000}) + header(b"a"), Corrupt, "has the size"),
     "a user of 2^40": (header(b"a", uid=base256(1 << 40, 8)), Corrupt, "has the uid"),
+    "a user that no pod has": (header(b"a", uid=base256(1 << 31, 8)), Unsupported, "'a' .*uid 2147483648"),
     "the user of nobody": (header(b"a", uid=base256((1 << 32) - 1, 8)), Corrupt, "has the uid 4294967295"),
     "a PAX header that lies": (
         header(b"x", b"x", size=octal(10)) + padded(b"99999 a=b\n") + header(b"a"),
