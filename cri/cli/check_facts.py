@@ -21,7 +21,7 @@ from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
 from stage1.pod.ids import GUEST_IDS
-from stage1.vm import hypervisors, kernels, needs, volume_server
+from stage1.vm import hypervisors, kernels, needs, programs, volume_server
 from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
@@ -65,6 +65,10 @@ class Facts(NamedTuple):
     driver: tuple[str, str] = ("cgroupfs", "")
     """The cgroup driver, and what it lacks."""
     confinement: needs.Needs = needs.Needs()
+    is_script: bool = False
+    """The hypervisor's program is one, of which nobody knows what it starts."""
+    covered: tuple[str, ...] = ()
+    """Configured directories that lie where a script's jail has all of the host's programs."""
     tun_error: str = ""
     free_bytes: int = 0
     layers: Layers = Layers()
@@ -131,6 +135,8 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         config_error=error,
         guest_dir=config.guest_dir,
         state_dir=config.state_dir,
+        is_script=choice is not None and programs.is_script(choice.binary),
+        covered=tuple(one for one in (config.state_dir, config.run_dir) if programs.above(os.path.realpath(one))),
         confinement=confinement(f"{config.guest_dir}/{JAILER}", files.existing(config.run_dir)),
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(files.existing(config.state_dir)),

@@ -8,7 +8,7 @@ from cri.cli.check_facts import Facts
 from cri.pool import fit
 from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import Program
-from stage1.vm import hypervisors, kernels, limits
+from stage1.vm import hypervisors, kernels, limits, programs
 from stage1.vm.choose import kvm_remedy
 from stage1.vm.hypervisor import Hypervisor
 
@@ -303,6 +303,13 @@ def _confinement(facts: Facts) -> Item:
     if facts.confinement.weaker:
         return Item("confinement", WARN, facts.confinement.weaker, "boot with Landlock")
     choice = facts.choice
+    if choice and facts.is_script:
+        shown = f"{choice.binary} is a script, so its jail shows all of {', '.join(programs.SYSTEM)}"
+        remedy = "name the program that it starts as the hypervisor"
+        if facts.covered:
+            lost = f"{shown}, and no pod can have files in {' or '.join(facts.covered)}"
+            return Item("confinement", FAIL, lost, f"{remedy}, or move the directory")
+        return Item("confinement", WARN, shown, remedy)
     if choice and choice.hypervisor.can_confine_itself and not choice.sandbox:
         detail = f"{choice.binary} was built without seccomp, so it may make any system call"
         return Item("confinement", WARN, detail, f"use Debian's {choice.hypervisor.title}")

@@ -13,8 +13,8 @@
 
 enum {
     ARGUMENTS_MAX = 512,
-    PLACES_MAX = 96,
-    RULES_MAX = 128,
+    PLACES_MAX = 512,
+    RULES_MAX = 640,
     FEW_MAX = 16,
     DESCRIPTORS_MAX = 32,
     EXTENTS_MAX = 340, /* as many lines as the kernel takes in a uid_map */

@@ -20,7 +20,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define ROOT_OPTIONS "mode=0755,size=256k,nr_inodes=512"
+#define ROOT_OPTIONS "mode=0755,size=1m,nr_inodes=4096"
 
 enum { TREE = 0x1 /* OPEN_TREE_CLONE */, EMPTY_FROM = 0x4 /* MOVE_MOUNT_F_EMPTY_PATH */, RECURSIVE = 0x8000 };
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _PT_INTERP = 3  # elf(5)
 _READ_ALL = 3  # syslog(2)
+_MOST_NAME = 4096
 _NONE: "Mapping[str, Program]" = {}
 
 
@@ -82,20 +83,32 @@ def has_text(path: str, text: bytes) -> bool:
 
 def is_static(path: str) -> bool:
     """Whether the file is a program for x86-64 that asks for no dynamic loader. False if unreadable."""
+    return interpreter(path) == ""
+
+
+def interpreter(path: str) -> str | None:
+    """The dynamic loader that a program for x86-64 asks for, empty when it asks for none; None if it is no such
+    program, or unreadable.
+    """
     import struct
 
     try:
         with open(path, "rb") as file:
             head = file.read(64)
             if len(head) < 64 or head[:5] != b"\x7fELF\x02":
-                return False
+                return None
             table, size, count = struct.unpack_from("<Q14xHH", head, 32)
             file.seek(table)
             headers = file.read(size * count)
-    except OSError:
-        return False
-    kinds = [struct.unpack_from("<I", headers, at)[0] for at in range(0, len(headers) - 3, size)] if size else []
-    return bool(kinds) and _PT_INTERP not in kinds
+            loader = ""
+            for at in range(0, len(headers) - 55, size) if size else ():
+                if struct.unpack_from("<I", headers, at)[0] == _PT_INTERP:
+                    offset, length = struct.unpack_from("<Q16xQ", headers, at + 8)
+                    file.seek(offset)
+                    loader = os.fsdecode(file.read(min(length, _MOST_NAME)).split(b"\0")[0]) or "/"
+            return loader if size and headers else None
+    except (OSError, OverflowError, ValueError):
+        return None
 
 
 def recent_log(most: int) -> str:

@@ -49,6 +49,10 @@ class Hypervisor:
     machine with PCI."""
     opens_console = False
     """With a console for the apps, it writes the kernel's to a descriptor of its own."""
+    firmware: tuple[str, ...] = ()
+    """Files that it reads from its data directories, which it lists with `-L help`."""
+    modules: tuple[str, ...] = ()
+    """Files with code that it may load from directories beside its own, as far as it was built with modules."""
     needs_terminal = False
     """It reads no standard input but a terminal's."""
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The jail of a VMM as a launch description for the program `jailer` (images/jailer/README.md): namespaces, a root with
-the pod's files and the system's programs only, ids of its own, rules of Landlock, limits.
+the pod's files, the VMM and what that loads only, ids of its own, rules of Landlock, limits.
 
 Called by starter.ProcessVmm, and by launch_spec.py for rkt. It looks at which files the host has, and changes nothing.
 What one VMM may change is: its scratch disk, the small file system HOME, and the volumes that are mounted below
@@ -11,6 +11,8 @@ import os
 import resource
 from typing import NamedTuple
 
+from stage1.errors import VmFailed
+from stage1.vm import programs
 from stage1.vm.spec import HOME, TAP_FD, Share, VmSpec, VsockLink
 
 TYPE_CHECKING = False
@@ -37,9 +39,8 @@ TREE = CHANGE | _LIST | _REMOVE | _MAKE | _REFER
 DEVICE = CHANGE | _IOCTL
 
 _SYSTEM = (
-    *((path, RUN) for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/nix", "/gnu")),
-    *((path, _READ) for path in ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime")),
-    *((path, READ_TREE) for path in ("/etc/alternatives", "/sys/devices/system", "/sys/kernel/mm")),
+    *((path, _READ) for path in programs.LOADER_FILES),
+    *((path, READ_TREE) for path in ("/sys/devices/system", "/sys/kernel/mm")),
 )
 # Numbers that Linux gives out: Documentation/admin-guide/devices.txt, and miscdevice.h for those of major 10.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
@@ -85,9 +86,19 @@ class Launch(NamedTuple):
 
 
 def describe(vm: VmSpec, launch: Launch) -> bytes:
-    """Fields with a letter in front, each ended by a zero. The disks and directories of `vm` must exist."""
+    """Fields with a letter in front, each ended by a zero. The disks and directories of `vm` must exist.
+
+    Raises VmFailed when one of them can't be shown, because the VMM is a script.
+    """
     shown = [*places(vm), *(Place(path) for path in launch.programs)]
-    seen = outermost(shown)
+    # A VMM of rkt's image is started by the image's loader, with its libraries, which are among `programs`.
+    needed = [] if launch.programs else programs.needed(vm.binary, vm.hypervisor)
+    more = _of_server(vm)
+    tops: dict[str, str] = {}
+    seen = outermost(shown, tops)
+    _check_script(vm, seen)
+    loaded = {_without_top_link(one.path, tops): one.is_code for one in (*needed, *more)}
+    own = {place.path for place in seen}
     fields = [
         vm.run_dir,
         *(f"a{word}" for word in launch.argv),
@@ -96,10 +107,12 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(f"g{path}" for path in vm.cgroups),
         *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
         *(f"{place.letter}{place.path}" for place in seen),
-        *(f"y{target}:{path}" for path, target in (*links(shown), *_of_own(vm), *launch.links)),
+        *(f"r{path}" for path in loaded if path not in own),
+        *(f"y{target}:{path}" for path, target in (*links(tops), *_of_program(vm, tops), *_of_own(vm), *launch.links)),
         *(f"d{major}:{minor}:/dev/{name}" for name, (major, minor) in devices(vm).items()),
         f"h{HOME_BYTES}:{HOME}",
         *(f"s{rights:x}:{path}" for path, rights in (*rules(vm), *_more(launch))),
+        *(f"s{RUN_FILE if code else _READ:x}:{path}" for path, code in loaded.items()),
         *(f"l{number} {soft} {hard}" for number, soft, hard in limits()),
         *(f"k{number}" for number in launch.handed),
         *([f"f{launch.filter}"] if launch.filter else []),
@@ -108,6 +121,33 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(["b"] if launch.small_pages else []),
     ]
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
+
+
+def _check_script(vm: VmSpec, seen: "Sequence[Place]") -> None:
+    """Raise VmFailed when a directory of the pod lies in one that the jail shows whole, as its owner has it."""
+    for place in seen:
+        above = programs.above(place.path) if place.writable or place.mapped else ""
+        if above and programs.is_script(vm.binary):
+            raise VmFailed(
+                f"{place.path} can't be in the jail of {vm.binary}, which is a script: its jail has all of {above}; "
+                "name the program that it starts as the hypervisor, or move the directory"
+            )
+
+
+def _of_server(vm: VmSpec) -> "Sequence[programs.Needed]":
+    """virtiofsd and what it loads: it is started in a copy of the VMM's mounts."""
+    if not vm.has_server:
+        return ()
+    from stage1.vm import volume_server  # few pods have one
+
+    path = volume_server.find().path
+    return (programs.Needed(path, True), *programs.needed(path)) if path else ()
+
+
+def _of_program(vm: VmSpec, tops: "dict[str, str]") -> list[tuple[str, str]]:
+    """The name by which the VMM is started, where that is a link: QEMU looks for its files beside the real one."""
+    named, real = _without_top_link(vm.binary, tops), os.path.realpath(vm.binary)
+    return [(named, real)] if named != real else []
 
 
 def _of_own(vm: VmSpec) -> list[tuple[str, str]]:
@@ -137,7 +177,9 @@ def describe_server(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
     """The jail of a share's server: it has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
     owned = [path for share in vm.shares if share.is_served for path in (share.path,)]
     changed = [f"{path}/{name}" for path in owned for name in _CHANGED]
-    rights = [*_SYSTEM, *((path, READ_TREE) for path in owned), *((path, TREE) for path in changed)]
+    code = [(one.path, RUN_FILE if one.is_code else _READ) for one in programs.needed(launch.argv[0])]
+    rights = [*_SYSTEM, (launch.argv[0], RUN_FILE), *code]
+    rights += [*((path, READ_TREE) for path in owned), *((path, TREE) for path in changed)]
     rights += [*((f"/dev/{name}", DEVICE) for name in _DEVICES), ("/proc/sys/fs/nr_open", _READ)]
     fields = [
         vm.run_dir,
@@ -165,14 +207,12 @@ def _network(vm: VmSpec) -> list[str]:
 
 
 def places(vm: VmSpec) -> list[Place]:
-    """The files of the host that the VMM sees. The binary appears a second time under the name by which it is
-    started.
-    """
+    """The files of the host that the VMM sees, but for those that its program loads."""
     files = [*_booted(vm), *_of_dax(vm)]
     return [
         *(Place(path) for path, _ in _SYSTEM),
         *(Place(path) for path, _ in _programs(vm)),
-        *(Place(path) for path in (vm.binary, *files, *_preloaded(vm))),
+        *(Place(path) for path in (*files, *_preloaded(vm))),
         *([Place(vm.scratch, writable=True)] if vm.scratch else []),
         *([Place(vm.template.ram, writable=True)] if vm.template and vm.template.is_made else []),
         *(_shown(share, vm) for share in vm.shares),
@@ -230,10 +270,12 @@ def limits() -> list[tuple[int, int, int]]:
     ]
 
 
-def outermost(candidates: "Iterable[Place]") -> list[Place]:
-    """Return the places that exist and are not inside another one, shorter paths first, without links at the top."""
+def outermost(candidates: "Iterable[Place]", tops: "dict[str, str]") -> list[Place]:
+    """Return the places that exist and are not inside another one, shorter paths first, without links at the top, which
+    are added to `tops`.
+    """
     kept: list[Place] = []
-    straight = {place._replace(path=_without_top_link(place.path)) for place in candidates}
+    straight = {place._replace(path=_without_top_link(place.path, tops)) for place in candidates}
     for place in sorted(straight, key=lambda one: (one.path.count("/"), one.path, not one.writable, not one.mapped)):
         if not _is_covered(place, kept) and os.path.exists(place.path):
             kept.append(place)
@@ -245,22 +287,28 @@ def _is_covered(place: Place, kept: list[Place]) -> bool:
     return any(one.writable >= place.writable and one.mapped >= place.mapped for one in above)
 
 
-def links(candidates: "Iterable[Place]") -> list[tuple[str, str]]:
+def links(tops: "Mapping[str, str]") -> list[tuple[str, str]]:
     """Links at the top of the host's root that are to be there as well, with their targets, as /lib to usr/lib."""
-    tops = sorted({f"/{place.path.split('/')[1]}" for place in candidates})
-    return [(top, os.readlink(top)) for top in tops if os.path.islink(top)]
+    return [(top, os.readlink(top)) for top in sorted(tops) if os.path.islink(top)]
 
 
-def _without_top_link(path: str) -> str:
-    _, top, *rest = path.split("/")
-    return "/".join((os.path.realpath(f"/{top}"), *rest))
+def _without_top_link(path: str, tops: "dict[str, str]") -> str:
+    """`path` with the target of its first directory, if that is a link; `tops` has those that are known."""
+    _, name, *rest = path.split("/", 2)
+    top = f"/{name}"
+    if top not in tops:
+        tops[top] = os.path.realpath(top)
+    return "/".join((tops[top], *rest))
 
 
 def _programs(vm: VmSpec) -> list[tuple[str, int]]:
-    """The VMM, and what lies beside it when it was installed apart from the system."""
+    """The VMM; and where it is a script, all that it may start, of the system and beside it."""
     binary = os.path.realpath(vm.binary)
+    if not programs.is_script(binary):
+        return [(binary, RUN_FILE)]
     home = os.path.dirname(os.path.dirname(binary)).rstrip("/")
-    return [(binary, RUN_FILE), *((f"{home}/{name}", RUN) for name in ("lib", "lib64", "share"))]
+    adjacent = (f"{home}/{name}" for name in ("lib", "lib64", "share"))
+    return [(binary, RUN_FILE), *((path, RUN) for path in (*programs.SYSTEM, *adjacent))]
 
 
 def _booted(vm: VmSpec) -> list[str]:

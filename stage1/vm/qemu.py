@@ -318,6 +318,12 @@ class _Qemu(Hypervisor):
     kernel, filter, memory_shim = "vmlinux", "seccomp-qemu.bpf", "qemu-shim.so"
     can_emulate = can_confine_itself = has_balloon = has_templates = tells_files_apart = True
     opens_console = boots_all_kernels = True
+    # Of our machines: a microvm's, a pc's and a q35's BIOS, and what loads each format of kernels.
+    firmware = (
+        *("bios-microvm.bin", "bios-256k.bin", "bios.bin", "qboot.rom", "kvmvapic.bin", "pvh.bin"),
+        *("linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin", "multiboot_dma.bin"),
+    )
+    modules = ("qemu/accel-tcg-x86_64.so", "qemu/accel-tcg-i386.so")
 
     def find(self) -> Program:
         return find()

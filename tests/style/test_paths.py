@@ -43,7 +43,7 @@ VMM = "/proc of a VMM, for people to read"
 ALLOWED: dict[str, dict[str, str]] = {
     "cri/__main__.py": {"os.open": HOST},
     "cri/cli/check_facts.py": dict.fromkeys(
-        "open os.path.exists os.path.isdir os.path.isfile os.statvfs".split(), HOST
+        "open os.path.exists os.path.isdir os.path.isfile os.path.realpath os.statvfs".split(), HOST
     ),
     "cri/cli/check_mounts.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL),
     "cri/cli/check_start.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), "the run directory and the socket"),
@@ -249,6 +249,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/kernels.py": dict.fromkeys(("os.listdir", "os.path.isdir"), GUEST),
     "stage1/vm/mapping.py": {"os.open": IMAGES},
     "stage1/vm/launch_spec.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
+    "stage1/vm/programs.py": dict.fromkeys(
+        "files.make_dirs files.write_atomic open os.path.isfile os.path.realpath os.stat".split(), HOST
+    ),
     "stage1/vm/profiles.py": {"os.path.exists": GUEST},
     "stage1/vm/starter.py": {
         **dict.fromkeys(("os.access", "os.chown", "os.open", "os.path.exists", "os.stat"), NOT_STARTED),

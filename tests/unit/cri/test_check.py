@@ -116,6 +116,15 @@ def test_a_good_host_has_nothing_to_fix() -> None:
             "there is no program /g/jailer",
             "never started with less",
         ),
+        (GOOD._replace(is_script=True), "confinement", WARN, "/l/lkvm is a script", "the program that it starts"),
+        (
+            GOOD._replace(is_script=True, covered=("/opt/s",)),
+            "confinement",
+            FAIL,
+            "no pod can have files in /opt/s",
+            "move the directory",
+        ),
+        (GOOD._replace(covered=("/opt/s",)), "confinement", OK, "only their own files", ""),
         (GOOD._replace(confinement=Needs(weaker="no fence")), "confinement", WARN, "no fence", "Landlock"),
         (
             host(kvmtool=NO_LKVM),

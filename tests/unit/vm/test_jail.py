@@ -318,7 +318,6 @@ def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
         b"r",
         b"m",
         b"w",
-        b"y",
         b"d",
         b"h",
         b"s",

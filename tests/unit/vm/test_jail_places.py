@@ -14,13 +14,13 @@ from . import test_argv
 def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     deep, top = Place(f"{tmp_path}/a/b"), Place(f"{tmp_path}/a")
-    assert outermost([deep, top, deep]) == [top]
+    assert outermost([deep, top, deep], {}) == [top]
     writable = deep._replace(writable=True)
-    assert outermost([writable, top]) == [top, writable]
-    assert outermost([deep, top._replace(writable=True)]) == [top._replace(writable=True)]
-    assert outermost([deep._replace(mapped=True), top]) == [top, deep._replace(mapped=True)]
-    assert outermost([Place(f"{tmp_path}/absent")]) == []
-    assert outermost([Place("/bin/sh"), Place("/usr")]) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
+    assert outermost([writable, top], {}) == [top, writable]
+    assert outermost([deep, top._replace(writable=True)], {}) == [top._replace(writable=True)]
+    assert outermost([deep._replace(mapped=True), top], {}) == [top, deep._replace(mapped=True)]
+    assert outermost([Place(f"{tmp_path}/absent")], {}) == []
+    assert outermost([Place("/bin/sh"), Place("/usr")], {}) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
 
 
 def test_a_copy_or_loaded_guest_may_run_the_library_that_it_is_started_with_and_no_other_vm_sees_it() -> None:
