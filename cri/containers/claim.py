@@ -2,22 +2,21 @@
 """Containers of a copied pod: a running container of the original is frozen in the copied guest, becomes the container
 that is created under its name, and continues where it was when that is started.
 
-Called by `create`. It has the original's program, arguments, environment and mounts; the contents of its files that the
-guest keeps (config maps, tokens, /etc/hosts) are the new ones before it goes on.
+Called by `create` for all kinds of copies: of a running pod, of a checkpoint, of a warmed template. It has the
+original's program, arguments and environment; all else that was decided of it (`cri.live.decided`) must be asked for as
+the original has it. Its limits, and the contents of its files that the guest keeps (config maps, tokens, /etc/hosts),
+are the new ones before it goes on.
 """
 
 import asyncio
 import signal
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from cri import events
+from cri.containers import limits
 from cri.containers.discard import remove_files
-from cri.live import outputs, suspension
+from cri.live import copies, decided, outputs, suspension
 from cri.live.container import LiveContainer
-from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL
 from cri.store import history
 from cri.store.history import Fact
@@ -27,80 +26,26 @@ from stage1 import engine
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux import beneath
-from stage1.pod.model import BOOT_ID_SEEN_AT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cri.live.pod import LivePod
-
-
-STREAMS = ("tty", "stdin", "stdin_once")
-"""Fields of a ContainerConfig that a container has in its guest, and can't change."""
-_RIGHTS: "dict[str, Callable[[pb.ContainerConfig], object]]" = {
-    "privileged": lambda config: config.linux.security_context.privileged,
-    "devices": lambda config: sorted(one.container_path for one in config.devices),
-}
-"""What decides what it may do in its guest: who asks for less must not get more, nor the other way round."""
-_MOST_DEVICES = 64
-_SHOWN = 400
-"""Characters of a list of mounts in a sentence."""
 
 
 def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
     """The container of the original that is meant by `planned`, the first attempt at one of that name. Raises
-    WrongState when it is another one.
+    WrongState when that is asked to be something else than it is in its guest.
     """
     name = planned.container.name
     former = next((one for one in pod.status.waiting if one.container.name == name), None)
     if former is None:
         return None
-    if former.image_id != planned.image_id:
+    asked = decided.of_container(planned, guest_ids=copies.guest_ids(pod))
+    if other := decided.difference(former.decided, asked):
+        field, was, now = other
         raise WrongState(
-            f"container {name} of the original has the image {former.image_id}, and {planned.image_id} was requested; "
-            "a copy keeps its original's image"
+            f"container {name} of the original has {field} {was}, and {now} is asked for; a copy keeps its original's"
         )
-    if _places(former) != _places(planned):
-        raise WrongState(
-            f"container {name} of the original has mounts at {_shown(former) or 'no place'}, and "
-            f"{_shown(planned) or 'none'} were requested; a copy keeps its original's mounts"
-        )
-    _compare_fixed(former, planned)
     return former
-
-
-def _compare_fixed(former: ContainerRecord, planned: ContainerRecord) -> None:
-    """Raises WrongState: its terminal, or that it has none, is in the guest, and what its processes may do."""
-    name = planned.container.name
-    try:
-        was, now = (pb.ContainerConfig.FromString(one.config) for one in (former, planned))
-    except DecodeError:
-        raise WrongState(f"the record of container {name} of the original is damaged") from None
-    fixed = {one: attrgetter(one) for one in STREAMS} | _RIGHTS
-    for field, value in fixed.items():
-        if value(was) != value(now):
-            raise WrongState(
-                f"container {name} of the original has {field} {_short(value(was))}, and {_short(value(now))} is asked "
-                "for; a copy keeps its original's"
-            )
-
-
-def fixed_part(config: pb.ContainerConfig) -> pb.ContainerConfig:
-    """Return what `find` compares of a configuration, which is little."""
-    devices = [pb.Device(container_path=one.container_path[:_SHOWN]) for one in config.devices[:_MOST_DEVICES]]
-    result = pb.ContainerConfig(**{name: getattr(config, name) for name in STREAMS}, devices=devices)
-    if config.linux.security_context.privileged:
-        result.linux.security_context.privileged = True
-    return result
-
-
-def _short(value: object) -> str:
-    """Return the value for a sentence."""
-    return (", ".join(value) or "none" if isinstance(value, list) else str(value))[:_SHOWN]
-
-
-def _places(record: ContainerRecord) -> list[str]:
-    return [mount.target for mount in record.container.mounts if mount.target != BOOT_ID_SEEN_AT]
 
 
 def _with_mounts_of(former: ContainerRecord, planned: ContainerRecord) -> ContainerRecord:
@@ -108,10 +53,6 @@ def _with_mounts_of(former: ContainerRecord, planned: ContainerRecord) -> Contai
     there = {mount.target for mount in former.container.mounts}
     mounts = tuple(mount for mount in planned.container.mounts if mount.target in there)
     return planned._replace(container=planned.container._replace(mounts=mounts))
-
-
-def _shown(record: ContainerRecord) -> str:
-    return ", ".join(_places(record))[:_SHOWN]
 
 
 async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRecord) -> str:
@@ -134,6 +75,10 @@ async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRe
         pod.containers[container.id], container.tell = container, pod.tell
         pod.status = pod.status._replace(waiting=tuple(one for one in waiting if one is not former))
         await _take_over(pod, container)
+        if (
+            not former.config or former.container.limits != record.container.limits
+        ):  # of a checkpoint's they are unknown
+            await limits.renew(pod, container)
         pod.require_ready()
         outputs.follow(pod, container)
         pod.note(Fact(history.CREATED, subject=record.container.name))

@@ -74,13 +74,24 @@ async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> 
 
 
 async def _put_in_force(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
-    await _require_memory(pod, container, limits=limits)
+    if limits.memory != container.record.container.limits.memory:
+        await _require_memory(pod, container, limits=limits)
     await _apply(pod, container, limits=limits)
+
+
+async def renew(pod: LivePod, container: LiveContainer) -> None:
+    """Put the limits of a container of a copy in force, whose guest has those of the original. Raises WrongState when
+    it uses more memory than it may now.
+    """
+    limits = container.record.container.limits
+    await _wake(pod, limits=limits)
+    await _require_memory(pod, container, limits=limits)
+    await _ask(pod, container, limits=_explicit(limits))
 
 
 async def _require_memory(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
     """The kernel would kill what does not fit."""
-    if limits.memory <= 0 or limits.memory == container.record.container.limits.memory:
+    if limits.memory <= 0:
         return
     sample = await answer(pod, pod.meter.current(), what="how much memory is used")
     one = sample.containers.get(container.id)
@@ -101,14 +112,17 @@ async def _apply(pod: LivePod, container: LiveContainer, *, limits: Limits) -> N
 
 
 async def _undo(pod: LivePod, container: LiveContainer) -> None:
-    """crun may have got half way. A limit that was unset before gets the kernel's own value."""
-    old = container.record.container.limits
-    memory, quota, shares = old.memory or -1, old.cpu_quota_us or -1, old.cpu_shares or 1024
-    former = old._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares)
+    """crun may have got half way."""
     try:
-        await _ask(pod, container, limits=former)
+        await _ask(pod, container, limits=_explicit(container.record.container.limits))
     except PodError as error:
         log.warning("container.limits", extra={**pod.log_fields(container), "error": str(error)})
+
+
+def _explicit(limits: Limits) -> Limits:
+    """The limits with the kernel's own value for each that is unset, so that it replaces one."""
+    memory, quota, shares = limits.memory or -1, limits.cpu_quota_us or -1, limits.cpu_shares or 1024
+    return limits._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares)
 
 
 async def _ask(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

@@ -170,7 +170,7 @@ def _manifest(pod: "LivePod", written: "Written", *, original: copies.Original, 
         made_ns,
         SavedPod(
             model.id, model.name, model.namespace, model.uid, record.handler, record.config, model.memory_mib,
-            original.link_key, original.ids,
+            original.link_key, original.ids, original.decided,
         ),
         tuple(_container(one) for one in original.containers),
         saved.images,
@@ -186,5 +186,5 @@ def _container(record: "ContainerRecord") -> SavedContainer:
     return SavedContainer(
         record.guest_id, record.container.name, record.attempt, record.image_id, record.image_ref, record.window_image,
         record.config, tuple(mount.target for mount in record.container.mounts),
-        record.stdin, record.stdout, record.stderr,
+        record.stdin, record.stdout, record.stderr, record.decided,
     )  # fmt: skip

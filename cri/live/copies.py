@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from cri.live import boot, save_space, suspension
+from cri.live import boot, decided, save_space, suspension
 from cri.live.phases import Phases
 from cri.store import codec, history
 from cri.store.history import Fact
-from cri.store.pods import ContainerRecord
+from cri.store.pods import ContainerRecord, Decided
 from cri.threads import await_end, run_uncancellable_in
 from stage1 import engine, saved
 from stage1.errors import TimedOut, VmFailed, WrongState
@@ -39,13 +39,14 @@ log = logging.getLogger("clearpod.pod")
 
 class Original(NamedTuple):
     """The daemon's part of a `Manifest`, in the form of `codec.dump`: the secret of the guest's link, the highest id
-    that was used there, the running containers, and the pod's title.
+    that was used there, the running containers, the pod's title, and what was decided of the pod.
     """
 
     link_key: bytes
     ids: int
     containers: tuple[ContainerRecord, ...]
     title: str
+    decided: tuple[Decided, ...] = ()
 
 
 def blocker(pod: "LivePod", what: str = "copied") -> str:
@@ -139,9 +140,26 @@ async def _ask(pod: "LivePod", op: Tune) -> None:
 
 def of(pod: "LivePod") -> Original:
     """What a copy has to know about the original."""
-    running = (one.record for one in pod.containers.values() if one.is_running)
-    named = tuple(one._replace(guest_id=one.guest_id or one.container.id) for one in running)
-    return Original(pod.status.link_key, max(pod.unused_id, pod.status.ids), named, pod.title)
+    ids = guest_ids(pod)
+    named = tuple(
+        one.record._replace(guest_id=ids[one.id], decided=decided.of_container(one.record, guest_ids=ids))
+        for one in pod.containers.values()
+        if one.is_running
+    )
+    last = max(pod.unused_id, pod.status.ids)
+    return Original(pod.status.link_key, last, named, pod.title, decided.of_pod(pod.record.pod))
+
+
+def guest_ids(pod: "LivePod") -> dict[str, str]:
+    """How the guest calls the containers of the pod, by their ids."""
+    return {one.id: one.record.guest_id or one.id for one in pod.containers.values()}
+
+
+def _require_same(pod: "LivePod", former: Original) -> None:
+    """Raise WrongState where the pod asks for something else than its original has, and its guest keeps."""
+    if other := decided.difference(former.decided, decided.of_pod(pod.record.pod)):
+        name, was, now = other
+        raise WrongState(f"{former.title} has {name} {was}, and {now} is asked for; a copy keeps its original's")
 
 
 def original(manifest: "Manifest") -> Original:
@@ -175,6 +193,7 @@ async def bring_up(
             if saving is not None:
                 await saving.until_written()
             manifest, former = given if given is not None else await asyncio.to_thread(_read, path)
+            _require_same(pod, former)
             pod.unused_id = former.ids + 1
             pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
             await pod.tools.run_in_bulk(saved.load, begun.prepared, pod.tools.host, path=path, manifest=manifest)

@@ -5,16 +5,12 @@ what a copy is made from. Called by RestorePod and for warmed templates, in thre
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
-from cri.containers import claim
 from cri.live.copies import Original
-from cri.pb.runtime_pb2 import ContainerConfig
 from cri.store import checkpoints
 from cri.store.checkpoints import Manifest, SavedContainer
 from cri.store.pods import ContainerRecord
 from stage1 import checkpoint, saved
-from stage1.errors import BadRequest, NotFound
+from stage1.errors import NotFound
 from stage1.pod.model import Container, Mount, Process
 from stage1.pod.network import Interface
 from stage1.rootfs import checkpoint as place
@@ -53,27 +49,18 @@ def located(manifest: Manifest, images: "ImageStore", *, title: str) -> tuple[sa
     made_of = {part.name: part.what for part in manifest.made_of}
     interfaces = tuple(Interface(one.name, one.mac, one.mtu, one.addresses) for one in manifest.devices)
     of_guest = saved.Manifest(pod.memory_mib, made_of, pieces, manifest.images, interfaces, {})
-    return of_guest, Original(pod.link_key, pod.ids, tuple(map(_former, manifest.containers)), title)
+    containers = tuple(map(_former, manifest.containers))
+    return of_guest, Original(pod.link_key, pod.ids, containers, title, pod.decided)
 
 
 def _former(one: SavedContainer) -> ContainerRecord:
-    """The container as its guest has it: what is asked for is compared with that, and nothing else of it is used, nor
-    written down with each state of the pod.
+    """The container as its guest has it: what is asked for is compared with `decided`, and nothing else of it is used,
+    nor written down with each state of the pod.
     """
     mounts = tuple(Mount("", target) for target in one.mounts)
     container = Container(one.id, one.name, one.image_id, Process(()), mounts)
     return ContainerRecord(
-        container, _fixed_part(one), one.attempt, 0, one.image_id, one.image_ref,
+        container, b"", one.attempt, 0, one.image_id, one.image_ref,
         stdin=one.stdin, stdout=one.stdout, stderr=one.stderr, window_image=one.window_image, guest_id=one.id,
+        decided=one.decided,
     )  # fmt: skip
-
-
-def _fixed_part(one: SavedContainer) -> bytes:
-    """The part of its configuration that a claim compares. Raises BadRequest."""
-    try:
-        config = ContainerConfig.FromString(one.config)
-    except DecodeError:
-        raise BadRequest(
-            f"the configuration of container {one.name} in the checkpoint can't be understood; take another checkpoint"
-        ) from None
-    return claim.fixed_part(config).SerializeToString()

@@ -12,6 +12,7 @@ import re
 from typing import Any, NamedTuple
 
 from cri.store import codec
+from cri.store.pods import Decided
 from stage1.errors import BadRequest, Unsupported, WrongState
 from stage1.machine import DISK_WINDOW_BYTES
 from stage1.rootfs.checkpoint import File
@@ -26,6 +27,7 @@ _MOST_PARTS, _MOST_TEXT = 64, 65536
 _MOST_DEVICES, _MOST_ADDRESS = 16, 64
 _MOST_NAME, _MOST_NAMES = 4096, 1 << 20
 """Characters of one name, reference or path, and of all together: what a pod that is restored writes down of them."""
+_MOST_DECIDED, _MOST_VALUE = 64, 256
 _PAGE_BYTES = 4096
 _MOST_IDS = 1 << 31
 """Half of those that there can be, which no pod comes near to: the one that is restored has the others."""
@@ -68,11 +70,12 @@ class SavedContainer(NamedTuple):
     stdin: int = 0
     stdout: int = 0
     stderr: int = 0
+    decided: tuple[Decided, ...] = ()
 
 
 class SavedPod(NamedTuple):
     """The pod as it was asked for (`config`, a PodSandboxConfig's bytes), the memory of its VM, and its link: the
-    secret, and up to which number ids may have been used.
+    secret, and up to which number ids may have been used. `decided` is what a copy has, too, of a container as well.
     """
 
     id: str
@@ -84,6 +87,7 @@ class SavedPod(NamedTuple):
     memory_mib: int
     link_key: bytes
     ids: int
+    decided: tuple[Decided, ...] = ()
 
 
 class Part(NamedTuple):
@@ -163,6 +167,9 @@ def _check(manifest: Manifest) -> None:
     _check_window(tuple((*one,) for one in manifest.pieces), what="a piece of an image")
     _check_devices(manifest.devices)
     _check_containers(manifest)
+    for fields in (pod.decided, *(one.decided for one in manifest.containers)):
+        if len(fields) > _MOST_DECIDED or any(len(one.value) > _MOST_VALUE for one in fields):
+            raise ValueError("what was decided of a pod or container is too long")
     if len(manifest.made_of) > _MOST_PARTS or any(len(one.what) > _MOST_TEXT for one in manifest.made_of):
         raise ValueError("made_of is too long")
 
@@ -222,7 +229,9 @@ def _check_names(manifest: Manifest) -> None:
     of_containers = ((one.name, one.image_id, one.image_ref, one.window_image) for one in manifest.containers)
     mounts = (one.mounts for one in manifest.containers)
     of_machine = ((*(one.name for one in manifest.made_of), *(one.name for one in manifest.images)),)
-    for text in (text for texts in (of_pod, *of_containers, *mounts, *of_machine) for text in texts):
+    decided = ((*pod.decided, *(field for one in manifest.containers for field in one.decided)),)
+    of_fields = ([text for field in fields for text in field] for fields in decided)
+    for text in (text for texts in (of_pod, *of_containers, *mounts, *of_machine, *of_fields) for text in texts):
         names += len(text)
         if len(text) > _MOST_NAME or names > _MOST_NAMES or _CONTROL.search(text):
             raise ValueError(f"the name {text[:80]!r} is too long, or has a control character, or there are too many")

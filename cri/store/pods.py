@@ -38,6 +38,13 @@ class PodRecord(NamedTuple):
     log_directory: str = ""
 
 
+class Decided(NamedTuple):
+    """The name of a field of what was decided of a container or a pod, and its value as text (`cri.live.decided`)."""
+
+    name: str
+    value: str
+
+
 class ContainerRecord(NamedTuple):
     """A container as it was requested.
 
@@ -45,7 +52,8 @@ class ContainerRecord(NamedTuple):
     in the DAX window, empty when it is not there; `image_way` describes how the image gets into the guest and why, for
     display. `image_tag` is the image's name as the status shows it, empty when it has none. `kernel` is the one that
     the image brings; without a path there is none. `guest_id` is the container's id in the guest, if that differs: it
-    was running in the pod of which this pod is a copy.
+    was running in the pod of which this pod is a copy. `decided` is for one of those that waits to be created again:
+    what it is in its guest.
     """
 
     container: Container
@@ -63,6 +71,7 @@ class ContainerRecord(NamedTuple):
     image_tag: str = ""
     kernel: OwnKernel = OwnKernel()
     guest_id: str = ""
+    decided: tuple[Decided, ...] = ()
 
 
 class PodState(NamedTuple):

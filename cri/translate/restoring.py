@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the containers that RestorePod requests are those of a checkpoint. Pure.
 
-A process is what is in its memory: image, command, environment and user must equal the checkpoint's, and are refused
-otherwise. Labels, mounts, limits and the log are the new pod's.
+A process is what is in its memory: command and environment must equal the checkpoint's, and are refused otherwise. What
+else must be the same, for copies of all kinds, `cri.containers.claim` compares.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -16,8 +15,7 @@ from stage1.errors import BadRequest, WrongState
 
 _SHOWN = 400
 """Characters of names in a sentence."""
-_FIELDS = ("command", "args", "working_dir", "envs", "stdin", "stdin_once", "tty")
-_USER = ("run_as_user", "run_as_group", "run_as_username", "supplemental_groups")
+_FIELDS = ("command", "args", "envs")
 
 
 def check(manifest: Manifest, configs: Sequence[pb.ContainerConfig]) -> None:
@@ -47,8 +45,5 @@ def check(manifest: Manifest, configs: Sequence[pb.ContainerConfig]) -> None:
 
 
 def _difference(former: pb.ContainerConfig, config: pb.ContainerConfig) -> str:
-    """The first field in which they are not the same process; empty when they are."""
-    users = former.linux.security_context, config.linux.security_context
-    pairs: list[tuple[str, Any, Any]] = [(name, former, config) for name in _FIELDS]
-    pairs += [(name, *users) for name in _USER]
-    return next((name for name, was, now in pairs if getattr(was, name) != getattr(now, name)), "")
+    """The first field in which they are not the same program; empty when they are."""
+    return next((name for name in _FIELDS if getattr(former, name) != getattr(config, name)), "")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which container of the original is meant by one that is created in a copy, and what may not differ."""
+"""Which container of the original is meant by one that is created in a copy, and what may not differ. That nothing is
+forgotten is shown in test_decided.py.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,64 +9,78 @@ from typing import Any
 import pytest
 
 from cri.containers import claim
+from cri.live import decided
 from cri.pb import runtime_pb2 as pb
-from cri.store.pods import ContainerRecord
+from cri.store.pods import ContainerRecord, Decided
 from stage1.errors import WrongState
-from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Mount, Process
+from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Device, Mount, Process, Security, User
 
-PRIVILEGED = pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(privileged=True))
+ALL = ("ALL",)
+FREE = Security(add_capabilities=ALL)
+CONFINED = Security(no_new_privs=True, read_only_root=True, drop_capabilities=ALL, seccomp="{}")
 
 
-def record(name: str = "c", *, image: str = "sha256:a", mounts: tuple[str, ...] = ("/data",), **config: Any) -> Any:
+def record(name: str = "c", *, mounts: tuple[str, ...] = ("/data",), stdin_once: bool = False, **fields: Any) -> Any:
     """A container as it is asked for."""
-    container = Container("id", name, image, Process(("sh",)), tuple(Mount("", target) for target in mounts))
-    made = pb.ContainerConfig(**config).SerializeToString()
-    return ContainerRecord(container, made, 0, 0, image, image)
+    given = {"process": Process(("sh",)), "image": "sha256:a", **fields}
+    container = Container("id", name, mounts=tuple(Mount("", target) for target in mounts), **given)
+    made = pb.ContainerConfig(stdin_once=stdin_once).SerializeToString()
+    return ContainerRecord(container, made, 0, 0, container.image, container.image)
+
+
+def decisions(was: ContainerRecord) -> tuple[Decided, ...]:
+    return decided.of_container(was, guest_ids={})
+
+
+def waits(was: ContainerRecord) -> ContainerRecord:
+    """It, as one of the original's."""
+    return was._replace(decided=decisions(was))
 
 
 def copied(*waiting: ContainerRecord) -> Any:
     """A copy in which these wait."""
-    return SimpleNamespace(status=SimpleNamespace(waiting=waiting))
+    return SimpleNamespace(status=SimpleNamespace(waiting=waiting), containers={})
 
 
 def test_the_one_of_that_name_is_meant_whatever_its_program_is_called_now() -> None:
-    waiting = record(tty=True, command=["sh"])
-    assert claim.find(copied(record("other"), waiting), record(tty=True, command=["other"])) is waiting
+    waiting = waits(record(process=Process(("sh",), tty=True)))
+    asked = record(process=Process(("other",), ("A=b",), tty=True))
+    assert claim.find(copied(waits(record("other")), waiting), asked) is waiting
     assert claim.find(copied(waiting), record("new")) is None and claim.find(copied(), record()) is None
 
 
 @pytest.mark.parametrize(
     ("asked", "word"),
     [
-        ({"image": "sha256:b"}, "sha256:b"),
-        ({"mounts": ("/data", "/more")}, "/more"),
-        ({"mounts": ()}, "none"),
-        ({"tty": True}, "tty"),
-        ({"stdin": True}, "stdin"),
-        ({"stdin_once": True}, "stdin_once"),
-        ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")]}, "/dev/x"),
-        ({"linux": PRIVILEGED}, "privileged"),
+        ({"image": "sha256:b"}, "image sha256:a, and sha256:b"),
+        ({"mounts": ("/data", "/more")}, "mounts /data, and /data, /more"),
+        ({"mounts": ()}, "mounts /data, and none"),
+        ({"process": Process((), tty=True)}, "tty False, and True"),
+        ({"process": Process((), stdin=True)}, "stdin False, and True"),
+        ({"process": Process((), user=User(1000))}, "run_as_user 0, and 1000"),
+        ({"stdin_once": True}, "stdin_once False, and True"),
+        ({"devices": (Device("/dev/null", "/dev/x"),)}, "devices none, and /dev/null /dev/x"),
+        ({"security": Security(privileged=True)}, "privileged False, and True"),
+        ({"security": FREE}, "add_capabilities none, and ALL"),
+        ({"security": CONFINED}, "no_new_privs False, and True"),
     ],
 )
 def test_what_it_can_not_be_any_more_is_refused(asked: dict[str, Any], word: str) -> None:
-    with pytest.raises(WrongState, match=word):
-        claim.find(copied(record()), record(**asked))
+    with pytest.raises(WrongState, match=f"container c .*has {word} "):
+        claim.find(copied(waits(record())), record(**asked))
 
 
 def test_who_asks_for_less_than_the_original_may_do_does_not_get_more() -> None:
-    with pytest.raises(WrongState, match="privileged True"):
-        claim.find(copied(record(linux=PRIVILEGED)), record())
-    assert claim.find(copied(record(linux=PRIVILEGED)), record(linux=PRIVILEGED))
-
-
-def test_what_was_written_down_of_it_may_be_damaged() -> None:
-    with pytest.raises(WrongState, match="damaged"):
-        claim.find(copied(record()._replace(config=b"\xff")), record())
+    for former in (record(security=Security(privileged=True)), record(security=FREE)):
+        for asked in (record(), record(security=CONFINED)):
+            with pytest.raises(WrongState):
+                claim.find(copied(waits(former)), asked)
+        assert claim.find(copied(waits(former)), former)
 
 
 def test_an_original_of_an_earlier_version_has_no_boot_id_of_its_own_and_keeps_the_kernels() -> None:
     now = ("/data", BOOT_ID_SEEN_AT)
-    former, planned = record(), record(mounts=now)
+    former, planned = waits(record()), record(mounts=now)
     assert claim.find(copied(former), planned) is former
     assert [one.target for one in claim._with_mounts_of(former, planned).container.mounts] == ["/data"]
     assert claim._with_mounts_of(record(mounts=now), planned) == planned
