@@ -11,7 +11,9 @@ import os
 from collections.abc import Iterable
 
 from cri import config as configuration
+from cri.cli import root
 from cri.cli.parser import Parser
+from cri.store import pods as records
 from stage1 import engine, placement
 from stage1.errors import BadRequest, NotFound, Unsupported, WrongState
 from stage1.linux.idmap import Extent
@@ -20,6 +22,7 @@ from stage1.vm.in_force import Group, InForce
 from stage1.vm.vmm import AGENT, find_unrecorded
 
 EXAMPLES = (
+    ("clearpod jail default/web", "the pod web"),
     ("clearpod jail 3f2a", "the pod whose id begins with 3f2a"),
     ("clearpod jail --json 3f2a | jq .capabilities", "for programs"),
 )
@@ -31,33 +34,48 @@ RKT = "/run/clearpod/rkt"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod jail`."""
-    parser.add_argument("pod", metavar="POD", help="the pod's id, or a unique prefix")
+    parser.add_argument("pod", metavar="POD", help="the pod's id, NAMESPACE/NAME, name or uid, or the beginning of one")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.take_config()
 
 
 def main(args: argparse.Namespace) -> int:
     """Print what confines the pod's VMM. Raises NotFound, BadRequest when several pods begin so, WrongState when its VM
-    does not run.
+    does not run, or who asks is not root.
     """
+    root.require("reads what the kernel shows of another user's process to root alone")
     directory = find(configuration.load(args.config).run_dir, args.pod)
     jail = inspect(directory)
     print(json.dumps(as_json(directory, jail), indent=1) if args.json else text(directory, jail))
     return 0
 
 
-def find(run_dir: str, prefix: str, *, rkt: str = RKT) -> str:
-    """The directory of the pod whose id begins with `prefix`; `rkt` is the run directory of rkt's pods."""
+def find(run_dir: str, word: str, *, rkt: str = RKT) -> str:
+    """The directory of the pod that `word` means: its id, name, NAMESPACE/NAME or uid, or the beginning of one.
+
+    `rkt` is the run directory of rkt's pods, which have an id alone.
+    """
     places = [f"{place}/pods" for place in (run_dir, f"{run_dir}/{engine.FOREGROUND}", rkt)]
-    known = [f"{place}/{name}" for place in places for name in _names(place)]
-    matches = [path for path in known if prefix and os.path.basename(path).startswith(prefix)]
-    if exact := [path for path in matches if os.path.basename(path) == prefix]:
-        return exact[0]
+    known = {f"{place}/{name}": _called(f"{place}/{name}") for place in places for name in _names(place)}
+    exact = [path for path, names in known.items() if word in names]
+    matches = exact or [path for path, names in known.items() if word and any(one.startswith(word) for one in names)]
+    if by_id := [path for path in exact if os.path.basename(path) == word]:
+        return by_id[0]
     if len(matches) > 1:
-        raise BadRequest(f"{len(matches)} pods begin with {prefix!r}; give more of the id")
+        raise BadRequest(f"{len(matches)} pods are or begin with {word!r}; give more of the name or id")
     if not matches:
-        raise NotFound(f"there is no pod {prefix!r} in {' or '.join(places)}; see `crictl pods` or `rkt list`")
+        raise NotFound(f"there is no pod {word!r} in {' or '.join(places)}; see `crictl pods` or `rkt list`")
     return matches[0]
+
+
+def _called(directory: str) -> tuple[str, ...]:
+    """What people call the pod: its id, and its names and uid where they are written down."""
+    names = [os.path.basename(directory)]
+    for record in records.identities(directory):
+        pod = record.pod
+        names += [name for name in (pod.name, f"{pod.namespace}/{pod.name}", pod.uid) if name]
+        break
+    return tuple(names)
 
 
 def _names(place: str) -> list[str]:

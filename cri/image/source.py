@@ -7,6 +7,7 @@ Called by the pull. A source first resolves its name (`named`), then selects the
 """
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
@@ -22,8 +23,9 @@ from cri.image.registries import Auth
 from cri.image.skopeo import Skopeo
 from cri.store.reference import Reference, parse
 from cri.threads import await_end, run_uncancellable
-from stage1.errors import NotFound
+from stage1.errors import KernelError, NotFound
 from stage1.linux import files as fs
+from stage1.linux import libc
 from stage1.linux.supervise import never
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.forking import ForkServer
@@ -303,9 +305,18 @@ class LayoutSource:
         return manifest.verified(data, digest)
 
     def _read(self, path: str) -> bytes:
-        """A document, or a little more than one may have, which its reader refuses. Raises FileNotFoundError."""
+        """A document, or a little more than one may have, which its reader refuses. Raises FileNotFoundError,
+        NotFound when there is no directory but something else, KernelError.
+        """
         most = max(self._limits.manifest_kib, self._limits.config_kib) << 10
-        fd = os.open(f"{self._directory}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            with libc.Guard("open", f"{self._directory}/{path}"):
+                fd = os.open(f"{self._directory}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except KernelError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+            what = f"{self._directory} is not a directory, and so not an OCI layout"
+            raise NotFound(f"{what}; give oci:DIR or oci:DIR:REF") from None
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Corrupt(f"{self._directory}/{path} is not a regular file; write the layout again")

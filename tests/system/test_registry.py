@@ -224,6 +224,13 @@ def artefact(registry: Registry, layout: Layout) -> str:
     return registry.push(layout.tag("a", layout.put(json.dumps(document).encode(), kind)), "t/chart:1")
 
 
+def _pipe(path: Path) -> Path:
+    pipe = Path(path, "pipe")
+    if not pipe.exists():
+        os.mkfifo(pipe)
+    return pipe
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
@@ -238,6 +245,8 @@ def artefact(registry: Registry, layout: Layout) -> str:
         (lambda r, _: "registry.invalid/a:1", RegistryUnavailable, "^RegistryUnavailable: can't reach"),
         (lambda r, _: "not a name", BadRequest, "image name"),
         (lambda r, _: "oci:/nonexistent", NotFound, "OCI layout"),
+        (lambda r, made: f"oci:{made.path}/index.json", NotFound, "index.json .*not a directory"),
+        (lambda r, made: f"oci:{_pipe(made.path)}", NotFound, "pipe .*not a directory"),
         (lambda r, _: "docker-archive:/nonexistent", NotFound, "no image"),
         (lambda _, made: f"oci:{made.path}:none", NotFound, "has no image 'none'"),
         (lying, Corrupt, "digest mismatch: .*unpacked"),

@@ -12,12 +12,14 @@ import pytest
 
 from cri.cli import jail
 from cri.cli.parser import Parser
+from cri.store import pods as records
+from cri.store.pods import PodRecord
 from stage1 import following, placement
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported, WrongState
 from stage1.linux import mount
 from stage1.pod import ids
 from stage1.pod.ids import POD_IDS
-from stage1.pod.model import HOST_TO_CONTAINER, IdMap, Mount
+from stage1.pod.model import HOST_TO_CONTAINER, IdMap, Mount, Pod
 from stage1.vm import slots
 from tests.vm.test_confinement import Machine, booted, machine, output_of, pid_of, started
 
@@ -217,8 +219,18 @@ def test_which_pod_is_meant_must_be_clear(tmp_path: Path) -> None:
     assert find("aa") == f"{tmp_path}/pods/aa"
     assert find("b") == f"{tmp_path}/run/pods/bb"
     assert find("d") == f"{tmp_path}/rkt/pods/dd"
-    with pytest.raises(BadRequest, match="3 pods begin with 'a'"):
+    with pytest.raises(BadRequest, match=r"3 pods .*begin with 'a'"):
         find("a")
+    for name, about in (
+        ("bb", Pod("bb", "12", "shop", "uid-1")), ("aa1", Pod("aa1", "12", "other")), ("aa2", Pod("aa2", "aa", "shop")),
+    ):  # fmt: skip
+        place = f"{tmp_path}/run/pods/{name}" if name == "bb" else f"{tmp_path}/pods/{name}"
+        records.PodFiles(place).save(records.Stored(PodRecord(about, b"", "", 0), records.PodState()))
+    assert find("shop/12") == find("uid-1") == find("shop/1") == f"{tmp_path}/run/pods/bb"
+    assert find("other/12") == f"{tmp_path}/pods/aa1"
+    assert find("aa") == f"{tmp_path}/pods/aa", "an id is meant before a name"
+    with pytest.raises(BadRequest, match=r"2 pods .*'12'"):
+        find("12")
     for asked in ("", "c", "../"):
         with pytest.raises(NotFound):
             find(asked)
@@ -238,7 +250,6 @@ async def test_a_vmm_in_another_namespace_than_it_was_given_gets_no_volumes(mach
 
 def test_pods_without_ids_left_are_refused_and_leave_nothing(machine: Machine) -> None:
     from stage1 import engine
-    from stage1.pod.model import Pod
 
     taken = slots.Range((1 << 20), POD_IDS)
     host = machine.host._replace(ids=taken)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cri.__main__ import main
-from cri.cli import COMMANDS, completion, root
+from cri.cli import COMMANDS, completion, jail, root
 from cri.cli.parser import Parser, make
 from stage1.errors import WrongState
 from stage1.linux.host import which
@@ -222,6 +222,10 @@ def test_who_is_not_root_gets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(WrongState, match="sudo"):
         root.require("does it")
+    parser = Parser()
+    jail.add_arguments(parser)
+    with pytest.raises(WrongState, match="sudo"):
+        jail.main(parser.parse_args(["1f3c"]))
     assert root.with_sudo(["/usr/bin/clearpod", "run", "a b"]) == "sudo clearpod run 'a b'"
     assert root.with_sudo(["/home/x/.venv/bin/clearpod", "run"]) == "sudo /home/x/.venv/bin/clearpod run"
     assert root.with_sudo(["/x/cri/__main__.py", "run"]) == f"sudo {sys.executable} -m cri run"
