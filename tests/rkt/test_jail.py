@@ -5,6 +5,7 @@ jail.
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ pytestmark = [
 FEW = {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"}
 WAITS = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"
 MAKES = """mkdir /made; echo web > /made/web; chown 1000:1000 /made/web; ln -s web /made/link; echo x >> /etc/passwd
-mv /etc/group /etc/moved; rm /etc/old; chmod 4755 /made; echo volume > /data/new; chown 5:6 /data/new; sync"""
+mv /etc/group /etc/moved; rm /etc/old; chmod 4755 /made; echo volume > /data/new; chown 5:6 /data/new
+echo far > /made/far; chown 70000:2147483647 /made/far; [ "$(stat -c %u:%g /made/far)" = 70000:2147483647 ]; sync"""
 
 
 def vmm_of(running: Running) -> InForce:
@@ -78,9 +80,30 @@ def test_what_apps_write_has_on_disk_the_owners_that_the_guest_gave(rig: Rig, tm
             "root:"
         )
         assert os.readlink(root / "made/link") == "web" and not (root / "etc/old").exists()
+        far = (root / "made/far").stat()
+        assert (far.st_uid, far.st_gid) == (70000, (1 << 31) - 1)
         new = (data / "new").stat()
         assert (new.st_uid, new.st_gid) == (5, 6)
         (data / "new").unlink()
+
+
+@pytest.mark.parametrize("top", ["/opt", "/usr", "/nix"])
+def test_rkts_directory_may_lie_where_programs_do(small_stage1_image: Path, small_image: Path, top: str) -> None:
+    was_there = os.path.isdir(top)
+    os.makedirs(top, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=top) as place:
+            os.chmod(place, 0o700)
+            rig = Rig(Path(place), small_stage1_image, small_image)
+            try:
+                running = rig.run([rig.sh("one", WAITS)])
+                running.wait_for(b"up\n")
+                assert running.pod.stop().code == 0
+            finally:
+                rig.clean()
+    finally:
+        if not was_there:
+            os.rmdir(top)
 
 
 def test_an_app_that_comes_later_is_mapped_too(rig: Rig) -> None:
