@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stage1.vm.hypervisor import Hypervisor
 
 PATHS = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
-"""The paths at which distributions install it. They must be visible in a jail."""
+"""The paths at which distributions install it."""
 _SOCKET_FD = 15
 
 
