@@ -58,8 +58,9 @@ NOT_OFFERED = {"CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-DROPPED_WITH_CLIENT = {"ExecSync", "CheckpointPod"}
-"""Calls that end when the client goes away; all others finish, since the client will ask again."""
+DROPPED_WITH_CLIENT = {"StartContainer", "ExecSync", "CheckpointPod"}
+"""Calls that end when the client goes away; all others finish, since the client will ask again. None does for a start:
+kubelet makes the next attempt."""
 
 GONE = "the client has disconnected"
 RECOVERING = "clearpod is still adopting the pods of the previous daemon; retry"

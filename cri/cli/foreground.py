@@ -17,6 +17,7 @@ from cri.cli.marks import Timeline
 from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.containers import create as containers
+from cri.containers import start as starts
 from cri.live import boot, shutdown
 from cri.live.accounts import Accounts
 from cri.live.consoles import Consoles
@@ -90,7 +91,7 @@ class Foreground:
             container = await self._create(image, files, config=config, kernel=kernel)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
-            await containers.start(self._pod, container)
+            await starts.start(self._pod, container)
             self._pass_signals(
                 container
             )  # until now a signal rolls everything back, since no container could handle it

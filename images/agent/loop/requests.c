@@ -193,9 +193,11 @@ static int on_signal(const clearpod_agent_Signal *signal, struct fault *why)
         return fault_set(why, FAULT_INVALID, "there is no signal %u", signal->signal);
     if (process->exec && process->state == P_DRAINING)
         return fault_set(why, FAULT_NOT_FOUND, "exec %u of container %s is over", signal->exec, signal->container);
-    if (process->state != P_RUNNING)
+    if (process->state == P_STARTING && signal->all && signal->signal == SIGKILL)
+        job_give_up(process);
+    else if (process->state != P_RUNNING)
         return fault_set(why, FAULT_STATE, "container %s is not running", signal->container);
-    if (signal->all && signal->signal == SIGKILL)
+    else if (signal->all && signal->signal == SIGKILL)
         cgroup_kill(signal->container, signal->exec);
     else if (signal->all)
         cgroup_signal(signal->container, signal->exec, (int)signal->signal);
