@@ -24,7 +24,7 @@ from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
 from cri.live.images import RootRequest
 from cri.live.pod import LivePod
-from cri.live.tools import Tools
+from cri.live.tools import CALL_S, REACT_S, Tools, slowness
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.store.pods import ContainerRecord, PodRecord
@@ -59,7 +59,8 @@ class Foreground:
         self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
         vmm = ProcessVmm(ends_with_us=True)
-        tools = Tools(host=self._host, vmm=vmm, consoles=Consoles(), boot_timeout_s=boot_timeout_s)
+        slow = slowness(self._host)
+        tools = Tools(self._host, vmm, Consoles(), boot_timeout_s, call_timeout_s=CALL_S * slow, react_s=REACT_S * slow)
         self._pod = LivePod(record, tools, self._port)
         self._outputs: list[Output] = []
         self._asked_to_end = 0

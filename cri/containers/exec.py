@@ -18,9 +18,9 @@ from cri.live.container import LiveContainer
 from cri.live.deadlines import Limit
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
-from cri.threads import UNDO_S, run_uncancellable
+from cri.threads import UNDO_S, is_set_within, run_uncancellable
 from stage1 import engine
-from stage1.errors import BadRequest, PodError, TimedOut, WrongState
+from stage1.errors import AgentFailed, BadRequest, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.linux import process
 
@@ -29,6 +29,8 @@ log = logging.getLogger("clearpod.exec")
 CAP_BYTES = (16 << 20) - (64 << 10)
 """Both streams together: the reply with its frame must stay below 16 MiB; more is dropped silently."""
 CLEAN_UP_S = 5.0
+ENDED_S = 0.5
+"""How long after crun's error the word of the container's end may come."""
 
 
 class Output(NamedTuple):
@@ -189,8 +191,13 @@ async def _spawn(command: Command, *, what: Options, stdio: messages.Stdio) -> N
         raise WrongState(f"container {container.id} is being removed; nothing can be run in it any more") from None
     request = messages.Exec(container.id, number, name, stdio)
     command.answer = asyncio.ensure_future(pod.call(request, math.inf, is_awaited=lambda: not command.is_over))
-    async with Limit(pod, "Exec"):
-        await asyncio.shield(command.answer)
+    try:
+        async with Limit(pod, "Exec"):
+            await asyncio.shield(command.answer)
+    except AgentFailed as error:  # whatever crun says of a container that ends at that moment
+        if await is_set_within(ENDED_S, container.ended):
+            raise WrongState(f"container {container.id} has ended before {what.argv[0]!r} ran: {error}") from None
+        raise
 
 
 async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which container of the original is meant by one that is created in a copy, and what may not differ."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cri.containers import claim
+from cri.live.container import LiveContainer
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord
 from stage1.errors import WrongState
-from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Mount, Process
+from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Mount, Pod, Process
 
 PRIVILEGED = pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(privileged=True))
 
@@ -68,3 +70,13 @@ def test_an_original_of_an_earlier_version_has_no_boot_id_of_its_own_and_keeps_t
     assert claim.find(copied(former), planned) is former
     assert [one.target for one in claim._with_mounts_of(former, planned).container.mounts] == ["/data"]
     assert claim._with_mounts_of(record(mounts=now), planned) == planned
+
+
+def test_what_a_daemon_that_was_killed_has_left_is_replaced(tmp_path: Path) -> None:
+    bundles = tmp_path / "tree/volumes/containers"
+    bundles.mkdir(parents=True)
+    (bundles / "former").symlink_to("gone")
+    pod: Any = SimpleNamespace(directory=str(tmp_path), record=SimpleNamespace(pod=Pod("p", "p")))
+    container = LiveContainer(record(mounts=())._replace(guest_id="former"), str(tmp_path), log_directory="")
+    claim._make_files(pod, container)
+    assert (bundles / "former").readlink() == Path("id") and (bundles / "former/config.json").exists()
