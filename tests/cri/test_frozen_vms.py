@@ -157,9 +157,9 @@ class Attempts:
         assert [one.id for one in listed.containers] == [second]
 
 
-async def attempts(cri: Client, machine: VmWorld) -> tuple[Attempts, str]:
+async def attempts(cri: Client, machine: VmWorld, **annotations: str) -> tuple[Attempts, str]:
     await cri("PullImage", image=pb.ImageSpec(image=cri.image))
-    pod = await cri.pod(log_directory=f"{cri.node.config.run_dir}/logs")
+    pod = await cri.pod(log_directory=f"{cri.node.config.run_dir}/logs", annotations=annotations)
     made = Attempts(cri, pod, machine.root / "data")
     return made, await made.make(0)
 
