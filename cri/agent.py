@@ -24,7 +24,7 @@ from cri.loop_budget import SLICE_S, LoopBudget
 from cri.pending import Pending
 from cri.threads import is_set_within
 from cri.vsock import READ_BYTES, Connection, VsockPort
-from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
+from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.guest.budget import Budget
 from stage1.guest.frame import START
@@ -106,17 +106,20 @@ class Agent:
         """Say `name` in errors from now on."""
         self._who = self._who._replace(name=name)
 
-    async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
-        """Ask the agent and wait for its answer.
+    async def call(
+        self, op: messages.Op, *, timeout_s: float, is_awaited: Callable[[], bool] = lambda: True
+    ) -> messages.Reply:
+        """Ask the agent and wait for its answer. What needs a helper of the agent's waits for its turn first, which
+        does not count; if it `is_awaited` no more then, WrongState is raised.
 
-        Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is
-        gone. What needs a helper of the agent's waits for its turn first, which does not count. The audit event is for
-        tests, which stop the process there.
+        Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is gone.
         """
-        sys.audit("clearpod.call", type(op).__name__)
+        sys.audit("clearpod.call", type(op).__name__)  # tests stop the process there
         if not isinstance(op, HELPED):
             return await self._call(op, timeout_s)
         async with self._helpers:
+            if not is_awaited():
+                raise WrongState(f"{type(op).__name__} was given up before {self._who.name} was asked for it")
             return await self._call(op, timeout_s)
 
     async def _call(self, op: messages.Op, timeout_s: float) -> messages.Reply:

@@ -76,9 +76,9 @@ class Vm(Table):
     """Time within which the agent of a booting VM must answer."""
     adopt_timeout_s: float = key(default=10.0, gt=0, le=3600, strict=False)
     """Time within which a running guest must answer a restarted daemon; otherwise its VM is killed."""
-    react_timeout_s: float = key(default=4.0, gt=0, le=3600, strict=False)
+    react_timeout_s: float = key(default=0.0, ge=0, le=3600, strict=False)
     """Time after a container's grace period within which a guest must have stopped it; otherwise its VM is killed.
-    Raise it if guests are slow, for example by emulation on a busy host.
+    0: 4, and 16 where guests are emulated.
     """
     scratch_mib: int = key(default=10240, ge=16)
     """Size of the disk for the containers' writable layers. The file is sparse: only written blocks take space."""

@@ -19,7 +19,7 @@ from cri.live import suspension
 from cri.live.accounts import KeptAccounts
 from cri.live.consoles import Consoles
 from cri.live.hooks import Hooks
-from cri.live.tools import Tools
+from cri.live.tools import CALL_S, REACT_S, Tools, slowness
 from cri.memory.merger import Merger
 from cri.monitors.disk_guard import Guard
 from cri.monitors.files import Refresher
@@ -125,7 +125,8 @@ class Node:
             adopt_timeout_s=config.vm.adopt_timeout_s,
             storage=self.storage,
             hooks=self.hub or Hooks(),
-            react_s=config.vm.react_timeout_s,
+            react_s=config.vm.react_timeout_s or REACT_S * slowness(host),
+            call_timeout_s=CALL_S * slowness(host),
             consoles=Consoles(),
             recorder=self.recorder,
             templates=self.templates,

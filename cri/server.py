@@ -26,7 +26,18 @@ from cri.owner import claim_path, group_id
 from cri.pb import runtime_pb2
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
-from stage1.errors import ERROR_KIND, BadRequest, PodError, Unavailable
+from stage1.errors import (
+    ERROR_KIND,
+    AgentFailed,
+    BadRequest,
+    KernelError,
+    NetworkFailed,
+    NoSpace,
+    PodError,
+    Unavailable,
+    VmFailed,
+    WrongState,
+)
 from stage1.linux import files, libc
 
 if TYPE_CHECKING:
@@ -58,8 +69,17 @@ NOT_OFFERED = {"CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-DROPPED_WITH_CLIENT = {"ExecSync", "CheckpointPod"}
-"""Calls that end when the client goes away; all others finish, since the client will ask again."""
+DROPPED_WITH_CLIENT = {"StartContainer", "ExecSync", "CheckpointPod"}
+"""Calls that end when the client goes away; all others finish, since the client will ask again. None does for a start:
+kubelet makes the next attempt."""
+
+ENDING = ("Stop", "Remove")
+"""Calls that end something, and with it what other calls do."""
+OF_AN_END = (VmFailed, AgentFailed, KernelError)
+"""Errors that a call gets when its pod is ended meanwhile."""
+OF_OTHERS = (VmFailed, AgentFailed, NetworkFailed)
+FULL = re.compile("no space left on device|disk quota exceeded", re.IGNORECASE)
+"""What these say when a disk is full: hypervisors, crun and CNI plugins."""
 
 GONE = "the client has disconnected"
 RECOVERING = "clearpod is still adopting the pods of the previous daemon; retry"
@@ -124,10 +144,15 @@ def _method(node: Node, service: str, *, package: str, name: str, like: tuple[st
     async def call(request: Any, context: Any) -> Any:
         checked = _checked(request)
         await node.settle(checked)
+        pod = node.pods.about(checked)
         try:
             return await function(node, checked)
         except Exception as error:
             node.note_failed(name, checked, error=error)
+            if pod is not None and pod.is_going and not name.startswith(ENDING) and isinstance(error, OF_AN_END):
+                raise WrongState(f"{name} was interrupted, since {pod.title} is being stopped: {error}") from None
+            if isinstance(error, OF_OTHERS) and FULL.search(str(error)):
+                raise NoSpace(f"{error}; free some space there and try again") from None
             raise
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -232,7 +257,7 @@ class Interceptor(aio.ServerInterceptor):
             sentence = (
                 f"{call.name} failed by an internal error, a bug in clearpod; its log has the details under {mark}"
             )
-        self._log.ended(call, code, sentence=sentence, fault=fault)
+        self._log.ended(call, getattr(known, "noted_code", "") or code, sentence=sentence, fault=fault)
         await context.abort(grpc.StatusCode[code], sentence, ((ERROR_KIND, type(known).__name__),))
 
     def _refuse(self, name: str) -> Any:

@@ -17,9 +17,9 @@
     |  |- CidTaken            UNKNOWN              exit 11
     |- NetworkFailed          UNKNOWN              exit 13
     |- AgentFailed            UNKNOWN              exit 12
-       |- NoCommand           UNKNOWN              exit 127
-          |- NotExecutable    UNKNOWN              exit 126
-          |- NoDirectory      UNKNOWN              exit 200
+       |- NoCommand           INVALID_ARGUMENT     exit 127
+          |- NotExecutable    INVALID_ARGUMENT     exit 126
+          |- NoDirectory      INVALID_ARGUMENT     exit 200
 
 Library code raises and never prints or exits; `cri/server.py` turns `grpc_code` into a status and the
 commands turn `exit_code` into theirs. A message is one sentence: what was wrong, where, what to do.
@@ -33,10 +33,13 @@ ERROR_KIND = "clearpod-error"
 
 
 class PodError(Exception):
-    """Base of all; `grpc_code` is a name of grpc.StatusCode, `exit_code` a process exit code."""
+    """Base of all; `grpc_code` is a name of grpc.StatusCode, `exit_code` a process exit code. `noted_code` is the code
+    for log and metrics where clients need another one.
+    """
 
     grpc_code = "INTERNAL"
     exit_code = 1
+    noted_code = ""
 
 
 class BadRequest(PodError):
@@ -134,7 +137,7 @@ class AgentFailed(PodError):
 class NoCommand(AgentFailed):
     """The container's command is missing or not executable."""
 
-    exit_code = 127
+    grpc_code, exit_code = "INVALID_ARGUMENT", 127
 
 
 class NotExecutable(NoCommand):

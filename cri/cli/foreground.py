@@ -17,13 +17,14 @@ from cri.cli.marks import Timeline
 from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.containers import create as containers
+from cri.containers import start as starts
 from cri.live import boot, shutdown
 from cri.live.accounts import Accounts
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
 from cri.live.images import RootRequest
 from cri.live.pod import LivePod
-from cri.live.tools import Tools
+from cri.live.tools import CALL_S, REACT_S, Tools, slowness
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.store.pods import ContainerRecord, PodRecord
@@ -58,7 +59,8 @@ class Foreground:
         self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
         vmm = ProcessVmm(ends_with_us=True)
-        tools = Tools(host=self._host, vmm=vmm, consoles=Consoles(), boot_timeout_s=boot_timeout_s)
+        slow = slowness(self._host)
+        tools = Tools(self._host, vmm, Consoles(), boot_timeout_s, call_timeout_s=CALL_S * slow, react_s=REACT_S * slow)
         self._pod = LivePod(record, tools, self._port)
         self._outputs: list[Output] = []
         self._asked_to_end = 0
@@ -90,7 +92,7 @@ class Foreground:
             container = await self._create(image, files, config=config, kernel=kernel)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
-            await containers.start(self._pod, container)
+            await starts.start(self._pod, container)
             self._pass_signals(
                 container
             )  # until now a signal rolls everything back, since no container could handle it

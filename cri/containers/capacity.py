@@ -31,7 +31,8 @@ async def make(pod: "LivePod") -> None:
     """
     inside = [one for one in pod.containers.values() if not one.is_out_of_guest]
     over = len(inside) - (MOST - AT_ONCE) + 1
-    ended = sorted((one for one in inside if one.status.state == states.EXITED), key=lambda one: one.status.finished_ns)
+    ended = [one for one in inside if one.status.state == states.EXITED and not one.is_starting]
+    ended.sort(key=lambda one: one.status.finished_ns)
     for one in ended[: max(over, 0)]:
         async with one.lock:
             try:

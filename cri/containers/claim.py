@@ -111,6 +111,7 @@ def _make_files(pod: "LivePod", container: LiveContainer) -> None:
     """The guest knows its bundle by the id that the container has there. Blocks. Undo: `remove_files`."""
     engine.add_container(pod.directory, pod.record.pod, container=container.record.container)
     with beneath.Root(pod.directory, one_mount=True) as own:
+        own.unlink(engine.bundle(container.record.guest_id))  # of a daemon that was killed just then
         own.link(engine.bundle(container.record.guest_id), container.id)
     container.log.open(is_new=True)
 

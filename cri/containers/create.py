@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a container is created and started; `stop` has its end, `order` which calls are possible in which state. Called
-by the RPCs with a pod of the table. Each function completes or rolls back.
+"""How a container is created; `start` has its start, `stop` its end, `order` which calls are possible in which state.
+Called by the RPCs with a pod of the table. Each function completes or rolls back.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cri import events
-from cri.containers import capacity, claim, hidden, leaving, order
+from cri.containers import capacity, claim, leaving
 from cri.containers.discard import discard, remove_files
 from cri.containers.stop import follow_rest
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
-from cri.live.deadlines import Limit, answer
+from cri.live.deadlines import Limit
 from cri.live.images import Root, RootRequest
 from cri.live.pod import LivePod
 from cri.store import history
@@ -23,7 +22,7 @@ from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
 from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine, own
-from stage1.errors import NoCommand, PodError, Unsupported, WrongState
+from stage1.errors import Unsupported, WrongState
 from stage1.guest import messages
 from stage1.pod import guest_volumes, oci, states
 from stage1.pod.own_kernel import OwnKernel
@@ -169,63 +168,6 @@ async def _take_over(pod: LivePod, record: ContainerRecord, *, lower: str) -> No
     await run_uncancellable(own.check, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
     require_alone(pod, record.kernel, image=record.image_ref)
     await own_kernel.take_over(pod)
-
-
-async def start(pod: LivePod, container: LiveContainer) -> None:
-    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError.
-
-    When the guest does not answer in time, TimedOut is raised and the container stays CREATED; its late answer makes it
-    what it is then.
-    """
-    order.require(container, "start")
-    pod.require_ready()
-    container.start_asked_ns = time.time_ns()
-    container.starting = pod.work.run_in_background(_start(pod, container), f"start of container {container.id}")
-    await answer(pod, container.starting, what="StartContainer")
-
-
-async def _start(pod: LivePod, container: LiveContainer) -> None:
-    async with container.lock:
-        order.require_known(pod, container)
-        pod.require_ready()
-        try:
-            await pod.tools.hooks.starting(pod, container)
-        except PodError as error:
-            container.start_failed(str(error))
-            pod.save_soon()
-            raise
-        try:
-            if container.status.is_held:
-                return await claim.go_on(pod, container)
-            reply = await pod.call(messages.Start(container.id), timeout_s=math.inf)
-            container.guest_pid = reply.pid
-            container.started()
-        except PodError as error:
-            explained = await hidden.explained(pod, container.record, error=error)
-            if not await _has_started(pod, container, error=explained):
-                raise explained from None
-        finally:
-            pod.save_soon()
-
-
-async def _has_started(pod: LivePod, container: LiveContainer, *, error: PodError) -> bool:
-    """Whether the container runs or has run although the guest reported a failure. If the guest lists it as not
-    started, it has failed; if that can't be found out, it stays CREATED.
-    """
-    if not isinstance(error, NoCommand):
-        if not pod.is_ready:
-            return False  # it ended with its VM
-        try:
-            reply = await pod.call(messages.List(), timeout_s=UNDO_S)
-        except PodError:
-            return False
-        for listed in reply.containers:  # one that the guest does not list was not started
-            if listed.id == container.id:
-                container.reconcile(listed)
-    has_started = container.status.state != states.CREATED
-    if not has_started and not isinstance(error, WrongState):  # which an earlier daemon's start may cause
-        container.start_failed(str(error))
-    return has_started
 
 
 def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:

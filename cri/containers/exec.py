@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from cri.live.container import LiveContainer
 from cri.live.deadlines import Limit
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
-from cri.threads import UNDO_S, run_uncancellable
+from cri.threads import UNDO_S, is_set_within, run_uncancellable
 from stage1 import engine
-from stage1.errors import BadRequest, PodError, TimedOut, WrongState
+from stage1.errors import AgentFailed, BadRequest, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.linux import process
 
@@ -29,6 +29,8 @@ log = logging.getLogger("clearpod.exec")
 CAP_BYTES = (16 << 20) - (64 << 10)
 """Both streams together: the reply with its frame must stay below 16 MiB; more is dropped silently."""
 CLEAN_UP_S = 5.0
+ENDED_S = 0.5
+"""How long after crun's error the word of the container's end may come."""
 
 
 class Output(NamedTuple):
@@ -77,7 +79,7 @@ class Capture:
 
 class Command:
     """A running command. `outputs` has its output by name; `ended` its end, which follows all output; `answer` is the
-    guest's reply to the request.
+    guest's reply to the request; once `is_over` nobody waits for it any more.
     """
 
     def __init__(self, pod: LivePod, container: LiveContainer, *, number: int, stdin: int) -> None:
@@ -85,6 +87,7 @@ class Command:
         self.outputs: dict[str, OutputQueue] = {}
         self.answer: asyncio.Future[messages.Reply] | None = None
         self.pod, self.container, self.number, self._stdin = pod, container, number, stdin
+        self.is_over = False
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
         """Give it input. Raises PodError."""
@@ -187,16 +190,27 @@ async def _spawn(command: Command, *, what: Options, stdio: messages.Stdio) -> N
     except FileNotFoundError:
         raise WrongState(f"container {container.id} is being removed; nothing can be run in it any more") from None
     request = messages.Exec(container.id, number, name, stdio)
-    command.answer = asyncio.ensure_future(pod.call(request, math.inf))
-    async with Limit(pod, "Exec"):
-        await asyncio.shield(command.answer)
+    command.answer = asyncio.ensure_future(pod.call(request, math.inf, is_awaited=lambda: not command.is_over))
+    try:
+        async with Limit(pod, "Exec"):
+            await asyncio.shield(command.answer)
+    except AgentFailed as error:  # whatever crun says of a container that ends at that moment
+        if await is_set_within(ENDED_S, container.ended):
+            raise WrongState(f"container {container.id} has ended before {what.argv[0]!r} ran: {error}") from None
+        raise
 
 
 async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
-    """Kill the process as soon as the guest has reported that it exists, however late that is."""
+    """Kill the process: at once, so that a guest need not run what it has not run yet, and as soon as it has reported
+    that the process exists, however late that is.
+    """
     pod, container, number = command.pod, command.container, command.number
+    command.is_over = True
     try:
         if command.answer is not None and not command.ended.done():
+            if not command.answer.done():
+                with suppress(PodError):
+                    await pod.call(_sigkill(command), timeout_s=CLEAN_UP_S)
             await asyncio.wait({command.answer})
             if command.answer.exception() is None:
                 await _kill(command)
@@ -215,7 +229,11 @@ async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
 async def _kill(command: Command) -> None:
     pod, container, number = command.pod, command.container, command.number
     try:
-        await pod.call(messages.Signal(container.id, number, process.SIGKILL, True), timeout_s=CLEAN_UP_S)
+        await pod.call(_sigkill(command), timeout_s=CLEAN_UP_S)
         await asyncio.wait({command.ended}, timeout=CLEAN_UP_S)
     except PodError as error:
         log.warning("exec.kill", extra={**pod.log_fields(container), "exec": number, "error": str(error)})
+
+
+def _sigkill(command: Command) -> messages.Signal:
+    return messages.Signal(command.container.id, command.number, process.SIGKILL, True)

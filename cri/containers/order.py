@@ -48,7 +48,7 @@ def phase(container: "LiveContainer") -> str:
     """The container's state, or the operation in progress on it."""
     if container.removers:
         return REMOVING
-    return STARTING if container.is_starting else container.status.state
+    return STARTING if container.is_starting and container.status.state != EXITED else container.status.state
 
 
 def require(container: "LiveContainer", call: str) -> None:
@@ -56,7 +56,8 @@ def require(container: "LiveContainer", call: str) -> None:
     now = phase(container)
     if CONTAINERS[call][now] == REFUSED:
         allowed = _REQUIREMENTS.get(call, f"{call} is for a running one")
-        raise WrongState(f"container {container.id} is {now}; {allowed}")
+        why = f" ({container.status.message})" if container.status.reason == "StartError" else ""
+        raise WrongState(f"container {container.id} is {now}{why}; {allowed}")
 
 
 def require_agent(container: "LiveContainer", call: str) -> None:

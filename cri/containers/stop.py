@@ -5,7 +5,6 @@ possible, `leaving` what follows the answer to a removal.
 Called by the RPCs with a pod of the table. A container that may run ends with its VM when nothing else helps.
 """
 
-import asyncio
 import logging
 import time
 
@@ -31,10 +30,9 @@ async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> Non
     One that is just being started is stopped when it has been. Raises VmFailed when the VM can't be killed.
     """
     until = time.monotonic() + grace_s
-    if container.starting is not None and container.is_starting:
-        await asyncio.wait({container.starting}, timeout=grace_s + pod.tools.react_s)
-        if container.is_starting:
-            return await kill_unresponsive(pod, f"it did not report whether container {container.id} has started")
+    limit_s = grace_s + pod.tools.react_s
+    if container.is_starting and not await is_done_within(limit_s, container.start_settled()):
+        return await kill_unresponsive(pod, f"it did not report whether container {container.id} has started")
     if not container.is_running:
         return None
     if grace_s > 0 and pod.is_ready:

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 
-from stage1.errors import NoSpace, NotFound, PodError, Unavailable
+from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unavailable
 from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
@@ -27,7 +27,7 @@ _WRITES = f"{sandbox.WRITE},refer,make-sym"
 class RegistryUnavailable(Unavailable):
     """kubelet reads the prefix of the message, and reads messages of UNKNOWN only."""
 
-    grpc_code = "UNKNOWN"
+    grpc_code, noted_code = "UNKNOWN", "UNAVAILABLE"
 
     def __init__(self, sentence: str) -> None:
         super().__init__(f"RegistryUnavailable: {sentence}")
@@ -163,9 +163,10 @@ _LOGIN = re.compile("unauthorized|denied|authentication required|invalid usernam
 _BROKEN = re.compile("[Dd]igest did not match|does not match|blob unknown|invalid tar header|invalid character")
 _UNREACHABLE = re.compile(
     "pinging container registry|connection re|no such host|timeout|deadline exceeded|EOF|toomanyrequests"
-    "|unexpected HTTP status|x509|tls:|server gave HTTP response|network is unreachable|no route to host"
-    "|StatusCode: 5"
+    "|unexpected HTTP status|network is unreachable|no route to host|StatusCode: 5"
 )
+_NO_TLS = re.compile("x509|tls:|server gave HTTP response")
+_NO_NAME = "invalid reference format"
 
 _TOO_LARGE = re.compile("exceeded maximum allowed size of [0-9]+ bytes")
 _ODD_ANSWER = re.compile(r'\b(Get|Head|Post) "|StatusCode: [0-9]')
@@ -181,6 +182,13 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
         return NoSpace(f"the disk is full while {name} was downloaded ({reason}); free some space")
     if _LOGIN.search(reason):
         return LoginNeeded(f"the registry rejects the credentials for {name}, or does not have it ({reason})")
+    if _NO_NAME in reason:
+        return BadRequest(f"{name} is not an image name ({reason})")
+    if _NO_TLS.search(reason):
+        return RegistryUnavailable(
+            f"the registry of {name} can't be trusted ({reason}); correct its certificate, or put that of its authority"
+            " below /etc/containers/certs.d"
+        )
     if code == 2 or _NOT_THERE.search(reason):
         return NotFound(f"there is no image {name} ({reason})")
     if _BROKEN.search(reason):

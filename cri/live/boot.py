@@ -125,13 +125,14 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     async with until_ready(pod) as start, _in_its_cgroups(pod):
         start.is_bounded = True
         phases = Phases(pod)
-        with tools.recorder.timing(PHASE_SECONDS, "claim"):
+        with tools.recorder.timing(PHASE_SECONDS, "network"):
             pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
         phases.end(history.NETWORK)
-        await pod.loopback.open(record.pod, pod.ips)
-        settings = configure(record.pod, pod.network, has_waited=True)
-        answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
-        await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
+        with tools.recorder.timing(PHASE_SECONDS, "claim"):
+            await pod.loopback.open(record.pod, pod.ips)
+            settings = configure(record.pod, pod.network, has_waited=True)
+            answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
+            await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
         phases.end(history.CLAIM)
 
 

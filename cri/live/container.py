@@ -44,7 +44,6 @@ class LiveContainer:
         self.guest_pid = self.start_asked_ns = 0
         self.end_message = ""
         """The reason beyond the exit code, set before the exit is reported."""
-        self.starter: asyncio.Task[object] | None = None
         self.starting: asyncio.Task[None] | None = None
         self.removers = 0
         self.tell: Callable[[int, str], None] = lambda kind, subject: None
@@ -77,6 +76,11 @@ class LiveContainer:
         """Whether the guest was asked to start it and has not answered."""
         return self.starting is not None and not self.starting.done()
 
+    async def start_settled(self) -> None:
+        """Wait until the guest has answered, and has ended what it runs although its start was given up."""
+        while self.starting is not None and not self.starting.done():
+            await asyncio.wait({self.starting})
+
     def stored(self) -> StoredContainer:
         """The container's part of the pod's file."""
         return StoredContainer(self.record, self.status)
@@ -105,7 +109,16 @@ class LiveContainer:
     def started(self, unix_ns: int = 0) -> None:
         """Record that the agent has started the container, unless its exit was reported before."""
         if self.status.state == states.CREATED:
+            self.start_answered()
             self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
+
+    def start_asked(self) -> None:
+        """The guest is about to be asked to start it: it may run from now on, whatever becomes of the answer."""
+        self.status = self.status._replace(is_asked=True)
+
+    def start_answered(self) -> None:
+        """Whether the guest runs it is known."""
+        self.status = self.status._replace(is_asked=False)
 
     def went_on(self) -> None:
         """Mark it RUNNING: it was running in the guest that was copied, and continues there."""
@@ -125,9 +138,11 @@ class LiveContainer:
 
         It is EXITED, and `then` called, once its log has all of it: at once but for what a thread is writing.
         """
-        if self.status.state == states.EXITED or self._last is not None:
+        if self._last is not None or (self.status.state == states.EXITED and not self.status.is_asked):
             return False
         self._last = event
+        if self.status.state == states.EXITED:
+            return True  # its start was given up
 
         def end() -> None:
             if self._end():
@@ -159,7 +174,10 @@ class LiveContainer:
         await self._feed.written(limit_s)
 
     def vm_gone(self, why: str) -> None:
-        """Mark it EXITED, killed, because its VM has ended."""
+        """Mark it EXITED, killed, because its VM has ended; one that was just being started could not be started."""
+        if self.status.is_asked and self._last is None:
+            self.start_failed(why)
+        self.start_answered()
         if not self._end() and self.status.state != states.EXITED:
             now = self._moment(0, self.status.started_ns)
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)

@@ -70,9 +70,11 @@ class OwnKernel:
 
     # -- as an agent ---------------------------------------------------------------------------------------------
 
-    async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
-        """Carry out a request without an agent. Raises Unsupported for what only an agent can do, and what starting a
-        VM does.
+    async def call(
+        self, op: messages.Op, *, timeout_s: float, is_awaited: Callable[[], bool] = lambda: True
+    ) -> messages.Reply:
+        """Carry out a request without an agent; one that has begun is always wanted. Raises Unsupported for what only
+        an agent can do, and what starting a VM does.
         """
         if isinstance(op, messages.Exec | messages.Connect | messages.Update):
             raise Unsupported(f"{self._pod.title} {NO_AGENT}: {type(op).__name__.lower()} is not possible")

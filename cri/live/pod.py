@@ -154,10 +154,13 @@ class LivePod:
 
     # -- for the operations on containers --------------------------------------------------------------------
 
-    async def call(self, op: messages.Op, timeout_s: float = 0) -> messages.Reply:
+    async def call(
+        self, op: messages.Op, timeout_s: float = 0, *, is_awaited: Callable[[], bool] = lambda: True
+    ) -> messages.Reply:
         """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
+        limit_s = timeout_s or self.tools.call_timeout_s
         async with self.pause.passing(op):
-            reply = await self.agent.call(self.names.to_guest(op), timeout_s=timeout_s or self.tools.call_timeout_s)
+            reply = await self.agent.call(self.names.to_guest(op), timeout_s=limit_s, is_awaited=is_awaited)
         return self.names.from_guest(reply)
 
     @property

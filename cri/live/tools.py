@@ -30,6 +30,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+REACT_S, CALL_S, SLOWNESS = 4.0, 60.0, 4
+"""What a guest has to carry out a stop, and to answer a call; and how many times that if it is emulated."""
+
+
+def slowness(host: "Host") -> int:
+    """How many times the time of others a guest of this host gets."""
+    return SLOWNESS if host.choice.is_emulated else 1
+
+
 def log_deferred_del(sentence: str) -> None:
     """Log why a DEL of a pod's network was deferred; an empty sentence is nothing to log."""
     if sentence:
@@ -58,7 +67,7 @@ class Tools(NamedTuple):
     vmm: "Vmm"
     consoles: "Consoles"
     boot_timeout_s: float = 60.0
-    call_timeout_s: float = 60.0
+    call_timeout_s: float = CALL_S
     pool: "Executor | None" = None
     bulk: "Bulk | None" = None
     events: "Bus | None" = None
@@ -66,7 +75,7 @@ class Tools(NamedTuple):
     adopt_timeout_s: float = 10.0
     storage: "Storage | None" = None
     hooks: Hooks = Hooks()
-    react_s: float = 4.0
+    react_s: float = REACT_S
     clean_up_later: "Callable[[str], None]" = _leave
     recorder: Recorder = Recorder()
     templates: "Templates | None" = None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from cri.containers import start
 from cri.live import outputs, suspension
 from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
@@ -84,12 +85,21 @@ def mark_unusable(pod: LivePod, why: str) -> None:
     pod.note(Fact(history.LOST, text=why))
 
 
+def give_up_starts(pod: LivePod) -> None:
+    """What was just being started has nobody who waits for it: its client has got an error."""
+    for container in pod.containers.values():
+        if container.status.is_asked:
+            container.start_failed("clearpod ended before the container had started")
+
+
 async def adopt(pod: LivePod) -> Orphans:
     """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, mark it dead."""
     begun, orphans, why = time.monotonic(), Orphans(), ""
     try:
         async with asyncio.timeout(pod.tools.adopt_timeout_s) as pod.adopting:
             orphans = await _take_over(pod)
+            for container in pod.containers.values():
+                start.end_soon(pod, container)
     except TimeoutError:
         why = f"its guest did not answer within {time.monotonic() - begun:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever it is: a pod whose VM may live is not forgotten

@@ -83,6 +83,7 @@ class Recovery:
         for pod, why in await asyncio.to_thread(lambda: [_restored(one) for one in lasting]):
             self._admit(pod)
             pod.adopted.clear()
+            adoption.give_up_starts(pod)
             if why:
                 adoption.mark_unusable(pod, why)
             self._tasks.own(self._mark_dead(pod) if why else self._adopt(pod))

@@ -101,7 +101,8 @@ class PodState(NamedTuple):
 
 class ContainerState(NamedTuple):
     """Times are ns since 1970, 0 for not yet. `reason` and `message` are CRI's. With `is_held` its processes run in the
-    guest, a copy's, and are frozen until it is started.
+    guest, a copy's, and are frozen until it is started. With `is_asked` the guest was asked to start it and its answer
+    is not known: it may run, also if it is EXITED, since its start was given up.
     """
 
     state: str = states.CREATED
@@ -111,6 +112,7 @@ class ContainerState(NamedTuple):
     reason: str = ""
     message: str = ""
     is_held: bool = False
+    is_asked: bool = False
 
 
 class StoredContainer(NamedTuple):

@@ -152,7 +152,7 @@ static int timeout_ms(void)
     int own = agent.arguments.plan && !agent.stopping ? autonomous_sync() : -1;
     if (agent.stopping) /* perhaps since now */
         return STOP_POLL_MS;
-    return sooner(own, sooner(transport_timeout_ms(), exit_timeout_ms()));
+    return sooner(sooner(own, jobs_timeout_ms()), sooner(transport_timeout_ms(), exit_timeout_ms()));
 }
 
 static void stop_when_told(void)
@@ -173,6 +173,7 @@ static void serve(void)
         transport_read();
         sync_all();
         sync_all(); /* a helper that is done may end streams, whose end may finish its request */
+        jobs_go(transport_timeout_ms() != 0);
         transport_write();
         stop_when_told();
         loop_wait(timeout_ms(), on_event);

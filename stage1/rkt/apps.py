@@ -7,12 +7,14 @@ counts as ended when rkt sees its code, which the guest writes and the launcher 
 
 import os
 import time
+from contextlib import suppress
 
 from stage1 import engine
 from stage1.errors import AlreadyExists, NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.guest.client import Client
-from stage1.guest.messages import Delete, Exec, Halt
+from stage1.guest.messages import Delete, Exec, Halt, Launch, Signal
+from stage1.linux import process
 from stage1.linux.flock import Lock
 from stage1.rkt import directory, loader, logs, machine, make, network, plan, runtime
 from stage1.rkt.loader import RktPod
@@ -91,7 +93,20 @@ def start(client: Client, pod: RktPod) -> None:
             client.call(Delete(request.id), START_S)
         if state in (messages.EXITED, None):
             client.call(request, START_S)
-    client.call(plan.launch(app), START_S)
+    _ask_or_end(client, plan.launch(app), end=Halt(app.name, 0))
+
+
+def _ask_or_end(client: Client, request: Launch | Exec, *, end: Halt | Signal) -> None:
+    """Have something started. Raises TimedOut when the guest does not answer, which is then told to `end` it: nobody
+    knows of what begins later.
+    """
+    try:
+        client.call(request, START_S)
+    except TimedOut:
+        client.limit(UNDO_S)
+        with suppress(PodError):
+            client.call(end, UNDO_S)
+        raise
 
 
 def _forget_former(app: str) -> None:
@@ -149,9 +164,10 @@ def runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
 def when_running(client: Client, app: str, *, request: Exec) -> None:
     """Send an Exec; one that comes while the pod boots waits for the app. Raises WrongState, NotFound when it ended."""
     refusal: PodError
+    end = Signal(request.container, request.exec, process.SIGKILL, True)
     for _ in _tries(app):
         try:
-            client.call(request, START_S)
+            _ask_or_end(client, request, end=end)
             return
         except (WrongState, NotFound) as error:
             refusal = error

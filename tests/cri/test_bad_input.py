@@ -13,7 +13,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.server import Listener
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.guest import messages
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 from tests.fakes.processes import command_lines
 
 from .conftest import World
@@ -167,7 +167,7 @@ async def test_a_command_that_can_not_run_leaves_a_start_error(world: World, kin
         pod = await cri.pod()
         c = await cri.container(pod, str(command))
         code, sentence = await cri.refused("StartContainer", container_id=c)
-        assert code == "UNKNOWN"
+        assert code == "INVALID_ARGUMENT"
         assert str(command) in sentence
         status = await cri.status(c)
         assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
@@ -203,7 +203,7 @@ async def test_a_command_that_takes_too_long_is_killed(world: World) -> None:
         assert "within 1 s" in sentence
         assert not await _runs("500.5")
         code, sentence = await cri.refused("ExecSync", container_id=c, cmd=["/no/such"], timeout=1)
-        assert code == "UNKNOWN"
+        assert code == "INVALID_ARGUMENT"
         assert list(Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers/{c}").glob("exec*")) == []
 
 
@@ -339,3 +339,56 @@ async def test_until_the_daemon_is_ready_only_probes_are_answered(world: World) 
         cri.node.is_ready = True
         cri.node._opened.set()
         assert list((await waiting).items) == []
+
+
+def failed(text: str) -> messages.Reply:
+    return messages.Reply(code=messages.FAILED, error=text)
+
+
+async def test_what_a_user_did_wrong_is_no_error_of_the_node(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async with world.daemon() as cri:
+        c = await cri.container(await cri.pod(), "sleep", "1000")
+        await cri("StartContainer", container_id=c)
+        assert (await cri.refused("ExecSync", container_id=c, cmd=["/no/such"]))[0] == "INVALID_ARGUMENT"
+        image = pb.ImageSpec(image="127.0.0.1:1/nobody:1")
+        code, sentence = await cri.refused("PullImage", image=image)
+        assert (code, sentence[:20]) == ("UNKNOWN", "RegistryUnavailable:"), "which kubelet needs"
+        assert (await cri.refused("PullImage", image=pb.ImageSpec(image="UPPER/case")))[0] == "INVALID_ARGUMENT"
+    lines = [one for one in caplog.records if one.msg == "rpc" and getattr(one, "code", "OK") != "OK"]
+    expected = [("INVALID_ARGUMENT", "INFO"), ("UNAVAILABLE", "WARNING"), ("INVALID_ARGUMENT", "INFO")]
+    assert [(one.code, one.levelname) for one in lines] == expected  # type: ignore[attr-defined]
+
+
+async def test_a_command_in_a_container_that_ends_meanwhile_is_refused(world: World) -> None:
+    async with world.daemon() as cri:
+        c = await cri.container(await cri.pod(), "sleep", "0.3")
+        await cri("StartContainer", container_id=c)
+        world.faults.refuse[messages.Exec] = failed("crun exec: cannot open the container's namespace")
+        code, sentence = await cri.refused("ExecSync", container_id=c, cmd=["true"])
+        assert (code, "has ended" in sentence) == ("FAILED_PRECONDITION", True)
+
+
+@pytest.mark.parametrize("call", ["CreateContainer", "StartContainer", "ExecSync"])
+async def test_a_call_during_the_removal_of_its_pod_is_refused(world: World, call: str) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, "sleep", "1000")
+        if call == "ExecSync":
+            await cri("StartContainer", container_id=c)
+        world.faults.ignore = (messages.Create, messages.Start, messages.Exec)
+        fields = {"container_id": c} if call != "CreateContainer" else {"pod_sandbox_id": pod}
+        fields |= {"config": cri.config("true", name="d")} if call == "CreateContainer" else {}
+        fields |= {"cmd": ["true"]} if call == "ExecSync" else {}
+        asked = asyncio.create_task(cri.refused(call, **fields))
+        await asyncio.sleep(0.3 * PACE)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        code, sentence = await asked
+        assert (code, "stopped" in sentence) == ("FAILED_PRECONDITION", True)
+
+
+async def test_a_full_disk_of_whatever_program_is_reported_as_such(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        world.faults.refuse[messages.Create] = failed("mkdir /x: No space left on device")
+        code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert (code, "free some space" in sentence) == ("RESOURCE_EXHAUSTED", True)

@@ -220,3 +220,15 @@ async def test_the_next_daemon_takes_no_longer_to_end_what_it_has_not_taken_over
         async with within(END_S):
             await cri(call, **({"pod_sandbox_id": pod} if "Sandbox" in call else {"container_id": container}))
         await assert_removable(world, cri, pod)
+
+
+@pytest.mark.parametrize(
+    ("accel", "set_s", "react_s", "call_s"), [("kvm", 0, 4, 60), ("tcg", 0, 16, 240), ("tcg", 9, 9, 240)]
+)
+async def test_emulated_guests_have_four_times_as_long(
+    world: World, accel: str, set_s: float, react_s: float, call_s: float
+) -> None:
+    world.host = world.host._replace(choice=world.host.choice._replace(accel=accel))
+    world.config = world.config.but(vm=world.config.vm.but(react_timeout_s=float(set_s)))
+    async with world.daemon() as cri:
+        assert (cri.node.tools.react_s, cri.node.tools.call_timeout_s) == (react_s, call_s)

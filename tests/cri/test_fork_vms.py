@@ -3,17 +3,21 @@
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grpc.aio import AioRpcError
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE
 from stage1 import saved
+from stage1.guest import messages
 from stage1.linux import mount
 from tests.fakes.outer_net import OuterNet
+from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
 from .conftest import Client, Registered, VmWorld
@@ -155,3 +159,27 @@ async def test_the_command_makes_copies_that_run(
         for one in (pod, *parts[1::2]):
             await cri("RemovePodSandbox", pod_sandbox_id=one, deadline_s=SLOW_S)
     assert world.left_over() == []
+
+
+async def test_a_copy_whose_start_was_given_up_does_not_go_on(outer: tuple[VmWorld, OuterNet]) -> None:
+    world, _ = outer
+    async with world.daemon() as cri:
+        await counting(cri, "web")
+        logs = str(Path(cri.node.config.run_dir, "logs/copy"))
+        copy = await cri.pod("copy", hostname="copy", annotations={FORK_OF: "web"}, log_directory=logs)
+        first = await cri.container(copy, "sh", "-c", COUNTER, log_path="c.log")
+        vm = cri.node.pods.get(copy).vm
+        assert vm
+        os.kill(vm.pid, signal.SIGSTOP)
+        with pytest.raises(AioRpcError, match="DEADLINE_EXCEEDED"):
+            await cri("StartContainer", container_id=first, deadline_s=1 / PATIENCE)
+        status = await cri.status(first)
+        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+        os.kill(vm.pid, signal.SIGCONT)
+        metadata = pb.ContainerMetadata(name="c", attempt=1)
+        second = await cri.container(copy, "sleep", "1000", metadata=metadata, log_path="1.log")
+        await cri("StartContainer", container_id=second)
+        listed = await cri.node.pods.get(copy).call(messages.List())
+        assert [one.id for one in listed.containers] == [second]
+        assert (await cri.status(first)).exit_code == 128
+        await cri("RemovePodSandbox", pod_sandbox_id=copy)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc.aio import AioRpcError
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
@@ -280,5 +281,36 @@ async def test_what_was_started_by_a_helper_that_is_killed_does_not_run(machine:
     async with machine.daemon() as cri:
         assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_READY
         assert await out(cri, lives, "echo", "still here") == "still here"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_a_start_by_a_slow_crun_that_was_given_up_runs_nothing(machine: HostWorld) -> None:
+    wrapper, place = machine.root / "crun", machine.root / "data"
+    place.mkdir()
+    wrapper.write_text(f'#!/bin/sh\ncase " $* " in *" run "*) sleep 2 ;; esac\nexec {machine.host.crun} "$@"\n')
+    wrapper.chmod(0o755)
+    machine.host = machine.host._replace(crun=str(wrapper))
+    expected = options(network=NODE, pid=NODE)
+    linux = pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(namespace_options=expected))
+    async with machine.daemon() as cri:
+        pod, made = await run_pod(cri, expected), []
+        for attempt in range(2):
+            metadata, mount = pb.ContainerMetadata(name="c", attempt=attempt), pb.Mount(host_path=str(place))
+            mount.container_path = "/data"
+            script = f"echo {attempt} >> /data/ran; exec sleep 1000"
+            made.append(await cri.container(pod, "sh", "-c", script, metadata=metadata, mounts=[mount], linux=linux))
+        with pytest.raises(AioRpcError, match="DEADLINE_EXCEEDED"):
+            await cri("StartContainer", container_id=made[0], deadline_s=1 / PATIENCE)
+        status = await cri.status(made[0])
+        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+        await cri("StartContainer", container_id=made[1])
+        async with asyncio.timeout(20 * PATIENCE):
+            while not (place / "ran").exists():
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(2)
+        assert (place / "ran").read_text() == "1\n"
+        assert [(await cri.status(one)).state for one in made] == [pb.CONTAINER_EXITED, pb.CONTAINER_RUNNING]
+        await cri("RemoveContainer", container_id=made[0])
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []

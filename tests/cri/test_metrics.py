@@ -185,8 +185,12 @@ async def test_a_pod_that_does_not_start_and_a_vm_that_dies_are_counted(world: W
 async def test_the_pool_is_counted(world: World) -> None:
     async with measured(world, warm=1) as cri:
         await cri.warmed(1)
+        world.faults.reply_delay_s = 0.5  # of the guest, whose part is the claim's, not the network's
         await cri.pod()
+        world.faults.reply_delay_s = 0
         page = await scrape(cri)
+    assert page.value("boot_phase_seconds_count", phase="network") == 1
+    assert page.value("boot_phase_seconds_sum", phase="claim") >= 0.5
     assert page.value("pool_slots") == 1
     assert page.value("pool_claims_total") == 1
     assert page.value("pool_boots_total") >= 1

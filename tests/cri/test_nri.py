@@ -7,9 +7,12 @@ import os
 import stat
 
 import pytest
+from grpc.aio import AioRpcError
 
 from cri.pb import nri_pb2 as nri
 from cri.pb import runtime_pb2 as pb
+from stage1.guest.messages import Start
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 from .nri_rig import LIVES, Held, created, limited, no, nri_world, plugin
@@ -229,6 +232,22 @@ async def test_a_refused_start_leaves_an_exited_container(nri_world: World) -> N
         status = await cri.status(c)
         assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
         await one.until(lambda: "StopContainer" in one.methods(c))
+
+
+async def test_a_start_that_is_given_up_while_a_plugin_thinks_is_no_start(nri_world: World) -> None:
+    async with nri_world.daemon() as cri, plugin(nri_world) as one:
+        held = one.answers["StartContainer"] = Held(nri.Empty())
+        c = await created(cri, await cri.pod())
+        with pytest.raises(AioRpcError, match="DEADLINE_EXCEEDED"):
+            await cri("StartContainer", container_id=c, deadline_s=1 / PATIENCE)
+        status = await cri.status(c)
+        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+        held.go.set()
+        await one.until(lambda: "StopContainer" in one.methods(c))
+        await cri("RemoveContainer", container_id=c)
+        await one.until(lambda: "RemoveContainer" in one.methods(c))
+        assert "PostStartContainer" not in one.methods(c)
+        assert not any(isinstance(op, Start) for guest in nri_world.vmm.guests.values() for op in guest.asked)
 
 
 async def test_stops_and_removals_never_fail_because_of_a_plugin(nri_world: World) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grpc.aio import AioRpcError
 
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from tests.fakes import kernels
+from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
@@ -129,5 +131,21 @@ async def test_a_log_that_is_rotated_goes_on_and_a_restart_in_the_pod_has_a_log_
         await cri("StartContainer", container_id=again)
         await _until_logged(cri, again, "ready without a network")
         assert _log((await cri.status(again)).log_path)[0] == "hello"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_a_kernel_whose_start_was_given_up_ends(machine: World, images: Images) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        first = await cri.container(pod, image=pb.ImageSpec(image=images.microvm), args=["count=1000000"])
+        with pytest.raises(AioRpcError, match="DEADLINE_EXCEEDED"):
+            await cri("StartContainer", container_id=first, deadline_s=0.02 / PATIENCE)
+        status = await cri.status(first)
+        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+        second = pb.ContainerMetadata(name="c", attempt=1)
+        made = await _started(cri, pod, images.microvm, "count=3", "exit", metadata=second, log_path="1.log")
+        assert (await cri.ended(made)).exit_code == 0
+        assert (await cri.status(first)).exit_code == 128
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []

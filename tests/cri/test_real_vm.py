@@ -122,3 +122,13 @@ async def test_serve_is_killed_under_a_real_vm_and_no_output_is_lost_or_doubled(
         assert _numbers(status.log_path) == list(range(1, 20001))
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         await cri.close()
+
+
+@pytest.mark.parametrize(("key", "value"), [("net.ipv4.nosuch", "1"), ("kernel.shm_rmid_forced", "many")])
+async def test_a_sysctl_that_the_guest_does_not_have_is_the_clients_mistake(
+    machine: VmWorld, key: str, value: str
+) -> None:
+    async with machine.daemon() as cri:
+        linux = pb.LinuxPodSandboxConfig(sysctls={key: value})
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=linux))
+        assert (code, key in sentence) == ("INVALID_ARGUMENT", True)

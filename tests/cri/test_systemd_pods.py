@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from grpc.aio import AioRpcError
 
 from cri.pb import runtime_pb2 as pb
 from stage1.pod.profile import WORD
 from tests.cri.conftest import Registered, VmWorld, vm_world
+from tests.cri.test_frozen_vms import attempts, frozen
 from tests.fakes.patience import PATIENCE
 
 pytestmark = [
@@ -84,3 +87,15 @@ async def test_an_unknown_profile_is_refused(machine: VmWorld) -> None:
     async with machine.daemon() as cri:
         code, output = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={WORD: "openrc"}))
         assert (code, "the profiles are default and systemd" in output) == ("INVALID_ARGUMENT", True)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+async def test_a_start_that_was_given_up_never_runs(machine: VmWorld, is_frozen: bool) -> None:
+    async with machine.daemon() as cri:
+        made, first = await attempts(cri, machine, **{WORD: "systemd"})
+        async with frozen(cri, made.pod) if is_frozen else nullcontext():
+            with pytest.raises(AioRpcError, match="DEADLINE_EXCEEDED"):
+                await cri("StartContainer", container_id=first, deadline_s=(1 if is_frozen else 0.1) / PATIENCE)
+        await made.assert_only_the_next_runs(first)
+        await cri("RemovePodSandbox", pod_sandbox_id=made.pod)
+    assert machine.left_over() == []

@@ -95,6 +95,10 @@ class FakeGuest:
         self._cut = True
         os.eventfd_write(self._wake, 1)
 
+    def wake(self) -> None:
+        """Have it see that `faults` were changed."""
+        os.eventfd_write(self._wake, 1)
+
     # The loop
 
     def _run(self) -> None:

@@ -47,7 +47,9 @@ class Stage:
     async def with_running(self, **fields: Any) -> None:
         """A container that has written all its lines and goes on, in a pod with these fields."""
         await self.with_created(**fields)
-        await self.kubelet.start(self.container)
+        while not await self.kubelet.start(self.container):
+            self.log.unlink(missing_ok=True)
+            await self.with_created(**fields)
         await self.written()
 
     async def written(self, limit_s: float = 60) -> None:

@@ -106,7 +106,10 @@ def _container(stage: Stage) -> pb.ContainerConfig:
 async def _run_copy(stage: Stage, **annotations: str) -> None:
     made = (await _made(stage, "RunPodSandbox", config=_sandbox(stage, **annotations))).pod_sandbox_id
     container = await stage.kubelet.create(made, stage.node.image, command=["sh", "-c", SCRIPT], log="c.log")
-    await stage.kubelet.start(container)
+    if not await stage.kubelet.start(container):  # the original's processes have ended with it
+        await stage.kubelet("RemovePodSandbox", pod_sandbox_id=made)
+        await _run_copy(stage, **annotations)
+        return
     await _goes_on(stage, container)
     await _goes_on(stage)
 
@@ -156,7 +159,10 @@ async def _restore(stage: Stage) -> None:
     asked = {"checkpoint_path": str(_place(stage)), "container_configs": [_container(stage)]}
     made = await _made(stage, "RestorePod", config=_sandbox(stage), **asked)
     container = made.restored_containers[0].container_id
-    await stage.kubelet.start(container)
+    if not await stage.kubelet.start(container):
+        await stage.kubelet("RemovePodSandbox", pod_sandbox_id=made.pod_sandbox_id)
+        await _restore(stage)
+        return
     await _goes_on(stage, container)
     await _goes_on(stage)
 

@@ -99,17 +99,18 @@ class Kubelet:
             made = await self.containers(pod)
         return str(made[0].id)
 
-    async def start(self, container: str) -> None:
-        """Unless it was started. The guest may still be busy with the start that a killed daemon had begun."""
-        for attempt in range(_ATTEMPTS):
-            if (await self.status(container)).state != pb.CONTAINER_CREATED:
-                return
-            try:
+    async def start(self, container: str) -> bool:
+        """Unless it was started; whether it was. If not, a daemon was killed: it is removed for the next attempt."""
+        try:
+            if (await self.status(container)).state == pb.CONTAINER_CREATED:
                 await self("StartContainer", container_id=container)
-            except Refused as error:
-                if error.code != "FAILED_PRECONDITION" or attempt == _ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(0.3)
+        except Refused as error:
+            if error.code != "FAILED_PRECONDITION":
+                raise
+        if (await self.status(container)).reason != "StartError":
+            return True
+        await self("RemoveContainer", container_id=container)
+        return False
 
     async def containers(self, pod: str) -> Any:
         """All of the pod."""

@@ -53,7 +53,9 @@ class Work:
         try:
             command = ["sh", "-c", SCRIPT.format(count=lines, pause=self.random.randint(50, 500))]
             made = await kubelet.create(pod, self.node.image, command=command, log="c.log")
-            await kubelet.start(made)
+            while not await kubelet.start(made):
+                (log / "c.log").unlink(missing_ok=True)
+                made = await kubelet.create(pod, self.node.image, command=command, log="c.log")
             await self._execs(kubelet, made)
             status = await kubelet.ended(made)
             is_whole = status.exit_code == EXIT_CODE

@@ -13,6 +13,7 @@ import pytest
 
 from cri.containers import create as containers
 from cri.containers import exec as execs
+from cri.containers import start as starts
 from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
@@ -96,7 +97,7 @@ async def started(pod: LivePod, image: ImageFiles, *mounts: Mount, uid: int = 0)
     record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
     async with containers.image_held(pod, RootRequest(image.id, lambda: (image,))) as root:
         result = pod.containers[await containers.create(pod, record, root=root)]
-    await containers.start(pod, result)
+    await starts.start(pod, result)
     return result
 
 

@@ -57,9 +57,12 @@ static int set_sysctl(const clearpod_agent_Sysctl *sysctl, struct fault *why)
     char path[160];
     if (!sysctl_path(sysctl->key, path, sizeof path))
         return fault_set(why, FAULT_INVALID, "'%s' can't be a sysctl", sysctl->key);
-    if (file_write(path, sysctl->value) < 0 && (errno != EACCES || write_as_pod_root(path, sysctl->value) < 0))
-        return fault_errno(why, "set the sysctl %s to '%s'", sysctl->key, sysctl->value);
-    return 0;
+    if (file_write(path, sysctl->value) == 0 || (errno == EACCES && write_as_pod_root(path, sysctl->value) == 0))
+        return 0;
+    bool is_refused = errno != ENOMEM && errno != EIO; /* by the kernel, which does not have it or not this value */
+    fault_errno(why, "set the sysctl %s to '%s'", sysctl->key, sysctl->value);
+    why->code = is_refused ? FAULT_INVALID : why->code;
+    return -1;
 }
 
 /* `is_remount`: after a warm-up only the size changes. */

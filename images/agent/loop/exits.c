@@ -15,9 +15,14 @@
 #include <string.h>
 #include <sys/wait.h>
 
-/* How long another process may hold the pipes of one that is gone: what was in its cgroup is being killed; what
- * an exec has left behind in the background gets just enough to finish a line. */
-static const uint64_t container_grace_ns = 2000000000, exec_grace_ns = 100000000;
+/* How long another process may hold the pipes of one that is gone, and write nothing: what was in a container's cgroup is
+ * being killed; what an exec has left behind in the background may be a service, for which nobody wants to wait. */
+static const uint64_t container_grace_ns = 2000000000, exec_grace_ns = 1000000000;
+
+static uint64_t grace_of(const struct process *process)
+{
+    return monotonic_ns() + (process->exec ? exec_grace_ns : container_grace_ns);
+}
 
 static void exited(struct process *process, int status, uint64_t unix_ns)
 {
@@ -27,7 +32,7 @@ static void exited(struct process *process, int status, uint64_t unix_ns)
     process->finished_ns = unix_ns;
     if (process->exec == 0)
         cgroup_kill(process->container, 0);
-    process->grace_ns = monotonic_ns() + (process->exec ? exec_grace_ns : container_grace_ns);
+    process->grace_ns = grace_of(process);
 }
 
 void process_started(struct process *process, pid_t pid)
@@ -97,6 +102,8 @@ void exit_sync(struct process *process)
 {
     if (process->state != P_DRAINING)
         return;
+    if (process->exec && process->grace_ns && streams_moved(process))
+        process->grace_ns = grace_of(process);
     if (process->grace_ns && monotonic_ns() >= process->grace_ns) {
         process->grace_ns = 0;
         streams_drain(process);

@@ -6,16 +6,18 @@
 #include "base/scope.h"
 #include "helpers/crun.h"
 #include "helpers/run.h"
+#include "kernel/cgroup.h"
 #include "loop/loop.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-enum { MAX_NUMBERS = 4 };
+enum { MAX_NUMBERS = 4, MOST_TURNS = 3, KILL_EACH_MS = 2 };
 
 struct job jobs[MAX_JOBS];
 static struct numbers numbers_pool[MAX_NUMBERS]; /* memory only once it is used */
@@ -51,11 +53,19 @@ static void send_packet(int socket, const struct packet *packet, const struct nu
     sendmsg(socket, &message, MSG_NOSIGNAL);
 }
 
+static bool runs_process(enum task_kind kind)
+{
+    return kind == TASK_START || kind == TASK_EXEC;
+}
+
 static void help(const struct task *task, int socket)
 {
     struct packet packet = {0};
     struct outcome outcome = {.fd = -1};
+    char go;
     close_all_but((int[]){socket, task->stdio[0], task->stdio[1], task->stdio[2]}, 4);
+    if (runs_process(task->kind) && recv(socket, &go, sizeof go, 0) != sizeof go)
+        _exit(1);
     packet.failed = task_run(task, &outcome, &packet.fault) < 0;
     packet.pid = outcome.pid;
     send_packet(socket, &packet, packet.failed ? NULL : task->numbers, packet.failed ? -1 : outcome.fd);
@@ -94,7 +104,42 @@ int job_begin(const struct job *new, const struct task *task, struct fault *why)
     job->used = true;
     job->helper = pid;
     job->socket = steal_fd(&mine);
+    job->held = runs_process(task->kind);
     return 0;
+}
+
+void jobs_go(bool is_all_read)
+{
+    for (struct job *job = jobs; job < jobs + MAX_JOBS; job++)
+        if (job->used && !job->done && job->held && (is_all_read || job->held++ >= MOST_TURNS)) {
+            job->held = 0;
+            send(job->socket, "", 1, MSG_NOSIGNAL);
+        }
+}
+
+void job_give_up(const struct process *process)
+{
+    for (struct job *job = jobs; job < jobs + MAX_JOBS; job++)
+        if (job->used && !job->done && job->process == process && runs_process(job->kind)) {
+            job->unwanted = true;
+            if (job->held)
+                kill(job->helper, SIGKILL);
+        }
+}
+
+void jobs_kill_unwanted(void)
+{
+    for (const struct job *job = jobs; job < jobs + MAX_JOBS; job++)
+        if (job->used && job->unwanted && !job->held)
+            cgroup_kill(job->process->container, job->process->exec);
+}
+
+int jobs_timeout_ms(void)
+{
+    for (const struct job *job = jobs; job < jobs + MAX_JOBS; job++)
+        if (job->used && job->unwanted && !job->held && !job->done)
+            return KILL_EACH_MS;
+    return -1;
 }
 
 void job_ready(struct job *job)
@@ -111,7 +156,8 @@ void job_ready(struct job *job)
     if (recvmsg(job->socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < (ssize_t)sizeof packet) {
         packet.failed = job->died = true;
         crun_forget(job->helper);
-        fault_set(&packet.fault, FAULT_FAILED, "the agent's helper was killed");
+        fault_set(&packet.fault, FAULT_FAILED,
+                  job->unwanted ? "it was given up before it ran" : "the agent's helper was killed");
     }
     struct cmsghdr *got = CMSG_FIRSTHDR(&message);
     job->outcome = (struct outcome){.pid = packet.pid, .fd = -1};

@@ -16,6 +16,8 @@ struct job {
     int socket;
     pid_t helper;
     bool failed, died; /* died: its helper was killed, and may have left anything */
+    unsigned held;     /* the helper of a process waits for `jobs_go`: so many turns of the loop, 0: it does not */
+    bool unwanted;     /* the process is killed as soon as there is anything of it */
     struct fault fault;
     struct outcome outcome;
     struct numbers *numbers; /* Stats: where they come; NULL: none */
@@ -27,6 +29,14 @@ extern struct job jobs[MAX_JOBS];
 struct numbers *job_numbers(void);
 /* Fork a helper. `job` names what it is for; the task's stdio stays the caller's. */
 int job_begin(const struct job *job, const struct task *task, struct fault *why);
+/* Let helpers run processes, once all is read that the host has sent: it may have given one up, as in a VM that was stopped. */
+void jobs_go(bool is_all_read);
+/* The host does not want the process any more that a job is starting. */
+void job_give_up(const struct process *process);
+/* Kill what there is of such processes. */
+void jobs_kill_unwanted(void);
+/* Milliseconds until that is due again; -1: never. */
+int jobs_timeout_ms(void);
 /* The helper's socket has something: fill in its result. */
 void job_ready(struct job *job);
 

@@ -18,6 +18,7 @@ struct output {
     uint32_t id, credit, left;
     int fd;
     bool polled, draining, end_due;
+    bool moved; /* something was read, or may be once the host takes more: see streams_moved */
 };
 
 /* stdin, or a tty's input: what the host sent and the process has not read. */

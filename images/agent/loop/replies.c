@@ -57,7 +57,7 @@ static void launched(struct job *job)
     }
     if (!job->failed) {
         process_started(process, job->outcome.pid);
-        if (process->exec && process->epoch != agent.link.epoch)
+        if (job->unwanted || (process->exec && process->epoch != agent.link.epoch))
             cgroup_kill(process->container, process->exec);
     } else { /* crun may have come further than a helper that was killed: what did not start does not run */
         cgroup_kill(process->container, process->exec);
@@ -109,6 +109,7 @@ static void finish(struct job *job)
 
 void jobs_sync(void)
 {
+    jobs_kill_unwanted();
     for (int i = 0; i < MAX_JOBS; i++)
         if (jobs[i].used && jobs[i].done)
             finish(&jobs[i]);

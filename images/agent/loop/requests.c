@@ -184,6 +184,13 @@ static int on_exec(const clearpod_agent_Exec *exec, const struct asker *asker, s
     return -1;
 }
 
+/* Nobody waits for the output of what it has left behind. */
+static void end_draining(struct process *process)
+{
+    cgroup_kill(process->container, process->exec);
+    streams_abandon(process);
+}
+
 static int on_signal(const clearpod_agent_Signal *signal, struct fault *why)
 {
     struct process *process = find(signal->container, signal->exec, why);
@@ -191,11 +198,16 @@ static int on_signal(const clearpod_agent_Signal *signal, struct fault *why)
         return -1;
     if (signal->signal < 1 || signal->signal > 64)
         return fault_set(why, FAULT_INVALID, "there is no signal %u", signal->signal);
-    if (process->exec && process->state == P_DRAINING)
+    bool is_over = process->exec && process->state == P_DRAINING; /* but for what it has left behind */
+    if (is_over && !(signal->all && signal->signal == SIGKILL))
         return fault_set(why, FAULT_NOT_FOUND, "exec %u of container %s is over", signal->exec, signal->container);
-    if (process->state != P_RUNNING)
+    if (is_over)
+        end_draining(process);
+    else if (process->state == P_STARTING && signal->all && signal->signal == SIGKILL)
+        job_give_up(process);
+    else if (process->state != P_RUNNING)
         return fault_set(why, FAULT_STATE, "container %s is not running", signal->container);
-    if (signal->all && signal->signal == SIGKILL)
+    else if (signal->all && signal->signal == SIGKILL)
         cgroup_kill(signal->container, signal->exec);
     else if (signal->all)
         cgroup_signal(signal->container, signal->exec, (int)signal->signal);
@@ -378,7 +390,10 @@ int request_start(const char *container, struct fault *why)
 void requests_new_epoch(void)
 {
     for (unsigned i = 0; i < process_count(); i++)
-        if (processes[i].state == P_RUNNING && processes[i].exec && !processes[i].connection &&
-            processes[i].epoch != agent.link.epoch)
-            cgroup_kill(processes[i].container, processes[i].exec);
+        if (processes[i].exec && !processes[i].connection && processes[i].epoch != agent.link.epoch) {
+            if (processes[i].state == P_RUNNING)
+                cgroup_kill(processes[i].container, processes[i].exec);
+            else if (processes[i].state == P_DRAINING)
+                end_draining(&processes[i]);
+        }
 }

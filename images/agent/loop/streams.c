@@ -138,14 +138,6 @@ void streams_drain(struct process *process)
     }
 }
 
-bool streams_ended(const struct process *process)
-{
-    for (int i = 0; i < 2; i++)
-        if (process->out[i].fd >= 0 || process->out[i].end_due)
-            return false;
-    return true;
-}
-
 /* How much of this output may be read now. */
 static size_t output_credit(const struct output *out)
 {
@@ -154,6 +146,25 @@ static size_t output_credit(const struct output *out)
         return 0;
     size_t most = out->draining && out->left < DATA_MAX ? out->left : DATA_MAX;
     return out->credit < most ? out->credit : most;
+}
+
+bool streams_moved(struct process *process)
+{
+    bool moved = false;
+    for (int i = 0; i < 2; i++) {
+        struct output *out = &process->out[i];
+        moved |= out->moved || (out->fd >= 0 && !output_credit(out) && unread_bytes(out->fd) > 0);
+        out->moved = false;
+    }
+    return moved;
+}
+
+bool streams_ended(const struct process *process)
+{
+    for (int i = 0; i < 2; i++)
+        if (process->out[i].fd >= 0 || process->out[i].end_due)
+            return false;
+    return true;
 }
 
 /* An app's output without a reader is discarded; no host will come to read it. */
@@ -172,6 +183,7 @@ void output_ready(struct process *process, unsigned which)
         return;
     int count = available ? ring_space(&agent.link.ring, available, piece) : 1;
     ssize_t got = readv(out->fd, piece, count);
+    out->moved |= got > 0;
     if (got > 0) {
         struct frame frame = {.length = (uint32_t)got, .kind = K_DATA, .stream = out->id};
         if (available) {

@@ -23,6 +23,8 @@ void streams_close(struct process *process);
 void streams_abandon(struct process *process);
 /* The process is gone, and the time for other holders of its pipes is over: end with what is in them now. */
 void streams_drain(struct process *process);
+/* Was something read since this was last asked, or is there something that the host has no room for? */
+bool streams_moved(struct process *process);
 /* Is every output's end in the ring? */
 bool streams_ended(const struct process *process);
 

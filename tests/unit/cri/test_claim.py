@@ -3,6 +3,7 @@
 forgotten is shown in test_decided.py.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from cri.containers import claim
 from cri.live import decided
+from cri.live.container import LiveContainer
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord, Decided
 from stage1.errors import WrongState
-from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Device, Mount, Process, Security, User
+from stage1.pod.model import BOOT_ID_SEEN_AT, Container, Device, Mount, Pod, Process, Security, User
 
 ALL = ("ALL",)
 FREE = Security(add_capabilities=ALL)
@@ -84,3 +86,13 @@ def test_an_original_of_an_earlier_version_has_no_boot_id_of_its_own_and_keeps_t
     assert claim.find(copied(former), planned) is former
     assert [one.target for one in claim._with_mounts_of(former, planned).container.mounts] == ["/data"]
     assert claim._with_mounts_of(record(mounts=now), planned) == planned
+
+
+def test_what_a_daemon_that_was_killed_has_left_is_replaced(tmp_path: Path) -> None:
+    bundles = tmp_path / "tree/volumes/containers"
+    bundles.mkdir(parents=True)
+    (bundles / "former").symlink_to("gone")
+    pod: Any = SimpleNamespace(directory=str(tmp_path), record=SimpleNamespace(pod=Pod("p", "p")))
+    container = LiveContainer(record(mounts=())._replace(guest_id="former"), str(tmp_path), log_directory="")
+    claim._make_files(pod, container)
+    assert (bundles / "former").readlink() == Path("id") and (bundles / "former/config.json").exists()

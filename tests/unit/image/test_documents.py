@@ -338,15 +338,19 @@ def fatal(text: str) -> str:
         ('Get "http://h/v2/": net/http: HTTP/1.x transport connection broken: malformed', 1, RegistryUnavailable),
         ('reading manifest 1 in H/R: StatusCode: 418, "no"', 1, RegistryUnavailable),
         ("Error reading configuration blob: exceeded maximum allowed size of 4194304 bytes", 1, Corrupt),
+        ("invalid reference format: repository name must be lowercase", 1, BadRequest),
+        ("pinging container registry h: Get: tls: failed to verify certificate: x509: unknown authority", 1,
+         RegistryUnavailable),
         ("something new", 1, PodError),
     ],
-)
+)  # fmt: skip
 def test_each_failure_of_skopeo_has_its_error(text: str, code: int, kind: type[PodError]) -> None:
     error = explain(fatal(text), code, name="h/a:1")
     assert type(error) is kind
     assert "h/a:1" in str(error)
     assert "level=" not in str(error)
     assert str(error).startswith("RegistryUnavailable: ") is (kind is RegistryUnavailable)
+    assert "x509" not in text or ("later" not in str(error) and "certificate" in str(error))
 
 
 @pytest.mark.parametrize(
