@@ -25,6 +25,7 @@ FAILED, STOPPING, ENDED = "failed", "stopping", "ended"
 HELD, GOES_ON, ADOPTED, LOST = "held", "goes on", "adopted", "lost"
 SUSPENDED, RESUMED, FORKED, COPIED = "suspended", "resumed", "forked", "copied"
 CHECKPOINTED = "checkpointed"
+CGROUP = "cgroup"
 FULL, NOT_FULL = "disk full", "disk has room"
 BOOT = (FILES, NETWORK, VMM, KERNEL, AGENT, CONFIGURE, CLAIM, READY)
 """The phases of a pod's start. Each happens once, and is never dropped for a later fact."""

@@ -42,9 +42,18 @@ def do_job(member: str, signature: str, *values: "Any") -> None:
 
     Raises Unavailable when systemd does not answer, WrongState when it refuses, or the job fails.
     """
+    _ask(member, signature, values, is_job=True)
+
+
+def call(member: str, signature: str, *values: "Any") -> None:
+    """Call a method that is done when it is answered. Raises as `do_job`."""
+    _ask(member, signature, values, is_job=False)
+
+
+def _ask(member: str, signature: str, values: "tuple[Any, ...]", *, is_job: bool) -> None:
     connection, what = _Connection(), f"{member} {values[0]}"
     try:
-        connection.do_job(member, signature, values)
+        connection.ask(member, signature, values, is_job=is_job)
     except TimeoutError:
         raise Unavailable(f"systemd did not answer {what} within {LIMIT_S:g} s over {connection.path}") from None
     except (OSError, ValueError, IndexError) as error:
@@ -81,11 +90,15 @@ class _Connection:
         """Close the socket."""
         self._socket.close()
 
-    def do_job(self, member: str, signature: str, values: "tuple[Any, ...]") -> None:
-        """See above."""
+    def ask(self, member: str, signature: str, values: "tuple[Any, ...]", *, is_job: bool) -> None:
+        """Call the method; wait for the job that it answers with, if it does."""
         self._authenticate()
         if self._is_bus:
             self._call(_BUS, "Hello")
+        if not is_job:
+            self._call((NAME, PATH, MANAGER), member, signature, values)
+            return
+        if self._is_bus:
             self._call(_BUS, "AddMatch", "s", (_SIGNALS,))
             self._call((NAME, PATH, MANAGER), "Subscribe")
         (job,) = self._call((NAME, PATH, MANAGER), member, signature, values)

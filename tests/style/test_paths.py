@@ -139,7 +139,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/linux/namespace.py": dict.fromkeys(
         "files.make_dirs os.listdir os.open os.stat files.unlink os.unlink".split(), HOST
     ),
-    "stage1/linux/podcgroup.py": dict.fromkeys(("files.read", "os.path.isdir", "os.path.samefile"), HOST),
+    "stage1/linux/podcgroup.py": dict.fromkeys(
+        ("files.read", "os.path.exists", "os.path.isdir", "os.path.samefile"), HOST
+    ),
     **{path: {"files.read": HOST} for path in ("stage1/linux/pressure.py", "stage1/vm/usage.py")},
     "stage1/linux/mapped.py": {"open": HOST},
     "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),

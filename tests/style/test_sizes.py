@@ -10,8 +10,8 @@ from tests.style import c_scan, py_scan, repo
 
 pytestmark = pytest.mark.style
 
-FILE_LINES = 400
-FUNCTION_LINES = 60
+FILE_LINES = 900
+FUNCTION_LINES = 100
 MEDIAN_LINES = 10
 PARAMETERS = 5
 POSITIONAL = 2
