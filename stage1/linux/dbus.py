@@ -8,7 +8,7 @@ not know what a unit is.
 import os
 import time
 
-from stage1.errors import PodError, Unavailable, WrongState
+from stage1.errors import PodError, Unavailable, WrongState, both_ends
 from stage1.linux import dbuswire as wire
 
 SOCKETS = (("/run/dbus/system_bus_socket", True), ("/run/systemd/private", False))
@@ -167,4 +167,4 @@ class _Connection:
 
 def _refusal(what: str, name: str, *, message: str) -> PodError:
     error = Unavailable if name.rpartition(".")[2] in _PASSING else WrongState
-    return error(f"systemd refused {what}: {message[:300] or name[:100]}")
+    return error(f"systemd refused {what}: {both_ends(message, 300) or name[:100]}")
