@@ -22,6 +22,8 @@ BOOT_ID, BOOT_ID_SEEN_AT = "boot-id", "/proc/sys/kernel/random/boot_id"
 SUSPEND = MANUAL, ON_DEMAND = "manual", "on-demand"
 """A suspended pod is resumed by request only, or by the next exec or attach as well."""
 
+CGROUPS = "/sys/fs/cgroup"
+"""Where a container sees its own cgroup."""
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
 
