@@ -56,11 +56,11 @@ def _for_journal(sentence: str) -> str:
     """The sentence, with the priority of an error where a unit's standard error goes to the journal."""
     if "JOURNAL_STREAM" not in os.environ:
         return sentence
+    import logging
+
     from cri import notify
 
-    return (
-        notify.with_priority(sentence, notify.logging.ERROR) if notify.is_journal(sys.stderr, os.environ) else sentence
-    )
+    return notify.with_priority(sentence, logging.ERROR) if notify.is_journal(sys.stderr, os.environ) else sentence
 
 
 def _fill_standard_streams() -> None:

@@ -51,6 +51,20 @@ class Fact(NamedTuple):
 _SUBJECT, _TIMES = (Fact._fields.index(name) for name in ("subject", "times"))
 
 
+class Removed(NamedTuple):
+    """A pod that is gone: what `why` was its state's, and its facts and the end of its console."""
+
+    id: str
+    namespace: str
+    name: str
+    uid: str
+    at_ns: int
+    why: str = ""
+    facts: tuple[Fact, ...] = ()
+    console: str = ""
+    hypervisor: str = ""
+
+
 def added(facts: tuple[Fact, ...], new: Fact) -> tuple[Fact, ...]:
     """Return the facts with `new`, whose time is now unless it has one. A fact that is only repeated is counted. When
     there are too many the oldest one that is no phase of the start is dropped.
