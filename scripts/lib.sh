@@ -97,11 +97,20 @@ release_lock() {
     exec {LOCK}>&-
 }
 
-# need_all PACKAGE...: everything that tests and measurements need before they can do their own work.
+# need_all PACKAGE...: everything that tests need before they can do their own work.
 need_all() {
     take_lock
     need_packages "$@"
     need_venv build test lint
     images/build all
+    release_lock
+}
+
+# need_pods PACKAGE...: what measurements of pods need, which is less: a pod's parts of the guest, and no linters.
+need_pods() {
+    take_lock
+    need_packages "$@"
+    need_venv build test
+    images/build pod
     release_lock
 }

@@ -54,11 +54,15 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
     "cri/cli/guest_files.py": dict.fromkeys(("open", "os.path.isdir", "os.path.isfile"), GUEST),
     "cri/cli/images.py": {"os.access": HOST},
-    "cri/cli/init.py": dict.fromkeys(("files.write_atomic", "open", "os.makedirs", "os.path.exists"), CLIENT),
+    "cri/cli/init.py": dict.fromkeys(
+        ("files.write_atomic", "open", "os.makedirs", "os.path.exists", "os.path.lexists"), CLIENT
+    ),
     "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
     "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
     "cri/cli/sample.py": {"os.path.exists": GUEST},
-    "cri/cli/unit.py": dict.fromkeys(("files.write_atomic", "open", "os.path.exists", "os.path.isdir"), HOST),
+    "cri/cli/unit.py": dict.fromkeys(
+        ("files.write_atomic", "open", "os.path.exists", "os.path.isdir", "os.path.lexists", "os.path.realpath"), HOST
+    ),
     "cri/cli/run_values.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/containers/hidden.py": {"open": VMM},
