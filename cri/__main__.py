@@ -48,8 +48,19 @@ def _explained(arguments: list[str]) -> int:
     except PodError as error:
         if os.environ.get("CLEARPOD_DEBUG"):
             raise
-        print(f"clearpod: {error}", file=sys.stderr)
+        print(_for_journal(f"clearpod: {error}"), file=sys.stderr)
         return error.exit_code
+
+
+def _for_journal(sentence: str) -> str:
+    """The sentence, with the priority of an error where a unit's standard error goes to the journal."""
+    if "JOURNAL_STREAM" not in os.environ:
+        return sentence
+    import logging
+
+    from cri import notify
+
+    return notify.with_priority(sentence, logging.ERROR) if notify.is_journal(sys.stderr, os.environ) else sentence
 
 
 def _fill_standard_streams() -> None:

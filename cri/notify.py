@@ -1,18 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications to systemd, as sd_notify(3): one datagram for each message; does nothing without systemd. Made by
-`clearpod serve`. It never blocks: what can't be sent now is sent with the next message.
+"""What systemd is told: notifications, as sd_notify(3), one datagram for each message, and the priorities of lines in
+its journal, as sd-daemon(3); nothing without systemd. Made by `clearpod serve`. It never blocks: what can't be sent now
+is sent with the next message.
 """
 
 import logging
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from typing import IO
 
 log = logging.getLogger("clearpod.notify")
 
 READY, STOPPING, ALIVE = "READY=1", "STOPPING=1", "WATCHDOG=1"
 _MOST_UNSENT = 16
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""The least level and the priority of syslog(3)."""
+
+
+def is_journal(stream: IO[str], environ: Mapping[str, str]) -> bool:
+    """Whether what is written to the stream goes to the journal, which reads a priority at the beginning of a line."""
+    try:
+        about = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
+
+
+def with_priority(text: str, level: int) -> str:
+    """The text, each line with the priority of a level of `logging`."""
+    number = next((number for least, number in _PRIORITIES if level >= least), 7)
+    return "\n".join(f"<{number}>{line}" for line in text.splitlines())
 
 
 class Notifier:

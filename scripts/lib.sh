@@ -11,13 +11,13 @@ POD_PACKAGES=(
     gcc libc6-dev make musl-tools nanopb libnanopb-dev        # the agent, PID 1 of the guest
     libseccomp-dev                                            # the filters for the VMMs
     busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
-    qemu-system-x86 skopeo isal iproute2 containernetworking-plugins iptables   # at run time
+    qemu-system-x86 skopeo isal iproute2 containernetworking-plugins iptables kmod   # at run time
 )
 # To build the guest's own kernel too.
 RUN_PACKAGES=("${POD_PACKAGES[@]}" flex bison bc libelf-dev perl cpio linux-source-6.12 lz4)
 # To test, beyond that: the guest's profile with systemd, a registry on the loopback address, linters, sanitizers and the
 # fuzzer, the lab, sources, callgrind.
-TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap mmdebstrap valgrind)
+TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd debootstrap mmdebstrap valgrind)
 
 # Which Python .venv is made of: PYTHON=python3.11 scripts/test. What is started from here uses that of .venv.
 BASE_PYTHON=${PYTHON:-/usr/bin/python3}
@@ -97,11 +97,20 @@ release_lock() {
     exec {LOCK}>&-
 }
 
-# need_all PACKAGE...: everything that tests and measurements need before they can do their own work.
+# need_all PACKAGE...: everything that tests need before they can do their own work.
 need_all() {
     take_lock
     need_packages "$@"
     need_venv build test lint
     images/build all
+    release_lock
+}
+
+# need_pods PACKAGE...: what measurements of pods need, which is less: a pod's parts of the guest, and no linters.
+need_pods() {
+    take_lock
+    need_packages "$@"
+    need_venv build test
+    images/build pod
     release_lock
 }

@@ -63,8 +63,8 @@ FOREGROUND = "run"
 
 class Prepared(NamedTuple):
     """A pod that can be booted: as a VM, or on the host. `link_key` is the secret of docs/dev/link.md; `network` None
-    is loopback only. `cgroup_note` is the reason why a VM is not in the cgroup that was made for its pod; empty if it
-    is. `network_ns` is how long the network took.
+    is loopback only. `cgroup_note` is what the cgroup that was made for the pod lacks for its VM; empty if it
+    lacks nothing. `network_ns` is how long the network took.
     """
 
     pod: Pod
@@ -298,6 +298,14 @@ def _clean_up(directory: str) -> str:
     unmounting.remove(directory)
     slots.release(slot, directory)  # last: no other pod may get ids that still own files here
     return problems
+
+
+def keep_space(pod: Pod, host: Host) -> None:
+    """Let the pod's cgroup have room for its VM after a client may have given it another limit. Raises as
+    `placement.keep_space`.
+    """
+    directory = pod_directory(host, pod.id)
+    placement.keep_space(machine.vm_spec(pod, host, directory=directory), pod, host=host, directory=directory)
 
 
 def end_rest(directory: str) -> None:

@@ -32,6 +32,13 @@ ERROR_KIND = "clearpod-error"
 """Metadata of a call that failed: the name of the error's class, since several have one status code."""
 
 
+def both_ends(text: str, most: int) -> str:
+    """The text of a program, at most so long: its beginning says what failed, and its end why."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 3]} ... {text[-(most - most // 3 - 5) :]}"
+
+
 class PodError(Exception):
     """Base of all; `grpc_code` is a name of grpc.StatusCode, `exit_code` a process exit code. `noted_code` is the code
     for log and metrics where clients need another one.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from cri.cli import unit
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
 from stage1.errors import PodError
@@ -97,6 +98,8 @@ class Facts(NamedTuple):
     """The policy in words: for all pods, and each rule."""
     start: "tuple[Tried, ...]" = ()
     """Problems for which a daemon refuses to start."""
+    units: tuple[str, str] = ("", "")
+    """The unit of the daemon that is used, and one that it hides."""
     guest_problems: tuple[str, ...] = ()
     """Files of the guest that are not as they were built."""
 
@@ -112,6 +115,7 @@ def gather(config: str | None) -> Facts:
         tun_error=device_error("/dev/net/tun"),
         memory_mib=memory_mib(),
         is_root=os.geteuid() == 0,
+        units=(unit.find(), unit.hidden()),
     )
     return _with_config(facts, config)
 

@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from cri import readiness
+from cri.cli import unit
 from cri.cli.check_facts import Facts
 from cri.pool import fit
 from stage1.linux.cgroup import LIMITED
@@ -59,6 +60,7 @@ def evaluate(facts: Facts) -> list[Item]:
         _device("tun", facts.tun_error),
         _cgroup(facts),
         _driver(facts),
+        *_unit(facts),
         *_overhead(facts),
         _pool(facts),
         _host_pods(facts),
@@ -235,6 +237,11 @@ def _driver(facts: Facts) -> Item:
         remedy = 'set cgroup_driver to "auto" or "cgroupfs", and the kubelet\'s cgroupDriver to the same'
         return Item("cgroup driver", FAIL, f"{name}, but {lack}: no pod of the kubelet's can run", remedy)
     return Item("cgroup driver", OK, f"{name}, as reported to the kubelet")
+
+
+def _unit(facts: Facts) -> list[Item]:
+    used, hidden = facts.units
+    return [Item("unit", WARN, f"{used} is used and hides {hidden}", unit.UNHIDE)] if hidden else []
 
 
 def _overhead(facts: Facts) -> list[Item]:

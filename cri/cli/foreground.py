@@ -48,6 +48,10 @@ CREDIT_RETRY_S = 0.01
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 3
 """The third SIGINT or SIGTERM is not passed on: it ends the VM."""
+BUTTON_S = 10.0
+"""How long a kernel of an image's own may take to power off, as with a stop: it does not choose to go on as a program
+may that ignores a signal.
+"""
 
 
 class Foreground:
@@ -181,12 +185,21 @@ class Foreground:
                 self._pod.vm.kill()
                 self._left_alone.set()
                 return
+            if self._asked_to_end == 1 and self._pod.status.is_own:
+                loop.call_later(BUTTON_S, self._end_kernel, container)
             task = loop.create_task(self._signal(container, number))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         for number in PASSED_ON:
             loop.add_signal_handler(number, passed, number)
+
+    def _end_kernel(self, container: LiveContainer) -> None:
+        if container.is_running and self._pod.vm is not None:
+            sys.stderr.write(f"clearpod: the kernel is killed: its power button had no effect for {BUTTON_S:g} s\n")
+            task = asyncio.get_running_loop().create_task(self._signal(container, signal.SIGKILL))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _signal(self, container: LiveContainer, number: int) -> None:
         try:

@@ -6,6 +6,7 @@ It asks on a terminal, and otherwise follows the flags; existing files are repla
 
 import argparse
 import difflib
+import itertools
 import os
 import sys
 
@@ -15,7 +16,7 @@ from cri.cli.check_facts import gather
 from cri.cli.check_items import FAIL, evaluate
 from cri.cli.parser import Parser
 from cri.cli.proposal import Wishes
-from stage1.errors import BadRequest, PodError
+from stage1.errors import AlreadyExists, BadRequest, PodError
 from stage1.linux import files
 from stage1.vm import hypervisors
 
@@ -87,15 +88,44 @@ def _write(path: str, proposed: str, *, args: argparse.Namespace) -> bool:
     else:
         lines = (existing.splitlines(), proposed.splitlines())
         print("\n".join(difflib.unified_diff(*lines, path, "proposed", lineterm="")))
-        question = f"Replace {path}, and keep the old one as {path}{OLD}?"
+        old = _unused(f"{path}{OLD}")
+        question = f"Replace {path}, and keep the old one as {old}?"
         if not args.force and not (_may_ask(args) and _ask(question, default=False)):
+            if lacks := _unmet(existing, proposed, args=args):
+                raise AlreadyExists(
+                    f"{path} exists and is kept as it is, so {', '.join(lacks)} had no effect; change the file, or give"
+                    " --force to replace it"
+                )
             print(f"{path} exists and is kept as it is; --force replaces it.")
             return False
-        files.write_atomic(f"{path}{OLD}", existing.encode(), 0o644)
+        files.write_atomic(old, existing.encode(), 0o644)
+        print(f"{old} is the old one.")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     files.write_atomic(path, proposed.encode(), 0o644)
     print(f"{path} is written.")
     return True
+
+
+def _unmet(existing: str, proposed: str, *, args: argparse.Namespace) -> list[str]:
+    """The options that were given and that the existing file does not fulfil. Raises BadRequest for a file that is no
+    configuration.
+    """
+    has, wants = configuration.parse(existing), configuration.parse(proposed)
+    parts = {
+        "--state-dir": (args.state_dir, has.state_dir == wants.state_dir),
+        "--hypervisor": (args.hypervisor, has.vm.hypervisor == wants.vm.hypervisor),
+        "--host-pods": (args.host_pods, set(wants.host_pods.allow) <= set(has.host_pods.allow)),
+        "--metrics": (args.metrics, has.metrics.enabled),
+        "--pool": (args.pool, has.pool.size == wants.pool.size),
+    }
+    return [option for option, (is_given, is_met) in parts.items() if is_given and not is_met]
+
+
+def _unused(path: str) -> str:
+    """The path, or with a number where there is such a file already: a backup is not written over."""
+    if not os.path.lexists(path):
+        return path
+    return next(f"{path}.{number}" for number in itertools.count(2) if not os.path.lexists(f"{path}.{number}"))
 
 
 def _read(path: str) -> str | None:
@@ -117,6 +147,8 @@ def _offer_start(args: argparse.Namespace, *, is_changed: bool) -> None:
             if not _agreed(args, f"Install the unit {unit.NAME}?"):
                 return
             print(f"{unit.install(sys.argv[0])} is written.")
+        elif other := unit.hidden():
+            print(f"Note: {unit.find()} is used and hides {other}; {unit.UNHIDE}.")
     except PodError as error:
         if args.start:
             raise

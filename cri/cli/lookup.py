@@ -101,6 +101,27 @@ def failed(daemon: Daemon) -> list[dict[str, Any]]:
     return result
 
 
+def removed(daemon: Daemon) -> list[dict[str, Any]]:
+    """The pods that were removed lately, newest last; a daemon forgets them when it ends."""
+    text = daemon("Status", verbose=True).info.get("removedSandboxes", "[]")
+    result: list[dict[str, Any]] = json.loads(text)
+    return result
+
+
+def find_removed(gone: list[dict[str, Any]], word: str) -> dict[str, Any] | None:
+    """The pod that was removed last of those that are meant, as `find`. Raises BadRequest for an ambiguous word."""
+
+    def names(one: dict[str, Any]) -> tuple[str, ...]:
+        return one["name"], f"{one['namespace']}/{one['name']}", one["uid"]
+
+    exact = [one for one in gone if word in (one["id"], *names(one))]
+    matching = exact or [one for one in gone if any(name.startswith(word) for name in (one["id"], *names(one)))]
+    titles = {names(one)[1] for one in matching}
+    if len(titles) > 1:
+        raise BadRequest(f"{short(word)} may be {', '.join(sorted(titles)[:SHOWN])}; give more of the name or id")
+    return matching[-1] if matching else None
+
+
 def find_failed(failures: list[dict[str, Any]], word: str) -> dict[str, Any] | None:
     """The last failure of the sandbox that is meant, by name, NAMESPACE/NAME or uid, or the beginning of one."""
 

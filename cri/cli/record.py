@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from cri.cli import lookup
 from cri.cli.daemon import Daemon
 from cri.cli.shown import moment
+from cri.store import history
 from stage1.errors import NotFound
 
 
@@ -28,7 +29,8 @@ class Record(NamedTuple):
     """A pod. `state` is ready, suspended, not ready or failed. A failed one does not exist: `error` is the reason, and
     `times` the number of attempts.
 
-    `failed` has earlier failed attempts to start the pod, with the reason.
+    `failed` has earlier failed attempts to start the pod, with the reason. `older` are ids of other pods of the
+    same name.
     """
 
     title: str
@@ -42,21 +44,46 @@ class Record(NamedTuple):
     times: int = 0
     failed: str = ""
     hypervisor: str = ""
+    older: tuple[str, ...] = ()
 
 
 def find(daemon: Daemon, word: str) -> Record:
     """Return the record of the pod that `word` names, else of the failed sandbox. Raises NotFound, BadRequest."""
-    failures = lookup.failed(daemon)
-    pod = lookup.find(lookup.pods(daemon), word)
+    failures, listed, gone = lookup.failed(daemon), lookup.pods(daemon), lookup.removed(daemon)
+    pod = lookup.find(listed, word)
     if pod is not None:
         reply = daemon("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True)
-        return _of_pod(reply, lookup.find_failed(failures, pod.metadata.uid or lookup.title(pod)))
-    failure = lookup.find_failed(failures, word)
+        record = _of_pod(reply, lookup.find_failed(failures, pod.metadata.uid or lookup.title(pod)))
+        return record._replace(older=_older(record, listed, gone=gone))
+    failure, last = lookup.find_failed(failures, word), lookup.find_removed(gone, word)
+    if last is not None and (failure is None or moment(failure["at"]) < moment(last["at"])):
+        record = _of_removed(last)
+        return record._replace(older=_older(record, listed, gone=gone))
     if failure is None:
         raise NotFound(
-            f"there is no pod {word!r}, nor did one fail to start recently; `clearpod ps -a` lists those that exist"
+            f"there is no pod {word!r}, nor did one fail to start or was removed lately; `clearpod ps -a` lists those"
+            " that exist"
         )
     return _of_failure(failure)
+
+
+def _older(record: Record, listed: list[Any], *, gone: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The other pods of this name, those that exist first, then the newest."""
+    ids = [pod.id for pod in listed if lookup.title(pod) == record.title]
+    ids += [one["id"] for one in reversed(gone) if f"{one['namespace']}/{one['name']}" == record.title]
+    return tuple(dict.fromkeys(one for one in ids if one != record.id))
+
+
+def _of_removed(gone: dict[str, Any]) -> Record:
+    return Record(
+        title=f"{gone['namespace']}/{gone['name']}",
+        id=gone["id"],
+        state="removed",
+        events=_events(gone["history"]),
+        console=tuple(gone["console"]),
+        why="" if any(one["what"] == history.STOPPING for one in gone["history"]) else gone["why"],
+        hypervisor=gone["hypervisor"],
+    )
 
 
 def _of_pod(reply: Any, failure: dict[str, Any] | None) -> Record:

@@ -18,6 +18,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from cri import notify
 from cri.cli.parser import Parser
 from cri.config import Config
 from cri.config_process import load_apart
@@ -129,6 +130,18 @@ class JsonFormat(logging.Formatter):
         return json.dumps({**head, **_fields(record), **trace}, default=str)
 
 
+class JournalFormat(logging.Formatter):
+    """What `inner` makes, each line with its priority for the journal, so that `journalctl -p warning` finds it."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines."""
+        return notify.with_priority(self._inner.format(record), record.levelno)
+
+
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
@@ -143,5 +156,6 @@ def _set_up_logging(config: Config) -> None:
     logging._srcfile = ""
     logging.logThreads = logging.logProcesses = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormat() if config.log.format == "json" else TextFormat())
+    formatter = JsonFormat() if config.log.format == "json" else TextFormat()
+    handler.setFormatter(JournalFormat(formatter) if notify.is_journal(sys.stderr, os.environ) else formatter)
     logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)

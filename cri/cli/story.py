@@ -164,6 +164,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     h.FORKED: lambda _: "it was copied, and stood still for that",
     h.COPIED: lambda one: f"it began as a copy of {one.text}",
     h.CHECKPOINTED: lambda one: f"it was written to {one.text}, for which it stood still {shown.took(one.took_ms)}",
+    h.CGROUP: lambda one: one.text,
     h.ADOPTED: lambda _: "the daemon was restarted and took the pod over",
     h.LOST: lambda one: one.text,
     h.STOPPING: lambda _: "its end was asked for",

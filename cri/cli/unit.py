@@ -14,6 +14,7 @@ OWN = "/etc/systemd/system"
 PLACES = (OWN, "/usr/lib/systemd/system", "/lib/systemd/system")
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIMIT_S = 120.0
+UNHIDE = f"to use that of the package, remove {OWN}/{NAME} and call `systemctl daemon-reload`"
 
 
 def require_systemd() -> None:
@@ -27,6 +28,16 @@ def require_systemd() -> None:
 def find() -> str:
     """The path of the unit; empty when there is none."""
     return next((path for place in PLACES if os.path.exists(path := f"{place}/{NAME}")), "")
+
+
+def hidden() -> str:
+    """The path of another unit that the one that is used hides, such as a package's; empty when there is none. A unit
+    that is masked is so on purpose.
+    """
+    used, *others = [path for place in PLACES if os.path.lexists(path := f"{place}/{NAME}")] or [""]
+    if not used or os.path.realpath(used) == os.devnull:
+        return ""
+    return next((path for path in others if os.path.realpath(path) != os.path.realpath(used)), "")
 
 
 def install(program: str) -> str:

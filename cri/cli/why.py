@@ -16,6 +16,7 @@ EXAMPLES = (
     ("clearpod why 1f3c", "the same for the pod whose id begins so"),
 )
 WIDE, LEAST = 120, 20
+MOST_OLDER = 5
 
 
 def add_arguments(parser: Parser) -> None:
@@ -51,6 +52,9 @@ def text(record: Record, *, now_s: float, columns: int = 0) -> str:
     parts = [f"{name} {state}.", f"In short: {verdict.sentence}."]
     if verdict.advice:
         parts.append(f"What to do: {verdict.advice}.")
+    if record.older:
+        ids = ", ".join(one[: shown.ID_CHARS] for one in record.older[:MOST_OLDER])
+        parts.append(f"Other pods of this name: {ids}; `clearpod why ID` explains each.")
     if record.failed:
         parts.append(f"Before: {record.failed}.")
     blocks = [shown.printable(part) for part in parts]

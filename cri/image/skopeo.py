@@ -11,7 +11,7 @@ import os
 import re
 import signal
 
-from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unavailable
+from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unavailable, both_ends
 from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
@@ -216,4 +216,4 @@ def reason_of(stderr: str) -> str:
     message = re.search(r'msg="(.*)"$', fatal[-1]) or re.search(r"msg=(.*)$", fatal[-1])
     text = message[1].replace('\\"', '"').replace("\\\\", "\\") if message else fatal[-1]
     text = re.sub(r'^(Error parsing image name|(initializing|Invalid) source( name)?) "?\S+?"?: ', "", text)
-    return re.sub(r"\s+", " ", text)[:500]
+    return both_ends(re.sub(r"\s+", " ", text), 500)

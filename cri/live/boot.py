@@ -150,8 +150,7 @@ async def _in_its_cgroups(pod: LivePod) -> AsyncIterator[None]:
     begun = [asyncio.ensure_future(one) for one in work]
     try:
         yield
-        for one in begun:
-            note_cgroup(pod, await one or "")
+        note_cgroup(pod, "".join([await one or "" for one in begun]))
     finally:
         for one in begun:
             one.cancel()  # which ends what the guest is asked; the move, in its thread, is waited for
@@ -219,7 +218,8 @@ async def _start(pod: LivePod, prepared: engine.Prepared, *, limit_s: float) -> 
 
 
 def note_cgroup(pod: LivePod, note: str) -> None:
-    """Remember why the VM is not in the cgroup that was made for its pod, if it is not."""
+    """Remember what the cgroup that was made for the pod lacks for its VM, if it does."""
     if note:
         log.warning("pod.cgroup", extra={"pod": pod.id, "title": pod.title, "warning": note})
-        pod.status = pod.status._replace(cgroup_note=note)
+        pod.note(Fact(history.CGROUP, text=note))
+    pod.status = pod.status._replace(cgroup_note=note)

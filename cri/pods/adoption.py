@@ -18,6 +18,7 @@ from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
 from cri.logs.record import CommitRecord
+from cri.pods import resize
 from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store import pods as store
@@ -134,6 +135,7 @@ async def _take_over(pod: LivePod) -> Orphans:
     bundles = set(await retry_while_exhausted(engine.bundles, pod.directory)) - pod.names.guests()
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
+    pod.work.run_in_background(resize.keep_space(pod), f"room for the VM of {pod.title}")
     pod.save_soon()
     pod.note(Fact(history.ADOPTED))  # written with what is saved next: a restart alone writes no file of a pod
     pod.require_ready()

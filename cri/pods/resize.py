@@ -16,12 +16,16 @@ from cri.live.pod import LivePod
 from cri.live.tuning import tunes
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
+from stage1 import engine
 from stage1.errors import NoSpace, PodError, WrongState
 from stage1.guest.messages import Tune
 from stage1.linux import pressure
 from stage1.pod.model import Pod
 
 MIB = 1 << 20
+
+WRITES_S = (0.0, 0.2, 1.0, 5.0, 30.0)
+"""Pauses after which a new limit of the pod's cgroup is looked for."""
 
 log = logging.getLogger("clearpod.limits")
 
@@ -61,8 +65,23 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
         await _apply(pod, changes)
         pod.record = record
         pod.save_soon()
+        pod.work.run_in_background(keep_space(pod), f"room for the VM of {pod.title}")
     if changes:
         log.info("pod.updated", extra={**pod.log_fields(), **{op.file: op.text for op, _ in changes}})
+
+
+async def keep_space(pod: LivePod) -> None:
+    """Let the pod's cgroup have room for its VM: now, and after the kubelet has written the pod's new limit there,
+    which it does before or after it asks us. It writes none below what is used.
+    """
+    for pause_s in WRITES_S:
+        await asyncio.sleep(pause_s)
+        if not pod.is_ready:
+            return
+        try:
+            await asyncio.to_thread(engine.keep_space, pod.record.pod, pod.tools.host)
+        except PodError as error:
+            log.warning("pod.cgroup", extra={**pod.log_fields(), "warning": f"no room could be added: {error}"})
 
 
 def _memory(record: PodRecord) -> int:

@@ -5,6 +5,8 @@ Lists come from memory alone: kubelet asks each second.
 """
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ from cri.pods.recovery import Recovery
 from cri.pool.fit import Bounds
 from cri.pool.pool import Pool
 from cri.recorder import POD_STARTS
+from cri.store import history
 from cri.store import pods as store
 from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed, WrongState
@@ -32,6 +35,11 @@ from stage1.pod.model import KERNEL_OF_IMAGE, Pod
 Thing = TypeVar("Thing")
 BringUp = Callable[[LivePod], Coroutine[Any, Any, None]]
 """Makes a pod READY that is nothing yet, or leaves nothing of it."""
+
+
+CONSOLE_LINES = 100
+"""Of the console of a pod that is removed."""
+MOST_REMOVED = 64
 
 
 def _ignore(pod: LivePod) -> None:
@@ -57,6 +65,8 @@ class PodTable:
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
+        self.removed: deque[history.Removed] = deque(maxlen=MOST_REMOVED)
+        """Those that were removed last, so that they can still be explained; this daemon's alone."""
         self.copying: set[tuple[str, str]] = set()
         """Namespace and name of the copies that ForkPod is making."""
         self._pod_names = Names("sandbox", is_abandoned)
@@ -259,14 +269,24 @@ class PodTable:
         async with pod.removal:
             if self._pods.get(pod.id) is not pod:
                 return
+            console = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES) if pod.vm else ""
             await shutdown.remove(pod)
             del self._pods[pod.id]
+            self._note_removed(pod, console)
         for container in pod.containers.values():
             self.container_names.release(container_name(pod, container.record))
             pod.tell(events.DELETED, container.id)
         pod.containers.clear()
         self._pod_names.release(_pod_name(pod.record))
         pod.tell(events.DELETED)
+
+    def _note_removed(self, pod: LivePod, console: str) -> None:
+        about, host = pod.record.pod, pod.tools.host
+        name = "host" if about.host else host.choice.hypervisor.name
+        why, facts = pod.status.why, pod.status.history
+        self.removed.append(
+            history.Removed(about.id, about.namespace, about.name, about.uid, time.time_ns(), why, facts, console, name)
+        )
 
     async def remove_container(self, pod: LivePod, container: LiveContainer) -> None:
         """Kill, remove and forget it."""

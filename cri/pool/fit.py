@@ -8,9 +8,9 @@ from typing import NamedTuple
 from stage1.pod.model import Pod
 
 AFTER_BOOT = frozenset(
-    """id name namespace uid attempt hostname sysctls dns_servers dns_searches dns_options ports
-    ingress_bits egress_bits shm_bytes cgroup_parent limit_bytes is_bounded hosts kubelet_dir memory_volumes
-    copies_files""".split()
+    """id name namespace uid attempt hostname sysctls dns_servers dns_searches dns_options
+    ports ingress_bits egress_bits shm_bytes cgroup_parent limit_bytes overhead_bytes is_bounded
+    hosts kubelet_dir memory_volumes copies_files""".split()
 )
 """Fields that are set when the VM runs already: by the network, the pod's files and the agent's Configure. All others
 must be equal to those of the prewarmed VM.

@@ -14,7 +14,7 @@ from cri.translate import history
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     """Conditions and features; with verbose also the configuration, the hypervisor, the warm pool, the disk, and
-    the sandboxes that could not be started."""
+    the sandboxes that could not be started or were removed lately."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[await _runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
@@ -34,6 +34,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         held = [pod.id for pod in node.pods.pods() if pod.held]
         response.info["storage"] = json.dumps({**counts, "held": held})
         response.info["failedSandboxes"] = json.dumps([history.failure(one) for one in node.failures.all()])
+        response.info["removedSandboxes"] = json.dumps([history.removed(one) for one in node.pods.removed])
         response.info["streaming"] = node.streaming.address if node.streaming else ""
         response.info["metrics"] = node.metrics_url
     return response

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cri.store import codec
 from cri.store.history import Fact, printable
-from stage1.errors import PodError
+from stage1.errors import PodError, both_ends
 from stage1.linux import beneath
 
 MOST = 32
@@ -78,7 +78,7 @@ class Failures:
             at_ns=now,
             first_ns=before.first_ns,
             times=before.times + 1,
-            error=printable(failure.error)[:ERROR_CHARS],
+            error=both_ends(printable(failure.error), ERROR_CHARS),
             console=failure.console[-CONSOLE_CHARS:],
         )
         while len(self._failures) > MOST:

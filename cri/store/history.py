@@ -25,6 +25,7 @@ FAILED, STOPPING, ENDED = "failed", "stopping", "ended"
 HELD, GOES_ON, ADOPTED, LOST = "held", "goes on", "adopted", "lost"
 SUSPENDED, RESUMED, FORKED, COPIED = "suspended", "resumed", "forked", "copied"
 CHECKPOINTED = "checkpointed"
+CGROUP = "cgroup"
 FULL, NOT_FULL = "disk full", "disk has room"
 BOOT = (FILES, NETWORK, VMM, KERNEL, AGENT, CONFIGURE, CLAIM, READY)
 """The phases of a pod's start. Each happens once, and is never dropped for a later fact."""
@@ -48,6 +49,20 @@ class Fact(NamedTuple):
 
 
 _SUBJECT, _TIMES = (Fact._fields.index(name) for name in ("subject", "times"))
+
+
+class Removed(NamedTuple):
+    """A pod that is gone: what `why` was its state's, and its facts and the end of its console."""
+
+    id: str
+    namespace: str
+    name: str
+    uid: str
+    at_ns: int
+    why: str = ""
+    facts: tuple[Fact, ...] = ()
+    console: str = ""
+    hypervisor: str = ""
 
 
 def added(facts: tuple[Fact, ...], new: Fact) -> tuple[Fact, ...]:

@@ -77,7 +77,7 @@ class ContainerRecord(NamedTuple):
 class PodState(NamedTuple):
     """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
 
-    `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
+    `why` is a sentence about a pod that is not ready, `cgroup_note` one about what its cgroup lacks for its VM.
     `history` has the facts, oldest first. With `is_own` its guest was ended for a kernel out of an image. `waiting` are
     containers of the pod that this one is a copy of, as they were: frozen in the guest until they are created here.
     `origin` describes the pod or template that it is a copy of, for display.

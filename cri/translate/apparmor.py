@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cri.pb import runtime_pb2 as pb
-from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
+from stage1.errors import BadRequest, KernelError, NotFound, Unsupported, both_ends
 from stage1.linux import beneath, in_root
 from stage1.linux.host import which
 from stage1.linux.process import run
@@ -176,7 +176,7 @@ def _compiled(path: str, places: Places) -> bytes:
     if made.code:
         output = " ".join((made.stderr or made.stdout).decode(errors="replace").split())
         error = output[max(output.find(_PARSER_ERROR), 0) :]  # warnings are in front
-        raise BadRequest(f"the AppArmor profile {path} does not parse: {error[:300] or '?'}")
+        raise BadRequest(f"the AppArmor profile {path} does not parse: {both_ends(error, 300) or '?'}")
     if not made.stdout:
         raise BadRequest(f"the file {path} has no AppArmor profile in it; write one of that name")
     return made.stdout

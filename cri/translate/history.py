@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cri.store.failures import Failure
-from cri.store.history import EXITED, Fact, printable
+from cri.store.history import EXITED, Fact, Removed, printable
+from stage1.errors import both_ends
 
 MOST_LINES = 12
 LINE_CHARS = 300
@@ -63,11 +64,26 @@ def failure(one: Failure) -> dict[str, Any]:
     }
 
 
+def removed(one: Removed) -> dict[str, Any]:
+    """A pod that was removed."""
+    return {
+        "id": one.id,
+        "namespace": one.namespace,
+        "name": one.name,
+        "uid": one.uid,
+        "at": moment(one.at_ns),
+        "why": one.why,
+        "history": facts(one.facts),
+        "console": telling(one.console),
+        "hypervisor": one.hypervisor,
+    }
+
+
 def telling(console: str) -> list[str]:
     """The last lines of a console without those of a kernel that only boots, and without what is `_EXPECTED`. They are
     a guest's: none has control characters or is long.
     """
-    lines = [printable(line).strip()[:LINE_CHARS] for line in console.splitlines()]
+    lines = [both_ends(printable(line).strip(), LINE_CHARS) for line in console.splitlines()]
     lines = [line for line in lines if line and _EXPECTED not in line]
     chosen = [line for line in lines if _TELLING.search(line) or not _TIME.match(line)]
     return chosen[-MOST_LINES:]

@@ -10,6 +10,7 @@ from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import limits, sizes
+from stage1 import placement
 from stage1.errors import NoSpace
 from stage1.pod.model import Pod
 
@@ -37,6 +38,8 @@ def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *,
     before, after = pb.PodSandboxConfig.FromString(old.config), pb.PodSandboxConfig.FromString(old.config)
     for target, given in ((after.linux.resources, request.resources), (after.linux.overhead, request.overhead)):
         resources = _plain(given)
+        if placement.is_raised(resources.memory_limit_in_bytes + max(after.linux.overhead.memory_limit_in_bytes, 0)):
+            resources.memory_limit_in_bytes = 0  # read from the pod's cgroup, as we left it: nobody asks for it
         limits.check(resources)
         merge(target, resources)
     now, new = (sizes.needed(one, config) for one in (before, after))
@@ -46,7 +49,9 @@ def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *,
         raise _beyond(old.pod, f"{new.memory_mib} MiB and {new.vcpus}")
     online = (new.vcpus if sizes.cpus(after.linux.resources) else old.pod.vcpus) if old.pod.online_vcpus else 0
     pod = old.pod._replace(
-        limit_bytes=max(after.linux.resources.memory_limit_in_bytes, 0), online_vcpus=min(online, old.pod.vcpus)
+        limit_bytes=max(after.linux.resources.memory_limit_in_bytes, 0),
+        overhead_bytes=max(after.linux.overhead.memory_limit_in_bytes, 0),
+        online_vcpus=min(online, old.pod.vcpus),
     )
     return old._replace(pod=pod, config=after.SerializeToString())
 

@@ -101,6 +101,7 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts, usua
         maps_volumes=annotations.is_true(sandbox, policy.MAPS),
         cgroup_parent=sandbox.linux.cgroup_parent,
         limit_bytes=limit_bytes,
+        overhead_bytes=max(sandbox.linux.overhead.memory_limit_in_bytes, 0),
         is_bounded=limit_bytes > 0 and facts.allowed_bytes > 0,
         scratch_mib=annotations.scratch_mib(sandbox, config.vm.scratch_mib),
         hosts=extras.hosts(sandbox.annotations),

@@ -73,12 +73,12 @@ def _git(*arguments: str) -> str:
 
 
 def _version() -> str:
-    """Of a tag the source's; of other commits one that sorts behind it and before the next."""
+    """Of a tag the source's; of other commits one that sorts before it, since that release is still to come."""
     text = (ROOT / "cri/__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)
     version = match[1] if match else "0"
     commit = "" if _git("describe", "--exact-match", "--tags") else _git("show", "-s", "--format=%ct.%h")
-    return f"{version}+git{commit}" if commit else version
+    return f"{version}~git{commit}" if commit else version
 
 
 def make_wheel(work: Path, output: Path) -> Path:
@@ -141,14 +141,30 @@ def _clearpod(work: Path, wheel: Path, version: str) -> Path:
     _write(tree / HOME / "remove-pods", (HERE / "remove_pods.py").read_text(), mode=0o755)
     (tree / "usr/bin").mkdir(parents=True)
     (tree / "usr/bin/clearpod").symlink_to("../lib/clearpod/bin/clearpod")
-    unit = (ROOT / "docs/admin/clearpod.service").read_text().replace("/opt/clearpod/.venv/bin/", "/usr/bin/")
-    _write(tree / "usr/lib/systemd/system/clearpod.service", unit.replace("# For /etc/systemd/system. docs", "# docs"))
+    _write(tree / "usr/lib/systemd/system/clearpod.service", _unit())
+    _add_pages(tree / "usr/share/doc/clearpod")
     _write(tree / "usr/share/doc/clearpod/copyright", (HERE / "clearpod.copyright").read_text() + "".join(ours))
     _document(tree, "clearpod", version)
     _control(tree, "clearpod", version)
     for script in ("postinst", "prerm", "postrm"):
         _write(tree / "DEBIAN" / script, (HERE / f"clearpod.{script}").read_text(), mode=0o755)
     return tree
+
+
+def _unit() -> str:
+    """The unit, with the paths of the package."""
+    text = (ROOT / "docs/admin/clearpod.service").read_text(encoding="utf-8")
+    text = text.replace("# For /etc/systemd/system. docs", "# docs")
+    text = text.replace("file:///opt/clearpod/docs/", "man:clearpod(1) file:///usr/share/doc/clearpod/")
+    return text.replace("/opt/clearpod/.venv/bin/", "/usr/bin/")
+
+
+def _add_pages(place: Path) -> None:
+    """All pages, and what a node begins with: a configuration and the RuntimeClass."""
+    shutil.copytree(ROOT / "docs", place, dirs_exist_ok=True)
+    (place / "examples").mkdir()
+    shutil.copy(ROOT / "docs/reference/config.example.toml", place / "examples/config.toml")
+    shutil.copy(ROOT / "docs/admin/kubernetes/runtimeclass.yaml", place / "examples")
 
 
 def _closure(requirements: list[str]) -> set[str]:

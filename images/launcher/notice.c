@@ -5,7 +5,14 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { LINE_MAX_BYTES = NOTICE_MAX / NOTICE_LINES - 1, ESCAPE = 0x1b };
+#define GAP " ... "
+
+enum {
+    LINE_MAX_BYTES = NOTICE_MAX / NOTICE_LINES - 1,
+    HEAD_BYTES = LINE_MAX_BYTES / 3,
+    TAIL_BYTES = LINE_MAX_BYTES - HEAD_BYTES - (int)sizeof GAP,
+    ESCAPE = 0x1b
+};
 
 static size_t escape_length(const char *from, size_t size)
 {
@@ -70,9 +77,29 @@ static void add(const char *line, char to[NOTICE_MAX], unsigned *count)
         memmove(to, second, strlen(second) + 1);
         --*count;
     }
-    strncat(to, line, LINE_MAX_BYTES - 1);
-    strcat(to, "\n");
+    size_t length = strlen(line), at = strlen(to);
+    if (length >= LINE_MAX_BYTES) { /* the reason is at the end: "... Permission denied" */
+        memcpy(to + at, line, HEAD_BYTES);
+        memcpy(to + at + HEAD_BYTES, GAP, sizeof GAP - 1);
+        at += HEAD_BYTES + sizeof GAP - 1;
+        memcpy(to + at, line + length - TAIL_BYTES, TAIL_BYTES);
+        at += TAIL_BYTES;
+    } else {
+        memcpy(to + at, line, length);
+        at += length;
+    }
+    to[at] = '\n';
+    to[at + 1] = 0;
     ++*count;
+}
+
+/* Of a line that is longer than the room, the beginning and the end. */
+static void clean_ends(const char *from, size_t size, char *to, size_t capacity)
+{
+    size_t half = (capacity - 1) / 2, first = size < capacity ? size : half;
+    size_t length = notice_clean(from, first, to);
+    if (first < size)
+        notice_clean(from + size - half, half, to + length);
 }
 
 size_t notice(const char *from, size_t size, int is_cut, char to[NOTICE_MAX])
@@ -83,7 +110,7 @@ size_t notice(const char *from, size_t size, int is_cut, char to[NOTICE_MAX])
     for (size_t at = 0; at < size;) {
         const char *end = memchr(from + at, '\n', size - at);
         size_t length = end ? (size_t)(end - from) - at : size - at;
-        notice_clean(from + at, length < sizeof line ? length : sizeof line - 1, line);
+        clean_ends(from + at, length, line, sizeof line);
         const char *text = at || !is_cut ? chosen(line) : NULL;
         if (text)
             add(text, to, &count);

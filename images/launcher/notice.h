@@ -7,7 +7,7 @@
 
 #define POWERED_OFF "qemu_system_shutdown_request" /* as stage1/vm/own_machine.py has it */
 
-enum { NOTICE_LINES = 4, NOTICE_MAX = 1024 };
+enum { NOTICE_LINES = 4, NOTICE_MAX = 2048 };
 
 /* Copies `size` bytes without escape sequences and control characters; what is no ASCII becomes '?'. Returns the length;
  * `to` has room for size + 1. */

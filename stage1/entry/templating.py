@@ -6,6 +6,7 @@ One program makes one at a time, in the directory WORK; what a killed one left t
 """
 
 import os
+from contextlib import contextmanager
 
 from stage1 import copies, engine, templates
 from stage1 import machine as machines
@@ -22,6 +23,10 @@ from stage1.vm.spec import Nic
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.template_store import Store
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 WORK = f"{machine.RUN}/warm"
 """A run directory of the engine's. Its name is short: there are sockets below."""
 DISK_BYTES = 1024 << 20
@@ -30,6 +35,8 @@ LIMIT_S = 120.0
 COMPARED_S = 24 * 3600.0
 """How often a template's checksums are verified, which reads some 30 MB."""
 _LOCK = f"{machine.RUN}/templates.lock"
+TURN_S = 5.0
+"""How long a pod's gc waits for another program that cleans up or compares, and would leave its template unmade."""
 
 
 def make(pod_dir: str, top: str) -> list[str]:
@@ -38,7 +45,7 @@ def make(pod_dir: str, top: str) -> list[str]:
     try:
         missing = rkt_copies.missing(pod_dir)
         files.make_dirs(machine.RUN, 0o711)
-        with Lock(_LOCK, wait=False):
+        with _turn(is_awaited=missing is not None):
             problems = _clean(store)
             if missing:
                 _make(pod_dir, missing[0], devices=missing[1], store=store)
@@ -47,6 +54,20 @@ def make(pod_dir: str, top: str) -> list[str]:
     except (PodError, OSError) as error:
         return [f"no template was made, so pods boot their VMs: {error}"]
     return problems
+
+
+@contextmanager
+def _turn(*, is_awaited: bool) -> "Iterator[None]":
+    """The lock. Raises WrongState when another program has it, and keeps it."""
+    lock = Lock(_LOCK, limit_s=TURN_S) if is_awaited else Lock(_LOCK, wait=False)
+    try:
+        lock.__enter__()
+    except TimedOut as error:
+        raise WrongState(str(error)) from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 def _clean(store: Store) -> list[str]:

@@ -8,7 +8,7 @@ not know what a unit is.
 import os
 import time
 
-from stage1.errors import PodError, Unavailable, WrongState
+from stage1.errors import PodError, Unavailable, WrongState, both_ends
 from stage1.linux import dbuswire as wire
 
 SOCKETS = (("/run/dbus/system_bus_socket", True), ("/run/systemd/private", False))
@@ -42,9 +42,18 @@ def do_job(member: str, signature: str, *values: "Any") -> None:
 
     Raises Unavailable when systemd does not answer, WrongState when it refuses, or the job fails.
     """
+    _ask(member, signature, values, is_job=True)
+
+
+def call(member: str, signature: str, *values: "Any") -> None:
+    """Call a method that is done when it is answered. Raises as `do_job`."""
+    _ask(member, signature, values, is_job=False)
+
+
+def _ask(member: str, signature: str, values: "tuple[Any, ...]", *, is_job: bool) -> None:
     connection, what = _Connection(), f"{member} {values[0]}"
     try:
-        connection.do_job(member, signature, values)
+        connection.ask(member, signature, values, is_job=is_job)
     except TimeoutError:
         raise Unavailable(f"systemd did not answer {what} within {LIMIT_S:g} s over {connection.path}") from None
     except (OSError, ValueError, IndexError) as error:
@@ -81,11 +90,15 @@ class _Connection:
         """Close the socket."""
         self._socket.close()
 
-    def do_job(self, member: str, signature: str, values: "tuple[Any, ...]") -> None:
-        """See above."""
+    def ask(self, member: str, signature: str, values: "tuple[Any, ...]", *, is_job: bool) -> None:
+        """Call the method; wait for the job that it answers with, if it does."""
         self._authenticate()
         if self._is_bus:
             self._call(_BUS, "Hello")
+        if not is_job:
+            self._call((NAME, PATH, MANAGER), member, signature, values)
+            return
+        if self._is_bus:
             self._call(_BUS, "AddMatch", "s", (_SIGNALS,))
             self._call((NAME, PATH, MANAGER), "Subscribe")
         (job,) = self._call((NAME, PATH, MANAGER), member, signature, values)
@@ -154,4 +167,4 @@ class _Connection:
 
 def _refusal(what: str, name: str, *, message: str) -> PodError:
     error = Unavailable if name.rpartition(".")[2] in _PASSING else WrongState
-    return error(f"systemd refused {what}: {message[:300] or name[:100]}")
+    return error(f"systemd refused {what}: {both_ends(message, 300) or name[:100]}")

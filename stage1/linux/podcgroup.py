@@ -13,6 +13,7 @@ from stage1.linux import cgroup, files
 
 COUNTED = ("memory", "pids", "cpu", "cpuacct")
 """Controllers of version 1 by which a pod is limited, weighed or counted."""
+_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 _UNLIMITED = 1 << 60
 """The number that cgroup v1 shows without a limit."""
 
@@ -71,9 +72,30 @@ def find(parent: str) -> dict[str, str]:
 
 def allowed(paths: dict[str, str]) -> Allowed:
     """The limits of the cgroup itself; those of the cgroups above it are for more than one pod."""
-    memory = [_number(f"{path}/{name}") for path in paths.values() for name in ("memory.max", "memory.limit_in_bytes")]
+    memory = [_number(f"{path}/{name}") for path in paths.values() for name in _MEMORY_LIMITS]
     pids = [_number(f"{path}/pids.max") for path in paths.values()]
     return Allowed(min(filter(None, memory), default=0), min(filter(None, pids), default=0))
+
+
+def allowed_above(paths: dict[str, str]) -> int:
+    """The least limit of memory of the cgroups above it, in bytes; 0 for none."""
+    numbers = []
+    for path in paths.values():
+        above = os.path.dirname(path)
+        while cgroup.is_one(above):
+            numbers += [_number(f"{above}/{name}") for name in _MEMORY_LIMITS]
+            above = os.path.dirname(above)
+    return min(filter(None, numbers), default=0)
+
+
+def limits_memory(path: str) -> bool:
+    """Whether the cgroup is in the hierarchy that limits memory."""
+    return any(os.path.exists(f"{path}/{name}") for name in _MEMORY_LIMITS)
+
+
+def controllers(kind: str, path: str) -> frozenset[str]:
+    """The controllers of the hierarchy `kind`, as `find` names it."""
+    return frozenset({kind.removeprefix(".")}) if kind else cgroup.controllers(path)
 
 
 def protected_bytes(paths: dict[str, str]) -> int:

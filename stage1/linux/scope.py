@@ -82,6 +82,16 @@ def begin(paths: "Iterable[str]", pid: int) -> None:
             cgroup.hand_down(place)
 
 
+def limit_slice(parent: str, memory_bytes: int) -> None:
+    """Let a slice allow so much memory. systemd has to know: it writes the limit that it knows again when it likes.
+    Raises Unavailable, WrongState.
+    """
+    from stage1.linux import dbus
+
+    limit = [("MemoryMax", ("t", memory_bytes))]
+    dbus.call("SetUnitProperties", "sba(sv)", os.path.basename(parent.rstrip("/")), True, limit)
+
+
 class Keeper:
     """A process that does nothing, to be in a scope for a while; it ends with us, or with the block."""
 

@@ -10,7 +10,7 @@ import select
 import time
 from typing import NamedTuple
 
-from stage1.errors import PodError, TimedOut
+from stage1.errors import PodError, TimedOut, both_ends
 from stage1.linux import process, sandbox
 
 TYPE_CHECKING = False
@@ -297,4 +297,4 @@ def _await(fd: int, event: int, deadline: float) -> None:
 def last_line(text: bytes) -> str:
     """The end of what a program wrote, as part of an error."""
     lines = text.decode("utf-8", "replace").strip().splitlines()
-    return "".join(c if c.isprintable() else " " for c in lines[-1])[:300] if lines else ""
+    return both_ends("".join(c if c.isprintable() else " " for c in lines[-1]), 300) if lines else ""

@@ -6,7 +6,7 @@
 import json
 from typing import NamedTuple
 
-from stage1.errors import NetworkFailed
+from stage1.errors import NetworkFailed, both_ends
 from stage1.net.conflist import Network
 from stage1.pod.model import Pod
 
@@ -186,5 +186,5 @@ def dns(document: Document) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str
 
 
 def _printable(text: bytes) -> str:
-    shown = text[:_SHOWN_BYTES].decode("utf-8", "replace").strip()
+    shown = both_ends(text.decode("utf-8", "replace").strip(), _SHOWN_BYTES)
     return "".join(c if c.isprintable() else " " for c in shown)

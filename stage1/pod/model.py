@@ -22,6 +22,8 @@ BOOT_ID, BOOT_ID_SEEN_AT = "boot-id", "/proc/sys/kernel/random/boot_id"
 SUSPEND = MANUAL, ON_DEMAND = "manual", "on-demand"
 """A suspended pod is resumed by request only, or by the next exec or attach as well."""
 
+CGROUPS = "/sys/fs/cgroup"
+"""Where a container sees its own cgroup."""
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
 
@@ -267,7 +269,8 @@ class Pod(NamedTuple):
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM. `memory_mib` and
     `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use now, 0 when that
     is all and stays so. `cgroup_parent` is the cgroup that the client made for it, if it exists; `limit_bytes` is the
-    memory that its containers may have together, 0 when that is not given, and `is_bounded` whether the guest holds
+    memory that its containers may have together, 0 when that is not given, `overhead_bytes` what its cgroup allows in
+    addition, and `is_bounded` whether the guest holds
     them to it from the start, since every one of them has a limit. `kubelet_dir` is the kubelet's directory of the pod,
     empty if it is not needed. The volumes `disk_volumes` of that are on the pod's own disk, which lies in that
     directory then and outlives the pod: the next one of the same uid has it. Those of `disk_limits` have only a part of
@@ -300,6 +303,7 @@ class Pod(NamedTuple):
     host: tuple[str, ...] = ()
     cgroup_parent: str = ""
     limit_bytes: int = 0
+    overhead_bytes: int = 0
     is_bounded: bool = False
     kernel: str = ""
     profile: str = ""

@@ -7,10 +7,11 @@ OCI runtime-spec 1.2, config-linux.md.
 """
 
 import json
+import os
 
 from stage1.pod import devices, profile, seccomp
 from stage1.pod.capabilities import ambient, bounding
-from stage1.pod.model import Container, Limits, Mount, Pod, Process, Rlimit, Security
+from stage1.pod.model import CGROUPS, Container, Limits, Mount, Pod, Process, Rlimit, Security
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,6 +175,9 @@ def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
         volumes.remove(device)
         at = [one["destination"] for one in first].index("/dev")
         first[at : at + 1] = [device, *(_mount(node, "bind", *BOUND, source=node) for node in NODES)]
+    if any(one["type"] == "tmpfs" and one["destination"] == os.path.dirname(CGROUPS) for one in volumes):
+        cgroups = first.pop()  # in that, and not below it
+        volumes = sorted([cgroups, *volumes], key=_depth)
     below = [one for one in volumes if one["destination"] == "/etc" and one in own]
     under, over = _identity_mounts(pod, container)
     return [*first, *below, *under, *(one for one in volumes if one not in below), *over]
@@ -188,7 +192,7 @@ def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
         _mount("/dev/shm", "bind", *BOUND, source=f"{GUEST}/shm"),
         _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", access),
-        _mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", access),
+        _mount(CGROUPS, "cgroup", "nosuid", "noexec", "nodev", "relatime", access),
     ]
 
 

@@ -5,19 +5,20 @@ Looks at volumes' sources on the host; changes nothing.
 
 from stage1.errors import BadRequest, KernelError
 from stage1.linux import beneath
-from stage1.pod.model import Container, Mount, Security, Tmpfs
+from stage1.pod.model import CGROUPS, Container, Mount, Security, Tmpfs
 
 _ETC = "/etc"
 
 
 def uncovered(container: Container) -> Container:
     """The container whose masks do not hide its volumes: where one lies below a masked path, that is an empty directory
-    with the volume in it. Nothing of the kernel's is seen that was not. Where a volume has the place of a device, at
-    /dev/net, there is none.
+    with the volume in it; so is that of the cgroups, which an app reads for its limits. Nothing else of the kernel's is
+    seen that was not. Where a volume has the place of a device, at /dev/net, there is none.
     """
     targets = [mount.target for mount in container.mounts]
     masked = [path for path in container.security.masked_paths if not _is_within(path, targets)]
-    parents = [path for path in masked if any(_is_within(target, [path]) for target in targets)]
+    seen = [*targets, CGROUPS]
+    parents = [path for path in masked if any(_is_within(target, [path]) for target in seen)]
     security = container.security._replace(
         masked_paths=tuple(path for path in masked if path not in parents),
         readonly_paths=_left(container.security, targets),

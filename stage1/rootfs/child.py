@@ -8,7 +8,7 @@ result is validated by the caller.
 import os
 import sys
 
-from stage1.errors import PodError
+from stage1.errors import PodError, both_ends
 from stage1.rootfs.answers import INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 
 TYPE_CHECKING = False
@@ -75,4 +75,4 @@ def described(error: BaseException) -> str:
     while trace and trace.tb_next:
         trace = trace.tb_next
     where = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})" if trace else ""
-    return f"{type(error).__name__}: {str(error)[:200]}{where}"
+    return f"{type(error).__name__}: {both_ends(str(error), 200)}{where}"

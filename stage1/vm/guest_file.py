@@ -9,7 +9,7 @@ import errno
 import os
 import time
 
-from stage1.errors import NoSpace, VmFailed
+from stage1.errors import NoSpace, VmFailed, both_ends
 from stage1.linux import files
 from stage1.linux.libc import Guard
 
@@ -72,7 +72,7 @@ def settled(monitor: "Monitor", is_awaited: "Callable[[], bool]" = lambda: True)
         reply = monitor.run("query-migrate")
         status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
         if status in ("", "completed", "failed", "cancelled"):
-            return f"{status} {reply.get('error-desc', '')}".strip()[:400] if status else ""
+            return both_ends(f"{status} {reply.get('error-desc', '')}".strip(), 400) if status else ""
         if not is_awaited():
             monitor.run("migrate_cancel")
         time.sleep(pause_s)

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from stage1.errors import VmFailed
+from stage1.errors import VmFailed, both_ends
 from stage1.vm.template import BEGIN, LOAD, STATE_SET, STATE_URI, spoken
 
 TYPE_CHECKING = False
@@ -139,4 +139,4 @@ def _status(reply: "dict[str, Any]") -> str:
 
 
 def _text(error: object) -> str:
-    return str(error.get("desc") if isinstance(error, dict) else error)[:400]
+    return both_ends(str(error.get("desc") if isinstance(error, dict) else error), 400)

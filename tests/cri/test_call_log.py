@@ -4,12 +4,16 @@
 import io
 import json
 import logging
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cri import notify
 from cri.call_log import LEVELS
-from cri.cli.serve import JsonFormat, TextFormat
+from cri.cli.serve import JournalFormat, JsonFormat, TextFormat
 from cri.live import state_log
 from cri.node import Node
 from stage1.errors import DiskFailed, PodError, VmFailed
@@ -113,6 +117,30 @@ async def test_both_formats_have_all_of_it(world: World, formatter: logging.Form
         assert (told["event"], told["rpc"], told["pod"], told["level"]) == ("rpc", "CreateContainer", pod, "info")
     else:
         assert f"pod={pod}" in line and 'title="pod default/web"' in line and " INFO " in line
+
+
+@pytest.mark.parametrize("formatter", [TextFormat(), JsonFormat()])
+@pytest.mark.parametrize(
+    ("level", "number"), [("DEBUG", 7), ("INFO", 6), ("WARNING", 4), ("ERROR", 3), ("CRITICAL", 2)]
+)
+def test_the_journal_gets_the_priority_of_each_line(formatter: logging.Formatter, level: str, number: int) -> None:
+    record = logging.makeLogRecord({"levelno": getattr(logging, level), "levelname": level, "msg": "one"})
+    try:
+        raise ValueError("of two\nlines")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    plain = formatter.format(record)
+    lines = JournalFormat(formatter).format(record).splitlines()
+    assert lines == [f"<{number}>{line}" for line in plain.splitlines()]
+
+
+def test_the_journal_is_known_by_its_stream(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as stream:
+        about = os.fstat(stream.fileno())
+        assert notify.is_journal(stream, {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"})
+        for other in ("", f"{about.st_dev}:{about.st_ino + 1}", "x", "1:2:3"):
+            assert not notify.is_journal(stream, {"JOURNAL_STREAM": other})
+    assert not notify.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
 
 
 async def test_a_repeated_failure_is_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ from cri.store import failures, history
 from cri.store.history import Fact
 from tests.fakes.cni import FakeCni
 
+from .command_rig import command
 from .conftest import Client, World
 from .test_network import cni
 
@@ -70,6 +71,29 @@ async def test_containers_images_and_exits_are_in_the_history(world: World) -> N
         assert kinds(facts) == [history.PULL, history.IMAGE, history.CREATED, history.STARTED, history.EXITED]
         assert facts[-1].items() >= {"subject": "c", "reason": "Error", "code": 3}.items()
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_removed_pod_explains_itself_also_when_another_has_its_name(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clearpod = command(world, capfd)
+    async with world.daemon() as cri:
+        first = await cri.pod()
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image), sandbox_config=cri.sandbox())
+        one = await cri.container(first, "sh", "-c", "exit 3")
+        await cri("StartContainer", container_id=one)
+        await cri.ended(one)
+        await cri("RemovePodSandbox", pod_sandbox_id=first)
+        for word in ("web", "default/web", first[:8]):
+            output = (await clearpod("why", word)).out
+            assert "is removed" in output and "exit code 3" in output, output
+        second = await cri.pod()
+        output = (await clearpod("why", "web")).out
+        assert "is ready" in output and f"{first[:12]}" in output, output
+        assert "exit code 3" in (await clearpod("why", first[:12])).out
+        await cri("RemovePodSandbox", pod_sandbox_id=second)
+        output = (await clearpod("why", "web")).out
+        assert f"({second[:13]}) is removed" in output and "stopped when asked" in output and first[:12] in output
 
 
 async def test_a_failed_call_is_in_the_history_of_its_pod_once(world: World) -> None:

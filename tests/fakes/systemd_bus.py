@@ -62,9 +62,11 @@ class SystemdBus:
             self._answer(client, int.from_bytes(head[8:12], "little"), rest, rest[len(rest) - size :])
 
     def _answer(self, client: socket.socket, serial: int, fields: bytes, body: bytes) -> None:
-        names = (b"Hello", b"AddMatch", b"Subscribe", b"StartTransientUnit")
+        names = (b"Hello", b"AddMatch", b"Subscribe", b"StartTransientUnit", b"SetUnitProperties")
         (name,) = [name for name in names if b"\0" + name + b"\0" in fields]
         self.calls.append(name.decode())
+        if name == b"SetUnitProperties":
+            self.bodies.append(body)
         if name != b"StartTransientUnit":
             output = ("s", (":1.1",)) if name == b"Hello" else ("", ())
             client.sendall(message(REPLY, 1, fields={F_REPLY_TO: ("u", serial)}, body=output))

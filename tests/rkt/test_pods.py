@@ -98,6 +98,19 @@ def test_empty_volumes_and_roots_are_on_a_disk_of_the_pods_and_begin_as_they_sho
     assert pod.gc().code == 0 and pod.state() == "gone"
 
 
+def test_an_app_reads_its_limits_in_its_cgroup_and_can_not_change_them(rig: Rig) -> None:
+    limits = [
+        {"name": "resource/memory", "value": {"limit": "100Mi"}},
+        {"name": "resource/cpu", "value": {"limit": "500m"}},
+    ]
+    line = "cd /sys/fs/cgroup && cat memory.max cpu.max; ls /sys/fs; echo 1 > memory.max || echo kept"
+    running = rig.run([rig.sh("one", line, isolators=limits)])
+    code, out, err = running.finish()
+    assert code == 0, err
+    shown = [one.split(b"one[", 1)[-1].split(b"]: ", 1)[-1] for one in out.splitlines()]
+    assert shown == [str(100 << 20).encode(), b"50000 100000", b"cgroup", b"kept"], err
+
+
 def test_a_command_that_can_not_be_run_is_reported_as_missing(rig: Rig) -> None:
     running = rig.run([rig.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
     code, _, err = running.finish()

@@ -83,6 +83,26 @@ def made(rig: Rig, kept: Path) -> Path:
     return Path(store.top, kept.name)
 
 
+def test_a_gc_waits_for_one_that_only_cleans_up(rig: Rig) -> None:
+    """Or the first pod's gc would make no template, by chance."""
+    top = rig.use_templates()
+    first = rig.run([rig.sh("one", HOW)])
+    assert first.finish()[0] == 0
+    is_taken = threading.Event()
+
+    def hold() -> None:
+        with Lock(templating._LOCK, limit_s=60 * PATIENCE):
+            is_taken.set()
+            time.sleep(1)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert is_taken.wait(60 * PATIENCE)
+    done = first.pod.gc(remove=False)
+    other.join()
+    assert (done.code, done.stderr, is_there(top)) == (0, "", True)
+
+
 def test_a_template_has_three_files_and_nothing_else(kept: Path) -> None:
     assert sorted(os.listdir(kept)) == ["manifest.json", "ram", "state"]
 

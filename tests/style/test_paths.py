@@ -54,11 +54,15 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
     "cri/cli/guest_files.py": dict.fromkeys(("open", "os.path.isdir", "os.path.isfile"), GUEST),
     "cri/cli/images.py": {"os.access": HOST},
-    "cri/cli/init.py": dict.fromkeys(("files.write_atomic", "open", "os.makedirs", "os.path.exists"), CLIENT),
+    "cri/cli/init.py": dict.fromkeys(
+        ("files.write_atomic", "open", "os.makedirs", "os.path.exists", "os.path.lexists"), CLIENT
+    ),
     "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
     "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
     "cri/cli/sample.py": {"os.path.exists": GUEST},
-    "cri/cli/unit.py": dict.fromkeys(("files.write_atomic", "open", "os.path.exists", "os.path.isdir"), HOST),
+    "cri/cli/unit.py": dict.fromkeys(
+        ("files.write_atomic", "open", "os.path.exists", "os.path.isdir", "os.path.lexists", "os.path.realpath"), HOST
+    ),
     "cri/cli/run_values.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/containers/hidden.py": {"open": VMM},
@@ -139,7 +143,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/linux/namespace.py": dict.fromkeys(
         "files.make_dirs os.listdir os.open os.stat files.unlink os.unlink".split(), HOST
     ),
-    "stage1/linux/podcgroup.py": dict.fromkeys(("files.read", "os.path.isdir", "os.path.samefile"), HOST),
+    "stage1/linux/podcgroup.py": dict.fromkeys(
+        ("files.read", "os.path.exists", "os.path.isdir", "os.path.samefile"), HOST
+    ),
     **{path: {"files.read": HOST} for path in ("stage1/linux/pressure.py", "stage1/vm/usage.py")},
     "stage1/linux/mapped.py": {"open": HOST},
     "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),

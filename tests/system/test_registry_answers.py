@@ -153,16 +153,22 @@ def test_plain_answers_are_an_image(layout: Layout, store: ImageStore) -> None:
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
 
 
+def _certificate(place: Path) -> tuple[Path, Path]:
+    """One of its own making for this host, and its key."""
+    certificate, key = place / "certificate.pem", place / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext"]
+    files = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*argv, *files], check=True, stderr=subprocess.DEVNULL, timeout=60 * PATIENCE)
+    return certificate, key
+
+
 @pytest.mark.parametrize("speaks_tls", [True, False])
 @pytest.mark.parametrize("insecure", [True, False])
 def test_credentials_are_for_a_registry_whose_certificate_is_believed(
     speaks_tls: bool, insecure: bool, tmp_path: Path, layout: Layout, store: ImageStore
 ) -> None:
     """One without TLS, or with a certificate of its own making, is told that it can't be reached, and sees nothing."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext"]
-    files = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*argv, *files], check=True, stderr=subprocess.DEVNULL, timeout=60 * PATIENCE)
+    certificate, key = _certificate(tmp_path)
 
     def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
         is_known = "Authorization" in http.headers
@@ -182,6 +188,35 @@ def test_credentials_are_for_a_registry_whose_certificate_is_believed(
         assert (registry.shown - {""} == {"Basic bWU6c2VjcmV0"}) == insecure
     if not insecure:
         assert registry.shown <= {""} and (orphans(store), store.list()) == ([], ())
+
+
+@pytest.mark.skipif(not os.access("/etc", os.W_OK), reason="puts a certificate into /etc/containers")
+def test_the_authority_of_one_registry_is_believed_from_certs_d(
+    tmp_path: Path, layout: Layout, store: ImageStore
+) -> None:
+    """docs/admin/storage.md has it."""
+    certificate, key = _certificate(tmp_path)
+
+    def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        whole(http, data)
+
+    registry = OddRegistry(layout, {"1": str(layout.image([BIG])["digest"])}, answer, bare=True)
+    registry.use_tls(certificate, key)
+    config = Config().but(registries=(RegistryEntry(prefix=registry.host),))
+    place = Path("/etc/containers/certs.d", registry.host)
+    made = [one for one in (place, *place.parents) if not one.exists()]
+    place.mkdir(parents=True)
+    try:
+        with registry:
+            with pytest.raises(RegistryUnavailable, match=registry.host):
+                pull_blocking(store, f"{registry.host}/a:1", config=config)
+            (place / "ca.crt").write_bytes(certificate.read_bytes())
+            assert pull_blocking(store, f"{registry.host}/a:1", config=config).size_bytes > 400_000
+    finally:
+        (place / "ca.crt").unlink(missing_ok=True)
+        for one in made:
+            with contextlib.suppress(OSError):  # another may be there by now
+                one.rmdir()
 
 
 def test_a_host_that_a_registry_leads_to_sees_no_credentials(layout: Layout, store: ImageStore) -> None:

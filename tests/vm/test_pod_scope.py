@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 from tests.fakes.systemd_machine import SystemdMachine
 
-from .service_rig import NAME, Node, systemd_machine
+from .service_rig import NAME, REPO, Node, systemd_machine
 
 MIB = 1 << 20
 ROOMY, TIGHT = "kubepods-burstable-podaa_1.slice", "kubepods-besteffort-podbb_2.slice"
@@ -126,10 +127,20 @@ def test_a_pod_is_a_scope_in_its_slice(machine: SystemdMachine, guest_dir: Path)
         on_host = asyncio.run(run(node, ROOMY, network=pb.NODE))
         assert f"{PATHS[ROOMY]}/clearpod-{on_host['id']}.scope/vm" in scopes.agents(), "a pod on the host too"
 
+        path = f"import sys; sys.path[0] = {str(REPO)!r}"
+        raised = f"{path}; from stage1.linux import scope; scope.limit_slice({ROOMY!r}, {3 << 29})"
+        done = machine.run(sys.executable, "-c", raised)
+        assert done.returncode == 0 and machine.show(ROOMY, "MemoryMax") == str(3 << 29), done.stderr
+
         if scopes.is_counted:
             tight = asyncio.run(run(node, TIGHT))
-            (elsewhere,) = [one for one in host_state.vmms() if one != vmm]
-            assert "overhead.podFixed.memory" in tight["vm"]["cgroupNote"] and TIGHT not in scopes.of_process(elsewhere)
+            (other,) = [one for one in host_state.vmms() if one != vmm]
+            assert "overhead.podFixed.memory" in tight["vm"]["cgroupNote"] and TIGHT in scopes.of_process(other)
+            limit = scopes.read(TIGHT, "memory.max")
+            machine.systemctl("daemon-reload")
+            assert (
+                int(limit) > 64 * MIB and machine.show(TIGHT, "MemoryMax") == scopes.read(TIGHT, "memory.max") == limit
+            )
         else:
             os.kill(vmm, signal.SIGKILL)
             see_gone(scopes, unit)

@@ -76,6 +76,16 @@ def test_a_signal_presses_its_power_button(clearpod: Command, tmp_path: Path) ->
     assert (code, out) == (0, b"asked to end\nbye\n")
 
 
+def test_one_signal_is_enough_for_a_kernel_that_ignores_its_power_button(clearpod: Command, tmp_path: Path) -> None:
+    process = clearpod.start("run", _image(tmp_path / "image", machine="q35"), "spin")
+    assert process.stdout
+    while process.stdout.readline() != b"ready without a network\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 137 and "power button" in err, err
+
+
 @pytest.mark.parametrize(
     ("machine", "word", "expected"), [("q35", "reset", 133), ("q35", "crash", 134), ("microvm", "reset", 0)]
 )

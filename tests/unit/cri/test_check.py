@@ -82,6 +82,7 @@ def test_a_good_host_has_nothing_to_fix() -> None:
 @pytest.mark.parametrize(
     ("facts", "name", "status", "detail", "remedy"),
     [
+        (GOOD._replace(units=("/etc/u", "/usr/u")), "unit", WARN, "/etc/u is used and hides /usr/u", "remove"),
         (GOOD._replace(is_root=False), "user", FAIL, "not root", "sudo"),
         (host(kvmtool=NO_LKVM)._replace(virtiofsd=NO_SERVER), "virtiofsd", OK, "not installed", ""),
         (NO_SERVED, "virtiofsd", FAIL, "not installed", "apt"),

@@ -17,7 +17,7 @@ from cri.cli.check_items import FAIL, OK, Item
 from cri.cli.parser import Parser
 from cri.cli.proposal import Seen, Wishes
 from cri.config import Config, parse
-from stage1.errors import BadRequest, PodError, WrongState
+from stage1.errors import AlreadyExists, BadRequest, PodError, WrongState
 from stage1.vm.slots import Range
 from tests.fakes.patience import PATIENCE
 
@@ -85,6 +85,59 @@ def test_existing_files_are_replaced_only_on_request(run: Callable[..., int], tm
     before = file.stat()
     assert run("--yes", "--force") == run() == 0
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns), "it is not written"
+
+
+def test_no_backup_is_lost(run: Callable[..., int], tmp_path: Path) -> None:
+    file = tmp_path / "etc/config.toml"
+    file.parent.mkdir()
+    file.write_text("cgroup_driver = 'cgroupfs'\n")
+    for number in range(3):
+        assert run("--yes", "--force", "--pool", str(number + 1)) == 0
+    texts = [Path(f"{file}.old{more}").read_text() for more in ("", ".2", ".3")]
+    assert texts[0] == "cgroup_driver = 'cgroupfs'\n"
+    assert [parse(text).pool.size for text in (*texts[1:], file.read_text())] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--host-pods"], "--host-pods"),
+        (["--pool", "2", "--metrics"], "--metrics, --pool"),
+        (["--yes", "--host-pods"], "-"),
+    ],
+)
+def test_a_wish_that_an_existing_file_does_not_have_is_refused(
+    run: Callable[..., int], tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    file = tmp_path / "etc/config.toml"
+    file.parent.mkdir()
+    file.write_text("cgroup_driver = 'cgroupfs'\n")
+    with pytest.raises(AlreadyExists, match=f"{word}.*--force"):
+        run(*arguments)
+    assert file.read_text() == "cgroup_driver = 'cgroupfs'\n"
+    file.write_text(
+        "[host_pods]\nallow = ['network']\nprivileged = true\n[pool]\nsize = 2\n[metrics]\nenabled = true\n"
+    )
+    assert run(*arguments) == 0, "it has what is wished, and more"
+
+
+def test_a_unit_that_hides_the_packages_is_reported(
+    run: Callable[..., int], systemd: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    systemd()
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    monkeypatch.setattr(unit, "PLACES", (str(tmp_path / "units"), str(packages)))
+    assert unit.hidden() == "" and run("--yes", "--no-start") == 0
+    (packages / unit.NAME).touch()
+    assert unit.hidden() == f"{packages}/{unit.NAME}"
+    capsys.readouterr()
+    assert run("--yes") == 0
+    assert f"{packages}/{unit.NAME}" in capsys.readouterr().out
+    (tmp_path / "units" / unit.NAME).unlink()
+    (tmp_path / "units" / unit.NAME).symlink_to("/dev/null")
+    assert unit.hidden() == "", "it is masked on purpose"
 
 
 def test_a_failed_check_is_the_exit_code_and_starts_nothing(

@@ -10,6 +10,7 @@ import pytest
 
 import cri.__main__ as command
 from cri.cli.service import END_S
+from stage1.errors import BadRequest
 
 EXPOSURE = 75
 """By systemd-analyze, of 100."""
@@ -48,6 +49,11 @@ def test_it_is_started_when_it_serves_and_is_watched(unit: configparser.ConfigPa
     assert int(service["TimeoutStopSec"]) > END_S
 
 
+def test_it_is_not_started_again_and_again_with_a_bad_configuration(unit: configparser.ConfigParser) -> None:
+    assert unit["Service"]["RestartPreventExitStatus"].split() == [str(BadRequest.exit_code)]
+    assert unit["Unit"]["Documentation"]
+
+
 def test_it_stays_in_the_hosts_mounts(unit: configparser.ConfigParser) -> None:
     assert not [key for key in unit["Service"] if key in MOUNTS]
 
@@ -69,5 +75,5 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     text = UNIT.read_text(encoding="utf-8").replace("/opt/clearpod/.venv/bin/clearpod", str(program))
     copy = tmp_path / "clearpod.service"
     copy.write_text(text)
-    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and str(copy) not in done.stderr, done.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stage1 import engine, placement
-from stage1.errors import Unavailable
+from stage1.errors import Unavailable, WrongState
 from stage1.linux import cgroup, dbus, podcgroup, scope
 from stage1.pod.model import Pod
 from stage1.vm import limits, qemu
@@ -125,18 +125,37 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
     assert one.wait(10 * PATIENCE) == -9 and left(slices) == []
 
 
-def test_a_slice_without_space_has_no_scope_and_the_pod_reports_it(host: engine.Host, slices: list[str]) -> None:
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_systemd_is_asked_to_add_room_to_a_slice_and_if_it_refuses_the_vm_is_elsewhere(
+    host: engine.Host, slices: list[str], monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
     limited = [f"{path}/{name}" for path in slices for name in ("memory.max", "memory.limit_in_bytes")]
     limited = [path for path in limited if os.path.exists(path)]
     if not limited:
         pytest.skip("needs a controller for memory")
     for path in limited:
         Path(path).write_text(str(64 << 20))
+    asked = []
+
+    def call(*values: Any) -> None:
+        asked.append(values)
+        if is_refused:
+            raise WrongState("systemd refused SetUnitProperties: no")
+
+    monkeypatch.setattr(dbus, "call", call)
     prepared = engine.prepare(POD._replace(limit_bytes=64 << 20), host)
     try:
+        ((member, signature, unit, is_runtime, ((name, (_, size)),)),) = asked
+        assert (member, signature, is_runtime) == ("SetUnitProperties", "sba(sv)", True)
+        assert unit == os.path.basename(WHERE)
+        assert name == "MemoryMax" and placement.is_raised(size)
         assert "overhead.podFixed.memory" in prepared.cgroup_note
+        assert ("systemd refused" in prepared.cgroup_note) is is_refused
         engine.boot(prepared, Looking())
-        assert [path for path in prepared.vm.cgroups if scope.of(path) or "/clearpodtest/" not in path] == []
+        memory = [os.path.dirname(path) for path in limited]
+        inside = [path for path in prepared.vm.cgroups if any(path.startswith(f"{above}/") for above in memory)]
+        assert bool(inside) is not is_refused
+        assert [Path(path).read_text().strip() for path in limited] == [str(64 << 20 if is_refused else size)]
     finally:
         engine.clean_up(prepared.directory)
     assert left(slices) == []

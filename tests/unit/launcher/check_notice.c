@@ -35,6 +35,20 @@ CASE(what_a_kernel_says_in_passing_is_left_out)
                 "qemu: no such device\nclearpod agent: no plan\n"));
 }
 
+CASE(a_long_line_keeps_its_end_which_has_the_reason)
+{
+    static const char reason[] = "': Permission denied\n";
+    static char much[6000];
+    for (size_t size = 100; size < sizeof much - sizeof reason; size += 37) {
+        memset(much, 'x', sizeof much);
+        memcpy(much, "qemu-system-x86_64: -drive", 26);
+        strcpy(much + size, reason);
+        size_t length = notice(much, strlen(much), 0, lines);
+        CHECK(length < NOTICE_MAX && length > sizeof reason && !strncmp(lines, "qemu-system-x86_64: -drive", 26));
+        CHECK(!strcmp(lines + length - strlen(reason), reason));
+    }
+}
+
 CASE(a_flood_leaves_the_last_lines_and_none_without_its_beginning)
 {
     static char much[8000];

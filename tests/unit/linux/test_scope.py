@@ -56,6 +56,18 @@ def test_a_scope_is_requested_with_its_slice_and_its_process(
 
 
 @pytest.mark.parametrize(
+    ("name", "calls"), [("bus", ["Hello", "SetUnitProperties"]), ("private", ["SetUnitProperties"])]
+)
+def test_a_slice_gets_a_limit_without_a_job(slice_path: Path, tmp_path: Path, name: str, calls: list[str]) -> None:
+    with SystemdBus(tmp_path / name) as bus:
+        scope.limit_slice(f"/kubepods.slice/{SLICE}", 123 << 20)
+    assert bus.calls == calls
+    assert dbuswire.Reader(bus.bodies[0]).values("s") == [SLICE]
+    for output in (b"MemoryMax", (123 << 20).to_bytes(8, "little")):
+        assert output in bus.bodies[0]
+
+
+@pytest.mark.parametrize(
     ("answer", "error", "text"),
     [
         ("org.freedesktop.systemd1.UnitExists", WrongState, "UnitExists"),

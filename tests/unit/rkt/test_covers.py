@@ -12,6 +12,9 @@ from stage1.rkt import covers
 TUN = "/dev/net/tun"
 SECURITY = Security(masked_paths=("/proc/kcore", "/sys/firmware", "/sys/fs"), readonly_paths=("/proc/bus",))
 
+LEFT = ("/proc/kcore", "/sys/firmware")
+"""Of /sys/fs there is an empty directory, for the cgroups."""
+
 
 def container(*mounts: Mount) -> Container:
     return Container("one", "one", "image", Process(("sh",)), mounts, security=SECURITY)
@@ -20,13 +23,14 @@ def container(*mounts: Mount) -> Container:
 @pytest.mark.parametrize(
     "target, masked, readonly, empty",
     [
-        ("/data", SECURITY.masked_paths, SECURITY.readonly_paths, []),
-        ("/sys/fsx", SECURITY.masked_paths, SECURITY.readonly_paths, []),
+        ("/data", LEFT, SECURITY.readonly_paths, ["/sys/fs"]),
+        ("/sys/fsx", LEFT, SECURITY.readonly_paths, ["/sys/fs"]),
         ("/sys/fs", ("/proc/kcore", "/sys/firmware"), SECURITY.readonly_paths, []),
         ("/sys/fs/x/y", ("/proc/kcore", "/sys/firmware"), SECURITY.readonly_paths, ["/sys/fs"]),
         ("/sys", ("/proc/kcore",), SECURITY.readonly_paths, []),
-        ("/proc/bus", SECURITY.masked_paths, (), []),
-        ("/proc/bus/x", SECURITY.masked_paths, SECURITY.readonly_paths, []),
+        ("/sys/fs/cgroup", LEFT, SECURITY.readonly_paths, ["/sys/fs"]),
+        ("/proc/bus", LEFT, (), ["/sys/fs"]),
+        ("/proc/bus/x", LEFT, SECURITY.readonly_paths, ["/sys/fs"]),
     ],
 )
 def test_a_volume_at_a_protected_path_is_seen_and_nothing_more_of_the_kernels(
