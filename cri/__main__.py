@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+from typing import Any
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,6 +63,19 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
+def _coded(args: Any) -> int:
+    """Call the command. Its errors have its own exit code, if it has one, unless they are the container's command's."""
+    from stage1.errors import NoCommand, PodError
+
+    try:
+        return int(args.main(args))
+    except NoCommand:
+        raise
+    except PodError as error:
+        error.exit_code = getattr(args, "fault", error.exit_code)
+        raise
+
+
 def _dispatch(arguments: list[str]) -> int:
     from cri.cli.parser import make
 
@@ -71,7 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
         if args.command is None:
             parser.print_help()
             return 2
-        return int(args.main(args))
+        return _coded(args)
     finally:
         sys.stdout.flush()  # here, where a reader that went away is no traceback
 

@@ -47,6 +47,8 @@ RPCS = {
 OURS = {
     "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
     "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
+    "KillContainer": ("StopContainer", "StopContainer"),
+    "WaitContainer": ("ContainerStatus", "ContainerStatus"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
     "CreateTemplate": ("CheckpointPod", "Status"),
     "ListTemplates": ("Status", "Status"),
@@ -58,7 +60,7 @@ NOT_OFFERED = {"CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-DROPPED_WITH_CLIENT = {"ExecSync", "CheckpointPod"}
+DROPPED_WITH_CLIENT = {"ExecSync", "CheckpointPod", "WaitContainer"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
 GONE = "the client has disconnected"

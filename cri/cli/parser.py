@@ -17,6 +17,8 @@ from cri.cli import COMMANDS
 
 WRONG = 2
 """The exit code for a wrong command line."""
+FAULT = 125
+"""The same of the commands whose exit codes are podman's, and their code for what clearpod itself could not do."""
 PRECEDING = "preceding_config"
 """Where the value of a --config is kept that precedes the command or its action."""
 
@@ -53,6 +55,24 @@ class Parser(argparse.ArgumentParser):
         """The container that `lookup.container` finds: args.name and args.container."""
         self.add_argument("name", metavar="POD", help="a pod, or the id of a container")
         self.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
+
+    def take_podmans_codes(self) -> None:
+        """A command that podman has too: 125 is its exit code for each error but those of the container's command."""
+        self.wrong = FAULT
+        self.set_defaults(fault=FAULT)
+
+    def take_pods(self, what: str) -> None:
+        """Several pods, or all that `run --detach` made: args.pods, args.all and args.ignore. `what` is done to them."""
+        self.take_podmans_codes()
+        text = "ids, names, NAMESPACE/NAME or uids, or unique prefixes"
+        self.add_argument("pods", metavar="POD", nargs="*", help=text)
+        self.add_argument("-a", "--all", action="store_true", help=f"{what} all pods of `clearpod run --detach`")
+        self.add_argument("-i", "--ignore", action="store_true", help="pass over pods that do not exist")
+
+    def take_time(self) -> None:
+        """The grace period in seconds: args.time."""
+        what = "seconds from the stop signal to SIGKILL; default 10, -1: wait for its end"
+        self.add_argument("-t", "--time", type=int, default=10, metavar="SECONDS", help=what)
 
     def take_config(self) -> None:
         """The option --config, which all commands have that read the daemon's configuration."""

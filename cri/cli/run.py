@@ -28,7 +28,7 @@ from cri.store.images import Image, ImageStore
 from cri.store.pods import PodRecord
 from cri.translate import own_kernel, sandbox
 from stage1 import engine
-from stage1.errors import BadRequest, NoCommand, NotFound, PodError, Unavailable, Unsupported
+from stage1.errors import BadRequest, NotFound, Unavailable, Unsupported
 from stage1.linux.cgroup import OURS
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 from stage1.rootfs.flat import flatten
@@ -85,11 +85,6 @@ def main(args: argparse.Namespace) -> int:
         request = run_request.of(args, os.environ)
         body = _detach(args, request) if args.detach else _run(args, request, timeline=timeline)
         return asyncio.run(_until_interrupted(body))
-    except NoCommand:
-        raise
-    except PodError as error:
-        error.exit_code = run_options.FAULT
-        raise
     finally:
         if args.timeline:
             sys.stderr.write(timeline.text())
@@ -126,7 +121,7 @@ async def _detach(args: argparse.Namespace, request: Request) -> int:
         request.container.image.image = image.id
     else:
         request.container.image.image = args.image
-    print(await detached.hand_over(config, request, when=args.pull))
+    print(await detached.hand_over(config, request, when=args.pull, removes=args.rm))
     return 0
 
 

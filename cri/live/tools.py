@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cri.events import Bus
     from cri.live.consoles import Consoles
+    from cri.live.pod import LivePod
     from cri.live.templates import Templates
     from cri.loop_budget import LoopBudget
     from cri.statistics.forecast import Lists
@@ -40,6 +41,10 @@ def _leave(directory: str) -> None:
     """Do nothing about what could not be removed: the next daemon cleans it up."""
 
 
+def _stay(pod: "LivePod") -> None:
+    """Do nothing about a pod whose container has ended: who made it decides."""
+
+
 class Tools(NamedTuple):
     """The host, the starter of VMs, and how long a guest may take to boot and to answer a call.
 
@@ -51,7 +56,7 @@ class Tools(NamedTuple):
     answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much pods may write (None: no
     limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of a pod that failed and could
     not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts for metrics. `templates` are
-    what VMs can be copies of (None: all boot). `lists` is when the node's statistics are expected to be listed.
+    what VMs can be copies of (None: all boot). `container_ended` gets the pod of each container that ended. `lists` is when the node's statistics are expected to be listed.
     """
 
     host: "Host"
@@ -71,6 +76,7 @@ class Tools(NamedTuple):
     recorder: Recorder = Recorder()
     templates: "Templates | None" = None
     lists: "Lists | None" = None
+    container_ended: "Callable[[LivePod], None]" = _stay
 
     async def run_in_bulk(self, work: "Callable[P, T]", /, *args: "P.args", **options: "P.kwargs") -> "T":
         """Like `run_uncancellable`, by `bulk`."""
