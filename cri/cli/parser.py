@@ -74,6 +74,17 @@ class Parser(argparse.ArgumentParser):
         what = "seconds from the stop signal to SIGKILL; default 10, -1: wait for its end"
         self.add_argument("-t", "--time", type=int, default=10, metavar="SECONDS", help=what)
 
+    def take_authfile(self) -> None:
+        """The file with credentials for registries: args.authfile."""
+        what = "the file with credentials; default $REGISTRY_AUTH_FILE, else podman's and docker's"
+        self.add_argument("--authfile", metavar="FILE", default="", help=what)
+
+    def take_credentials(self) -> None:
+        """The credentials of a pull: args.creds and args.authfile."""
+        what = "credentials for the registry; better is `clearpod login`, since arguments can be read by all users"
+        self.add_argument("--creds", metavar="USER:PASSWORD", default="", help=what)
+        self.take_authfile()
+
     def take_config(self) -> None:
         """The option --config, which all commands have that read the daemon's configuration."""
         self.add_argument("--config", metavar="FILE", help="the daemon's configuration file")

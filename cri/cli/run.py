@@ -22,7 +22,9 @@ from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
 from cri.cli.run_request import Request
 from cri.config import Config, load
+from cri.image import credentials
 from cri.image.pull import pull
+from cri.image.source import LOCAL
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
 from cri.store.pods import PodRecord
@@ -116,12 +118,14 @@ async def _detach(args: argparse.Namespace, request: Request) -> int:
 
     config = load(args.config)
     detached.check(args)
-    if not args.image or args.image.startswith(("oci:", "docker-archive:")):
+    auth = None
+    if not args.image or args.image.startswith(LOCAL):
         image, _ = await _bring(config, args)  # which the daemon would not read from the caller's files
         request.container.image.image = image.id
     else:
         request.container.image.image = args.image
-    print(await detached.hand_over(config, request, when=args.pull, removes=args.rm))
+        auth = credentials.of_command(args.creds, args.authfile, reference=args.image)
+    print(await detached.hand_over(config, request, when=args.pull, removes=args.rm, auth=auth))
     return 0
 
 
@@ -178,22 +182,23 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
 async def _bring(config: Config, args: argparse.Namespace) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
     try:
-        image = await _find(store, args.image or sample.reference(config.guest_dir), when=args.pull, config=config)
+        image = await _find(store, args.image or sample.reference(config.guest_dir), args=args, config=config)
         return image, store.usable(image)
     finally:
         store.close()
 
 
-async def _find(store: ImageStore, reference: str, *, when: str, config: Config) -> Image:
+async def _find(store: ImageStore, reference: str, *, args: argparse.Namespace, config: Config) -> Image:
     """The stored image or the registry's, depending on --pull; local files are always read."""
-    is_local = reference.startswith(("oci:", "docker-archive:"))
+    is_local, when = reference.startswith(LOCAL), args.pull
     stored = None if is_local or when == "always" else store.find(reference)
     if stored and (when == "never" or (when == "missing" and not store.examine(stored, whole=False))):
         return stored
     if when == "never" and not is_local:
         raise NotFound(f"the image {reference} is not stored, and --pull never does not bring it")
+    auth = credentials.of_command(args.creds, args.authfile, reference=reference)
     try:
-        return await pull(store, reference, config=config)
+        return await pull(store, reference, config=config, auth=auth)
     except (NotFound, Unavailable):
         if stored and when == "newer":
             return stored

@@ -179,6 +179,7 @@ def _add_calling(parser: Parser) -> None:
         ("--timeline", "print on standard error how long each step took"),
     )
     text = "when to ask the registry: always, missing (default: when it is not stored), never, newer"
+    parser.take_credentials()
     parser.add_argument("--pull", choices=PULLS, default="missing", metavar="WHEN", help=text)
     parser.add_argument("--hypervisor", choices=("auto", *hypervisors.names()), help="default: as configured")
     _texts(

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 
+from cri.image.registries import Auth
 from stage1.errors import NoSpace, NotFound, PodError, Unavailable
 from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
@@ -46,7 +47,7 @@ class Skopeo:
     """
 
     def __init__(self, work_dir: str, *, name: str, limits: Limits, archive: str = "") -> None:
-        self._name, self._limits = name, limits
+        self._work_dir, self._name, self._limits = work_dir, name, limits
         self._common = ["--insecure-policy", "--tmpdir", work_dir]
         self._auth = []
         if os.path.exists(f"{work_dir}/registries.conf"):
@@ -90,15 +91,27 @@ class Skopeo:
         target = ["--dest-shared-blob-dir", blobs, source, f"oci:{layout}:image"]
         await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target], _LOG_BYTES)
 
-    async def _run(self, arguments: list[str], most_bytes: int) -> bytes:
-        """Return its output; slightly more than `most_bytes` if it writes more, and then it is killed."""
+    async def log_in(self, registry: str, auth: Auth) -> None:
+        """Have the registry check the credentials. They are on this process's way to skopeo only, and in its file in
+        the pull's directory. Raises LoginNeeded, RegistryUnavailable.
+        """
+        words = ["login", "--authfile", f"{self._work_dir}/auth.json", "--username", auth.username, "--password-stdin"]
+        try:
+            await self._run([*words, registry], _LOG_BYTES, given=auth.password.encode())
+        except LoginNeeded:
+            raise LoginNeeded(f"the registry {self._name} does not take this user name with this password") from None
+
+    async def _run(self, arguments: list[str], most_bytes: int, *, given: bytes = b"") -> bytes:
+        """Return its output; slightly more than `most_bytes` if it writes more, and then it is killed. `given` is its
+        input.
+        """
         means = await asyncio.to_thread(sandbox.means)
         argv = [*sandbox.command(self._box, means), "skopeo", *self._common, *arguments]
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=pipe if given else asyncio.subprocess.DEVNULL,
                 stdout=pipe,
                 stderr=pipe,
                 start_new_session=True,
@@ -107,6 +120,9 @@ class Skopeo:
         except FileNotFoundError:
             raise NotFound("there is no setpriv program; install util-linux") from None
         assert process.stdout and process.stderr
+        if process.stdin:
+            process.stdin.write(given)
+            process.stdin.close()
         log = asyncio.create_task(_tail(process.stderr))
         try:
             out = await _head(process.stdout, most_bytes)

@@ -58,6 +58,15 @@ def parse(text: str) -> Reference:
     return Reference(registry, path, "" if digest else tag or _DEFAULT_TAG, digest)
 
 
+def registry_of(text: str) -> str:
+    """The registry HOST[:PORT], with a path in it if `text` has one, whose credentials are meant. Raises BadRequest."""
+    host, _, path = text.removeprefix("https://").removeprefix("http://").rstrip("/").partition("/")
+    if not _REGISTRY.fullmatch(host) or (path and not _PATH.fullmatch(path)):
+        raise BadRequest(f"{_shown(text)} is not a registry; give HOST, HOST:PORT or HOST/REPOSITORY")
+    host = _OTHER_NAMES.get(host, host)
+    return host if not path or (host == _DEFAULT_REGISTRY and path == "v1") else f"{host}/{path}"
+
+
 def repository(text: str) -> str:
     """The full name of the repository that `text` is, with neither tag nor digest; empty when it is something else."""
     try:
