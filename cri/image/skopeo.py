@@ -7,6 +7,7 @@ has the network, but no capability, no other process, and no writable directory 
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from stage1.errors import NoSpace, NotFound, PodError, Unavailable
 from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
+
+log = logging.getLogger("clearpod.pull")
 
 _INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
 _LOG_BYTES = 65536
@@ -32,6 +35,19 @@ class RegistryUnavailable(Unavailable):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(f"RegistryUnavailable: {sentence}")
+
+
+class Misled(RegistryUnavailable):
+    """A registry leads to another host, which does not give what it should. What that says is in no error: whoever names
+    the image may not be allowed to ask that host.
+    """
+
+    def __init__(self, image: str, host: str) -> None:
+        shown = host[:100] if host.isprintable() else "another host"
+        super().__init__(
+            f"the registry of {image} leads to {shown}, which does not give what is asked for; report it to the "
+            "registry's operator"
+        )
 
 
 class LoginNeeded(PodError):
@@ -135,7 +151,9 @@ class Skopeo:
             log.cancel()
         if process.returncode == 0:
             return out
-        raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name)
+        raise explain(
+            err.decode("utf-8", "replace"), process.returncode or 0, name=self._name, is_local=not self._auth
+        )
 
 
 async def kill_group(process: asyncio.subprocess.Process) -> None:
@@ -179,7 +197,7 @@ _LOGIN = re.compile("unauthorized|denied|authentication required|invalid usernam
 _BROKEN = re.compile("[Dd]igest did not match|does not match|blob unknown|invalid tar header|invalid character")
 _UNREACHABLE = re.compile(
     "pinging container registry|connection re|no such host|timeout|deadline exceeded|EOF|toomanyrequests"
-    "|unexpected HTTP status|x509|tls:|server gave HTTP response|network is unreachable|no route to host"
+    "|unexpected HTTP status|x509|tls:|server misbehaving|Temporary failure in name resolution|server gave HTTP response|network is unreachable|no route to host"
     "|StatusCode: 5"
 )
 
@@ -188,31 +206,63 @@ _ODD_ANSWER = re.compile(r'\b(Get|Head|Post) "|StatusCode: [0-9]')
 """Of Go's HTTP client, and of an answer that no registry gives. After all others, which are more specific."""
 
 
-def explain(stderr: str, code: int, *, name: str) -> PodError:
-    """The error that skopeo's last words stand for. `name` is the image as the user knows it."""
+_PHRASES = re.compile(
+    r"manifest unknown|name unknown|blob unknown|authentication required|invalid username/password|unauthorized"
+    r"|access to the resource is denied|denied|toomanyrequests|no descriptor found|blob upload unknown"
+    r"|(?:[Ss]tatus(?:Code)?(?: code from registry)?):? [0-9]{3}|server gave HTTP response to HTTPS client"
+    r"|connection refused|connection reset by peer|no such host|server misbehaving|Temporary failure in name resolution"
+    r"|network is unreachable|no route to host|i/o timeout|TLS handshake timeout|context deadline exceeded"
+    r"|unexpected EOF|x509: certificate (?:signed by unknown authority|has expired|is not valid|is valid for)"
+    r"|x509: cannot validate certificate|tls: [a-z ]{3,60}|unsupported protocol scheme|stopped after [0-9]+ redirects"
+    r"|[Dd]igest did not match|does not match|invalid tar header|invalid character|malformed HTTP"
+    r"|exceeded maximum allowed size of [0-9]+ bytes|invalid reference format[a-z: ]{0,60}"
+)
+"""What an error about a registry repeats of skopeo's. All else may be the words of a host that the registry leads to."""
+_PLACES = re.compile(r'\b(?:Get|Head|Post|Put) \\?"https?://([^/"\\]+)')
+_HOSTS = {"docker.io": ("registry-1.docker.io", "auth.docker.io")}
+
+
+def explain(stderr: str, code: int, *, name: str, is_local: bool = False) -> PodError:
+    """The error that skopeo's last words stand for. `name` is the image as the user knows it, and `is_local` for a file
+    of this host, whose errors are told whole.
+    """
     reason = reason_of(stderr)
     if re.search("^(setpriv|env): .*skopeo.*No such file", stderr, re.MULTILINE):
         return NotFound("there is no skopeo program; install skopeo")
     if "no space left on device" in reason or "disk quota exceeded" in reason:
-        return NoSpace(f"the disk is full while {name} was downloaded ({reason}); free some space")
+        return NoSpace(f"the disk is full while {name} was downloaded; free some space")
+    log.info("pull.skopeo", extra={"image": name, "error": reason})
+    registry = name.partition("/")[0]
+    others = [one for one in _PLACES.findall(reason) if one not in (registry, *_HOSTS.get(registry, ()))]
+    if others and not is_local:
+        return Misled(name, others[-1])
+    return _explained(reason, code, name=name, shown=reason if is_local else _phrases(reason))
+
+
+def _phrases(reason: str) -> str:
+    """The parts of the reason that are skopeo's own words or names of a registry's errors, each once."""
+    return ", ".join(dict.fromkeys(_PHRASES.findall(reason)))[:300] or "the daemon's log has more"
+
+
+def _explained(reason: str, code: int, *, name: str, shown: str) -> PodError:
     if _LOGIN.search(reason):
-        return LoginNeeded(f"the registry rejects the credentials for {name}, or does not have it ({reason})")
+        return LoginNeeded(f"the registry rejects the credentials for {name}, or does not have it ({shown})")
     if code == 2 or _NOT_THERE.search(reason):
-        return NotFound(f"there is no image {name} ({reason})")
+        return NotFound(f"there is no image {name} ({shown})")
     if _BROKEN.search(reason):
-        return Corrupt(f"the registry's copy of {name} is damaged ({reason}); pull again, or push again")
+        return Corrupt(f"the registry's copy of {name} is damaged ({shown}); pull again, or push again")
     if _UNREACHABLE.search(reason):
-        return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
+        return RegistryUnavailable(f"can't reach the registry of {name} ({shown}); try again later")
     if _TOO_LARGE.search(reason):
-        return Corrupt(f"a document of {name} is larger than any image's ({reason}); push it again")
+        return Corrupt(f"a document of {name} is larger than any image's ({shown}); push it again")
     if _ODD_ANSWER.search(reason):
         return RegistryUnavailable(
-            f"the registry of {name} does not answer like a registry ({reason}); correct the name, or report it to its"
+            f"the registry of {name} does not answer like a registry ({shown}); correct the name, or report it to its"
             " operator"
         )
     if signal_number := -code if code < 0 else max(0, code - 128):
         return PodError(f"can't pull {name}: skopeo was killed by signal {signal_number}; pull again")
-    return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
+    return PodError(f"can't pull {name}: {shown if reason else f'skopeo ended with status {code}'}")
 
 
 def reason_of(stderr: str) -> str:
