@@ -13,7 +13,7 @@ import re
 import signal
 
 from cri.image.registries import Auth
-from stage1.errors import NoSpace, NotFound, PodError, Unavailable
+from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unavailable
 from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
@@ -231,6 +231,8 @@ def explain(stderr: str, code: int, *, name: str, is_local: bool = False) -> Pod
         return NotFound("there is no skopeo program; install skopeo")
     if "no space left on device" in reason or "disk quota exceeded" in reason:
         return NoSpace(f"the disk is full while {name} was downloaded; free some space")
+    if "invalid reference format" in reason:
+        return BadRequest(f"{name} is not an image name ({_phrases(reason)})")
     log.info("pull.skopeo", extra={"image": name, "error": reason})
     registry = name.partition("/")[0]
     others = [one for one in _PLACES.findall(reason) if one not in (registry, *_HOSTS.get(registry, ()))]
