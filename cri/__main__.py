@@ -49,7 +49,9 @@ def _explained(arguments: list[str]) -> int:
     except PodError as error:
         if os.environ.get("CLEARPOD_DEBUG"):
             raise
-        print(f"clearpod: {error}", file=sys.stderr)
+        from cri.store.history import printable
+
+        print(f"clearpod: {printable(str(error))}", file=sys.stderr)  # it may repeat what others wrote
         return error.exit_code
 
 

@@ -201,7 +201,7 @@ def _image(store: "ImageStore", name: str) -> "Image":
 
 
 def _absent(name: str) -> NotFound:
-    return NotFound(f"the image {name} is not stored; `clearpod images ls` shows what is")
+    return NotFound(f"the image {name[:255]!r} is not stored; `clearpod images ls` shows what is")
 
 
 def _text(image: "Image") -> str:

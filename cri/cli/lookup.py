@@ -13,7 +13,7 @@ from typing import Any
 
 from cri.cli.daemon import Daemon
 from cri.cli.parser import FAULT
-from cri.cli.shown import ID_CHARS
+from cri.cli.shown import ID_CHARS, printable
 from cri.pb import runtime_pb2 as pb
 from cri.policy import DETACHED
 from cri.translate.bounds import short
@@ -115,7 +115,7 @@ def each(
         except PodError as error:
             if args.ignore and isinstance(error, NotFound):
                 continue
-            print(f"clearpod: {error}", file=sys.stderr)
+            print(f"clearpod: {printable(str(error))}", file=sys.stderr)
             failures.append(next((code for kind, code in codes.items() if isinstance(error, kind)), FAULT))
     return max(failures, default=0)
 

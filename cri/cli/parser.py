@@ -96,7 +96,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with one line on standard error."""
-        self.exit(self.wrong, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in message)
+        self.exit(self.wrong, f"{self.prog}: {shown}; see `{self.prog} --help`\n")
 
     def format_help(self) -> str:
         """The help with its examples."""

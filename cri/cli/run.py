@@ -67,7 +67,7 @@ EVERYTHING = policy.Policy(
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod run`."""
     what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
-    parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help=what)
     parser.take_command(after=1)
     parser.usage = "clearpod run [OPTIONS] [IMAGE] [CMD...]"
     parser.epilog = (

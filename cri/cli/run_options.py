@@ -104,9 +104,9 @@ def _add_container(parser: Parser) -> None:
             "USER[:GROUP]",
             "the user of the command: names in the image's /etc/passwd and /etc/group, or numbers",
         ),
-        ("--name", "NAME", "the pod's name"),
         ("--hostname", "NAME", "the host name; default: the pod's name"),
     )
+    group.add_argument("--name", metavar="NAME", help="the pod's name: letters, digits, _, . and -")
     what = "replaces the image's Entrypoint and drops its Cmd"
     group.add_argument("--entrypoint", metavar="WORD|JSON", help=what)
     _flags(
