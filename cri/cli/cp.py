@@ -40,7 +40,7 @@ LIMITS = Limits(layer_mib=1 << 40, layer_entries=1 << 40)
 """Of the container's archive: there is no limit but the target's disk, only the headers are bounded."""
 FILES, HARD, SYMBOLIC = (b"0", b"\0", b"7"), b"1", b"2"
 """Kinds of entries of a tar archive."""
-MOST_WORDS = 4096
+MOST_SHOWN_BYTES = 4096
 
 
 def add_arguments(parser: Parser) -> None:
@@ -79,18 +79,20 @@ class Inside(NamedTuple):
             "volume instead"
         )
 
-    def tar(self, *words: str, stdin: int = -1, stdout: int = -1) -> None:
-        """Run tar with these descriptors, and close them. Raises PodError with its last words when it fails."""
-        said = os.memfd_create("clearpod-cp")
+    def tar(self, *options: str, stdin: int = -1, stdout: int = -1) -> None:
+        """Run tar with these descriptors, and close them. Raises PodError with the last line of its errors."""
+        errors = os.memfd_create("clearpod-cp")
         try:
             streams = {"stdin": stdin >= 0, "stdout": stdout >= 0, "stderr": True, "tty": False}
-            files = Files(stdin, stdout, said)
-            code = execs.run(self.daemon, self.container.id, command=["tar", *words], files=files, **streams)
-            text = os.pread(said, MOST_WORDS, max(0, os.fstat(said).st_size - MOST_WORDS)).decode(errors="replace")
+            files = Files(stdin, stdout, errors)
+            code = execs.run(self.daemon, self.container.id, command=["tar", *options], files=files, **streams)
+            text = os.pread(errors, MOST_SHOWN_BYTES, max(0, os.fstat(errors).st_size - MOST_SHOWN_BYTES)).decode(
+                errors="replace"
+            )
         except NoCommand:
             raise self._lacks("tar") from None
         finally:
-            for fd in (said, *(one for one in (stdin, stdout) if one > 2)):
+            for fd in (errors, *(one for one in (stdin, stdout) if one > 2)):
                 os.close(fd)
         if code:
             last = (text.strip().splitlines() or [f"exit code {code}"])[-1]
@@ -100,12 +102,13 @@ class Inside(NamedTuple):
 def main(args: argparse.Namespace) -> int:
     """Copy. Raises NotFound, BadRequest, WrongState when the container does not run, PodError."""
     named = [_split(text) for text in (args.source, args.target)]
-    if all(named) or not any(named):
+    place = named[0] or named[1]
+    if place is None or None not in named:
         raise BadRequest("one of the two paths is in a container, as POD:PATH, and one on the host")
     if not (args.source and args.target):
         raise BadRequest("a path is empty; give the paths of the source and of the target")
     with connect(args.config) as daemon:
-        word, path = named[0] or named[1]
+        word, path = place
         container = lookup.container(daemon, word, name=args.container)
         clean = posixpath.normpath(f"/{path}")
         inside = Inside(daemon, container, clean.replace("//", "/"), path.endswith("/."), path.endswith("/"))
@@ -116,11 +119,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _split(text: str) -> tuple[str, str] | tuple[()]:
-    """POD and path of POD:PATH; empty for a path of the host, which has a slash or a dot first if it has a colon."""
+def _split(text: str) -> tuple[str, str] | None:
+    """POD and path of POD:PATH; None for a path of the host, which has a slash or a dot first if it has a colon."""
     word, colon, path = text.partition(":")
     if not colon or text[:1] in (".", "/") or word.count("/") > 1:
-        return ()
+        return None
     if not word or not path:
         raise BadRequest(f"{text[:100]!r} is not POD:PATH; a path of the host that has a colon begins with ./ or /")
     return word, path
@@ -135,16 +138,16 @@ def _out(inside: Inside, target: str) -> None:
         raise NotFound(f"there is no {inside.path} in the container {inside.container.metadata.name}")
     above, name = posixpath.split(inside.path)
     if target == "-":
-        words = ["-C", inside.path, "."] if inside.takes_content or not name else ["-C", above, f"./{name}"]
-        return inside.tar("-cf", "-", *words, stdout=1)
+        options = ["-C", inside.path, "."] if inside.takes_content or not name else ["-C", above, f"./{name}"]
+        return inside.tar("-cf", "-", *options, stdout=1)
     directory, base = _place(target, name, is_directory=is_directory, takes_content=inside.takes_content or not name)
-    words = ["-cf", "-", "-C", inside.path, "."] if is_directory else ["-chf", "-", "-C", above, f"./{name}"]
+    options = ["-cf", "-", "-C", inside.path, "."] if is_directory else ["-chf", "-", "-C", above, f"./{name}"]
 
     def place(path: str) -> str:
         """All of a directory is below `base`, a file is `base` itself."""
         return posixpath.join(base, path).rstrip("/") if is_directory else base
 
-    with Root(directory) as root, _archive(inside, words) as source:
+    with Root(directory) as root, _archive(inside, options) as source:
         _Unpacking(root, place).run(source)
     return None
 
@@ -167,14 +170,14 @@ def _place(target: str, name: str, *, is_directory: bool, takes_content: bool) -
 
 
 @contextmanager
-def _archive(inside: Inside, words: list[str]) -> Iterator[int]:
+def _archive(inside: Inside, options: list[str]) -> Iterator[int]:
     """The archive that tar writes, as a descriptor. Raises what `tar` raises, rather than what that led to."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     failures: list[PodError] = []
 
     def write() -> None:
         try:
-            inside.tar(*words, stdout=sink)
+            inside.tar(*options, stdout=sink)
         except BrokenPipeError:
             return
         except PodError as error:
@@ -288,7 +291,9 @@ def _into(inside: Inside, source: str) -> None:
         raise BadRequest(f"{inside.path} is not a directory, and a directory can't be copied to it")
     reading, writing = os.pipe2(os.O_CLOEXEC)
     failures: list[PodError] = []
-    thread = threading.Thread(target=_pack, args=(source, base, writing, failures), daemon=True)
+    thread = threading.Thread(
+        target=_pack, args=(source, base), kwargs={"sink": writing, "failures": failures}, daemon=True
+    )
     thread.start()
     try:
         inside.tar("-xf", "-", "-C", above, stdin=reading)
@@ -299,7 +304,7 @@ def _into(inside: Inside, source: str) -> None:
     return None
 
 
-def _pack(source: str, name: str, sink: int, failures: list[PodError]) -> None:
+def _pack(source: str, name: str, *, sink: int, failures: list[PodError]) -> None:
     """Write an archive of `source`, as `name`, to the descriptor, and close it. A link that is `source` is followed."""
     import tarfile
 
@@ -312,6 +317,6 @@ def _pack(source: str, name: str, sink: int, failures: list[PodError]) -> None:
         with open(sink, "wb") as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT) as archive:
             archive.add(os.path.realpath(source), name, filter=plain)
     except BrokenPipeError:
-        return  # tar has ended, and has said why
+        return  # tar has ended, and has errors why
     except OSError as error:
         failures.append(PodError(f"{error.filename or source} can't be read: {error.strerror}"))

@@ -50,7 +50,7 @@ async def hand_over(
         try:
             listed = await runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=ANSWER_S)
             _check_name(request, list(listed.items))
-            place.sweep(config.state_dir, {one.metadata.uid for one in listed.items})
+            place.remove_orphans(config.state_dir, {one.metadata.uid for one in listed.items})
             await _bring(images, request.container.image, when=when, auth=auth)
             logs = f"{config.state_dir}/{place.DETACHED_LOGS}"
             request.sandbox.log_directory = f"{logs}/{request.sandbox.metadata.uid}"
@@ -64,8 +64,10 @@ async def hand_over(
 def _check_name(request: Request, listed: list[pb.PodSandbox]) -> None:
     for one in listed:
         if (one.metadata.name, one.metadata.namespace) == (request.sandbox.metadata.name, "default"):
-            raise AlreadyExists(f"the name {one.metadata.name} is that of the pod {one.id[:13]}; give another --name, or "
-                f"`clearpod rm {one.metadata.name}` first")
+            raise AlreadyExists(
+                f"the name {one.metadata.name} is that of the pod {one.id[:13]}; give another --name, or "
+                f"`clearpod rm {one.metadata.name}` first"
+            )
 
 
 async def _bring(images: "rpc.ImageServiceAsyncStub", image: pb.ImageSpec, *, when: str, auth: Auth | None) -> None:

@@ -4,6 +4,7 @@
 import argparse
 import json
 import os
+from typing import Any
 
 from cri.cli import lookup
 from cri.cli.daemon import Daemon, connect
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         return run(daemon, container.id, command=args.rest, **asked)
 
 
-def run(daemon: Daemon, container_id: str, *, command: list[str], files: Files = STANDARD, **asked: bool) -> int:
+def run(daemon: Daemon, container_id: str, *, command: list[str], files: Files = STANDARD, **asked: Any) -> int:
     """Run `command`; `asked` are the fields of the CRI's ExecRequest that select its streams, which are `files` here.
     Return its exit code. Raises what `exit_code` raises.
     """

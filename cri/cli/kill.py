@@ -17,7 +17,9 @@ EXAMPLES = (
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod kill`."""
     parser.take_pods("signal")
-    parser.add_argument("-s", "--signal", default="KILL", help="a name such as HUP or SIGHUP, or a number; default KILL")
+    parser.add_argument(
+        "-s", "--signal", default="KILL", help="a name such as HUP or SIGHUP, or a number; default KILL"
+    )
     parser.add_argument("-c", "--container", default="", metavar="NAME", help="the pods' container of this name")
     parser.take_config()
 
@@ -31,4 +33,4 @@ def main(args: argparse.Namespace) -> int:
             daemon("KillContainer", container_id=one.id, timeout=signal_number(args.signal))
             shown.write(word)
 
-        return lookup.each(daemon, args, kill)
+        return lookup.each(daemon, args, act=kill)

@@ -60,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
     root.require("stores what root's pulls use")
     auth = _asked(args)
     credentials.check(auth.username, auth.password)
-    asyncio.run(_verify(registry, auth, config=load(args.config)))
-    place = credentials.store(where, registry, auth)
+    _verify(registry, auth, config=load(args.config))
+    place = credentials.store(where, registry, auth=auth)
     shown.write(f"Login Succeeded! The credentials for {registry} are in {place}.")
     return 0
 
@@ -78,7 +78,7 @@ def _asked(args: argparse.Namespace) -> Auth:
     return Auth(username=name, password=getpass.getpass("Password: "))
 
 
-async def _verify(registry: str, auth: Auth, *, config: Config) -> None:
+def _verify(registry: str, auth: Auth, *, config: Config) -> None:
     """Raise LoginNeeded unless the registry takes them."""
     host, _, path = registry.partition("/")
     reference = Reference(host, path or "login")
@@ -86,4 +86,4 @@ async def _verify(registry: str, auth: Auth, *, config: Config) -> None:
         with open(f"{place}/registries.conf", "w", encoding="utf-8") as file:
             file.write(registries.registries_conf(config.registries, reference))
         skopeo = Skopeo(place, name=registry, limits=config.images.limits)
-        await skopeo.log_in(registries.location_of(reference, config.registries), auth)
+        asyncio.run(skopeo.log_in(registries.location_of(reference, config.registries), auth))

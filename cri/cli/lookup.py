@@ -99,7 +99,7 @@ def container(daemon: Daemon, word: str, *, name: str = "") -> Any:
 
 
 def each(
-    daemon: Daemon, args: Any, act: Callable[[str], None], *, codes: Mapping[type[PodError], int] = MappingProxyType({})
+    daemon: Daemon, args: Any, *, act: Callable[[str], None], codes: Mapping[type[PodError], int] = MappingProxyType({})
 ) -> int:
     """Call `act` with each pod of `args` (`Parser.take_pods`), also after one has failed; return the exit code.
 
@@ -107,9 +107,9 @@ def each(
     """
     if bool(args.pods) == args.all:
         raise BadRequest("give the names of pods, or --all for those of `clearpod run --detach`, but not both")
-    words = args.pods or [one.id for one in pods(daemon) if DETACHED in one.labels]
+    named = args.pods or [one.id for one in pods(daemon) if DETACHED in one.labels]
     failures = []
-    for word in words:
+    for word in named:
         try:
             act(word)
         except PodError as error:

@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(fault=FAULT)
 
     def take_pods(self, what: str) -> None:
-        """Several pods, or all that `run --detach` made: args.pods, args.all and args.ignore. `what` is done to them."""
+        """Several pods, or all of `run --detach`: args.pods, args.all and args.ignore. `what` is done to them."""
         self.take_podmans_codes()
         text = "ids, names, NAMESPACE/NAME or uids, or unique prefixes"
         self.add_argument("pods", metavar="POD", nargs="*", help=text)

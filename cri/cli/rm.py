@@ -34,8 +34,8 @@ def main(args: argparse.Namespace) -> int:
     args.ignore = args.ignore or args.force
     config = load(args.config)
     with Daemon(config.socket_path) as daemon:
-        code = lookup.each(daemon, args, lambda word: _remove(daemon, word, args=args), codes=CODES)
-        place.sweep(config.state_dir, {one.metadata.uid for one in lookup.pods(daemon)})
+        code = lookup.each(daemon, args, act=lambda word: _remove(daemon, word, args=args), codes=CODES)
+        place.remove_orphans(config.state_dir, {one.metadata.uid for one in lookup.pods(daemon)})
     return code
 
 

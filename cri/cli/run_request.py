@@ -57,8 +57,8 @@ def _check_names(name: str, args: argparse.Namespace) -> None:
     """Raise BadRequest for a name that is none, and for an image without one."""
     if not _NAME.fullmatch(name) or len(name) > MOST_NAME:
         raise BadRequest(
-            f"--name {short(name)} is not a name: it begins with a letter or digit, and has these, _, . and - alone, at "
-            f"most {MOST_NAME}"
+            f"--name {short(name)} is not a name: it begins with a letter or digit, has these, _, . and - alone, and "
+            f"at most {MOST_NAME} of them"
         )
     if args.image == "":
         raise BadRequest("the image's name is empty; leave it out for the sample image")

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
             end(daemon, lookup.pod(daemon, word), grace_s=args.time)
             shown.write(word)
 
-        return lookup.each(daemon, args, stop)
+        return lookup.each(daemon, args, act=stop)
 
 
 def end(daemon: Daemon, pod: Any, *, grace_s: int) -> None:

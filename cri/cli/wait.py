@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         def wait(word: str) -> None:
             shown.write(str(exit_code(daemon, lookup.container(daemon, word, name=args.container).id)))
 
-        return lookup.each(daemon, args, wait)
+        return lookup.each(daemon, args, act=wait)
 
 
 def exit_code(daemon: Daemon, container_id: str) -> int:

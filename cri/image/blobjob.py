@@ -63,9 +63,9 @@ def bring(asked: Asked, sizes: dict[str, int], *, directory: str) -> tuple[int, 
 def _bring(asked: Asked, size: int, *, path: str) -> bool:
     for scheme in digestjob.schemes(asked):
         url = digestjob.url_of(f"blobs/{asked.reference}", scheme, asked=asked)
-        with contextlib.suppress(*digestjob.FAULTS):
-            with digestjob.followed("GET", url, asked=asked, timeout_s=_STALLED_S) as response:
-                return response.status == 200 and _save(response, path, size=size)
+        answer = digestjob.followed("GET", url, asked=asked, timeout_s=_STALLED_S)
+        with contextlib.suppress(*digestjob.FAULTS), answer as response:
+            return response.status == 200 and _save(response, path, size=size)
     return False
 
 

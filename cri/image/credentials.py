@@ -23,10 +23,10 @@ from stage1.linux.libc import Guard
 
 MOST_BYTES = 4 << 20
 HELPER_S = 60.0
-TOKEN_USER = "<token>"  # noqa: S105 - the name of no user: what a helper calls an identity token's
+TOKEN_USER = "<token>"
 DOCKER_HUB, _DOCKERS = "docker.io", "https://index.docker.io/v1/"
 _OTHER_NAMES = {"index.docker.io": DOCKER_HUB, "registry-1.docker.io": DOCKER_HUB}
-_NOT_FOUND = "credentials not found"
+_NO_CREDENTIALS = "credentials not found"
 
 
 class Files(NamedTuple):
@@ -52,7 +52,7 @@ def places(chosen: str, ours: Mapping[str, str]) -> Files:
     return Files((first, f"{config}/containers/auth.json", f"{docker}/config.json"), first)
 
 
-def given(text: str) -> Auth:
+def from_option(text: str) -> Auth:
     """The value of --creds: USER:PASSWORD. Raises BadRequest, which does not repeat it."""
     user, colon, password = text.partition(":")
     if not user or not colon:
@@ -63,11 +63,11 @@ def given(text: str) -> Auth:
 
 def of_command(creds: str, authfile: str, *, reference: str) -> Auth | None:
     """The credentials for the image `reference` of a command with the options --creds and --authfile; None for a file
-    of this host and where there are none. Raises as `find` and `given`.
+    of this host and where there are none. Raises as `find` and `from_option`.
     """
     if reference.startswith(LOCAL):
         return None
-    return given(creds) if creds else find(places(authfile, os.environ), parse(reference))
+    return from_option(creds) if creds else find(places(authfile, os.environ), parse(reference))
 
 
 def check(user: str, password: str) -> None:
@@ -94,7 +94,7 @@ def user(where: Files, registry: str) -> str:
     return auth.username if auth else ""
 
 
-def store(where: Files, registry: str, auth: Auth) -> str:
+def store(where: Files, registry: str, *, auth: Auth) -> str:
     """Write the credentials for a registry, or a repository in it, to the file, or have its helper keep them.
 
     Return what they are in. Raises BadRequest (the file is no such file), PodError.
@@ -102,7 +102,7 @@ def store(where: Files, registry: str, auth: Auth) -> str:
     with _editing(where.writable) as document:
         if helper := _helper(document, registry):
             secret = {"ServerURL": _server(registry), "Username": auth.username, "Secret": auth.password}
-            _ask(helper, "store", json.dumps(secret))
+            _ask(helper, "store", given=json.dumps(secret))
             return f"the helper {helper}"
         encoded = base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
         _remove(document, registry)
@@ -116,14 +116,14 @@ def forget(where: Files, registry: str) -> bool:
     if not os.path.exists(where.writable):
         return False
     with _editing(where.writable) as document:
-        helper, found = _helper(document, registry), False
-        if helper and _ask(helper, "get", _server(registry)):
-            _ask(helper, "erase", _server(registry))
-            found = True
+        helper, is_known = _helper(document, registry), False
+        if helper and _ask(helper, "get", given=_server(registry)):
+            _ask(helper, "erase", given=_server(registry))
+            is_known = True
         if _remove(document, registry):
             _write(where.writable, document)
-            found = True
-    return found
+            is_known = True
+    return is_known
 
 
 def forget_all(where: Files) -> None:
@@ -133,7 +133,7 @@ def forget_all(where: Files) -> None:
     with _editing(where.writable) as document:
         for registry in {*document.get("auths", {}), *document.get("credHelpers", {})}:
             if helper := _helper(document, registry):
-                _ask(helper, "erase", _server(_normal(registry)))
+                _ask(helper, "erase", given=_server(_normal(registry)))
         document["auths"] = {}
         _write(where.writable, document)
 
@@ -193,7 +193,7 @@ def _remove(document: dict[str, Any], registry: str) -> bool:
 def _in_file(document: dict[str, Any], reference: Reference, *, path: str) -> Auth | None:
     """The credentials of the longest key that is the repository or above it; a helper's of the registry come first."""
     registry = reference.registry
-    if (helper := _helper(document, registry)) and (answer := _ask(helper, "get", _server(registry))):
+    if (helper := _helper(document, registry)) and (answer := _ask(helper, "get", given=_server(registry))):
         return _from_helper(answer, helper)
     entries = {_normal(key): entry for key, entry in document.get("auths", {}).items()}
     for name in _names(reference):
@@ -227,9 +227,10 @@ def _from_entry(entry: dict[str, Any], what: str) -> Auth | None:
     if not encoded:
         return None
     try:
-        name, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+        text = base64.b64decode(encoded, validate=True).decode()
     except (ValueError, TypeError):
-        colon = ""
+        text = ""
+    name, colon, password = text.partition(":")
     if not colon:
         raise BadRequest(f"{what} has an auth that is not the base64 of USER:PASSWORD; log in again")
     return Auth(username=name, password=password.rstrip("\0"))
@@ -244,7 +245,9 @@ def _helper(document: dict[str, Any], registry: str) -> str:
     helpers = {_normal(key): name for key, name in document.get("credHelpers", {}).items()}
     name = helpers.get(_normal(host)) or document.get("credsStore") or ""
     if not isinstance(name, str) or "/" in name:
-        raise BadRequest(f"{str(name)[:64]!r} is not the name of a helper for credentials; it is a word without slashes")
+        raise BadRequest(
+            f"{str(name)[:64]!r} is not the name of a helper for credentials; it is a word without slashes"
+        )
     return name
 
 
@@ -254,20 +257,24 @@ def _server(registry: str) -> str:
     return _DOCKERS if host == DOCKER_HUB else host
 
 
-def _ask(helper: str, action: str, text: str) -> str:
+def _ask(helper: str, action: str, *, given: str) -> str:
     """The answer of docker-credential-HELPER; empty when it has nothing. Raises NotFound, PodError."""
     program = f"docker-credential-{helper}"
     try:
-        ended = subprocess.run([program, action], input=text.encode(), capture_output=True, timeout=HELPER_S, check=False)
+        ended = subprocess.run(
+            [program, action], input=given.encode(), capture_output=True, timeout=HELPER_S, check=False
+        )
     except FileNotFoundError:
-        raise NotFound(f"there is no program {program}, which keeps the credentials of this registry; install it") from None
+        raise NotFound(
+            f"there is no program {program}, which keeps the credentials of this registry; install it"
+        ) from None
     except OSError as error:
         raise PodError(f"{program}, which keeps credentials, can't be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise PodError(f"{program}, which keeps credentials, did not answer within {HELPER_S:g} s") from None
     if ended.returncode == 0:
         return ended.stdout[:MOST_BYTES].decode("utf-8", "replace")
-    if action == "get" and _NOT_FOUND in (ended.stdout + ended.stderr).decode("utf-8", "replace"):
+    if action == "get" and _NO_CREDENTIALS in (ended.stdout + ended.stderr).decode("utf-8", "replace"):
         return ""
     raise PodError(f"{program} {action} failed with exit code {ended.returncode}; run it by hand to see why")
 

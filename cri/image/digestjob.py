@@ -136,7 +136,9 @@ def followed(method: str, start: str, *, asked: Asked, timeout_s: float) -> "Ite
         with contextlib.ExitStack() as stack:
             try:
                 response = stack.enter_context(
-                    response_of(method, url, asked=asked, authorization="" if is_elsewhere else header, timeout_s=timeout_s)
+                    response_of(
+                        method, url, asked=asked, authorization="" if is_elsewhere else header, timeout_s=timeout_s
+                    )
                 )
             except FAULTS:
                 if is_elsewhere:

@@ -88,8 +88,8 @@ class Direct:
             return b""
 
     def _require_led_well(self, answer: object) -> None:
-        """Raise Misled when the registry leads elsewhere in vain and there are credentials: skopeo would follow too, and
-        show them to another port of the same host. Without credentials it may try.
+        """Raise Misled when the registry leads elsewhere in vain and there are credentials: skopeo would follow too,
+        and show them to another port of the same host. Without credentials it may try.
         """
         if self._asked and self._asked.user and isinstance(answer, str) and answer.startswith(LED):
             raise Misled(self._name, answer[len(LED) :])

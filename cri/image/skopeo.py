@@ -38,8 +38,8 @@ class RegistryUnavailable(Unavailable):
 
 
 class Misled(RegistryUnavailable):
-    """A registry leads to another host, which does not give what it should. What that says is in no error: whoever names
-    the image may not be allowed to ask that host.
+    """A registry leads to another host, which does not give what it should. What that answers is in no error: whoever
+    names the image may not be allowed to ask that host.
     """
 
     def __init__(self, image: str, host: str) -> None:
@@ -111,9 +111,16 @@ class Skopeo:
         """Have the registry check the credentials. They are on this process's way to skopeo only, and in its file in
         the pull's directory. Raises LoginNeeded, RegistryUnavailable.
         """
-        words = ["login", "--authfile", f"{self._work_dir}/auth.json", "--username", auth.username, "--password-stdin"]
+        options = [
+            "login",
+            "--authfile",
+            f"{self._work_dir}/auth.json",
+            "--username",
+            auth.username,
+            "--password-stdin",
+        ]
         try:
-            await self._run([*words, registry], _LOG_BYTES, given=auth.password.encode())
+            await self._run([*options, registry], _LOG_BYTES, given=auth.password.encode())
         except LoginNeeded:
             raise LoginNeeded(f"the registry {self._name} does not take this user name with this password") from None
 
@@ -151,9 +158,7 @@ class Skopeo:
             log.cancel()
         if process.returncode == 0:
             return out
-        raise explain(
-            err.decode("utf-8", "replace"), process.returncode or 0, name=self._name, is_local=not self._auth
-        )
+        raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name, is_local=not self._auth)
 
 
 async def kill_group(process: asyncio.subprocess.Process) -> None:
@@ -197,7 +202,8 @@ _LOGIN = re.compile("unauthorized|denied|authentication required|invalid usernam
 _BROKEN = re.compile("[Dd]igest did not match|does not match|blob unknown|invalid tar header|invalid character")
 _UNREACHABLE = re.compile(
     "pinging container registry|connection re|no such host|timeout|deadline exceeded|EOF|toomanyrequests"
-    "|unexpected HTTP status|x509|tls:|server misbehaving|Temporary failure in name resolution|server gave HTTP response|network is unreachable|no route to host"
+    "|unexpected HTTP status|x509|tls:|server misbehaving|Temporary failure in name resolution"
+    "|server gave HTTP response|network is unreachable|no route to host"
     "|StatusCode: 5"
 )
 
@@ -217,7 +223,7 @@ _PHRASES = re.compile(
     r"|[Dd]igest did not match|does not match|invalid tar header|invalid character|malformed HTTP"
     r"|exceeded maximum allowed size of [0-9]+ bytes|invalid reference format[a-z: ]{0,60}"
 )
-"""What an error about a registry repeats of skopeo's. All else may be the words of a host that the registry leads to."""
+"""What an error about a registry repeats of skopeo's. All else may come from a host that the registry leads to."""
 _PLACES = re.compile(r'\b(?:Get|Head|Post|Put) \\?"https?://([^/"\\]+)')
 _HOSTS = {"docker.io": ("registry-1.docker.io", "auth.docker.io")}
 

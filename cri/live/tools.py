@@ -51,12 +51,13 @@ class Tools(NamedTuple):
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
     other pods that wait for them; and since it is small, concurrent pods queue instead of contending for the lock of
     the packet filter's rules. `bulk` runs work that moves as much as a guest or a disk has, or waits for a VMM that
-    does: few at a time, and all other threads stay free for other pods. `events` gets the events (None: no subscriber).
-    `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets `adopt_timeout_s` to
-    answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much pods may write (None: no
-    limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of a pod that failed and could
-    not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts for metrics. `templates` are
-    what VMs can be copies of (None: all boot). `container_ended` gets the pod of each container that ended. `lists` is when the node's statistics are expected to be listed.
+    does: few at a time, and all other threads stay free for other pods. `events` gets the events (None: no
+    subscriber). `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets
+    `adopt_timeout_s` to answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much
+    pods may write (None: no limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of
+    a pod that failed and could not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts
+    for metrics. `templates` are what VMs can be copies of (None: all boot). `container_ended` gets the pod of each
+    container that ended. `lists` is when the node's statistics are expected to be listed.
     """
 
     host: "Host"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a log file is, and opening it there: blocking, so never called on the event loop. Used by the writer;
-`sweep` removes the logs of detached pods.
+`remove_orphans` removes the logs of detached pods.
 
 The sandbox's log directory is the kubelet's and may be reached through links. Below it, pods can write that mount it:
 nothing there is followed, waited for, or written if it is more than a log.
@@ -66,7 +66,7 @@ class LogPlace:
             return
 
 
-def sweep(state_dir: str, known: Collection[str]) -> None:
+def remove_orphans(state_dir: str, known: Collection[str]) -> None:
     """Remove the logs of detached pods that are gone; `known` are the uids of those that are not."""
     logs = f"{state_dir}/{DETACHED_LOGS}"
     for uid in os.listdir(logs) if os.path.isdir(logs) else ():

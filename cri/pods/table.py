@@ -297,7 +297,9 @@ class PodTable:
             return
         if pod.config.labels[DETACHED] == AT_ITS_END:
             await self.remove(pod)
-            await asyncio.to_thread(place.sweep, self._tools.host.state_dir, {one.record.pod.uid for one in self.pods()})
+            await asyncio.to_thread(
+                place.remove_orphans, self._tools.host.state_dir, {one.record.pod.uid for one in self.pods()}
+            )
         else:
             await shutdown.stop(pod)
 

@@ -8,6 +8,6 @@ from cri.translate import replies
 
 async def wait_container(node: Node, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
     """Wait for its end, without a limit. NOT_FOUND for an unknown id."""
-    pod, container = node.pods.get_container(request.container_id)
+    _, container = node.pods.get_container(request.container_id)
     await container.ended.wait()
     return pb.ContainerStatusResponse(status=replies.container_status(container))

@@ -31,7 +31,7 @@ def exit_code(version: int, code: int) -> bytes:
     })  # fmt: skip
 
 
-def failure(version: int, message: str, kind: str = "") -> bytes:
+def failure(version: int, message: str, *, kind: str = "") -> bytes:
     """Return the status of a command that failed without an exit code; `kind` is the class of our error, which
     `clearpod exec` turns into an exit code.
     """

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest
 
-
 ELAPSED = 15
 """How many times its limit of processor time a process may take altogether: a host under load, or one whose disk is
 slow, gives it a small part of a processor. This limit is only for one that hangs.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the headers of a tar archive as it passes by, in memory that does not depend on their values.
 
-Called by `facts`, in the confined process, and by `clearpod cp`. Knows ustar, GNU tar's long names and PAX (POSIX.1-2017, pax). The size
-of an extended header is checked before it is read. File contents are skipped, and may pass; headers wait until the next
-one is asked for, which approves them.
+Called by `facts`, in the confined process, and by `clearpod cp`. Knows ustar, GNU tar's long names and PAX
+(POSIX.1-2017, pax). The size of an extended header is checked before it is read. File contents are skipped, and may
+pass; headers wait until the next one is asked for, which approves them.
 """
 
 from typing import NamedTuple

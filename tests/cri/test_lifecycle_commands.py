@@ -31,7 +31,7 @@ async def detach(world: World, *options: str, removes: bool = False) -> str:
 
 async def until_dead(cri: Client, pod: str) -> None:
     async with asyncio.timeout(10 * PACE):
-        while (live := cri.node.pods.find(pod)) is not None and live.status.state != states.DEAD:  # noqa: ASYNC110
+        while (live := cri.node.pods.find(pod)) is not None and live.status.state != states.DEAD:
             await asyncio.sleep(0.02)
 
 
@@ -61,7 +61,7 @@ async def test_with_rm_all_of_it_goes_and_who_waits_has_the_code(world: World, c
         await cri("StopContainer", container_id=container, timeout=0)
         assert (await waiting)[:2] == (0, "137\n")
         async with asyncio.timeout(10 * PACE):
-            while cri.node.pods.find(pod):  # noqa: ASYNC110
+            while cri.node.pods.find(pod):
                 await asyncio.sleep(0.02)
         assert (await clearpod("ps", "-aq")).out == ""
         assert list(Path(world.config.state_dir, "run-logs").iterdir()) == []
@@ -91,7 +91,9 @@ async def test_a_label_does_not_end_a_pod_of_the_kubelets(world: World) -> None:
 
 async def test_stop_asks_first_and_ends_the_vm(world: World, clearpod: Command) -> None:
     async with world.daemon() as cri:
-        await detach(world, "--name", "kind", world.image, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
+        await detach(
+            world, "--name", "kind", world.image, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"
+        )
         await detach(world, "--name", "deaf", world.image, "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
         await asyncio.sleep(0.3)
         assert await clearpod("stop", "-t", "1", "kind", "deaf") == (0, "kind\ndeaf\n", "")

@@ -126,7 +126,11 @@ def test_a_terminal_is_asked_and_does_not_show_the_password(closed: tuple[Regist
 def test_no_password_is_an_argument(closed: tuple[Registry, str], user: User) -> None:
     refused = user("login", "-u", "me", "-p", SECRET, closed[0].host)
     assert refused.returncode == 125 and "--password-stdin" in refused.stderr and SECRET not in refused.stderr
-    for words, given in ((("-u", "me"), SECRET), (("--password-stdin",), SECRET), (("-u", "a:b", "--password-stdin"), "x")):
+    for words, given in (
+        (("-u", "me"), SECRET),
+        (("--password-stdin",), SECRET),
+        (("-u", "a:b", "--password-stdin"), "x"),
+    ):
         assert user("login", *words, closed[0].host, given=given).returncode == 125
     assert user("login", "-u", "me", "--password-stdin", "not a host", given="x").returncode == 125
     assert user("login", "-u", "me", "--password-stdin", closed[0].host).returncode == 125  # an empty one

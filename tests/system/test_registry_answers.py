@@ -207,7 +207,9 @@ def test_a_host_that_a_registry_leads_to_sees_no_credentials_and_is_not_quoted(
             if "Authorization" not in http.headers:
                 says(401, ("WWW-Authenticate", 'Basic realm="x"'))(http, data)
             elif part_of(data) == part:
-                leads_to(f"http://{other.host}/v2/a/{'manifests' if part == 'manifest' else 'blobs'}/{name}")(http, data)
+                leads_to(f"http://{other.host}/v2/a/{'manifests' if part == 'manifest' else 'blobs'}/{name}")(
+                    http, data
+                )
             else:
                 whole(http, data)
 

@@ -125,7 +125,7 @@ def test_a_helper_is_asked_and_gets_what_is_stored(
     seen = helper(tmp_path, monkeypatch, f"[ $1 != get ] || echo '{ANSWER}'")
     where = written(tmp_path / "config.json", auths={"r.example": {}}, **document)
     assert credentials.find(where, parse("r.example/a/b")) == Auth(username="me", password=SECRET)
-    assert credentials.store(where, "r.example", Auth(username="you", password=SECRET)) == "the helper mine"
+    assert credentials.store(where, "r.example", auth=Auth(username="you", password=SECRET)) == "the helper mine"
     assert credentials.forget(where, "r.example")
     given = json.dumps({"ServerURL": "r.example", "Username": "you", "Secret": SECRET})
     assert seen.read_text().splitlines() == [
@@ -158,11 +158,11 @@ def test_a_helper_that_has_nothing_or_fails(tmp_path: Path, monkeypatch: pytest.
 def test_the_file_is_private_and_keeps_what_else_is_in_it(tmp_path: Path) -> None:
     path = tmp_path / "deep/er/auth.json"
     where = Files((str(path),), str(path))
-    assert credentials.store(where, "r.example", Auth(username="a", password="1")) == str(path)
+    assert credentials.store(where, "r.example", auth=Auth(username="a", password="1")) == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     written(path, auths={"https://r.example/v1/": entry("old"), "q.example": entry("b")}, detachKeys="x")
-    credentials.store(where, "r.example", Auth(username="a", password="2"))
-    credentials.store(where, "r.example/team", Auth(username="c", password="3"))
+    credentials.store(where, "r.example", auth=Auth(username="a", password="2"))
+    credentials.store(where, "r.example/team", auth=Auth(username="c", password="3"))
     document = json.loads(path.read_text())
     assert sorted(document["auths"]) == ["q.example", "r.example", "r.example/team"] and document["detachKeys"] == "x"
     assert user_for(where, "r.example/team/x") == "c" and credentials.user(where, "r.example") == "a"
@@ -175,6 +175,6 @@ def test_the_file_is_private_and_keeps_what_else_is_in_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["me", "", ":x", "me:", "a\n:b", f"me:{SECRET}\n"])
 def test_credentials_that_can_not_be_are_not_repeated(text: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        credentials.given(text)
+        credentials.from_option(text)
     assert SECRET not in str(refused.value)
-    assert credentials.given(f"me:{SECRET}") == Auth(username="me", password=SECRET)
+    assert credentials.from_option(f"me:{SECRET}") == Auth(username="me", password=SECRET)

@@ -75,10 +75,12 @@ def test_a_document_is_taken_from_a_plain_and_whole_answer_only(answer: Answer, 
 
 @pytest.mark.parametrize("status", [200, 401, 404])
 def test_a_host_that_the_registry_leads_to_gives_a_document_or_is_named(status: int) -> None:
-    with server(says(status, body=b"{}")) as other:
-        with server(says(307, ("Location", f"http://{other}/there"), body=b"{}")) as host:
-            asked = json.dumps(Asked(host, "a", "1", True, "me:secret")).encode()
-            answer = digestjob.job(("manifest", "1", "100"), asked)
+    with contextlib.ExitStack() as servers:
+        other = servers.enter_context(server(says(status, body=b"{}")))
+        leading = says(307, ("Location", f"http://{other}/there"), body=b"{}")
+        host = servers.enter_context(server(leading))
+        asked = json.dumps(Asked(host, "a", "1", True, "me:secret")).encode()
+        answer = digestjob.job(("manifest", "1", "100"), asked)
     assert answer == ("e30=" if status == 200 else f"{LED}{other}")
 
 

@@ -280,7 +280,9 @@ def test_only_root_reads_the_database_its_side_files_and_its_copy(tmp_path: Path
         for _ in range(2):
             with contextlib.closing(ImageStore(str(place))) as store:
                 put(store, 1, 1, tag=TAG)
-                modes = {one.name: one.stat().st_mode & 0o777 for one in place.glob("images.db*") if one.suffix != ".lock"}
+                modes = {
+                    one.name: one.stat().st_mode & 0o777 for one in place.glob("images.db*") if one.suffix != ".lock"
+                }
                 assert {"images.db", "images.db-wal", "images.db.copy"} <= set(modes)
                 assert set(modes.values()) == {0o600}, modes
             for name in modes:

@@ -129,7 +129,14 @@ def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path, shared: Shared) ->
         assert not opened.is_opaque(result)
 
 
-UNSETTABLE = ["trusted.overlay.opaque", "trusted.overlay.redirect", "trusted.x", "com.apple.provenance", "lustre.lov", "x"]
+UNSETTABLE = [
+    "trusted.overlay.opaque",
+    "trusted.overlay.redirect",
+    "trusted.x",
+    "com.apple.provenance",
+    "lustre.lov",
+    "x",
+]
 
 
 @pytest.mark.parametrize("name", UNSETTABLE)
