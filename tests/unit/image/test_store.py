@@ -285,7 +285,7 @@ def test_only_root_reads_the_database_its_side_files_and_its_copy(tmp_path: Path
                 }
                 assert {"images.db", "images.db-wal", "images.db.copy"} <= set(modes)
                 assert set(modes.values()) == {0o600}, modes
-            for name in modes:
+            for name in ("images.db", "images.db.copy"):
                 (place / name).chmod(0o644)
     finally:
         os.umask(before)
