@@ -157,6 +157,15 @@ def test_attributes_that_no_file_can_get_are_left_out_as_by_containerd(
             assert opened.xattr(inode, name) is None
 
 
+@pytest.mark.slow
+def test_more_layers_than_a_process_has_open_files_by_default(tmp_path: Path, shared: Shared) -> None:
+    layers = [[file(f"d/{n}"), file("top", str(n).encode())] for n in range(260)]
+    image = merged(tmp_path, *layers, **shared)
+    with Image(str(image / "merged.erofs")) as opened:
+        assert all(opened.find(f"d/{n}") for n in (0, 100, 259))
+        assert len(opened.devices()) == 260
+
+
 MARKS = [file(".wh..wh..opq", b""), file("./.wh..wh..opq", b"")]
 NEW = [file("new"), file("home/you/f")]
 
