@@ -2,12 +2,14 @@
 """`clearpod stop`: stops pods. `end` is for `rm` too."""
 
 import argparse
+from contextlib import suppress
 from typing import Any
 
 from cri.cli import lookup, shown
 from cri.cli.daemon import ANSWER_S, Daemon, connect
 from cri.cli.parser import Parser
 from cri.pb import runtime_pb2 as pb
+from stage1.errors import WrongState
 
 EXAMPLES = (
     ("clearpod stop web", "the stop signal of its image, 10 seconds later SIGKILL; then its virtual machine ends"),
@@ -42,5 +44,6 @@ def end(daemon: Daemon, pod: Any, *, grace_s: int) -> None:
     for one in daemon("ListContainers").containers:
         if one.pod_sandbox_id == pod.id and one.state == pb.CONTAINER_RUNNING:
             timeout = grace_s if grace_s >= 0 else FOREVER_S
-            daemon("StopContainer", limit_s=limit_s, container_id=one.id, timeout=timeout)
+            with suppress(WrongState):  # a suspended pod's can't be asked, and ends with its VM
+                daemon("StopContainer", limit_s=limit_s, container_id=one.id, timeout=timeout)
     daemon("StopPodSandbox", pod_sandbox_id=pod.id)
