@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+from typing import Any
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +49,10 @@ def _explained(arguments: list[str]) -> int:
     except PodError as error:
         if os.environ.get("CLEARPOD_DEBUG"):
             raise
-        print(_for_journal(f"clearpod: {error}"), file=sys.stderr)
+        from cri.store.history import printable
+
+        # It may repeat what others wrote.
+        print(_for_journal(f"clearpod: {printable(str(error))}"), file=sys.stderr)
         return error.exit_code
 
 
@@ -73,6 +77,19 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
+def _coded(args: Any) -> int:
+    """Call the command. Its errors have its own exit code, if it has one, unless they are the container's command's."""
+    from stage1.errors import NoCommand, PodError
+
+    try:
+        return int(args.main(args))
+    except NoCommand:
+        raise
+    except PodError as error:
+        error.exit_code = getattr(args, "fault", error.exit_code)
+        raise
+
+
 def _dispatch(arguments: list[str]) -> int:
     from cri.cli.parser import make
 
@@ -82,7 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
         if args.command is None:
             parser.print_help()
             return 2
-        return int(args.main(args))
+        return _coded(args)
     finally:
         sys.stdout.flush()  # here, where a reader that went away is no traceback
 

@@ -76,6 +76,9 @@ COPY_SIGNAL = "clearpod.io/copy-signal"
 
 DEBUG = "clearpod.io/debug"
 """The annotation of a container that `clearpod debug` creates; not for pods."""
+DETACHED = "clearpod.io/detached"
+"""The label of pods that `clearpod run --detach` creates: when the pod is removed, `AT_ITS_END` or `WHEN_ASKED`."""
+AT_ITS_END, WHEN_ASKED = "at-its-end", "when-asked"
 
 KNOWN = (
     MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, EMPTY_DIR_LIMITS,

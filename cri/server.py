@@ -58,6 +58,8 @@ RPCS = {
 OURS = {
     "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
     "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
+    "KillContainer": ("StopContainer", "StopContainer"),
+    "WaitContainer": ("ContainerStatus", "ContainerStatus"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
     "CreateTemplate": ("CheckpointPod", "Status"),
     "ListTemplates": ("Status", "Status"),
@@ -69,7 +71,7 @@ NOT_OFFERED = {"CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-DROPPED_WITH_CLIENT = {"StartContainer", "ExecSync", "CheckpointPod"}
+DROPPED_WITH_CLIENT = {"StartContainer", "ExecSync", "CheckpointPod", "WaitContainer"}
 """Calls that end when the client goes away; all others finish, since the client will ask again. None does for a start:
 kubelet makes the next attempt."""
 

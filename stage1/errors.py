@@ -159,12 +159,14 @@ class NoDirectory(NoCommand):
     exit_code = 200
 
 
+_MISSING = "No such file or directory"
 _UNFIT = (
     *("not executable", "not a regular file", "Exec format error", "Permission denied", "open executable"),
-    "Too many levels of symbolic links",
+    *("Too many levels of symbolic links", "Is a directory"),
 )
 
 
 def command_error(text: str) -> NoCommand:
     """The error that crun, or the kernel, means by `text`: the command is missing, or it can't be executed."""
-    return NotExecutable(text) if any(sign in text for sign in _UNFIT) else NoCommand(text)
+    is_unfit = any(sign in text for sign in _UNFIT) and _MISSING not in text
+    return NotExecutable(text) if is_unfit else NoCommand(text)

@@ -21,6 +21,8 @@ from stage1.errors import ERROR_KIND, PodError, Unavailable
 OURS = {
     "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
     "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
+    "KillContainer": ("StopContainer", "StopContainer"),
+    "WaitContainer": ("ContainerStatus", "ContainerStatus"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
     "CreateTemplate": ("CheckpointPod", "Status"),
     "ListTemplates": ("Status", "Status"),

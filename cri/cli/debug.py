@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
             has_terminal = not args.rest and os.isatty(0) and os.isatty(1)
             if has_terminal:
                 print("The guest's files are in /proc/1/root.", file=sys.stderr)
-            asked = {"stdin": True, "stdout": True, "stderr": not has_terminal, "tty": has_terminal}
+            asked: dict[str, Any] = {"stdin": True, "stdout": True, "stderr": not has_terminal, "tty": has_terminal}
             return execs.run(daemon, made, command=args.rest or ["sh"], **asked)
         finally:
             daemon("RemoveContainer", container_id=made)

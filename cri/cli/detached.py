@@ -6,8 +6,6 @@ was begun is taken back when a later call fails.
 """
 
 import argparse
-import os
-import shutil
 
 import grpc
 from grpc import aio
@@ -15,8 +13,11 @@ from grpc import aio
 from cri.cli.daemon import error_kind, explained
 from cri.cli.run_request import NONE, Request
 from cri.config import Config
+from cri.image.registries import Auth
+from cri.logs import place
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
+from cri.policy import AT_ITS_END, DETACHED, WHEN_ASKED
 from stage1.errors import AlreadyExists, BadRequest, NotFound, PodError, Unavailable
 
 ANSWER_S = 120.0
@@ -27,7 +28,6 @@ LOG = "main.log"
 def check(args: argparse.Namespace) -> None:
     """Raise BadRequest for what only a pod in the foreground can have."""
     for option, is_given, why in (
-        ("--rm", args.rm, "the daemon keeps a pod until it is removed, as by `crictl rmp -f`"),
         ("--network none", args.network == NONE, "the daemon's pods are in the node's network"),
         ("--hypervisor", args.hypervisor, "the daemon's configuration sets it"),
         ("--journal", args.journal, "the daemon's pods keep their journal with the pod"),
@@ -37,8 +37,11 @@ def check(args: argparse.Namespace) -> None:
             raise BadRequest(f"{option} does not go with --detach: {why}")
 
 
-async def hand_over(config: Config, request: Request, *, when: str) -> str:
-    """Have the daemon pull the image as --pull requires (`when`), create and start the pod; return its id.
+async def hand_over(
+    config: Config, request: Request, *, when: str, removes: bool = False, auth: Auth | None = None
+) -> str:
+    """Have the daemon pull the image as --pull requires (`when`) with the credentials `auth`, create and start the pod,
+    which `removes` itself when its container has ended; return its id.
 
     Raises Unavailable when no daemon serves, and the daemon's errors.
     """
@@ -47,10 +50,11 @@ async def hand_over(config: Config, request: Request, *, when: str) -> str:
         try:
             listed = await runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=ANSWER_S)
             _check_name(request, list(listed.items))
-            logs = f"{config.state_dir}/run-logs"
-            _remove_orphans(logs, {one.metadata.uid for one in listed.items})
-            await _bring(images, request.container.image, when=when)
+            place.remove_orphans(config.state_dir, {one.metadata.uid for one in listed.items})
+            await _bring(images, request.container.image, when=when, auth=auth)
+            logs = f"{config.state_dir}/{place.DETACHED_LOGS}"
             request.sandbox.log_directory = f"{logs}/{request.sandbox.metadata.uid}"
+            request.sandbox.labels[DETACHED] = AT_ITS_END if removes else WHEN_ASKED
             request.container.log_path = LOG
             return await _start(runtime, request)
         except aio.AioRpcError as error:
@@ -60,17 +64,13 @@ async def hand_over(config: Config, request: Request, *, when: str) -> str:
 def _check_name(request: Request, listed: list[pb.PodSandbox]) -> None:
     for one in listed:
         if (one.metadata.name, one.metadata.namespace) == (request.sandbox.metadata.name, "default"):
-            raise AlreadyExists(f"the name {one.metadata.name} is that of the pod {one.id[:13]}; give another --name")
+            raise AlreadyExists(
+                f"the name {one.metadata.name} is that of the pod {one.id[:13]}; give another --name, or "
+                f"`clearpod rm {one.metadata.name}` first"
+            )
 
 
-def _remove_orphans(logs: str, known: set[str]) -> None:
-    """Remove the logs of pods that are gone."""
-    for uid in os.listdir(logs) if os.path.isdir(logs) else ():
-        if uid not in known:
-            shutil.rmtree(f"{logs}/{uid}", ignore_errors=True)
-
-
-async def _bring(images: "rpc.ImageServiceAsyncStub", image: pb.ImageSpec, *, when: str) -> None:
+async def _bring(images: "rpc.ImageServiceAsyncStub", image: pb.ImageSpec, *, when: str, auth: Auth | None) -> None:
     if image.image.startswith("sha256:"):
         return  # brought by us
     status = await images.ImageStatus(pb.ImageStatusRequest(image=image), timeout=ANSWER_S)
@@ -80,7 +80,8 @@ async def _bring(images: "rpc.ImageServiceAsyncStub", image: pb.ImageSpec, *, wh
     if when == "never":
         raise NotFound(f"the image {image.image} is not stored, and --pull never does not bring it")
     try:
-        await images.PullImage(pb.PullImageRequest(image=image))
+        given = pb.AuthConfig(**auth._asdict()) if auth else None
+        await images.PullImage(pb.PullImageRequest(image=image, auth=given))
     except aio.AioRpcError as error:
         is_elsewhere = error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
         if not (is_stored and when == "newer" and is_elsewhere):

@@ -53,6 +53,8 @@ def add_arguments(parser: Parser) -> None:
                 "a registry reference, oci:DIR[:REF] or docker-archive:FILE" if name == "pull" else "a name, or an id"
             )
             action.add_argument("image", nargs="+", metavar="IMAGE", help=what)
+        if name == "pull":
+            action.take_credentials()
         if name in ("ls", "inspect"):
             action.add_argument("--json", action="store_true", help="one array, for programs")
         if name == "prune":
@@ -124,12 +126,14 @@ def as_json(image: "Image") -> dict[str, Any]:
 
 def bring(args: argparse.Namespace) -> int:
     """Pull the images, and print the id of each."""
+    from cri.image.credentials import of_command
     from cri.image.pull import pull
 
     config = _load(args)
     with _store(config) as store:
         for name in args.image:
-            shown.write(asyncio.run(pull(store, name, config=config)).id)
+            auth = of_command(args.creds, args.authfile, reference=name)
+            shown.write(asyncio.run(pull(store, name, config=config, auth=auth)).id)
     return 0
 
 
@@ -197,7 +201,7 @@ def _image(store: "ImageStore", name: str) -> "Image":
 
 
 def _absent(name: str) -> NotFound:
-    return NotFound(f"the image {name} is not stored; `clearpod images ls` shows what is")
+    return NotFound(f"the image {name[:255]!r} is not stored; `clearpod images ls` shows what is")
 
 
 def _text(image: "Image") -> str:

@@ -6,14 +6,18 @@ so.
 """
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cri.cli.daemon import Daemon
-from cri.cli.shown import ID_CHARS
+from cri.cli.parser import FAULT
+from cri.cli.shown import ID_CHARS, printable
 from cri.pb import runtime_pb2 as pb
+from cri.policy import DETACHED
 from cri.translate.bounds import short
-from stage1.errors import BadRequest, NotFound
+from stage1.errors import BadRequest, NotFound, PodError
 
 SHOWN = 5
 SUSPENDED = "suspended"
@@ -92,6 +96,28 @@ def container(daemon: Daemon, word: str, *, name: str = "") -> Any:
     if name and name not in names:
         raise NotFound(f"the pod {title(owner)} has no container {name!r}, but {', '.join(sorted(names))}")
     return next(one for one in own if one.metadata.name == (name or names[0]))
+
+
+def each(
+    daemon: Daemon, args: Any, *, act: Callable[[str], None], codes: Mapping[type[PodError], int] = MappingProxyType({})
+) -> int:
+    """Call `act` with each pod of `args` (`Parser.take_pods`), also after one has failed; return the exit code.
+
+    That is 0, or the code of the worst failure: 125, unless `codes` has one for its type. Raises BadRequest.
+    """
+    if bool(args.pods) == args.all:
+        raise BadRequest("give the names of pods, or --all for those of `clearpod run --detach`, but not both")
+    named = args.pods or [one.id for one in pods(daemon) if DETACHED in one.labels]
+    failures = []
+    for word in named:
+        try:
+            act(word)
+        except PodError as error:
+            if args.ignore and isinstance(error, NotFound):
+                continue
+            print(f"clearpod: {printable(str(error))}", file=sys.stderr)
+            failures.append(next((code for kind, code in codes.items() if isinstance(error, kind)), FAULT))
+    return max(failures, default=0)
 
 
 def failed(daemon: Daemon) -> list[dict[str, Any]]:

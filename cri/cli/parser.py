@@ -17,6 +17,8 @@ from cri.cli import COMMANDS
 
 WRONG = 2
 """The exit code for a wrong command line."""
+FAULT = 125
+"""The same of the commands whose exit codes are podman's, and their code for what clearpod itself could not do."""
 PRECEDING = "preceding_config"
 """Where the value of a --config is kept that precedes the command or its action."""
 
@@ -54,6 +56,35 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("name", metavar="POD", help="a pod, or the id of a container")
         self.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
 
+    def take_podmans_codes(self) -> None:
+        """A command that podman has too: 125 is its exit code for each error but those of the container's command."""
+        self.wrong = FAULT
+        self.set_defaults(fault=FAULT)
+
+    def take_pods(self, what: str) -> None:
+        """Several pods, or all of `run --detach`: args.pods, args.all and args.ignore. `what` is done to them."""
+        self.take_podmans_codes()
+        text = "ids, names, NAMESPACE/NAME or uids, or unique prefixes"
+        self.add_argument("pods", metavar="POD", nargs="*", help=text)
+        self.add_argument("-a", "--all", action="store_true", help=f"{what} all pods of `clearpod run --detach`")
+        self.add_argument("-i", "--ignore", action="store_true", help="pass over pods that do not exist")
+
+    def take_time(self) -> None:
+        """The grace period in seconds: args.time."""
+        what = "seconds from the stop signal to SIGKILL; default 10, -1: wait for its end"
+        self.add_argument("-t", "--time", type=int, default=10, metavar="SECONDS", help=what)
+
+    def take_authfile(self) -> None:
+        """The file with credentials for registries: args.authfile."""
+        what = "the file with credentials; default $REGISTRY_AUTH_FILE, else podman's and docker's"
+        self.add_argument("--authfile", metavar="FILE", default="", help=what)
+
+    def take_credentials(self) -> None:
+        """The credentials of a pull: args.creds and args.authfile."""
+        what = "credentials for the registry; better is `clearpod login`, since arguments can be read by all users"
+        self.add_argument("--creds", metavar="USER:PASSWORD", default="", help=what)
+        self.take_authfile()
+
     def take_config(self) -> None:
         """The option --config, which all commands have that read the daemon's configuration."""
         self.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
@@ -65,7 +96,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with one line on standard error."""
-        self.exit(self.wrong, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in message)
+        self.exit(self.wrong, f"{self.prog}: {shown}; see `{self.prog} --help`\n")
 
     def format_help(self) -> str:
         """The help with its examples."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams of a program in a container, over the daemon's streaming server, joined to ours. Used by `exec`.
+"""The streams of a program in a container, over the daemon's streaming server, joined to ours. Used by `exec` and `cp`.
 
 A client of Kubernetes' WebSocket protocol (docs/dev/cri.md). Nothing here waits for one direction alone: a program that
 does not read its input still gets its output read.
@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 from types import FrameType, TracebackType
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from wsproto import ConnectionType, WSConnection
@@ -24,13 +25,24 @@ PROTOCOL = "v5.channel.k8s.io"
 READ_BYTES = 32768
 MOST_PENDING_BYTES = 1 << 18
 _CONNECT_S = 10.0
-_OUTPUTS = {channels.STDOUT: 1, channels.STDERR: 2}
+
+
+class Files(NamedTuple):
+    """Descriptors of ours for the program's streams."""
+
+    stdin: int = 0
+    stdout: int = 1
+    stderr: int = 2
+
+
+STANDARD = Files()
 
 
 class Remote:
     """The program that `url` stands for; a context."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, files: Files = STANDARD) -> None:
+        self._stdin, self._outputs = files.stdin, {channels.STDOUT: files.stdout, channels.STDERR: files.stderr}
         where = urlsplit(url)
         try:
             self._socket = socket.create_connection((where.hostname or "", where.port or 80), _CONNECT_S)
@@ -71,7 +83,7 @@ class Remote:
         """One wait; whether there is still input to send."""
         takes_input = has_input and self._is_open and len(self._pending) < MOST_PENDING_BYTES
         wire = self._socket.fileno()
-        reads = [wire, *([0] if takes_input else []), *([resized] if self._is_open else [])]
+        reads = [wire, *([self._stdin] if takes_input else []), *([resized] if self._is_open else [])]
         ready, writable, _ = select.select(reads, [wire] if self._pending else [], [])
         if writable:
             self._pending = self._pending[self._send() :]
@@ -80,7 +92,7 @@ class Remote:
         if resized in ready:
             os.read(resized, 4096)
             self._tell_size()
-        if 0 in ready and not self._is_over:
+        if self._stdin in ready and not self._is_over:
             has_input = self._feed()
         return has_input
 
@@ -94,7 +106,7 @@ class Remote:
             return len(self._pending)
 
     def _feed(self) -> bool:
-        data = os.read(0, READ_BYTES)
+        data = os.read(self._stdin, READ_BYTES)
         message = bytes([channels.STDIN]) + data if data else bytes([channels.CLOSE, channels.STDIN])
         self._queue(message)
         return bool(data)
@@ -142,8 +154,8 @@ class Remote:
             self._status += piece.data
             return
         data = piece.data
-        while data and piece.channel in _OUTPUTS:
-            data = data[os.write(_OUTPUTS[piece.channel], data) :]
+        while data and piece.channel in self._outputs:
+            data = data[os.write(self._outputs[piece.channel], data) :]
 
 
 class _Waker:

@@ -22,13 +22,15 @@ from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
 from cri.cli.run_request import Request
 from cri.config import Config, load
+from cri.image import credentials
 from cri.image.pull import pull
+from cri.image.source import LOCAL
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
 from cri.store.pods import PodRecord
 from cri.translate import own_kernel, sandbox
 from stage1 import engine
-from stage1.errors import BadRequest, NoCommand, NotFound, PodError, Unavailable, Unsupported
+from stage1.errors import BadRequest, NotFound, Unavailable, Unsupported
 from stage1.linux.cgroup import OURS
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 from stage1.rootfs.flat import flatten
@@ -65,7 +67,7 @@ EVERYTHING = policy.Policy(
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod run`."""
     what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
-    parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help=what)
     parser.take_command(after=1)
     parser.usage = "clearpod run [OPTIONS] [IMAGE] [CMD...]"
     parser.epilog = (
@@ -85,11 +87,6 @@ def main(args: argparse.Namespace) -> int:
         request = run_request.of(args, os.environ)
         body = _detach(args, request) if args.detach else _run(args, request, timeline=timeline)
         return asyncio.run(_until_interrupted(body))
-    except NoCommand:
-        raise
-    except PodError as error:
-        error.exit_code = run_options.FAULT
-        raise
     finally:
         if args.timeline:
             sys.stderr.write(timeline.text())
@@ -121,12 +118,14 @@ async def _detach(args: argparse.Namespace, request: Request) -> int:
 
     config = load(args.config)
     detached.check(args)
-    if not args.image or args.image.startswith(("oci:", "docker-archive:")):
+    auth = None
+    if not args.image or args.image.startswith(LOCAL):
         image, _ = await _bring(config, args)  # which the daemon would not read from the caller's files
         request.container.image.image = image.id
     else:
         request.container.image.image = args.image
-    print(await detached.hand_over(config, request, when=args.pull))
+        auth = credentials.of_command(args.creds, args.authfile, reference=args.image)
+    print(await detached.hand_over(config, request, when=args.pull, removes=args.rm, auth=auth))
     return 0
 
 
@@ -183,22 +182,23 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
 async def _bring(config: Config, args: argparse.Namespace) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
     try:
-        image = await _find(store, args.image or sample.reference(config.guest_dir), when=args.pull, config=config)
+        image = await _find(store, args.image or sample.reference(config.guest_dir), args=args, config=config)
         return image, store.usable(image)
     finally:
         store.close()
 
 
-async def _find(store: ImageStore, reference: str, *, when: str, config: Config) -> Image:
+async def _find(store: ImageStore, reference: str, *, args: argparse.Namespace, config: Config) -> Image:
     """The stored image or the registry's, depending on --pull; local files are always read."""
-    is_local = reference.startswith(("oci:", "docker-archive:"))
+    is_local, when = reference.startswith(LOCAL), args.pull
     stored = None if is_local or when == "always" else store.find(reference)
     if stored and (when == "never" or (when == "missing" and not store.examine(stored, whole=False))):
         return stored
     if when == "never" and not is_local:
         raise NotFound(f"the image {reference} is not stored, and --pull never does not bring it")
+    auth = credentials.of_command(args.creds, args.authfile, reference=reference)
     try:
-        return await pull(store, reference, config=config)
+        return await pull(store, reference, config=config, auth=auth)
     except (NotFound, Unavailable):
         if stored and when == "newer":
             return stored

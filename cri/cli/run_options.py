@@ -8,12 +8,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from cri.cli.parser import FAULT as FAULT
 from cri.cli.parser import Parser
 from stage1.vm import hypervisors
 
 PULLS = ("always", "missing", "never", "newer")
-FAULT = 125
-"""The exit code for a wrong option, and for what clearpod itself could not do."""
 
 _SHARED = "a pod is a virtual machine with namespaces of its own, and can't share one of the host or of another pod"
 _OTHER_KERNEL = "the guest has a kernel of its own, without that; the virtual machine confines the pod"
@@ -51,7 +50,7 @@ class Refuse(argparse.Action):
 
 def add(parser: Parser) -> None:
     """Add all options of `clearpod run`, in groups."""
-    parser.wrong = FAULT
+    parser.take_podmans_codes()
     _add_container(parser)
     _add_confinement(parser)
     _add_files(parser)
@@ -105,9 +104,9 @@ def _add_container(parser: Parser) -> None:
             "USER[:GROUP]",
             "the user of the command: names in the image's /etc/passwd and /etc/group, or numbers",
         ),
-        ("--name", "NAME", "the pod's name"),
         ("--hostname", "NAME", "the host name; default: the pod's name"),
     )
+    group.add_argument("--name", metavar="NAME", help="the pod's name: letters, digits, _, . and -")
     what = "replaces the image's Entrypoint and drops its Cmd"
     group.add_argument("--entrypoint", metavar="WORD|JSON", help=what)
     _flags(
@@ -176,10 +175,11 @@ def _add_calling(parser: Parser) -> None:
     _flags(
         parser,
         ("-d", "--detach", "let the daemon run the pod, and print its id"),
-        ("--rm", "accepted, and always on in the foreground; not with -d"),
+        ("--rm", "remove the pod when its container ends; always on in the foreground"),
         ("--timeline", "print on standard error how long each step took"),
     )
     text = "when to ask the registry: always, missing (default: when it is not stored), never, newer"
+    parser.take_credentials()
     parser.add_argument("--pull", choices=PULLS, default="missing", metavar="WHEN", help=text)
     parser.add_argument("--hypervisor", choices=("auto", *hypervisors.names()), help="default: as configured")
     _texts(

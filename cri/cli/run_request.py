@@ -7,6 +7,7 @@ Called by `run`. Reads the command line, the environment and the host's sizes; m
 import argparse
 import math
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from cri.cli import run_annotations
 from cri.cli import run_values as values
 from cri.pb import runtime_pb2 as pb
 from cri.translate import extras
+from cri.translate.bounds import short
 from stage1.errors import BadRequest
 from stage1.linux.host import memory_mib
 from stage1.pod import oci
@@ -26,6 +28,8 @@ LEAST_BYTES = 4 * MIB
 PERIOD_US = 100_000
 IN_MEMORY = ("/run", "/tmp", "/var/tmp")
 """The directories that are writable in a container with a read-only root, as with podman."""
+MOST_NAME = 253
+_NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 NONE, USUAL = "none", ("", "default", "bridge", "podman")
 
 
@@ -39,14 +43,25 @@ class Request(NamedTuple):
 
 def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
     """The command line as CRI messages; `ours` are the caller's environment variables. Raises BadRequest, NotFound."""
-    token = secrets.token_hex(3)
-    name = args.name or f"run-{token}"
+    name = f"run-{secrets.token_hex(3)}" if args.name is None else args.name
     _require_utf8(args)
+    _check_names(name, args)
     _check_sizes(args)
     annotations = run_annotations.given(args.annotation)
     container = _container(args, ours, annotations=annotations)
     sandbox = _sandbox(args, container, name=name, annotations=annotations)
     return Request(sandbox, container, tuple(values.take_free(sandbox.port_mappings)))
+
+
+def _check_names(name: str, args: argparse.Namespace) -> None:
+    """Raise BadRequest for a name that is none, and for an image without one."""
+    if not _NAME.fullmatch(name) or len(name) > MOST_NAME:
+        raise BadRequest(
+            f"--name {short(name)} is not a name: it begins with a letter or digit, has these, _, . and - alone, and "
+            f"at most {MOST_NAME} of them"
+        )
+    if args.image == "":
+        raise BadRequest("the image's name is empty; leave it out for the sample image")
 
 
 def _require_utf8(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
 from cri.threads import UNDO_S, is_set_within, run_uncancellable
 from stage1 import engine
-from stage1.errors import AgentFailed, BadRequest, PodError, TimedOut, WrongState
+from stage1.errors import AgentFailed, BadRequest, NoCommand, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.linux import process
 
@@ -149,6 +149,8 @@ def require_running(container: LiveContainer, argv: tuple[str, ...]) -> None:
     """Raise BadRequest for an empty command, WrongState unless the container runs."""
     if not argv:
         raise BadRequest("the command to run in the container is empty; give a program and its arguments")
+    if not argv[0]:
+        raise NoCommand("the program to run in the container has an empty name; give one that its image has")
     order.require_agent(container, "exec")
     order.require(container, "exec")
 

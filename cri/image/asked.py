@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 BLOBS = "blobs"
 """The word for those of layers, beside manifest and blob for documents."""
+LED = "!"
+"""What an answer begins with when the registry leads to another host, which follows, in vain."""
 
 
 class Asked(NamedTuple):

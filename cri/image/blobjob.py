@@ -9,11 +9,10 @@ import contextlib
 import json
 import os
 import threading
-import urllib.parse
 from collections import deque
 
 from cri.image import digestjob
-from cri.image.asked import BLOBS, Asked
+from cri.image.asked import BLOBS, LED, Asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,29 +22,32 @@ AT_ONCE = 3
 PART = ".part"
 _STALLED_S = 30.0
 _CHUNK_BYTES = 1 << 18
-_MOST_DETOURS = 5
-_ELSEWHERE = {301, 302, 303, 307, 308}
 
 
 def job(arguments: tuple[str, ...], data: bytes) -> str:
     """Like `digestjob.job`. With `blobs`, digests and sizes as JSON: each blob is written to a file of `out`, which
-    is named by its digest in hex once it is complete. Return the number of blobs.
+    is named by its digest in hex once it is complete. Return the number of blobs; `LED` and a host when the registry
+    leads there in vain.
     """
     if not arguments or arguments[0] != BLOBS:
         return digestjob.job(arguments, data)
-    return str(bring(Asked(*json.loads(data)), json.loads(arguments[1]), directory="out"))
+    count, led = bring(Asked(*json.loads(data)), json.loads(arguments[1]), directory="out")
+    return f"{LED}{led}" if led else str(count)
 
 
-def bring(asked: Asked, sizes: dict[str, int], *, directory: str) -> int:
-    """Like `job`, into `directory`."""
-    todo, whole = deque(sizes.items()), list[str]()
+def bring(asked: Asked, sizes: dict[str, int], *, directory: str) -> tuple[int, str]:
+    """Like `job`, into `directory`: the number of blobs, and the host that one is said to be at but is not."""
+    todo, whole, led = deque(sizes.items()), list[str](), list[str]()
 
     def work() -> None:
         with contextlib.suppress(IndexError):
             while True:
                 digest, size = todo.popleft()
-                if _bring(asked._replace(reference=digest), size, path=f"{directory}/{digest.partition(':')[2]}"):
-                    whole.append(digest)
+                try:
+                    if _bring(asked._replace(reference=digest), size, path=f"{directory}/{digest.partition(':')[2]}"):
+                        whole.append(digest)
+                except digestjob.Elsewhere as error:
+                    led.append(str(error))
 
     threads = [threading.Thread(target=work) for _ in range(min(AT_ONCE, len(sizes)) - 1)]
     with contextlib.suppress(RuntimeError):  # no more threads: we do it alone
@@ -55,43 +57,16 @@ def bring(asked: Asked, sizes: dict[str, int], *, directory: str) -> int:
     for thread in threads:
         if thread.ident:
             thread.join()
-    return len(whole)
+    return len(whole), led[0] if led else ""
 
 
 def _bring(asked: Asked, size: int, *, path: str) -> bool:
     for scheme in digestjob.schemes(asked):
-        with contextlib.suppress(*digestjob.FAULTS):
-            return _followed(asked, scheme, size=size, path=path)
+        url = digestjob.url_of(f"blobs/{asked.reference}", scheme, asked=asked)
+        answer = digestjob.followed("GET", url, asked=asked, timeout_s=_STALLED_S)
+        with contextlib.suppress(*digestjob.FAULTS), answer as response:
+            return response.status == 200 and _save(response, path, size=size)
     return False
-
-
-def _followed(asked: Asked, scheme: str, *, size: int, path: str) -> bool:
-    """Follow the registry's redirect to the blob. Credentials are sent only to the registry itself, and a redirect from
-    TLS to plain HTTP is refused.
-    """
-    url = start = digestjob.url_of(f"blobs/{asked.reference}", scheme, asked=asked)
-    header, was_refused = digestjob.granted(asked, scheme), False
-    for _ in range(_MOST_DETOURS + 1):
-        with digestjob.response_of("GET", url, asked=asked, authorization=header, timeout_s=_STALLED_S) as response:
-            if response.status == 200:
-                return _save(response, path, size=size)
-            if response.status == 401 and not was_refused and url == start:
-                was_refused, header = True, digestjob.authorization(response.headers, scheme, asked=asked)
-            elif response.status in _ELSEWHERE and (place := _detour(url, response.headers.get("Location", ""))):
-                url, header = place, header if _is_same(place, url) else ""
-            else:
-                return False
-    return False
-
-
-def _detour(url: str, location: str) -> str:
-    """The target of a registry's redirect from `url`; empty if there is none, or if it would drop TLS."""
-    place = urllib.parse.urljoin(url, location)
-    return place if urllib.parse.urlsplit(place).scheme in {"https", urllib.parse.urlsplit(url).scheme} else ""
-
-
-def _is_same(url: str, other: str) -> bool:
-    return urllib.parse.urlsplit(url)[:2] == urllib.parse.urlsplit(other)[:2]
 
 
 def _save(response: "HTTPResponse", path: str, *, size: int) -> bool:

@@ -14,7 +14,7 @@ import ssl
 import urllib.parse
 from typing import Any, NamedTuple
 
-from cri.image.asked import Asked
+from cri.image.asked import LED, Asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _ACCEPT = ", ".join(
         "docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2",
     )
 )  # fmt: skip
+_MOST_DETOURS = 5
+_ELSEWHERE = {301, 302, 303, 307, 308}
 _HOSTS = {"docker.io": "registry-1.docker.io"}
 _SAFE = ssl.create_default_context()
 _ANY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -42,6 +44,15 @@ made once: reading all authorities takes longer than a request.
 
 FAULTS = (OSError, http.client.HTTPException, ValueError, RecursionError)
 """The exceptions that a request to a registry may raise."""
+
+
+class Elsewhere(Exception):
+    """The registry leads to another host, which does not give what is asked for."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(urllib.parse.urlsplit(url).netloc)
+
+
 _granted: dict[tuple[Asked, str], str] = {}
 """The header that let us in, by who asks what of whom, for the next document of the same image."""
 _spoken: dict[str, str] = {}
@@ -50,13 +61,17 @@ _spoken: dict[str, str] = {}
 
 def job(arguments: tuple[str, ...], data: bytes) -> str:
     """The digest that the registry names for `data`, which is an `Asked` as JSON. With arguments, which are manifest or
-    blob, a digest, and how many bytes it may have: that document in base64. Empty without an answer.
+    blob, a digest, and how many bytes it may have: that document in base64. Empty without an answer; `LED` and a host
+    when the registry leads there in vain.
     """
     asked = Asked(*json.loads(data))
-    if not arguments:
-        return digest(asked)
-    kind, reference, most = arguments
-    return base64.b64encode(document(asked._replace(reference=reference), kind, most_bytes=int(most))).decode()
+    try:
+        if not arguments:
+            return digest(asked)
+        kind, reference, most = arguments
+        return base64.b64encode(document(asked._replace(reference=reference), kind, most_bytes=int(most))).decode()
+    except Elsewhere as error:
+        return f"{LED}{error}" if arguments else ""
 
 
 def digest(asked: Asked) -> str:
@@ -73,7 +88,7 @@ def document(asked: Asked, kind: str, *, most_bytes: int) -> bytes:
 
 
 def _answer(method: str, what: str, *, asked: Asked, most_bytes: int = 0) -> "_Answer | None":
-    """None unless the registry gives it, whole, and without a detour."""
+    """None unless the registry gives it, whole."""
     for scheme in schemes(asked):
         try:
             answer = _authorized(method, scheme, what=what, asked=asked, most_bytes=most_bytes)
@@ -103,13 +118,57 @@ def granted(asked: Asked, scheme: str) -> str:
 
 
 def _authorized(method: str, scheme: str, *, what: str, asked: Asked, most_bytes: int) -> "_Answer":
-    url = url_of(what, scheme, asked=asked)
-    answer = _call(method, url, asked=asked, authorization=granted(asked, scheme), most_bytes=most_bytes)
-    if answer.status == 401 and (header := authorization(answer.headers, scheme, asked=asked)):
-        answer = _call(method, url, asked=asked, authorization=header, most_bytes=most_bytes)
-        if method == "GET" and answer.status == 200:  # whoever stays asks anew
-            _granted[asked._replace(reference=""), scheme] = header
-    return answer
+    with followed(method, url_of(what, scheme, asked=asked), asked=asked, timeout_s=_CALL_S) as response:
+        return _Answer(response.status, response.headers, _body(response, most_bytes))
+
+
+@contextlib.contextmanager
+def followed(method: str, start: str, *, asked: Asked, timeout_s: float) -> "Iterator[http.client.HTTPResponse]":
+    """The registry's answer, or that of the host that it redirects to, before the body is read.
+
+    Credentials are sent only to the registry itself (another port is another host), and a redirect from TLS to plain
+    HTTP is refused. Raises Elsewhere when another host does not answer with 200, some of `FAULTS`.
+    """
+    scheme, url = urllib.parse.urlsplit(start).scheme, start
+    header, was_refused = granted(asked, scheme), False
+    for _ in range(_MOST_DETOURS + 1):
+        is_elsewhere = not _is_same(url, start)
+        with contextlib.ExitStack() as stack:
+            try:
+                response = stack.enter_context(
+                    response_of(
+                        method, url, asked=asked, authorization="" if is_elsewhere else header, timeout_s=timeout_s
+                    )
+                )
+            except FAULTS:
+                if is_elsewhere:
+                    raise Elsewhere(url) from None
+                raise
+            place = _detour(url, response.headers.get("Location", "")) if response.status in _ELSEWHERE else ""
+            if response.status == 401 and not was_refused and url == start:
+                was_refused, header = True, authorization(response.headers, scheme, asked=asked)
+                if header:
+                    continue
+            elif place:
+                url = place
+                continue
+            elif is_elsewhere and response.status != 200:
+                raise Elsewhere(url)
+            if method == "GET" and response.status == 200 and header:  # whoever stays asks anew
+                _granted[asked._replace(reference=""), scheme] = header
+            yield response
+            return
+    raise Elsewhere(url)
+
+
+def _detour(url: str, location: str) -> str:
+    """The target of a registry's redirect from `url`; empty if there is none, or if it would drop TLS."""
+    place = urllib.parse.urljoin(url, location)
+    return place if urllib.parse.urlsplit(place).scheme in {"https", urllib.parse.urlsplit(url).scheme} else ""
+
+
+def _is_same(url: str, other: str) -> bool:
+    return urllib.parse.urlsplit(url)[:2] == urllib.parse.urlsplit(other)[:2]
 
 
 class _Answer(NamedTuple):
@@ -121,10 +180,14 @@ class _Answer(NamedTuple):
 def _call(method: str, url: str, *, asked: Asked, authorization: str, most_bytes: int = _TOKEN_BYTES) -> _Answer:
     """A little more than `most_bytes` of a body that has more."""
     with response_of(method, url, asked=asked, authorization=authorization, timeout_s=_CALL_S) as response:
-        body = response.read(most_bytes + 1)
-        if response.length and len(body) <= most_bytes:
-            raise http.client.IncompleteRead(body, response.length)
-        return _Answer(response.status, response.headers, body)
+        return _Answer(response.status, response.headers, _body(response, most_bytes))
+
+
+def _body(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
+    body = response.read(most_bytes + 1)
+    if response.length and len(body) <= most_bytes:
+        raise http.client.IncompleteRead(body, response.length)
+    return body
 
 
 @contextlib.contextmanager

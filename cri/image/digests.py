@@ -137,9 +137,13 @@ def question(reference: Reference, *, config: Config, auth: Auth | None) -> Aske
     Raises BadRequest, Unsupported (of credentials).
     """
     entry = registries.entry_of(reference, config.registries)
-    if any("*" in one.prefix for one in config.registries) or (entry and (entry.mirrors or entry.location)):
+    if any("*" in one.prefix for one in config.registries) or (entry and entry.mirrors):
         return None
-    is_here = registries.is_loopback(reference.registry)
+    name = reference.name
+    if entry and entry.location:
+        name = entry.location.rstrip("/") + name[len(entry.prefix.rstrip("/")) :]
+    registry, _, path = name.partition("/")
+    is_here = registries.is_loopback(registry)
     if not is_here and any(os.environ.get(name) or os.environ.get(name.lower()) for name in _ELSEWHERE):
         return None
     user = registries.user_of(auth, reference)
@@ -147,4 +151,4 @@ def question(reference: Reference, *, config: Config, auth: Auth | None) -> Aske
         return None
     is_insecure = entry.insecure if entry else is_here
     what = reference.digest or reference.tag
-    return Asked(reference.registry, reference.path, what, is_insecure, user)
+    return Asked(registry, path, what, is_insecure, user)

@@ -14,11 +14,11 @@ import os
 import weakref
 
 from cri.config import Config
-from cri.image.asked import BLOBS
+from cri.image.asked import BLOBS, LED
 from cri.image.digests import question
 from cri.image.lazy_worker import LazyWorker
 from cri.image.registries import Auth
-from cri.image.skopeo import RegistryUnavailable
+from cri.image.skopeo import Misled, RegistryUnavailable
 from cri.store.reference import Reference
 from cri.threads import await_end, run_apart, run_uncancellable
 from stage1.errors import PodError, TimedOut
@@ -46,6 +46,7 @@ class Direct:
         self, reference: Reference, *, config: Config, auth: Auth | None, server: ForkServer | None, box: str = ""
     ) -> None:
         """`box` is a directory that is made for layers; without it there are none."""
+        self._name = str(reference)
         self._asked = question(reference, config=config, auth=auth) if server else None
         self._limits, self._server, self._box = config.images.limits, server, box
         self._worker = LazyWorker(self._made)
@@ -76,12 +77,22 @@ class Direct:
             if worker is None:
                 return b""
             answer = await asyncio.to_thread(worker.ask, question, json.dumps(self._asked).encode())
+            self._require_led_well(answer)
             return base64.b64decode(answer, validate=True)[:most]
+        except Misled:
+            raise
         except (PodError, TypeError, ValueError) as error:
             log.info("pull.document", extra={"error": str(error)})
             self._asked = None
             await run_uncancellable(self.close)
             return b""
+
+    def _require_led_well(self, answer: object) -> None:
+        """Raise Misled when the registry leads elsewhere in vain and there are credentials: skopeo would follow too,
+        and show them to another port of the same host. Without credentials it may try.
+        """
+        if self._asked and self._asked.user and isinstance(answer, str) and answer.startswith(LED):
+            raise Misled(self._name, answer[len(LED) :])
 
     def brings(self) -> bool:
         """Whether blobs can be brought now."""
@@ -91,7 +102,7 @@ class Direct:
         """Fetch the blobs with these digests, as far as that succeeds without skopeo; call `adopt` while they arrive,
         and at the end.
 
-        Raises RegistryUnavailable after an hour.
+        Raises RegistryUnavailable after an hour, and Misled.
         """
         question = Question(MODULE, (BLOBS, json.dumps(sizes)), _WHAT, _DOWNLOAD_S)
         _downloading.add(self)
@@ -99,7 +110,9 @@ class Direct:
             run_apart(lambda: self._worker.get().ask(question, json.dumps(self._asked).encode()))
         )
         try:
-            await asyncio.shield(asking)
+            self._require_led_well(await asyncio.shield(asking))
+        except Misled:
+            raise
         except TimedOut:
             raise RegistryUnavailable(f"the registry took more than {_DOWNLOAD_S:.0f} s; try again later") from None
         except PodError as error:

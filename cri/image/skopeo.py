@@ -7,14 +7,18 @@ has the network, but no capability, no other process, and no writable directory 
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
 
+from cri.image.registries import Auth
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unavailable, both_ends
 from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
+
+log = logging.getLogger("clearpod.pull")
 
 _INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
 _LOG_BYTES = 65536
@@ -33,6 +37,19 @@ class RegistryUnavailable(Unavailable):
         super().__init__(f"RegistryUnavailable: {sentence}")
 
 
+class Misled(RegistryUnavailable):
+    """A registry leads to another host, which does not give what it should. What that answers is in no error: whoever
+    names the image may not be allowed to ask that host.
+    """
+
+    def __init__(self, image: str, host: str) -> None:
+        shown = host[:100] if host.isprintable() else "another host"
+        super().__init__(
+            f"the registry of {image} leads to {shown}, which does not give what is asked for; report it to the "
+            "registry's operator"
+        )
+
+
 class LoginNeeded(PodError):
     """The registry refuses the image, with and without credentials."""
 
@@ -46,7 +63,7 @@ class Skopeo:
     """
 
     def __init__(self, work_dir: str, *, name: str, limits: Limits, archive: str = "") -> None:
-        self._name, self._limits = name, limits
+        self._work_dir, self._name, self._limits = work_dir, name, limits
         self._common = ["--insecure-policy", "--tmpdir", work_dir]
         self._auth = []
         if os.path.exists(f"{work_dir}/registries.conf"):
@@ -90,15 +107,34 @@ class Skopeo:
         target = ["--dest-shared-blob-dir", blobs, source, f"oci:{layout}:image"]
         await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target], _LOG_BYTES)
 
-    async def _run(self, arguments: list[str], most_bytes: int) -> bytes:
-        """Return its output; slightly more than `most_bytes` if it writes more, and then it is killed."""
+    async def log_in(self, registry: str, auth: Auth) -> None:
+        """Have the registry check the credentials. They are on this process's way to skopeo only, and in its file in
+        the pull's directory. Raises LoginNeeded, RegistryUnavailable.
+        """
+        options = [
+            "login",
+            "--authfile",
+            f"{self._work_dir}/auth.json",
+            "--username",
+            auth.username,
+            "--password-stdin",
+        ]
+        try:
+            await self._run([*options, registry], _LOG_BYTES, given=auth.password.encode())
+        except LoginNeeded:
+            raise LoginNeeded(f"the registry {self._name} does not take this user name with this password") from None
+
+    async def _run(self, arguments: list[str], most_bytes: int, *, given: bytes = b"") -> bytes:
+        """Return its output; slightly more than `most_bytes` if it writes more, and then it is killed. `given` is its
+        input.
+        """
         means = await asyncio.to_thread(sandbox.means)
         argv = [*sandbox.command(self._box, means), "skopeo", *self._common, *arguments]
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=pipe if given else asyncio.subprocess.DEVNULL,
                 stdout=pipe,
                 stderr=pipe,
                 start_new_session=True,
@@ -107,6 +143,9 @@ class Skopeo:
         except FileNotFoundError:
             raise NotFound("there is no setpriv program; install util-linux") from None
         assert process.stdout and process.stderr
+        if process.stdin:
+            process.stdin.write(given)
+            process.stdin.close()
         log = asyncio.create_task(_tail(process.stderr))
         try:
             out = await _head(process.stdout, most_bytes)
@@ -119,7 +158,7 @@ class Skopeo:
             log.cancel()
         if process.returncode == 0:
             return out
-        raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name)
+        raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name, is_local=not self._auth)
 
 
 async def kill_group(process: asyncio.subprocess.Process) -> None:
@@ -173,38 +212,70 @@ _ODD_ANSWER = re.compile(r'\b(Get|Head|Post) "|StatusCode: [0-9]')
 """Of Go's HTTP client, and of an answer that no registry gives. After all others, which are more specific."""
 
 
-def explain(stderr: str, code: int, *, name: str) -> PodError:
-    """The error that skopeo's last words stand for. `name` is the image as the user knows it."""
+_PHRASES = re.compile(
+    r"manifest unknown|name unknown|blob unknown|authentication required|invalid username/password|unauthorized"
+    r"|access to the resource is denied|denied|toomanyrequests|no descriptor found|blob upload unknown"
+    r"|(?:[Ss]tatus(?:Code)?(?: code from registry)?):? [0-9]{3}|server gave HTTP response to HTTPS client"
+    r"|connection refused|connection reset by peer|no such host|server misbehaving|Temporary failure in name resolution"
+    r"|network is unreachable|no route to host|i/o timeout|TLS handshake timeout|context deadline exceeded"
+    r"|unexpected EOF|x509: certificate (?:signed by unknown authority|has expired|is not valid|is valid for)"
+    r"|x509: cannot validate certificate|tls: [a-z ]{3,60}|unsupported protocol scheme|stopped after [0-9]+ redirects"
+    r"|[Dd]igest did not match|does not match|invalid tar header|invalid character|malformed HTTP"
+    r"|exceeded maximum allowed size of [0-9]+ bytes|invalid reference format[a-z: ]{0,60}"
+)
+"""What an error about a registry repeats of skopeo's. All else may come from a host that the registry leads to."""
+_PLACES = re.compile(r'\b(?:Get|Head|Post|Put) \\?"https?://([^/"\\]+)')
+_HOSTS = {"docker.io": ("registry-1.docker.io", "auth.docker.io")}
+
+
+def explain(stderr: str, code: int, *, name: str, is_local: bool = False) -> PodError:
+    """The error that skopeo's last words stand for. `name` is the image as the user knows it, and `is_local` for a file
+    of this host, whose errors are told whole.
+    """
     reason = reason_of(stderr)
     if re.search("^(setpriv|env): .*skopeo.*No such file", stderr, re.MULTILINE):
         return NotFound("there is no skopeo program; install skopeo")
     if "no space left on device" in reason or "disk quota exceeded" in reason:
-        return NoSpace(f"the disk is full while {name} was downloaded ({reason}); free some space")
-    if _LOGIN.search(reason):
-        return LoginNeeded(f"the registry rejects the credentials for {name}, or does not have it ({reason})")
+        return NoSpace(f"the disk is full while {name} was downloaded; free some space")
     if _NO_NAME in reason:
-        return BadRequest(f"{name} is not an image name ({reason})")
+        return BadRequest(f"{name} is not an image name ({_phrases(reason)})")
+    log.info("pull.skopeo", extra={"image": name, "error": reason})
+    registry = name.partition("/")[0]
+    others = [one for one in _PLACES.findall(reason) if one not in (registry, *_HOSTS.get(registry, ()))]
+    if others and not is_local:
+        return Misled(name, others[-1])
+    return _explained(reason, code, name=name, shown=reason if is_local else _phrases(reason))
+
+
+def _phrases(reason: str) -> str:
+    """The parts of the reason that are skopeo's own words or names of a registry's errors, each once."""
+    return ", ".join(dict.fromkeys(_PHRASES.findall(reason)))[:300] or "the daemon's log has more"
+
+
+def _explained(reason: str, code: int, *, name: str, shown: str) -> PodError:
+    if _LOGIN.search(reason):
+        return LoginNeeded(f"the registry rejects the credentials for {name}, or does not have it ({shown})")
     if _NO_TLS.search(reason):
         return RegistryUnavailable(
-            f"the registry of {name} can't be trusted ({reason}); correct its certificate, or put that of its authority"
+            f"the registry of {name} can't be trusted ({shown}); correct its certificate, or put that of its authority"
             " below /etc/containers/certs.d"
         )
     if code == 2 or _NOT_THERE.search(reason):
-        return NotFound(f"there is no image {name} ({reason})")
+        return NotFound(f"there is no image {name} ({shown})")
     if _BROKEN.search(reason):
-        return Corrupt(f"the registry's copy of {name} is damaged ({reason}); pull again, or push again")
+        return Corrupt(f"the registry's copy of {name} is damaged ({shown}); pull again, or push again")
     if _UNREACHABLE.search(reason):
-        return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
+        return RegistryUnavailable(f"can't reach the registry of {name} ({shown}); try again later")
     if _TOO_LARGE.search(reason):
-        return Corrupt(f"a document of {name} is larger than any image's ({reason}); push it again")
+        return Corrupt(f"a document of {name} is larger than any image's ({shown}); push it again")
     if _ODD_ANSWER.search(reason):
         return RegistryUnavailable(
-            f"the registry of {name} does not answer like a registry ({reason}); correct the name, or report it to its"
+            f"the registry of {name} does not answer like a registry ({shown}); correct the name, or report it to its"
             " operator"
         )
     if signal_number := -code if code < 0 else max(0, code - 128):
         return PodError(f"can't pull {name}: skopeo was killed by signal {signal_number}; pull again")
-    return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
+    return PodError(f"can't pull {name}: {shown if reason else f'skopeo ended with status {code}'}")
 
 
 def reason_of(stderr: str) -> str:

@@ -224,6 +224,7 @@ class LivePod:
             self.meter.begin(lambda: container.is_running, is_busy=lambda: is_copy and bool(self.execs))
         elif kind == events.STOPPED:
             self.tools.recorder.count(EXITS, container.status.reason)
+            self.tools.container_ended(self)
             if container.status.exit_code and self.is_ready:
                 self.meter.current()  # its disk may be full, which is noted
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cri.events import Bus
     from cri.live.consoles import Consoles
+    from cri.live.pod import LivePod
     from cri.live.templates import Templates
     from cri.loop_budget import LoopBudget
     from cri.statistics.forecast import Lists
@@ -49,18 +50,23 @@ def _leave(directory: str) -> None:
     """Do nothing about what could not be removed: the next daemon cleans it up."""
 
 
+def _stay(pod: "LivePod") -> None:
+    """Do nothing about a pod whose container has ended: who made it decides."""
+
+
 class Tools(NamedTuple):
     """The host, the starter of VMs, and how long a guest may take to boot and to answer a call.
 
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
     other pods that wait for them; and since it is small, concurrent pods queue instead of contending for the lock of
     the packet filter's rules. `bulk` runs work that moves as much as a guest or a disk has, or waits for a VMM that
-    does: few at a time, and all other threads stay free for other pods. `events` gets the events (None: no subscriber).
-    `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets `adopt_timeout_s` to
-    answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much pods may write (None: no
-    limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of a pod that failed and could
-    not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts for metrics. `templates` are
-    what VMs can be copies of (None: all boot). `lists` is when the node's statistics are expected to be listed.
+    does: few at a time, and all other threads stay free for other pods. `events` gets the events (None: no
+    subscriber). `loop_budget` is shared by the links of all pods. A guest that another daemon has left gets
+    `adopt_timeout_s` to answer the next one, and any guest `react_s` to carry out a stop. `storage` limits how much
+    pods may write (None: no limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of
+    a pod that failed and could not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts
+    for metrics. `templates` are what VMs can be copies of (None: all boot). `container_ended` gets the pod of each
+    container that ended. `lists` is when the node's statistics are expected to be listed.
     """
 
     host: "Host"
@@ -80,6 +86,7 @@ class Tools(NamedTuple):
     recorder: Recorder = Recorder()
     templates: "Templates | None" = None
     lists: "Lists | None" = None
+    container_ended: "Callable[[LivePod], None]" = _stay
 
     async def run_in_bulk(self, work: "Callable[P, T]", /, *args: "P.args", **options: "P.kwargs") -> "T":
         """Like `run_uncancellable`, by `bulk`."""

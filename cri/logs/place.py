@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a log file is, and opening it there: blocking, so never called on the event loop. Used by the writer.
+"""Where a log file is, and opening it there: blocking, so never called on the event loop. Used by the writer;
+`remove_orphans` removes the logs of detached pods.
 
 The sandbox's log directory is the kubelet's and may be reached through links. Below it, pods can write that mount it:
 nothing there is followed, waited for, or written if it is more than a log.
 """
 
 import os
+import shutil
+from collections.abc import Collection
 
 from stage1.linux import beneath, files
 from stage1.linux.beneath import NotPlain
 from stage1.linux.libc import Guard
 
+DETACHED_LOGS = "run-logs"
+"""The directory below the state directory with a directory of logs for each pod of `clearpod run --detach`."""
 _FLAGS = os.O_WRONLY | os.O_APPEND
 _MODE = 0o640
 _MOST_NAMES = 65536
@@ -59,6 +64,14 @@ class LogPlace:
                         _cut(root, os.path.join(above, one), inode=inode, size=size)
         except FileNotFoundError:
             return
+
+
+def remove_orphans(state_dir: str, known: Collection[str]) -> None:
+    """Remove the logs of detached pods that are gone; `known` are the uids of those that are not."""
+    logs = f"{state_dir}/{DETACHED_LOGS}"
+    for uid in os.listdir(logs) if os.path.isdir(logs) else ():
+        if uid not in known:
+            shutil.rmtree(f"{logs}/{uid}", ignore_errors=True)
 
 
 def _cut(root: beneath.Root, path: str, *, inode: int, size: int) -> None:

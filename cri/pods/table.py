@@ -5,6 +5,7 @@ Lists come from memory alone: kubelet asks each second.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,20 +18,25 @@ from cri.live import boot, shutdown
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
+from cri.logs import place
 from cri.loop_budget import LoopBudget
 from cri.pb import runtime_pb2 as pb
 from cri.pods import ports
 from cri.pods.names import Names
 from cri.pods.recovery import Recovery
+from cri.policy import AT_ITS_END, DETACHED
 from cri.pool.fit import Bounds
 from cri.pool.pool import Pool
 from cri.recorder import POD_STARTS
 from cri.store import history
 from cri.store import pods as store
+from cri.tasks import Tasks
 from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed, WrongState
 from stage1.pod import states
 from stage1.pod.model import KERNEL_OF_IMAGE, Pod
+
+log = logging.getLogger("clearpod.pod")
 
 Thing = TypeVar("Thing")
 BringUp = Callable[[LivePod], Coroutine[Any, Any, None]]
@@ -74,7 +80,10 @@ class PodTable:
         self._port = VsockPort(tools.host.vsock_port)
         self.pool = Pool(warm, self._new_slot)
         self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
-        self._tools = self._tools._replace(clean_up_later=self.recovery.clean_up_later)
+        self._tools = self._tools._replace(
+            clean_up_later=self.recovery.clean_up_later, container_ended=self._container_ended
+        )
+        self._endings = Tasks(log, "pod.detached")
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -293,6 +302,27 @@ class PodTable:
         await stops.remove(pod, container)
         self.container_names.release(container_name(pod, container.record))
 
+    # -- pods of `clearpod run --detach` ---------------------------------------------------------------------
+
+    def _container_ended(self, pod: LivePod) -> None:
+        if pod.config.labels.get(DETACHED) and not _is_kubelets(pod):
+            self._endings.own(self._end_detached(pod))
+
+    async def _end_detached(self, pod: LivePod) -> None:
+        """End the VM of a detached pod whose container has ended, since nobody will start another one in it. Its
+        record, exit code and log stay until it is removed, which is now with `run --rm`.
+        """
+        await pod.adopted.wait()
+        if any(one.status.state != states.EXITED for one in pod.containers.values()):
+            return
+        if pod.config.labels[DETACHED] == AT_ITS_END:
+            await self.remove(pod)
+            await asyncio.to_thread(
+                place.remove_orphans, self._tools.host.state_dir, {one.record.pod.uid for one in self.pods()}
+            )
+        else:
+            await shutdown.stop(pod)
+
     # -- recovery --------------------------------------------------------------------------------------------
 
     def _admit(self, pod: LivePod) -> None:
@@ -301,6 +331,8 @@ class PodTable:
         self._pod_names.take(_pod_name(pod.record), pod.id)
         for container in pod.containers.values():
             self.container_names.take(container_name(pod, container.record), container.id)
+        if pod.containers:
+            self._container_ended(pod)  # the daemon may have ended before it could end the VM
 
     async def adopted(self, pod_id: str, container_id: str, *, ends: bool = False) -> None:
         """Wait until the pod that is named so, or whose container is, has been adopted from the previous daemon, for
@@ -315,6 +347,7 @@ class PodTable:
 
     async def close(self) -> None:
         """Detach from all pods, whose VMs keep running, and drain the pool."""
+        await self._endings.close()
         await self.recovery.close()
         await self.pool.close()
         await asyncio.gather(*(pod.detach() for pod in self._pods.values()))
@@ -323,6 +356,11 @@ class PodTable:
 
 def _has_vm(pod: LivePod) -> bool:
     return pod.is_ready and not pod.is_suspended and not pod.record.pod.host
+
+
+def _is_kubelets(pod: LivePod) -> bool:
+    """Whether the kubelet asked for it, which alone decides when its pods end, whatever their labels are."""
+    return "io.kubernetes.pod.uid" in pod.config.labels
 
 
 def _pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:

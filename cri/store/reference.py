@@ -16,9 +16,10 @@ _LONGEST_NAME = 255
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_REGISTRY = re.compile(rf"(?:{_HOST}(?:\.{_HOST})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
+_REGISTRY = re.compile(rf"(?:{_HOST}(?:\.{_HOST})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MOST_PORT = 65535
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -48,7 +49,7 @@ def parse(text: str) -> Reference:
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise BadRequest(f"{_shown(text)}: {_shown(tag)} is not a tag; letters, digits, _ . and - are, at most 128")
-    if not _REGISTRY.fullmatch(registry):
+    if not _is_registry(registry):
         raise BadRequest(f"{_shown(text)}: {_shown(registry)} is not a registry's host name")
     if registry == _DEFAULT_REGISTRY and path and "/" not in path:
         path = f"{_DEFAULT_NAMESPACE}/{path}"
@@ -56,6 +57,15 @@ def parse(text: str) -> Reference:
     if len(registry) + 1 + len(path) > _LONGEST_NAME:
         raise BadRequest(f"{_shown(text)}: the name is longer than {_LONGEST_NAME} characters")
     return Reference(registry, path, "" if digest else tag or _DEFAULT_TAG, digest)
+
+
+def registry_of(text: str) -> str:
+    """The registry HOST[:PORT], with a path in it if `text` has one, whose credentials are meant. Raises BadRequest."""
+    host, _, path = text.removeprefix("https://").removeprefix("http://").rstrip("/").partition("/")
+    if not _is_registry(host) or (path and not _PATH.fullmatch(path)):
+        raise BadRequest(f"{_shown(text)} is not a registry; give HOST, HOST:PORT or HOST/REPOSITORY")
+    host = _OTHER_NAMES.get(host, host)
+    return host if not path or (host == _DEFAULT_REGISTRY and path == "v1") else f"{host}/{path}"
 
 
 def repository(text: str) -> str:
@@ -69,10 +79,15 @@ def repository(text: str) -> str:
 
 def _split_registry(rest: str) -> tuple[str, str]:
     head, slash, tail = rest.partition("/")
-    # What docker does: only a dot, a port, a capital or "localhost" makes the first part a host.
-    if slash and ("." in head or ":" in head or head == "localhost" or head.lower() != head):
+    # What podman does: only a dot, a port or "localhost" makes the first part a host. With docker a capital does too.
+    if slash and ("." in head or ":" in head or head == "localhost"):
         return _OTHER_NAMES.get(head, head), tail
     return _DEFAULT_REGISTRY, rest
+
+
+def _is_registry(text: str) -> bool:
+    port = re.search(r":([0-9]{1,5})$", text)
+    return bool(_REGISTRY.fullmatch(text)) and (port is None or 1 <= int(port[1]) <= _MOST_PORT)
 
 
 def _check_path(text: str, rest: str, *, path: str) -> None:

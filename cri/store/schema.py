@@ -19,6 +19,7 @@ from cri.store.disk_errors import explained
 from stage1.errors import PodError, WrongState
 from stage1.linux import files
 from stage1.linux.flock import Lock
+from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
 
 log = logging.getLogger("clearpod.images")
@@ -73,6 +74,20 @@ def _refuse_newer(path: str, version: int) -> None:
         )
 
 
+def _make_private(path: str) -> None:
+    """Make the database and its side files root's alone, whatever the directory's mode is: images' configurations have
+    environments, with secrets in some. SQLite gives side files the mode of the database.
+
+    It is opened only where there is none: closing it would end this process's locks on it.
+    """
+    with Guard("open", path):
+        if not os.path.exists(path):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        for one in (path, *(f"{path}{ending}" for ending in (*_SIDE_FILES, COPY, DAMAGED))):
+            if os.path.exists(one):
+                os.chmod(one, 0o600)
+
+
 class Database:
     """One connection, used by one thread at a time; other processes may have theirs."""
 
@@ -93,6 +108,7 @@ class Database:
                 self._replace(str(error))
 
     def _open(self) -> None:
+        _make_private(self._path)
         with self._explained():
             self._db = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
 
@@ -192,6 +208,7 @@ class Database:
         """Best-effort: without it a damaged database costs all images, and with an older one the last change."""
         temporary = f"{self._path}{COPY}.{os.urandom(6).hex()}~"
         try:
+            _make_private(temporary)
             with self._explained(), contextlib.closing(sqlite3.connect(temporary)) as target:
                 target.execute("PRAGMA journal_mode = OFF")
                 target.execute("PRAGMA synchronous = OFF")

@@ -168,7 +168,7 @@ async def _work(node: Node, offer: Offer, *, client: Session) -> bytes:
     try:
         return await work(node, offer.request, client=client)
     except PodError as error:
-        return status.failure(client.version, str(error))
+        return status.failure(client.version, str(error), kind=type(error).__name__)
     except ConnectionError:
         return b""
     except Exception as error:

@@ -5,6 +5,8 @@ always one JSON document, kubectl's `Status`; before, a message if something fai
 
 import json
 
+from stage1.errors import ERROR_KIND
+
 FIRST_WITH_JSON = 4
 
 
@@ -29,12 +31,15 @@ def exit_code(version: int, code: int) -> bytes:
     })  # fmt: skip
 
 
-def failure(version: int, message: str) -> bytes:
-    """Return the status of a command that failed without an exit code."""
+def failure(version: int, message: str, *, kind: str = "") -> bytes:
+    """Return the status of a command that failed without an exit code; `kind` is the class of our error, which
+    `clearpod exec` turns into an exit code.
+    """
     if version < FIRST_WITH_JSON:
         return message.encode()
+    details = {"details": {"causes": [{"reason": ERROR_KIND, "message": kind}]}} if kind else {}
     return _document({
-        "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500,
+        "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500, **details,
     })  # fmt: skip
 
 

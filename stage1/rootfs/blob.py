@@ -16,7 +16,7 @@ from stage1.linux import sandbox, supervise
 from stage1.linux.host import which
 from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.limits import Limits, refusal
+from stage1.rootfs.limits import ELAPSED, Limits, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +104,15 @@ def unpack(blob: Blob, taker: "Taker", *, rules: Rules) -> int:
     return bounded.size
 
 
+def _expanded(packed: int, limits: Limits) -> int:
+    return max(_FREE_BYTES, packed * limits.ratio)
+
+
+def most_unpacked(packed: int, limits: Limits) -> int:
+    """How many bytes a blob of `packed` bytes may have unpacked."""
+    return min(limits.layer_mib << 20, _expanded(packed, limits))
+
+
 def _is_there(command: list[str]) -> bool:
     return bool(which(command[0]))
 
@@ -114,8 +123,8 @@ class _Bounded:
     def __init__(self, blob: Blob, limits: Limits, *, packed: int) -> None:
         self._blob, self._limits = blob, limits
         self._layer = limits.layer_mib << 20
-        self._ratio = max(_FREE_BYTES, packed * limits.ratio)
-        self.most = min(self._layer, self._ratio)
+        self._ratio = _expanded(packed, limits)
+        self.most = most_unpacked(packed, limits)
         self.size = 0
 
     def passed(self, chunks: "Iterator[bytes]") -> "Iterator[bytes]":
@@ -184,7 +193,7 @@ def _decompressed(work: _Work, commands: "Sequence[list[str]]") -> "Chunks":
     start = supervise.program([*sandbox.command(box, sandbox.means()), program, *command[1:]])
     outcome: list[supervise.Ended] = []
     yield from supervise.output(
-        supervise.Job(start, work.fd, timeout_s, work.rules.stop, copy=work.taker.copy), outcome
+        supervise.Job(start, work.fd, ELAPSED * timeout_s, work.rules.stop, copy=work.taker.copy), outcome
     )
     code, last = outcome[0]
     if "memory" in last:

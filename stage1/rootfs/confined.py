@@ -16,7 +16,7 @@ from stage1.linux import feeding, files, sandbox, supervise
 from stage1.linux.libc import Guard
 from stage1.rootfs.answers import INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.limits import Limits, OverLimit, refusal
+from stage1.rootfs.limits import ELAPSED, Limits, OverLimit, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Question(NamedTuple):
     arguments: tuple[str, ...]
     what: str
     timeout_s: float
+    """Of processor time; `ask` takes `ELAPSED` times as long at most, and a worker's answer that long."""
     directory: str = ""
     """With `in`, which it may read, and `out`, where it may write; empty: it reaches no files."""
     disk_bytes: int = 0
@@ -61,7 +62,7 @@ def ask(question: Question, asker: Asker) -> "Any":
     OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
     """
     start = _start(question, asker)
-    job = supervise.Job(start, -1, question.timeout_s, asker.stop, lambda: _check_output(question))
+    job = supervise.Job(start, -1, ELAPSED * question.timeout_s, asker.stop, lambda: _check_output(question))
     outcome: list[supervise.Ended] = []
     text = bytearray()
     pieces = supervise.output(job, outcome)

@@ -16,10 +16,10 @@ from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.linux.supervise import never
 from stage1.rootfs import confined, layerjob, layout, seal
-from stage1.rootfs.blob import Blob, Rules, unpack
+from stage1.rootfs.blob import Blob, Rules, most_unpacked, unpack
 from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.erofs import Image
-from stage1.rootfs.limits import Limits
+from stage1.rootfs.limits import ELAPSED, Limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from stage1.rootfs.forking import ForkServer
 
-_PACE = Pace(120.0, 2_000_000)
+_BASE_S, _BYTES_PER_S = 120.0, 2_000_000
+_PACE = Pace(_BASE_S * ELAPSED, _BYTES_PER_S / ELAPSED)
 _SLACK_BYTES = 256 << 20
 _FACTS_BYTES = 1 << 30
 
@@ -92,7 +93,7 @@ def _convert(blob: Blob, place: Place) -> None:
 def _made(blob: Blob, place: Place, *, box: str) -> int:
     """Have the blob unpacked, checked and converted in one go, in a process with `box`; bytes of the tar."""
     arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
-    cpu_s = _PACE.base_s + (place.limits.layer_mib << 20) / _PACE.bytes_per_s
+    cpu_s = _BASE_S + most_unpacked(os.path.getsize(blob.path), place.limits) / _BYTES_PER_S
     question = Question("stage1.rootfs.layerjob", arguments, blob.title, cpu_s, box, _SLACK_BYTES)
     with closing(confined.Feeding(question, Asker(place.limits, place.stop, place.server), _PACE)) as feeding:
         size = unpack(blob, feeding, rules=Rules(place.limits, place.stop))

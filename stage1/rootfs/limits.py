@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest
 
+ELAPSED = 15
+"""How many times its limit of processor time a process may take altogether: a host under load, or one whose disk is
+slow, gives it a small part of a processor. This limit is only for one that hangs.
+"""
+
 
 class OverLimit(BadRequest):
     """Something of an image is larger than this node's configuration allows."""
@@ -15,7 +20,7 @@ class OverLimit(BadRequest):
 class Limits(NamedTuple):
     """Each is named as its key in `[images]`. Images of 10 GiB with 300000 files are far below."""
 
-    layers: int = 128
+    layers: int = 1024
     """Of an image."""
     layer_mib: int = 32 << 10
     """Of one layer, unpacked."""

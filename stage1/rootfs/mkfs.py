@@ -11,12 +11,14 @@ from stage1.linux.libc import Guard
 from stage1.rootfs import layout
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
+from stage1.rootfs.limits import ELAPSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_PACE = feeding.Pace(60.0, 5_000_000)
+_PACE = feeding.Pace(60.0 * ELAPSED, 5_000_000 / ELAPSED)
+"""It has the limit of processor time of the process that runs it."""
 _FULL_BELOW_BYTES = 1 << 20
 
 

@@ -40,9 +40,13 @@ class Passing:
         """All that was read may be passed on."""
         self._approved = self._next
 
+    def amend(self, block: bytes) -> None:
+        """Put `block` in place of as many last bytes that were read, and not approved."""
+        self._buffer[self._next - len(block) : self._next] = block
+
     def replace(self, block: bytes) -> None:
         """Approve all that was read, with `block` in place of as many last bytes."""
-        self._buffer[self._next - len(block) : self._next] = block
+        self.amend(block)
         self.approve()
 
     def skip(self, size: int) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the headers of a tar archive as it passes by, in memory that does not depend on their values.
 
-Called by `facts` only, in the confined process. Knows ustar, GNU tar's long names and PAX (POSIX.1-2017, pax). The size
-of an extended header is checked before it is read. File contents are skipped, and may pass; headers wait until the next
-one is asked for, which approves them.
+Called by `facts`, in the confined process, and by `clearpod cp`. Knows ustar, GNU tar's long names and PAX
+(POSIX.1-2017, pax). The size of an extended header is checked before it is read. File contents are skipped, and may
+pass; headers wait until the next one is asked for, which approves them.
 """
 
 from typing import NamedTuple
@@ -27,6 +27,12 @@ _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _MOST_ID = 2**32 - 2
 _KEYWORDS = (b"path", b"linkpath", b"size", b"uid", b"gid")
 _ATTRIBUTES = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
+_UNSET = {b"SCHILY.xattr.": b"SCHILY.unset.", b"LIBARCHIVE.xattr.": b"LIBARCHIVE.unset."}
+"""Keys of the same length that mean nothing, for the attributes that an image can't set."""
+_SETTABLE = (b"user.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
+"""The namespaces of attributes that a file can get when containerd unpacks a layer; it ignores all others. With
+`trusted.` a layer would speak to the guest's overlay instead of by whiteouts.
+"""
 _ATTRIBUTE_BYTES = 255
 """Of an extended attribute's name, as in Linux. Of a longer one mkfs.erofs 1.8 makes an image that can't be read."""
 _CAPABILITY = (b"SCHILY.xattr.security.capability", b"LIBARCHIVE.xattr.security.capability")
@@ -77,11 +83,16 @@ class Headers:
             data = self._extended(size)
             if kind in (_LONG_NAME, _LONG_LINK):
                 more[b"path" if kind == _LONG_NAME else b"linkpath"] = data.split(b"\0", 1)[0]
-            elif kind == _GLOBAL:
-                self._global |= self._records(data)
-                more = self._global | more
             else:
-                more |= self._records(data)
+                unset = bytearray(data)
+                records = self._records(data, unset)
+                if unset != data:
+                    self._source.amend(bytes(unset).ljust(_padded(size), b"\0"))
+                if kind == _GLOBAL:
+                    self._global |= records
+                    more = self._global | more
+                else:
+                    more |= records
         return None
 
     def _block(self, *, is_extended: bool) -> bytes | None:
@@ -152,8 +163,10 @@ class Headers:
             raise self._incomplete("an extended header", size, left=len(data) + self._source.drain())
         return data[:size]
 
-    def _records(self, data: bytes) -> dict[bytes, bytes]:
-        """Parse a PAX header ("LENGTH KEY=VALUE\\n" for each record) and return the records that matter here."""
+    def _records(self, data: bytes, unset: bytearray) -> dict[bytes, bytes]:
+        """Parse a PAX header ("LENGTH KEY=VALUE\\n" for each record) and return the records that matter here. In
+        `unset`, a copy of it, the attributes lose their keys that no file can get.
+        """
         records, position, end = {}, 0, len(data.rstrip(b"\0"))
         while position < end:
             digits, space, _ = data[position : position + 24].partition(b" ")
@@ -163,6 +176,10 @@ class Headers:
                 raise self._corrupt("a PAX header can't be read")
             if key.startswith(_ATTRIBUTES) and len(key.split(b".", 2)[2]) > _ATTRIBUTE_BYTES:
                 raise self._corrupt(f"it has an attribute {_text(key[:60])!r}... of {len(key)} bytes")
+            for prefix in _ATTRIBUTES:
+                if key.startswith(prefix) and not key.startswith(tuple(prefix + one for one in _SETTABLE)):
+                    at = position + len(digits) + 1
+                    unset[at : at + len(prefix)] = _UNSET[prefix]
             # An empty value takes back what a global header says.
             if value != b"\n" and (key in _KEYWORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):
                 records[key] = value[:-1]

@@ -79,7 +79,7 @@ async def test_without_a_daemon_one_sentence_names_the_socket(world: World) -> N
         await detached.hand_over(world.config, request(world, world.image), when="missing")
 
 
-@pytest.mark.parametrize("options", ["--rm", "--network none", "--timeline", "--hypervisor qemu", "--journal /x"])
+@pytest.mark.parametrize("options", ["--network none", "--timeline", "--hypervisor qemu", "--journal /x"])
 def test_what_only_the_foreground_has_is_refused(world: World, options: str) -> None:
     with pytest.raises(BadRequest, match=options.split()[0]):
         request(world, *options.split(), "image")

@@ -62,6 +62,8 @@ class OddRegistry:
         self.gets: Counter[str] = Counter()
         self._bare = bare
         self.shown: set[str] = set()
+        self.asks = False
+        """Whether it asks for credentials before anything else, as skopeo expects it of one that does."""
         self.hangs, self.ends = threading.Event(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(layout.path, tops, answer, lies=lies))
         self.server.daemon_threads = True
@@ -79,6 +81,11 @@ class OddRegistry:
                 _, _, rest = self.path.partition("/v2/")
                 kind, _, name = rest.rpartition("/")
                 if not rest:
+                    if registry.asks and "Authorization" not in self.headers:
+                        self.send_response(401)
+                        self.send_header("WWW-Authenticate", 'Basic realm="x"')
+                        self.send_header("Content-Length", "0")
+                        return self.end_headers()
                     return self._say(b"{}", "application/json")
                 expected = name if name.startswith("sha256:") else tops.get(name, "")
                 file = path / "blobs" / "sha256" / expected.removeprefix("sha256:")

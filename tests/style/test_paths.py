@@ -50,7 +50,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/claimed_name.py": dict.fromkeys(
         "files.unlink os.listdir os.makedirs os.open os.path.isdir os.stat os.unlink".split(), OURS
     ),
-    "cri/cli/detached.py": dict.fromkeys(("os.listdir", "os.path.isdir", "shutil.rmtree"), STATE),
+    "cri/cli/cp.py": dict.fromkeys(
+        "open os.link os.path.exists os.path.isdir os.path.lexists os.path.realpath".split(),
+        "the paths that the user names; what the container's archive names is below a Root",
+    ),
     "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
     "cri/cli/guest_files.py": dict.fromkeys(("open", "os.path.isdir", "os.path.isfile"), GUEST),
     "cri/cli/images.py": {"os.access": HOST},
@@ -58,6 +61,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("files.write_atomic", "open", "os.makedirs", "os.path.exists", "os.path.lexists"), CLIENT
     ),
     "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
+    "cri/cli/login.py": dict.fromkeys(("open", "tempfile.TemporaryDirectory"), "a directory of the command's own"),
     "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
     "cri/cli/sample.py": {"os.path.exists": GUEST},
     "cri/cli/unit.py": dict.fromkeys(
@@ -67,6 +71,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/containers/hidden.py": {"open": VMM},
     "cri/image/blobjob.py": dict.fromkeys(("open", "os.rename", "os.unlink"), "its own, in the confined process"),
+    "cri/image/credentials.py": dict.fromkeys(
+        "files.make_dirs files.write_atomic open os.open os.path.exists os.path.realpath".split(), CLIENT
+    ),
     "cri/image/direct.py": {"os.listdir": "a directory that root has made for a confined process: names, no more"},
     "cri/image/progress.py": dict.fromkeys(("os.lstat", "os.walk"), IMAGES),
     "cri/image/pull.py": dict.fromkeys(
@@ -75,7 +82,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/image/skopeo.py": {"os.path.exists": IMAGES},
     "cri/image/source.py": dict.fromkeys(("open", "os.listdir", "os.open", "os.path.isdir"), IMAGES),
     "cri/live/save_space.py": {"files.read": VMM, "os.stat": STATE},
-    "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
+    "cri/logs/place.py": {
+        "files.make_dirs": "the sandbox's log directory itself, which is the kubelet's",
+        **dict.fromkeys(("os.listdir", "os.path.isdir", "shutil.rmtree"), STATE),
+    },
     "cri/monitors/mounts.py": {"os.open": HOST},
     "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "files.unlink"), OURS),
     "cri/owner.py": dict.fromkeys(
@@ -100,7 +110,9 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/store/warmed.py": dict.fromkeys(
         ("files.make_dirs", "files.remove_tree", "os.link", "os.path.isdir", "os.rename", "os.scandir"), STATE
     ),
-    "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "files.unlink"), STATE),
+    "cri/store/schema.py": dict.fromkeys(
+        ("files.unlink", "os.chmod", "os.open", "os.path.exists", "os.replace"), STATE
+    ),
     "cri/store/integrity.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
@@ -226,7 +238,9 @@ ALLOWED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("files.make_dirs", "os.path.realpath"), "the place that the pod's owner names, no further"),
         "files.remove_tree": STATE,
     },
-    "stage1/rootfs/layers.py": dict.fromkeys(("os.path.exists", "os.rename", "files.unlink"), IMAGES),
+    "stage1/rootfs/layers.py": dict.fromkeys(
+        ("files.unlink", "os.path.exists", "os.path.getsize", "os.rename"), IMAGES
+    ),
     "stage1/rootfs/merge.py": {"os.path.getsize": IMAGES},
     "stage1/rootfs/overlay.py": {
         **dict.fromkeys(("os.listdir", "os.mkdir", "os.rmdir"), TOP),

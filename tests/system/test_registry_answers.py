@@ -138,7 +138,7 @@ def test_an_answer_of_no_registry_is_reported_in_one_sentence_and_leaves_nothing
     top = str(layout.image([BIG])["digest"])
     with OddRegistry(layout, {"1": top}, answer, bare=True) as registry, pytest.raises(kind) as caught:
         pull_blocking(store, f"{registry.host}/a:1", config=Config())
-    assert type(caught.value) is kind and f"{registry.host}/a:1" in str(caught.value)
+    assert isinstance(caught.value, kind) and f"{registry.host}/a:1" in str(caught.value)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
     assert (orphans(store), store.list()) == ([], ())
 
@@ -219,24 +219,43 @@ def test_the_authority_of_one_registry_is_believed_from_certs_d(
                 one.rmdir()
 
 
-def test_a_host_that_a_registry_leads_to_sees_no_credentials(layout: Layout, store: ImageStore) -> None:
-    """Not even one that asks for them; and none that another program shows, which is asked after ours."""
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 500])
+@pytest.mark.parametrize("part", ["manifest", "config", "layer"])
+def test_a_host_that_a_registry_leads_to_sees_no_credentials_and_is_not_quoted(
+    part: str, status: int, layout: Layout, store: ImageStore
+) -> None:
+    """Another port of the same host is another host. It sees no credentials even if it asks for them, and none that
+    another program shows, which is asked after ours; what it answers is in no error.
+    """
+    errors = json.dumps({"errors": [{"code": "DENIED", "message": "INNER-SECRET"}]}).encode()
 
-    def asks(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
-        says(401, ("WWW-Authenticate", 'Basic realm="x"'))(http, data)
+    def inner(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        if status == 200:
+            return whole(http, data)
+        asks = ("WWW-Authenticate", 'Basic realm="INNER-SECRET"')
+        body = errors if status in (401, 403) else b"<b>INNER-SECRET</b>"
+        return says(status, *([asks] if status == 401 else []), body=body)(http, data)
 
-    with OddRegistry(layout, {}, asks, bare=True) as other:
+    with OddRegistry(layout, {}, inner, bare=True) as other:
 
         def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
             if "Authorization" not in http.headers:
-                asks(registry, http, name, data)
-            elif part_of(data) == "layer":
-                leads_to(f"http://{other.host}{http.path}")(http, data)
+                says(401, ("WWW-Authenticate", 'Basic realm="x"'))(http, data)
+            elif part_of(data) == part:
+                leads_to(f"http://{other.host}/v2/a/{'manifests' if part == 'manifest' else 'blobs'}/{name}")(
+                    http, data
+                )
             else:
                 whole(http, data)
 
         registry = OddRegistry(layout, {"1": str(layout.image([BIG])["digest"])}, answer, bare=True)
-        with registry, pytest.raises(PodError, match=registry.host):
-            asyncio.run(pull(store, f"{registry.host}/a:1", config=Config(), auth=Auth("me", "secret")))
+        registry.asks = other.asks = True
+        with registry, contextlib.ExitStack() as refused:
+            if status != 200:
+                caught = refused.enter_context(pytest.raises(PodError, match=registry.host))
+            image = asyncio.run(pull(store, f"{registry.host}/a:1", config=Config(), auth=Auth("me", "secret")))
+            assert image.size_bytes > 400_000
         assert (registry.shown, other.shown) == ({"", "Basic bWU6c2VjcmV0"}, {""})
-    assert (orphans(store), store.list()) == ([], ())
+    if status != 200:
+        assert "INNER" not in str(caught.value) and isinstance(caught.value, RegistryUnavailable)
+        assert (orphans(store), store.list()) == ([], ())

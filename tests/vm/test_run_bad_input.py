@@ -60,6 +60,7 @@ def test_what_can_not_be(clearpod: Command, options: tuple[str, ...], code: int,
         (("--", "no-such-command"), 127, ("no-such-command", "not found")),
         (("--", "/etc/passwd"), 126, ("/etc/passwd", "not executable")),
         (("--", "/etc"), 126, ("/etc",)),
+        (("--", ""), 127, ("find", "PATH")),
         (("-w", "/bin/busybox", "--", "true"), FAULT, ("/bin/busybox",)),
     ],
 )

@@ -55,9 +55,9 @@ bool sysctl_path(const char *key, char *to, size_t capacity)
 
 bool is_command_error(const char *text)
 {
-    static const char *const signs[] = {"executable file `",      "but it is not executable",
-                                        "open executable",        "executable path not specified",
-                                        "exec container process", "is not a regular file"};
+    static const char *const signs[] = {
+        "executable file `",      "but it is not executable", "open executable", "executable path not specified",
+        "exec container process", "is not a regular file",    "cannot find `"};
     for (size_t i = 0; i < sizeof signs / sizeof *signs; i++)
         if (strstr(text, signs[i]))
             return true;

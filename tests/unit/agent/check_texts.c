@@ -115,6 +115,8 @@ CASE(sysctls_become_paths_below_proc_sys)
 CASE(crun_says_which_failures_are_the_commands)
 {
     CHECK(is_command_error("executable file `nope` not found in $PATH: No such file or directory"));
+    CHECK(is_command_error("cannot find `` in $PATH: No such file or directory"));
+    CHECK(is_missing_command("cannot find `` in $PATH: No such file or directory"));
     CHECK(is_command_error("the path `/etc/passwd` exists but it is not executable: Permission denied"));
     CHECK(is_command_error("the path `/etc` is not a regular file: Operation not permitted"));
     CHECK(!is_command_error("mount `proc` to `proc`: Operation not permitted"));

@@ -278,3 +278,16 @@ def test_the_pod_has_what_its_container_may_take_and_is_not_bound_by_the_policy(
     size = memory_mib()[0] // 2
     pod = run.planned(Config(), asked("--vm-memory", f"{size}m", "--profile", "systemd")).pod
     assert (pod.memory_mib, pod.profile) == (size, "systemd")
+
+
+@pytest.mark.parametrize("name", ["", "\x1b[31mx", "../../x", "a b", "-a", ".a", "a/b", "é", "a\n", "a" * 254])
+def test_a_name_that_is_none_is_refused_and_not_repeated_raw(name: str) -> None:
+    said = refused(f"--name={name}", "image")
+    assert "--name" in said and said.isprintable() and len(said) < 300
+
+
+def test_names_as_podman_has_them_and_an_image_without_one() -> None:
+    for name in ("a", "9", "A_b.c-d", "x" * 253):
+        assert asked("--name", name, "image").sandbox.metadata.name == name
+    assert asked("image").sandbox.metadata.name.startswith("run-")
+    assert "empty" in refused("")

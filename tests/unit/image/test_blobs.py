@@ -33,7 +33,7 @@ def nothing_known() -> None:
 def brought(answer: Answer, directory: Path, *, is_insecure: bool = True) -> list[str]:
     with server(answer) as host:
         asked = Asked(host, "a", "1", is_insecure, "me:secret")
-        count = blobjob.bring(asked, BLOBS, directory=str(directory))
+        count, _ = blobjob.bring(asked, BLOBS, directory=str(directory))
     assert count == len(os.listdir(directory))
     return os.listdir(directory)
 
@@ -160,10 +160,10 @@ def test_a_detour_gets_no_credentials_but_at_the_registry_itself(tmp_path: Path)
 
 
 def test_a_redirect_from_tls_to_plain_http_is_refused() -> None:
-    assert not blobjob._is_same("https://r.io/x", "http://r.io/x")
-    assert blobjob._detour("https://r.io/v2/x", "http://r.io/x") == ""
-    assert blobjob._detour("http://r.io/v2/x", "https://r.io/x") == "https://r.io/x"
-    assert blobjob._detour("https://r.io/v2/x", "//cdn.io/x") == "https://cdn.io/x"
+    assert not digestjob._is_same("https://r.io/x", "http://r.io/x")
+    assert digestjob._detour("https://r.io/v2/x", "http://r.io/x") == ""
+    assert digestjob._detour("http://r.io/v2/x", "https://r.io/x") == "https://r.io/x"
+    assert digestjob._detour("https://r.io/v2/x", "//cdn.io/x") == "https://cdn.io/x"
 
 
 def test_few_are_brought_at_once_and_one_that_fails_holds_up_no_other(tmp_path: Path) -> None:
@@ -181,6 +181,6 @@ def test_few_are_brought_at_once_and_one_that_fails_holds_up_no_other(tmp_path: 
         says(200 if digest != list(blobs)[1] else 500, body=b"x")(request)
 
     with server(answer) as host:
-        assert blobjob.bring(Asked(host, "a", "1", True), blobs, directory=str(tmp_path)) == len(blobs) - 1
+        assert blobjob.bring(Asked(host, "a", "1", True), blobs, directory=str(tmp_path)) == (len(blobs) - 1, "")
     assert sorted(os.listdir(tmp_path)) == sorted(one[7:] for one in blobs if one != list(blobs)[1])
     assert most <= blobjob.AT_ONCE

@@ -16,7 +16,7 @@ import pytest
 
 from cri.config import Config
 from cri.image import digestjob, direct
-from cri.image.asked import Asked
+from cri.image.asked import LED, Asked
 from cri.image.direct import Direct
 from cri.image.documents import Reader
 from cri.image.lazy_worker import LazyWorker
@@ -64,7 +64,6 @@ def by_token(body: bytes) -> tuple[Answer, list[str]]:
         (says(200), b""),
         (says(404, body=b"{}"), b""),
         (says(429, body=b"{}"), b""),
-        (says(307, ("Location", "http://127.0.0.1:1/"), body=b"{}"), b""),
         (says(206, body=b"{}"), b""),
     ],
 )
@@ -72,6 +71,17 @@ def test_a_document_is_taken_from_a_plain_and_whole_answer_only(answer: Answer, 
     with server(answer) as host:
         asked = json.dumps(Asked(host, "a", "1", True)).encode()
         assert base64.b64decode(digestjob.job(("manifest", "1", "100"), asked)) == data
+
+
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_a_host_that_the_registry_leads_to_gives_a_document_or_is_named(status: int) -> None:
+    with contextlib.ExitStack() as servers:
+        other = servers.enter_context(server(says(status, body=b"{}")))
+        leading = says(307, ("Location", f"http://{other}/there"), body=b"{}")
+        host = servers.enter_context(server(leading))
+        asked = json.dumps(Asked(host, "a", "1", True, "me:secret")).encode()
+        answer = digestjob.job(("manifest", "1", "100"), asked)
+    assert answer == ("e30=" if status == 200 else f"{LED}{other}")
 
 
 def test_a_token_serves_for_all_documents_of_an_image() -> None:

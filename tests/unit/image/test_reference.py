@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri.store.reference import Reference, parse
+from cri.store.reference import Reference, parse, registry_of
 from stage1.errors import BadRequest
 
 D = "sha256:" + "ab" * 32
@@ -25,7 +25,7 @@ D = "sha256:" + "ab" * 32
         ("localhost:5000/a:b", "localhost:5000/a:b"),
         ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
         ("[::1]:5000/a", "[::1]:5000/a:latest"),
-        ("HOST/a", "HOST/a:latest"),
+        ("HOST.x/a", "HOST.x/a:latest"),
         ("a__b/c-d.e", "docker.io/a__b/c-d.e:latest"),
         ("a:UPPER_tag.1", "docker.io/library/a:UPPER_tag.1"),
         (f"a@{D}", f"docker.io/library/a@{D}"),
@@ -50,6 +50,9 @@ def test_a_name_is_completed_as_docker_does(text: str, full: str | None) -> None
         ("a/", "image name"),
         ("a//b", "image name"),
         ("Busybox", "names are lowercase"),
+        ("UPPER/case", "names are lowercase"),
+        ("x.io:0/a", "registry's host"),
+        ("x.io:65536/a", "registry's host"),
         ("a b", "image name"),
         ("-a", "image name"),
         ("a-", "image name"),
@@ -93,3 +96,25 @@ def test_any_text_is_refused_or_stable(text: str) -> None:
     assert bool(once.tag) != bool(once.digest)
     assert not str(once).startswith("-")
     assert not set(str(once)) & set(" \t\n'\"\\")
+
+
+@pytest.mark.parametrize(
+    ("text", "registry"),
+    [
+        ("x.io", "x.io"),
+        ("localhost:5000", "localhost:5000"),
+        ("https://x.io/", "x.io"),
+        ("https://index.docker.io/v1/", "docker.io"),
+        ("x.io/team/app", "x.io/team/app"),
+        ("", None),
+        ("a b", None),
+        ("x.io/Team", None),
+        ("x.io:99999", None),
+    ],
+)
+def test_the_registry_of_a_login(text: str, registry: str | None) -> None:
+    if registry is None:
+        with pytest.raises(BadRequest, match="registry"):
+            registry_of(text)
+    else:
+        assert registry_of(text) == registry

@@ -3,6 +3,7 @@
 processes.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -268,3 +269,23 @@ def test_a_new_store_may_be_opened_by_many_at_once(tmp_path: Path, attempt: int)
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+def test_only_root_reads_the_database_its_side_files_and_its_copy(tmp_path: Path) -> None:
+    """Whatever the directory's mode and the umask are, and what an earlier clearpod left."""
+    place = tmp_path / "state"
+    place.mkdir(mode=0o755)
+    before = os.umask(0o022)
+    try:
+        for _ in range(2):
+            with contextlib.closing(ImageStore(str(place))) as store:
+                put(store, 1, 1, tag=TAG)
+                modes = {
+                    one.name: one.stat().st_mode & 0o777 for one in place.glob("images.db*") if one.suffix != ".lock"
+                }
+                assert {"images.db", "images.db-wal", "images.db.copy"} <= set(modes)
+                assert set(modes.values()) == {0o600}, modes
+            for name in ("images.db", "images.db.copy"):
+                (place / name).chmod(0o644)
+    finally:
+        os.umask(before)

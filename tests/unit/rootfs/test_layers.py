@@ -13,11 +13,12 @@ import pytest
 
 from stage1.errors import BadRequest, PodError
 from stage1.linux.supervise import Ended, Stopped
-from stage1.rootfs import facts, layout
+from stage1.rootfs import blob, facts, layers, layout
 from stage1.rootfs.blob import Blob, _failure
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.layers import Place, convert
+from stage1.rootfs.limits import Limits
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, digest, directory, file, tar, zstd
 
 Setting = tuple[Place, Path]
@@ -246,3 +247,11 @@ def test_the_error_of_a_layer_has_the_programs_message_alone(
 ) -> None:
     error = _failure(Blob("/b", digest(b""), digest(b"")), "gzip", kind="gzip", ended=Ended(code, last))
     assert type(error) is kind and re.search(says, str(error))
+
+
+def test_a_slow_host_has_time_for_250_000_directories_and_a_layer_may_not_use_a_processor_for_long() -> None:
+    """Of a tar of 128 MB in a blob of 1 MB. The limit of elapsed time is for what hangs."""
+    size = 250_000 * 512
+    assert layers._PACE.base_s + size / layers._PACE.bytes_per_s > 1800
+    cpu_s = layers._BASE_S + blob.most_unpacked(1 << 20, Limits()) / layers._BYTES_PER_S
+    assert 120 < cpu_s < 300

@@ -129,6 +129,43 @@ def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path, shared: Shared) ->
         assert not opened.is_opaque(result)
 
 
+UNSETTABLE = [
+    "trusted.overlay.opaque",
+    "trusted.overlay.redirect",
+    "trusted.x",
+    "com.apple.provenance",
+    "lustre.lov",
+    "x",
+]
+
+
+@pytest.mark.parametrize("name", UNSETTABLE)
+def test_attributes_that_no_file_can_get_are_left_out_as_by_containerd(
+    name: str, tmp_path: Path, shared: Shared
+) -> None:
+    """A layer hides what is below by whiteouts alone."""
+    given = (("user.kept", b"1"), (name, b"y"), ("security.kept", b"2"))
+    upper = [Entry("home/", "d", xattrs=given), file("home/new", xattrs=given)]
+    image = merged(tmp_path, BASE, upper, **shared)
+    with Image(str(image / "merged.erofs")) as opened:
+        for path in ("home/me/old", "home/new", "sub/x"):
+            assert opened.find(path) is not None, path
+        for path in ("home", "home/new"):
+            inode = opened.find(path)
+            assert inode is not None and not opened.is_opaque(inode)
+            assert (opened.xattr(inode, "user.kept"), opened.xattr(inode, "security.kept")) == (b"1", b"2")
+            assert opened.xattr(inode, name) is None
+
+
+@pytest.mark.slow
+def test_more_layers_than_a_process_has_open_files_by_default(tmp_path: Path, shared: Shared) -> None:
+    layers = [[file(f"d/{n}"), file("top", str(n).encode())] for n in range(260)]
+    image = merged(tmp_path, *layers, **shared)
+    with Image(str(image / "merged.erofs")) as opened:
+        assert all(opened.find(f"d/{n}") for n in (0, 100, 259))
+        assert len(opened.devices()) == 260
+
+
 MARKS = [file(".wh..wh..opq", b""), file("./.wh..wh..opq", b"")]
 NEW = [file("new"), file("home/you/f")]
 
