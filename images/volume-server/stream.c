@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See stream.h. */
+#include "stream.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What is read at once: usually one message or several, of a long one the beginning. */
+static struct {
+    char bytes[32 << 10];
+    size_t at, end;
+} ahead;
+
+static int stream;
+static size_t body_max;
+static atomic_int waiting;
+static pthread_mutex_t receiving = PTHREAD_MUTEX_INITIALIZER, sending = PTHREAD_MUTEX_INITIALIZER;
+
+void stream_begin(int fd, size_t room)
+{
+    stream = fd;
+    body_max = room;
+}
+
+static ssize_t read_some(char *bytes, size_t size)
+{
+    ssize_t got;
+    do
+        got = read(stream, bytes, size);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+/* At least `size` bytes, which are few, in `ahead`. */
+static enum stream_result look_ahead(size_t size)
+{
+    memmove(ahead.bytes, ahead.bytes + ahead.at, ahead.end - ahead.at);
+    ahead.end -= ahead.at;
+    ahead.at = 0;
+    while (ahead.end < size) {
+        ssize_t got = read_some(ahead.bytes + ahead.end, sizeof ahead.bytes - ahead.end);
+        if (got < 0)
+            return STREAM_FAILED;
+        if (got == 0)
+            return ahead.end ? STREAM_MALFORMED : STREAM_END;
+        ahead.end += (size_t)got;
+    }
+    return STREAM_MESSAGE;
+}
+
+static enum stream_result take(char *bytes, size_t size)
+{
+    size_t have = ahead.end - ahead.at < size ? ahead.end - ahead.at : size;
+    memcpy(bytes, ahead.bytes + ahead.at, have);
+    ahead.at += have;
+    while (have < size) {
+        ssize_t got = read_some(bytes + have, size - have);
+        if (got <= 0)
+            return got < 0 ? STREAM_FAILED : STREAM_MALFORMED;
+        have += (size_t)got;
+    }
+    return STREAM_MESSAGE;
+}
+
+static enum stream_result receive(uint32_t *volume, char *body, size_t *size)
+{
+    struct stream_header header;
+    enum stream_result result = STREAM_MESSAGE;
+    if (ahead.end - ahead.at < sizeof header)
+        result = look_ahead(sizeof header);
+    if (result != STREAM_MESSAGE)
+        return result;
+    take((char *)&header, sizeof header);
+    if (header.length < sizeof header || header.length - sizeof header > body_max)
+        return STREAM_MALFORMED;
+    *volume = header.volume;
+    *size = header.length - sizeof header;
+    return take(body, *size);
+}
+
+enum stream_result stream_receive(uint32_t *volume, char *body, size_t *size)
+{
+    atomic_fetch_add(&waiting, 1);
+    pthread_mutex_lock(&receiving);
+    enum stream_result result = receive(volume, body, size);
+    atomic_fetch_sub(&waiting, 1);
+    if (result == STREAM_MESSAGE) /* else nobody is to receive any more */
+        pthread_mutex_unlock(&receiving);
+    return result;
+}
+
+int stream_waiting(void)
+{
+    return atomic_load(&waiting);
+}
+
+enum stream_result stream_send(uint32_t volume, char *message, size_t size)
+{
+    struct stream_header header = {(uint32_t)size, volume};
+    memcpy(message, &header, sizeof header);
+    pthread_mutex_lock(&sending);
+    for (size_t sent = 0; sent < size;) {
+        ssize_t some = write(stream, message + sent, size - sent);
+        if (some < 0 && errno != EINTR) {
+            pthread_mutex_unlock(&sending);
+            return STREAM_FAILED;
+        }
+        sent += some < 0 ? 0 : (size_t)some;
+    }
+    pthread_mutex_unlock(&sending);
+    return STREAM_MESSAGE;
+}
