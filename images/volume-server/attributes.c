@@ -51,7 +51,8 @@ static struct timespec time_of(const struct fuse_setattr_in *in, bool modified)
         return (struct timespec){.tv_nsec = UTIME_OMIT};
     if (in->valid & now)
         return (struct timespec){.tv_nsec = UTIME_NOW};
-    return modified ? (struct timespec){(time_t)in->mtime, in->mtimensec} : (struct timespec){(time_t)in->atime, in->atimensec};
+    return modified ? (struct timespec){(time_t)in->mtime, in->mtimensec}
+                    : (struct timespec){(time_t)in->atime, in->atimensec};
 }
 
 static int set_times(const struct call *call, const struct fuse_setattr_in *in)
@@ -95,16 +96,17 @@ int attributes_statfs(struct call *call)
     if (fstatfs(call->node, &host) < 0)
         return -errno;
     struct fuse_statfs_out out = {
-        .st = {
-            .blocks = host.f_blocks,
-            .bfree = host.f_bfree,
-            .bavail = host.f_bavail,
-            .files = host.f_files,
-            .ffree = host.f_ffree,
-            .bsize = (uint32_t)host.f_bsize,
-            .namelen = (uint32_t)host.f_namelen,
-            .frsize = (uint32_t)(host.f_frsize ? host.f_frsize : host.f_bsize),
-        },
+        .st =
+            {
+                .blocks = host.f_blocks,
+                .bfree = host.f_bfree,
+                .bavail = host.f_bavail,
+                .files = host.f_files,
+                .ffree = host.f_ffree,
+                .bsize = (uint32_t)host.f_bsize,
+                .namelen = (uint32_t)host.f_namelen,
+                .frsize = (uint32_t)(host.f_frsize ? host.f_frsize : host.f_bsize),
+            },
     };
     return call_answer(call, &out, sizeof out);
 }

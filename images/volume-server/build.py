@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program that serves a pod's volumes of the host: static, by musl, so that it needs nothing of the host's files."""
+"""The program that serves a pod's volumes of the host: static, by musl, so that it needs no file of the host."""
 
 import os
 from pathlib import Path

@@ -49,9 +49,9 @@ int files_drop_rights(int fd)
 /* Files whose size is not how much can be read of them: the guest must ask each time. */
 static bool is_made_up(int fd)
 {
-    static const uint32_t kinds[] = {PROC_SUPER_MAGIC,   SYSFS_MAGIC,    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC,
-                                     TRACEFS_MAGIC,      SECURITYFS_MAGIC, BPF_FS_MAGIC,     PSTOREFS_MAGIC,      EFIVARFS_MAGIC,
-                                     SELINUX_MAGIC};
+    static const uint32_t kinds[] = {PROC_SUPER_MAGIC, SYSFS_MAGIC,    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+                                     DEBUGFS_MAGIC,    TRACEFS_MAGIC,  SECURITYFS_MAGIC,   BPF_FS_MAGIC,
+                                     PSTOREFS_MAGIC,   EFIVARFS_MAGIC, SELINUX_MAGIC};
     struct statfs about;
     if (fstatfs(fd, &about) < 0)
         return false;
@@ -81,7 +81,8 @@ static uint32_t ways(struct node *node, int fd, uint32_t flags)
     if (attr->blocks == 0 && is_made_up(fd))
         return result | FOPEN_DIRECT_IO;
     const struct seen now = {attr->size, attr->ctime, attr->mtime, attr->ctimensec, attr->mtimensec}, never = {0};
-    return result | (nodes_is_as_seen(node, is_settled(attr) ? &now : &never) && is_settled(attr) ? FOPEN_KEEP_CACHE : 0);
+    return result |
+           (nodes_is_as_seen(node, is_settled(attr) ? &now : &never) && is_settled(attr) ? FOPEN_KEEP_CACHE : 0);
 }
 
 static int open_node(int node, const struct fuse_open_in *in)

@@ -30,8 +30,8 @@ static int check_made(int fd, uint32_t type, const struct timespec *begun)
     int error = about_read(fd, "", &about);
     if (error)
         return error;
-    bool is_older = about.made.tv_sec && (about.made.tv_sec < begun->tv_sec || (about.made.tv_sec == begun->tv_sec &&
-                                                                               about.made.tv_nsec < begun->tv_nsec));
+    bool is_older = about.made.tv_sec && (about.made.tv_sec < begun->tv_sec ||
+                                          (about.made.tv_sec == begun->tv_sec && about.made.tv_nsec < begun->tv_nsec));
     return (about.attr.mode & S_IFMT) == type && about.attr.uid == geteuid() && !is_older ? 0 : -ESTALE;
 }
 
@@ -298,7 +298,8 @@ int names_tmpfile(struct call *call)
     if (!call_take(call, &in, sizeof in) || !call_take_text(call) || !call_is_empty(call))
         return REQUEST_MALFORMED;
     uint32_t exclusive = in.flags & O_EXCL;
-    int fd = openat(call->node, ".", (int)(files_flags(in.flags) | O_TMPFILE | O_CLOEXEC | exclusive), in.mode & PERMISSIONS);
+    int fd = openat(call->node, ".", (int)(files_flags(in.flags) | O_TMPFILE | O_CLOEXEC | exclusive),
+                    in.mode & PERMISSIONS);
     return fd < 0 ? -errno : answer_opened(call, "", fd, &in);
 }
 

@@ -78,10 +78,10 @@ static const struct {
 /* A kernel before 7.36 says less of itself. */
 static int init(struct call *call)
 {
-    const uint64_t wanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ATOMIC_O_TRUNC | FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS |
-                            FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2 |
-                            FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_SETXATTR_EXT | FUSE_INIT_EXT |
-                            FUSE_DIRECT_IO_ALLOW_MMAP;
+    const uint64_t wanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ATOMIC_O_TRUNC | FUSE_AUTO_INVAL_DATA |
+                            FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
+                            FUSE_HANDLE_KILLPRIV_V2 | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_SETXATTR_EXT |
+                            FUSE_INIT_EXT | FUSE_DIRECT_IO_ALLOW_MMAP;
     struct fuse_init_in in = {0};
     size_t size = (size_t)(call->end - call->at);
     if (size < offsetof(struct fuse_init_in, flags2) || size > sizeof in)

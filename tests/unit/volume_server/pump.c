@@ -81,7 +81,8 @@ static void *to_kernel(void *nothing)
     struct header header;
     while (read_fully(&header, sizeof header) && read_fully(body, header.length - sizeof header))
         if (write(devices[header.volume], body, header.length - sizeof header) < 0 && errno != ENOENT)
-            fprintf(stderr, "pump: the kernel does not take %u bytes for %u: %s\n", header.length, header.volume, strerror(errno));
+            fprintf(stderr, "pump: the kernel does not take %u bytes for %u: %s\n", header.length, header.volume,
+                    strerror(errno));
     return nothing;
 }
 
@@ -135,8 +136,9 @@ static void attach(uint32_t volume, const char *name, const char *path)
     need(out.error == 0, name);
     devices[volume] = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     need(devices[volume] >= 0, "/dev/fuse");
-    snprintf(options, sizeof options, "fd=%d,rootmode=%o,user_id=0,group_id=0,default_permissions,allow_other,max_read=262144",
-             devices[volume], out.mode);
+    snprintf(options, sizeof options,
+             "fd=%d,rootmode=%o,user_id=0,group_id=0,default_permissions,allow_other,max_read=262144", devices[volume],
+             out.mode);
     need(mount("volume", path, "fuse", MS_NOSUID | MS_NODEV, options) == 0, path);
 }
 
@@ -163,6 +165,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     while (read(0, &byte, 1) > 0)
         continue;
+    pthread_mutex_lock(&sending); /* for good */
     shutdown(stream, SHUT_WR);
     need(waitpid(server, &status, 0) == server, "wait");
     _exit(WIFEXITED(status) ? WEXITSTATUS(status) : FAILED);
