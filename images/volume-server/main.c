@@ -75,8 +75,13 @@ static void *work(void *nothing)
                 atomic_fetch_sub(&threads, 1); /* those that are there do it, slower */
         if (!requests_handle(volume, body, size, reply, &reply_size))
             end(STREAM_MALFORMED);
-        if (reply_size && stream_send(volume, reply, reply_size) != STREAM_MESSAGE)
-            end(STREAM_FAILED);
+        if (reply_size)
+            result = stream_send(volume, reply, reply_size);
+        if (result == STREAM_MESSAGE && requests_are_to_ask(volume, reply, &reply_size))
+            result = stream_send(0, reply, reply_size);
+        stream_done();
+        if (result == STREAM_FAILED)
+            end(result);
     }
     return nothing;
 }

@@ -12,12 +12,15 @@
 #include "volumes.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 enum {
     ATTACH = 1,
     DETACH = 2,
+    ASK_TO_FORGET = 3,
     OLDEST_MINOR = 31,
     BACKGROUND = 64, /* requests that nobody waits for in the guest, such as readahead, at a time */
     PAGE = 4096
@@ -175,6 +178,35 @@ static bool handle_of_volume(uint32_t volume, struct call *call, char *reply, si
     return true;
 }
 
+/* On volume 0, to the guest. */
+struct told {
+    uint16_t operation, zero;
+    uint32_t volume;
+    int32_t error;
+    uint32_t mode;
+};
+
+static void tell(const struct told *what, char *reply, size_t *reply_size)
+{
+    memcpy(reply + sizeof(struct stream_header), what, sizeof *what);
+    *reply_size = sizeof(struct stream_header) + sizeof *what;
+}
+
+bool requests_are_to_ask(uint32_t volume, char *reply, size_t *reply_size)
+{
+    static atomic_long last;
+    struct timespec now;
+    const struct told what = {.operation = ASK_TO_FORGET, .volume = volume};
+    if (volume == 0 || !nodes_are_many())
+        return false;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const long tenths = now.tv_sec * 10 + now.tv_nsec / 100000000;
+    if (atomic_exchange(&last, tenths) == tenths)
+        return false;
+    tell(&what, reply, reply_size);
+    return true;
+}
+
 /* On volume 0: which other volumes there are. */
 static bool handle_of_stream(const char *body, size_t size, char *reply, size_t *reply_size)
 {
@@ -182,12 +214,7 @@ static bool handle_of_stream(const char *body, size_t size, char *reply, size_t 
         uint16_t operation, zero;
         uint32_t volume;
     } in;
-    struct {
-        uint16_t operation, zero;
-        uint32_t volume;
-        int32_t error;
-        uint32_t mode;
-    } out = {0};
+    struct told out = {0};
     char path[PAGE];
     size_t length = size - sizeof in;
     if (size < sizeof in || length >= sizeof path || memchr(body + sizeof in, 0, length))
@@ -202,8 +229,7 @@ static bool handle_of_stream(const char *body, size_t size, char *reply, size_t 
     out.volume = in.volume;
     out.error = result < 0 ? result : 0;
     out.mode = result > 0 ? (uint32_t)result : 0;
-    memcpy(reply + sizeof(struct stream_header), &out, sizeof out);
-    *reply_size = sizeof(struct stream_header) + sizeof out;
+    tell(&out, reply, reply_size);
     return true;
 }
 

@@ -13,4 +13,7 @@ enum { REPLY_MAX = 64 + (256 << 10) /* with the stream's header */ };
  * `reply_size`: 0 if there is none. False: the message is malformed. */
 bool requests_handle(uint32_t volume, const char *body, size_t size, char *reply, size_t *reply_size);
 
+/* Whether the guest is to be asked to forget files of the volume that nobody uses; `reply` is the message then. Not often. */
+bool requests_are_to_ask(uint32_t volume, char *reply, size_t *reply_size);
+
 #endif

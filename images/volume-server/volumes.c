@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -49,6 +50,8 @@ static int open_root(uint32_t number, const char *path)
     if (fd < 0)
         return fd;
     int error = about_read(fd, "", &about);
+    if (!error && S_ISLNK(about.attr.mode))
+        error = -ELOOP;
     if (error) {
         close(fd);
         return error;

@@ -32,6 +32,7 @@ struct header {
 };
 
 static int stream, devices[VOLUMES_MAX];
+static const char *places[VOLUMES_MAX];
 static pthread_mutex_t sending = PTHREAD_MUTEX_INITIALIZER;
 
 static void need(int is_well, const char *what)
@@ -75,12 +76,30 @@ static void *to_server(void *which)
     }
 }
 
+/* Apart from what carries messages: it writes back what is dirty. */
+static void *forget(void *which)
+{
+    mount(NULL, places[(uintptr_t)which], NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, NULL);
+    return NULL;
+}
+
+static void take_message(const char *body)
+{
+    pthread_t thread;
+    uint32_t volume;
+    memcpy(&volume, body + 4, sizeof volume);
+    if (body[0] == 3 && pthread_create(&thread, NULL, forget, (void *)(uintptr_t)volume) == 0)
+        pthread_detach(thread);
+}
+
 static void *to_kernel(void *nothing)
 {
     char *body = malloc(MESSAGE_MAX);
     struct header header;
     while (read_fully(&header, sizeof header) && read_fully(body, header.length - sizeof header))
-        if (write(devices[header.volume], body, header.length - sizeof header) < 0 && errno != ENOENT)
+        if (header.volume == 0)
+            take_message(body);
+        else if (write(devices[header.volume], body, header.length - sizeof header) < 0 && errno != ENOENT)
             fprintf(stderr, "pump: the kernel does not take %u bytes for %u: %s\n", header.length, header.volume,
                     strerror(errno));
     return nothing;
@@ -134,6 +153,7 @@ static void attach(uint32_t volume, const char *name, const char *path)
     need(read_fully(&out, sizeof out), "read the answer");
     errno = -out.error;
     need(out.error == 0, name);
+    places[volume] = path;
     devices[volume] = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     need(devices[volume] >= 0, "/dev/fuse");
     snprintf(options, sizeof options,
