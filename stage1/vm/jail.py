@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from stage1.linux.idmap import Extent
+
 HOME_BYTES = 1 << 20
 HOSTNAME = "vmm"
 NO_LIMIT = (1 << 64) - 1
@@ -133,23 +135,34 @@ def describe_copy(described: bytes, vm: VmSpec, *, launch: Launch) -> bytes:
     return b"".join(word + b"\0" for word in (*kept, *map(os.fsencode, fields)))
 
 
-def describe_server(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
-    """The jail of a share's server: it has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
-    owned = [path for share in vm.shares if share.is_served for path in (share.path,)]
-    changed = [f"{path}/{name}" for path in owned for name in _CHANGED]
-    rights = [*_SYSTEM, *((path, READ_TREE) for path in owned), *((path, TREE) for path in changed)]
-    rights += [*((f"/dev/{name}", DEVICE) for name in _DEVICES), ("/proc/sys/fs/nr_open", _READ)]
+class Joined(NamedTuple):
+    """The VMM `pid` whose namespaces the server of its volumes joins, and what both have: the pod's directory, cgroups,
+    and ids.
+    """
+
+    pid: int
+    run_dir: str
+    cgroups: "Sequence[str]"
+    ids: "Sequence[Extent]"
+
+
+def describe_server(vmm: Joined, launch: Launch, *, root: str) -> bytes:
+    """The jail of the server of the volumes that are mounted below `root`: it has a copy of the mounts of the VMM, and
+    is in its other namespaces.
+    """
+    rights = [*((path, RUN_FILE) for path in launch.programs), (root, TREE), ("/proc", READ_TREE)]
     fields = [
-        vm.run_dir,
-        f"j{pid}",
+        vmm.run_dir,
+        f"j{vmm.pid}",
         "n",
         *(f"a{word}" for word in launch.argv),
         *(f"e{name}={value}" for name, value in launch.env.items()),
-        *(f"g{path}" for path in vm.cgroups),
-        *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
+        *(f"g{path}" for path in vmm.cgroups),
+        *(f"c{one.inside} {one.outside} {one.length}" for one in vmm.ids),
         *(f"s{right:x}:{path}" for path, right in rights),
         *(f"l{number} {soft} {hard}" for number, soft, hard in limits()),
         *(f"k{number}" for number in launch.handed),
+        *([f"f{launch.filter}"] if launch.filter else []),
     ]
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
@@ -172,7 +185,7 @@ def places(vm: VmSpec) -> list[Place]:
     return [
         *(Place(path) for path, _ in _SYSTEM),
         *(Place(path) for path, _ in _programs(vm)),
-        *(Place(path) for path in (vm.binary, *files, *_preloaded(vm))),
+        *(Place(path) for path in (vm.binary, *files, *_preloaded(vm), *filter(None, [vm.volume_server]))),
         *([Place(vm.scratch, writable=True)] if vm.scratch else []),
         *([Place(vm.template.ram, writable=True)] if vm.template and vm.template.is_made else []),
         *(_shown(share, vm) for share in vm.shares),

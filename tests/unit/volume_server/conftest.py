@@ -18,7 +18,7 @@ BELIEVED_S = 1.0
 
 
 class Served(NamedTuple):
-    """`host` is a directory of ours; `guest` the same by FUSE, and `other` the same once more, as another pod has it."""
+    """`host` is a directory of ours, `guest` the same by FUSE, and `other` the same once more, as of another pod."""
 
     host: Path
     guest: Path

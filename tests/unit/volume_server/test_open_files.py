@@ -139,11 +139,11 @@ def test_a_shared_map_is_written_to_and_synced(served: Served) -> None:
 
 def test_nobody_loses_what_two_pods_append(served: Served) -> None:
     (served.host / "x").touch()
-    with opened(served.guest / "x", os.O_WRONLY | os.O_APPEND) as one:
-        with opened(served.other / "x", os.O_WRONLY | os.O_APPEND) as other:
-            for number in range(200):
-                os.write(one, b"one %4d\n" % number)
-                os.write(other, b"two %4d\n" % number)
+    how = os.O_WRONLY | os.O_APPEND
+    with opened(served.guest / "x", how) as one, opened(served.other / "x", how) as other:
+        for number in range(200):
+            os.write(one, b"one %4d\n" % number)
+            os.write(other, b"two %4d\n" % number)
     lines = (served.host / "x").read_bytes().splitlines()
     assert sorted(lines) == sorted(b"%s %4d" % (who, n) for who in (b"one", b"two") for n in range(200))
 
