@@ -118,11 +118,6 @@ class Volumes(Table):
     """emptyDirs of pods without `clearpod.io/emptydir`, except those in memory. `guest`: on the pod's disk, which
     programs of the host, the kubelet among them, can't look into; such pods boot, and get no VM of the warm pool.
     """
-    server: Literal["9p", "virtiofs"] = "9p"
-    """The server of the host's directories for pods without `clearpod.io/volumes`. `virtiofs`: virtiofsd, several
-    times as fast with small files; it costs a process per pod, and KSM does not merge the guest's memory. QEMU
-    only.
-    """
     files: Literal["host", "guest"] = "host"
     """configMaps, secrets and similar volumes of pods without `clearpod.io/files`. `guest`: copies in the guest's
     memory.

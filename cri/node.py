@@ -229,12 +229,6 @@ class Node:
 
         return self.host.choice.hypervisor.user_namespaces_lack or idmap.why_not()
 
-    def lacks_virtiofs(self, pod: "Pod") -> str:
-        """Why the pod's volumes can't come by virtiofsd, and what to do; empty when they can. Blocks."""
-        from stage1.vm import volume_server
-
-        return volume_server.lack(pod, self.host.choice.hypervisor)
-
     @property
     def calls(self) -> int:
         """How many calls are being carried out, also for clients that have gone away."""

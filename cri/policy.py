@@ -33,11 +33,6 @@ PROFILE = "clearpod.io/guest-profile"
 SPOOFING = "clearpod.io/allow-spoofing"
 """`true`: the pod may send from addresses that are not its own (no filter against spoofing)."""
 
-MAPS = "clearpod.io/shared-maps"
-"""`true`: shared writable mappings (mmap) of files on volumes work. Then two processes must not append to the same
-file.
-"""
-
 EMPTY_DIRS = "clearpod.io/emptydir"
 """Place of the pod's emptyDirs: `guest`, on the pod's disk beside the writable layers, or `host`, in the kubelet's
 directory. The default is `volumes.empty_dirs`, and `guest` for pods that can be suspended or copied. Those with
@@ -50,10 +45,6 @@ each 16Mi or more. They are partitions of the disk, `clearpod.io/scratch-mib`.
 FILES = "clearpod.io/files"
 """Place of config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file: `guest`, in copies
 in the guest's memory that are kept current, or `host`. The default is `volumes.files`.
-"""
-VOLUMES = "clearpod.io/volumes"
-"""Server of the host's directories: `9p`, or `virtiofs`, which is several times as fast with small files and needs a
-process on the host. QEMU only. The default is `volumes.server`.
 """
 TEMPLATE = "clearpod.io/template"
 """`none`: the pod's VM boots, and is not a copy of a template. Otherwise the name of a warmed template of the pod's
@@ -81,8 +72,8 @@ DETACHED = "clearpod.io/detached"
 AT_ITS_END, WHEN_ASKED = "at-its-end", "when-asked"
 
 KNOWN = (
-    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, EMPTY_DIR_LIMITS,
-    FILES, VOLUMES, TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
+    MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, SPOOFING, EMPTY_DIRS, EMPTY_DIR_LIMITS,
+    FILES, TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
 )  # fmt: skip
 """All annotations by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7

@@ -61,8 +61,6 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return "its pod can be suspended"
     if pod.profile:
         return f"a guest with {pod.profile} runs programs before it gets its pod"
-    if pod.has_virtiofs:
-        return "its volumes are served by virtiofsd"
     if pod.ids.length:
         return "its pod has a user namespace, which a prewarmed guest does not have"
     if not isinstance(vm.link, SerialLink):

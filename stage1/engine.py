@@ -19,7 +19,9 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     shifted        of a pod with a user namespace: the one by which images and volumes are mapped (rootfs/owners.py)
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
-                   Images are mounted below it, and, in the VMM's own mount namespace, volumes.
+                   Images are mounted below it; in the VMM's own mount namespace, volumes that are copied or rkt's; in
+                   that of their server, at share/volumes/sources/<name>, all other volumes of the host
+    fuse.sock      QEMU's end of the stream to that server
 """
 
 import os
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
-CONSOLE, _MOST_PODS = "console.log", 65536
+CONSOLE, HOST_VOLUMES, _MOST_PODS = "console.log", "host_volumes", 65536
 _MOUNT_POINTS = ("share", owners.KEPT, owners.OF_KERNEL)
 """What the host mounts in a pod's directory is at or below these."""
 FOREGROUND = "run"
@@ -137,6 +139,7 @@ def boot(prepared: Prepared, vmm: "Vmm") -> tuple[VmProcess, Link]:
         started, link = placement.entering(vm, lambda: start(vm, vmm))
         memory_bytes = limits.of(vm).memory_bytes if vm.cgroups else 0
         entry = Record(started, vm.ids, memory_bytes=memory_bytes, cid=link.cid if isinstance(link, VsockLink) else 0)
+        entry = entry.with_server(vm.volume_server, started.server)
     else:
         started = placement.entering_host_pod(vm, lambda: vmm.start(vm))
         entry = Record(started)
@@ -149,12 +152,14 @@ def boot(prepared: Prepared, vmm: "Vmm") -> tuple[VmProcess, Link]:
 
 
 def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0, policy: bytes = b"") -> str:
-    """Write the container's bundle, with its AppArmor `policy` if there is one, and mount its volumes into it; returns
-    the bundle's path on the host.
+    """Write the container's bundle, with its AppArmor `policy` if there is one, and mount its volumes: those of the
+    host where their server shows them to the guest (`served`), the rest, and all of a pod without that, in the bundle.
+    Returns the bundle's path on the host.
 
     Raises:
         NotFound: a volume's source does not exist, on the host or in its image (which is in the export).
         Unsupported: a volume is on a file system whose owners can't be mapped; and as `rootfs.volumes.attach`.
+        VmFailed: the server of volumes can't be started.
     """
     place = bundle(container.id)
     container = container._replace(mounts=tuple(volumes.located(directory, volume) for volume in container.mounts))
@@ -163,7 +168,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         try:
             if container.mounts:
                 own.make_directory(f"{place}/mounts", 0o755)
-                attach_volumes(directory, pod, container=container)
+                container = _attach_all(directory, pod, container=container)
             document = _document(pod, container, directory=directory, target_pid=target_pid)
             own.write_new(f"{place}/config.json", oci.written(document))
             if container.has_guest_volumes:
@@ -178,14 +183,27 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     return f"{directory}/{place}"
 
 
+def _attach_all(directory: str, pod: Pod, *, container: Container) -> Container:
+    entry = record.read(directory)
+    if entry and entry.volume_server:
+        from stage1 import served  # rkt has none, and waits for each import
+
+        with owners_of(directory, pod, entry=entry) as mapped:
+            container = served.add(directory, pod, container=container, mapped=mapped)
+    attach_volumes(directory, pod, container=container)
+    return container
+
+
 def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     """Mount the container's volumes into its bundle, in the VMM's mounts. Raises as `add_container`."""
+    if not container.bound_mounts:
+        return
     entry = record.read(directory)
     pid, place = _living(entry.vmm if entry else None), f"volumes/containers/{container.id}/mounts"
     with owners_of(directory, pod, entry=entry) as mapped:
         given = [(volume, f"{place}/{number}", mapped.of(volume)) for number, volume in container.bound_mounts.items()]
         volumes.attach_all(given, directory, pid=pid)
-    if pid and any(not volume.read_only for volume in container.mounts):
+    if pid and any(not volume.read_only for volume in container.bound_mounts.values()):
         placement.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
 
 
@@ -235,6 +253,12 @@ def remove_container(directory: str, container_id: str, *, has_mounts: bool = Tr
     try:
         if has_mounts:
             namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmounting.alone(directory, shown))
+            with _own(directory) as own:
+                is_served = own.exists(f"{bundle(container_id)}/{HOST_VOLUMES}")
+            if is_served:
+                from stage1 import served  # rkt has none, and waits for each import
+
+                served.remove(directory, container_id)
     except FileNotFoundError:
         pass  # the VMM has ended just now, and its mounts with it
     try:
@@ -362,7 +386,15 @@ def directories(run_dir: str) -> list[str]:
 
 def _make_share(pod: Pod, directory: str) -> None:
     with beneath.Root(directory) as own:
-        for name in ("tree", "tree/layers", "tree/volumes", "tree/volumes/pod", "tree/volumes/containers", "share"):
+        for name in (
+            "tree",
+            "tree/layers",
+            "tree/volumes",
+            "tree/volumes/pod",
+            "tree/volumes/containers",
+            "tree/volumes/sources",
+            "share",
+        ):
             own.make_directory(name, 0o755)
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
     # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
@@ -390,12 +422,12 @@ def _within(document: "dict[str, Any]") -> "dict[str, object]":
 
 
 def living_pid(directory: str) -> int:
-    """The pid of the VMM, or of what serves its volumes; 0 when there is none. Volumes are mounted in its namespace."""
+    """The pid of the VMM; 0 when there is none. What its shares have is mounted in its namespace."""
     return _living(find_vm(directory))
 
 
 def _living(vm: VmProcess | None) -> int:
-    return (vm.server[0] if vm.server else vm.pid) if vm is not None and vm.alive() else 0
+    return vm.pid if vm is not None and vm.alive() else 0
 
 
 def bundle(container_id: str) -> str:

@@ -27,7 +27,7 @@ DISK_WINDOW_BYTES = 1 << 40
 """Of the disk by which images come to a pod that can be suspended. It takes nothing as long as it is empty."""
 GUEST_HZ = 100
 """Ticks of our kernels in a second, CONFIG_HZ."""
-JAILER = "jailer"
+JAILER, VOLUME_SERVER = "jailer", "volume-server"
 SUSPEND = "clearpod.io/suspend"
 LASTING_DISK = "clearpod/disk.img"
 """Of a pod with volumes on its disk, below its `kubelet_dir`."""
@@ -139,8 +139,6 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         kernel_arguments=(
             *clock_arguments(host.choice.accel),
             *_online(pod),
-            *(["clearpod.maps"] if pod.maps_volumes else []),
-            *(["clearpod.timed"] if pod.kernel == kernels.VOLUMES else []),
         ),
         dax=_dax(pod, host, directory=directory) if host.choice.has_dax and not is_stock else None,
         is_stock=is_stock,
@@ -148,6 +146,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
         filter=f"{host.guest_dir}/{hypervisor.filter}",
+        volume_server=os.path.realpath(f"{host.guest_dir}/{VOLUME_SERVER}"),
     )
 
 
@@ -159,7 +158,7 @@ def _variant(pod: Pod, host: Host) -> str:
 
 def _shares(pod: Pod, directory: str) -> tuple[Share, ...]:
     """A VM can't be saved while one is mounted: images come by a disk to a pod that can be suspended."""
-    volumes = Share("volumes", f"{directory}/share/volumes", read_only=False, is_served=pod.has_virtiofs)
+    volumes = Share("volumes", f"{directory}/share/volumes", read_only=False)
     return (volumes,) if pod.suspend else (Share("layers", f"{directory}/share/layers", read_only=True), volumes)
 
 

@@ -23,7 +23,7 @@ from stage1.rootfs import export, own_files, own_initrd, owners, scratch
 from stage1.vm import record, slots
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.own_machine import Features, OwnMachine
-from stage1.vm.spec import QMP, SerialLink, Share, VmSpec
+from stage1.vm.spec import QMP, VOLUMES, SerialLink, Share, VmSpec
 from stage1.vm.usage import usage
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SERIAL, MONITOR = "serial.log", "monitor.sock"
 """Files in the pod's directory: the output of the kernel's serial port, and the socket of its QEMU."""
-_OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP)
+_OF_GUEST = ("window.json", "dax.sock", "agent.sock", QMP, VOLUMES)
 OWN_INIT = "own-init"
 """The program among the guest's files that an initrd gets (images/own-init)."""
 MIB = 1 << 20

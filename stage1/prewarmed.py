@@ -67,7 +67,7 @@ def enter_cgroups(pod: Pod, host: Host) -> str:
     if vm is None:
         raise VmFailed(f"the pool slot {directory} has no record of its prewarmed VM; create the pod again")
     spec = machine.vm_spec(pod, host, directory=directory)
-    return placement.move(spec, pod, host=host, directory=directory, pids=(vm.pid, *vm.server[:1]))
+    return placement.move(spec, pod, host=host, directory=directory, pids=(vm.pid,))
 
 
 def record(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:

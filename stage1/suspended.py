@@ -19,7 +19,7 @@ from stage1.rootfs import scratch
 from stage1.rootfs.checkpoint import examined
 from stage1.rootfs.flat import flatten
 from stage1.vm import guest_file, mapping, medium
-from stage1.vm.spec import QMP, VmSpec
+from stage1.vm.spec import QMP, VOLUMES, VmSpec
 from stage1.vm.template_key import identity, is_same
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ _VERSION = 1
 Piece = tuple[str, int, int, str]
 """A file, its offset on the disk for images, its bytes, and its `identity`."""
 _MOST_BYTES = 1 << 22
-_OF_VMM = ("agent.sock", QMP)
+_OF_VMM = ("agent.sock", QMP, VOLUMES)
 
 
 def is_there(directory: str) -> bool:
@@ -133,8 +133,12 @@ def _make(directory: str, pod: Pod, *, host: Host) -> str:
 
 
 def _attach(directory: str, pod: Pod, *, containers: "Iterable[Container]") -> None:
-    """Their volumes were mounted in the former VMM's mounts, and are gone."""
+    """Their volumes were mounted in the former VMM's mounts, and are gone. Those of the host were of containers that
+    have ended.
+    """
     for container in containers:
+        rest = (one._replace(shared_as="gone") if one.is_of_host else one for one in container.mounts)
+        container = container._replace(mounts=tuple(rest))
         place = f"{engine.bundle(container.id)}/mounts"
         with beneath.Root(directory, one_mount=True) as own:
             own.remove_tree(place)

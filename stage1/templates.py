@@ -81,9 +81,8 @@ def _alike(prepared: Prepared, vm: VmSpec) -> Prepared:
     assert isinstance(made, VmSpec)
     read_only = {share.tag: share.read_only for share in vm.shares}
     shares = tuple(share._replace(read_only=read_only.get(share.tag, share.read_only)) for share in made.shares)
-    return prepared._replace(
-        vm=made._replace(console_attached=vm.console_attached, memory_shim=vm.memory_shim, shares=shares)
-    )
+    same = made._replace(console_attached=vm.console_attached, memory_shim=vm.memory_shim, shares=shares)
+    return prepared._replace(vm=same._replace(volume_server=vm.volume_server))
 
 
 def _save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", limit_s: float) -> None:
@@ -124,5 +123,5 @@ def _write_state(monitor: Monitor, template: Template) -> None:
 def _nobodys(pod: Pod) -> Pod:
     """A pod whose VM is the same, and that has nothing else of it."""
     pod_id = secrets.token_hex(32)
-    kept = ("memory_mib", "vcpus", "online_vcpus", "kernel", "maps_volumes", "scratch_mib", "window_mib", "hypervisor")
+    kept = ("memory_mib", "vcpus", "online_vcpus", "kernel", "scratch_mib", "window_mib", "hypervisor")
     return Pod(id=pod_id, name=pod_id[:13], namespace="templates", **{one: getattr(pod, one) for one in kept})

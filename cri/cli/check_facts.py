@@ -16,13 +16,13 @@ from cri.storage.space import Layers
 from stage1.errors import PodError
 from stage1.linux import cgroup, dbus, files, idmap, mount, process, scope
 from stage1.linux.cgroup import LIMITED
-from stage1.linux.host import HostFacts, Program, device_error, memory_mib, which
+from stage1.linux.host import HostFacts, device_error, memory_mib, which
 from stage1.machine import JAILER
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
 from stage1.pod.ids import GUEST_IDS
-from stage1.vm import hypervisors, kernels, needs, programs, volume_server
+from stage1.vm import hypervisors, kernels, needs, programs
 from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
@@ -84,8 +84,6 @@ class Facts(NamedTuple):
     """The host's, and what of it is available."""
     host_pods: tuple[str, ...] = ()
     host_pods_lack: tuple[str, ...] = ()
-    virtiofsd: Program = Program(lack="not looked for")
-    volume_server: str = "9p"
     limited: tuple[str, ...] = LIMITED
     """Resources of a VMM that can be limited on this host."""
     run_dir: str = ""
@@ -161,8 +159,6 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         driver=driver(config.cgroup_driver),
         host_pods=config.host_pods.allow,
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
-        virtiofsd=volume_server.find(),
-        volume_server=config.volumes.server,
         run_dir=config.run_dir,
         unmapped=attempt(lambda: map_owners(files.existing(config.run_dir)))[1],
         jail_ids=config.jail.ids,

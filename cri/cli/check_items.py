@@ -68,7 +68,6 @@ def evaluate(facts: Facts) -> list[Item]:
         _confinement(facts),
         _ids(facts),
         _owners(facts),
-        _virtiofs(facts),
         _space(facts),
         _layers(facts),
         _reserve(facts),
@@ -290,18 +289,6 @@ def _host_pods(facts: Facts) -> Item:
 def _policy(facts: Facts) -> list[Item]:
     names = ("policy", *(f"policy rule {number}" for number in range(1, len(facts.policy))))
     return [Item(name, OK, detail) for name, detail in zip(names, facts.policy, strict=False)]
-
-
-def _virtiofs(facts: Facts) -> Item:
-    """The state of virtiofsd, for pods that use it; if all pods do, none can run without it."""
-    absent = facts.virtiofsd
-    if facts.choice and (lack := facts.choice.hypervisor.virtiofs_lack):
-        what, _, remedy = lack.partition("; ")
-        absent = Program(lack=what, remedy=remedy)
-    if not absent.lack:
-        return Item("virtiofsd", OK, absent.path)
-    status = FAIL if facts.volume_server == "virtiofs" else OK
-    return Item("virtiofsd", status, f"{absent.lack}: volumes come by 9p only", absent.remedy if status == FAIL else "")
 
 
 def _confinement(facts: Facts) -> Item:

@@ -35,7 +35,7 @@ from stage1.linux.cgroup import OURS
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
-from stage1.vm import hypervisors, kernels, volume_server
+from stage1.vm import hypervisors, kernels
 from stage1.vm.choose import choose
 
 EXAMPLES = (
@@ -133,8 +133,6 @@ async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline
     config = load(args.config)
     host = _host(config, args)
     record = planned(config, request, journal=args.journal)
-    if record.pod.has_virtiofs and (lack := volume_server.lack(record.pod, host.choice.hypervisor)):
-        raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
     image, files = await _bring(config, args)
     _check_kernel(request, image)
     if policy.WINDOW not in request.sandbox.annotations:

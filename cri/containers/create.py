@@ -83,7 +83,9 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
             f"{pod.title} was booted by an earlier version, whose guest accepts only UTF-8 in environment "
             "variables; delete the pod, so that it is created again"
         )
-    if record.container.has_guest_volumes and not pod.hello.guest_volumes:
+    is_served = not pod.record.pod.host and any(one.is_of_host for one in record.container.mounts)
+    has_volumes = record.container.has_guest_volumes or is_served
+    if has_volumes and not pod.hello.guest_volumes:
         raise Unsupported(
             f"{pod.title} runs in a guest of an earlier version, which does not support guest volumes; build the "
             "guest of this version and delete the pod, so that it is created again"
@@ -100,6 +102,9 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
     except BaseException:
         await run_uncancellable(remove_files, pod, container)
         raise
+    finally:
+        if is_served:
+            await pod.find_server()
     try:
         container.log.require_file()
         await pod.bind_cpus(record)
@@ -110,7 +115,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: 
         volumes = record.container.volumes
         create = messages.Create(
             container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes, raw=raw,
-            guest_volumes=record.container.has_guest_volumes, apparmor=bool(policy),
+            guest_volumes=has_volumes, apparmor=bool(policy),
         )  # fmt: skip
         await pod.call(create)
         pod.require_ready()

@@ -93,6 +93,7 @@ class LivePod:
         self._port, self._saver, self._unknown_ends, self.unused_id = port, StateSaver(self.save, self.title), 0, 1
         self.epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
         self._task: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 
     @property
@@ -144,9 +145,10 @@ class LivePod:
         self._saver.close()
         if self._agent is not None:
             await self._agent.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        for task in (self._serving, self._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         if dead:
             self.mark_dead(dead)
         for container in (*self.containers.values(), *self.leaving.containers.values()):
@@ -298,15 +300,33 @@ class LivePod:
 
     def watch(self, vm: VmProcess) -> None:
         """Begin to wait for the end of the pod's VM."""
-        self.vm = vm
+        self.vm = vm._replace(server=())
         self._task = asyncio.get_running_loop().create_task(self._live(vm), name=self.title)
+        self._watch_server(vm)
+
+    async def find_server(self) -> None:
+        """A container with volumes was made, or could not be: the VM may have a server for them since."""
+        if self.vm is not None and not self.vm.server:
+            try:
+                self._watch_server(await asyncio.to_thread(engine.recorded_vm, self.directory))
+            except PodError as error:
+                log.error("pod.volumes", extra={"pod": self.id, "title": self.title, "error": str(error)})
+
+    def _watch_server(self, vm: VmProcess | None) -> None:
+        """Begin to wait for the end of what serves the VM's volumes, if that runs."""
+        if self.vm is None or self.vm.server or vm is None or not vm.server or vm[:2] != self.vm[:2]:
+            return
+        self.vm = vm
+        self._serving = asyncio.get_running_loop().create_task(vm_end.see_server(vm), name=f"volumes of {self.title}")
 
     async def _live(self, vm: VmProcess) -> None:
         """The pod's own task: wait for the VM's end, then let everybody know."""
         handle = await vm_end.opened(vm)
         if handle is not None:
             with handle, self.tools.consoles.kept_short(vm):
-                await vm_end.seen(handle, vm)
+                await vm_end.seen(handle)
+        if self._serving is not None:
+            await asyncio.wait({self._serving}, timeout=2 * vm_end.SERVER_S)
         await self.end_rest()
         why = await vm_end.sentence(vm, handle, title=self.title)
         if self._agent is not None:

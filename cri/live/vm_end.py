@@ -17,7 +17,7 @@ log = logging.getLogger("clearpod.pod")
 RETRY_S = 0.5
 CONSOLE_LINES = 12
 SERVER_S = 1.0
-"""virtiofsd ends with its VM, and so may be seen to end before."""
+"""The server of volumes ends with its VM, and so may be seen to end before."""
 
 
 async def opened(vm: VmProcess) -> PidHandle | None:
@@ -32,21 +32,18 @@ async def opened(vm: VmProcess) -> PidHandle | None:
             await asyncio.sleep(RETRY_S)
 
 
-async def seen(handle: PidHandle, vm: VmProcess | None = None) -> None:
-    """Wait for its end, and reap it if it is a child of ours; so with what serves its volumes."""
-    serving = asyncio.create_task(_see_server(vm)) if vm and vm.server else None
+async def seen(handle: PidHandle) -> None:
+    """Wait for its end, and reap it if it is a child of ours."""
     await is_readable_within(None, handle.fileno())
     handle.wait(0)
-    if serving:
-        await asyncio.wait({serving}, timeout=2 * SERVER_S)
-        serving.cancel()
 
 
-async def _see_server(vm: VmProcess) -> None:
-    """End a VM whose server of volumes has ended, since its guest would hang. The server is reaped first: the kernel
-    delays the VM's own end until then.
+async def see_server(vm: VmProcess) -> None:
+    """End a VM whose server of volumes has ended, since its guest would hang; one in good order ends itself. The server
+    is reaped first: the kernel delays the VM's own end until then.
     """
-    server = await opened(vm._replace(pid=vm.server[0], start_time=vm.server[1])) if vm.server else None
+    pid, start_time = vm.server or (0, 0)
+    server = await opened(vm._replace(pid=pid, start_time=start_time))
     if server is not None:
         with server:
             await is_readable_within(None, server.fileno())
@@ -55,7 +52,7 @@ async def _see_server(vm: VmProcess) -> None:
     if handle is not None:
         with handle:
             if not await is_readable_within(SERVER_S, handle.fileno()):
-                error = f"virtiofsd (pid {vm.server[:1]}) has ended, so its VMM {vm.pid} is killed"
+                error = f"the server of volumes (pid {pid}) has ended, so its VMM {vm.pid} is killed"
                 log.error("pod.volumes", extra={"error": error})
                 handle.kill()
 

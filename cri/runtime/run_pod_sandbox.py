@@ -53,8 +53,6 @@ async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:
     record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts, volumes=volumes)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
-    if record.pod.has_virtiofs and (lack := await asyncio.to_thread(node.lacks_virtiofs, record.pod)):
-        raise Unsupported(f"volumes of the pod can't be served by virtiofsd: {lack}")
     resize.require_host(record.pod, facts.host_mib * sizes.MIB)
     if asked := sizes.refused_vcpus(request.config, record.pod.vcpus):
         fields = {"title": f"pod {record.pod.namespace}/{record.pod.name}", "vcpus": record.pod.vcpus}

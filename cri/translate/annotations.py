@@ -23,7 +23,7 @@ MOST = {
     policy.SCRATCH: policy.MOST_SCRATCH_MIB,
 }
 """The maximum of each number, whatever the policy is."""
-FLAGS = (policy.MAPS, policy.SPOOFING, policy.FORKABLE)
+FLAGS = (policy.SPOOFING, policy.FORKABLE)
 """Those that are true or false."""
 
 

@@ -43,7 +43,6 @@ def pod(requested: Pod, host: tuple[str, ...]) -> Pod:
         raise BadRequest("a pod with namespaces of the host can't have users of its own; leave hostUsers unset")
     _check_sysctls(requested, host)
     pod = requested._replace(host=host, window_mib=0, kernel="", profile="", online_vcpus=0, is_bounded=False)
-    pod = pod._replace(has_virtiofs=False)
     if "network" not in host:
         return pod
     # Its ports are the host's own, and the host's limits and name are not changed.

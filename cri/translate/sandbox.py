@@ -97,8 +97,6 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts, usua
         kernel=kernel.variant(request),
         profile=profile.of_pod(sandbox),
         allow_spoofing=annotations.is_true(sandbox, policy.SPOOFING),
-        has_virtiofs=_server(sandbox, config) == "virtiofs",
-        maps_volumes=annotations.is_true(sandbox, policy.MAPS),
         cgroup_parent=sandbox.linux.cgroup_parent,
         limit_bytes=limit_bytes,
         overhead_bytes=max(sandbox.linux.overhead.memory_limit_in_bytes, 0),
@@ -121,10 +119,6 @@ def _suspend(sandbox: pb.PodSandboxConfig) -> str:
     annotations.choice(sandbox, policy.COPY_SIGNAL, values=SIGNALS)
     asked = annotations.choice(sandbox, policy.SUSPEND, values=SUSPEND)
     return asked or (MANUAL if annotations.is_saved(sandbox) else "")
-
-
-def _server(sandbox: pb.PodSandboxConfig, config: Config) -> str:
-    return annotations.choice(sandbox, policy.VOLUMES, values=("9p", "virtiofs")) or config.volumes.server
 
 
 def _window_mib(sandbox: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:

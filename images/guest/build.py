@@ -30,6 +30,7 @@ COMPILE = ("gcc", "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-
 LINK = ("-nostdlib", "-Wl,--build-id=none,-z,noexecstack,-z,relro,-z,now")
 VOLUMES_SOURCE = SOURCE.parents[1] / "volumes"
 AGENT_BASE = SOURCE.parents[1] / "agent" / "base"
+ENDPOINT = AGENT_BASE.parent / "loop" / "endpoint.c"
 VOLUMES_COMPILE = ("musl-gcc", *COMPILE[1:7], "-static", "-s")
 
 
@@ -64,9 +65,9 @@ def _bytes(cache_dir: Path) -> Path:
 def _volumes(cache_dir: Path) -> Path:
     """The directory with the program that makes volumes which the guest has itself."""
     tools.need({"musl-gcc": "musl-tools"})
-    sources = [*sorted(VOLUMES_SOURCE.glob("*.c")), AGENT_BASE / "files.c", AGENT_BASE / "fault.c"]
+    sources = [*sorted(VOLUMES_SOURCE.glob("*.c")), AGENT_BASE / "files.c", AGENT_BASE / "fault.c", ENDPOINT]
     versions = [tools.package_version("musl-tools"), tools.run(["musl-gcc", "--version"])]
-    headers = [*sorted(VOLUMES_SOURCE.glob("*.h")), *sorted(AGENT_BASE.glob("*.h"))]
+    headers = [*sorted(VOLUMES_SOURCE.glob("*.h")), *sorted(AGENT_BASE.glob("*.h")), ENDPOINT.with_suffix(".h")]
     key = cache.hash_of([*versions, *VOLUMES_COMPILE, *sources, *headers])
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
 

@@ -23,11 +23,9 @@
 #define CLOSE_RANGE_CLOEXEC 4u
 #endif
 
-/* What the 9p server needs to give the guest's root what root expects of a volume: owners, modes, set-group-id bits. They
+/* What the 9p server, and that of volumes, need to give the guest's root what root expects of a volume: owners, modes, set-group-id bits. They
  * count for the ids of this user namespace only. Not mknod, which needs the host's root anyway. */
 static const uint32_t KEPT = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CAP_FOWNER | 1u << CAP_FSETID;
-/* virtiofsd makes files as their owners, and gives up by itself what it does not need. */
-static const uint32_t KEPT_BY_SERVER = 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP;
 
 static struct sock_filter filter[BPF_MAXINSNS];
 static size_t filter_bytes;
@@ -116,13 +114,12 @@ static bool become_root_inside(int ids)
     return true;
 }
 
-static bool drop_capabilities(const struct description *description)
+static bool drop_capabilities(void)
 {
-    const uint32_t kept = KEPT | (description->joined ? KEPT_BY_SERVER : 0);
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct data[2] = {{.effective = kept, .permitted = kept}};
+    struct __user_cap_data_struct data[2] = {{.effective = KEPT, .permitted = KEPT}};
     for (unsigned long one = 0; prctl(PR_CAPBSET_READ, one) >= 0; one++)
-        if ((one > 31 || !(kept >> one & 1)) && prctl(PR_CAPBSET_DROP, one, 0, 0, 0) < 0)
+        if ((one > 31 || !(KEPT >> one & 1)) && prctl(PR_CAPBSET_DROP, one, 0, 0, 0) < 0)
             return failed("drop", "a capability");
     if (syscall(SYS_capset, &header, data) < 0)
         return failed("give up", "capabilities");
@@ -131,7 +128,7 @@ static bool drop_capabilities(const struct description *description)
 
 bool privileges_give_up(const struct description *description, int ids, int ruleset)
 {
-    if (!become_root_inside(ids) || !set_limits(description) || !drop_capabilities(description))
+    if (!become_root_inside(ids) || !set_limits(description) || !drop_capabilities())
         return false;
     if (description->small_pages)
         prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* about memory only: an old kernel can't */

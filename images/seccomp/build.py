@@ -10,7 +10,7 @@ from pathlib import Path
 from lib import cache, tools
 
 SOURCE = Path(__file__).parent
-NAMES = ("seccomp-qemu.bpf", "seccomp-kvmtool.bpf")
+NAMES = ("seccomp-qemu.bpf", "seccomp-kvmtool.bpf", "seccomp-volumes.bpf")
 """What a guest's directory gets: struct sock_filter[], as the kernel takes it."""
 
 

@@ -24,6 +24,7 @@ struct filter {
 static const struct filter filters[] = {
     {"seccomp-qemu", {library_rules, loading_rules, file_rules, qemu_rules}, SCMP_ACT_KILL_PROCESS},
     {"seccomp-kvmtool", {library_rules, loading_rules, file_rules, kvmtool_rules}, SCMP_ACT_KILL_PROCESS},
+    {"seccomp-volumes", {volumes_rules}, SCMP_ACT_KILL_PROCESS},
     {"kvmtool-loaded", {library_rules, loaded_rules, file_rules, kvmtool_rules}, SCMP_ACT_KILL_PROCESS},
     {"kvmtool-closing", {closing_rules}, SCMP_ACT_ALLOW},
 };

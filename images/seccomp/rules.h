@@ -74,5 +74,6 @@ extern const struct rule closing_rules[]; /* what `loading_rules` has more, ende
 extern const struct rule file_rules[];    /* disks and the 9p server */
 extern const struct rule qemu_rules[];
 extern const struct rule kvmtool_rules[];
+extern const struct rule volumes_rules[]; /* the volume server, alone */
 
 #endif

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * volumes make|refresh CONTAINER: the volumes of a container that its guest has itself, of which the file guest_volumes of
- * the container's bundle has one per line (stage1/pod/guest_volumes.py). The agent runs it (images/agent/helpers/volumes.c),
- * and unmounts what it has mounted in the container's directory. A fault is one sentence in /run/clearpod/volumes.log.
+ * volumes make|refresh|drop CONTAINER: the volumes of a container that are no part of an image. Those that its guest has
+ * itself are in the file guest_volumes of the container's bundle, one per line (stage1/pod/guest_volumes.py), those of the
+ * host in the file host_volumes (host.h). The agent runs it (images/agent/helpers/volumes.c), and unmounts what it has mounted
+ * in the container's directory; `drop` unmounts those of the host. A fault is one sentence in /run/clearpod/volumes.log.
+ * volumes pump PORT: the process that carries requests to the host (pump.h), which `make` starts.
  *
  *     disk INDEX MODE UID GID NAME[/BELOW]   a directory of the pod's disk, or what is below it: disk.h
  *     limited INDEX PARTITION MODE ...       the same on a partition of the disk, which has only so much room
@@ -13,17 +15,21 @@
 #include "base/files.h"
 #include "base/scope.h"
 #include "disk.h"
+#include "host.h"
 #include "memory.h"
+#include "pump.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define RUN "/run/clearpod"
 
-enum { PATH_BYTES = 400, LINE = 4608 };
+enum { PATH_BYTES = 400, LINE = 4608, LISTENER = 3 };
 
 static int one(char *line, const char *id, const char *bundle, bool is_new, struct fault *why)
 {
@@ -49,10 +55,12 @@ static int all(const char *id, bool is_new, struct fault *why)
     snprintf(path, sizeof path, RUN "/containers/%.100s/volumes", id);
     if (is_new && make_dir(path, 0711) < 0)
         return fault_errno(why, "mkdir %s", path);
+    if (is_new && host_volumes(id, bundle, why) < 0)
+        return -1;
     snprintf(path, sizeof path, "%s/guest_volumes", bundle);
     FILE *list = fopen(path, "re");
     if (!list)
-        return fault_errno(why, "open %s", path);
+        return errno == ENOENT ? 0 : fault_errno(why, "open %s", path);
     int result = 0;
     /* Once they are there, one that can't be copied keeps no other from it, nor what goes back to the host. */
     while ((result == 0 || !is_new) && fgets(line, sizeof line, list)) {
@@ -76,9 +84,12 @@ int main(int argc, char **argv)
 {
     struct fault why = {0};
     bool is_new = argc == 3 && !strcmp(argv[1], "make");
+    if (argc == 3 && !strcmp(argv[1], "pump"))
+        pump_main(LISTENER, (unsigned)strtoul(argv[2], NULL, 10));
     bool was_used = disk_was_used();
+    bool is_over = argc == 3 && !strcmp(argv[1], "drop");
     umask(0);
-    if (argc != 3 || all(argv[2], is_new, &why) < 0) {
+    if (argc != 3 || (is_over ? host_volumes_drop(argv[2], &why) : all(argv[2], is_new, &why)) < 0) {
         tell(&why);
         return 1;
     }

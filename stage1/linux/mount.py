@@ -129,8 +129,8 @@ def is_shared(fd: int) -> bool:
     known = _propagation(fd)
     if known >= 0:
         return bool(known & MS_SHARED)
-    number = _mount_number(fd)
-    fields = next((line.split() for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), [])
+    own = number(fd)
+    fields = next((line.split() for line in _lines(own + b" ") if line.split(b" ", 1)[0] == own), [])
     return any(one.startswith(b"shared:") for one in fields[6 : fields.index(b"-")]) if fields else False
 
 
@@ -202,12 +202,12 @@ def number_at(path: str) -> bytes:
     with libc.Guard("open", path):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return _mount_number(fd)
+        return number(fd)
     finally:
         os.close(fd)
 
 
-def _mount_number(fd: int) -> bytes:
+def number(fd: int) -> bytes:
     """The number of the mount that the descriptor is on, as the table of mounts has it."""
     with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
         return next((line.split()[1] for line in file if line.startswith(b"mnt_id:")), b"")

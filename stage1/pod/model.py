@@ -107,6 +107,8 @@ class Mount(NamedTuple):
     what is mounted below the source is not seen. With `inside`, the id of a container that is only made and never run,
     what is seen is that one's root, and read-only is enforced by the guest's kernel. So it is with a volume that the
     guest has itself: `empty_dir`, whose source is the host's directory, and `memory`, which is a copy of the source.
+    `shared_as` is the name by which the guest has one of the host's by FUSE, with all containers of its pod
+    (stage1/served.py).
     """
 
     source: str
@@ -121,11 +123,17 @@ class Mount(NamedTuple):
     inside: str = ""
     empty_dir: EmptyDir = EmptyDir()
     memory: InMemory = InMemory()
+    shared_as: str = ""
 
     @property
     def is_in_guest(self) -> bool:
         """Whether the guest has it itself."""
         return bool(self.empty_dir.path or self.memory.most_bytes)
+
+    @property
+    def is_of_host(self) -> bool:
+        """Whether the container sees the host's own files."""
+        return not (self.image or self.inside or self.is_in_guest)
 
 
 class Device(NamedTuple):
@@ -244,7 +252,11 @@ class Container(NamedTuple):
     def bound_mounts(self) -> dict[int, Mount]:
         """Return, by number, the mounts that the host binds into the bundle; the guest makes all others."""
         mounts = enumerate(self.mounts)
-        return {number: one for number, one in mounts if not (one.image or one.inside or one.empty_dir.path)}
+        return {
+            number: one
+            for number, one in mounts
+            if not (one.image or one.inside or one.empty_dir.path or one.shared_as)
+        }
 
 
 class Port(NamedTuple):
@@ -264,8 +276,7 @@ class Pod(NamedTuple):
     `journal` is the directory of the host where one with systemd keeps its journal; empty is one that goes with the
     pod. `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs. `scratch_mib`
     is the size of the disk for the containers' writable layers; 0 is as the host gives it to all. With `allow_spoofing`
-    it may send from addresses that are not its own. With `maps_volumes` its programs can map files of the host's
-    volumes shared and write to them; then no two may append to one file. With `boots` its VM is no copy of a template.
+    it may send from addresses that are not its own. With `boots` its VM is no copy of a template.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM. `memory_mib` and
     `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use now, 0 when that
     is all and stays so. `cgroup_parent` is the cgroup that the client made for it, if it exists; `limit_bytes` is the
@@ -275,8 +286,8 @@ class Pod(NamedTuple):
     empty if it is not needed. The volumes `disk_volumes` of that are on the pod's own disk, which lies in that
     directory then and outlives the pod: the next one of the same uid has it. Those of `disk_limits` have only a part of
     the disk. Those of `memory_volumes` are tmpfs of the guest, which end with it. With `copies_files` the guest has
-    copies of its config maps and the like. With `has_virtiofs` volumes of the host come by virtiofsd. `suspend` is how
-    the pod can be resumed that can be suspended, one of SUSPEND; empty: it can't be.
+    copies of its config maps and the like. `suspend` is how the pod can be resumed that can be suspended, one of
+    SUSPEND; empty: it can't be.
     """
 
     id: str
@@ -309,7 +320,6 @@ class Pod(NamedTuple):
     profile: str = ""
     journal: str = ""
     allow_spoofing: bool = False
-    maps_volumes: bool = False
     scratch_mib: int = 0
     hosts: tuple[HostName, ...] = ()
     boots: bool = False
@@ -319,4 +329,3 @@ class Pod(NamedTuple):
     memory_volumes: tuple[str, ...] = ()
     copies_files: bool = False
     suspend: str = ""
-    has_virtiofs: bool = False

@@ -242,6 +242,9 @@ def _tmpfs(container: Container) -> list[dict[str, "Any"]]:
 
 def _volume(mount: Mount, shown: str) -> dict[str, "Any"]:
     """One that is `shown` by the host is read-only there."""
+    if mount.shared_as:
+        access = "ro" if mount.read_only else "rw"
+        return _mount(mount.target, "bind", "rbind", access, *mount.options, source=f"{GUEST}/hosts/{mount.shared_as}")
     if mount.image:
         return _image_volume(mount)
     if mount.inside:

@@ -33,7 +33,7 @@ ROOT = "clearpod.io/root"
 _OF_VM = (MEMORY, VCPUS, SCRATCH, KERNEL)
 """Those of the VM, which all apps of a pod share."""
 _KNOWN = (*_OF_VM, PROFILE, TEMPLATE, ROOT)
-_AS_IT_IS = {f"{OURS}volumes": "9p", f"{OURS}shared-maps": "true", f"{OURS}emptydir": "guest", f"{OURS}files": "host"}
+_AS_IT_IS = {f"{OURS}emptydir": "guest", f"{OURS}files": "host"}
 """What pods of the CRI may choose, by what all pods of rkt's have."""
 _MANIFEST = "the pod manifest"
 

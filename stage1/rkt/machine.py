@@ -230,7 +230,7 @@ def attached(vm: VmSpec) -> VmSpec:
     starts copies with the environment of those that boot, so without a shim.
     """
     shares = tuple(share._replace(read_only=False) for share in vm.shares)
-    return vm._replace(console_attached=True, shares=shares, memory_shim="")
+    return vm._replace(console_attached=True, shares=shares, memory_shim="", volume_server="")
 
 
 def _show_volumes(place: str, pod: RktPod) -> None:

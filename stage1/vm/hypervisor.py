@@ -42,8 +42,6 @@ class Hypervisor:
     """Its 9p server gives files of several file systems numbers of their own, though their inodes have the same."""
     user_namespaces_lack = ""
     """Why its pods can't have user namespaces, and what to do; empty when they can."""
-    virtiofs_lack = ""
-    """Why virtiofsd can't serve volumes of its guests; empty when it can."""
     boots_all_kernels = False
     """It boots kernels of all formats of `pod.kernel_image` on all machines of `pod.own_kernel`; else a bzImage, on a
     machine with PCI."""

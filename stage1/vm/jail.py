@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from stage1.linux.idmap import Extent
+
 HOME_BYTES = 1 << 20
 HOSTNAME = "vmm"
 NO_LIMIT = (1 << 64) - 1
@@ -93,11 +95,10 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
     shown = [*places(vm), *(Place(path) for path in launch.programs)]
     # A VMM of rkt's image is started by the image's loader, with its libraries, which are among `programs`.
     needed = [] if launch.programs else programs.needed(vm.binary, vm.hypervisor)
-    more = _of_server(vm)
     tops: dict[str, str] = {}
     seen = outermost(shown, tops)
     _check_script(vm, seen)
-    loaded = {_without_top_link(one.path, tops): one.is_code for one in (*needed, *more)}
+    loaded = {_without_top_link(one.path, tops): one.is_code for one in needed}
     own = {place.path for place in seen}
     fields = [
         vm.run_dir,
@@ -134,16 +135,6 @@ def _check_script(vm: VmSpec, seen: "Sequence[Place]") -> None:
             )
 
 
-def _of_server(vm: VmSpec) -> "Sequence[programs.Needed]":
-    """virtiofsd and what it loads: it is started in a copy of the VMM's mounts."""
-    if not vm.has_server:
-        return ()
-    from stage1.vm import volume_server  # few pods have one
-
-    path = volume_server.find().path
-    return (programs.Needed(path, True), *programs.needed(path)) if path else ()
-
-
 def _of_program(vm: VmSpec, tops: "dict[str, str]") -> list[tuple[str, str]]:
     """The name by which the VMM is started, where that is a link: QEMU looks for its files beside the real one."""
     named, real = _without_top_link(vm.binary, tops), os.path.realpath(vm.binary)
@@ -173,25 +164,34 @@ def describe_copy(described: bytes, vm: VmSpec, *, launch: Launch) -> bytes:
     return b"".join(word + b"\0" for word in (*kept, *map(os.fsencode, fields)))
 
 
-def describe_server(vm: VmSpec, launch: Launch, *, pid: int) -> bytes:
-    """The jail of a share's server: it has a copy of the mounts of the VMM `pid`, and is in its other namespaces."""
-    owned = [path for share in vm.shares if share.is_served for path in (share.path,)]
-    changed = [f"{path}/{name}" for path in owned for name in _CHANGED]
-    code = [(one.path, RUN_FILE if one.is_code else _READ) for one in programs.needed(launch.argv[0])]
-    rights = [*_SYSTEM, (launch.argv[0], RUN_FILE), *code]
-    rights += [*((path, READ_TREE) for path in owned), *((path, TREE) for path in changed)]
-    rights += [*((f"/dev/{name}", DEVICE) for name in _DEVICES), ("/proc/sys/fs/nr_open", _READ)]
+class Joined(NamedTuple):
+    """The VMM `pid` whose namespaces the server of its volumes joins, and what both have: the pod's directory, cgroups,
+    and ids.
+    """
+
+    pid: int
+    run_dir: str
+    cgroups: "Sequence[str]"
+    ids: "Sequence[Extent]"
+
+
+def describe_server(vmm: Joined, launch: Launch, *, root: str) -> bytes:
+    """The jail of the server of the volumes that are mounted below `root`: it has a copy of the mounts of the VMM, and
+    is in its other namespaces.
+    """
+    rights = [*((path, RUN_FILE) for path in launch.programs), (root, TREE), ("/proc", READ_TREE)]
     fields = [
-        vm.run_dir,
-        f"j{pid}",
+        vmm.run_dir,
+        f"j{vmm.pid}",
         "n",
         *(f"a{word}" for word in launch.argv),
         *(f"e{name}={value}" for name, value in launch.env.items()),
-        *(f"g{path}" for path in vm.cgroups),
-        *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
+        *(f"g{path}" for path in vmm.cgroups),
+        *(f"c{one.inside} {one.outside} {one.length}" for one in vmm.ids),
         *(f"s{right:x}:{path}" for path, right in rights),
         *(f"l{number} {soft} {hard}" for number, soft, hard in limits()),
         *(f"k{number}" for number in launch.handed),
+        *([f"f{launch.filter}"] if launch.filter else []),
     ]
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
@@ -212,7 +212,7 @@ def places(vm: VmSpec) -> list[Place]:
     return [
         *(Place(path) for path, _ in _SYSTEM),
         *(Place(path) for path, _ in _programs(vm)),
-        *(Place(path) for path in (*files, *_preloaded(vm))),
+        *(Place(path) for path in (*files, *_preloaded(vm), *filter(None, [vm.volume_server]))),
         *([Place(vm.scratch, writable=True)] if vm.scratch else []),
         *([Place(vm.template.ram, writable=True)] if vm.template and vm.template.is_made else []),
         *(_shown(share, vm) for share in vm.shares),

@@ -9,9 +9,7 @@ import os
 from stage1.errors import NotFound
 from stage1.vm.hypervisor import Hypervisor
 
-VOLUMES = "volumes"
-"""The variant whose 9p client can believe names and attributes for a second."""
-BUILDABLE = ("full", VOLUMES)
+BUILDABLE = ("full",)
 """The variants that images/kernel knows how to make. An operator may put others beside them."""
 STOCK = "stock"
 """A distribution's kernel (images/stock): its devices are on PCI, and what it boots with are modules."""
@@ -49,7 +47,7 @@ def _remedy(variant: str) -> str:
         return "ask for another, or build it with `clearpod images build stock`"
     if variant in BUILDABLE:
         return f"ask for another, or build it with `clearpod images build kernel-{variant}`"
-    return f"ask for one of these; {', '.join(BUILDABLE[:-1])} and {BUILDABLE[-1]} can be built"
+    return f"ask for one of these; {', '.join(BUILDABLE)} can be built"
 
 
 def variants(guest_dir: str, *, hypervisor: Hypervisor) -> list[str]:

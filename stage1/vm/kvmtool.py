@@ -134,8 +134,6 @@ class _Kvmtool(Hypervisor):
     uses_vsock = needs_terminal = True
     user_namespaces_lack = "kvmtool creates files on volumes as root for every user; set vm.hypervisor to qemu"
 
-    virtiofs_lack = "kvmtool has no vhost-user; set vm.hypervisor to qemu, or use 9p"
-
     def find(self) -> Program:
         return find()
 

@@ -13,15 +13,15 @@ from stage1.vm.spec import VmSpec
 
 MIB = 1 << 20
 PROGRAM_MIB = 128
-"""Memory of the VMM itself with its libraries, for devices, threads and requests in progress."""
+"""Memory of the VMM itself with its libraries, for devices, threads and requests in progress, and of the server of its
+volumes.
+"""
 CACHE_MIB = 256
 """Memory for translated code when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a guest."""
 GUEST_MIB = 64
 """Of a guest's kernel and agent with nothing in it."""
 PROGRAM_KVM_MIB, PROGRAM_TCG_MIB = 32, 64
 """Of a VMM in good order, without what `PROGRAM_MIB` fences off for one that fell."""
-SERVER_MIB = 32
-"""Of virtiofsd beside a VMM."""
 _STRUCTS = 64
 _TABLES_KVM, _TABLES_TCG = 64, 8
 """One part in so many of the guest's memory is taken once more, for page tables, or for the emulated TLB."""
@@ -67,8 +67,7 @@ def overhead_mib(vm: VmSpec) -> int:
     """The most that the VMM uses in addition to the guest's memory."""
     is_emulated = _is_emulated(vm)
     tables = -(-vm.memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM))
-    served = SERVER_MIB if vm.has_server else 0
-    return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0) + served
+    return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0)
 
 
 def _is_emulated(vm: VmSpec) -> bool:

@@ -22,6 +22,7 @@ from stage1.vm.spec import (
     QMP,
     QMP_FD,
     TAP_FD,
+    VOLUMES,
     VOLUMES_FD,
     Nic,
     SerialLink,
@@ -62,12 +63,13 @@ _NO_CONTROL = ",".join(
 # system is to stop the whole machine, and nothing would continue it.
 _ERRORS = "werror=report,rerror=report"
 
-# Port 0 is not used, the agent's is 1, a console's 2. Each port has two queues, and QEMU's own choice is 31 ports.
+# Port 0 is not used, the agent's is 1; then that for volumes, and a console's. Each port has two queues, and QEMU's own
+# choice is 31 ports.
 _SERIAL_BUS = "virtio-serial-device,max_ports=3"
 
 _MODELS = (
     *("virtio-blk-device", "virtio-9p-device", "virtio-serial-device", "virtio-net-device", "virtio-rng-device"),
-    *("virtio-balloon-device", "vhost-vsock-device", "vhost-user-fs-device"),
+    *("virtio-balloon-device", "vhost-vsock-device"),
 )
 PROGRAM = "qemu-system-x86_64"
 TRANSPORTS = 8
@@ -100,7 +102,6 @@ def argv(vm: VmSpec) -> list[str]:
         *("-cpu", "host" if vm.accel == "kvm" else EMULATED_CPU),
         *("-m", str(vm.memory_mib)),
         *_template(vm),
-        *_shared_memory(vm),
         *("-smp", str(vm.vcpus)),
         *("-kernel", vm.kernel),
         *("-initrd", vm.initramfs),
@@ -166,7 +167,7 @@ def _devices(vm: VmSpec) -> list[str]:
 
 def _machine(vm: VmSpec) -> str:
     machine = "q35,vmport=off" if vm.is_stock else "microvm"
-    return f"{machine},acpi=off{',memory-backend=ram' if vm.template or vm.has_server else ''}"
+    return f"{machine},acpi=off{',memory-backend=ram' if vm.template else ''}"
 
 
 def _on_pci(argv: list[str]) -> list[str]:
@@ -213,11 +214,6 @@ def _memory(vm: VmSpec, template: "Template") -> str:
         return f"memory-backend-ram,{size},share=off"
     access = "share=on" if template.is_made else "share=off,readonly=on,rom=off"
     return f"memory-backend-file,{size},mem-path={template.memory},{access}"
-
-
-def _shared_memory(vm: VmSpec) -> list[str]:
-    """virtiofsd reads and writes the guest's requests where they are."""
-    return ["-object", f"memory-backend-memfd,id=ram,size={vm.memory_mib}M,share=on"] if vm.has_server else []
 
 
 def _console(vm: VmSpec) -> list[str]:
@@ -267,11 +263,6 @@ def _monitor(vm: VmSpec) -> list[str]:
 
 
 def _share(share: Share) -> list[str]:
-    if share.is_served:
-        return [
-            *("-chardev", f"socket,id={share.tag},fd={VOLUMES_FD}"),
-            *("-device", f"vhost-user-fs-device,chardev={share.tag},tag={share.tag},queue-size=1024"),
-        ]
     read_only = ",readonly=on" if share.read_only else ""
     # remap: below one share lie many file systems, whose inode numbers would otherwise collide in the guest.
     options = f"id={share.tag},path={share.path},security_model=none,multidevs=remap{read_only}"
@@ -289,6 +280,18 @@ def _link(vm: VmSpec) -> list[str]:
         *("-chardev", f"socket,id=link,{where},server=on,wait=off"),
         *("-device", _SERIAL_BUS),
         *("-device", "virtserialport,chardev=link,name=clearpod.agent"),
+        *_volumes_port(vm),
+    ]
+
+
+def _volumes_port(vm: VmSpec) -> list[str]:
+    """The port for volumes of the host, whose server comes with the first of them (volume_server.py)."""
+    if not vm.has_volumes_port:
+        return []
+    where = f"fd={VOLUMES_FD}" if vm.jailer else f"path={vm.run_dir}/{VOLUMES}"
+    return [
+        *("-chardev", f"socket,id=volumes,{where},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=volumes,name=clearpod.volumes"),
     ]
 
 

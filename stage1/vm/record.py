@@ -22,11 +22,19 @@ _MOST_BYTES = 65536
 
 class Record:
     """`ids` are those of the VMM's user namespace, `memory_bytes` is the limit of its cgroup or 0, `cid` the guest's
-    vsock context id or 0. No NamedTuple: rkt's `run` waits for each class.
+    vsock context id or 0. `volume_server` is the program that serves its volumes, empty when they are on a share, and
+    `port` that at which this waits for the guest, or 0. No NamedTuple: rkt's `run` waits for each class.
     """
 
     def __init__(self, vmm: VmProcess, ids: "Sequence[Extent]" = (), *, memory_bytes: int = 0, cid: int = 0) -> None:
         self.vmm, self.ids, self.memory_bytes, self.cid = vmm, tuple(ids), memory_bytes, cid
+        self.volume_server, self.port = "", 0
+
+    def with_server(self, program: str, server: tuple[int, int] | tuple[()] = (), *, port: int = 0) -> "Record":
+        """The record with the server of volumes: its program, and its pid and start time if it runs."""
+        result = Record(self.vmm._replace(server=server), self.ids, memory_bytes=self.memory_bytes, cid=self.cid)
+        result.volume_server, result.port = program, port
+        return result
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Record) and vars(self) == vars(other)
@@ -40,6 +48,8 @@ def write(directory: str, record: Record) -> None:
     document = {"v": _VERSION, **record.vmm.to_json(), "ids": record.ids, "memory_bytes": record.memory_bytes}
     if record.cid:
         document["cid"] = record.cid
+    if record.volume_server:
+        document |= {"volume_server": record.volume_server, "port": record.port}
     with beneath.Root(directory) as own:
         own.write(FILE, json.dumps(document).encode())
 
@@ -64,13 +74,19 @@ def read(directory: str) -> Record | None:
 def _record(document: "Any") -> Record:
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")
-    cid, memory_bytes = document.get("cid", 0), document.get("memory_bytes", 0)
+    cid, memory_bytes, port = (document.get(name, 0) for name in ("cid", "memory_bytes", "port"))
+    volume_server = document.get("volume_server", "")
     if "cid" in document and not (isinstance(cid, int) and 2 < cid < 2**32):
         raise ValueError(f"{str(cid)[:100]} is not a context id of a guest")
     if not isinstance(memory_bytes, int) or memory_bytes < 0:
         raise ValueError(f"{str(memory_bytes)[:100]} is not a number of bytes")
+    if not isinstance(port, int) or not 0 <= port < 2**32:
+        raise ValueError(f"{str(port)[:100]} is not a port")
+    if not isinstance(volume_server, str) or not (volume_server.startswith("/") or not volume_server):
+        raise ValueError(f"{str(volume_server)[:100]} is not the path of a program")
     ids = tuple(map(_extent, document.get("ids") or ()))
-    return Record(VmProcess.from_json(document), ids, memory_bytes=memory_bytes, cid=cid)
+    vmm = VmProcess.from_json(document)
+    return Record(vmm, ids, memory_bytes=memory_bytes, cid=cid).with_server(volume_server, vmm.server, port=port)
 
 
 def _extent(triple: "Any") -> Extent:

@@ -21,9 +21,9 @@ HOME = "/vmm"
 """The directory in the jail for a small file system of the VMM's own."""
 LISTENER_FD, CONSOLE_FD, MONITOR_FD, QMP_FD, VOLUMES_FD, TAP_FD = 10, 11, 12, 14, 15, 16
 """Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, the socket of its
-monitor if that stays open, the connection to who serves its volumes, its first tap."""
-QMP = "qmp.sock"
-"""That socket, in the pod's directory."""
+monitor if that stays open, that of the port for volumes, its first tap."""
+QMP, VOLUMES = "qmp.sock", "fuse.sock"
+"""These two sockets, in the pod's directory."""
 
 
 class Share(NamedTuple):
@@ -32,8 +32,6 @@ class Share(NamedTuple):
     tag: str
     path: str
     read_only: bool
-    is_served: bool = False
-    """Served by virtiofsd (volume_server.py), and not by the VMM."""
 
 
 class Nic(NamedTuple):
@@ -141,6 +139,8 @@ class VmSpec(NamedTuple):
     """It has a disk of this size for images, which are put there while it runs (medium.py), and a monitor at QMP."""
     is_resumed: bool = False
     """It begins stopped and empty, for a guest that was suspended (suspended.py)."""
+    volume_server: str = ""
+    """The program that serves volumes of the host (volume_server.py); empty: they are on the shares."""
 
     @property
     def preloaded(self) -> str:
@@ -148,9 +148,9 @@ class VmSpec(NamedTuple):
         return self.memory_shim if self.is_resumed or (self.template and not self.template.is_made) else ""
 
     @property
-    def has_server(self) -> bool:
-        """Whether virtiofsd has one of its shares."""
-        return any(share.is_served for share in self.shares)
+    def has_volumes_port(self) -> bool:
+        """Whether it has a virtio-serial port for volumes of the host, which come by vsock else."""
+        return bool(self.volume_server) and isinstance(self.link, SerialLink)
 
 
 def check(vm: VmSpec) -> None:

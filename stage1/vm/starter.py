@@ -20,7 +20,7 @@ from stage1.vm import dax, host, jail, launch, sigsys, startup
 from stage1.vm.host import HostPod
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.jail import Launch
-from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, QMP, QMP_FD, VOLUMES_FD, VmSpec
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, QMP, QMP_FD, VOLUMES, VOLUMES_FD, VmSpec
 from stage1.vm.vmm import VmProcess
 
 TYPE_CHECKING = False
@@ -69,8 +69,6 @@ class ProcessVmm:
             try:
                 console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
                 fixed = {1: output, 2: log, **console_fd, **listeners}
-                if vm.has_server:
-                    return self._start_served(vm, fixed=fixed, console=console, log=log)
                 if vm.template:
                     return self._start_with(vm.template, vm, fixed=fixed, console=console)
                 return self._survive_start(self._launch(vm, fixed), vm, console=console)
@@ -97,26 +95,6 @@ class ProcessVmm:
                     failed = _failure(vm.hypervisor, vm.binary, vmm=started, code=handle.exit_code)
                     raise VmFailed(f"{error}: {failed}") from None
         return started
-
-    def _start_served(self, vm: VmSpec, *, fixed: dict[int, int], console: str, log: int) -> VmProcess:
-        """Start the VMM with virtiofsd, whose connection it waits for."""
-        from stage1.vm import volume_server  # few pods have one
-
-        with volume_server.Sockets() as sockets:
-            pid = self._launch(vm, {**fixed, VOLUMES_FD: sockets.client.fileno()})
-            with process.hold(pid) as handle:
-                try:
-                    server = volume_server.start(vm, pid, listener=sockets.server.fileno(), log=log)
-                except BaseException:
-                    if handle.wait(0):
-                        raise _failure(
-                            vm.hypervisor, vm.binary, vmm=_process(pid, console), code=handle.exit_code
-                        ) from None
-                    handle.kill()
-                    handle.wait(_DEATH_S)
-                    raise
-        started = self._survive_start(pid, vm, console=console)
-        return started._replace(server=_process(server, console)[:2])
 
     def _survive_start(self, pid: int, vm: VmSpec, *, console: str) -> VmProcess:
         # The process is our child and not reaped yet, so the pid is still its own.
@@ -190,7 +168,8 @@ def _sockets(vm: VmSpec) -> dict[int, tuple[str, bool]]:
     """The sockets of the VMM, as `Hypervisor.listener` has them, by the numbers of its descriptors."""
     place = vm.hypervisor.listener(vm)
     monitor = {QMP_FD: (f"{vm.run_dir}/{QMP}", False)} if vm.window_bytes else {}
-    return monitor | ({LISTENER_FD: place} if place else {})
+    volumes = {VOLUMES_FD: (f"{vm.run_dir}/{VOLUMES}", False)} if vm.has_volumes_port and not vm.own else {}
+    return monitor | volumes | ({LISTENER_FD: place} if place else {})
 
 
 @contextmanager

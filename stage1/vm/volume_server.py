@@ -1,104 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtiofsd, which serves a pod's volumes in place of QEMU's own 9p server. Called by starter.ProcessVmm, and by
-`clearpod check` and the CRI to find it.
+"""The server of a pod's volumes of the host (images/volume-server), to which its guest speaks FUSE over a stream of its
+own: a virtio-serial port, or a vsock connection. Called by `served`; nothing here knows of volumes.
 
-It is started beside a VMM, in that one's cgroups and pid namespace, with which the kernel ends it. It has a copy of
-the VMM's mounts; volumes are mounted in that copy, where the VMM does not see them. It is confined by Landlock and its
-own list of system calls, has the VMM's ids, and may act as each of them. Nothing here knows of the guest.
+It is started beside a VMM, with the first volume, in that one's cgroups and pid namespace, with which the kernel ends
+it. It has a copy of the VMM's mounts; volumes are mounted in that copy, where the VMM does not see them. It is confined
+by Landlock and its own list of system calls, has the VMM's ids, and may act as each of them.
 """
 
 import os
-import socket
+import secrets
+from typing import NamedTuple
 
-from stage1.errors import VmFailed
-from stage1.linux.host import Program
+from stage1.errors import KernelError, VmFailed
+from stage1.linux import beneath, process, vsock
 from stage1.linux.libc import Guard
 from stage1.vm import jail, launch
-from stage1.vm.jail import Launch
-from stage1.vm.spec import VmSpec
+from stage1.vm.jail import Joined, Launch
+from stage1.vm.spec import VOLUMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    import socket
 
-    from stage1.pod.model import Pod
-    from stage1.vm.hypervisor import Hypervisor
+    from stage1.vm.record import Record
 
-PATHS = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
-"""The paths at which distributions install it."""
-_SOCKET_FD = 15
-
-
-def find() -> Program:
-    """Return the program, or a sentence about what is missing."""
-    path = next((path for path in PATHS if os.access(path, os.X_OK)), "")
-    return Program(path) if path else Program(lack="virtiofsd is not installed", remedy="apt install virtiofsd")
+FILTER = "seccomp-volumes.bpf"
+_STREAM_FD = 10
+_TRIES = 10
+_DEATH_S = 10.0
 
 
-def lack(pod: "Pod", hypervisor: "Hypervisor") -> str:
-    """Why the pod's volumes can't come by it, and what to do; empty when they can. Blocks."""
-    if pod.suspend:
-        return "the pod can be suspended, and a guest with virtiofs can't be saved; use 9p"
-    if pod.ids.length:
-        return "it has a user namespace, and virtiofsd has no user for each of its ids; use 9p"
-    program = find()
-    missing = f"{program.lack}: {program.remedy}" if program.lack else ""
-    return hypervisor.virtiofs_lack or missing
+class Server(NamedTuple):
+    """A process that was started: its pid and start time, and the port of the host's vsock at which it waits for its
+    guest; 0 when it is connected.
+    """
+
+    pid: int
+    start_time: int
+    port: int
 
 
-def argv(binary: str, share: str) -> list[str]:
-    """Return virtiofsd's command line. The guest revalidates files at each open, and names after a second at most."""
-    return [
-        binary,
-        *("--fd", str(_SOCKET_FD)),
-        *("--shared-dir", share),
-        *("--sandbox", "none"),  # it is in a jail
-        "--modcaps=-mknod:-setfcap",
-        *("--rlimit-nofile", "0"),
-        *("--cache", "auto"),
-        "--xattr",
-        "--killpriv-v2",  # else the guest asks for security.capability before each write
-        *("--log-level", "error"),
-    ]
+def start(directory: str, entry: "Record", *, cgroups: "list[str]", root: str) -> Server:
+    """Start it beside the VMM of the pod in `directory`, for the volumes that are mounted below `root`; a child of the
+    calling thread. Raises VmFailed, KernelError.
+    """
+    program = entry.volume_server
+    guest_dir = os.path.dirname(program)
+    if not os.access(program, os.X_OK):
+        raise VmFailed(f"{program} is not an executable; build it with `clearpod images build volume-server`")
+    stream, port = _listening() if entry.cid else (_connected(directory), 0)
+    with stream:
+        argv = [program, str(_STREAM_FD), root, *([str(entry.cid)] if entry.cid else [])]
+        what = Launch(argv, {}, (_STREAM_FD,), filter=f"{guest_dir}/{FILTER}", programs=(program,))
+        description = jail.describe_server(Joined(entry.vmm.pid, directory, cgroups, entry.ids), what, root=root)
+        with Guard("open", log := f"{directory}/console.log"):
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            pid = launch.launch(
+                f"{guest_dir}/jailer",
+                description,
+                descriptors={1: output, 2: output, _STREAM_FD: stream.fileno()},
+                name=f"{directory} volumes",
+            )
+        finally:
+            os.close(output)
+    with process.hold(pid) as handle:
+        try:
+            return Server(pid, process.start_time(pid), port)
+        except BaseException:
+            handle.kill()
+            handle.wait(_DEATH_S)
+            raise
 
 
-class Sockets:
-    """The two ends of its protocol: the VMM's is connected before there is anybody to answer. A context manager."""
+def _connected(directory: str) -> "socket.socket":
+    """A connection to the port of the VM."""
+    import socket
 
-    def __init__(self) -> None:
-        with Guard("make", "sockets for virtiofsd"):
-            self.server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                self.server.bind("")  # the kernel makes a name up, which is nowhere in the file system
-                self.server.listen(1)
-                self.client.connect(self.server.getsockname())
-            except BaseException:
-                self.close()
-                raise
-
-    def __enter__(self) -> "Sockets":
-        return self
-
-    def __exit__(
-        self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close our ends, once both programs have inherited theirs."""
-        self.server.close()
-        self.client.close()
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with Guard("connect", f"{directory}/{VOLUMES}"), beneath.Socket(f"{directory}/{VOLUMES}") as address:
+            made.connect(address)
+    except (KernelError, OSError) as error:
+        made.close()
+        raise VmFailed(
+            f"the VMM has no port for volumes of the host: {error}; delete the pod, so that it is created again"
+        ) from None
+    return made
 
 
-def start(vm: VmSpec, pid: int, *, listener: int, log: int) -> int:
-    """Start it beside the VMM `pid`; its own pid, a child of the calling thread. Raises VmFailed, KernelError."""
-    program = find()
-    if program.lack:
-        raise VmFailed(f"{program.lack}, which the pod asks for: {program.remedy}")
-    share = next(share for share in vm.shares if share.is_served)
-    what = Launch(argv(program.path, share.path), {"PATH": "/usr/bin:/bin"}, (_SOCKET_FD,))
-    description = jail.describe_server(vm, what, pid=pid)
-    return launch.launch(
-        vm.jailer, description, descriptors={1: log, 2: log, _SOCKET_FD: listener}, name=f"{vm.run_dir} volumes"
-    )
+def _listening() -> "tuple[socket.socket, int]":
+    """A listener at a port that no program of a guest guesses in the moments until the guest has connected."""
+    for _ in range(_TRIES):
+        port = 1024 + secrets.randbelow((1 << 32) - 2048)
+        try:
+            return vsock.listen(port, backlog=4), port
+        except KernelError:
+            continue
+    raise VmFailed(f"no port of the host's vsock is free among {_TRIES} tried")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench volumes`: what small files cost where containers and apps have them, beside memory in the same guest.
 
-One real VM as for Kubernetes: a container's root (the scratch disk), a directory of the host (9p), which an emptyDir is
-too without clearpod.io/emptydir, and an emptyDir on the disk. Two as for rkt:
+One real VM as for Kubernetes: a container's root (the scratch disk), a directory of the host (FUSE), and an emptyDir on
+the disk. Two as for rkt:
 an app's root, an empty volume and a directory of the host, and the same with the root on the pod's disk. In each, files
 of 100 bytes are made, asked for by stat, read and removed, in turns; a figure is the best round's. Microseconds mean
 something on an idle machine only; `times` says how often longer making and removing takes than on the guest's own
@@ -30,7 +30,6 @@ from stage1.linux.cgroup import OURS  # noqa: E402
 from stage1.pod.model import EmptyDir, Mount  # noqa: E402
 from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
-from stage1.vm.kernels import VOLUMES  # noqa: E402
 from stage1.vm.slots import Range  # noqa: E402
 from tests.bench.lib import file_systems  # noqa: E402
 from tests.fakes import places  # noqa: E402
@@ -66,7 +65,7 @@ def figures(text: str) -> Figures:
     return {name: {**us, "times": round((us["make"] + us["remove"]) / memory, 1)} for name, us in result.items()}
 
 
-async def container(place: Path, arguments: list[str], *, kernel: str = "") -> Figures:
+async def container(place: Path, arguments: list[str]) -> Figures:
     """In a pod as for Kubernetes, with a volume that has the program."""
     choice = choose("qemu", hypervisors.facts())
     host = Host(
@@ -81,7 +80,7 @@ async def container(place: Path, arguments: list[str], *, kernel: str = "") -> F
     kubelet = place / "kubelet"
     (empty := kubelet / "volumes/kubernetes.io~empty-dir/empty").mkdir(parents=True)
     on_disk = Mount(str(empty), "/empty", empty_dir=EmptyDir("empty"))
-    fields = {"kubelet_dir": str(kubelet), "disk_volumes": ("empty",), "kernel": kernel}
+    fields = {"kubelet_dir": str(kubelet), "disk_volumes": ("empty",)}
     async with booted(Machine(host, image, volume), **fields) as pod:
         made = await started(pod, image, Mount(str(volume), "/data"), on_disk)
         ran = await execs.run(pod, made, argv=tuple(argv), timeout_s=LIMIT_S * PATIENCE)
@@ -120,13 +119,9 @@ def measure(count: int, rounds: int) -> dict[str, Figures]:
     """All of them, in a place that is gone afterwards. `file systems` has milliseconds for its workloads, too."""
     arguments = [str(count), str(rounds)]
     with places.short_directory("cpv") as place:
-        for name in ("c", "v", "r", "d", "f"):
+        for name in ("c", "r", "d", "f"):
             Path(place, name).mkdir()
-        timed = {}
-        if file_systems.has_timed():
-            timed["kernel volumes"] = asyncio.run(container(Path(place, "v"), arguments, kernel=VOLUMES))
         return {
-            **timed,
             "kubernetes": asyncio.run(container(Path(place, "c"), arguments)),
             "rkt": app(Path(place, "r"), arguments),
             "rkt, on disk": app(Path(place, "d"), arguments, notes={"clearpod.io/root": "disk"}),

@@ -22,7 +22,7 @@ TEXTS = (
 KEYS = (
     "a", "", "x" * 300, "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/shm-mib", "clearpod.io/networks",
     "clearpod.io/dax-window-mib", "clearpod.io/kernel", "clearpod.io/guest-profile", "clearpod.io/allow-spoofing",
-    "clearpod.io/hosts", "clearpod.io/tmpfs", "clearpod.io/ulimits", "clearpod.io/volumes", "clearpod.io/fork-of",
+    "clearpod.io/hosts", "clearpod.io/tmpfs", "clearpod.io/ulimits", "clearpod.io/fork-of",
     "clearpod.io/emptydir-limits", "clearpod.io/template", "clearpod.io/suspend", "clearpod.io/scratch-mib",
     "../../x", "net..x", "net/../x", "kubernetes.io/ingress-bandwidth", "net.ipv4.ip_forward", "memory.high",
     "memory.max", "a\nb",

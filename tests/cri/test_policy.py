@@ -9,7 +9,6 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import Policy, Rule
-from stage1.vm import volume_server
 from tests.fakes import kernels
 from tests.fakes.cni import FakeCni
 from tests.fakes.oci_layout import file
@@ -65,17 +64,6 @@ async def test_a_policy_that_became_stricter_leaves_pods_that_run_alone(world: W
     async with world.daemon() as cri:
         await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"cpu_shares": 100})
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-
-
-async def test_virtiofsd_that_is_not_installed_is_refused_with_its_name(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(volume_server, "PATHS", ())
-    async with world.daemon() as cri:
-        config = cri.sandbox(annotations={"clearpod.io/volumes": "virtiofs"})
-        code, sentence = await cri.refused("RunPodSandbox", config=config)
-        assert code == "UNIMPLEMENTED" and "virtiofsd" in sentence
-        await cri.pod(annotations={"clearpod.io/volumes": "9p"})
 
 
 async def test_an_image_brings_no_kernel_where_the_policy_allows_none_of_an_image(world: World, tmp_path: Path) -> None:

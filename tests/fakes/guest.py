@@ -285,7 +285,9 @@ class FakeVmm:
         self.started: list[VmSpec] = []
 
     def start(self, vm: VmSpec) -> VmProcess:
-        """Start an instant VM. Its pid is a sleeping process's; killing that ends the guest."""
+        """Start an instant VM. Its pid is a sleeping process's, which serves its volumes too; killing that ends the
+        guest.
+        """
         assert isinstance(vm.link, SerialLink), "the fake guest has no vsock"
         volumes = next(share.path for share in vm.shares if share.tag == "volumes")
         console = f"{vm.run_dir}/console.log"
@@ -295,7 +297,7 @@ class FakeVmm:
         pid = spawn(["/usr/bin/sleep", "infinity"])
         self.started.append(vm)
         self.guests[vm.name] = guest.start(pid)
-        return VmProcess(pid, start_time(pid), console)
+        return VmProcess(pid, start_time(pid), console, (pid, start_time(pid)))
 
     def stop(self) -> None:
         """End all guests; for fixtures."""

@@ -23,8 +23,9 @@ PROGRAMS = {
     "launcher-records": "fuzz_records",
     "launcher-texts": "fuzz_texts",
     "jailer-description": "fuzz_description",
+    "volume_server-requests": "fuzz_requests",
 }
-"""Fuzzers in C, made by `make fuzz` in images/ and the part of the name before the dash."""
+"""Fuzzers in C, made by `make fuzz` in images/ and the part of the name before the dash, with `-` for `_`."""
 PROGRAM_BYTES = 4096
 
 
@@ -43,7 +44,7 @@ def main() -> None:
 
 def build(name: str) -> Path:
     """The fuzzer's program in C."""
-    component = name.partition("-")[0]
+    component = name.partition("-")[0].replace("_", "-")
     out = CHECKOUT / "build" / component
     make(CHECKOUT / "images" / component, out, "fuzz")
     return out / PROGRAMS[name]

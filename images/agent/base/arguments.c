@@ -30,10 +30,9 @@ static const struct {
     char name[12];
     unsigned offset;
 } flags[] = {
-    {"mark", offsetof(struct arguments, mark)},   {"plan", offsetof(struct arguments, plan)},
-    {"maps", offsetof(struct arguments, maps)},   {"template", offsetof(struct arguments, template)},
-    {"alike", offsetof(struct arguments, alike)}, {"bench", offsetof(struct arguments, bench)},
-    {"timed", offsetof(struct arguments, timed)},
+    {"mark", offsetof(struct arguments, mark)},         {"plan", offsetof(struct arguments, plan)},
+    {"template", offsetof(struct arguments, template)}, {"alike", offsetof(struct arguments, alike)},
+    {"bench", offsetof(struct arguments, bench)},
 };
 
 static bool take_parameter(const char *parameter, struct arguments *arguments)

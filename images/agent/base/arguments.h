@@ -22,8 +22,6 @@ struct arguments {
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
     bool plan;     /* autonomous: the plan is a file in the share */
-    bool maps;     /* files of volumes can be mapped shared */
-    bool timed;    /* the kernel can believe names of volumes for a second */
     bool alike;    /* two roots may have the same inode numbers, by which 9p identifies files */
     bool template; /* the VM is saved before Configure, and goes on as many: shares come with that */
 };

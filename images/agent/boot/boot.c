@@ -138,6 +138,8 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
 
 void boot_end(void)
 {
+    if (access("/run/clearpod/hosts", F_OK) == 0)
+        sync(); /* maps of the host's files, while what carries them there still runs */
     kill(-1, SIGKILL);
     sync();
     reboot(RB_AUTOBOOT);

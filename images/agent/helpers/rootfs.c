@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
@@ -241,7 +242,7 @@ int rootfs_create(const struct task *task, struct fault *why)
     if (mkdir(at.base, 0711) < 0)
         return fault_errno(why, "mkdir %s", at.base);
     if (create(task, &at, why) == 0 && bind_volumes(task, &at, why) == 0 &&
-        (!task->guest_volumes || volumes_run("make", task, why) == 0))
+        (!task->guest_volumes || volumes_run("make", task->id, why) == 0))
         return 0;
     rootfs_destroy(task->id, &ignored);
     return -1;
@@ -249,6 +250,7 @@ int rootfs_create(const struct task *task, struct fault *why)
 
 int rootfs_destroy(const char *id, struct fault *why)
 {
+    char hosts[PATH_BYTES + 8];
     struct places at;
     places_of(&at, id);
     /* Detached, not unmounted: a process in another mount namespace may still use it. Idempotent. */
@@ -256,6 +258,9 @@ int rootfs_destroy(const char *id, struct fault *why)
     umount2(at.root, MNT_DETACH);
     umount2(at.lower, MNT_DETACH);
     umount2(at.layer, MNT_DETACH);
+    snprintf(hosts, sizeof hosts, "%s/hosts", at.base);
+    if (access(hosts, F_OK) == 0 && volumes_run("drop", id, why) < 0)
+        return -1;
     if (remove_tree(at.store, why) < 0)
         return -1;
     return remove_tree(at.base, why);

@@ -83,7 +83,7 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
     case TASK_EXEC:
         return profile.exec(task, outcome, why);
     case TASK_UPDATE:
-        return *task->file ? crun_update(task, why) : volumes_run("refresh", task, why);
+        return *task->file ? crun_update(task, why) : volumes_run("refresh", task->id, why);
     case TASK_DELETE:
         return remove_container(task, why);
     case TASK_STATS:

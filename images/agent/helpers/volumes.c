@@ -4,14 +4,16 @@
 
 #include "base/files.h"
 
+#include <stdint.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PROGRAM "/usr/lib/clearpod/volumes"
 #define WHY "/run/clearpod/volumes.log" /* its fault; of two at a time each writes its own sentence, whole */
 
-int volumes_run(const char *verb, const struct task *task, struct fault *why)
+int volumes_run(const char *verb, const char *id, struct fault *why)
 {
-    const char *const args[] = {PROGRAM, verb, task->id, NULL};
+    const char *const args[] = {PROGRAM, verb, id, NULL};
     int status;
     pid_t pid = fork();
     if (pid == 0) {

@@ -3,20 +3,24 @@
 #include "kernel/shares.h"
 
 #include "base/files.h"
+#include "base/scope.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/mount.h>
 
-/* A pod without such a share is possible, so a missing tag is none of our errors; nor is one that is mounted already. Or virtiofsd has it. */
+#define VOLUMES "/run/clearpod/volumes"
+#define HOSTS "/run/clearpod/hosts" /* volumes of the host (images/volumes/host.c) */
+
+/* A pod without such a share is possible, so a missing tag is none of our errors; nor is one that is mounted already. */
 static int mount_share(const char *tag, unsigned long flags, const char *cache, struct fault *why)
 {
     char target[64], options[128];
     snprintf(target, sizeof target, "/run/clearpod/%s", tag);
     /* QEMU counts a file system's size in blocks of a message without its header: of 256 KiB, that is exact for whole MiB. */
     snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=262168,access=client,cache=%s", cache);
-    if (mount(tag, target, "9p", flags, options) < 0 && errno != EBUSY &&
-        (errno != ENOENT || (mount(tag, target, "virtiofs", flags, NULL) < 0 && errno != EINVAL && errno != ENODEV)))
+    if (mount(tag, target, "9p", flags, options) < 0 && errno != EBUSY && errno != ENOENT)
         return fault_errno(why, "mount the share %s", tag);
     return 0;
 }
@@ -37,18 +41,19 @@ int shares_mount(const struct arguments *arguments, struct fault *why)
 
 int shares_mount_volumes(const struct arguments *arguments, struct fault *why)
 {
-    const char *cache;
-    /* Apps, and journald, may map files that they write. Without `directio` what is read is cached, too. */
-    if (arguments->plan)
-        cache = "mmap";
-    else if (arguments->timed) /* as below, with 0x10 (images/kernel/variants/volumes.toml) */
-        cache = arguments->maps ? "0x15,directio" : "0x10";
-    else
-        cache = arguments->maps ? "mmap,directio" : "none";
-    return mount_share("volumes", 0, cache, why);
+    return mount_share("volumes", 0, arguments->plan ? "mmap" : "none", why); /* apps, and journald, may map files */
 }
 
 int shares_unmount(struct fault *why)
 {
-    return umount2("/run/clearpod/volumes", 0) < 0 ? fault_set(why, FAULT_STATE, "the pod's volumes are in use") : 0;
+    char place[512];
+    scoped_dir DIR *hosts = opendir(HOSTS);
+    if (umount2(VOLUMES, 0) < 0)
+        return fault_set(why, FAULT_STATE, "the pod's volumes are in use");
+    for (struct dirent *entry; hosts && (entry = readdir(hosts));) { /* of containers that have ended */
+        snprintf(place, sizeof place, HOSTS "/%s", entry->d_name);
+        if (entry->d_name[0] != '.')
+            umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW);
+    }
+    return 0;
 }

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from stage1.vm.kernels import VOLUMES
 from tests.fakes.patience import PATIENCE
 from tests.vm.agent_machine import GUEST_DIR
 
@@ -22,8 +21,6 @@ LIMIT_S = 900
 STEPS = ("make", "stat", "read", "remove")
 WORKLOADS = ("install", "clone", "sqlite")
 MODES = {"9p none": "none", "9p mmap,directio": "mmap,directio", "9p loose": "loose"}
-TIMED = {"9p a second": "0x10"}
-"""Of the kernel `volumes`, which is the guest's for all rows where it is built."""
 SHARED = "trans=virtio,version=9p2000.L,msize=262168,access=client"
 PACKAGES, FILES = 20, 10
 """Of the tree that is unpacked."""
@@ -98,7 +95,7 @@ def figures(text: str) -> dict[str, dict[str, float]]:
 
 def _run(place: Path, shared: Path, *, has_virtiofs: bool, count: int) -> str:
     rows = ["measure ext4 ext4 noatime /dev/vda"]
-    for name, mode in (MODES | (TIMED if has_timed() else {})).items():
+    for name, mode in MODES.items():
         rows.append(f"measure {name.replace(' ', '_')} 9p {SHARED},cache={mode} shared")
     rows += ["measure virtiofs virtiofs rw virtiofs"] if has_virtiofs else []
     _initramfs(place, _INIT.replace("COUNT", str(count)).replace("MEASURED", "\n".join(rows)))
@@ -109,22 +106,12 @@ def _run(place: Path, shared: Path, *, has_virtiofs: bool, count: int) -> str:
     return done.stdout + done.stderr
 
 
-def has_timed() -> bool:
-    """Whether the kernel `volumes` is built."""
-    return _timed_kernel().exists()
-
-
-def _timed_kernel() -> Path:
-    return GUEST_DIR / f"vmlinux-{VOLUMES}"
-
-
 def _qemu(place: Path, shared: Path, *, has_virtiofs: bool) -> list[str]:
     memory = ["-object", "memory-backend-memfd,id=mem,size=512M,share=on"]
     argv = ["qemu-system-x86_64", *memory, "-M", "microvm,acpi=off,memory-backend=mem", "-accel", "tcg", "-cpu", "max"]
     argv += ["-m", "512", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]
     line = "console=ttyS0 quiet panic=-1 reboot=t pci=off tsc=reliable no_timer_check random.trust_cpu=on"
-    kernel = _timed_kernel() if has_timed() else GUEST_DIR / "vmlinux"
-    argv += ["-kernel", str(kernel), "-initrd", str(place / "initramfs"), "-append", line]
+    argv += ["-kernel", str(GUEST_DIR / "vmlinux"), "-initrd", str(place / "initramfs"), "-append", line]
     argv += [
         "-drive",
         f"id=d,if=none,format=raw,cache=unsafe,file={place}/disk",

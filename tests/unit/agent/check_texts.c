@@ -27,10 +27,8 @@ CASE(the_kernel_line_is_understood)
     CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &arguments, bad) && arguments.plan);
     CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.template", &arguments, bad) && arguments.template &&
           !arguments.plan);
-    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.maps clearpod.alike", &arguments, bad) && arguments.maps &&
-          arguments.alike && !arguments.timed);
-    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.timed", &arguments, bad) && arguments.timed &&
-          !arguments.maps);
+    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.alike", &arguments, bad) && arguments.alike &&
+          !arguments.template);
     CHECK(arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &arguments,
                           bad));
     CHECK(arguments.vsock_port == 0 && !strcmp(arguments.scratch, "/dev/vdb") && arguments.bench && !arguments.mark);

@@ -40,7 +40,6 @@ GOOD = Facts(
     memory_mib=(1000, 700),
     vm_mib=128,
     policy=("all annotations",),
-    virtiofsd=Program("/usr/libexec/virtiofsd"),
 )
 
 
@@ -55,7 +54,6 @@ def disk(*, free: int, used: int, size: int, overcommit: float = 0, allocate: bo
     return GOOD._replace(free_bytes=free * GIB, layers=layers, storage=(overcommit, allocate, reserve))
 
 
-NO_SERVER = Program(lack="virtiofsd is not installed", remedy="apt install virtiofsd")
 NO_LKVM = Program(lack="lkvm is not on PATH", remedy="install kvmtool yourself")
 NO_QEMU = Program(lack="qemu-system-x86_64 is not on PATH", remedy="apt install qemu-system-x86")
 
@@ -67,9 +65,6 @@ def host(*, kvmtool: Program = LKVM, qemu: Program = QEMU, **changes: str | bool
         return GOOD._replace(host=changed, choice=choose("auto", changed))
     except PodError as error:
         return GOOD._replace(host=changed, choice=None, choice_error=str(error))
-
-
-NO_SERVED = host(kvmtool=NO_LKVM)._replace(virtiofsd=NO_SERVER, volume_server="virtiofs")
 
 
 def test_a_good_host_has_nothing_to_fix() -> None:
@@ -84,9 +79,6 @@ def test_a_good_host_has_nothing_to_fix() -> None:
     [
         (GOOD._replace(units=("/etc/u", "/usr/u")), "unit", WARN, "/etc/u is used and hides /usr/u", "remove"),
         (GOOD._replace(is_root=False), "user", FAIL, "not root", "sudo"),
-        (host(kvmtool=NO_LKVM)._replace(virtiofsd=NO_SERVER), "virtiofsd", OK, "not installed", ""),
-        (NO_SERVED, "virtiofsd", FAIL, "not installed", "apt"),
-        (GOOD._replace(volume_server="virtiofs"), "virtiofsd", FAIL, "kvmtool", "qemu"),
         (pool(4), "warm pool", OK, "4 VMs of 128 MiB wait", ""),
         (pool(4, 300), "warm pool", OK, "2 VMs of 128 MiB wait and not 4, as pool.memory_mib is 300", ""),
         (pool(4, 100), "warm pool", WARN, "no VM of 128 MiB (vm.memory_mib) is within pool", "to 512, or"),

@@ -33,7 +33,7 @@ def test_what_is_decided_after_the_boot_fits(other: dict[str, Any]) -> None:
     {"memory_mib": 127}, {"memory_mib": 256}, {"vcpus": 2}, {"window_mib": 0}, {"hypervisor": "kvmtool"},
     {"networks": ("storage",)}, {"ids": IdMap(65536, 65536)}, {"host": ("network",)},
     {"kernel": "mine"}, {"profile": "systemd"}, {"journal": "/journal"}, {"allow_spoofing": True},
-    {"scratch_mib": 16}, {"maps_volumes": True}, {"boots": True}, {"suspend": "manual"},
+    {"scratch_mib": 16}, {"boots": True}, {"suspend": "manual"},
 ])  # fmt: skip
 def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
     assert not fit.fits(PLAIN._replace(**other), PLAIN)
@@ -41,8 +41,8 @@ def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
 
 def test_every_field_of_a_pod_was_thought_of() -> None:
     booted = {"memory_mib", "vcpus", "window_mib", "hypervisor", "networks", "ids", "host", "kernel", "online_vcpus"}
-    booted |= {"profile", "journal", "allow_spoofing", "scratch_mib", "maps_volumes", "boots", "disk_volumes"}
-    booted |= {"suspend", "has_virtiofs", "disk_limits"}
+    booted |= {"profile", "journal", "allow_spoofing", "scratch_mib", "boots", "disk_volumes"}
+    booted |= {"suspend", "disk_limits"}
     assert fit.AFTER_BOOT | booted == set(Pod._fields), "say in fit.AFTER_BOOT if a VM that runs can still get it"
 
 

@@ -52,9 +52,6 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"guest_profile": "default"}, {"profile": ""}),
     ({"networks": " "}, {"networks": ()}),
     ({"allow_spoofing": "false"}, {"allow_spoofing": False}),
-    ({"shared_maps": "true"}, {"maps_volumes": True}),
-    ({"volumes": "virtiofs"}, {"has_virtiofs": True}),
-    ({"volumes": "9p"}, {"has_virtiofs": False}),
     ({"template": "none"}, {"boots": True}),
     ({"template": ""}, {"boots": False, "suspend": ""}),
     ({"template": "web"}, {"boots": False, "suspend": "manual"}),
@@ -79,9 +76,7 @@ REFUSED = [
     ({"networks": "storage"}, "clearpod.io/networks asks for 'storage'", "policy.networks"),
     ({"networks": ",".join("abcdefgh")}, "clearpod.io/networks names 8 networks", "policy.max_networks"),
     ({"allow_spoofing": "true"}, "clearpod.io/allow-spoofing is not allowed", "policy.annotations"),
-    ({"volumes": "nfs"}, "clearpod.io/volumes ", "it is 'nfs'"),
     ({"template": "We b"}, "clearpod.io/template", "'We b'"),
-    ({"shared_maps": "1"}, "clearpod.io/shared-maps ", "it is '1'"),
     ({"allow_spoofing": "yes"}, "clearpod.io/allow-spoofing ", "it is 'yes'"),
     *(
         ({word: text}, f"clearpod.io/{word.replace('_', '-')} must be a whole number from 0 to ", "but it is ")

@@ -256,8 +256,7 @@ def test_what_makes_no_sense_in_a_vm_is_refused_with_the_reason(argv: str, capsy
         ("clearpod.io/forkable=true", "--detach"),
         ("clearpod.io/fork-of=web", "--detach"),
         ("clearpod.io/vcpus=many", "whole number"),
-        ("clearpod.io/shared-maps=yes", "true or false"),
-        ("clearpod.io/volumes=nfs", "virtiofs"),
+        ("clearpod.io/allow-spoofing=yes", "true or false"),
         ("clearpod.io/scratch-mib=1", "at least"),
     ],
 )

@@ -29,27 +29,27 @@ def _vm(two: Two) -> VmProcess:
     return VmProcess(vmm.pid, process.start_time(vmm.pid), "", (server.pid, process.start_time(server.pid)))
 
 
-@pytest.mark.parametrize("first", [0, 1], ids=["the VM", "its server"])
-async def test_one_does_not_outlive_the_other_for_long(two: Two, first: int) -> None:
-    vm = _vm(two)
-    handle = await vm_end.opened(vm)
-    assert handle is not None
-    with handle:
-        seen = asyncio.ensure_future(vm_end.seen(handle, vm))
-        await asyncio.sleep(0)
-        two[first].kill()
-        async with asyncio.timeout(20 * PATIENCE):
-            await seen
-        assert not vm.alive()
+@pytest.mark.parametrize("is_late", [False, True], ids=["while it is watched", "before"])
+async def test_a_vm_whose_server_has_ended_ends(two: Two, is_late: bool) -> None:
+    vm, (_, server) = _vm(two), two
+    if is_late:
+        server.kill()
+        server.wait()
+    seen = asyncio.ensure_future(vm_end.see_server(vm))
+    await asyncio.sleep(0)
+    server.kill()
+    async with asyncio.timeout(20 * PATIENCE):
+        await seen
+    assert await asyncio.to_thread(vm.wait, 20 * PATIENCE)
 
 
-async def test_a_server_that_had_ended_before_it_was_watched_ends_the_vm(two: Two) -> None:
+async def test_a_vm_that_ends_takes_its_server_with_it(two: Two) -> None:
+    """The kernel ends it; what is left is to reap both."""
     vm = _vm(two)
-    two[1].kill()
-    two[1].wait()
-    handle = await vm_end.opened(vm)
-    assert handle is not None
-    with handle:
-        async with asyncio.timeout(20 * PATIENCE):
-            await vm_end.seen(handle, vm)
-    assert not vm.alive()
+    seen = asyncio.ensure_future(vm_end.see_server(vm))
+    await asyncio.sleep(0)
+    for one in two:
+        one.kill()
+    async with asyncio.timeout(20 * PATIENCE):
+        await seen
+    assert await asyncio.to_thread(vm.wait, 20 * PATIENCE)

@@ -14,6 +14,7 @@ from stage1.linux.host import which
 
 IMAGES = Path(__file__).parents[3] / "images"
 AGENT = IMAGES / "agent"
+NEEDED = ("base/files.c", "base/fault.c", "loop/endpoint.c")
 HEADERS = ("/usr/include", f"/usr/include/{os.uname().machine}-linux-gnu")
 MAKE = """
 mount --make-rprivate /
@@ -78,7 +79,7 @@ def _compiled(place: Path, *more: str | Path) -> Path:
     for name in ("linux", "asm-generic", "asm"):
         source = next(f"{above}/{name}" for above in reversed(HEADERS) if os.path.exists(f"{above}/{name}"))
         (place / name).symlink_to(source)
-    sources = [*(IMAGES / "volumes").glob("*.c"), AGENT / "base/files.c", AGENT / "base/fault.c"]
+    sources = [*(IMAGES / "volumes").glob("*.c"), *(AGENT / name for name in NEEDED)]
     flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-static", f"-I{AGENT}"]
     argv = ["musl-gcc", *flags, "-isystem", place, "-o", place / "volumes", *sources, *more]
     subprocess.run(argv, check=True, timeout=60)

@@ -84,7 +84,7 @@ def test_what_rkts_pods_do_not_have_is_refused(tmp_path: Path, word: str) -> Non
 
 @pytest.mark.parametrize(
     "given",
-    [{"volumes": "9p"}, {"shared_maps": "true"}, {"emptydir": "guest"}, {"files": "host"}, {"kernel": "default"}],
+    [{"emptydir": "guest"}, {"files": "host"}, {"kernel": "default"}],
 )
 def test_an_annotation_may_repeat_what_each_pod_has(tmp_path: Path, given: dict[str, str]) -> None:
     assert read(tmp_path, noted(**given), annotations=notes(**given)).pod.kernel == ""

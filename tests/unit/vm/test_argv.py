@@ -52,7 +52,6 @@ def on_host(*namespaces: str, **more: Any) -> HostPod:
     return HostPod("clearpod-0123", "/g/agent", POD, "/usr/bin/crun", CGROUP, namespaces, **more)
 
 
-SERVED = (SHARES[0], SHARES[1]._replace(is_served=True))
 ALL = {
     "shares": SHARES,
     "scratch": "/var/lib/clearpod/scratch/0123.img",
@@ -68,7 +67,7 @@ CASES = {
     "qemu-scratch": QEMU._replace(scratch=f"{POD}/scratch.img"),
     "qemu-tap": QEMU._replace(nics=NICS[:1]),
     "qemu-shares": QEMU._replace(shares=SHARES),
-    "qemu-virtiofs": QEMU._replace(shares=SERVED, jailer="/g/jailer"),
+    "qemu-volumes": QEMU._replace(shares=SHARES, jailer="/g/jailer", volume_server="/g/volume-server"),
     "qemu-all": QEMU._replace(**ALL, memory_mib=4096, vcpus=8),
     "qemu-console": QEMU._replace(console_attached=True, shares=SHARES),
     "qemu-console-vsock": QEMU._replace(console_attached=True, link=VSOCK),

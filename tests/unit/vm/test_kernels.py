@@ -61,7 +61,7 @@ def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path)
 
 
 def test_only_what_can_be_built_comes_with_how_to_build_it(guest_dir: str) -> None:
-    with pytest.raises(NotFound, match=r"'ipsec'.*b, mine; .*full and volumes"):
+    with pytest.raises(NotFound, match=r"'ipsec'.*b, mine; .*full can"):
         kernels.file_name(guest_dir, "ipsec", hypervisor=qemu.HYPERVISOR)
 
 
