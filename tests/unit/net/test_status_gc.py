@@ -20,7 +20,9 @@ CHAIN = [{"type": "first", "x": 1}, {"type": "second", "capabilities": {"portMap
 
 
 @pytest.fixture
-def cni(tmp_path: Path) -> FakeCni:
+def cni(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCni:
+    """On a host without attachments of other runtimes."""
+    monkeypatch.setattr(status_gc, "RESULTS_DIR", f"{tmp_path}/of-others")
     made = FakeCni(tmp_path / "cni")
     made.configure(CHAIN, "1.1.0")
     return made
