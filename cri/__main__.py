@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the launcher while Python begins
         _fill_standard_streams()
+        os.umask(0o022)  # a stricter one of the caller's would keep a VMM, which is another user, from its files
         return _explained(arguments)
     except KeyboardInterrupt:
         return 130

@@ -20,9 +20,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.fakes import durations, places, preloaded, run_order
+from tests.fakes import durations, places, preloaded, run_order, surroundings
 from tests.fakes.patience import PACE, PATIENCE
 
+surroundings.forget()
 places.use()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,6 +14,7 @@ FAILED = 254
 
 def enter(name: str, arguments: list[str]) -> int:
     """Run the entry point `name`; its exit code. Of a command that can't be run it is what a shell would return."""
+    os.umask(0o022)  # a stricter one of the caller's would keep a VMM, which is another user, from its files
     if os.geteuid():
         report(name, "only root may do this, since the pod's virtual machine belongs to root; run it with sudo")
         return FAILED

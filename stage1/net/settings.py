@@ -17,14 +17,15 @@ class Default(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The directories of the node's networks. `cache_dir` must survive a reboot. Without `default` there is no
-    default network.
+    """The directories of the node's networks. `cache_dir` must survive a reboot; in `results_dir` other runtimes record
+    their attachments. Without `default` there is no default network.
     """
 
     conf_dir: str
     bin_dirs: tuple[str, ...]
     cache_dir: str
     limit_s: float = LIMIT_S
+    results_dir: str = "/var/lib/cni/results"
     default: Default | None = None
 
 

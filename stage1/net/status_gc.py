@@ -20,8 +20,6 @@ from stage1.net.settings import Settings
 FIRST = "1.1.0"
 """The version of the specification with STATUS and GC."""
 STATUS_LIMIT_S = 5.0
-RESULTS_DIR = "/var/lib/cni/results"
-"""The directory in which other runtimes with libcni keep their attachments."""
 
 _MOST_DEVICES = 16
 """Of a pod whose record is elsewhere."""
@@ -83,7 +81,7 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
     places = [settings.cache_dir, f"{settings.cache_dir}/run"]
     with AttachLock(alone=True):
         try:
-            valid = [*_recorded(places), *_of_others()]
+            valid = [*_recorded(places), *_of_others(settings.results_dir)]
         except PodError as error:
             return (f"garbage collection failed: {error}",)
         valid += [one for network in networks for one in _elsewhere(network, valid)]
@@ -123,15 +121,15 @@ def _elsewhere(network: Network, known: list[Attachment]) -> list[Attachment]:
     return [(network.name, pod, f"eth{number}") for pod in others for number in range(_MOST_DEVICES)]
 
 
-def _of_others() -> list[Attachment]:
+def _of_others(directory: str) -> list[Attachment]:
     """Return the attachments of other runtimes. Raises PodError when a file of theirs can't be read."""
     attachments = []
-    for name in os.listdir(RESULTS_DIR) if os.path.isdir(RESULTS_DIR) else ():
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
         try:
-            attachment = json.loads(files.read(f"{RESULTS_DIR}/{name}"))
+            attachment = json.loads(files.read(f"{directory}/{name}"))
             attachments.append((attachment["networkName"], attachment["containerId"], attachment["ifName"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise PodError(
-                f"{RESULTS_DIR}/{name} is not a CNI attachment that can be read; repair or remove it"
+                f"{directory}/{name} is not a CNI attachment that can be read; repair or remove it"
             ) from None
     return attachments

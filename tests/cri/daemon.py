@@ -66,7 +66,9 @@ async def daemon(root: str, state_dir: str) -> None:
     choice = Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ())
     host = Host(f"{root}/run", f"{root}/guest", state_dir, choice, scratch_mib=16)
     if os.path.isdir(f"{root}/cni"):
-        host = host._replace(network=Settings(f"{root}/cni/net.d", (f"{root}/cni/bin",), f"{root}/cni/cache"))
+        cni = f"{root}/cni"
+        settings = Settings(f"{cni}/net.d", (f"{cni}/bin",), f"{cni}/cache", results_dir=f"{cni}/results")
+        host = host._replace(network=settings)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     owned = own(config)

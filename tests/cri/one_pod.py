@@ -91,18 +91,18 @@ def _compile(place: Path) -> bytes:
     return (place / "probe").read_bytes()
 
 
-async def run(cri: Client, pod: str, runs: dict[str, Run]) -> dict[str, Seen]:
-    """All of them, some at a time."""
+async def run(cri: Client, pod: str, runs: dict[str, Run], *, limit_s: float = 120) -> dict[str, Seen]:
+    """All of them, some at a time, each with that limit."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str, what: Run) -> tuple[str, Seen]:
         async with gate:
-            return name, await _one(cri, pod, name=name, what=what)
+            return name, await _one(cri, pod, name=name, what=what, limit_s=limit_s)
 
     return dict(await asyncio.gather(*(one(name, what) for name, what in runs.items())))
 
 
-async def _one(cri: Client, pod: str, *, name: str, what: Run) -> Seen:
+async def _one(cri: Client, pod: str, *, name: str, what: Run, limit_s: float) -> Seen:
     command = ("sleep", "1000") if what.execs else ("sh", "-c", what.script)
     context = pb.LinuxContainerSecurityContext(**what.security)
     fields = {"linux": pb.LinuxContainerConfig(security_context=context), **what.fields}
@@ -112,7 +112,7 @@ async def _one(cri: Client, pod: str, *, name: str, what: Run) -> Seen:
     for argv in what.execs:
         ran = await cri("ExecSync", container_id=container, cmd=argv, timeout=60)
         out, err = out + ran.stdout.decode(), err + ran.stderr.decode()
-    status = await (cri.status(container) if what.execs else cri.ended(container, limit_s=120))
+    status = await (cri.status(container) if what.execs else cri.ended(container, limit_s=limit_s))
     if not what.execs:
         out, err = (_logged(status.log_path, stream) for stream in ("stdout", "stderr"))
     await cri("RemoveContainer", container_id=container)

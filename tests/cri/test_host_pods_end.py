@@ -62,7 +62,8 @@ def _serve(machine: HostWorld) -> Iterator[None]:
     config = machine.root / "config.toml"
     config.write_text(
         f'run_dir = "{machine.config.run_dir}"\nstate_dir = "{machine.config.state_dir}"\n'
-        f'[guest]\ndir = "{machine.root}/guest"\n[network]\ndefault = false\n[host_pods]\nallow = ["network", "pid"]\n'
+        f'[guest]\ndir = "{machine.root}/guest"\n[host_pods]\nallow = ["network", "pid"]\n'
+        f'[network]\ndefault = false\nconf_dir = "{machine.root}/net.d"\n'
     )
     with (machine.root / "serve.log").open("ab") as log:
         argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]

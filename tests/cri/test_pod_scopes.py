@@ -15,7 +15,8 @@ from tests.fakes.systemd_bus import SystemdBus
 
 from .conftest import Client, World
 
-SLICE = "clearpodtestcri-pod1.slice"
+SLICES = f"clearpodtestcri{os.getpid()}"
+SLICE = f"{SLICES}-pod1.slice"
 LIMIT_S = 3.0 * PACE
 PODS = 12
 """More than there are threads."""
@@ -25,15 +26,15 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not cgroup.limited(), reaso
 @pytest.fixture
 def slice_path(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The pod's slice, and a daemon whose driver is systemd."""
-    world.host = world.host._replace(has_scopes=True, cgroup_parent="clearpodtestcri")
+    world.host = world.host._replace(has_scopes=True, cgroup_parent=SLICES)
     monkeypatch.setattr(dbus, "SOCKETS", ((f"{world.root}/systemd", False),))
     monkeypatch.setattr(dbus, "LIMIT_S", LIMIT_S)
-    path = Path(cgroup.tree(), "clearpodtestcri.slice", SLICE)
+    path = Path(cgroup.tree(), f"{SLICES}.slice", SLICE)
     path.mkdir(parents=True)
     yield path
     path.rmdir()
     path.parent.rmdir()
-    for place in cgroup.places("", "clearpodtestcri").values():
+    for place in cgroup.places("", SLICES).values():
         if os.path.isdir(place):
             os.rmdir(place)
 

@@ -69,7 +69,8 @@ def _serve(machine: VmWorld, guest_dir: Path) -> Iterator["subprocess.Popen[byte
     config = machine.root / "config.toml"
     config.write_text(
         f'run_dir = "{machine.config.run_dir}"\nstate_dir = "{machine.config.state_dir}"\n'
-        f'[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = "qemu"\nscratch_mib = 64\n[network]\ndefault = false\n'
+        f'[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = "qemu"\nscratch_mib = 64\n'
+        f'[network]\ndefault = false\nconf_dir = "{machine.root}/net.d"\n'
     )
     log = (machine.root / "serve.log").open("ab")
     argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]

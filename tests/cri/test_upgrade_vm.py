@@ -43,7 +43,8 @@ def serving(machine: VmWorld, tree: Path, guest: Path) -> Iterator["subprocess.P
     config = machine.root / "config.toml"
     config.write_text(
         f'run_dir = "{machine.config.run_dir}"\nstate_dir = "{machine.config.state_dir}"\n'
-        f'[guest]\ndir = "{guest}"\n[vm]\nhypervisor = "qemu"\nscratch_mib = 64\n[network]\ndefault = false\n'
+        f'[guest]\ndir = "{guest}"\n[vm]\nhypervisor = "qemu"\nscratch_mib = 64\n'
+        f'[network]\ndefault = false\nconf_dir = "{machine.root}/net.d"\n'
     )
     argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
     with (machine.root / "serve.log").open("ab") as log:

@@ -58,7 +58,7 @@ class FakeCni:
             (root / name).mkdir(parents=True)
         for name in ("first", "second"):
             self._install(name)
-        self.settings = Settings(f"{root}/net.d", (f"{root}/bin",), f"{root}/cache", limit_s=limit_s)
+        self.settings = Settings(f"{root}/net.d", (f"{root}/bin",), f"{root}/cache", limit_s, f"{root}/results")
         self.configure([{"type": "first"}, {"type": "second"}])
         self.answer({"ips": [{"address": "10.9.0.5/24"}, {"address": "fd09::5/64"}]})
         (root / "batch").write_text(BATCH)

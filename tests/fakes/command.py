@@ -42,6 +42,8 @@ class Command:
     def configure(self, more: str) -> None:
         """Write the configuration: the directories, no bridge on this machine, and `more`, whose last table is [vm]."""
         top = f'run_dir = "{self.root}/run"\nstate_dir = "{self.root}/state"\nnetwork.default = false\n'
+        if "network.conf_dir" not in more:
+            top += f'network.conf_dir = "{self.root}/net.d"\n'
         vm = "" if "[vm]" in more else "[vm]\n"
         if "boot_timeout_s" not in more:
             vm += f"boot_timeout_s = {60 * PATIENCE}\n"

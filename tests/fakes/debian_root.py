@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.fakes import surroundings
 from tests.fakes.patience import PATIENCE
 
 CACHE = Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod")) / "debian-root"
@@ -44,7 +45,8 @@ def make(place: Path) -> str:
         CACHE.mkdir(parents=True, exist_ok=True)
         temporary = archive.with_name(f".{os.getpid()}.tar")
         argv = ["--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(temporary)]
-        made = subprocess.run([*MMDEBSTRAP, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        env = dict(surroundings.AT_START)
+        made = subprocess.run([*MMDEBSTRAP, *argv], stdin=subprocess.DEVNULL, env=env, capture_output=True, text=True)
         if made.returncode:
             temporary.unlink(missing_ok=True)
             return f"mmdebstrap makes no Debian 13: {made.stderr.strip().splitlines()[-1:]}"

@@ -44,7 +44,7 @@ class OuterNet:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.settings = Settings(f"{root}/net.d", (BIN_DIR,), f"{root}/cache")
+        self.settings = Settings(f"{root}/net.d", (BIN_DIR,), f"{root}/cache", results_dir=f"{root}/results")
         (root / "net.d").mkdir(parents=True)
         self.configure(conflist(root))
 

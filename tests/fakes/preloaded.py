@@ -10,6 +10,7 @@ As a program it is the one that forks, `python -m tests.fakes.preloaded SOCKET P
 """
 
 import ctypes
+import functools
 import gc
 import importlib
 import io
@@ -53,7 +54,7 @@ class Popen(subprocess.Popen[Any]):
         names = "executable preexec_fn close_fds pass_fds cwd env startupinfo creationflags shell".split()
         options, pipes, rest = dict(zip(names, given, strict=False)), given[len(names) :][:6], given[len(names) + 6 :]
         env = os.environ if options["env"] is None else options["env"]
-        is_plain = not (options["preexec_fn"] or options["pass_fds"] or options["shell"]) and _at_start(env) == _ours
+        is_plain = not (options["preexec_fn"] or options["pass_fds"] or options["shell"]) and _at_start(env) == _ours()
         *rest, has_session, group = rest
         is_plain = is_plain and (*rest, group) == (True, None, None, None, -1, -1)
         if not (is_plain and _is_module(args) and _is_here()):
@@ -76,7 +77,9 @@ def _at_start(env: Any) -> dict[str, str]:
     return {name: texts[name] for name in texts if name.startswith(_AT_START) and name != "PYTHONPATH"}
 
 
-_ours = _at_start(os.environ)
+@functools.cache
+def _ours() -> dict[str, str]:
+    return _at_start(os.environ)
 
 
 def _is_here() -> bool:

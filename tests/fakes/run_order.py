@@ -12,9 +12,10 @@ unit/net/test_status_gc unit/cri/test_agent_limits unit/lab/test_agent unit/cri/
 """Files that leave most of a processor to others, since they wait for limits or for what does not answer; the longest
 first.
 """
-LONGEST = """vm/test_save_faults vm/test_many vm/test_faults cri/test_streaming rkt/test_templates hostile/test_guest
+LONGEST = """cri/test_programs
+vm/test_save_faults vm/test_many vm/test_faults cri/test_streaming rkt/test_templates hostile/test_guest
 vm/test_systemd system/test_power_cut cri/test_many_networks cri/test_network_data system/test_packages vm/test_run
-system/test_killed cri/test_guest_volumes cri/test_postgres cri/test_memory_volumes
+system/test_killed cri/test_guest_volumes cri/test_memory_volumes
 rkt/test_faults system/test_lab vm/test_run_bad_input cri/test_host_faults
 vm/test_run_image cri/test_damaged_pods vm/test_soak cri/test_streaming_forward cri/test_suspend_vms
 cri/test_own_kernel_environment cri/test_give_back cri/test_own_kernels_kvmtool rkt/test_pods cri/test_real_stats

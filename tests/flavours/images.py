@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from tests.fakes import sample
+from tests.fakes import sample, surroundings
 from tests.fakes.debian_root import MMDEBSTRAP
 from tests.fakes.oci_layout import Layer, file, tar
 from tests.fakes.registry import Registry
@@ -20,6 +20,7 @@ PACKAGES = {
     "podman": ("podman", "buildah", "fuse-overlayfs", "uidmap", "passt", "netavark", "nftables"),
     "docker": ("docker.io", "docker-cli", "iptables", "mount"),
     "work": ("git", "gcc", "libc6-dev", "make"),
+    "programs": ("postgresql-17", "gunicorn", "sqlite3", "git"),
 }
 """What each image has beyond Debian's essential packages."""
 CAPABLE = {
@@ -36,6 +37,13 @@ NOT_NEEDED = (
     *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"),
     *("/usr/libexec/buildah/*", "/usr/libexec/podman/podman-testing"),
 )
+WITHOUT_JIT = ("/usr/lib/*/libLLVM.so.*", "/usr/lib/*/libz3.so.*", "/usr/lib/postgresql/*/lib/bitcode/*")
+"""Half of what PostgreSQL would bring."""
+NO_CLUSTER = (
+    'mkdir -p "$1/etc/postgresql-common" &&'
+    ' echo create_main_cluster = false > "$1/etc/postgresql-common/createcluster.conf"'
+)
+"""A database that the package would make is of no use to anybody."""
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -73,18 +81,20 @@ def _root(name: str) -> Path:
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         temporary = archive.with_name(f".{os.getpid()}.tar")
-        without = [f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_NEEDED]
+        lean = WITHOUT_JIT if name == "programs" else ()
+        without = [f"--dpkgopt=path-exclude={pattern}" for pattern in (*NOT_NEEDED, *lean)]
         argv = [
             *MMDEBSTRAP,
             "--quiet",
             "--variant=essential",
             f"--include={packages}",
             *without,
+            f"--essential-hook={NO_CLUSTER}",
             "trixie",
             str(temporary),
         ]
         try:
-            subprocess.run(argv, stdin=subprocess.DEVNULL, check=True)
+            subprocess.run(argv, stdin=subprocess.DEVNULL, check=True, env=dict(surroundings.AT_START))
             os.replace(temporary, archive)
         finally:
             temporary.unlink(missing_ok=True)

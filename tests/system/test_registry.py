@@ -26,7 +26,7 @@ from tests.fakes.oci_layout import HOST_ARCH, OTHER_ARCH, Layer, Layout, digest,
 from tests.fakes.patience import PATIENCE
 from tests.fakes.processes import command_lines
 from tests.fakes.pulled import pull_blocking
-from tests.fakes.registry import Registry, free_port
+from tests.fakes.registry import Registry, free_port, skopeo
 
 BASE = Layer(tar([directory("./"), directory("etc/"), file("etc/passwd", b"root:x:0:0::/:/bin/sh\n")]))
 TOP = Layer(tar([file("bin/hello", os.urandom(200_000), 0o755)]))
@@ -286,7 +286,7 @@ def test_an_archive_of_docker_save_and_a_layout_give_the_same_layers(
 ) -> None:
     source = layout.tag("a", layout.image([BASE, TOP]))
     archive = f"docker-archive:{tmp_path}/saved.tar"
-    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", source, f"{archive}:x/y:1"], check=True)
+    skopeo(source, f"{archive}:x/y:1")
     one, two = (pull_blocking(store, name, config=config()) for name in (source, archive))
     assert store.files(one).layers == store.files(two).layers
     assert orphans(store) == []

@@ -36,7 +36,7 @@ from tests.fakes.odd_registry import OddRegistry
 from tests.fakes.patience import PACE, PATIENCE
 from tests.fakes.processes import command_lines
 from tests.fakes.pulled import pull_blocking
-from tests.fakes.registry import Registry
+from tests.fakes.registry import Registry, skopeo
 from tests.fakes.token_server import TokenServer
 
 from .test_registry import orphans
@@ -388,8 +388,7 @@ def test_dockers_own_manifests_are_pulled_from_a_real_registry(
 ) -> None:
     with Registry(tmp_path / "registry") as registry:
         source_, name = layout.tag("a", layout.image([Layer(BIG.tar, compression)])), f"{registry.host}/t/docker:1"
-        argv = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "--format", "v2s2"]
-        subprocess.run([*argv, source_, f"docker://{name}"], check=True, timeout=60 * PATIENCE)
+        skopeo("--dest-tls-verify=false", "--format", "v2s2", source_, f"docker://{name}")
         image = pull_blocking(store, name, config=Config())
         kept = Path(store.state_dir, "images", image.id[7:], "manifest.json").read_text()
     assert "application/vnd.docker.distribution.manifest.v2+json" in kept

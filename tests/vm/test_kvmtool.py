@@ -69,7 +69,7 @@ def place(tmp_path: Path, guest_dir: Path) -> Iterator[Place]:
             config = tmp_path / "config.toml"
             config.write_text(
                 f'run_dir = "{run_dir}"\nstate_dir = "{state}"\n[guest]\ndir = "{guest_dir}"\n[vm]\nscratch_mib = 64\n'
-                "[network]\ndefault = false\n"
+                f'[network]\ndefault = false\nconf_dir = "{run_dir}/net.d"\n'
             )
             yield Place(Path(run_dir), state, config)
     finally:

@@ -7,7 +7,6 @@ The fixture `clearpod` checks after each test that nothing is left behind.
 import os
 import pty
 import signal
-import subprocess
 import termios
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from tests.fakes import sample
 from tests.fakes.command import Command, finish
 from tests.fakes.oci_layout import Entry, Layer, directory, file, tar
 from tests.fakes.patience import PATIENCE
-from tests.fakes.registry import Registry
+from tests.fakes.registry import Registry, skopeo
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
@@ -68,9 +67,7 @@ def test_an_image_comes_from_an_archive_and_from_a_registry(
 ) -> None:
     image = sample.image(tmp_path / "image", layers, Cmd=["echo", "here"])
     archive = f"docker-archive:{tmp_path}/image.tar"
-    subprocess.run(
-        ["skopeo", "--insecure-policy", "copy", "-q", image, f"{archive}:t/here:1"], check=True, timeout=60 * PATIENCE
-    )
+    skopeo(image, f"{archive}:t/here:1")
     assert clearpod.run(archive) == (0, b"here\n", "")
     with Registry(tmp_path / "registry") as registry:
         name = registry.push(image, "t/here:1")

@@ -48,7 +48,8 @@ class Node:
         self.config, self.images = root / "config.toml", dict[str, str]()
         self.config.write_text(
             f'run_dir = "{run_dir}"\nstate_dir = "{self.state}"\n[guest]\ndir = "{guest_dir}"\n'
-            '[vm]\nhypervisor = "kvmtool"\nscratch_mib = 64\nboot_timeout_s = 200\n' + TEXT
+            '[vm]\nhypervisor = "kvmtool"\nscratch_mib = 64\nboot_timeout_s = 200\n'
+            f'[network]\nconf_dir = "{root}/net.d"\n' + TEXT
         )
         self.daemon: subprocess.Popen[bytes] | None = None
 

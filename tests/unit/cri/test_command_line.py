@@ -15,6 +15,7 @@ import pytest
 from cri.__main__ import main
 from cri.cli import COMMANDS, completion, jail, root
 from cri.cli.parser import Parser, make
+from stage1.entry import dispatch
 from stage1.errors import WrongState
 from stage1.linux.host import which
 from tests.reference import man
@@ -229,3 +230,14 @@ def test_who_is_not_root_gets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) 
     assert root.with_sudo(["/usr/bin/clearpod", "run", "a b"]) == "sudo clearpod run 'a b'"
     assert root.with_sudo(["/home/x/.venv/bin/clearpod", "run"]) == "sudo /home/x/.venv/bin/clearpod run"
     assert root.with_sudo(["/x/cri/__main__.py", "run"]) == f"sudo {sys.executable} -m cri run"
+
+
+def test_it_makes_files_that_vmms_can_read_whatever_the_callers_umask(capsys: pytest.CaptureFixture[str]) -> None:
+    for action in (lambda: main([]), lambda: dispatch.enter("none", [])):
+        before = os.umask(0o077)
+        try:
+            with contextlib.suppress(ImportError):
+                action()
+        finally:
+            made = os.umask(before)
+        assert made == 0o022

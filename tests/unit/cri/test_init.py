@@ -50,12 +50,13 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """`run("--yes", items=...)` on a machine without systemd, with that result of the checks."""
     monkeypatch.setattr(unit, "BOOTED", str(tmp_path / "none"))
 
-    def call(*arguments: str, items: tuple[Item, ...] = (Item("user", OK, "root"),)) -> int:
+    def call(*arguments: str, items: tuple[Item, ...] = (Item("user", OK, "root"),), seen: Seen = HOST) -> int:
         parser = Parser(prog="clearpod init")
         init.add_arguments(parser)
         with monkeypatch.context() as patched:
             patched.setattr(init.root, "require", lambda why: None)
             patched.setattr(init, "gather", lambda path: None)
+            patched.setattr(proposal, "gather", lambda *given: seen)
             patched.setattr(init, "evaluate", lambda facts: [*items])
             return init.main(parser.parse_args(["--config", f"{tmp_path}/etc/config.toml", *arguments]))
 
@@ -247,9 +248,17 @@ def _on_a_terminal(answers: str, function: Callable[[], Any], monkeypatch: pytes
         os.close(ours)
 
 
-@pytest.mark.parametrize(("answers", "is_written"), [("\n", True), ("perhaps\ny\n", True), ("n\n", False)])
+@pytest.mark.parametrize(
+    ("answers", "seen", "is_written"),
+    [
+        ("\n", HOST, True),
+        ("perhaps\ny\n", HOST, True),
+        ("n\n", HOST, False),
+        ("n\ny\n", HOST._replace(has_kubelet=True), True),
+    ],
+)
 def test_on_a_terminal_it_asks(
-    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str, is_written: bool
-) -> None:
-    assert _on_a_terminal(answers, lambda: run("--no-start"), monkeypatch) == 0
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str, seen: Seen, is_written: bool
+) -> None:  # fmt: skip
+    assert _on_a_terminal(answers, lambda: run("--no-start", seen=seen), monkeypatch) == 0
     assert (tmp_path / "etc/config.toml").exists() == is_written

@@ -21,9 +21,11 @@ from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import VmProcess
 from tests.fakes.patience import PATIENCE
 
-POD = Pod(id="7a" * 32, name="web", memory_mib=128, cgroup_parent="clearpodtest-pod1.slice")
+SLICES = f"clearpodtest{os.getpid()}"
+"""This process's own: tests of another checkout may run at the same time."""
+POD = Pod(id="7a" * 32, name="web", memory_mib=128, cgroup_parent=f"{SLICES}-pod1.slice")
 QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
-WHERE = "clearpodtest.slice/clearpodtest-pod1.slice"
+WHERE = f"{SLICES}.slice/{SLICES}-pod1.slice"
 UNIT = f"clearpod-{POD.id}.scope"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not cgroup.limited(), reason="needs cgroups that can be written")
 
@@ -35,7 +37,7 @@ def host(tmp_path: Path) -> engine.Host:
     for name in ("vmlinux", "initramfs", "system.erofs"):
         (guest / name).write_bytes(b"x")
     run_dir, state = str(tmp_path / "run"), str(tmp_path / "state")
-    return engine.Host(run_dir, str(guest), state, QEMU, scratch_mib=0, cgroup_parent="clearpodtest", has_scopes=True)
+    return engine.Host(run_dir, str(guest), state, QEMU, scratch_mib=0, cgroup_parent=SLICES, has_scopes=True)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(scope, "_SYSTEMD_S", 0.0)
     yield made
     for top in tops:
-        for name in (WHERE, os.path.dirname(WHERE), "clearpodtest"):
+        for name in (WHERE, os.path.dirname(WHERE), SLICES):
             if os.path.isdir(f"{top}/{name}"):
                 os.rmdir(f"{top}/{name}")
 

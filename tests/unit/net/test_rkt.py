@@ -17,7 +17,7 @@ from stage1.net.settings import netns_path
 from stage1.pod.model import Pod, Port
 from tests.fakes.cni import FakeCni
 
-UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
+UUID = f"5f1c2a3b-0000-4000-8000-{os.getpid():08x}aaaa"
 
 
 @pytest.mark.parametrize(

@@ -105,17 +105,16 @@ def test_garbage_is_all_but_what_pods_have(cni: FakeCni, tmp_path: Path) -> None
 
 
 def test_a_network_whose_del_is_deferred_is_no_garbage_and_those_of_other_runtimes_neither(
-    cni: FakeCni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cni: FakeCni, tmp_path: Path
 ) -> None:
     directory = attached(cni, tmp_path)
     cni.trouble("second", "DEL", "exit 1")
     assert attach.detach(directory)
-    results = tmp_path / "results"
+    results = Path(cni.settings.results_dir)
     results.mkdir()
     for network in ("fake", "other"):
         text = {"kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": network}
         (results / f"{network}-c1-eth0").write_text(json.dumps(text))
-    monkeypatch.setattr(status_gc, "RESULTS_DIR", str(results))
     assert status_gc.collect_garbage(cni.settings) == ()
     valid = cni.given("second", "GC")["cni.dev/valid-attachments"]
     mine = [one["containerID"] for one in valid if one["containerID"] in (os.path.basename(directory), "c1")]

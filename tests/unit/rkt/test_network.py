@@ -19,7 +19,7 @@ from stage1.rkt.arguments import RunOptions
 from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 
-UUID = "5f1c2a3b-0000-4000-8000-00000000aaaa"
+UUID = f"5f1c2a3b-0000-4000-8000-{os.getpid():08x}aaaa"
 TREE = "deps-sha512-" + "0" * 64
 OTHER = UUID.replace("aaaa", "bbbb")
 POD = Pod(UUID, "web", hostname="web")

@@ -10,7 +10,7 @@ import pytest
 
 from stage1.rkt import orphans
 
-UUID = "5f1c2a3b-0000-4000-8000-00000000bbbb"
+UUID = f"5f1c2a3b-0000-4000-8000-{os.getpid():08x}aaaa"
 TREE = "deps-sha512-" + "0" * 64
 
 

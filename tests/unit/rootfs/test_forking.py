@@ -48,6 +48,14 @@ def pid_of(server: ForkServer) -> int:
     return server._process.pid
 
 
+def until_waiting(pid: int) -> None:
+    """For its next request: a server closes what it gave to a child after that has answered."""
+    until = time.monotonic() + 10 * PATIENCE
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
+        assert time.monotonic() < until, "it does not wait"
+        time.sleep(0.01)
+
+
 def until_gone(pid: int) -> None:
     """An orphan that has ended is a zombie for as long as the machine's first process likes."""
     try:
@@ -175,6 +183,7 @@ time.sleep(1000)
 def test_a_server_without_descriptors_reports_it_and_continues(server: ForkServer, free: int) -> None:
     first = worker(server)
     assert first.ask(NAMES, b'{"manifests": []}') == {}
+    until_waiting(pid_of(server))
     known = len(os.listdir(f"/proc/{pid_of(server)}/fd"))
     limits = resource.prlimit(pid_of(server), resource.RLIMIT_NOFILE)
     resource.prlimit(pid_of(server), resource.RLIMIT_NOFILE, (known + free, limits[1]))
