@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cri.containers import create as containers
+from cri.containers import start as starts
 from cri.containers.discard import discard
 from cri.live.container import LiveContainer
 from cri.live.images import RootRequest
@@ -73,7 +74,7 @@ async def _another(
     record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
     async with containers.image_held(pod, RootRequest(image.id, lambda: (image,))) as root:
         result = pod.containers[await containers.create(pod, record, root=root)]
-    await containers.start(pod, result)
+    await starts.start(pod, result)
     return result
 
 
