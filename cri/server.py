@@ -32,6 +32,7 @@ from stage1.errors import (
     BadRequest,
     KernelError,
     NetworkFailed,
+    NoCommand,
     NoSpace,
     PodError,
     Unavailable,
@@ -151,7 +152,7 @@ def _method(node: Node, service: str, *, package: str, name: str, like: tuple[st
             return await function(node, checked)
         except Exception as error:
             node.note_failed(name, checked, error=error)
-            if pod is not None and pod.is_going and not name.startswith(ENDING) and isinstance(error, OF_AN_END):
+            if pod is not None and pod.is_going and not name.startswith(ENDING) and _is_of_an_end(error):
                 raise WrongState(f"{name} was interrupted, since {pod.title} is being stopped: {error}") from None
             if isinstance(error, OF_OTHERS) and FULL.search(str(error)):
                 raise NoSpace(f"{error}; free some space there and try again") from None
@@ -164,6 +165,11 @@ def _method(node: Node, service: str, *, package: str, name: str, like: tuple[st
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(stream, request_deserializer=reads, response_serializer=writes)
     return grpc.unary_unary_rpc_method_handler(call, request_deserializer=reads, response_serializer=writes)
+
+
+def _is_of_an_end(error: Exception) -> bool:
+    """Whether the end of the pod explains the error; a command that its image does not have, it does not."""
+    return isinstance(error, OF_AN_END) and not isinstance(error, NoCommand)
 
 
 def _checked(request: Any) -> Any:

@@ -127,8 +127,8 @@ def test_a_config_that_hurts_is_refused(
 def test_an_image_of_too_many_layers_is_refused(layout: Layout, store: ImageStore) -> None:
     layer = layout.put(SMALL.blob(), SMALL.media_type())
     with (
-        OddRegistry(layout, {"1": manifest(layout, [layer] * 129, config=config_of([]))}) as registry,
-        pytest.raises(OverLimit, match=r"has 129 layers, and images.layers = 128"),
+        OddRegistry(layout, {"1": manifest(layout, [layer] * 1025, config=config_of([]))}) as registry,
+        pytest.raises(OverLimit, match=r"has 1025 layers, and images.layers = 1024"),
     ):
         pull_blocking(store, f"{registry.host}/a:1", config=Config())
     assert orphans(store) == []

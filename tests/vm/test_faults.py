@@ -20,6 +20,8 @@ from tests.faults.templates import TEMPLATES
 
 OF_ONE_STEP = {
     "UpdateRuntimeConfig": "nothing is kept",
+    "KillContainer": "sends one signal",
+    "WaitContainer": "only waits",
     "CheckpointContainer": "refused",
     "Exec": "gives a URL; what runs there is what ExecSync runs",
     "Attach": "gives a URL",

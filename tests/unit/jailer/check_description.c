@@ -92,13 +92,14 @@ CASE(ids_of_the_host_are_mapped_and_never_its_root)
 CASE(there_are_limits_to_all_of_it)
 {
     static const char words[] = {'a', 'c', 'd', 'e', 'g', 'h', 'k', 'l', 'r', 's', 't', 'y'};
+    enum { MOST = RULES_MAX + 1 }; /* the largest of all limits is that of rules */
     static const char *const values[] = {"/x", "100000 9 1", "1:3:/n", "A=",   "/g",  "1:/h",
                                          "9",  "0 0 0",      "/r",     "1:/s", "9:t", "t:/y"};
     static char text[65536];
     for (size_t i = 0; i < sizeof words; i++) {
         size_t length = sizeof LEAST - 1, count = 0;
         memcpy(text, LEAST, length);
-        while (count++ < ARGUMENTS_MAX) {
+        while (count++ < MOST) {
             text[length++] = words[i];
             memcpy(text + length, values[i], strlen(values[i]) + 1);
             length += strlen(values[i]) + 1;
