@@ -14,7 +14,7 @@ AT_START = MappingProxyType(dict(os.environ))
 DROPPED = ("CLEARPOD_DEBUG",)
 KEPT = ("PATH", "TMPDIR", "TERM", "CI", "LAB", "RESULTS", "DIE_AT", "WARM", "LD_LIBRARY_PATH")
 FAMILIES = ("CLEARPOD_", "LAB_", "PYTEST_", "HYPOTHESIS_", "COVERAGE_")
-SET = MappingProxyType({"HOME": "/nonexistent", "LANG": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"})
+SET = MappingProxyType({"HOME": "/proc/nonexistent", "LANG": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"})
 UMASK = 0o022
 
 
