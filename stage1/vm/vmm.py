@@ -26,7 +26,7 @@ AGENT = "agent"
 """The program of pods on the host, in the directory of the guest's files."""
 CONSOLE_KEEP_BYTES = 1 << 20
 _DEATH_S = 10.0
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
 class VmProcess(NamedTuple):
@@ -68,7 +68,7 @@ class VmProcess(NamedTuple):
             handle.kill(process.SIGKILL)
             self._reap_server()
             until = time.monotonic() + _DEATH_S
-            while not handle.wait(_LOOK_S):
+            while not handle.wait(_POLL_S):
                 # Its end waits for who has to reap its volume server, maybe a process that does not; by then it has
                 # given back its files, mounts and memory.
                 if process.has_released(self.pid):
@@ -83,7 +83,7 @@ class VmProcess(NamedTuple):
         handle = process.open_process(*self.server) if self.server else None
         if handle is not None:
             with handle:
-                handle.wait(_LOOK_S)
+                handle.wait(_POLL_S)
 
     def console_tail(self, lines: int = 20) -> str:
         """The console's last lines, what can not be printed replaced: a guest wrote them."""

@@ -136,10 +136,16 @@ void jobs_kill_unwanted(void)
 
 int jobs_timeout_ms(void)
 {
-    for (const struct job *job = jobs; job < jobs + MAX_JOBS; job++)
-        if (job->used && job->unwanted && !job->held && !job->done)
-            return KILL_EACH_MS;
-    return -1;
+    int result = -1;
+    for (const struct job *job = jobs; job < jobs + MAX_JOBS; job++) {
+        if (!job->used || job->done)
+            continue;
+        if (job->held) /* it began after this turn's `jobs_go`: a plan's do */
+            return 0;
+        if (job->unwanted)
+            result = KILL_EACH_MS;
+    }
+    return result;
 }
 
 void job_ready(struct job *job)

@@ -35,7 +35,7 @@ void jobs_go(bool is_all_read);
 void job_give_up(const struct process *process);
 /* Kill what there is of such processes. */
 void jobs_kill_unwanted(void);
-/* Milliseconds until that is due again; -1: never. */
+/* Milliseconds until `jobs_go` or `jobs_kill_unwanted` has something to do; -1: never. */
 int jobs_timeout_ms(void);
 /* The helper's socket has something: fill in its result. */
 void job_ready(struct job *job);
