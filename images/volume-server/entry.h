@@ -6,8 +6,8 @@
 #include "about.h"
 #include "call.h"
 
-/* For how long the guest believes a name or an attribute without asking. docs/decisions/0413 has what it costs. */
-enum { BELIEVED_NS = 1000000000 };
+/* For how long the guest believes a name or an attribute without asking. docs/decisions/0518 has what it costs. */
+enum { BELIEVED_NS = 100000000 };
 
 /* `/proc/self/fd/N`. */
 struct by_descriptor {

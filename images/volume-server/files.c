@@ -19,6 +19,7 @@
 #ifndef RWF_APPEND
 #define RWF_APPEND 0x10
 #endif
+#define ZFS_MAGIC 0x2fc12fc1 /* not Linux' own */
 
 enum {
     SETTLED_NS = 100000000,  /* a change that is older than this can't hide behind another of the same time */
@@ -46,19 +47,40 @@ int files_drop_rights(int fd)
     return fchmod(fd, file.st_mode & 07777 & ~rights) < 0 ? -errno : 0;
 }
 
-/* Files whose size is not how much can be read of them: the guest must ask each time. */
-static bool is_made_up(int fd)
+/* Of the file systems that the host may have: what their files are like to the guest. */
+static const struct {
+    uint32_t magic;
+    uint32_t ways; /* FOPEN_* */
+} kinds[] = {
+    /* All that can go wrong with a write has gone wrong when it returns, and not when the file is closed. */
+    {EXT4_SUPER_MAGIC, FOPEN_NOFLUSH},
+    {XFS_SUPER_MAGIC, FOPEN_NOFLUSH},
+    {BTRFS_SUPER_MAGIC, FOPEN_NOFLUSH},
+    {TMPFS_MAGIC, FOPEN_NOFLUSH},
+    {F2FS_SUPER_MAGIC, FOPEN_NOFLUSH},
+    {ZFS_MAGIC, FOPEN_NOFLUSH},
+    /* The size of a file is not how much can be read of it: the guest must ask each time. */
+    {PROC_SUPER_MAGIC, FOPEN_DIRECT_IO},
+    {SYSFS_MAGIC, FOPEN_DIRECT_IO},
+    {CGROUP_SUPER_MAGIC, FOPEN_DIRECT_IO},
+    {CGROUP2_SUPER_MAGIC, FOPEN_DIRECT_IO},
+    {DEBUGFS_MAGIC, FOPEN_DIRECT_IO},
+    {TRACEFS_MAGIC, FOPEN_DIRECT_IO},
+    {SECURITYFS_MAGIC, FOPEN_DIRECT_IO},
+    {BPF_FS_MAGIC, FOPEN_DIRECT_IO},
+    {PSTOREFS_MAGIC, FOPEN_DIRECT_IO},
+    {EFIVARFS_MAGIC, FOPEN_DIRECT_IO},
+    {SELINUX_MAGIC, FOPEN_DIRECT_IO},
+};
+
+uint32_t files_ways(int fd)
 {
-    static const uint32_t kinds[] = {PROC_SUPER_MAGIC, SYSFS_MAGIC,    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
-                                     DEBUGFS_MAGIC,    TRACEFS_MAGIC,  SECURITYFS_MAGIC,   BPF_FS_MAGIC,
-                                     PSTOREFS_MAGIC,   EFIVARFS_MAGIC, SELINUX_MAGIC};
     struct statfs about;
-    if (fstatfs(fd, &about) < 0)
-        return false;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if ((uint32_t)about.f_type == kinds[i])
-            return true;
-    return false;
+    if (fstatfs(fd, &about) == 0)
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+            if ((uint32_t)about.f_type == kinds[i].magic)
+                return kinds[i].ways;
+    return 0;
 }
 
 /* Whether a change of the file now would have another time than the last one. */
@@ -70,19 +92,17 @@ static bool is_settled(const struct fuse_attr *attr)
     return age > SETTLED_NS && now.tv_sec - (int64_t)attr->ctime < INT32_MAX;
 }
 
-/* What the guest's kernel may do with the file: the file has the flag that it is as at its last open, which it had read then. */
-static uint32_t ways(struct node *node, int fd, uint32_t flags)
+/* What the guest's kernel may do with the file: keep what it has read, if the file is as it was at its last open. */
+static uint32_t ways(struct node *node, int fd)
 {
     struct about about;
-    uint32_t result = (flags & O_ACCMODE) == O_RDONLY ? FOPEN_NOFLUSH : 0;
-    if (about_read(fd, "", &about))
+    uint32_t result = files_ways(fd);
+    if (result & FOPEN_DIRECT_IO || about_read(fd, "", &about))
         return result;
     const struct fuse_attr *attr = &about.attr;
-    if (attr->blocks == 0 && is_made_up(fd))
-        return result | FOPEN_DIRECT_IO;
     const struct seen now = {attr->size, attr->ctime, attr->mtime, attr->ctimensec, attr->mtimensec}, never = {0};
-    return result |
-           (nodes_is_as_seen(node, is_settled(attr) ? &now : &never) && is_settled(attr) ? FOPEN_KEEP_CACHE : 0);
+    const bool settled = is_settled(attr);
+    return result | (nodes_is_as_seen(node, settled ? &now : &never) && settled ? FOPEN_KEEP_CACHE : 0);
 }
 
 static int open_node(int node, const struct fuse_open_in *in)
@@ -111,7 +131,7 @@ int files_open(struct call *call)
     if (fd < 0)
         return fd;
     struct node *node = nodes_hold(call->volume, call->in.nodeid);
-    struct fuse_open_out out = {.open_flags = node ? ways(node, fd, in.flags) : 0};
+    struct fuse_open_out out = {.open_flags = node ? ways(node, fd) : 0};
     if (node)
         nodes_give_back(node);
     out.fh = handles_add(call->volume, fd, false);

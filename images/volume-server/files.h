@@ -7,6 +7,8 @@
 
 /* What of the guest's flags the host opens a file with. */
 uint32_t files_flags(uint32_t asked);
+/* FOPEN_* that count for each file of its file system. */
+uint32_t files_ways(int fd);
 /* Takes the bits away by which a program gets its owner's rights, before its content changes. 0 or -errno. */
 int files_drop_rights(int fd);
 

@@ -251,7 +251,7 @@ int names_rename2(struct call *call)
 static int answer_opened(struct call *call, const char *name, int fd, const struct fuse_create_in *in)
 {
     struct fuse_entry_out entry;
-    struct fuse_open_out open = {0};
+    struct fuse_open_out open = {.open_flags = files_ways(fd)};
     int error = give_to_caller(call, fd, in->mode), node = error ? -1 : entry_open(fd, O_PATH);
     if (node >= 0)
         error = entry_take(call->volume, node, &entry);

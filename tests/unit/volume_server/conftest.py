@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.c_program import CProgram
 
 SERVER = CProgram("volume-server")
-BELIEVED_S = 1.0
+BELIEVED_S = 0.1
 """For how long the guest believes what it knows; entry.h."""
 
 
