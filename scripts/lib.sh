@@ -7,7 +7,7 @@
 # To build the guest with Debian's kernel, and to run pods.
 POD_PACKAGES=(
     ca-certificates python3-venv                              # the Python environment
-    xz-utils zstd kmod binutils                               # the guest's kernel, which is Debian's
+    xz-utils zstd kmod binutils apparmor                      # the guest's kernel, which is Debian's
     gcc libc6-dev make musl-tools nanopb libnanopb-dev        # the agent, PID 1 of the guest
     libseccomp-dev                                            # the filters for the VMMs
     busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
@@ -15,13 +15,19 @@ POD_PACKAGES=(
 )
 # To build the guest's own kernel too.
 RUN_PACKAGES=("${POD_PACKAGES[@]}" flex bison bc libelf-dev perl cpio linux-source-6.12 lz4)
-# To test, beyond that: the guest's profile with systemd, a registry on the loopback address, linters, sanitizers and the
-# fuzzer, the lab, sources, callgrind.
-TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd debootstrap mmdebstrap valgrind)
+# For the tests that every change must pass: a registry on the loopback address, linters.
+TEST_PACKAGES=(git docker-registry shellcheck codespell clang-format-19)
+# For all others: the guest's profile with systemd, sanitizers and the fuzzer, the lab, sources, callgrind.
+ALL_PACKAGES=(systemd bzip2 clang-19 libclang-rt-19-dev virtiofsd debootstrap mmdebstrap valgrind)
 
 # Which Python .venv is made of: PYTHON=python3.11 scripts/test. What is started from here uses that of .venv.
 BASE_PYTHON=${PYTHON:-/usr/bin/python3}
 unset PYTHON
+
+# What sudo shall keep of the environment: our own settings, and those of proxies and of pip.
+KEPT=CI,CLEARPOD_CACHE,CLEARPOD_GUEST_DIR,CLEARPOD_LAB_PATH,PYTHON,RESULTS
+KEPT+=,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY
+KEPT+=,PIP_CERT,PIP_CONFIG_FILE,PIP_EXTRA_INDEX_URL,PIP_FIND_LINKS,PIP_INDEX_URL,REQUESTS_CA_BUNDLE,SSL_CERT_FILE
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
@@ -31,13 +37,25 @@ enter() {
     local self
     self=$(readlink -f "$0")
     case "${1:-}" in -h | --help) sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$self"; exit 0 ;; esac
+    need_debian /etc/os-release
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || { say "needs root, and there is no sudo"; exit 1; }
         say "needs root, asking sudo"
         export PYTHON=$BASE_PYTHON
-        exec sudo --preserve-env=CI,CLEARPOD_CACHE,CLEARPOD_GUEST_DIR,CLEARPOD_LAB_PATH,PYTHON,RESULTS "$self" "$@"
+        exec sudo --preserve-env="$KEPT" "$self" "$@"
     fi
     cd "$(dirname "$self")/.." || exit
+}
+
+# need_debian FILE: ends here, with one sentence, on a system whose packages are not those that we know. FILE is its
+# os-release. Debian's testing and unstable have no number.
+need_debian() {
+    local ID='' VERSION_ID='' PRETTY_NAME='an unknown system'
+    # shellcheck disable=SC1090
+    . "$1" 2>/dev/null || true
+    [ "$ID" = debian ] && [ "${VERSION_ID:-13}" -ge 13 ] && return
+    say "needs Debian 13 or later, whose packages it installs; this is $PRETTY_NAME"
+    exit 1
 }
 
 # need_packages NAME...: installs what is missing from Debian.
@@ -46,7 +64,10 @@ need_packages() {
     missing=$(comm -13 <(dpkg-query -W -f='${db:Status-Status} ${Package}\n' 2>/dev/null |
         sed -n 's/^installed //p' | sort -u) <(printf '%s\n' "$@" | sort -u) | tr '\n' ' ')
     [ -n "$missing" ] || return 0
-    command -v apt-get >/dev/null || { say "not Debian: please install what these packages hold: $missing"; return 0; }
+    if [ -n "$(dpkg --audit)" ]; then # somebody has interrupted dpkg, perhaps by ^C during an earlier run of this
+        say "finishing an installation that was interrupted"
+        dpkg --configure -a </dev/null >build/apt.log 2>&1 || { cat build/apt.log >&2; return 1; }
+    fi
     say "installing from Debian: $missing"
     apt_get update
     # shellcheck disable=SC2086  # a list of words
@@ -97,12 +118,15 @@ release_lock() {
     exec {LOCK}>&-
 }
 
-# need_all PACKAGE...: everything that tests need before they can do their own work.
-need_all() {
+# need_tests PARTS PACKAGE...: what tests need before they can do their own work: these packages, the linters, and these
+# parts of the guest. `all` is for those that boot every kind of guest.
+need_tests() {
+    local parts=$1
+    shift
     take_lock
     need_packages "$@"
     need_venv build test lint
-    images/build all
+    images/build "$parts"
     release_lock
 }
 

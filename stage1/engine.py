@@ -91,7 +91,7 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         NotFound: the guest's kernel or images are not built, or not that variant or profile.
         NetworkFailed: a CNI plugin failed.
     """
-    machine.check_size(pod)
+    machine.check_size(pod, host)
     directory = pod_directory(host, pod.id)
     plan = machine.host_pod if pod.host else machine.vm_spec
     vm, note = plan(pod, host, directory=directory), ""

@@ -60,11 +60,16 @@ class Host(NamedTuple):
     template_dir: str = ""
 
 
-def check_size(pod: Pod) -> None:
+def check_size(pod: Pod, host: Host) -> None:
     """Raise BadRequest when no guest can run in so little."""
     if pod.memory_mib < LEAST_MEMORY_MIB:
         raise BadRequest(
             f"{pod.memory_mib} MiB of memory is less than a guest needs; give the pod at least {LEAST_MEMORY_MIB} MiB"
+        )
+    if pod.memory_mib < kernels.LEAST_STOCK_MIB and not pod.host and _variant(pod, host) == kernels.STOCK:
+        raise BadRequest(
+            f"{pod.memory_mib} MiB of memory is less than a guest with a distribution's kernel needs; give the pod at "
+            f"least {kernels.LEAST_STOCK_MIB} MiB, or build clearpod's own kernel: {kernels.REMEDY}"
         )
     if pod.suspend and (what := _unsaved(pod)):
         raise BadRequest(f"a pod with {what} can't be suspended or copied; leave out {SUSPEND} and the like")

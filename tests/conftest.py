@@ -20,6 +20,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import promises
 from tests.fakes import durations, places, preloaded, run_order, surroundings
 from tests.fakes.patience import PACE, PATIENCE
 
@@ -94,6 +95,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _folder(item) in QUICK and not item.get_closest_marker("vm"):
             item.add_marker("quick")
+        if isinstance(item, pytest.Function) and promises.holds(_name_of(item.path), item.originalname):
+            item.add_marker("promise")
     for item in items if PACE > 1 else ():
         given = item.get_closest_marker("timeout")
         limit_s = given.args[0] if given else float(item.config.getini("timeout"))
@@ -108,11 +111,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Lanes(config, log)
 
 
+def guest_directory() -> Path:
+    """Where the built guest is, or would be."""
+    return Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a program that Debian does not have, and say which."""
+    """Skip what needs a program that Debian does not have, or a kernel that was not built, and say which."""
     for marker, program in NEEDS.items():
         if item.get_closest_marker(marker) and not shutil.which(program):
             pytest.skip(f"needs {program} on PATH")
+    if item.get_closest_marker("own_kernel") and not (guest_directory() / "vmlinux").exists():
+        pytest.skip("needs clearpod's own kernel, for guests that are saved: images/build kernel")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -145,7 +155,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 @pytest.fixture(scope="session")
 def guest_dir() -> Path:
     """The built guest (kernel, initramfs, system image, sample): $CLEARPOD_GUEST_DIR, else build/guest."""
-    path = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
+    path = guest_directory()
     if not path.is_dir():
         pytest.fail(f"no guest in {path}: run images/build all, or scripts/test, which does")
     return path

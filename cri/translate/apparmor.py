@@ -110,7 +110,7 @@ def _default(guest_dir: str) -> bytes:
     except KernelError:
         raise NotFound(
             f"the guest's kernel has AppArmor, but {guest_dir}/{FILE}, the default profile, can't be read; build it"
-            " with `clearpod images build kernel-full`, or ask for the profile unconfined"
+            " with `clearpod images build stock`, or ask for the profile unconfined"
         ) from None
 
 
@@ -169,7 +169,7 @@ def _compiled(path: str, places: Places) -> bytes:
     except KernelError:
         raise BadRequest(
             f"the AppArmor profile {path} is text, and there is no {features} to compile it for the guest's kernel;"
-            " build it with `clearpod images build kernel-full`"
+            " build it with `clearpod images build stock`"
         ) from None
     argv = [compiler, "--skip-kernel-load", "--skip-cache", f"--kernel-features={features}", "--stdout", path]
     made = run(argv, timeout_s=COMPILE_S)

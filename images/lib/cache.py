@@ -5,14 +5,20 @@ Used by the builders. A build happens beside its place and is renamed into it, u
 work once and a crash leaves nothing half made.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
+
+LAST_TIME = "last-time"
+"""A file beside the things of a kind: the seconds that the last one took, as text."""
+WORTH_TELLING_S = 5
 
 
 def say(text: str) -> None:
@@ -53,8 +59,18 @@ def built(cache: Path, kind: str, key: str, build: Callable[[Path], None]) -> Pa
         _take(lock, kind)
         if not place.is_dir():
             _remove_orphans(place.parent)
+            _tell_time(place.parent)
+            begin = time.monotonic()
             _build(place, build)
+            write_atomic(place.parent / LAST_TIME, f"{time.monotonic() - begin:.0f}\n")
     return place
+
+
+def _tell_time(directory: Path) -> None:
+    """Say how long the last build of this kind took, if anybody noticed."""
+    with contextlib.suppress(OSError, ValueError):
+        if (seconds := int((directory / LAST_TIME).read_text())) >= WORTH_TELLING_S:
+            say(f"{directory.name}: is built; the last time it took {seconds} s")
 
 
 def _take(lock: TextIO, kind: str) -> None:

@@ -14,6 +14,9 @@ BUILDABLE = ("full",)
 STOCK = "stock"
 """A distribution's kernel (images/stock): its devices are on PCI, and what it boots with are modules."""
 
+LEAST_STOCK_MIB = 96
+"""With less memory it panics as it begins, or leaves a container some MiB."""
+
 SLOW = "clearpod's own kernel is not built, so pods boot a distribution's, several times slower and with more memory"
 REMEDY = "clearpod images build kernel (minutes, once)"
 

@@ -24,7 +24,7 @@ from .conftest import Client, VmWorld
 from .counter_rig import Kubelet, counted, counter_of, counting_world, run_counter, sandbox_of
 from .test_pool_vms import output_of
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

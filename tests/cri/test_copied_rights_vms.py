@@ -18,7 +18,7 @@ from .test_network import outer_world
 from .test_pool_vms import output_of
 from .test_warmed import ours
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 
 ALL = pb.Capability(add_capabilities=["ALL"])
 NONE = pb.Capability(drop_capabilities=["ALL"])

@@ -24,7 +24,7 @@ from .conftest import Client, Registered, VmWorld
 from .test_network import addresses, outer_world
 from .test_pool_vms import SLOW_S, output_of
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 
 COUNTER = """
 (nc -l -p 7000 -e cat; echo closed >/closed) &

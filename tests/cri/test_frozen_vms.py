@@ -29,7 +29,7 @@ BOMB = "b() { b | b & }; b; while :; do sleep 1; done"
 @pytest.fixture
 def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
     with vm_world(sample, guest_dir, copies=True) as made:
-        vm = made.config.vm.but(react_timeout_s=REACT_S, memory_mib=64)
+        vm = made.config.vm.but(react_timeout_s=REACT_S, memory_mib=96)
         made.config = made.config.but(vm=vm)
         yield made
 

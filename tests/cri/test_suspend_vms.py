@@ -22,7 +22,7 @@ from .conftest import Registered, VmWorld, vm_world
 from .test_pool_vms import output_of
 from .test_streaming_attach import attach_to
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 SNAPSHOT = "cat /proc/mounts; cat /etc/hostname; ls -l /bin/busybox"
 
 

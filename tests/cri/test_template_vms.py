@@ -24,7 +24,7 @@ from .conftest import Client, Registered, VmWorld
 from .test_network import addresses, outer_world
 from .test_pool_vms import CLOCK_S, SLOW_S, output_of, running
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 
 COPIES = 8
 FREED_MIB = 24

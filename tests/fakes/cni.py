@@ -53,7 +53,7 @@ class FakeCni:
     """`settings` for the engine; a chain of the plugins `first` and `second`."""
 
     def __init__(self, root: Path, *, limit_s: float = 10.0) -> None:
-        self.root = root
+        self.root, self._told = root, 0
         for name in ("net.d", "bin", "leases"):
             (root / name).mkdir(parents=True)
         for name in ("first", "second"):
@@ -97,8 +97,9 @@ class FakeCni:
     def calls(self) -> list[str]:
         """All calls since the last time, as "VERB plugin", but those that only ask what the plugin speaks."""
         path = self.root / "calls"
-        result = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
+        calls = path.read_text().splitlines(keepends=True) if path.exists() else []
+        result = [one.rstrip("\n") for one in calls[self._told :] if one.endswith("\n")]
+        self._told += len(result)
         return [one for one in result if not one.startswith("VERSION ")]
 
     def speaks(self, *versions: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's programs in pods whose kernel is the variant `full`. `scripts/test tests/flavours -s` shows their output.
+"""Debian's programs in pods whose kernel is the distribution's. `scripts/test tests/flavours -s` shows their output.
 
 All of it is skipped, with the reason, where that kernel was not built: nothing here builds it.
 """
@@ -20,7 +20,7 @@ from tests.fakes.outer_net import OuterNet
 from tests.fakes.registry import Registry
 from tests.flavours import images
 
-KERNEL_FILE = "vmlinux-full"
+KERNEL_FILE = "vmlinux-stock"
 MEMORY_MIB = "768"
 SCRATCH_MIB = 4096
 RUN_S = 300
@@ -39,7 +39,7 @@ Told = Callable[[str], None]
 
 
 class Pod(NamedTuple):
-    """A pod in a VM with the kernel `full`."""
+    """A pod in a VM with a distribution's kernel."""
 
     cri: Client
     id: str
@@ -113,7 +113,7 @@ class Pods:
         self._world.config = self._world.config.but(**keys)
 
     @asynccontextmanager
-    async def running(self, *names: str, kernel: str = "full", **fields: Any) -> AsyncIterator[list[Pod]]:
+    async def running(self, *names: str, kernel: str = "stock", **fields: Any) -> AsyncIterator[list[Pod]]:
         """Pods of these names, for the block; `fields` are of their sandboxes."""
         annotations = {KERNEL: kernel, MEMORY: MEMORY_MIB}
         async with self._world.daemon() as cri:
@@ -131,7 +131,7 @@ class Pods:
 def machine(name: str, guest_dir: Path, place: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
     """A machine with the image `name`. Skips, with the reason, where this can't be."""
     if not (guest_dir / KERNEL_FILE).exists():
-        pytest.skip(f"no {KERNEL_FILE}: only who asks for that kernel builds it, images/build kernel-full")
+        pytest.skip(f"no {KERNEL_FILE}: build it: images/build stock")
     if reason := images.why_not():
         pytest.skip(reason)
     with Registry(place / "registry") as registry:

@@ -17,7 +17,7 @@ COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.0
 @contextmanager
 def small_vms(guest_dir: Path, reference: str, *, more: str = "") -> Iterator[Node]:
     """A node whose VMs, real ones of QEMU, have 64 MiB and a disk of 16; `more` is of its configuration."""
-    more += "[vm]\nmemory_mib = 64\nscratch_mib = 16"
+    more += "[vm]\nmemory_mib = 96\nscratch_mib = 16"
     with places.short_directory() as root, node(Path(root), guest_dir, reference, more=more, real="qemu") as made:
         yield made
 

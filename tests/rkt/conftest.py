@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from stage1.rkt import machine
+from stage1.vm.kernels import STOCK
 from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
 from tests.rkt import recorder, small_stage1, stage1_image
@@ -117,7 +118,8 @@ def small_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_stage1_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stage1 image, unpacked."""
-    if lacks := missing():
+    kernel = "vmlinux" if (small_stage1.GUEST_DIR / "vmlinux").exists() else f"vmlinux-{STOCK}"
+    if lacks := missing(kernels=(kernel,)):
         pytest.skip(lacks)
     return small_stage1.build(tmp_path_factory.mktemp("rkt") / "stage1")
 

@@ -33,11 +33,10 @@ COMMANDS += "grep cksum sha256sum wc sync".split()
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]
 
 
-def missing() -> str:
-    """Why no machine can be made here; empty when it can."""
+def missing(*, kernels: tuple[str, ...] = ("vmlinux", "bzImage")) -> str:
+    """Why no machine can be made here, with these kernels in the guest's directory; empty when it can."""
     expected = [
-        GUEST_DIR / "vmlinux",
-        GUEST_DIR / "bzImage",
+        *(GUEST_DIR / name for name in kernels),
         GUEST_DIR / "system.erofs",
         *([] if AGENT else [GUEST_DIR / "initramfs"]),
     ]

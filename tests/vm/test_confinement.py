@@ -134,7 +134,7 @@ async def test_the_vmm_has_an_unprivileged_user_on_the_host_and_only_its_own_des
 
         expected = re.compile(
             rf"/dev/null|/dev/net/tun|{pod.directory}/(console\.log|share/(layers|volumes)(/.*)?)|.*/scratch/{pod.id}\.img"
-            rf"|{machine.host.guest_dir}/system\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/u?random"
+            rf"|{machine.host.guest_dir}/system(-stock)?\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/u?random"
             r"|/dev/kvm|/dev/vhost-vsock|pipe:\[\d+\]"
         )
         links = descriptors(pid_of(pod)).values()

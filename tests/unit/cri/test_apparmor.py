@@ -102,7 +102,7 @@ def test_a_profile_is_what_the_host_has_loaded_and_else_a_file(places: Places) -
 
 
 def test_the_default_one_is_in_the_guests_directory(places: Places) -> None:
-    with pytest.raises(NotFound, match=f"{FILE}.*`clearpod images build kernel-full`"):
+    with pytest.raises(NotFound, match=f"{FILE}.*`clearpod images build stock`"):
         apparmor.find(DEFAULT, places)
     Path(places.guest_dir, FILE).write_bytes(_policy(DEFAULT))
     assert apparmor.find(DEFAULT, places) == _policy(DEFAULT)
@@ -145,7 +145,7 @@ def test_text_is_compiled_and_what_does_not_parse_is_reported(places: Places, tm
     Path(places.directory, "mine").write_text("profile mine { }\n")
     (tmp_path / "compiled").write_bytes(_policy("mine"))
     good = _compiler(tmp_path / "good", f"cat {tmp_path}/compiled")
-    with pytest.raises(BadRequest, match=f"{FEATURES}.*`clearpod images build kernel-full`"):
+    with pytest.raises(BadRequest, match=f"{FEATURES}.*`clearpod images build stock`"):
         apparmor.find("mine", places._replace(compiler=lambda: good))
     Path(places.guest_dir, FEATURES).touch()
     assert apparmor.find("mine", places._replace(compiler=lambda: good)) == _policy("mine")

@@ -115,6 +115,15 @@ def test_a_pod_that_can_be_no_vm_is_refused_and_leaves_nothing(
     assert engine.pod_directories(host) == []
 
 
+def test_a_distributions_kernel_needs_more_memory(host: engine.Host) -> None:
+    """It would panic as it begins."""
+    os.rename(f"{host.guest_dir}/vmlinux", f"{host.guest_dir}/vmlinux-stock")
+    small = POD._replace(memory_mib=64)
+    with pytest.raises(BadRequest, match=r"64 MiB .*96 MiB.*images build kernel"):
+        engine.prepare(small, host)
+    assert engine.pod_directories(host) == []
+
+
 def test_a_missing_kernel_is_named_with_the_remedy(host: engine.Host) -> None:
     os.unlink(f"{host.guest_dir}/vmlinux")
     with pytest.raises(NotFound, match=r"vmlinux .*`clearpod images build`"):

@@ -144,6 +144,14 @@ def test_waiting_for_another_build_is_reported(tmp_path, capsys):
     assert "waiting" in output
 
 
+def test_what_took_long_the_last_time_is_said_before_it_is_built_again(tmp_path, capsys):
+    cache.built(tmp_path, "thing", "one", lambda place: None)
+    assert (tmp_path / "thing" / cache.LAST_TIME).read_text() == "0\n"
+    (tmp_path / "thing" / cache.LAST_TIME).write_text("301\n")
+    cache.built(tmp_path, "thing", "two", lambda place: None)
+    assert "thing" in (said := capsys.readouterr().err) and "301 s" in said
+
+
 def test_progress_is_quiet_where_nothing_can_be_refreshed(capsys):
     with progress.Progress("kernel", 10, sys.stderr) as shown:
         for _ in range(10):
