@@ -94,7 +94,7 @@ need_venv() {
         say "making .venv: clearpod[$(IFS=,; echo "${lacking[*]}")] and what it depends on, from PyPI"
         [ "$(cat .venv/.made-from 2>/dev/null)" = "$want" ] || "$python" -m venv --clear .venv
         "${pip[@]}" -e ".[$(IFS=,; echo "${lacking[*]}")]"
-        # A ^C while Python itself begins shall be no traceback: docs/decisions/0331-shells-complete-by-shtab.md
+        # A ^C while Python itself begins shall be no traceback: docs/design/daemon.md
         sed -i '1{/env -S/!s|^#!\(/.*\)$|#!/usr/bin/env -S --block-signal=INT \1|}' .venv/bin/clearpod
         case " ${lacking[*]} " in *" test "*) "${pip[@]}" --no-deps -r tests/contract/peers.txt ;; esac
         for extra in made-from "${lacking[@]/#/has-}"; do echo "$want" > ".venv/.$extra"; done

@@ -2,7 +2,7 @@
 """A pod that boots a kernel out of an image in place of our guest: what is made, checked and removed for that.
 
 Called by the daemon and `clearpod run` in worker threads. The pod is the engine's: directory, network, ids and cgroups
-stay, whatever VM is in it, and `engine.clean_up` undoes all. docs/decisions/0400 has the reasons.
+stay, whatever VM is in it, and `engine.clean_up` undoes all. docs/design/own-kernels.md has the reasons.
 """
 
 import os

@@ -2,7 +2,7 @@
 """The annotations that `clearpod run --annotation KEY=VALUE` gives to the pod and its container. Pure.
 
 Called by `run_request`, and by `run` for a pod in the foreground, to which no daemon says what can't be. One of
-clearpod's own that would mean nothing is refused: docs/decisions/0538.
+clearpod's own that would mean nothing is refused: docs/design/daemon.md.
 """
 
 import difflib

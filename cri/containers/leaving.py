@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clears away what is left of a removed container, after the answer to its client: its part of the guest, its bundle
-and the records of its log (decisions/0514).
+and the records of its log (docs/design/recovery.md).
 
 Called by `stop` once the pod's file does not name the container any more, and by `create`, which waits. A daemon that
 is killed before it is done leaves orphans, which the next one removes when it adopts the pod (`cri.pods.adoption`).

@@ -3,7 +3,7 @@
 
 Called by StartContainer, and by the adoption of pods (`end_soon`). kubelet never repeats a failed start, it makes the
 next attempt: so a container whose start has failed for it is EXITED at once, and its guest ends what it has of it
-(docs/decisions/0180-what-does-not-react-ends-with-its-vm.md).
+(docs/design/recovery.md).
 """
 
 import asyncio

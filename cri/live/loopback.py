@@ -2,7 +2,7 @@
 """Host ports on ::1: the daemon listens there itself and passes on to the pod. Owned by a live pod.
 
 The rules of the CNI plugins serve every other address of the host, but no rule can serve this one: what a pod answers
-must come in by a device, and the kernel drops what comes in by a device for ::1 (docs/decisions/0044). TCP and UDP
+must come in by a device, and the kernel drops what comes in by a device for ::1 (docs/design/network.md). TCP and UDP
 only. Nothing of it outlives the daemon: the next one listens again, and connections made before are cut.
 """
 

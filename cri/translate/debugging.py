@@ -2,7 +2,7 @@
 """A container for `clearpod debug`: in its guest's own namespaces, unconfined there. Called by CreateContainer. Pure.
 
 It is asked for by an annotation of the container, which no author of a pod can set: kubelet makes those of containers.
-The policy refuses it unless the pod's namespace may have it (decisions/0341).
+The policy refuses it unless the pod's namespace may have it (docs/design/guest.md).
 """
 
 from cri.config import Config

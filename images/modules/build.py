@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """System images with the modules of a variant of the kernel: everything of another system image, the modules, their
-index, and what the kernel starts to load one (modprobe.c). docs/decisions/0485-modules-of-the-kernel-full.md
+index, and what the kernel starts to load one (modprobe.c). docs/design/kernel.md
 
 The modules are made with their kernel: lines of images/kernel/variants/NAME.toml put them beside it.
 """

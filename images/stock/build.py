@@ -4,7 +4,7 @@ else from its package, of which nothing is installed.
 
 Made into `vmlinux-stock` (the ELF file inside the packed kernel: what QEMU boots, by PVH), `bzImage-stock` (the packed
 one: what kvmtool loads), `initramfs-stock` with the modules that a pod needs to boot, and system images with the
-others, which the kernel loads when a program uses them. docs/decisions/0569-a-distributions-kernel.md
+others, which the kernel loads when a program uses them. docs/design/kernel.md
 """
 
 import os

@@ -6,7 +6,7 @@
 #include "about.h"
 #include "call.h"
 
-/* For how long the guest believes a name or an attribute without asking. docs/decisions/0518 has what it costs. */
+/* For how long the guest believes a name or an attribute without asking. docs/design/volumes.md has what it costs. */
 enum { BELIEVED_NS = 100000000 };
 
 /* `/proc/self/fd/N`. */

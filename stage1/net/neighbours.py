@@ -3,7 +3,7 @@
 
 The kernel has one table of neighbours for all devices and namespaces, with a place for each address that it looks for,
 also where nobody answers. So pods are limited in new next hops, not in destinations: what goes by one router is one.
-Called by attach, and by the daemon for all of its pods (decisions/0537). Changes nothing in the pod's netns, and is not
+Called by attach, and by the daemon for all of its pods (docs/design/network.md). Changes nothing in the pod's netns, and is not
 the filter of what a pod may send as its own (`own`).
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conditions that make the portmap plugin leave ::1 alone. Pure: called by plugins.
 
-Its rules for IPv6 match connections to ::1 too and send them where no answer can come from (docs/decisions/0044), and
+Its rules for IPv6 match connections to ::1 too and send them where no answer can come from (docs/design/network.md), and
 so hide the daemon, which serves that address. It has a key for conditions on its rules, in the syntax of iptables or
 nftables. Other plugins get their documents unchanged.
 """

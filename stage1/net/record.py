@@ -6,7 +6,7 @@ directory has a symbolic link `cni.json` to it, so that the directory alone lead
 the first plugin runs outlives a power cut, in a second file; what the plugins answered is of no use after one.
 
 Both files of a pool slot have room: a record a line, of which the last whole one counts, and zeros behind it. One more
-line takes a fraction of a new file's time, and its sync no commit of the file system's journal (decisions/0525).
+line takes a fraction of a new file's time, and its sync no commit of the file system's journal (docs/design/pool.md).
 """
 
 import json

@@ -3,7 +3,7 @@
 is filled, if its answer does not depend on the pod. The claim calls the others.
 
 Called by prewarmed and attach. What was made is in the slot's record as a pod's is, and goes with it
-(decisions/0548).
+(docs/design/network.md).
 """
 
 import _socket

@@ -3,7 +3,7 @@
 
 A VMM runs in a user namespace of its own, where it is 0: that is the first host id of the pod's slot. All ids that a
 process of a container can have are mapped, from 0 to MAX_ID of `users`: the slot has those below GUEST_IDS and those of
-the pod's user namespace, and the others are host ids that all guests share (docs/decisions/0124).
+the pod's user namespace, and the others are host ids that all guests share (docs/design/volumes.md).
 """
 
 from stage1.errors import Unsupported

@@ -2,7 +2,7 @@
 """Connects a program to the agent of a running pod: through the pod's proxy, which the first one that comes starts.
 
 Called by stage1/entry. The proxy is this program, forked: it costs no start of Python, and is gone a second after the
-last of us (docs/decisions/0084-a-proxy-that-comes-and-goes.md).
+last of us (docs/design/rkt.md).
 """
 
 import _socket

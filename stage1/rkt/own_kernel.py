@@ -3,7 +3,7 @@
 stage1/entry, which imports this only for such a pod: others do not wait for it.
 
 The launcher passes the kernel's serial port on as the app's output, and writes the app's status at the end
-(images/launcher). docs/decisions/0400 has the reasons.
+(images/launcher). docs/design/own-kernels.md has the reasons.
 """
 
 import _socket

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The initrd of a Linux that an image brings, with our first program in front and what it reads: for what of a pod does
-not fit a command line. Called by `own` before such a VM is made. docs/decisions/0526 has the reasons.
+not fit a command line. Called by `own` before such a VM is made. docs/design/own-kernels.md has the reasons.
 
 Linux unpacks archives one behind the other, each compressed or not, so the image's stays as it is.
 """

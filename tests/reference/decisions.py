@@ -14,9 +14,9 @@ _STATUS = re.compile(f"accepted|superseded by {_LINKS}|accepted, amended by {_LI
 _HEAD = re.compile(r"# (\d{4}):? ([^\n]+)\n\nStatus: ([^\n]+)\n\n")
 _INTRO = """# Decisions
 
-One file each, ten lines or so: what was decided, why, what it costs. A new dependency, a new import between packages or
-a new file format needs one. The first line is `# NUMBER TITLE`, the third `Status: accepted`; once another decision
-changes it, `Status: superseded by` or `Status: accepted, amended by` with links. The rest is not edited afterwards.
+The few decisions that shape everything else: one file each, what was decided, why, what was rejected, what it costs.
+Everything else is explained in [design/](../README.md#for-developers), by subject, and edited there as the code changes.
+The first line is `# NUMBER TITLE`, the third `Status: accepted`, or `Status: superseded by` with a link.
 
 <!-- The table is made by scripts/gen-reference. -->
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the limit of new neighbours (decisions/0537) costs each packet that the host forwards: small ones, from a
+"""What the limit of new neighbours (docs/design/network.md) costs each packet that the host forwards: small ones, from a
 sender to a receiver, through a host that is a netns. Called by network.py.
 
 All of a packet's way is in the call that sends it, so the processor time of the sender is that of the way.
