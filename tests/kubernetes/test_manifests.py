@@ -40,7 +40,7 @@ def title(one: dict[str, Any]) -> str:
 
 
 CORE = [one for one in documents() if group_of(one) not in OTHERS]
-SANDBOXES = documents(DOCS / "agent-sandbox")
+SANDBOXES = documents(DOCS, "agent-sandbox.yaml")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

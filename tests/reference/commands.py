@@ -21,6 +21,8 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     for action in parser._actions:
         if action.help is argparse.SUPPRESS or isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
             continue
+        if action.option_strings == ["--config"]:
+            continue
         value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
         names = action.option_strings or [str(value)]
         shown = f" {value}" if action.option_strings and value else ""
@@ -41,15 +43,13 @@ def _command(parser: Parser, summary: str) -> Iterator[str]:
     helps = {choice.dest: choice.help for a in parser._actions for choice in getattr(a, "_choices_actions", ())}
     for name, one in below.items():
         yield from _command(one, helps[name])
-    if parser.examples:
-        yield "```\n" + "\n".join(f"{argv}    # {what}" for argv, what in parser.examples) + "\n```"
 
 
 def reference() -> str:
     """docs/reference/commands.md."""
     intro = (
-        "Options of each command of `clearpod`. They follow the command (and its action), which `--config` may precede "
-        "too. Without it, /etc/clearpod/config.toml is read if it exists."
+        "Options of each command of `clearpod`. Each has `--config FILE`, which may also precede the command, and reads "
+        "/etc/clearpod/config.toml without it if that exists. `clearpod COMMAND --help` has examples."
     )
     commands = _parsers(make(None))
     return page(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/reference/rkt-transcript.md is what the real rkt does: the same commands end with the same codes, with QEMU and,
+"""transcript.md is what the real rkt does: the same commands end with the same codes, with QEMU and,
 in the lab, with kvmtool.
 """
 
@@ -21,10 +21,10 @@ pytestmark = [
 
 def kept() -> list[tuple[str, str]]:
     """Commands and codes in the document."""
-    return transcript.commands((transcript.ROOT / "docs/reference/rkt-transcript.md").read_text())
+    return transcript.commands((transcript.ROOT / "tests/rkt/transcript.md").read_text())
 
 
-def test_the_transcript_in_docs_is_true(tmp_path: Path, guest_dir: Path) -> None:
+def test_the_transcript_is_true(tmp_path: Path, guest_dir: Path) -> None:
     if lacks := missing():
         pytest.skip(lacks)
     assert len(kept()) > 40 and not any(f"{tmp_path.parent}" in command for command, _ in kept())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs each command of the real rkt on pods in VMs, and writes down its output and exit code.
 
-`python -m tests.rkt.transcript > docs/reference/rkt-transcript.md`, as root, with the real rkt on PATH and the guest
+`python -m tests.rkt.transcript > tests/rkt/transcript.md`, as root, with the real rkt on PATH and the guest
 built. What differs from run to run is replaced: uuids, times, process ids, directories. test_transcript.py checks that
-the file in docs has the commands and codes of a fresh run. Pods have no network here, so nothing of the machine is
+that file has the commands and codes of a fresh run. Pods have no network here, so nothing of the machine is
 changed.
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes down a session with pods that bring a kernel of their own: by crictl, `clearpod run` and rkt, line by line.
 
-`python -m tests.vm.own_kernel_transcript > docs/user/own-kernels-transcript.md`, as root, with crictl and rkt on PATH
+`python -m tests.vm.own_kernel_transcript > tests/vm/own_kernel_transcript.md`, as root, with crictl and rkt on PATH
 and the guest built; without one of them its part is missing. With the word `kvmtool`, where that works, as in the lab,
-it is docs/user/own-kernels-kvmtool.md. test_own_kernel_transcript.py checks that the files in docs
+it is tests/vm/own_kernel_transcript_kvmtool.md. test_own_kernel_transcript.py checks that these files
 have the commands and codes of a fresh session. All of it happens in a network and mounts of its own.
 """
 
@@ -27,7 +27,7 @@ from tests.vm.shell_session import IMAGE, Session
 ROOT = Path(__file__).parents[2]
 HEAD = """# A transcript of pods with a kernel of their own
 
-Both kernels of the tests ([own-kernels.md](own-kernels.md)) by crictl, `clearpod run` and rkt, on QEMU, written by
+Both kernels of the tests ([own-kernels.md](../../docs/user/own-kernels.md)) by crictl, `clearpod run` and rkt, on QEMU, written by
 `python -m tests.vm.own_kernel_transcript`; a test runs it again and compares commands and codes.
 
 - hello, on a microvm, which has no power button: an ELF with a PVH note, `io.clearpod.kernel.path=/kernel` and
@@ -41,8 +41,8 @@ as is what waits for a line of a log. `E` marks crictl's errors, `=>` an exit co
 """
 HEAD_OF_KVMTOOL = """# A transcript of pods with a kernel of their own on kvmtool
 
-The same as in [own-kernels-transcript.md](own-kernels-transcript.md) on kvmtool, in the
-[lab](../dev/testing.md#the-lab), written by `python -m tests.vm.own_kernel_transcript kvmtool`; a test runs it again
+The same as in [own_kernel_transcript.md](own_kernel_transcript.md) on kvmtool, in the
+[lab](../../docs/dev/testing.md#the-lab), written by `python -m tests.vm.own_kernel_transcript kvmtool`; a test runs it again
 there and compares commands and codes.
 
 That hypervisor boots a bzImage on a machine with PCI: the hello, an ELF, is refused. Its machine has no power button,
@@ -312,7 +312,7 @@ PARTS: dict[str, dict[str, Part]] = {
     },
 }
 HEADS = {"qemu": HEAD, "kvmtool": HEAD_OF_KVMTOOL}
-FILES = {"qemu": "docs/user/own-kernels-transcript.md", "kvmtool": "docs/user/own-kernels-kvmtool.md"}
+FILES = {"qemu": "tests/vm/own_kernel_transcript.md", "kvmtool": "tests/vm/own_kernel_transcript_kvmtool.md"}
 
 
 def write(part: str, guest_dir: Path, *, hypervisor: str = "qemu") -> str:

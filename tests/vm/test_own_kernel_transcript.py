@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/user/own-kernels-transcript.md and own-kernels-kvmtool.md are what happens: the same lines by crictl, `clearpod
+"""own_kernel_transcript.md and own_kernel_transcript_kvmtool.md are what happens: the same lines by crictl, `clearpod
 run` and the real rkt end with the same codes.
 """
 
@@ -47,7 +47,7 @@ def _is_true(part: str, hypervisor: str, guest_dir: Path) -> None:
 
 @pytest.mark.only_on("qemu", "the other transcript is for that one")
 @PARTS
-def test_the_transcript_in_docs_is_true(part: str, guest_dir: Path) -> None:
+def test_the_transcript_is_true(part: str, guest_dir: Path) -> None:
     _is_true(part, "qemu", guest_dir)
 
 

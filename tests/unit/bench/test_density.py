@@ -175,9 +175,3 @@ def test_rows_that_differ_in_ksm_alone_share_the_bar_without_it():
     assert [label.partition("<")[0] for label in labels] == [
         "20 pods, DAX", "20 pods, DAX, KSM 50%", "20 pods, DAX, KSM 20%"
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["density.json"])
-def test_the_plots_are_those_of_the_committed_reports(name: str):
-    for file, text in density_plots.drawn(bench.read(ROOT / "tests/bench" / name)).items():
-        assert (ROOT / "docs/plots" / file).read_text() == text, f"scripts/bench density --from {name} --svg docs/plots"
