@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is noted of each call that has ended: one line in the log, at the level that its code deserves, with the pod and
+"""The record of each call that has ended: one line in the log, at the level that its code deserves, with the pod and
 the container that it was about; and its time and code for metrics. Used by the server's interceptor alone.
 
 A line that is not written costs nothing: the pod is looked up only for one that is.

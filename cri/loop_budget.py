@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of the event loop: all links of a node share what one iteration of the loop has for them, so that calls
-are answered in between however much the guests send. Used by `cri.agent`; made once per node.
+"""The budget of the event loop: all links of a node share a limited time in each iteration, so calls are answered
+however much the guests send (docs/design/link.md). Used by `cri.agent`; made once per node.
 
 It knows nothing of links, and it can't interrupt: a user stops by itself after `SLICE_S`.
 """

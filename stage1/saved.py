@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running pod's guest and disk, saved into a directory while the pod goes on, and other pods that begin as copies of
-it. Called by the daemon in worker threads; what is asked of the guest before and after is not here.
+it. Called by the daemon in worker threads; requests to the guest before and after that are not made here.
 
     guest          memory and devices, as QEMU writes them
     disk           the pod's disk as it was in the same moment; absent where it has none

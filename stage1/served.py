@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes of the host that a pod's guest has by FUSE: each is mounted once at `share/volumes/sources/<name>` in the
-mounts of their server (vm/volume_server.py), however many containers have it. For the guest each is one file system,
-so that locks and sockets of one container are those of another. Called by the engine.
+"""Volumes of the host that a guest mounts by FUSE. Each source is mounted once, at `share/volumes/sources/<name>` in
+the mount namespace of the volume server (vm/volume_server.py), however many containers have it. So it is one file
+system for the guest, and containers share its locks and sockets. Called by the engine.
+docs/design/volumes.md has the reasons.
 
-Which container uses which is in the file `host_volumes` of its bundle, for the guest too (images/volumes/host.h): one
-line with the name for each of its volumes, and `port NUMBER` before them if the guest is to connect by vsock. Blocking;
-all that changes is done under a lock of the pod.
+The file `host_volumes` in a container's bundle, which the guest reads too (images/volumes/host.h), has one line with a
+name for each of the container's volumes, and before them `port NUMBER` if the guest connects by vsock. Blocking; all
+changes are made under a lock of the pod.
 """
 
 import os

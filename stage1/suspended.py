@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod whose guest is in a file: saved and its VMM ended, or loaded into a new VMM. Called by the daemon in worker
-threads; what is asked of the guest before and after is not here.
+threads; requests to the guest before and after that are not made here.
 
 In one moment the pod is suspended, when `suspended.json` is there in its directory: before, the guest goes on in the
 VMM that it has (`go_on`), afterwards that is killed wherever it is found (`settle`), since the guest is in the file. It

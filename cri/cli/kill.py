@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod kill`: sends a signal to the first process of a container. What it does with it is its own matter."""
+"""`clearpod kill`: sends a signal to the first process of a container. The process decides how to react."""
 
 import argparse
 

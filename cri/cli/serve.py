@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod serve`: the daemon. Wires the node together, serves until SIGTERM or SIGINT, and leaves the pods
-running. What it is for systemd is in `service`.
+running. `service` has the part for systemd.
 
 Called by `cri.__main__`. Logging is set up here and nowhere else.
 """
@@ -124,7 +124,7 @@ class JsonFormat(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The event's fields executor time, level and event."""
+        """The event as JSON: its time, level and name, and its fields."""
         head = {"time": record.created, "level": record.levelname.lower(), "event": record.getMessage()}
         trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
         return json.dumps({**head, **_fields(record), **trace}, default=str)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one order of operations: which call is possible while a container, or a pod, is in which phase.
 
-Phases are what is stored (`stage1.pod.states`) and what is being done at the moment. Used by every operation before it
+A phase is the stored state (`stage1.pod.states`) or the operation in progress. Used by every operation before it
 begins, and again once it has its lock. docs/dev/cri.md draws both tables; a test holds it to them. Pure.
 """
 

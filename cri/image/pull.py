@@ -2,9 +2,9 @@
 """Brings an image here: resolve, download what is missing, convert, merge, remember.
 
 Called by PullImage and `clearpod run`. Pulls of one reference with the same credentials share one run; it is cancelled
-when no caller waits for it any more (the server lets PullImage finish when only its client went away). A layer that
-several pulls want is brought by one. A pull that ends early leaves nothing; what a killed process leaves is in tmp/,
-and `ImageStore.clean_up` removes it.
+when no caller waits for it any more (the server lets PullImage finish when only its client went away). If
+several pulls need a layer, one of them downloads it. A pull that fails leaves nothing; files of a killed process are in
+tmp/, and `ImageStore.clean_up` removes them. docs/design/images.md has the reasons.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 """Activation of a suspended pod by the first connection to one of its host ports. Owned by a live pod, opened by
 `suspension`.
 
-What is read is anybody's, and as much as anybody likes: so many frames are looked at within a while, and no more.
+Anybody can send these frames, and any number of them, so the number that is read in a period is limited.
 """
 
 import asyncio

@@ -2,7 +2,8 @@
 """Stands in for the agent of a pod whose VM boots a kernel out of an image: answers what the pod asks its agent.
 
 Made when such a container is created (`take_over`), and when a restarted daemon adopts such a pod. Starts and ends the
-VM, which is the one container's; follows its serial port into the log. What needs an agent is refused.
+VM of the pod's only container, and copies its serial port to the log. Requests that need an agent are refused.
+docs/design/own-kernels.md has the reasons.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod needs from outside, as one value, so that tests can pass fakes."""
+"""The pod's dependencies as one value, so that tests can pass fakes."""
 
 import logging
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A commit record of a log: kept in two files that take turns, so that one of them is whole whenever we are killed.
+"""A commit record of a log: two files that take turns, so that one of them is whole whenever the daemon is killed
+(docs/design/streams.md).
 
 Used by the writer. `open` and `remove` block; `write` only writes to files that are open already, so that it may be
 called on the event loop for each batch. A file is a line with a checksum and a length, and as many bytes of JSON; the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KSM was set to before us, in run_dir/ksm.json, so that the next daemon can give it back if we are killed.
+"""The former settings of KSM, in run_dir/ksm.json, so that the next daemon can restore them if this one is killed.
 
 Written by `merger` before it sets anything, read by it at its start and by `clearpod ksm`. It dies with the boot, as
 the settings do.

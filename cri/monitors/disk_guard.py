@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a pod that fills the state disk from taking what others need: it is held until there is enough again.
+"""Holds pods that fill the disk of `state_dir`, until others have enough space again (docs/design/resources.md).
 
 Made by the node. A pod that is held answers nothing; stops and removals end its VM. It looks at disks in threads, and
 `filling` decides.

@@ -2,10 +2,10 @@
 """All plugins: calls them before an operation, in the order of their indexes, and notifies them afterwards. The pods'
 and RPCs' `Hooks`; made by the node.
 
-Requests and notifications are queued for each plugin. One that connects later learns of everything that exists by
-Synchronize, the first request in its queue: what is being made then is part of that, and for what begins after it the
-plugin is called as all are. So nothing is lost or sent twice, and a pod waits for a plugin's synchronization only with
-its own requests to that plugin. Stops and removals never fail because of a plugin.
+Requests and notifications are queued for each plugin. For a plugin that connects
+later the first request in the queue is Synchronize. It lists everything that exists or is being made; for everything
+that begins later the plugin gets the usual requests. So nothing is lost or sent twice, and a pod waits for a plugin's
+synchronization only with its own requests to that plugin. Stops and removals never fail because of a plugin.
 """
 
 import logging

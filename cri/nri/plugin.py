@@ -2,7 +2,8 @@
 """One plugin that has registered: requests to it, one after the other. Made by `listener`, used by `hub`.
 
 Requests are queued, so that a plugin sees things in the order in which they happened. The queue is bounded, and a
-plugin that lets it grow too long, or does not answer in time, is disconnected: who waits for it goes on without it.
+plugin that lets it grow too long, or does not answer in time, is disconnected, and calls that waited for it
+continue without it.
 """
 
 import asyncio

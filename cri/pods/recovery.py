@@ -3,6 +3,7 @@
 itself. Owned by the table.
 
 No pod waits for another one's guest, VMM or network plugins, and none is forgotten while its VMM may live.
+docs/design/recovery.md has the reasons.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 """The warm pool: slots with prewarmed VMs, which are booted one at a time and while no pod is starting.
 
 Made by the node. The table claims a slot for a pod that its VM fits (`fit`). Each slot is a pod without a name, with
-the state BOOTING in its file: so the orphans of a daemon that was killed are cleaned up by the next one, and one that
-ends in order drains the pool. It knows no RPC, and a claimed VM is not in the pool any more.
+the state BOOTING in its file: so the next daemon removes the slots of one that was killed, and a daemon that is stopped
+drains the pool. It knows no RPC, and a claimed VM is not in the pool any more. docs/design/pool.md has the reasons.
 """
 
 import asyncio

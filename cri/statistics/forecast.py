@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predicts when a pod's statistics will be asked for again, from the queries before. Used by the meter. Pure.
 
-A kubelet asks each 10 s, a scraper each 15, and each asks for everything at once. A guest that is asked shortly before
-them answers no more often than otherwise, and no caller has to wait. A caller may count its period from one query to
-the next, or pause for the same time after each answer, which is another period while answers are slow.
+A kubelet asks each 10 s, a scraper each 15, and each asks for everything at once. If guests are asked
+shortly before, no caller waits, and guests do not answer more often. A caller's period is constant either between its
+queries, or between an answer and the next query. docs/design/statistics.md has the reasons.
 """
 
 import math

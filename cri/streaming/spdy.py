@@ -2,8 +2,8 @@
 """SPDY/3.1 as Kubernetes speaks it: bytes in, frames out, and back. Pure. docs/dev/cri.md has the dialect.
 
 Used by `spdy_session`. One `Codec` per connection, since each direction's headers are one zlib stream. This dialect
-has no flow control, and the server opens no streams. The client is not trusted: what breaks the rules raises
-SpdyFault, and nothing that is kept for it grows without limit: data frames are handed on in pieces.
+has no flow control, and the server opens no streams. The client is not trusted: a violation raises
+SpdyFault, memory for the client is limited, and data frames are passed on in pieces (docs/design/streams.md).
 """
 
 import zlib

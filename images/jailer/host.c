@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See jailer.h: what is done before there is a child, and what only the host's root can do for it. */
+/* The steps before there is a child, and those that only the host's root can do for it; see images/jailer/README.md. */
 #include "host.h"
 
 #include "failure.h"

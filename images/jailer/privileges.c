@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See jailer.h, user_namespaces(7), capabilities(7), landlock(7), seccomp(2). */
+/* See images/jailer/README.md, user_namespaces(7), capabilities(7), landlock(7), seccomp(2). */
 #include "privileges.h"
 
 #include "failure.h"

@@ -3,8 +3,9 @@
 
 Used by `client.py` (blocking) and by the daemon (asyncio). The caller moves bytes: it gives what it read to
 `receive`, writes all of `outgoing()` after that, and calls `connect` whenever it has a new connection.
-Nothing here blocks or reads a clock. The guest is not trusted: what breaks the rules raises LinkFault or is
-thrown away, and what is kept for it has a limit. Messages leave here with all values in range (`checked.py`).
+Nothing here blocks or reads a clock. The guest is not trusted: a violation raises LinkFault or is
+dropped, and memory for the guest is limited (docs/design/link.md). Messages leave with all
+values in range (`checked.py`).
 `useless` and `resyncs` count what a guest may do, but not often; who has a clock limits how often (`budget.py`).
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The steps of a pod's network: record, netns, plugins, taps; and their undoing. Called by the engine.
 
-Each step is recorded before it is made, so `detach` undoes all of it in any process, at any time, twice, at whatever
-step the maker was killed.
+Each step is recorded before it is made. So `detach` can undo all of them in any process and repeatedly, whichever step
+was interrupted by a kill. docs/design/network.md has the reasons.
 """
 
 from stage1.errors import PodError

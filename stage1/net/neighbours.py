@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A limit of the new neighbours that a pod makes the host look for, in a table of nf_tables of the host's netns.
+"""The limit of new neighbours for a pod: rules in a table of nf_tables in the host's netns.
 
-The kernel has one table of neighbours for all devices and namespaces, with a place for each address that it looks for,
-also where nobody answers. So pods are limited in new next hops, not in destinations: what goes by one router is one.
-Called by attach, and by the daemon for all of its pods (docs/design/network.md). Changes nothing in the pod's netns, and is not
-the filter of what a pod may send as its own (`own`).
+The kernel has one table of neighbours for all devices and namespaces, and an address takes a place in it even if nobody
+answers. So pods are limited in new next hops, not in destinations: all that one router forwards is one next hop. Called
+by attach, and by the daemon for all of its pods. Changes nothing in the pod's netns; the filter against spoofing is
+`own`. docs/design/network.md has the reasons.
 """
 
 import errno

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which Ethernet frames a pod may send on a device: a BPF program that accepts what is listed here and drops the rest.
 
-Pure: called by tap_links. The rules are described in docs/admin/network.md, the reasons in docs/design/network.md. The program
+Pure: called by tap_links. docs/admin/network.md describes the rules, docs/design/network.md the reasons. The program
 drops a frame that it can't parse to the end.
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conditions that make the portmap plugin leave ::1 alone. Pure: called by plugins.
 
-Its rules for IPv6 match connections to ::1 too and send them where no answer can come from (docs/design/network.md), and
-so hide the daemon, which serves that address. It has a key for conditions on its rules, in the syntax of iptables or
-nftables. Other plugins get their documents unchanged.
+The plugin's rules for IPv6 match connections to ::1 too, and redirect them to a pod whose answers the kernel drops
+(docs/design/network.md). So they would hide the daemon, which listens on that address. The plugin has a key for
+conditions on its rules, in the syntax of iptables or nftables. Other plugins get their documents unchanged.
 """
 
 from stage1.linux.host import which

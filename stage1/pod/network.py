@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod's network as values: the guest's settings, and what is shown to people. Pure.
+"""A pod's network as values: the guest's settings, and the values that commands show. Pure.
 
 Made by `stage1.net` from the results of the CNI plugins, kept in the pod's record, translated into the agent's
 Configure.

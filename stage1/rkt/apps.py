@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What entry points ask the agent of a running pod for: to make, start, end and forget apps. Called by stage1/entry.
+"""Requests of the entry points to the agent of a running pod: make, start, end and forget apps. Called by stage1/entry.
 
 rkt calls several of them at once; those that change the same pod take turns (`changing`). An app
 counts as ended when rkt sees its code, which the guest writes and the launcher hands on.

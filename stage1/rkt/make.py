@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod needs on the host before its VM starts: its empty volumes, and directories in each app. Called by
+"""Files that a pod needs on the host before its VM starts: its empty volumes, and directories in each app. Called by
 stage1/entry, and by machine when it shows an app.
 
 Undone by rkt, which removes the pod's directory. Doing it again, as for an app that comes later, changes nothing.

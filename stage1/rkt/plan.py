@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a pod, which the agent carries out by itself: the requests of the link, one after the other in a file.
+"""The plan of a pod: a file with the link's requests, which the agent carries out by itself (docs/design/rkt.md).
 
 Pure. Called by `machine` when the pod starts, and by the entry points that add an app later, which send the same
 requests over the link (docs/dev/link.md, "Autonomous pods").

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images in a pod's layers export: mounted where its guest sees them by 9p, and looked into by the host.
 
-Called by who owns the pod; the engine's docstring has the pod's directory. Nothing here knows who needs an image.
+Called by the pod's owner; the engine's docstring has the pod's directory. Nothing here knows who needs an image.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has confined processes forked by a server that has loaded their modules (`forkserver`): the side of who asks.
+"""Has confined processes forked by a server that has loaded their modules (`forkserver`): the client's side.
 
 Owned by the pull, used through `confined.Asker`, from threads. A start of Python with its modules, and of the programs
 that confine it, costs 30 ms; a fork that confines itself 5. Of a program it would cost more than its start.

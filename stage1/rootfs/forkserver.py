@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fork server: a Python process that has loaded what confined processes need, and forks one for each request.
 
-Started by `forking`, from which its requests come by a socket (descriptor 0): each is nothing but descriptors. The
-server has one thread, and reads no byte of an image, nor what it is asked for: so a child finds nothing of others in
-its memory. A child confines itself (`linux.confine`) before it does anything else. It is the first of a PID namespace,
-and killed when the server ends, or who asked closes its socket.
+Started by `forking`, from which its requests come by a socket (descriptor 0): a request consists of descriptors
+only. The server has one thread. It reads neither images nor the tasks themselves, so a child's memory has no data of
+others. A child confines itself (`linux.confine`) before it does anything else. It is the first process of a PID
+namespace, and is killed when the server ends or the client closes its socket. docs/design/images.md has the reasons.
 """
 
 import errno

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Passes bytes from a descriptor to a consumer, who gets only bytes that were checked.
 
-Used by `tarheaders` and `facts` in the confined process. Memory is bounded by what is read without being approved.
+Used by `tarheaders` and `facts` in the confined process. Only bytes that were read and not yet
+approved are in memory.
 """
 
 import os

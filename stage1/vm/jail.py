@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jail of a VMM as a launch description for the program `jailer` (images/jailer/README.md): namespaces, a root with
-the pod's files, the VMM and what that loads only, ids of its own, rules of Landlock, limits.
+"""The jail of a VMM as a launch description for the program `jailer` (images/jailer/README.md): namespaces, ids,
+Landlock rules, limits, and a root that has only the pod's files, the VMM and the files that the VMM loads.
+docs/design/jail.md has the reasons.
 
 Called by starter.ProcessVmm, and by launch_spec.py for rkt. It looks at which files the host has, and changes nothing.
 What one VMM may change is: its scratch disk, the small file system HOME, and the volumes that are mounted below

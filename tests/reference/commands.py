@@ -48,8 +48,8 @@ def _command(parser: Parser, summary: str) -> Iterator[str]:
 def reference() -> str:
     """docs/reference/commands.md."""
     intro = (
-        "Options of each command of `clearpod`. Each has `--config FILE`, which may also precede the command, and reads "
-        "/etc/clearpod/config.toml without it if that exists. `clearpod COMMAND --help` has examples."
+        "Options of each command of `clearpod`. Each has `--config FILE`, which may also precede the command; without "
+        "it, /etc/clearpod/config.toml is read if it exists. `clearpod COMMAND --help` has examples."
     )
     commands = _parsers(make(None))
     return page(

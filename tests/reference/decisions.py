@@ -15,7 +15,7 @@ _HEAD = re.compile(r"# (\d{4}):? ([^\n]+)\n\nStatus: ([^\n]+)\n\n")
 _INTRO = """# Decisions
 
 The few decisions that shape everything else: one file each, what was decided, why, what was rejected, what it costs.
-Everything else is explained in [design/](../README.md#for-developers), by subject, and edited there as the code changes.
+[design/](../README.md#for-developers) explains everything else by subject, and changes with the code.
 The first line is `# NUMBER TITLE`, the third `Status: accepted`, or `Status: superseded by` with a link.
 
 <!-- The table is made by scripts/gen-reference. -->

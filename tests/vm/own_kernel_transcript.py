@@ -27,8 +27,8 @@ from tests.vm.shell_session import IMAGE, Session
 ROOT = Path(__file__).parents[2]
 HEAD = """# A transcript of pods with a kernel of their own
 
-Both kernels of the tests ([own-kernels.md](../../docs/user/own-kernels.md)) by crictl, `clearpod run` and rkt, on QEMU, written by
-`python -m tests.vm.own_kernel_transcript`; a test runs it again and compares commands and codes.
+Both kernels of the tests ([own-kernels.md](../../docs/user/own-kernels.md)) by crictl, `clearpod run` and rkt, on QEMU,
+written by `python -m tests.vm.own_kernel_transcript`; a test runs it again and compares commands and codes.
 
 - hello, on a microvm, which has no power button: an ELF with a PVH note, `io.clearpod.kernel.path=/kernel` and
   `network=linux`. It answers ping, and UDP with what it was sent, backwards.
@@ -42,8 +42,8 @@ as is what waits for a line of a log. `E` marks crictl's errors, `=>` an exit co
 HEAD_OF_KVMTOOL = """# A transcript of pods with a kernel of their own on kvmtool
 
 The same as in [own_kernel_transcript.md](own_kernel_transcript.md) on kvmtool, in the
-[lab](../../docs/dev/testing.md#the-lab), written by `python -m tests.vm.own_kernel_transcript kvmtool`; a test runs it again
-there and compares commands and codes.
+[lab](../../docs/dev/testing.md#the-lab), written by `python -m tests.vm.own_kernel_transcript kvmtool`; a test runs it
+again there and compares commands and codes.
 
 That hypervisor boots a bzImage on a machine with PCI: the hello, an ELF, is refused. Its machine has no power button,
 so the stock kernel is ended at once when it is stopped, with code 137, and a reset is its end in good order.

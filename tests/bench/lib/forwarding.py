@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the limit of new neighbours (docs/design/network.md) costs each packet that the host forwards: small ones, from a
-sender to a receiver, through a host that is a netns. Called by network.py.
+"""The cost of the limit of new neighbours (docs/design/network.md) for each packet that the host forwards.
 
-All of a packet's way is in the call that sends it, so the processor time of the sender is that of the way.
+A sender sends small packets to a receiver, through a netns that plays the host. The call that sends a packet also
+forwards and delivers it, so the sender's processor time is the whole cost. Called by network.py.
 """
 
 import os
