@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from tests.reference import commands, configuration, decisions, interfaces
+from tests.reference import commands, configuration, interfaces
 
 PLACE = Path(__file__).parents[2] / "docs/reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -17,7 +17,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "exit-codes.md": commands.exit_codes,
     "metrics.md": interfaces.metric_page,
     "rpcs.md": interfaces.rpcs,
-    "../decisions/README.md": decisions.index,
 }
 
 

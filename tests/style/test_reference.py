@@ -25,7 +25,7 @@ def test_no_row_is_empty() -> None:
 
 def test_every_decision_has_a_status() -> None:
     assert [one.file for one in decisions.decisions() if one.status == "?"] == [], (
-        "docs/decisions/README.md says the form"
+        "tests/reference/decisions.py says the form"
     )
 
 

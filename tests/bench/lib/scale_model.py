@@ -39,7 +39,7 @@ class Machine(NamedTuple):
         return self.memory_gib * GIB // (8 * 16 * KIB) // 2
 
 
-MACHINES = (Machine("256 GiB, 64 CPUs", 256, 64), Machine("1 TiB, 192 CPUs", 1024, 192))
+MACHINES = (Machine("256 GiB, 64 CPUs", 256, 64),)
 COUNTS = (1_000, 10_000)
 
 
