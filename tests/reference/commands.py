@@ -29,20 +29,33 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         yield f"`{', '.join(names)}{shown}`", (action.help or "").replace("%%", "%")
 
 
-def _command(parser: Parser, summary: str) -> Iterator[str]:
-    """The sections of a command, and those of its sub-commands."""
-    below = _parsers(parser)
-    yield f"{'##' + '#' * (parser.prog.count(' ') - 1)} {parser.prog}"
-    yield f"{summary[0].upper()}{summary[1:].removesuffix('.')}."
+MOST_IN_TABLE = 8
+"""A command with at least so many options has a section of its own."""
+
+
+def _commands() -> Iterator[tuple[Parser, str]]:
+    """Each command with its summary, followed by its sub-commands."""
+    commands = _parsers(make(None))
+    for name in COMMANDS:
+        yield from _with_those_below(commands[name], COMMANDS[name])
+
+
+def _with_those_below(parser: argparse.ArgumentParser, summary: str) -> Iterator[tuple[Parser, str]]:
+    assert isinstance(parser, Parser)
+    yield parser, f"{summary[0].upper()}{summary[1:].removesuffix('.')}."
+    helps = {choice.dest: choice.help for a in parser._actions for choice in getattr(a, "_choices_actions", ())}
+    for name, one in _parsers(parser).items():
+        yield from _with_those_below(one, helps[name])
+
+
+def _section(parser: Parser, summary: str) -> Iterator[str]:
+    yield f"## {parser.prog}"
+    yield summary
     if parser.usage:
         yield f"    {parser.usage}"
-    if rows := [*_rows(parser)]:
-        yield table(("option", "meaning"), rows)
+    yield table(("option", "meaning"), [*_rows(parser)])
     if parser.epilog:
         yield parser.epilog
-    helps = {choice.dest: choice.help for a in parser._actions for choice in getattr(a, "_choices_actions", ())}
-    for name, one in below.items():
-        yield from _command(one, helps[name])
 
 
 def reference() -> str:
@@ -51,10 +64,14 @@ def reference() -> str:
         "Options of each command of `clearpod`. Each has `--config FILE`, which may also precede the command; without "
         "it, /etc/clearpod/config.toml is read if it exists. `clearpod COMMAND --help` has examples."
     )
-    commands = _parsers(make(None))
-    return page(
-        "Command line", intro, *(part for name in COMMANDS for part in _command(commands[name], COMMANDS[name]))
-    )
+    sections, rows = [], []
+    for parser, summary in _commands():
+        if len([*_rows(parser)]) >= MOST_IN_TABLE:
+            sections += _section(parser, summary)
+        else:
+            more = f" {' '.join(parser.epilog.split())}" if parser.epilog else ""
+            rows += [(f"**{parser.prog}**", summary + more), *_rows(parser)]
+    return page("Command line", intro, *sections, "## Others", table(("command and options", "meaning"), rows))
 
 
 def _tree(of: type[errors.PodError], depth: int = 0) -> Iterator[tuple[type[errors.PodError], int]]:
