@@ -3,7 +3,7 @@
 
 A kubelet asks each 10 s, a scraper each 15, and each asks for everything at once. If guests are asked
 shortly before, no caller waits, and guests do not answer more often. A caller's period is constant either between its
-queries, or between an answer and the next query. docs/design/statistics.md has the reasons.
+queries, or between an answer and the next query. docs/design/daemon.md has the reasons.
 """
 
 import math
