@@ -24,10 +24,11 @@ COMPILE = ("musl-gcc", "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror
 PLACE = "usr/lib/clearpod"
 BOOT = (
     *("crc32c_generic", "virtio_blk", "virtio_net", "virtio_balloon", "virtio_rng", "9p", "9pnet_virtio"),
-    *("erofs", "overlay", "ext4", "vmw_vsock_virtio_transport"),
+    *("erofs", "overlay", "ext4", "vmw_vsock_virtio_transport", "ip_tables", "ip6_tables"),
 )
 """Modules that are loaded before the agent begins, each behind those that it needs. `crc32c_generic` is named since
-erofs and ext4 ask for it by an alias only."""
+erofs and ext4 ask for it by an alias only; the last two since iptables-legacy expects modprobe in its container to load
+them, and the kernel itself asks for their tables, but not for them."""
 KEPT = re.compile(
     "(arch|block|crypto|fs|lib|net)/.*|drivers/(block|crypto/virtio|dax|md|nvdimm|virtio)/.*"
     "|drivers/net/([^/]+|(bonding|ipvlan|ppp|team|vxlan|wireguard)/.*)"

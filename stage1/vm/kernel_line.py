@@ -24,7 +24,6 @@ STOCK = (
     "nokaslr",
     "mitigations=off",  # the boundary of a pod is its VM, as with a kernel of ours
     "cryptomgr.notests",
-    "audit=0",
     "8250.nr_uarts=1",
     "i8042.noaux",
     "i8042.nokbd",

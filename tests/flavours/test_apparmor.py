@@ -52,7 +52,7 @@ async def test_a_profile_of_the_owner_is_compiled_loaded_and_enforced(pods: Pods
     pods.use(apparmor_dir=str(tmp_path))
     async with pods.running("web") as (pod,):
         script = f"{WHO}; ! touch /tmp/x; touch /root/x; echo wrote; {MOUNT}; dmesg | grep DENIED"
-        output = await pod.run(script, name="c", apparmor=local("deny-write"), caps=("SYS_ADMIN",))
+        output = await pod.run(script, name="c", apparmor=local("deny-write"), caps=("SYS_ADMIN", "SYSLOG"))
         assert "deny-write (enforce)" in output and "/tmp/x': Permission denied" in output and "wrote" in output
         assert "no: Permission denied" in output
         assert re.search(r'apparmor="DENIED" operation="mount" .*profile="deny-write" name="/mnt/"', output)
