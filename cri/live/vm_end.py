@@ -39,15 +39,12 @@ async def seen(handle: PidHandle) -> None:
 
 
 async def see_server(vm: VmProcess) -> None:
-    """End a VM whose server of volumes has ended, since its guest would hang; one in good order ends itself. The server
-    is reaped first: the kernel delays the VM's own end until then.
-    """
+    """End a VM whose server of volumes has ended, since its guest would hang; one in good order ends itself."""
     pid, start_time = vm.server or (0, 0)
     server = await opened(vm._replace(pid=pid, start_time=start_time))
     if server is not None:
         with server:
             await is_readable_within(None, server.fileno())
-            server.wait(0)
     handle = await opened(vm)
     if handle is not None:
         with handle:

@@ -6,6 +6,9 @@
  * text, by which the process can be found. It makes a child in new namespaces, which is the child of whoever started us,
  * writes its pid and then "ok" or one sentence to RESULT, and ends. The child becomes the VMM. When one of the two or
  * their parent ends before that, all end.
+ *
+ * What joins a VMM's namespaces becomes the child of that VMM, which is the init there: as that ends, the kernel reaps
+ * it. The end of an init waits for all processes of its namespace to be reaped, so nobody else may have to do it.
  */
 #include "failure.h"
 #include "host.h"
@@ -25,6 +28,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -74,51 +79,93 @@ static bool set_hostname(const struct description *description)
            failed("set the host name", description->hostname);
 }
 
-/* Returns only if that is not possible. `pair` is the parent's: it has ended if nothing comes from there. */
+/* The jailer, which asks for credentials, now knows who we are, and is still there. */
+static void ask(int pair)
+{
+    char go;
+    if (send(pair, "", 1, MSG_NOSIGNAL) != 1 || recv(pair, &go, 1, 0) != 1)
+        _exit(FAILED);
+}
+
+/* Become a child of the init of the namespace: our parent, who is in it too, ends. False if that is not possible. */
+static bool become_child_of_init(int pair)
+{
+    pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    if (child < 0)
+        return failed("make", "a process beside the VMM");
+    if (child > 0)
+        _exit(0);
+    ask(pair);
+    return true;
+}
+
+/* Returns only if that is not possible. `pair` is the jailer's: it has ended if nothing comes from there. */
 static void exec_vmm(const struct description *description, int ids, int pair, int result)
 {
     int ruleset;
-    char go;
     setsid();
     if (!(description->joined ? root_share() : root_change(description, ids)) || !set_hostname(description) ||
         !privileges_make_ruleset(description, &ruleset) || !privileges_give_up(description, ids, ruleset))
         return;
     end_with_caller(result); /* a change of user takes that back */
-    if (send(pair, "", 1, MSG_NOSIGNAL) != 1 || recv(pair, &go, 1, 0) != 1)
-        _exit(FAILED);
+    ask(pair);
     if (!description->dies_with_parent)
         prctl(PR_SET_PDEATHSIG, 0);
-    if (!privileges_close(description))
+    if ((description->joined && !become_child_of_init(pair)) || !privileges_close(description))
         return;
     execve(description->argv[0], description->argv, description->env);
     failed("start", description->argv[0]);
 }
 
-/* Until the child, which asks once whether we are still there, has become the VMM or has sent the reason why not. */
-static bool attend(int pair)
+/* Until the child, which asks whether we are still there, has become the VMM or has sent the reason why not. Who asked
+ * last, by our numbers, is `*asker`.
+ */
+static bool attend(int pair, pid_t *asker)
 {
     char text[SENTENCE_MAX];
-    ssize_t length;
-    while ((length = recv(pair, text, sizeof text - 1, 0)) > 0) {
+    union {
+        struct cmsghdr header;
+        char buffer[CMSG_SPACE(sizeof(struct ucred))];
+    } control;
+    for (;;) {
+        struct iovec piece = {text, sizeof text - 1};
+        struct msghdr message = {
+            .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        ssize_t length = recvmsg(pair, &message, 0);
+        if (length <= 0)
+            return true;
         text[length] = 0;
+        struct cmsghdr *got = CMSG_FIRSTHDR(&message);
+        struct ucred who;
+        if (got && got->cmsg_type == SCM_CREDENTIALS) {
+            memcpy(&who, CMSG_DATA(got), sizeof who);
+            *asker = who.pid;
+        }
         if (*text)
             failure_take(text);
         if (*text || send(pair, "", 1, MSG_NOSIGNAL) != 1)
             return false;
     }
-    return true;
+}
+
+static void answer_pid(int result, pid_t pid)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%d", pid);
+    answer(result, "pid ", number);
 }
 
 static bool start(const struct description *description, int ids, int result)
 {
-    int pair[2];
-    char number[16];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+    int pair[2], on = 1;
+    pid_t asker = 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+        setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
         return failed("make", "a pair of sockets");
     if (!host_join(description, APART))
         return false;
-    unsigned long apart = description->joined ? CLONE_NEWNS : APART;
-    pid_t child = (pid_t)syscall(SYS_clone, CLONE_PARENT | apart | SIGCHLD, NULL, NULL, NULL, NULL);
+    unsigned long apart = description->joined ? CLONE_NEWNS : CLONE_PARENT | APART;
+    pid_t child = (pid_t)syscall(SYS_clone, apart | SIGCHLD, NULL, NULL, NULL, NULL);
     if (child < 0)
         return failed("make", "namespaces");
     if (child == 0) {
@@ -129,9 +176,16 @@ static bool start(const struct description *description, int ids, int result)
         _exit(FAILED);
     }
     close(pair[1]);
-    snprintf(number, sizeof number, "%d", child);
-    answer(result, "pid ", number);
-    return attend(pair[0]);
+    if (!description->joined) {
+        answer_pid(result, child);
+        return attend(pair[0], &asker);
+    }
+    bool is_started = attend(pair[0], &asker) && asker != child;
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    if (is_started)
+        answer_pid(result, asker);
+    return is_started;
 }
 
 int main(int argc, char **argv)

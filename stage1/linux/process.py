@@ -147,19 +147,6 @@ def _inheritable() -> list[int]:
     return pids
 
 
-def has_released(pid: int) -> bool:
-    """Whether the process is ending and has given back all but its entry. An init of a PID namespace stays so, and is
-    no zombie yet, until all processes of the namespace have been reaped by their parents, wherever these are.
-    """
-    try:
-        os.readlink(f"/proc/{pid}/ns/mnt")
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 class PidHandle:
     """A process that can't be mistaken for another: owns a pidfd. Close it, or use it in a `with`."""
 

@@ -26,7 +26,6 @@ AGENT = "agent"
 """The program of pods on the host, in the directory of the guest's files."""
 CONSOLE_KEEP_BYTES = 1 << 20
 _DEATH_S = 10.0
-_POLL_S = 0.1
 
 
 class VmProcess(NamedTuple):
@@ -66,24 +65,8 @@ class VmProcess(NamedTuple):
             return
         with handle:
             handle.kill(process.SIGKILL)
-            self._reap_server()
-            until = time.monotonic() + _DEATH_S
-            while not handle.wait(_POLL_S):
-                # Its end waits for who has to reap its volume server, maybe a process that does not; by then it has
-                # given back its files, mounts and memory.
-                if process.has_released(self.pid):
-                    return
-                if time.monotonic() >= until:
-                    raise VmFailed(f"the VMM (pid {self.pid}) did not end within {_DEATH_S:g} s of SIGKILL")
-
-    def _reap_server(self) -> None:
-        """Reap the volume server, which the end of the VMM kills: the kernel holds that end back until its parent,
-        maybe we, has reaped it.
-        """
-        handle = process.open_process(*self.server) if self.server else None
-        if handle is not None:
-            with handle:
-                handle.wait(_POLL_S)
+            if not handle.wait(_DEATH_S):
+                raise VmFailed(f"the VMM (pid {self.pid}) did not end within {_DEATH_S:g} s of SIGKILL")
 
     def console_tail(self, lines: int = 20) -> str:
         """The console's last lines, what can not be printed replaced: a guest wrote them."""

@@ -160,7 +160,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     **{path: {"files.read": HOST} for path in ("stage1/linux/pressure.py", "stage1/vm/usage.py")},
     "stage1/linux/mapped.py": {"open": HOST},
-    "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open", "os.readlink"), HOST),
+    "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),
     "stage1/linux/removal.py": {"os.scandir": SELF},
     "stage1/linux/tsc.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic"), OURS),
     "stage1/linux/scope.py": dict.fromkeys(("open", "os.makedirs", "os.path.exists", "os.path.isdir"), HOST),

@@ -175,6 +175,7 @@ async def test_the_server_is_confined_and_ends_with_its_vm(machine: Machine, vol
         status = dict(line.split(":\t", 1) for line in (server / "status").read_text().splitlines())
         needed = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
         assert {name: status[name].strip() for name in needed} == needed
+        assert int(status["PPid"]) == pid_of(pod), "else the VMM's end waits for whoever has to reap it"
         assert int(status["Uid"].split()[0]) == idmap.outside(idmap.read_map(pid_of(pod)), 0)
         await output_of(pod, container, "echo written >/data/work/last")
         os.kill(pid_of(pod), signal.SIGKILL)
