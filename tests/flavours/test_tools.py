@@ -49,11 +49,6 @@ ASKED = """
     ip -br link
     cut -d ' ' -f 1 /proc/modules
 """
-OWN = """
-    printf '\\177ELF' > /tmp/own.ko
-    busybox insmod /tmp/own.ko 2>&1 || true
-    cat /proc/sys/kernel/modprobe
-"""
 
 
 async def test_two_pods_speak_by_wireguard(pods: Pods) -> None:
@@ -96,9 +91,3 @@ async def test_modules_are_loaded_for_who_may_use_what_they_are(pods: Pods) -> N
         assert all(name in rest for name in ("bonding", "vxlan", "dummy")) and "bond0" not in rest
         code = await pod.run("ip link add wg1 type wireguard 2>&1 || true", name="denied")
         assert "not permitted" in code
-
-
-async def test_a_privileged_container_loads_no_module_of_its_own(pods: Pods) -> None:
-    async with pods.running("own", linux=privileged_sandbox()) as (pod,):
-        output = await pod.run(OWN, name="own", privileged=True)
-        assert "not permitted" in output and "/usr/lib/clearpod/modprobe" in output
