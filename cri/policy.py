@@ -25,7 +25,7 @@ SCRATCH = "clearpod.io/scratch-mib"
 NETWORKS = "clearpod.io/networks"
 """Names of CNI networks that the pod joins in addition to the default one, separated by commas."""
 KERNEL = "clearpod.io/kernel"
-"""Guest kernel: `default`, a variant such as `full` in the guest's directory, or `image`: the kernel in the image of
+"""Guest kernel: `default`, a variant such as `stock` in the guest's directory, or `image`: the kernel in the image of
 the pod's only container, and no guest is booted.
 """
 PROFILE = "clearpod.io/guest-profile"

@@ -184,7 +184,7 @@ def _add_calling(parser: Parser) -> None:
     parser.add_argument("--hypervisor", choices=("auto", *hypervisors.names()), help="default: as configured")
     _texts(
         parser,
-        ("--vm-kernel", "NAME", "the guest's kernel: default, or a variant that was built, such as full"),
+        ("--vm-kernel", "NAME", "the guest's kernel: default, stock (Debian's), or one that was put beside them"),
         ("--profile", "NAME", "the guest's userspace: default, or systemd"),
         ("--journal", "DIR", "the directory for the journal of --profile systemd"),
     )

@@ -79,7 +79,7 @@ def require(name: str, pod: Pod, *, is_there: bool) -> str:
         kernel = "the host's kernel" if pod.host else f"the pod's kernel {pod.kernel or 'default'!r}"
         raise Unsupported(
             f"the AppArmor profile {name!r} can't be applied: {kernel} has no AppArmor; give the pod the annotation"
-            " clearpod.io/kernel: full or the runtime handler clearpod-full"
+            " clearpod.io/kernel: stock or the runtime handler clearpod-stock"
         )
     return name
 

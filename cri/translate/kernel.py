@@ -11,9 +11,9 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 from stage1.pod.model import KERNEL_OF_IMAGE
-from stage1.vm.kernels import BUILDABLE
+from stage1.vm.kernels import BUILD_STOCK, STOCK
 
-ORDINARY, FULL = "default", "full"
+ORDINARY = "default"
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 """How Kubernetes' annotations begin that name a container's AppArmor profile, `localhost/NAME` if it is one by name."""
 HANDLER = "clearpod"
@@ -29,15 +29,14 @@ def handlers(variants: Iterable[str]) -> tuple[str, ...]:
 
 def not_built(handler: str) -> str:
     """The end of a sentence about a handler that this node lacks: how to build its kernel; empty for other names."""
-    name = handler.removeprefix(f"{HANDLER}-")
-    if name == handler or name not in BUILDABLE:
+    if handler != f"{HANDLER}-{STOCK}":
         return ""
-    return f"; that handler comes with the guest kernel {name}, which `clearpod images build kernel-{name}` builds"
+    return f"; that handler comes with the guest kernel {STOCK}, which `{BUILD_STOCK}` builds"
 
 
 def variant(request: pb.RunPodSandboxRequest) -> str:
-    """The annotation `clearpod.io/kernel`, else the handler's, else `full` for a pod with an AppArmor profile by name,
-    else nothing. Raises BadRequest.
+    """The annotation `clearpod.io/kernel`, else the handler's, else `stock` for a pod with an AppArmor profile by
+    name, else nothing. Raises BadRequest.
 
     Whether the guest's directory has that variant is checked by the engine; `image` stands for the kernel that the
     pod's container brings.
@@ -45,12 +44,12 @@ def variant(request: pb.RunPodSandboxRequest) -> str:
     sandbox = request.config
     text = sandbox.annotations.get(policy.KERNEL, "")
     if text and not is_word(text):
-        raise BadRequest(f"the annotation {policy.KERNEL} must be a name such as {FULL}, but it is {text[:100]!r}")
+        raise BadRequest(f"the annotation {policy.KERNEL} must be a name such as {STOCK}, but it is {text[:100]!r}")
     if text:
         return "" if text == ORDINARY else text
     if by_handler := _of_handler(request):
         return by_handler
-    return FULL if _names_profile(request) else ""
+    return STOCK if _names_profile(request) else ""
 
 
 def asker(request: pb.RunPodSandboxRequest) -> str:

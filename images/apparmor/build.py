@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AppArmor profile of containers that ask for no other, compiled for the kernel `full`, whose guests load it.
+"""The AppArmor profile of containers that ask for no other, compiled for the kernel `stock`, whose guests load it.
 
 Called by images/build with that kernel. `features` is what that kernel's AppArmor can, as the kernel itself says
 (/sys/kernel/security/apparmor/features): what it does not know is left out of the policy.
@@ -32,6 +32,6 @@ def _fill(out: Path) -> None:
 
 
 def compile_to(target: Path, profile: Path = PROFILE) -> None:
-    """Compile a profile for the kernel `full`. Raises BuildFailed."""
+    """Compile a profile for the kernel `stock`. Raises BuildFailed."""
     only = ["--skip-kernel-load", "--skip-cache", "--quiet", f"--features-file={FEATURES}"]
     tools.run([PARSER, *only, f"--ofile={target}", profile])

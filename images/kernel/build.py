@@ -3,8 +3,7 @@
 
 Made into `vmlinux` (ELF with a PVH note, stripped: what QEMU boots) and `bzImage` (what kvmtool loads; not compressed
 in spite of its name, see lib/bzimage.py). No modules. Takes minutes, once per machine and set of inputs;
-docs/dev/guest.md says where they go. A variant (`variants/NAME.config`) is made for who asks for it. Where the ordinary
-kernel has to be built too, both are made in one tree, and only what the one more fragment changes is compiled again.
+docs/dev/guest.md says where they go.
 """
 
 import os
@@ -18,9 +17,8 @@ from lib.progress import Progress
 HERE = Path(__file__).parent
 SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 FRAGMENTS = ("base", "virtio", "storage", "containers", "net")
-VARIANTS = tuple(sorted(path.stem for path in (HERE / "variants").glob("*.config")))
-"""Each a fragment on top of the others. They are not named here: a new one changes the key of no other kernel."""
 CHANGES = HERE / "changes.toml"
+KIND = "kernel"
 HEADER, WRITER = HERE / "header.S", Path(bzimage.__file__)
 STUB = ("-m32", "-nostdlib", "-static", "-Wl,--build-id=none,-Ttext=0x100000,--oformat=binary")
 PROGRAMS = {
@@ -35,8 +33,7 @@ PROGRAMS = {
     "strip": "binutils",
 }
 HEADERS = {"/usr/include/libelf.h": "libelf-dev"}
-USUAL_OBJECTS = {"kernel-full": 2900}
-OTHER_OBJECTS = 1275
+OBJECTS = 1275
 """Of a whole build; only for the progress line."""
 DRIVERS = ("gpu", "media", "infiniband", "staging", "scsi", "usb", "net/ethernet", "net/wireless")
 NOT_COMPILED = [
@@ -48,92 +45,55 @@ NOT_COMPILED = [
 OBJECT_LINES = ("  CC  ", "  AS  ")
 
 
-def build(cache_dir: Path, variant: str = "") -> Path:
-    """The directory with vmlinux, bzImage, config, System.map and release of the kernel, or of that variant of it."""
+def build(cache_dir: Path) -> Path:
+    """The directory with vmlinux, bzImage, config, System.map, release and what was skipped of changes.toml."""
     tools.need(PROGRAMS, HEADERS | {str(SOURCE): "linux-source-6.12"})
-    return cache.built(cache_dir, _kind(variant), _key(variant), lambda out: _build(cache_dir, out, variant))
+    return cache.built(cache_dir, KIND, _key(), _build)
 
 
 def is_built(cache_dir: Path) -> bool:
-    """Whether the ordinary kernel is in the cache, made from what is here now. False where it can't be built either."""
+    """Whether the kernel is in the cache, made from what is here now. False where it can't be built either."""
     if not SOURCE.exists() or not all(map(shutil.which, ("gcc", "ld"))):
         return False
-    return (cache_dir / _kind("") / _key("")).is_dir()
+    return (cache_dir / KIND / _key()).is_dir()
 
 
-def _kind(variant: str) -> str:
-    return f"kernel-{variant}" if variant else "kernel"
-
-
-def _key(variant: str) -> str:
-    """Of the ordinary kernel it does not depend on the variants."""
+def _key() -> str:
     compiler = [tools.run([name, "--version"]) for name in ("gcc", "ld")]
-    inputs = [*_fragments(variant), CHANGES, *_own_changes(variant), HEADER, WRITER, Path(__file__)]
-    return cache.hash_of([_version(), *compiler, *inputs])
+    return cache.hash_of([_version(), *compiler, *_fragments(), CHANGES, HEADER, WRITER, Path(__file__)])
 
 
 def _version() -> str:
     return tools.package_version("linux-source-6.12") or cache.sha256(SOURCE)
 
 
-def _fragments(variant: str = "") -> list[Path]:
-    more = [HERE / "variants" / f"{variant}.config"] if variant else []
-    return [*(HERE / f"{name}.config" for name in FRAGMENTS), *more]
+def _fragments() -> list[Path]:
+    return [HERE / f"{name}.config" for name in FRAGMENTS]
 
 
-def _own_changes(variant: str) -> list[Path]:
-    """Of the source, for that variant alone."""
-    path = HERE / "variants" / f"{variant}.toml"
-    return [path] if path.exists() else []
-
-
-def _asked(variant: str) -> dict[str, str]:
-    """Name to value. No fragment may contradict another, but a variant's all the others. Raises BuildFailed."""
-    paths = _fragments(variant)
-    count = len(FRAGMENTS)
+def _asked() -> dict[str, str]:
+    """Name to value. No fragment may contradict another. Raises BuildFailed."""
     try:
-        groups = [kconfig.asked(path.read_text() for path in group) for group in (paths[:count], paths[count:])]
+        return kconfig.asked(path.read_text() for path in _fragments())
     except kconfig.Fault as fault:
         raise cache.BuildFailed(f"{fault}; mend them in images/kernel") from fault
-    return groups[0] | groups[1]
 
 
-def _build(cache_dir: Path, out: Path, variant: str) -> None:
-    work = out / "work"
+def _build(out: Path) -> None:
+    work, log = out / "work", out.with_suffix(".log")
     work.mkdir()
     tools.run(["tar", "-xf", SOURCE, "-C", work, *(f"--exclude={name}" for name in NOT_COMPILED)])
     tree = next(work.iterdir())
-    skipped = _changed(tree, CHANGES)
-    if variant:
-        cache.built(cache_dir, _kind(""), _key(""), lambda place: _build_ordinary(tree, place, skipped))
-    for path in _own_changes(variant):
-        skipped += _changed(tree, path)
-    _build_in(tree, out, variant)
-    (out / "skipped").write_text("".join(f"{one}\n" for one in skipped))
-    shutil.rmtree(work)
-
-
-def _build_ordinary(tree: Path, out: Path, skipped: list[changes.Skipped]) -> None:
-    _build_in(tree, out, "")
-    (out / "skipped").write_text("".join(f"{one}\n" for one in skipped))
-
-
-def _changed(tree: Path, path: Path) -> list[changes.Skipped]:
-    """Apply the changes of a file; those that were skipped, which is said."""
-    skipped = changes.apply(tree, changes.read(path))
+    skipped = changes.apply(tree, changes.read(CHANGES))
     for one in skipped:
         cache.say(f"kernel: skipped a change that only saves time or memory: {one}")
-    return skipped
-
-
-def _build_in(tree: Path, out: Path, variant: str) -> None:
-    log = out.with_suffix(".log")
-    what = f"variant {variant} of the guest's kernel" if variant else "guest's kernel"
-    cache.say(f"building the {what} (minutes, once per machine); log: {log}")
+    (out / "skipped").write_text("".join(f"{one}\n" for one in skipped))
+    cache.say(f"building the guest's kernel (minutes, once per machine); log: {log}")
     log.unlink(missing_ok=True)
-    _configure(tree, _asked(variant))
-    _make(tree, log, what=_kind(variant))
+    _configure(tree, _asked())
+    _make(tree, log)
     _keep(tree, out)
+    shutil.rmtree(work)
 
 
 def _keep(tree: Path, out: Path) -> None:
@@ -168,11 +128,11 @@ def _configure(tree: Path, wanted: dict[str, str]) -> None:
         raise cache.BuildFailed(f"Kconfig did not take {lines}; mend the fragments in images/kernel")
 
 
-def _make(tree: Path, log: Path, *, what: str) -> None:
+def _make(tree: Path, log: Path) -> None:
     argv = ["make", f"-j{len(os.sched_getaffinity(0))}", "bzImage", "vmlinux"]
     with (
         open(log, "a") as sink,
-        Progress(what, USUAL_OBJECTS.get(what, OTHER_OBJECTS)) as progress,
+        Progress(KIND, OBJECTS) as progress,
         subprocess.Popen(argv, cwd=tree, env=_environment(), text=True, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as make,
     ):  # fmt: skip

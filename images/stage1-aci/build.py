@@ -34,8 +34,9 @@ FILES = {
 }
 LINKS = {"etc/mtab": "../proc/self/mounts", "flavor": "clearpod"}
 FILTERS = ("seccomp-qemu.bpf", "seccomp-kvmtool.bpf")
-KERNELS, GUEST_SYSTEM = ("vmlinux", "bzImage"), "system.erofs"
-GUEST_FILES = (*KERNELS, "initramfs", GUEST_SYSTEM, "lkvm-shim.so", "jailer", "own-init", *FILTERS)
+BOOTED = ("vmlinux", "bzImage", "initramfs", "system.erofs")
+"""What a variant of the kernel has its own of."""
+GUEST_FILES = (*BOOTED, "lkvm-shim.so", "jailer", "own-init", *FILTERS)
 PROFILES = {"systemd": ("initramfs-systemd", "system-systemd.erofs")}
 """Files of further profiles, put in where they were built: a pod asks for one."""
 PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")
@@ -79,14 +80,13 @@ class Parts(NamedTuple):
     def guest_files(self) -> list[str]:
         """By name; some may be missing, but not of a profile that is not `profile`."""
         more = [names for name, names in PROFILES.items() if name == self.profile or self._has(names)]
-        of_kernel = self._of_kernel(more) if self.kernel else []
-        return [*GUEST_FILES, *(file for names in more for file in names), *of_kernel]
+        files = [file for names in more for file in names]
+        return [*GUEST_FILES, *files, *(map(self._of_kernel, (*BOOTED, *files)) if self.kernel else ())]
 
-    def _of_kernel(self, profiles: list[tuple[str, ...]]) -> list[str]:
-        """The variant's kernels, and where it has modules the system images with them."""
-        systems = [GUEST_SYSTEM, *(name for names in profiles for name in names if name.endswith(".erofs"))]
-        named = [name.replace(".erofs", f"-{self.kernel}.erofs") for name in systems]
-        return [*(f"{name}-{self.kernel}" for name in KERNELS), *(named if self._has((named[0],)) else ())]
+    def _of_kernel(self, name: str) -> str:
+        """The file that the variant has in place of `name`."""
+        stem, dot, suffix = name.partition(".")
+        return f"{stem}-{self.kernel}{dot}{suffix}"
 
     def _has(self, names: tuple[str, ...]) -> bool:
         return all((self.guest / name).exists() for name in names)
@@ -197,7 +197,7 @@ def _add_guest(home: Path, parts: Parts) -> None:
     (home / "guest").mkdir(parents=True)
     for name in parts.guest_files:
         if not (parts.guest / name).exists():
-            part = f"kernel-{parts.kernel}" if parts.kernel and parts.kernel in name else "all"
+            part = parts.kernel if parts.kernel and parts.kernel in name else "all"
             raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build {part}")
         shutil.copyfile(parts.guest / name, home / "guest" / name)
     for name, chosen in (("profile", parts.profile), ("kernel", parts.kernel)):

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lib import cache, cpio, modules, system, tools
+from lib import cache, cpio, system, tools
 
 META, VARIANT = "linux-image-amd64", "stock"
-LOADER = Path(__file__).with_name("loader.c")
-MODPROBE = Path(__file__).parent.parent / "modules" / "modprobe.c"
+LOADER, MODPROBE = Path(__file__).with_name("loader.c"), Path(__file__).with_name("modprobe.c")
 COMPILE = ("musl-gcc", "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Os", "-g0", "-static", "-s")
 PLACE = "usr/lib/clearpod"
 BOOT = (
@@ -34,6 +33,8 @@ KEPT = re.compile(
     "|drivers/net/([^/]+|(bonding|ipvlan|ppp|team|vxlan|wireguard)/.*)"
 )
 """The modules beside: not the drivers of hardware that no pod has, which are two thirds of all."""
+PARAMETERS = {"bonding": "max_bonds=0", "dummy": "numdummies=0", "ifb": "numifbs=0"}
+"""These would make devices of themselves in a network namespace that nobody asked them for."""
 MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ": "xz",
@@ -121,7 +122,7 @@ class Index:
             self.needs[name] = [_name(one) for one in reversed(needed.split())]
         lines = (line.split() for line in (directory / "modules.alias").read_text().splitlines())
         self.aliases = [
-            (modules.normalised(words[1]), modules.normalised(words[2]))
+            (_normalised(words[1]), _normalised(words[2]))
             for words in lines
             if len(words) == 3 and words[0] == "alias" and not set(words[1]) & set("*?[")
         ]
@@ -144,11 +145,16 @@ class Index:
 
 
 def _name(path: str) -> str:
-    return modules.normalised(path.rpartition("/")[2].partition(".ko")[0])
+    return _normalised(path.rpartition("/")[2].partition(".ko")[0])
+
+
+def _normalised(name: str) -> str:
+    """With `_` where it has `-`, as the kernel compares names."""
+    return name.replace("-", "_")
 
 
 def _word(name: str) -> str:
-    return f"{name},{modules.PARAMETERS[name]}" if name in modules.PARAMETERS else name
+    return f"{name},{PARAMETERS[name]}" if name in PARAMETERS else name
 
 
 def _kernels(kernel: Kernel, out: Path) -> None:

@@ -23,7 +23,7 @@ VCPUS = "clearpod.io/vcpus"
 SCRATCH = "clearpod.io/scratch-mib"
 """rkt, of a pod or an app: size in MiB of the disk for empty volumes, and for roots by `clearpod.io/root`."""
 KERNEL = "clearpod.io/kernel"
-"""rkt, of a pod or an app: guest kernel: `default`, a variant such as `full` that is in the stage1 image, or `image`
+"""rkt, of a pod or an app: guest kernel: `default`, a variant such as `stock` that is in the stage1 image, or `image`
 for an app whose image brings it.
 """
 TEMPLATE = "clearpod.io/template"

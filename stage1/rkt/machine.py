@@ -91,7 +91,7 @@ def _require_kernel(on: Host, variant: str) -> None:
     if variant and variant not in known:
         raise NotFound(
             f"the pod needs the guest kernel {variant[:100]!r}; its stage1 image has the ordinary one and "
-            f"{', '.join(known) or 'none'}; use an image that `scripts/build-aci --kernel {kernels.BUILDABLE[0]}` makes"
+            f"{', '.join(known) or 'none'}; use an image that `scripts/build-aci --kernel {kernels.STOCK}` makes"
         )
 
 

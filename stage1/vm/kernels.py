@@ -9,10 +9,11 @@ import os
 from stage1.errors import NotFound
 from stage1.vm.hypervisor import Hypervisor
 
-BUILDABLE = ("full",)
-"""The variants that images/kernel knows how to make. An operator may put others beside them."""
 STOCK = "stock"
-"""A distribution's kernel (images/stock): its devices are on PCI, and what it boots with are modules."""
+"""A distribution's kernel (images/stock), the one variant that can be built; an operator may put others beside it. Its
+devices are on PCI, and what it boots with are modules.
+"""
+BUILD_STOCK = f"clearpod images build {STOCK}"
 
 LEAST_STOCK_MIB = 96
 """With less memory it panics as it begins, or leaves a container some MiB."""
@@ -40,17 +41,15 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     if variant not in known:
         raise NotFound(
             f"the pod needs the guest kernel {variant!r}, but {guest_dir} has, in addition to the default one, "
-            f"{', '.join(known) or 'none'}; {_remedy(variant)}"
+            f"{', '.join(known) or 'none'}; {_remedy(variant, known)}"
         )
     return f"{ordinary}-{variant}"
 
 
-def _remedy(variant: str) -> str:
+def _remedy(variant: str, known: list[str]) -> str:
     if variant == STOCK:
-        return "ask for another, or build it with `clearpod images build stock`"
-    if variant in BUILDABLE:
-        return f"ask for another, or build it with `clearpod images build kernel-{variant}`"
-    return f"ask for one of these; {', '.join(BUILDABLE)} can be built"
+        return f"ask for another, or build it with `{BUILD_STOCK}`"
+    return "ask for one of these" + ("" if STOCK in known else f", or for {STOCK}, which `{BUILD_STOCK}` builds")
 
 
 def variants(guest_dir: str, *, hypervisor: Hypervisor) -> list[str]:

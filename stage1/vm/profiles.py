@@ -8,6 +8,7 @@ Called by the engine. It reads names only.
 import os
 
 from stage1.errors import NotFound
+from stage1.vm.kernels import BUILD_STOCK, STOCK
 
 
 def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str, str]:
@@ -36,8 +37,9 @@ def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str,
 def _with_modules(guest_dir: str, system: str, *, variant: str) -> str:
     name = f"{system.removesuffix('.erofs')}-{variant}.erofs"
     if not os.path.exists(f"{guest_dir}/{name}"):
+        build = f"`{BUILD_STOCK}`, where Debian's packages for the profile are installed, makes it"
         raise NotFound(
-            f"the pod's guest profile with the kernel {variant} needs {name}, which is not in {guest_dir}; build it "
-            f"with `images/build kernel-{variant}` where Debian's packages for the profile are installed"
+            f"the pod's guest profile with the kernel {variant} needs {name}, which is not in {guest_dir}; "
+            f"{build if variant == STOCK else 'put it beside the kernel'}"
         )
     return name

@@ -16,9 +16,9 @@ from tests.lab.suite import IN_MEMORY
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "results"
-FOCUS, HANDLER = "AppArmor", "clearpod-full"
-"""What no other machine has. The pods have AppArmor if their kernel is `full`."""
-KERNEL = ROOT / "build" / "guest" / "bzImage-full"
+FOCUS, HANDLER = "AppArmor", "clearpod-stock"
+"""What no other machine has. The pods have AppArmor if their kernel is `stock`."""
+KERNEL = ROOT / "build" / "guest" / "bzImage-stock"
 PROGRAMS = ("lkvm", "critest")
 
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if RESULTS.resolve() not in args.output.resolve().parents:
         raise LabError(f"--output: the lab can write only below {RESULTS}, and not in {args.output}")
     if not args.handler and not KERNEL.exists():
-        raise LabError(f"there is no {KERNEL}; build it: images/build kernel-full")
+        raise LabError(f"there is no {KERNEL}; build it: images/build stock")
     place = directory()
     was_up = state.read(place).word != "down"
     try:

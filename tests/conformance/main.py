@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lab",
         action="store_true",
-        help="in the lab, on kvmtool; the specs of AppArmor on the kernel full, if nothing else is asked for",
+        help="in the lab, on kvmtool; the specs of AppArmor on Debian's kernel, if nothing else is asked for",
     )
     parser.add_argument("--path", action="append", default=[], metavar="DIR", help="where lkvm is, for --lab")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "results" / "conformance", metavar="DIR",

@@ -7,27 +7,27 @@ from .conftest import World
 
 
 async def test_each_kernel_that_is_built_has_a_handler(world: World) -> None:
-    for name in ("vmlinux-full", "vmlinux-a b", "bzImage-other"):
+    for name in ("vmlinux-stock", "vmlinux-a b", "bzImage-other"):
         (world.root / "guest" / name).touch()
     async with world.daemon() as cri:
         handlers = (await cri("Status")).runtime_handlers
-        assert {one.name for one in handlers} == {"", "clearpod", "clearpod-full", "clearpod-image"}
+        assert {one.name for one in handlers} == {"", "clearpod", "clearpod-stock", "clearpod-image"}
         assert all(one.features.recursive_read_only_mounts for one in handlers)
-        run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
+        run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-stock")
         info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=run.pod_sandbox_id, verbose=True)).info["info"])
-        assert info["runtimeHandler"] == "clearpod-full"
-        assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "full"
+        assert info["runtimeHandler"] == "clearpod-stock"
+        assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "stock"
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox("b"), runtime_handler="clearpod-other")
-        assert code == "NOT_FOUND" and "clearpod-full" in sentence
+        assert code == "NOT_FOUND" and "clearpod-stock" in sentence
 
 
 async def test_a_kernel_that_is_not_built_is_named_with_its_build_and_served_once_it_is(world: World) -> None:
     async with world.daemon() as cri:
-        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
-        assert (code, "images build kernel-full" in sentence) == ("NOT_FOUND", True), sentence
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-stock")
+        assert (code, "images build stock" in sentence) == ("NOT_FOUND", True), sentence
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-other")
         assert (code, "images build" in sentence) == ("NOT_FOUND", False), sentence
-        (world.root / "guest" / "vmlinux-full").touch()
-        run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
-        assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "full"
-        assert "clearpod-full" in [one.name for one in (await cri("Status")).runtime_handlers]
+        (world.root / "guest" / "vmlinux-stock").touch()
+        run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-stock")
+        assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "stock"
+        assert "clearpod-stock" in [one.name for one in (await cri("Status")).runtime_handlers]

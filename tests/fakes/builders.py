@@ -15,7 +15,7 @@ if "lib" not in sys.modules:
     _lib.__path__ = [str(IMAGES / "lib")]  # and no other `lib` that happens to be on sys.path
     sys.modules["lib"] = _lib
 
-from lib import bzimage, cache, changes, cpio, kconfig, modules, oci, progress, tools  # noqa: E402
+from lib import bzimage, cache, changes, cpio, kconfig, oci, progress, tools  # noqa: E402
 from lib.cache import BuildFailed  # noqa: E402
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "cpio",
     "kconfig",
     "load",
-    "modules",
     "oci",
     "progress",
     "tools",

@@ -225,9 +225,9 @@ def with_kernel(rig: Rig, name: str, line: str) -> Running:
     return Running(pod, pod.run(net="none", stdin=subprocess.DEVNULL, stdout=piped, stderr=piped))
 
 
-@pytest.mark.skipif(not (GUEST_DIR / "vmlinux-full").exists(), reason="needs images/build kernel-full")
+@pytest.mark.skipif(not (GUEST_DIR / "vmlinux-stock").exists(), reason="needs images/build stock")
 def test_an_app_chooses_among_the_kernels_of_the_stage1_image(rig: Rig) -> None:
-    code, out, err = with_kernel(rig, "full", "ls /proc/modules").finish()
+    code, out, err = with_kernel(rig, "stock", "ls /proc/modules").finish()
     assert (code, out) == (0, b"/proc/modules\n"), err
     code, out, err = with_kernel(rig, "default", "test -e /proc/modules || echo none").finish()
     assert (code, out) == (0, b"none\n"), err
@@ -236,4 +236,4 @@ def test_an_app_chooses_among_the_kernels_of_the_stage1_image(rig: Rig) -> None:
 def test_a_kernel_that_is_not_in_the_stage1_image_is_one_sentence(rig: Rig) -> None:
     code, out, err = with_kernel(rig, "other", "echo ran").finish()
     assert code == 254 and not out
-    assert b"kernel 'other'" in err and b"scripts/build-aci --kernel full" in err and err.count(b"\n") == 1, err
+    assert b"kernel 'other'" in err and b"scripts/build-aci --kernel stock" in err and err.count(b"\n") == 1, err

@@ -41,8 +41,8 @@ def _is_one_sentence(ended: Result, code: int, *options: str) -> None:
     "options, code, message",
     [
         (("--vm-memory", "20m", "--", "true"), FAULT, ("20 MiB", "at least 48 MiB")),
-        (("--vm-kernel", "fuller", "--", "true"), FAULT, ("'fuller'", "full can be built")),
-        (("--vm-kernel", "full fat", "--", "true"), FAULT, ("'full fat'",)),
+        (("--vm-kernel", "stocked", "--", "true"), FAULT, ("'stocked'", "ask for one of these")),
+        (("--vm-kernel", "stock fish", "--", "true"), FAULT, ("'stock fish'",)),
         (("oci:/no/such/layout", "--", "true"), FAULT, ("/no/such/layout", "not an OCI layout")),
         (("docker-archive:/no/such/file", "--", "true"), FAULT, ("/no/such/file",)),
         (("NotAReference", "--", "true"), FAULT, ("NotAReference",)),

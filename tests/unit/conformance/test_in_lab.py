@@ -20,9 +20,9 @@ def command(*argv: str) -> str:
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        ((), "--focus AppArmor --handler clearpod-full"),
-        (("--json",), "--focus AppArmor --handler clearpod-full --json"),
-        (("--focus", "Streaming", "--websocket"), "--focus Streaming --handler clearpod-full --websocket"),
+        ((), "--focus AppArmor --handler clearpod-stock"),
+        (("--json",), "--focus AppArmor --handler clearpod-stock --json"),
+        (("--focus", "Streaming", "--websocket"), "--focus Streaming --handler clearpod-stock --websocket"),
         (("--handler", "clearpod"), "--handler clearpod"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_default_profile_is_for_guests_that_can_have_it(name: str, pod: Pod,
     ],
 )
 def test_a_profile_by_name_needs_a_kernel_with_apparmor(pod: Pod, noun: str) -> None:
-    with pytest.raises(Unsupported, match=f"'mine'.*{noun}.*clearpod-full"):
+    with pytest.raises(Unsupported, match=f"'mine'.*{noun}.*clearpod-stock"):
         apparmor.require("mine", pod, is_there=False)
 
 

@@ -28,7 +28,7 @@ def test_the_kernel_follows_the_annotation(annotation: str | None, expected: str
 @pytest.mark.parametrize(
     ("value", "kernel_name", "expected"),
     [
-        ("localhost/mine", "", "full"),
+        ("localhost/mine", "", "stock"),
         ("localhost/mine", "default", ""),
         ("runtime/default", "", ""),
         ("unconfined", "", ""),
@@ -44,9 +44,9 @@ def test_a_profile_of_apparmor_by_name_asks_for_a_kernel_with_it(value: str, ker
     ("handler", "annotation", "expected"),
     [
         ("clearpod", "", ""),
-        ("clearpod-full", "", "full"),
-        ("clearpod-full", "default", ""),
-        ("clearpod-full", "mine", "mine"),
+        ("clearpod-stock", "", "stock"),
+        ("clearpod-stock", "default", ""),
+        ("clearpod-stock", "mine", "mine"),
         ("clearpod-image", "", "image"),
         ("clearpod", "image", "image"),
     ],
@@ -56,4 +56,4 @@ def test_a_handler_stands_for_a_kernel_unless_the_annotation_names_one(
 ) -> None:
     request = _sandbox(annotations={"clearpod.io/kernel": annotation})
     request.runtime_handler = handler
-    assert sandbox.record(request, Config(), handlers=kernel.handlers(["full"])).pod.kernel == expected
+    assert sandbox.record(request, Config(), handlers=kernel.handlers(["stock"])).pod.kernel == expected

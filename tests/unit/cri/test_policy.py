@@ -129,9 +129,9 @@ def test_the_first_rule_whose_pattern_matches_the_namespace_applies(
 
 def test_kernels_are_bounded_also_when_a_handler_stands_for_one() -> None:
     expected = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", namespace="b"))
-    request = pb.RunPodSandboxRequest(config=expected, runtime_handler="clearpod-full")
-    with pytest.raises(BadRequest, match=r"handler clearpod-full .* 'full', which policy\.kernels"):
-        sandbox.record(request, parse("[policy]\nkernels = []"), handlers=("", "clearpod-full"))
+    request = pb.RunPodSandboxRequest(config=expected, runtime_handler="clearpod-stock")
+    with pytest.raises(BadRequest, match=r"handler clearpod-stock .* 'stock', which policy\.kernels"):
+        sandbox.record(request, parse("[policy]\nkernels = []"), handlers=("", "clearpod-stock"))
 
 
 def test_the_nodes_own_limit_holds_under_any_policy() -> None:

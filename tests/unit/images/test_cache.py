@@ -3,6 +3,7 @@
 
 import io
 import os
+import queue
 import re
 import subprocess
 import sys
@@ -126,8 +127,10 @@ def test_progress_ends_at_100_percent_when_it_is_over_and_never_before(monkeypat
     assert not {100} & set(shown[:-1])
 
 
-def test_waiting_for_another_build_is_reported(tmp_path, capsys):
+def test_waiting_for_another_build_is_reported(tmp_path, monkeypatch):
     started, go = threading.Event(), threading.Event()
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(cache, "say", said.put)
     first = threading.Thread(
         target=cache.built, args=(tmp_path, "kind", "k", lambda _: started.set() or go.wait(5 * PATIENCE))
     )
@@ -135,13 +138,13 @@ def test_waiting_for_another_build_is_reported(tmp_path, capsys):
     assert started.wait(5 * PATIENCE)
     second = threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", fill("2")))
     second.start()
-    output = ""
-    while second.is_alive() and "k.lock" not in output:
-        output += capsys.readouterr().err
-    go.set()
-    first.join(5 * PATIENCE)
-    second.join(5 * PATIENCE)
-    assert "waiting" in output
+    try:
+        text = said.get(timeout=5 * PATIENCE)
+    finally:
+        go.set()
+        first.join(5 * PATIENCE)
+        second.join(5 * PATIENCE)
+    assert "waiting" in text and "k.lock" in text
 
 
 def test_what_took_long_the_last_time_is_said_before_it_is_built_again(tmp_path, capsys):

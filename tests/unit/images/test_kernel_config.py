@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's fragments, the check that Kconfig took them, and the changed lines of its source."""
 
-import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from stage1.vm import kernels
 from tests.fakes.builders import BuildFailed, changes, kconfig
 
 KERNEL = Path(__file__).parents[3] / "images" / "kernel"
@@ -59,61 +56,15 @@ def fragments(builder) -> dict[str, str]:
 
 
 def test_every_fragment_in_the_folder_is_used(builder):
-    kernel = builder("kernel")
-    names = ("", *kernel.VARIANTS)
-    assert set(KERNEL.rglob("*.config")) == {path for name in names for path in kernel._fragments(name)}
+    assert {*KERNEL.rglob("*.config")} == {*builder("kernel")._fragments()}
 
 
-def test_an_ordinary_kernel_is_not_built_again_when_a_variant_changes(builder, monkeypatch, tmp_path):
-    kernel = builder("kernel")
-    monkeypatch.setattr(kernel, "SOURCE", KERNEL / "base.config")
-    keys = {name: kernel._key(name) for name in ("", *kernel.VARIANTS)}
-    monkeypatch.setattr(kernel, "HERE", shutil.copytree(KERNEL, tmp_path / "kernel"))
-    (tmp_path / "kernel/variants/full.config").write_text("CONFIG_MODULES=y\n")
-    assert [name for name, key in keys.items() if kernel._key(name) != key] == ["full"]
-
-
-def test_a_new_variant_changes_no_other_kernel(builder, monkeypatch, tmp_path):
-    shutil.copytree(KERNEL.parent, tmp_path / "images", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "images/kernel/variants/more.config").write_text("CONFIG_MORE=y\n")
-    old, new = builder("kernel"), _loaded(tmp_path / "images/kernel/build.py")
-    assert {*new.VARIANTS} == {*old.VARIANTS, "more"}
-    for kernel in (old, new):
-        monkeypatch.setattr(kernel, "SOURCE", KERNEL / "base.config")
-    assert [new._key(name) for name in ("", *old.VARIANTS)] == [old._key(name) for name in ("", *old.VARIANTS)]
-
-
-def _loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("another_kernel", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_variant_can_be_selected_by_name(builder):
-    assert {*builder("kernel").VARIANTS} == {*kernels.BUILDABLE}
-    known = (KERNEL.parent / "build").read_text()
-    assert all(f"def build_kernel_{name}(" in known for name in kernels.BUILDABLE)
-
-
-def test_a_variant_has_what_the_ordinary_kernel_has_and_more(builder, fragments):
-    kernel = builder("kernel")
-    for name in kernel.VARIANTS:
-        assert kernel._asked(name).keys() > fragments.keys()
-
-
-def test_a_variant_may_turn_on_what_the_ordinary_kernel_leaves_out_and_turns_nothing_off(builder, fragments):
-    full = builder("kernel")._asked("full")
-    assert {name for name, value in fragments.items() if value == "y" and full[name] not in "ym"} == set()
-    assert full["CONFIG_SECURITY"] == "y" and fragments["CONFIG_SECURITY"] == "n"
-
-
-def test_fragments_of_one_kernel_do_not_contradict_each_other(builder, monkeypatch, tmp_path):
+def test_fragments_do_not_contradict_each_other(builder, monkeypatch, tmp_path):
     kernel = builder("kernel")
     monkeypatch.setattr(kernel, "HERE", shutil.copytree(KERNEL, tmp_path / "kernel"))
     (tmp_path / "kernel/net.config").write_text("CONFIG_SECURITY=y\n")
     with pytest.raises(BuildFailed, match="CONFIG_SECURITY twice"):
-        kernel._asked("full")
+        kernel._asked()
 
 
 @pytest.mark.parametrize("name", ["MODULES", "LEGACY_PTYS", "IP_PNP", "IKCONFIG", "ACPI", "RANDOMIZE_BASE"])
@@ -127,8 +78,7 @@ def test_what_crun_and_the_agent_can_not_do_without_is_on(fragments, name):
 
 
 def test_every_change_of_the_source_has_a_reason():
-    paths = (KERNEL / "changes.toml", *(KERNEL / "variants").glob("*.toml"))
-    result = [change for path in paths for change in changes.read(path)]
+    result = changes.read(KERNEL / "changes.toml")
     assert result and all(edit.old != edit.new for change in result for edit in change.edit)
     assert [change for change in result if len(change.why.split()) < 6] == []
 

@@ -147,23 +147,24 @@ def test_a_profile_that_was_built_is_put_in_and_another_image_has_it_by_default(
         assert json.load(tar.extractfile("manifest"))["name"] == "clearpod.io/stage1-systemd"
 
 
-def test_an_image_for_a_kernel_has_it_for_both_hypervisors_and_its_modules(stage1, tmp_path):
-    parts = parts_in(tmp_path, stage1, kernel="full")
-    with pytest.raises(Exception, match=r"vmlinux-full is missing.* images/build kernel-full"):
+def test_an_image_for_a_kernel_has_it_for_both_hypervisors_with_what_it_boots(stage1, tmp_path):
+    parts = parts_in(tmp_path, stage1, kernel="stock")
+    with pytest.raises(Exception, match=r"vmlinux-stock is missing.* images/build stock"):
         stage1.build_tree(tmp_path / "home", parts)
-    for name in ("vmlinux-full", "bzImage-full"):
+    names = ["vmlinux-stock", "bzImage-stock", "initramfs-stock", "system-stock.erofs"]
+    for name in (*names, "initramfs-systemd-stock"):
         (tmp_path / name).write_bytes(b"\x7fELF")
-    assert parts.guest_files == [*stage1.GUEST_FILES, "vmlinux-full", "bzImage-full"]
+    assert parts.guest_files == [*stage1.GUEST_FILES, *names]
     profile_files(tmp_path)
-    (tmp_path / "system-full.erofs").write_bytes(b"modules")
-    with pytest.raises(Exception, match=r"system-systemd-full.erofs is missing"):
+    with pytest.raises(Exception, match=r"system-systemd-stock.erofs is missing.* images/build stock"):
         stage1.build_tree(tmp_path / "home", parts)
-    (tmp_path / "system-systemd-full.erofs").write_bytes(b"modules")
+    (tmp_path / "system-systemd-stock.erofs").write_bytes(b"modules")
     both = stage1.build(tmp_path / "both", parts._replace(profile="systemd"))
-    with tarfile.open(both / "clearpod-stage1-systemd-full.aci") as tar:
-        assert tar.extractfile("rootfs/usr/lib/clearpod/kernel").read() == b"full\n"
-        assert tar.getmember("rootfs/usr/lib/clearpod/guest/system-full.erofs").size > 0
-        assert json.load(tar.extractfile("manifest"))["name"] == "clearpod.io/stage1-systemd-full"
+    with tarfile.open(both / "clearpod-stage1-systemd-stock.aci") as tar:
+        assert tar.extractfile("rootfs/usr/lib/clearpod/kernel").read() == b"stock\n"
+        files = {one.name.removeprefix("rootfs/usr/lib/clearpod/guest/") for one in tar.getmembers()}
+        assert {*names, "initramfs-systemd-stock", "system-systemd-stock.erofs"} <= files
+        assert json.load(tar.extractfile("manifest"))["name"] == "clearpod.io/stage1-systemd-stock"
 
 
 def test_an_image_for_a_profile_that_was_not_built_is_none(stage1, tmp_path):

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A distribution's kernel as a guest's: the file inside the packed one, and the index of its modules."""
+"""A distribution's kernel as a guest's: the file inside the packed one, the index of its modules, and the program that
+the kernel starts to load them.
+"""
 
 import gzip
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.builders import BuildFailed
+from stage1.linux.host import which
+from tests.fakes.builders import IMAGES, BuildFailed
 
+SOURCE = IMAGES / "stock/modprobe.c"
 DEP = {
     "kernel/fs/9p/9p.ko.xz": "kernel/net/9p/9pnet.ko.xz kernel/fs/netfs/netfs.ko.xz",
     "kernel/net/9p/9pnet.ko.xz": "kernel/fs/netfs/netfs.ko.xz",
@@ -24,6 +29,27 @@ alias rtnl-link-wireguard wireguard
 alias pci:v00008086d*sv*sd*bc*sc*i* e1000
 alias pci-e1000 e1000
 alias rtnl-link-dummy dummy
+"""
+
+RECORDER = """
+#include <stdarg.h>
+#include <stdio.h>
+#include <unistd.h>
+long syscall(long number, ...)
+{
+    char link[32], path[300] = "";
+    va_list more;
+    va_start(more, number);
+    int file = va_arg(more, int);
+    const char *parameters = va_arg(more, const char *);
+    int flags = va_arg(more, int);
+    va_end(more);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    if (readlink(link, path, sizeof path - 1) < 0)
+        return -1;
+    printf("%s %s %d\\n", path, parameters, flags);
+    return 0;
+}
 """
 
 
@@ -71,3 +97,48 @@ def test_the_kernel_inside_a_packed_one_is_found(builder):
 def test_what_can_not_be_unpacked_is_named(builder, payload: bytes, noun: str):
     with pytest.raises(BuildFailed, match=f"/boot/vmlinuz.*{noun}|gzip.*/boot/vmlinuz"):
         builder("stock").unpacked(packed(payload), name="/boot/vmlinuz")
+
+
+@pytest.fixture(scope="module")
+def modprobe(tmp_path_factory):
+    """The program, with a directory of its own; it prints what it would give to the kernel."""
+    if not which("gcc"):
+        pytest.skip("needs gcc")
+    place = tmp_path_factory.mktemp("modprobe")
+    (place / "record.c").write_text(RECORDER)
+    (place / "modules").mkdir()
+    (place / "loaded/base").mkdir(parents=True)
+    index = "fs_top base left_1 top\nlost base gone\nrtnl_link_bond bonding,max_bonds=0\n"
+    (place / "modules/index").write_text(index)
+    for name in ("base", "left_1", "top", "bonding"):
+        (place / f"modules/{name}.ko").touch()
+    names = [f'-DDIRECTORY="{place}/modules"', f'-DLOADED="{place}/loaded"']
+    flags = ["-std=c17", "-D_GNU_SOURCE"]
+    sources = [SOURCE, place / "record.c"]
+    subprocess.run(["gcc", *flags, *names, *sources, "-o", place / "modprobe"], check=True, timeout=60)
+    return place / "modprobe"
+
+
+@pytest.mark.parametrize(
+    ("name", "loaded", "code"),
+    [
+        ("fs-top", ["left_1.ko  0", "top.ko  0"], 0),
+        ("fs_top", ["left_1.ko  0", "top.ko  0"], 0),
+        ("rtnl-link-bond", ["bonding.ko max_bonds=0 0"], 0),
+        ("lost", [], 1), ("fs-to", [], 1), ("fs-top ", [], 1), ("fs-top base", [], 1), ("", [], 1), ("top", [], 1),
+        ("../modules/top", [], 1), ("\n", [], 1), ("fs" * 3000, [], 1),
+    ],
+)  # fmt: skip
+def test_modules_that_the_kernel_requests_are_loaded_in_order_and_no_others(modprobe, name, loaded, code):
+    done = subprocess.run([modprobe, "-q", "--", name], capture_output=True, text=True, timeout=20)
+    lines = [line.removeprefix(f"{modprobe.parent}/modules/") for line in done.stdout.splitlines()]
+    assert (lines, done.returncode) == (loaded, code)
+
+
+def test_without_a_name_or_an_index_nothing_is_loaded(modprobe):
+    assert subprocess.run([modprobe], timeout=20).returncode == 1
+    index = modprobe.parent / "modules/index"
+    text = index.read_text()
+    index.unlink()
+    assert subprocess.run([modprobe, "-q", "--", "fs-top"], timeout=20).returncode == 1
+    index.write_text(text)

@@ -33,26 +33,26 @@ def read(place: Path, *apps: Document, only: str = "", mutable: bool = False, **
 
 
 def test_what_an_app_asks_of_the_vm_counts_as_the_pods_own(tmp_path: Path) -> None:
-    asked = {"memory_mib": "700", "vcpus": "3", "scratch_mib": "64", "root": "disk", "kernel": "full"}
+    asked = {"memory_mib": "700", "vcpus": "3", "scratch_mib": "64", "root": "disk", "kernel": "stock"}
     pod = read(tmp_path, noted(**asked)).pod
-    assert (pod.memory_mib, pod.vcpus, pod.scratch_mib, pod.kernel) == (700, 3, 64, "full")
+    assert (pod.memory_mib, pod.vcpus, pod.scratch_mib, pod.kernel) == (700, 3, 64, "stock")
 
 
 def test_what_an_image_asks_counts_where_its_app_has_no_other(tmp_path: Path) -> None:
-    image = {"annotations": [*notes(memory_mib="700", kernel="full", root="disk"), {"name": "authors", "value": "me"}]}
+    image = {"annotations": [*notes(memory_mib="700", kernel="stock", root="disk"), {"name": "authors", "value": "me"}]}
     loaded = read(tmp_path, noted(memory_mib="300"), image=image)
-    assert (loaded.pod.memory_mib, loaded.pod.kernel, loaded.apps[0].container.root_of) == (300, "full", "one.root")
+    assert (loaded.pod.memory_mib, loaded.pod.kernel, loaded.apps[0].container.root_of) == (300, "stock", "one.root")
 
 
 def test_two_that_ask_for_the_same_are_served(tmp_path: Path) -> None:
-    apps = noted("one", kernel="full"), noted("two", kernel="full"), app("three")
-    assert read(tmp_path, *apps, annotations=notes(kernel="full")).pod.kernel == "full"
+    apps = noted("one", kernel="stock"), noted("two", kernel="stock"), app("three")
+    assert read(tmp_path, *apps, annotations=notes(kernel="stock")).pod.kernel == "stock"
 
 
 @pytest.mark.parametrize("pods", [notes(kernel="mine"), notes(kernel="default")])
 def test_an_app_that_asks_for_what_the_pod_has_not(tmp_path: Path, pods: list[Document]) -> None:
-    with pytest.raises(BadRequest, match=r"'one' .*kernel=full.* manifest .* VM"):
-        read(tmp_path, noted(kernel="full"), annotations=pods)
+    with pytest.raises(BadRequest, match=r"'one' .*kernel=stock.* manifest .* VM"):
+        read(tmp_path, noted(kernel="stock"), annotations=pods)
 
 
 def test_two_apps_that_ask_for_different_things(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_two_apps_that_ask_for_different_things(tmp_path: Path) -> None:
 
 
 def test_an_app_that_is_added_can_ask_only_for_what_there_is(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"annotations": notes(kernel="full"), "mutable": True}
-    read(tmp_path / "a", noted(kernel="full"), only="one", **given)
+    given: dict[str, Any] = {"annotations": notes(kernel="stock"), "mutable": True}
+    read(tmp_path / "a", noted(kernel="stock"), only="one", **given)
     with pytest.raises(BadRequest, match=r"'one' .*vcpus=2.* runs already"):
         read(tmp_path / "b", noted(vcpus="2"), only="one", mutable=True)
 
@@ -100,8 +100,8 @@ def test_the_stage1_image_has_the_kernel_of_pods_that_ask_for_none(tmp_path: Pat
     for one in pods:
         place = Path(one, "stage1/rootfs", userspace.KERNEL_FILE)
         place.parent.mkdir(parents=True)
-        place.write_text("full\n")
-    assert [loader.read_pod(one, OPTIONS).pod.kernel for one in pods] == ["full", ""]
+        place.write_text("stock\n")
+    assert [loader.read_pod(one, OPTIONS).pod.kernel for one in pods] == ["stock", ""]
 
 
 def test_the_kernel_of_an_image(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_the_kernel_of_an_image(tmp_path: Path) -> None:
     for number, asked in enumerate(({}, {"kernel": "image"}, {"kernel": "default"})):
         loaded = read(tmp_path / str(number), noted(**asked), image=image)
         assert loaded.own_kernel and loaded.pod.kernel == ""
-    with pytest.raises(BadRequest, match=r"'full'.* of its own"):
-        read(tmp_path / "both", noted(kernel="full"), image=image)
+    with pytest.raises(BadRequest, match=r"'stock'.* of its own"):
+        read(tmp_path / "both", noted(kernel="stock"), image=image)
     with pytest.raises(BadRequest, match=r"image.* labels"):
         read(tmp_path / "none", noted(kernel="image"))
 

@@ -37,13 +37,13 @@ def test_one_that_was_not_is_named_with_how_to_build_it(tmp_path: Path, present:
 @pytest.mark.parametrize(
     ("profile", "variant", "present", "system"),
     [
-        ("", "full", (), "system.erofs"),
-        ("", "full", ("system-full.erofs",), "system-full.erofs"),
-        ("", "mine", ("system-full.erofs",), "system.erofs"),
-        ("", "", ("system-.erofs", "system-full.erofs"), "system.erofs"),
-        ("systemd", "full", (), "system-systemd.erofs"),
-        ("systemd", "full", ("system-full.erofs", "system-systemd-full.erofs"), "system-systemd-full.erofs"),
-        ("systemd", "mine", ("system-full.erofs",), "system-systemd.erofs"),
+        ("", "mine", (), "system.erofs"),
+        ("", "mine", ("system-mine.erofs",), "system-mine.erofs"),
+        ("", "mine", ("system-stock.erofs",), "system.erofs"),
+        ("", "", ("system-.erofs", "system-stock.erofs"), "system.erofs"),
+        ("systemd", "stock", (), "system-systemd.erofs"),
+        ("systemd", "stock", ("system-stock.erofs", "system-systemd-stock.erofs"), "system-systemd-stock.erofs"),
+        ("systemd", "mine", ("system-stock.erofs",), "system-systemd.erofs"),
     ],
 )
 def test_a_kernel_with_modules_has_system_images_of_its_own(
@@ -55,14 +55,15 @@ def test_a_kernel_with_modules_has_system_images_of_its_own(
 
 
 def test_a_kernel_that_boots_with_modules_has_an_initramfs_of_its_own(tmp_path: Path) -> None:
-    for name in ("initramfs", "initramfs-stock", "system.erofs", "system-stock.erofs", "system-full.erofs"):
+    for name in ("initramfs", "initramfs-stock", "system.erofs", "system-stock.erofs", "system-mine.erofs"):
         (tmp_path / name).touch()
     assert profiles.file_names(str(tmp_path), "", variant="stock") == ("initramfs-stock", "system-stock.erofs")
-    assert profiles.file_names(str(tmp_path), "", variant="full") == ("initramfs", "system-full.erofs")
+    assert profiles.file_names(str(tmp_path), "", variant="mine") == ("initramfs", "system-mine.erofs")
 
 
-def test_a_profile_without_the_modules_of_its_kernel_is_refused(tmp_path: Path) -> None:
-    for name in ("initramfs-systemd", "system-systemd.erofs", "system-full.erofs"):
+@pytest.mark.parametrize(("variant", "remedy"), [("stock", "`clearpod images build stock`"), ("mine", "put it beside")])
+def test_a_profile_without_the_modules_of_its_kernel_is_refused(tmp_path: Path, variant: str, remedy: str) -> None:
+    for name in ("initramfs-systemd", "system-systemd.erofs", f"system-{variant}.erofs"):
         (tmp_path / name).touch()
-    with pytest.raises(NotFound, match=r"system-systemd-full\.erofs.*`images/build kernel-full`"):
-        profiles.file_names(str(tmp_path), "systemd", variant="full")
+    with pytest.raises(NotFound, match=rf"system-systemd-{variant}\.erofs.*{remedy}"):
+        profiles.file_names(str(tmp_path), "systemd", variant=variant)

@@ -2,7 +2,7 @@
 /*
  * modprobe -q -- NAME: what the kernel starts when a program needs what is a module, in the guest's own root and with all
  * rights, whoever that program is (/proc/sys/kernel/modprobe). NAME, which a program may have chosen, is compared with the
- * first words of the index (images/lib/modules.py) and is no part of a path:
+ * first words of the index (Index in build.py) and is no part of a path:
  *
  *     NAME MODULE[,PARAMETERS] ...    modules in the order in which they are loaded; `-` is `_` everywhere
  *
