@@ -19,7 +19,8 @@ _MORE = "`clearpod check` lists what this host lacks"
 
 
 def launch(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", name: str) -> int:
-    """The pid of the VMM, a child of the calling thread; that of what joins one is that VMM's child. It has `descriptors`, of ours, under the numbers in front.
+    """The pid of the VMM, a child of the calling thread, or of what joins a VMM, which is that VMM's child. It has
+    `descriptors`, of ours, under the numbers in front.
 
     `name` is a word by which the jailer is found as long as it runs. Raises VmFailed, KernelError.
     """

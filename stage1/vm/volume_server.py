@@ -41,8 +41,8 @@ class Server(NamedTuple):
 
 
 def start(directory: str, entry: "Record", *, cgroups: "list[str]", root: str) -> Server:
-    """Start it beside the VMM of the pod in `directory`, for the volumes that are mounted below `root`. It is a child of
-    the VMM: as that ends, the kernel ends and reaps it, whoever else is there. Raises VmFailed, KernelError.
+    """Start it beside the VMM of the pod in `directory`, for the volumes that are mounted below `root`. It is a child
+    of the VMM: as that ends, the kernel ends and reaps it, whoever else is there. Raises VmFailed, KernelError.
     """
     program = entry.volume_server
     guest_dir = os.path.dirname(program)
