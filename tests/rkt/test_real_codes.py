@@ -162,11 +162,19 @@ def test_a_pod_that_is_stopped_before_its_app_has_begun_is_no_success(rkt: RealR
     pod = rkt.run(odd, *sh(f"trap 'exit 0' TERM; {STAYS}"))
     proc = Path(f"/proc/{pod.process.pid}")
 
-    def is_heard() -> bool:
+    def is_blocked() -> bool:
         if os.readlink(proc / "exe").endswith("/rkt"):
             return False  # which blocks signals, too, while it starts a thread
         blocked = int((proc / "status").read_text().partition("SigBlk:")[2].split()[0], 16)
         return bool(blocked & 1 << signal.SIGTERM - 1)
+
+    def is_heard() -> bool:
+        """What rkt has blocked as it becomes our program is blocked for a moment only."""
+        for _ in range(3):
+            if not is_blocked():
+                return False
+            time.sleep(0.02)
+        return True
 
     wait_until(is_heard)
     pod.process.send_signal(signal.SIGTERM)
