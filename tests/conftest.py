@@ -26,8 +26,13 @@ from tests.fakes.patience import PACE, PATIENCE
 
 surroundings.forget()
 places.use()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: what tests start would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):  # ignored in a script's background or under nohup, which what tests start would inherit
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 hypothesis.settings.register_profile("clearpod", deadline=None)  # on a busy machine any example may take long
 hypothesis.settings.load_profile("clearpod")
 

@@ -93,8 +93,11 @@ def _fence(places: "Iterable[Sequence[str]]") -> int:
     handled = (1 << next(count for since, count in _KNOWN_SINCE if version >= since)) - 1
     fence = libc.syscall("landlock_create_ruleset", create, struct.pack("<Q", handled), 8, 0, what="a fence")
     for path, rights in places:
-        with Guard("open", path):
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with Guard("open", path):
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # it was there when the box was described
         rule = struct.pack("<Qi", _mask(rights) & handled, fd)
         libc.syscall("landlock_add_rule", _NR_ADD_RULE, fence, _BENEATH, rule, 0, what=path)
         os.close(fd)
