@@ -19,7 +19,7 @@ from tests.hostile.killed import COUNTER, count, goes_on, small_vms
 from tests.hostile.rig import Node
 from tests.hostile.test_saves import failure, removed
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 
 STALLED_MS = 5000.0 * PATIENCE
 GROWTH_MIB = 16
