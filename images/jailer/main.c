@@ -7,8 +7,8 @@
  * writes its pid and then "ok" or one sentence to RESULT, and ends. The child becomes the VMM. When one of the two or
  * their parent ends before that, all end.
  *
- * What joins a VMM's namespaces becomes the child of that VMM, which is the init there: as that ends, the kernel reaps
- * it. The end of an init waits for all processes of its namespace to be reaped, so nobody else may have to do it.
+ * A process that joins a VMM's namespaces becomes the child of that VMM, which is the init there. The end of an init
+ * waits until all processes of its namespace are reaped, and the kernel itself reaps only the init's children.
  */
 #include "failure.h"
 #include "host.h"
@@ -79,7 +79,7 @@ static bool set_hostname(const struct description *description)
            failed("set the host name", description->hostname);
 }
 
-/* The jailer, which asks for credentials, now knows who we are, and is still there. */
+/* Tell the jailer our pid, by our credentials. Ends the process if the jailer is gone. */
 static void ask(int pair)
 {
     char go;
@@ -87,7 +87,7 @@ static void ask(int pair)
         _exit(FAILED);
 }
 
-/* Become a child of the init of the namespace: our parent, who is in it too, ends. False if that is not possible. */
+/* Go on in a new process whose parent, this one, ends: the namespace's init adopts it. False if there is no process. */
 static bool become_child_of_init(int pair)
 {
     pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);

@@ -70,7 +70,7 @@ def _tell_time(directory: Path) -> None:
     """Say how long the last build of this kind took, if anybody noticed."""
     with contextlib.suppress(OSError, ValueError):
         if (seconds := int((directory / LAST_TIME).read_text())) >= WORTH_TELLING_S:
-            say(f"{directory.name}: is built; the last time it took {seconds} s")
+            say(f"building {directory.name}, which took {seconds} s the last time")
 
 
 def _take(lock: TextIO, kind: str) -> None:

@@ -34,7 +34,7 @@ KEPT = re.compile(
 )
 """The modules beside: not the drivers of hardware that no pod has, which are two thirds of all."""
 PARAMETERS = {"bonding": "max_bonds=0", "dummy": "numdummies=0", "ifb": "numifbs=0"}
-"""These would make devices of themselves in a network namespace that nobody asked them for."""
+"""Without these parameters the modules make devices in the network namespace as they are loaded."""
 MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ": "xz",
