@@ -220,6 +220,7 @@ async def test_a_limited_one_is_full_by_itself_and_outlives_its_vm_with_what_it_
 FULL = "stat -c %s /data/big; cat /other/file; if echo more > /data/more && sync; then echo room; else echo full; fi"
 
 
+@pytest.mark.only_on("qemu", "no other can save guests")
 async def test_a_limited_one_is_the_same_after_suspend_and_in_a_checkpoint(world: VmWorld, tmp_path: Path) -> None:
     kubelet = Kubelet(world.root / "kubelet", "uid-web")
     fields = _mounts(data=kubelet.data, other=kubelet._volume("empty-dir", "other"))

@@ -146,6 +146,7 @@ async def test_one_that_the_host_has_files_in_stays_on_the_host_as_do_those_that
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
+@pytest.mark.only_on("qemu", "no other can save guests")
 async def test_it_is_saved_with_its_guest(world: VmWorld, kubelet: Kubelet, tmp_path: Path) -> None:
     fields = _mounts(memory=kubelet.memory)
     look = f"cat /memory/kept; {SIZE}"
@@ -183,6 +184,7 @@ async def test_a_pod_with_empty_directories_has_a_vm_that_waited(world: VmWorld,
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
+@pytest.mark.only_on("qemu", "kvmtool has no user namespaces")
 async def test_in_a_user_namespace_it_has_the_owners_that_the_host_has(world: VmWorld, kubelet: Kubelet) -> None:
     ids = pb.IDMapping(host_id=1000, container_id=0, length=100000)
     users = pb.NamespaceOption(userns_options=pb.UserNamespace(mode=pb.POD, uids=[ids], gids=[ids]))
