@@ -15,7 +15,8 @@ def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str,
     """The initramfs and the system image in `guest_dir`; the ordinary ones, which may be missing, for an empty profile.
 
     With `variant` it is the system image with the modules of that kernel, where the variant has any, and the initramfs
-    with those that it boots with. Raises NotFound for a profile that was not built, or not for that kernel.
+    with those that it boots with. Raises NotFound for a profile that was not built, or not for that kernel, and for
+    Debian's kernel without its modules.
     """
     names = (f"initramfs-{profile}", f"system-{profile}.erofs") if profile else ("initramfs", "system.erofs")
     missing = [name for name in names if not os.path.exists(f"{guest_dir}/{name}")] if profile else []
@@ -24,22 +25,22 @@ def file_names(guest_dir: str, profile: str, *, variant: str = "") -> tuple[str,
             f"the pod requests the guest profile {profile}, but {guest_dir} has no {' and no '.join(missing)}; build "
             f"it with `images/build {profile}` on a machine with Debian's package {profile}"
         )
-    has_modules = variant and os.path.exists(f"{guest_dir}/system-{variant}.erofs")
-    if not has_modules:
+    if variant != STOCK and not (variant and os.path.exists(f"{guest_dir}/system-{variant}.erofs")):
         return names
+    system = _of_variant(guest_dir, names[1].removesuffix(".erofs"), variant=variant, suffix=".erofs")
+    if variant == STOCK:
+        return _of_variant(guest_dir, names[0], variant=variant), system
     initramfs = f"{names[0]}-{variant}"
-    return (
-        initramfs if os.path.exists(f"{guest_dir}/{initramfs}") else names[0],
-        _with_modules(guest_dir, names[1], variant=variant),
-    )
+    return (initramfs if os.path.exists(f"{guest_dir}/{initramfs}") else names[0]), system
 
 
-def _with_modules(guest_dir: str, system: str, *, variant: str) -> str:
-    name = f"{system.removesuffix('.erofs')}-{variant}.erofs"
-    if not os.path.exists(f"{guest_dir}/{name}"):
+def _of_variant(guest_dir: str, name: str, *, variant: str, suffix: str = "") -> str:
+    """The name of a file that a kernel with modules can't do without. Raises NotFound with what makes it."""
+    made = f"{name}-{variant}{suffix}"
+    if not os.path.exists(f"{guest_dir}/{made}"):
         build = f"`{BUILD_STOCK}`, where Debian's packages for the profile are installed, makes it"
         raise NotFound(
-            f"the pod's guest profile with the kernel {variant} needs {name}, which is not in {guest_dir}; "
+            f"the pod's guest with the kernel {variant} needs {made}, which is not in {guest_dir}; "
             f"{build if variant == STOCK else 'put it beside the kernel'}"
         )
-    return name
+    return made

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stage1.linux.host import which
-from stage1.vm import profiles, qemu
+from stage1.vm import kernels, profiles, qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from tests.bench.lib import baseline
 from tests.bench.nested import command
@@ -45,7 +45,10 @@ BARE = ("-nostdlib", "-static", "-Wl,--build-id=none")
 PVH_ENTRY = ("-m32", "-DPVH", "-Wl,-Ttext=0x1000000", "-Wl,--section-start=.note.Xen=0x1001000")
 REAL_MODE_ENTRY = ("-m32", "-Wl,-Ttext=0", "-Wl,--oformat=binary")
 LIMIT_S = 120
-SIZED = ("initramfs", "agent", "vmlinux", "bzImage", "initramfs-systemd", "system-systemd.erofs")
+SIZED = (
+    *("initramfs", "agent", "vmlinux", "bzImage", "system.erofs", "initramfs-systemd", "system-systemd.erofs"),
+    *("initramfs-stock", "vmlinux-stock", "bzImage-stock", "system-stock.erofs"),
+)
 MEMORY_MIB = 128
 BOOTS = 3
 CLOCK = "tsc_early_khz=1000000"
@@ -77,16 +80,17 @@ def has_systemd() -> bool:
     return (guest_dir() / "system-systemd.erofs").exists()
 
 
-def clearpod_argv(directory: str, profile: str = "") -> list[str]:
+def clearpod_argv(directory: str, profile: str = "", kernel: str = "") -> list[str]:
     """The product's own command line, with the counter on and the agent told to stop when it is ready."""
     guest = guest_dir()
-    initramfs, system = profiles.file_names(str(guest), profile)
+    initramfs, system = profiles.file_names(str(guest), profile, variant=kernel)
     vm = VmSpec(
         name="bench",
         hypervisor=qemu.HYPERVISOR,
         binary=which("qemu-system-x86_64"),
         run_dir=directory,
-        kernel=str(guest / "vmlinux"),
+        kernel=str(guest / "-".join(filter(None, ("vmlinux", kernel)))),
+        is_stock=kernel == kernels.STOCK,
         initramfs=str(guest / initramfs),
         system_image=str(guest / system),
         memory_mib=MEMORY_MIB,
@@ -173,6 +177,8 @@ def measure(repeat: int) -> dict[str, Any]:
         kinds = {"": ours, "bzimage_": packed, "debian_": theirs, "debian_tuned_": tuned}
         if has_systemd():
             kinds["systemd_"] = clearpod_argv(directory, "systemd")
+        if (guest_dir() / "vmlinux-stock").exists():
+            kinds["stock_"] = clearpod_argv(directory, kernel=kernels.STOCK)
         for prefix, argv in kinds.items():
             times = max(repeat, SYSTEMD_BOOTS) if prefix == "systemd_" else repeat
             figures |= columns(prefix, [boot(argv, directory) for _ in range(times)])
@@ -213,6 +219,7 @@ def show(figures: dict[str, Any]) -> None:
         if f"{name}_bytes" in figures:
             print(f"{name:36} {figures[name + '_bytes']:12,} bytes")
     print("systemd: the profile of that name, our kernel and initramfs; PID 1 is the same program, and becomes systemd")
+    print("stock: Debian's kernel as pods have it, with our initramfs and its modules")
     print(f"debian is {figures['debian_kernel']} on q35; tuned: with our kernel command line")
 
 

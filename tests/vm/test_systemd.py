@@ -56,6 +56,15 @@ def test_the_journal_is_read_while_the_pod_runs_and_after_it(clearpod: Command, 
     assert len(os.listdir(tmp_path)) == 1, "one machine, and nothing beside"
 
 
+def test_it_runs_on_debians_kernel(clearpod: Command, guest_dir: Path, tmp_path: Path) -> None:
+    if not (guest_dir / "system-systemd-stock.erofs").exists():
+        pytest.skip("needs images/build stock")
+    arguments = (*SYSTEMD, "--vm-kernel", "stock", "--journal", str(tmp_path))
+    ended = clearpod.run(*arguments, "--", "sh", "-c", "uname -r; echo wrong >&2; exit 7")
+    assert (ended.code, ended.out.strip().endswith(b"amd64")) == (7, True), ended
+    assert entries(tmp_path, _SYSTEMD_UNIT="app@main.service")[-1] == "wrong"
+
+
 def test_a_command_that_is_not_there_is_reported_as_without_systemd(clearpod: Command) -> None:
     ended = clearpod.run(*SYSTEMD, "--", "/no-such-program")
     assert ended.code == 127 and "/no-such-program" in ended.err, ended

@@ -41,8 +41,7 @@ def test_one_that_was_not_is_named_with_how_to_build_it(tmp_path: Path, present:
         ("", "mine", ("system-mine.erofs",), "system-mine.erofs"),
         ("", "mine", ("system-stock.erofs",), "system.erofs"),
         ("", "", ("system-.erofs", "system-stock.erofs"), "system.erofs"),
-        ("systemd", "stock", (), "system-systemd.erofs"),
-        ("systemd", "stock", ("system-stock.erofs", "system-systemd-stock.erofs"), "system-systemd-stock.erofs"),
+        ("systemd", "stock", ("initramfs-systemd-stock", "system-systemd-stock.erofs"), "system-systemd-stock.erofs"),
         ("systemd", "mine", ("system-stock.erofs",), "system-systemd.erofs"),
     ],
 )
@@ -59,6 +58,14 @@ def test_a_kernel_that_boots_with_modules_has_an_initramfs_of_its_own(tmp_path: 
         (tmp_path / name).touch()
     assert profiles.file_names(str(tmp_path), "", variant="stock") == ("initramfs-stock", "system-stock.erofs")
     assert profiles.file_names(str(tmp_path), "", variant="mine") == ("initramfs", "system-mine.erofs")
+
+
+@pytest.mark.parametrize("missing", ["initramfs-stock", "system-stock.erofs"])
+def test_debians_kernel_is_refused_without_its_modules(tmp_path: Path, missing: str) -> None:
+    for name in {"initramfs", "initramfs-stock", "system.erofs", "system-stock.erofs"} - {missing}:
+        (tmp_path / name).touch()
+    with pytest.raises(NotFound, match=rf"{missing}.*`clearpod images build stock`"):
+        profiles.file_names(str(tmp_path), "", variant="stock")
 
 
 @pytest.mark.parametrize(("variant", "remedy"), [("stock", "`clearpod images build stock`"), ("mine", "put it beside")])
