@@ -18,16 +18,16 @@ from cri.store import checkpoints, history
 from cri.store.checkpoints import Device, Manifest, Part, Piece, SavedContainer, SavedPod
 from cri.store.history import Fact
 from cri.threads import run_uncancellable
-from stage1 import checkpoint
 from stage1.errors import BadRequest, NotFound, WrongState
 from stage1.pod import states
 from stage1.rootfs import checkpoint as place
+from stage1.snapshot import save
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
     from cri.store.pods import ContainerRecord
-    from stage1.checkpoint import Written
+    from stage1.snapshot.save import Written
 
 log = logging.getLogger("clearpod.pod")
 
@@ -104,7 +104,7 @@ async def _write(
                 begun_ns = time.time_ns()
                 written, original = await _saved(pod, images, target=(output, container_ids), asked=asked)
             took_ns = time.time_ns() - begun_ns
-            written = await asked.run(checkpoint.measure, written, output, is_awaited=asked.is_awaited)
+            written = await asked.run(save.measure, written, output, is_awaited=asked.is_awaited)
             data = checkpoints.dump(_manifest(pod, written, original=original, made_ns=begun_ns))
             await asked.run(place.seal, pod.directory, output, manifest=data, is_awaited=asked.is_awaited)
         except BaseException:
@@ -158,7 +158,7 @@ async def _saved(
             raise WrongState(why)
         original = copies.of(pod)
         written = await asked.run(
-            checkpoint.save, pod.directory, pod.record.pod,
+            save.checkpoint, pod.directory, pod.record.pod,
             host=pod.tools.host, images=files, target=(output, asked.is_awaited),
         )  # fmt: skip
     return written, original

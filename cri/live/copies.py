@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of pods that run: a pod is saved while it goes on (`save`), and another one begins as what was saved
-(`bring_up`). What is done on the host is `stage1.saved`.
+(`bring_up`). What is done on the host is `stage1.snapshot`.
 
 The containers are frozen from before the guest is saved: the original's go on when that is over, those of a copy when
 they are created and started in it (`cri.containers.claim`), after the copy has its own identity.
@@ -21,18 +21,20 @@ from cri.store import codec, history
 from cri.store.history import Fact
 from cri.store.pods import ContainerRecord, Decided
 from cri.threads import await_end, run_uncancellable_in
-from stage1 import engine, saved
+from stage1 import engine
 from stage1.errors import TimedOut, VmFailed, WrongState
 from stage1.guest import messages, settings
 from stage1.guest.messages import Tune
-from stage1.saved import Target
+from stage1.snapshot import load as loads
+from stage1.snapshot import save as saves
+from stage1.snapshot.save import Target
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
     from stage1.engine import Prepared
     from stage1.pod.network import Interface
-    from stage1.saved import Manifest
+    from stage1.snapshot.format import Manifest
 
 log = logging.getLogger("clearpod.pod")
 
@@ -81,7 +83,7 @@ class Saving:
 
 async def save(pod: "LivePod", images: "ImageStore", *, path: str, written: asyncio.Event) -> float:
     """Save the pod into the new directory `path`, which is complete when `written` is set, and continue it. Return for
-    how many seconds its containers were frozen. Raises WrongState with the blocker, and what `saved.save` raises; then
+    how many seconds its containers were frozen. Raises WrongState with the blocker, and what `saves.fork` raises; then
     it is rolled back.
     """
     async with pod.lock:
@@ -96,7 +98,7 @@ async def save(pod: "LivePod", images: "ImageStore", *, path: str, written: asyn
             async with standing_still(pod):
                 is_written = partial(asyncio.get_running_loop().call_soon_threadsafe, written.set)
                 stopped_s = await pod.tools.run_in_bulk(
-                    saved.save, pod.directory, pod.record.pod,
+                    saves.fork, pod.directory, pod.record.pod,
                     host=pod.tools.host, images=files, target=Target(path, codec.dump(of(pod)), is_written),
                 )  # fmt: skip
         paused_s = time.monotonic() - begun_s
@@ -112,7 +114,7 @@ async def write_back(pod: "LivePod", *, near: str) -> None:
     it. Raises NoSpace, KernelError.
     """
     of_pod = (pod.directory, pod.record.pod)
-    disk = await pod.tools.run_in_bulk(saved.write_back, *of_pod, host=pod.tools.host, near=near)
+    disk = await pod.tools.run_in_bulk(saves.write_back, *of_pod, host=pod.tools.host, near=near)
     await save_space.require(pod, near, disk=disk)
 
 
@@ -181,7 +183,7 @@ async def bring_up(
     its containers wait in `status.waiting`. It may still be being saved (`saving`): the VM waits for it then.
 
     Raises what `saving` does, WrongState when it can't be a copy, and as `engine.prepare`, `boot.boot` and
-    `saved.load`; rolled back then.
+    `loads.load`; rolled back then.
     """
     async with boot.until_ready(pod) as start:
         start.how = "copied"
@@ -196,7 +198,7 @@ async def bring_up(
             _require_same(pod, former)
             pod.unused_id = former.ids + 1
             pod.status = pod.status._replace(ids=former.ids, waiting=former.containers, origin=former.title)
-            await pod.tools.run_in_bulk(saved.load, begun.prepared, pod.tools.host, path=path, manifest=manifest)
+            await pod.tools.run_in_bulk(loads.load, begun.prepared, pod.tools.host, path=path, manifest=manifest)
             await pod.meet(pod.tools.boot_timeout_s, former.link_key)
             phases.booted(pod.hello, is_copy=True)
             await _assume_identity(pod, manifest, joined=begun.joined)
@@ -221,8 +223,8 @@ async def _vm_begun(
     made meanwhile where that is possible, and no longer than the block runs.
     """
     about, host = pod.record.pod, pod.tools.host
-    joins_later = await asyncio.to_thread(saved.can_join_later, about, host, interfaces=interfaces)
-    prepared = await pod.run_in_pool(saved.prepare, about, host, manifest=manifest, joins_later=joins_later)
+    joins_later = await asyncio.to_thread(loads.can_join_later, about, host, interfaces=interfaces)
+    prepared = await pod.run_in_pool(loads.prepare, about, host, manifest=manifest, joins_later=joins_later)
     if joins_later:
         phases.end(history.FILES)
     else:
@@ -242,13 +244,13 @@ async def _join(pod: "LivePod", prepared: "Prepared", *, joins_later: bool) -> N
     pod.network = prepared.network
     if joins_later:
         begun_ns = time.monotonic_ns()
-        pod.network = await pod.run_in_pool(saved.join_network, prepared, pod.tools.host)
+        pod.network = await pod.run_in_pool(loads.join_network, prepared, pod.tools.host)
         pod.note(Fact(history.NETWORK, took_ns=time.monotonic_ns() - begun_ns))  # beside the other phases
     await pod.loopback.open(pod.record.pod, pod.ips)
 
 
 def _read(path: str) -> "tuple[Manifest, Original]":
-    manifest = saved.read(path)
+    manifest = loads.read(path)
     return manifest, original(manifest)
 
 

@@ -54,7 +54,7 @@ def _own(why: str) -> Rule:
 _PROGRAM = _own("of the program that runs: a process keeps it, and a kubelet's differs by the pod's name and address")
 _HOST = _own("applied anew by the host")
 _GUEST = _own("applied anew in the guest")
-_MACHINE = _own("part of the machine, which stage1.saved compares")
+_MACHINE = _own("part of the machine, which stage1.snapshot compares")
 _PARTS = _own("its own fields have rules")
 
 RULES: dict[type, dict[str, Rule]] = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Suspends and resumes a pod: its guest is saved to a file and its VMM ended; the pod stays listed with its state.
 
-Called by the RPCs, and before calls for which a suspended pod has to run. The host's part is `stage1.suspended`, which
+Called by the RPCs, and before calls for which a suspended pod has to run. The host's part is `stage1.snapshot`, which
 defines at what moment a pod becomes suspended; the successor of a daemon that was killed determines it (`adopt`).
 """
 
@@ -16,7 +16,6 @@ from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store.history import Fact
 from cri.threads import apart
-from stage1 import suspended
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.machine import SUSPEND
@@ -24,6 +23,8 @@ from stage1.net import activation
 from stage1.pod import guest_volumes, states
 from stage1.pod.model import ON_DEMAND
 from stage1.rootfs import checkpoint
+from stage1.snapshot import load as loads
+from stage1.snapshot import save as saves
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -147,7 +148,7 @@ async def _part_and_save(pod: "LivePod", images: "ImageStore") -> None:
         raise
 
 
-async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = suspended.load) -> None:
+async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = loads.resume) -> None:
     """Resume the guest in a new VM; idempotent. Raises what `load` raises, and the pod stays suspended; VmFailed if
     the guest was loaded and does not answer, or WrongState if it has ended before, and the pod has ended.
     """
@@ -216,12 +217,12 @@ async def adopt(pod: "LivePod") -> bool:
     """Finish what the previous daemon began: whether the pod is suspended. If not, its guest runs. Raises VmFailed."""
     if not pod.record.pod.suspend:
         return False
-    if not await asyncio.to_thread(suspended.is_there, pod.directory):
+    if not await asyncio.to_thread(loads.is_suspended, pod.directory):
         with apart() as pool:
-            await asyncio.get_running_loop().run_in_executor(pool, suspended.go_on, pod.directory)
+            await asyncio.get_running_loop().run_in_executor(pool, saves.go_on, pod.directory)
         await asyncio.to_thread(checkpoint.abandon, pod.directory)
         return False
-    await asyncio.to_thread(suspended.settle, pod.directory)
+    await asyncio.to_thread(loads.settle, pod.directory)
     pod.begin_suspension(f"{pod.title} is suspended; `clearpod resume` resumes it")
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _listen(pod)
@@ -268,9 +269,9 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
     files = await asyncio.to_thread(files_in_window, pod, images)
     try:
         of_pod, tools = (pod.directory, pod.record.pod), pod.tools
-        await tools.run_in_bulk(suspended.save, *of_pod, host=tools.host, images=files)
+        await tools.run_in_bulk(saves.suspend, *of_pod, host=tools.host, images=files)
     except (PodError, OSError) as error:
-        if not await asyncio.to_thread(suspended.is_there, pod.directory):
+        if not await asyncio.to_thread(loads.is_suspended, pod.directory):
             raise
         log.warning("pod.suspended", extra={**pod.log_fields(), "error": str(error)})
 

@@ -2,7 +2,7 @@
 """Templates of guests for a daemon's pods: which pod's VM becomes a copy of which, and when one is made.
 
 Made by the node, called by `boot`. A missing template is made in the background, one at a time and while no pod is
-starting: a pod never waits for one, and boots if anything fails here. How one is made is `stage1.templates`.
+starting: a pod never waits for one, and boots if anything fails here. How one is made is `stage1.snapshot.save`.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from cri.tasks import Tasks
 from cri.threads import is_set_within, run_uncancellable
-from stage1 import templates
 from stage1.errors import NoSpace, PodError
+from stage1.snapshot import save
+from stage1.snapshot.store import Store, remove_outdated
 from stage1.vm.template import Template
-from stage1.vm.template_store import Store
 
 if TYPE_CHECKING:
-    from stage1.copies import TemplateSpec
     from stage1.engine import Host, Prepared
+    from stage1.snapshot.machine import TemplateSpec
     from stage1.vm.host import HostPod
     from stage1.vm.spec import VmSpec
     from stage1.vm.vmm import Vmm, VmProcess
@@ -64,7 +64,7 @@ class Interruptible:
 
 
 class Templates:
-    """`make` makes one: `stage1.templates.make`."""
+    """`make` makes one: `stage1.snapshot.save.template`."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Templates:
         *,
         disk_mib: int,
         limit_s: float = 60.0,
-        make: Callable[..., Template] = templates.make,
+        make: Callable[..., Template] = save.template,
     ) -> None:
         self._host, self._most_bytes, self._limit_s, self._make = host, disk_mib << 20, limit_s, make
         self._vmm = Interruptible(vmm)
@@ -106,7 +106,7 @@ class Templates:
         """
         self._asked.set()
         try:
-            spec = await asyncio.to_thread(templates.spec_of, prepared, self._host)
+            spec = await asyncio.to_thread(save.template_spec, prepared, self._host)
             if spec is None or self._is_given_up(spec):
                 return None
             template = await self._find(spec)
@@ -201,7 +201,7 @@ class Templates:
             await self._remove_unused_now()
 
     async def _remove_unused_now(self) -> list[str]:
-        removed = await asyncio.to_thread(templates.remove_unused, self._store, most_bytes=self._most_bytes)
+        removed = await asyncio.to_thread(remove_outdated, self._store, most_bytes=self._most_bytes)
         if removed:
             log.info("template.removed", extra={"templates": ", ".join(removed)})
         return removed

@@ -13,9 +13,9 @@ from cri.live import copies
 from cri.pb.runtime_pb2 import PodSandboxConfig
 from cri.policy import FORK_OF, FORKABLE
 from cri.threads import await_end, run_uncancellable
-from stage1 import saved
 from stage1.errors import BadRequest, NotFound, PodError, WrongState
 from stage1.pod import states
+from stage1.snapshot import save
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
@@ -65,7 +65,7 @@ async def being_saved(pod: "LivePod", images: "ImageStore", *, name: str) -> "As
     """The pod is saved, from now on, in a directory of that `name`, which is there as long as the block runs; the task
     that does it, which is over then, raises as `copies.save`.
     """
-    path, written = f"{pod.tools.host.state_dir}/{saved.FORKS}/{name}", asyncio.Event()
+    path, written = f"{pod.tools.host.state_dir}/{save.FORKS}/{name}", asyncio.Event()
     work = copies.save(pod, images, path=path, written=written)
     task = asyncio.get_running_loop().create_task(work, name=f"copy of {pod.title}")
     try:
@@ -77,7 +77,7 @@ async def being_saved(pod: "LivePod", images: "ImageStore", *, name: str) -> "As
 
 def _remove(path: str) -> None:
     try:
-        saved.remove(path)
+        save.remove(path)
     except PodError as error:
         log.warning("fork.cleanup_failed", extra={"path": path, "error": str(error)})
 
@@ -102,6 +102,6 @@ async def forget_old(host: "Host") -> None:
     """Remove what a daemon has left that was killed while it copied a pod. No copy may be in progress. The directory
     itself stays: it may be a file system of its own.
     """
-    top = f"{host.state_dir}/{saved.FORKS}"
-    for name in await asyncio.to_thread(saved.left_in, top):
+    top = f"{host.state_dir}/{save.FORKS}"
+    for name in await asyncio.to_thread(save.left_in, top):
         await asyncio.to_thread(_remove, f"{top}/{name}")

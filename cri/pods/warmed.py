@@ -22,16 +22,16 @@ from cri.policy import FORKABLE, TEMPLATE
 from cri.store import warmed
 from cri.store.checkpoints import Manifest
 from cri.threads import run_uncancellable
-from stage1 import checkpoint as files_of
-from stage1 import saved
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported, WrongState
 from stage1.linux.beneath import NotPlain
+from stage1.snapshot import load, machine
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.pods.table import BringUp
     from cri.store.images import ImageStore
     from cri.store.pods import PodRecord
+    from stage1.snapshot.format import Manifest as Snapshot
 
 log = logging.getLogger("clearpod.templates")
 
@@ -194,7 +194,7 @@ class Warmed:
 
     def _given(
         self, namespace: str, name: str, *, path: str, is_whole: bool = True
-    ) -> tuple[saved.Manifest, copies.Original]:
+    ) -> "tuple[Snapshot, copies.Original]":
         """What a copy is made from. With `is_whole`, files that were verified and have not changed since are not read
         again. Blocks. Raises PodError.
         """
@@ -205,7 +205,7 @@ class Warmed:
         facts = warmed.facts(path) if is_whole else ()
         if not facts or self._whole.get((namespace, name)) != facts:
             shown = f"{self._store.top}/{namespace}/{name}"
-            files_of.check(path, guest=manifest.guest, disk=manifest.disk, title=shown)
+            load.check_files(path, guest=manifest.guest, disk=manifest.disk, title=shown)
             self._whole[namespace, name] = warmed.facts(path)
         return given
 
@@ -221,7 +221,7 @@ class Warmed:
                 given, _ = restorable.located(manifest, self._images, title=path)
             else:
                 given, _ = self._given(namespace, name, path=path, is_whole=is_whole)
-            why = saved.outdated(given)
+            why = machine.outdated(given)
         except PodError as error:
             why = str(error)
         return Described(namespace, name, path, warmed.taken_bytes(path), manifest, why)

@@ -38,7 +38,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 
 class Piece(NamedTuple):
-    """A file of an image at `offset` of the window, and which file it was (`template_key.identity`)."""
+    """A file of an image at `offset` of the window, and which file it was (`stage1.snapshot.machine.identity`)."""
 
     offset: int
     size: int

@@ -32,9 +32,10 @@ from google.protobuf.message import DecodeError
 
 from cri.pb import runtime_pb2 as pb
 from cri.store import pods
-from stage1 import engine, suspended
+from stage1 import engine
 from stage1.errors import VmFailed
 from stage1.pod import states
+from stage1.snapshot.load import is_suspended
 
 log = logging.getLogger("clearpod.recover")
 
@@ -75,7 +76,7 @@ def _classify(directory: str) -> Plan:
         vm = engine.recorded_vm(directory)
     except VmFailed as error:
         return Plan(directory, MARK_DEAD, stored, str(error))
-    can_have_none = stored.status.is_own or suspended.is_there(directory)
+    can_have_none = stored.status.is_own or is_suspended(directory)
     lives = can_have_none or (vm is not None and vm.alive())
     if lives and stored.status.state == states.READY and not stored.status.why:
         return Plan(directory, ADOPT, stored)

@@ -8,9 +8,8 @@ One program makes one at a time, in the directory WORK; what a killed one left t
 import os
 from contextlib import contextmanager
 
-from stage1 import copies, engine, templates
+from stage1 import engine
 from stage1 import machine as machines
-from stage1.copies import TemplateSpec
 from stage1.engine import Host
 from stage1.errors import PodError, TimedOut, VmFailed, WrongState
 from stage1.linux import files, tsc
@@ -19,9 +18,12 @@ from stage1.net.settings import Settings
 from stage1.pod.model import Pod
 from stage1.rkt import copies as rkt_copies
 from stage1.rkt import directory, machine
+from stage1.snapshot import machine as snapshots
+from stage1.snapshot import save
+from stage1.snapshot.machine import TemplateSpec
+from stage1.snapshot.store import Store, remove_outdated
 from stage1.vm.spec import Nic
 from stage1.vm.starter import ProcessVmm
-from stage1.vm.template_store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def _clean(store: Store) -> list[str]:
     """Remove what a killed process has left, and unusable templates. Returns a message about a damaged one."""
     for left in engine.directories(WORK):
         engine.clean_up(left)
-    templates.remove_unused(store, most_bytes=DISK_BYTES)
+    remove_outdated(store, most_bytes=DISK_BYTES)
     return store.compare(COMPARED_S)
 
 
@@ -83,7 +85,7 @@ def spec_of(pod_dir: str, pod: Pod, *, devices: int) -> tuple[TemplateSpec | Non
     host = _host(pod_dir, pod, has_network=devices > 0)
     vm = machine.attached(machines.vm_spec(pod, host, directory=pod_dir))
     vm = vm._replace(nics=(Nic("", ""),) * devices)
-    return copies.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20), host
+    return snapshots.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20), host
 
 
 def _make(pod_dir: str, pod: Pod, *, devices: int, store: Store) -> None:
@@ -92,7 +94,7 @@ def _make(pod_dir: str, pod: Pod, *, devices: int, store: Store) -> None:
     if not spec or os.path.isdir(f"{store.top}/{spec.name}"):
         return
     try:
-        templates.make(spec, host, vmm=ProcessVmm(ends_with_us=True), store=store, limit_s=LIMIT_S)
+        save.template(spec, host, vmm=ProcessVmm(ends_with_us=True), store=store, limit_s=LIMIT_S)
     except (VmFailed, TimedOut):
         store.mark(spec.name)
         raise

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A blocking client of an agent that has no other one: it sends a request, and waits for the reply. Called by
-`stage1.templates`; the daemon's client is `cri.agent`, and rkt's programs have `client.py`, through a proxy.
+`stage1.snapshot.save`; the daemon's client is `cri.agent`, and rkt's programs have `client.py`, through a proxy.
 """
 
 import os

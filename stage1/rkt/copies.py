@@ -9,14 +9,14 @@ of that pod makes it (stage1/entry/templating.py).
 import json
 import os
 
-from stage1 import copies
 from stage1.errors import BadRequest, PodError
 from stage1.linux import files
 from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.rkt import directory, machine
+from stage1.snapshot.format import find_at_once
+from stage1.snapshot.machine import spec_of
 from stage1.vm.spec import VmSpec
-from stage1.vm.template_manifest import find_at_once
 
 _VERSION = 1
 _KEPT = ("memory_mib", "vcpus", "scratch_mib")
@@ -25,7 +25,7 @@ _KEPT = ("memory_mib", "vcpus", "scratch_mib")
 def find(vm: VmSpec, pod: Pod, *, pod_dir: str, top: str) -> tuple[VmSpec | None, tuple[str, ...]]:
     """The VM of the pod as a copy of a template in `top`; None when it boots. And sentences about what was no good."""
     try:
-        spec = copies.spec_of(pod, stored(vm, pod_dir), scratch_bytes=pod.scratch_mib * MIB)
+        spec = spec_of(pod, stored(vm, pod_dir), scratch_bytes=pod.scratch_mib * MIB)
         if spec is None:
             return None, ()
         template = find_at_once(top, spec.name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of a checkpoint, which is its caller's, and the files in it. Called by `stage1.checkpoint`, by the
+"""The directory of a checkpoint, which is its caller's, and the files in it. Called by `stage1.snapshot`, by the
 daemon, and when a pod is removed.
 
 A link in the pod's directory leads to the directory while a checkpoint is being written there, from before its first

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LINK, GUEST_LINK = "scratch.img", "suspended.state"
 """Links in the pod's directory: to its disk, and to the file with its guest while it is suspended
-(stage1/suspended.py).
+(stage1/snapshot/load.py).
 """
 _SMALLEST_BYTES = 1 << 20
 _FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D

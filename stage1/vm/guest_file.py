@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saves a stopped QEMU guest to a file, and loads it into a VM that waits for one: memory and devices. For
-`stage1.suspended` and `stage1.saved`.
+`stage1.snapshot`.
 
 QEMU gets the file as a descriptor. Its answers are bounded by its monitor, in time too.
 """

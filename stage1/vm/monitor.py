@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU's monitor (QMP) on a socket that it has inherited: saves a guest as a template, and loads one into a new VM.
 
-Called by `starter` and `stage1.templates`, blocking. Its other end is not shared, has no path, and is closed before a
+Called by `starter` and `stage1.snapshot`, blocking. Its other end is not shared, has no path, and is closed before a
 loaded guest gets its pod. What is read has a limit in time and in bytes.
 """
 

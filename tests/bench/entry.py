@@ -32,7 +32,7 @@ from typing import Any  # noqa: E402
 
 from stage1.entry import templating  # noqa: E402
 from stage1.rkt import copies, machine  # noqa: E402
-from stage1.vm.template_store import Store  # noqa: E402
+from stage1.snapshot.store import Store  # noqa: E402
 from tests.bench.lib import alone, entry_parts  # noqa: E402
 from tests.fakes import aci  # noqa: E402
 from tests.fakes.cni import FakeCni  # noqa: E402

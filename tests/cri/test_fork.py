@@ -18,13 +18,16 @@ from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
 from cri.runtime.run_pod_sandbox import pod_record
 from cri.store import history
-from stage1 import engine, saved
+from stage1 import engine
 from stage1.errors import NotFound, WrongState
 from stage1.guest import messages
 from stage1.guest.messages import Reply, Tune
 from stage1.linux import mount
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
+from stage1.snapshot import load as loads
+from stage1.snapshot import save as saves
+from stage1.snapshot.format import Manifest
 from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 
@@ -176,8 +179,8 @@ async def test_only_the_vm_of_a_copy_with_one_network_joins_later(
     host = world.host._replace(network=cni.settings)
     interfaces = tuple(Interface(one, "02:00:00:00:00:01") for one in device)
     pod = Pod("a" * 64, "copy", "default", "uid")
-    assert saved.can_join_later(pod, host, interfaces=interfaces) is joins_later
-    assert not saved.can_join_later(pod, world.host._replace(network=None), interfaces=interfaces)
+    assert loads.can_join_later(pod, host, interfaces=interfaces) is joins_later
+    assert not loads.can_join_later(pod, world.host._replace(network=None), interfaces=interfaces)
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -187,14 +190,14 @@ def test_a_vm_that_joins_later_gets_the_network_of_its_original_or_none(world: W
     if is_same:
         cni.make_one_device()
     host = world.host._replace(network=cni.settings)
-    prepared = saved.prepare(Pod("a" * 64, "copy", "default", "uid"), host, joins_later=True)
+    prepared = loads.prepare(Pod("a" * 64, "copy", "default", "uid"), host, joins_later=True)
     try:
         if is_same:
-            network = saved.join_network(prepared, host)
+            network = loads.join_network(prepared, host)
             assert network and network.ips[0] == "10.9.0.5" and engine.network(prepared.directory) == network
         else:
             with pytest.raises(WrongState, match="peer0"):
-                saved.join_network(prepared, host)
+                loads.join_network(prepared, host)
     finally:
         engine.clean_up(prepared.directory)
     assert cni.left_over() == [] and world.left_over() == []
@@ -218,7 +221,7 @@ class Told:
 async def test_a_guest_leaves_what_it_was_before_it_is_another_one(is_there: bool) -> None:
     """Whether its network is there already or not."""
     pod: Any = Told(PodNetwork())
-    manifest = saved.Manifest(128, {}, (), (), (), {})
+    manifest = Manifest({}, memory_mib=128)
     joined: Any = asyncio.get_running_loop().create_future()
     if is_there:
         joined.set_result(None)
@@ -234,15 +237,15 @@ async def test_a_guest_leaves_what_it_was_before_it_is_another_one(is_there: boo
 def test_what_is_removed_before_it_is_loaded_is_reported_as_such(world: World, tmp_path: Path) -> None:
     """A checkpoint is its client's."""
     host, pod = world.host._replace(scratch_mib=16), Pod("a" * 64, "copy", "default", "uid")
-    prepared = saved.prepare(pod, host)
+    prepared = loads.prepare(pod, host)
     try:
-        manifest = saved.describe(prepared.directory, pod, host=host, images={})
+        manifest = saves.describe(prepared.directory, pod, host=host, images={})
         with pytest.raises(NotFound, match=f"{tmp_path}/disk .*removed"):
-            saved.load(prepared, host, path=str(tmp_path), manifest=manifest)
+            loads.load(prepared, host, path=str(tmp_path), manifest=manifest)
         for name in ("disk", "guest"):
             (tmp_path / name).touch()
         with pytest.raises(WrongState, match="0 bytes"):
-            saved.load(prepared, host, path=str(tmp_path), manifest=manifest)
+            loads.load(prepared, host, path=str(tmp_path), manifest=manifest)
     finally:
         engine.clean_up(prepared.directory)
 
@@ -368,7 +371,7 @@ async def test_a_copy_that_fails_leaves_nothing_and_the_original_goes_on(
         ended = await command(world, capfd)("fork", "default/web", "-n", "2")
         assert ended.code != 0 and "qmp" in ended.err
         assert await names(cri) == ["web"] and cri.node.pods.get(pod).is_ready
-        forks = f"{world.config.state_dir}/{saved.FORKS}"
+        forks = f"{world.config.state_dir}/{saves.FORKS}"
         assert os.listdir(forks) == []
         os.mkdir(f"{forks}/left")
         info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"])
@@ -381,7 +384,7 @@ async def test_what_a_killed_daemon_has_left_is_removed_from_a_file_system_of_it
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An operator gives copies a file system whose files share blocks."""
-    forks = Path(world.config.state_dir, saved.FORKS)
+    forks = Path(world.config.state_dir, saves.FORKS)
     forks.mkdir(parents=True)
     mount.mount("tmpfs", str(forks), "tmpfs", 0, "size=1m")
     try:

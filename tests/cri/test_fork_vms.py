@@ -13,9 +13,9 @@ from grpc.aio import AioRpcError
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE
-from stage1 import saved
 from stage1.guest import messages
 from stage1.linux import mount
+from stage1.snapshot import save as saves
 from tests.fakes.outer_net import OuterNet
 from tests.fakes.patience import PATIENCE
 
@@ -98,8 +98,8 @@ async def test_a_copy_goes_on_as_another_pod(outer: tuple[VmWorld, OuterNet]) ->
         for target in ("10.77.0.1", other):
             assert "1 packets received" in await output_of(cri, made, f"ping -c1 -W5 {target}"), target
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert not Path(cri.node.host.state_dir, saved.FORKS).exists() or not list(
-            Path(cri.node.host.state_dir, saved.FORKS).iterdir()
+        assert not Path(cri.node.host.state_dir, saves.FORKS).exists() or not list(
+            Path(cri.node.host.state_dir, saves.FORKS).iterdir()
         )
     async with world.daemon() as cri:
         assert (await output_of(cri, made, "cat /etc/machine-id")).strip() == copy[:32]
@@ -122,7 +122,7 @@ async def asked(cri: Client, container: str) -> int:
 
 async def has_no_space(world: VmWorld, capfd: pytest.CaptureFixture[str]) -> None:
     """A disk that is full while the guest is written to it: nothing is left, and the pod goes on."""
-    place = Path(world.config.state_dir, saved.FORKS)
+    place = Path(world.config.state_dir, saves.FORKS)
     place.mkdir(mode=0o700, exist_ok=True)
     mount.mount("tmpfs", str(place), "tmpfs", data="size=4m,mode=700")
     try:
@@ -154,7 +154,7 @@ async def test_the_command_makes_copies_that_run(
             assert [await asked(cri, made) for _ in range(2)] == [3, 4]
             assert (await addresses(cri, copy))[0] not in await addresses(cri, pod)
         assert await asked(cri, container) == 3
-        assert not os.listdir(f"{cri.node.host.state_dir}/{saved.FORKS}")
+        assert not os.listdir(f"{cri.node.host.state_dir}/{saves.FORKS}")
         assert sorted(one.name.split("_")[1] for one in Path(logs).parent.iterdir()) == ["try-1", "try-2", "web"]
         for one in (pod, *parts[1::2]):
             await cri("RemovePodSandbox", pod_sandbox_id=one, deadline_s=SLOW_S)

@@ -16,9 +16,9 @@ from cri.cli.serve import THREADS
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE
 from cri.store.warmed import DIRECTORY
-from stage1 import saved as saves
 from stage1.guest import messages as m
 from stage1.linux import mount
+from stage1.snapshot import save as saves
 from stage1.vm.spec import QMP
 from tests.cri.conftest import Client, World
 from tests.fakes.patience import PACE, PATIENCE

@@ -13,7 +13,7 @@ from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store import warmed
-from stage1.suspended import ENDING
+from stage1.snapshot.save import ENDING
 from tests.fakes.processes import descriptors
 
 from .conftest import Client, Registered, VmWorld, vm_world

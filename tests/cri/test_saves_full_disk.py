@@ -13,8 +13,8 @@ import pytest
 
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store.warmed import DIRECTORY
-from stage1 import suspended
 from stage1.linux import mount
+from stage1.snapshot import save as saves
 
 from .conftest import Client, Registered, VmWorld, vm_world
 from .test_fork import refused as fork_refused
@@ -68,7 +68,7 @@ async def _has_no_space_for_its_guest(cri: Client, pod: str, scratch: Path) -> N
         await cri.ours("SuspendPod", pod)
     code, text = raised.value.code().name, str(raised.value.details())
     assert code == "RESOURCE_EXHAUSTED" and str(scratch) in text and len(text.splitlines()) == 1
-    assert not cri.node.pods.get(pod).is_suspended and not list(scratch.glob(f"*{suspended.ENDING}*"))
+    assert not cri.node.pods.get(pod).is_suspended and not list(scratch.glob(f"*{saves.ENDING}*"))
 
 
 async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, SUSPEND
-from stage1 import suspended
 from stage1.rootfs import checkpoint as place
+from stage1.snapshot import save as saves
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import Client, Registered, VmWorld
@@ -154,7 +154,7 @@ async def test_a_damaged_file_of_a_suspended_pod_is_a_sentence_and_it_stays(oute
         pod, container = await begun(cri, "web")
         assert await asked(cri, container) == 1
         await cri.ours("SuspendPod", pod)
-        file = Path(world.config.state_dir, "scratch", f"{pod}{suspended.ENDING}")
+        file = Path(world.config.state_dir, "scratch", f"{pod}{saves.ENDING}")
         whole = file.read_bytes()
         hole = 1 << 20
         for data in (whole[: len(whole) // 2], b"", whole[:-1], whole[:hole] + bytes(hole) + whole[2 * hole :], None):

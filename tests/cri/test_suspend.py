@@ -18,7 +18,7 @@ from cri.monitors import files
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, KERNEL, SUSPEND
 from cri.statistics.sample import Sample
-from stage1 import engine, suspended
+from stage1 import engine, machine
 from stage1.errors import VmFailed, WrongState
 from stage1.guest.messages import (
     FAILED,
@@ -33,7 +33,11 @@ from stage1.guest.messages import (
 )
 from stage1.pod import states
 from stage1.pod.model import Pod
-from stage1.rootfs import checkpoint
+from stage1.rootfs import checkpoint, scratch
+from stage1.snapshot import load as loads
+from stage1.snapshot import save as saves
+from stage1.snapshot.format import Manifest
+from stage1.snapshot.machine import booted
 from tests.fakes.patience import PATIENCE
 
 from .command_rig import command
@@ -345,19 +349,21 @@ def test_a_pod_whose_saved_guest_is_another_file_is_not_begun(world: World, data
     """And stays suspended."""
     pod = Pod("a" * 64, "web", "default", "uid")
     prepared = engine.prepare(pod, world.host)
-    directory, file = prepared.directory, Path(suspended._make(prepared.directory, pod, host=world.host))
+    directory, file = prepared.directory, Path(saves.suspended_guest(pod, world.host))
     try:
+        scratch.note(directory, scratch.GUEST_LINK, path=str(file))
+        checkpoint.make(str(file))
         file.write_bytes(b"guest")
-        document = suspended._document(directory, pod, host=world.host, images={})
-        document["guest"] = checkpoint.examined(str(file))._asdict()
-        Path(directory, suspended.FILE).write_text(json.dumps(document))
+        vm = machine.vm_spec(pod, world.host, directory=directory)
+        manifest = Manifest(booted(vm), {checkpoint.GUEST: checkpoint.examined(str(file))})
+        Path(directory, saves.SUSPENDED).write_bytes(manifest.encode())
         file.unlink()
         if data is not None:
             checkpoint.make(str(file))
             file.write_bytes(data)
         with pytest.raises(WrongState, match=rf"{file}, .*{why}"):
-            suspended.load(directory, pod, host=world.host, vmm=world.vmm)
-        assert suspended.is_there(directory) and not world.vmm.guests
+            loads.resume(directory, pod, host=world.host, vmm=world.vmm)
+        assert loads.is_suspended(directory) and not world.vmm.guests
     finally:
         engine.clean_up(directory)
     assert world.left_over() == [] and not file.exists()

@@ -12,8 +12,9 @@ from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, SUSPEND
 from cri.store import pods as store
-from stage1 import engine, suspended
+from stage1 import engine
 from stage1.guest import messages
+from stage1.snapshot import load as loads
 from stage1.vm import guest_file, medium
 from tests.fakes.patience import PATIENCE
 from tests.fakes.streaming_client import Conversation
@@ -94,11 +95,11 @@ def _is_killed_while_it_loads(machine: VmWorld, directory: str, monkeypatch: pyt
     pod = store.load(directory).record.pod
     with monkeypatch.context() as patch:
         patch.setattr(guest_file, "read", lambda *_, **__: 1 // 0)
-        patch.setattr(suspended, "settle", lambda _: None)
+        patch.setattr(loads, "settle", lambda _: None)
         with pytest.raises(ZeroDivisionError):
-            suspended.load(directory, pod, host=machine.host, vmm=machine.vmm)
+            loads.resume(directory, pod, host=machine.host, vmm=machine.vmm)
     vm = engine.recorded_vm(directory)
-    assert vm is not None and vm.alive() and suspended.is_there(directory)
+    assert vm is not None and vm.alive() and loads.is_suspended(directory)
 
 
 async def _wants_it_and_goes_away(pod: LivePod) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from cri.config_tables import Templates
-from stage1.vm import template_manifest, template_store
+from stage1.rootfs.checkpoint import examined
+from stage1.snapshot.format import MANIFEST, decode
+from stage1.snapshot.store import Store
 from stage1.vm.template import RAM_FD
-from stage1.vm.template_manifest import Manifest
-from stage1.vm.template_store import Store
 from tests.fakes.outer_net import OuterNet
 from tests.fakes.patience import PACE
 from tests.fakes.processes import descriptors
@@ -166,9 +166,9 @@ async def _boots_if_its_template_does_not_load(cri: Client) -> None:
     template = store.find(name)
     assert template is not None
     os.truncate(template.state, 4096)
-    manifest = Path(template.directory, template_manifest.MANIFEST)
-    digests = {"ram": template_store.digest(template.ram), "state": template_store.digest(template.state)}
-    manifest.write_bytes(Manifest(template_manifest.decode(manifest.read_bytes()).made_of, digests).encode())
+    manifest = Path(template.directory, MANIFEST)
+    digests = {"ram": examined(template.ram), "state": examined(template.state)}
+    manifest.write_bytes(decode(manifest.read_bytes(), of="it")._replace(files=digests).encode())
     pod, container = await running(cri, "boots")
     assert await output_of(cri, container, "echo here") == "here\n"
     assert store.names() == [] and (await counts(cri))["failed"] == 2

@@ -17,7 +17,7 @@ from cri.store import checkpoints
 from cri.store.checkpoints import Manifest, Part, SavedContainer, SavedPod
 from cri.store.warmed import DIRECTORY
 from stage1.rootfs import checkpoint as place
-from stage1.saved import FORKS
+from stage1.snapshot.save import FORKS
 
 from .command_rig import Ended, command
 from .conftest import Client, World

@@ -14,9 +14,9 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store.warmed import DIRECTORY
-from stage1 import saved
 from stage1.linux import mount
 from stage1.rootfs import checkpoint as place
+from stage1.snapshot import save as saves
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import Client, VmWorld
@@ -115,7 +115,7 @@ async def _has_no_space(cri: Client, source: str, state: Path) -> None:
         code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})
         assert code == "RESOURCE_EXHAUSTED" and str(small) in text and await listed(cri) == []
         assert _left(state) == {".new": []}
-    with full_disk(state / saved.FORKS) as small:
+    with full_disk(state / saves.FORKS) as small:
         code, text = await fork_refused(cri, source, copies="2")
         assert code == "RESOURCE_EXHAUSTED" and str(small) in text and list(small.iterdir()) == []
         copy = cri.sandbox("copy", annotations={FORK_OF: "web"})

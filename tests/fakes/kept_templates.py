@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cri.live.templates import DIRECTORY, Templates
-from stage1 import templates
+from stage1.snapshot import save
+from stage1.snapshot.store import Store, remove_outdated
 from stage1.vm.template import Template
-from stage1.vm.template_store import Store
 
 if TYPE_CHECKING:
-    from stage1.copies import TemplateSpec
     from stage1.engine import Host, Prepared
+    from stage1.snapshot.machine import TemplateSpec
 
 KEPT = Path(__file__).parents[2] / "build" / "cache" / DIRECTORY
 EMPTY_DISKS = KEPT / "disks"
@@ -47,11 +47,11 @@ class KeptTemplates(Templates):
 
 
 def _make(spec: "TemplateSpec", host: "Host", *, store: Store, **more: Any) -> Template:
-    """As `templates.make`, if nobody has meanwhile."""
+    """As `save.template`, if nobody has meanwhile."""
     KEPT.mkdir(parents=True, exist_ok=True)
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if kept := store.find(spec.name):
             return kept
-        templates.remove_unused(store, most_bytes=MOST_MIB << 20)
-        return templates.make(spec, host, store=store, **more)
+        remove_outdated(store, most_bytes=MOST_MIB << 20)
+        return save.template(spec, host, store=store, **more)

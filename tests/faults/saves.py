@@ -13,8 +13,8 @@ from typing import Any
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store import checkpoints
-from stage1 import checkpoint
 from stage1.rootfs.checkpoint import MANIFEST
+from stage1.snapshot import load
 from tests.faults.operations import SCRIPT, SIZES, Operation, Stage
 from tests.soak.client import Refused
 
@@ -146,7 +146,7 @@ async def _checkpoint(stage: Stage) -> None:
             assert os.listdir(output) == []
             raise
     manifest = checkpoints.parse((output / MANIFEST).read_bytes())
-    checkpoint.check(str(output), guest=manifest.guest, disk=manifest.disk)
+    load.check_files(str(output), guest=manifest.guest, disk=manifest.disk)
     await _goes_on(stage)
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from cri.live.templates import DIRECTORY
-from stage1.vm.template_manifest import MANIFEST
+from stage1.snapshot.format import MANIFEST
 from tests.fakes.patience import PATIENCE
 from tests.faults.operations import Operation, Stage
 

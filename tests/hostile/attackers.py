@@ -13,7 +13,7 @@ from typing import Any
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, TEMPLATE
 from cri.store import warmed
-from stage1.vm import template_store
+from stage1.rootfs.checkpoint import examined
 from tests.cri.test_warmed import ours
 from tests.fakes import sample
 from tests.fakes.oci_layout import Layer, directory, file, tar
@@ -105,7 +105,7 @@ class Attackers:
 
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:
-    return {str(path): template_store.digest(str(path)) for path in paths}
+    return {str(path): examined(str(path)).sha256 for path in paths}
 
 
 async def sh_of(cri: Caller, container: str, script: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE
-from stage1.saved import FORKS
+from stage1.snapshot.save import FORKS
 from tests.hostile.killed import COUNTER, count, goes_on, small_vms, until, vmms
 from tests.hostile.rig import Node
 

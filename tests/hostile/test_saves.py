@@ -15,7 +15,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, SUSPEND
-from stage1.saved import FORKS
+from stage1.snapshot.save import FORKS
 from tests.fakes import places
 from tests.fakes.open_policy import TEXT
 from tests.fakes.patience import PACE, PATIENCE

@@ -16,7 +16,8 @@ from stage1.entry import templating
 from stage1.guest.messages import List
 from stage1.linux.flock import Lock
 from stage1.rkt import connect, machine
-from stage1.vm.template_store import Store, decode
+from stage1.snapshot.format import decode
+from stage1.snapshot.store import Store
 from stage1.vm.vmm import find_unrecorded
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Rig, Running, wait_until
@@ -79,7 +80,7 @@ def made(rig: Rig, kept: Path) -> Path:
     new = store.begin(kept.name, ram.stat().st_size)
     for source, target in ((ram, new.ram), (state, new.state)):
         subprocess.run(["cp", "--sparse=always", source, target], check=True)
-    store.commit(kept.name, decode((kept / "manifest.json").read_bytes()).made_of)
+    store.commit(kept.name, decode((kept / "manifest.json").read_bytes(), of=str(kept)).made_of)
     return Path(store.top, kept.name)
 
 

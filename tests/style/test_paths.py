@@ -303,29 +303,20 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/volume_server.py": {"os.access": GUEST, "os.open": TOP},
     "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),
     "stage1/vm/sigsys.py": {"os.open": HOST},
-    "stage1/checkpoint.py": {"os.path.lexists": CLIENT},
     "stage1/rootfs/checkpoint.py": dict.fromkeys(("files.write_atomic", "os.lstat", "os.open"), CLIENT),
-    "stage1/saved.py": dict.fromkeys(
-        (
-            "files.make_dirs",
-            "files.read",
-            "files.remove_tree",
-            "files.write_atomic",
-            "os.listdir",
-            "os.mkdir",
-            "os.path.lexists",
-            "os.rename",
-        ),
+    "stage1/snapshot/save.py": dict.fromkeys(
+        """files.make_dirs files.remove_tree files.write_atomic os.listdir os.mkdir os.open os.path.lexists
+        os.rename""".split(),
         STATE,
     ),
+    "stage1/snapshot/format.py": dict.fromkeys(("files.read", "os.rename", "os.stat", "os.utime"), STATE),
+    "stage1/snapshot/load.py": {"files.read": STATE, "os.path.lexists": CLIENT},
     "stage1/vm/guest_file.py": dict.fromkeys(("files.unlink", "os.open", "os.path.lexists"), STATE),
     "stage1/vm/medium.py": {"os.open": IMAGES},
-    "stage1/templates.py": {"os.open": STATE},
     "stage1/vm/copying.py": {"os.open": STATE},
-    "stage1/vm/template_key.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
-    "stage1/vm/template_manifest.py": dict.fromkeys(("files.read", "os.rename", "os.stat", "os.utime"), STATE),
-    "stage1/vm/template_store.py": dict.fromkeys(
-        """files.make_dirs files.read files.remove_tree files.unlink files.write_atomic open os.chmod os.chown
+    "stage1/snapshot/machine.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
+    "stage1/snapshot/store.py": dict.fromkeys(
+        """files.make_dirs files.remove_tree files.unlink files.write_atomic open os.chmod os.chown
         os.listdir os.lstat os.mkdir os.path.isdir os.rename os.stat os.statvfs""".split(),
         STATE,
     ),

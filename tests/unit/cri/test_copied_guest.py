@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from cri.live import copies
-from stage1 import saved
 from stage1.errors import TimedOut
 from stage1.guest import messages as m
 from stage1.pod.model import Pod
+from stage1.snapshot.format import Manifest
 
-MANIFEST = saved.Manifest(128, {}, (), (), (), {})
+MANIFEST = Manifest({}, memory_mib=128)
 ALIVE = "a" * 64
 
 

@@ -11,17 +11,17 @@ import pytest
 
 from cri.live import templates
 from cri.live.templates import Templates
-from stage1.copies import TemplateSpec
 from stage1.engine import Host, Prepared
 from stage1.errors import NoSpace, VmFailed
 from stage1.linux import process
 from stage1.pod.ids import IdMap
 from stage1.pod.model import Pod
+from stage1.snapshot.machine import TemplateSpec
+from stage1.snapshot.store import Store
 from stage1.vm import kvmtool, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Nic, SerialLink, VmSpec
 from stage1.vm.template import Template
-from stage1.vm.template_store import Store
 from stage1.vm.vmm import VmProcess
 from tests.fakes.patience import PATIENCE
 

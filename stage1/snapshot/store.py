@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of templates: one directory each, by name, with `ram`, `state` and `manifest.json`. Made by the node,
-used by `stage1.templates`.
+"""The directory of templates: one directory each, by name, with `ram`, `state` and `manifest.json`. Made by the node
+and by rkt's gc, filled by `stage1.snapshot.save`.
 
 A template appears whole, by rename, and is never changed. Who finds one that is damaged removes it, or leaves a mark in
 its place: a VM that is a copy has the file open and goes on. Root's, mode 0700; `ram` can be read by everybody whom a
@@ -14,41 +14,19 @@ import time
 from stage1.errors import NoSpace, VmFailed
 from stage1.linux import files
 from stage1.linux.libc import Guard
+from stage1.snapshot.format import MANIFEST, REJECTED, Manifest, facts, note_use, read_template, written
+from stage1.snapshot.machine import difference, now, this_host
 from stage1.vm.template import Template
-from stage1.vm.template_manifest import MANIFEST, REJECTED, Manifest, decode, facts, note_use, written
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _NEW = ".new"
-_CHUNK = 1 << 20
 _AGAIN_S = 24 * 3600
 """How long the mark of a rejected template is kept."""
 COMPARED = "compared"
 """An empty file of a template: changed when its checksums were last compared (`compare`)."""
-
-
-def digest(path: str) -> str:
-    """Return the digest of a sparse file: of its size, and of its data with their offsets. Raises KernelError."""
-    import hashlib  # imported late, to keep pod starts fast
-
-    with Guard("read", path), open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        total, at = hashlib.sha256(b"%d" % size), 0
-        while at < size and (begin := _data(file.fileno(), at)) >= 0:
-            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
-            total.update(b" %d %d " % (begin, at))
-            for start in range(begin, at, _CHUNK):
-                total.update(os.pread(file.fileno(), min(_CHUNK, at - start), start))
-    return total.hexdigest()
-
-
-def _data(fd: int, at: int) -> int:
-    try:
-        return os.lseek(fd, at, os.SEEK_DATA)
-    except OSError:  # no more
-        return -1
 
 
 class Store:
@@ -130,8 +108,8 @@ class Store:
             os.chmod(new.state, 0o400)
             for path in (new.ram, new.state):
                 files.sync(path)
-        digests = {"ram": digest(new.ram), "state": digest(new.state)}
-        files.write_atomic(f"{new.directory}/{MANIFEST}", Manifest(made_of, digests, written(new)).encode())
+        manifest = Manifest(made_of, _digests(new), written(new))
+        files.write_atomic(f"{new.directory}/{MANIFEST}", manifest.encode())
         self.remove(name)
         with Guard("rename", new.directory):
             os.rename(new.directory, there.directory)
@@ -168,7 +146,7 @@ class Store:
             return []
         return sorted(names, key=self._used, reverse=True)
 
-    def remove_unused(self, is_current: "Callable[[Mapping[str, str]], bool]", *, most_bytes: int) -> list[str]:
+    def remove_unused(self, is_current: "Callable[[Manifest], bool]", *, most_bytes: int) -> list[str]:
         """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
         used for the longest time, until the others take at most so much of the disk; their names. Of what was rejected
         the mark is kept for a day. None may be in the making. Raises KernelError.
@@ -197,9 +175,9 @@ class Store:
             files.unlink(path)
         return is_mark
 
-    def _is_whole(self, name: str, is_current: "Callable[[Mapping[str, str]], bool]") -> bool:
+    def _is_whole(self, name: str, is_current: "Callable[[Manifest], bool]") -> bool:
         try:
-            return is_current(decode(files.read(f"{self.top}/{name}/{MANIFEST}")).made_of)
+            return is_current(read_template(Template(f"{self.top}/{name}")))
         except (VmFailed, FileNotFoundError):
             return False
 
@@ -208,6 +186,18 @@ class Store:
             return os.stat(f"{self.top}/{name}/{MANIFEST}").st_mtime
         except OSError:
             return 0.0
+
+
+def remove_outdated(store: Store, *, most_bytes: int) -> list[str]:
+    """Remove templates that no VM can be a copy of any more, and those beyond so much of the disk; their names. None
+    may be in the making. Raises KernelError.
+    """
+    host = this_host()
+
+    def is_current(manifest: Manifest) -> bool:
+        return not difference(manifest, now(manifest.made_of, host))
+
+    return store.remove_unused(is_current, most_bytes=most_bytes)
 
 
 def _require_space(top: str, memory_bytes: int) -> None:
@@ -229,10 +219,17 @@ def _check(template: Template) -> None:
         status = os.lstat(path)
         if stat.S_IFMT(status.st_mode) != kind or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise VmFailed(f"the template {template.directory} is damaged: {path} can be changed by others")
-    manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
-    for name, path in (("ram", template.ram), ("state", template.state)):
-        if manifest.digests.get(name) != digest(path):
+    manifest = read_template(template)
+    for name, digest in _digests(template).items():
+        if manifest.files.get(name) != digest:
             raise VmFailed(f"the template {template.directory} is damaged: the checksum of {name} differs")
+
+
+def _digests(template: Template) -> dict[str, tuple[int, str]]:
+    """Length and digest of the template's files, by name. Raises FileNotFoundError, KernelError."""
+    from stage1.rootfs.checkpoint import examined  # rkt's pods read no guest's memory, and wait for each import
+
+    return {os.path.basename(path): examined(path) for path in (template.ram, template.state)}
 
 
 def _blocks(path: str) -> int:

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saves a guest, and its disk, into files: `take` is how, and `fork`, `checkpoint`, `suspend` and `template` are what
+for. Called in worker threads; what is asked of the guest before and after is not here.
+
+A snapshot appears in one moment, by a rename that comes last, and is only read then. All of
+it is root's, mode 0700: it has all secrets of the pod.
+"""
+
+import os
+import secrets
+import socket
+import time
+from typing import NamedTuple
+
+from stage1 import engine, machine, prewarmed
+from stage1.engine import Host, Prepared
+from stage1.errors import AlreadyExists, PodError, TimedOut, VmFailed
+from stage1.guest.direct_client import DirectClient
+from stage1.guest.messages import Create, Delete, Op, Start
+from stage1.guest.settings import warm_ups
+from stage1.linux import beneath, files
+from stage1.linux.libc import Guard
+from stage1.machine import MIB
+from stage1.pod.model import Pod
+from stage1.rootfs import scratch
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, File, examined, require
+from stage1.rootfs.flat import flatten
+from stage1.snapshot.format import Manifest, Piece
+from stage1.snapshot.machine import TemplateSpec, booted, identity, lack, parts, spec_of, this_host
+from stage1.snapshot.store import Store
+from stage1.vm import guest_file, mapping, medium
+from stage1.vm.monitor import Monitor
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.template import Template
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from stage1.rootfs.checkpoint import Awaited
+    from stage1.rootfs.share import ImageFiles
+    from stage1.vm.vmm import Vmm
+
+FORKS = "forks"
+"""The directory below the state directory for copies that are being made."""
+SUSPENDED = "suspended.json"
+"""The manifest of a suspended pod's guest, in the pod's directory: the pod is suspended while it is there."""
+ENDING = ".suspended"
+"""Of the file with that guest, beside the disks of pods."""
+LIMIT_S = 120.0
+_NEW = ".new"
+_CONTAINER: tuple[Op, ...] = (Create("warm-up", "warm-up", tmpfs=True), Start("warm-up"), Delete("warm-up"))
+"""The warm-up before a template is saved: crun is loaded, finds no configuration, and is removed with its root."""
+
+
+class Files(NamedTuple):
+    """Where a guest is saved, in a file that is there, and the copy of its disk `of_disk`, if it has one."""
+
+    guest: str
+    disk: str = ""
+    of_disk: str = ""
+
+
+class Target(NamedTuple):
+    """The new directory `path` for a guest, and `more` for its manifest. `written` is called when all files are there,
+    while the guest is still stopped.
+    """
+
+    path: str
+    more: "Mapping[str, Any]"
+    written: "Callable[[], object]" = lambda: None
+
+
+class Written(NamedTuple):
+    """The result of `checkpoint`, and what it was made from. The VM was stopped for `stopped_s`."""
+
+    manifest: Manifest
+    guest: File
+    disk: File
+    stopped_s: float
+
+
+def take(
+    directory: str,
+    into: Files,
+    *,
+    is_awaited: "Awaited" = lambda: True,
+    complete: "Callable[[], object]" = lambda: None,
+    keep_running: bool = True,
+) -> float:
+    """Save the guest of the pod in `directory`, and call `complete` when all files are there. The guest goes on after
+    that with `keep_running`, and after an error always; seconds for which it was stopped. Raises TimedOut when it is
+    not awaited any more, VmFailed, NoSpace, KernelError.
+    """
+    begun_s = time.monotonic()
+    try:
+        with medium.connected(directory, limit_s=LIMIT_S) as monitor:
+            begun_s = time.monotonic()
+            monitor.run("stop")
+            medium.take_out(monitor)
+            guest_file.write(monitor, into.guest, is_awaited=is_awaited)
+            if into.of_disk:
+                scratch.copy_sparse(into.of_disk, into.disk, between=lambda: require(is_awaited))
+            complete()
+            if keep_running:
+                medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
+                monitor.run("cont")
+    except BaseException as error:
+        try:
+            go_on(directory)
+        except VmFailed as second:  # a guest that has ended; its pod learns that in the usual way
+            error.add_note(f"and its guest could not be resumed: {second}")
+        raise
+    return time.monotonic() - begun_s
+
+
+def go_on(directory: str) -> None:
+    """Let a guest run that `take` may have stopped, and forget what was saved of it. Idempotent. Raises VmFailed."""
+    with medium.connected(directory) as monitor:
+        monitor.run("migrate_cancel")
+        guest_file.settled(monitor)
+        medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
+        monitor.run("cont")
+    scratch.forget_guest(directory)
+
+
+def describe(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:
+    """Return the manifest of the pod's guest, with `images` by their names in its window, without its maker's part.
+    Raises VmFailed, KernelError.
+    """
+    network, window = engine.network(directory), mapping.find(directory)
+    spec = machine.with_network(machine.vm_spec(pod, host, directory=directory), pod, host=host, network=network)
+    assert isinstance(spec, VmSpec)
+    return Manifest(
+        parts_of(spec, pod, host=host),
+        memory_mib=pod.memory_mib,
+        pieces=tuple(_in_window(directory, images)),
+        images=tuple(one for one in (window.images if window else ()) if one.name in images),
+        interfaces=network.interfaces if network else (),
+    )
+
+
+def parts_of(vm: VmSpec, pod: Pod, *, host: Host) -> dict[str, str]:
+    """What the pod's VM is made of. Raises BadRequest, KernelError."""
+    return parts(vm, scratch_bytes=(pod.scratch_mib or host.scratch_mib) * MIB, host=this_host())
+
+
+def _in_window(directory: str, images: "Mapping[str, ImageFiles]") -> list[Piece]:
+    """The offsets in the pod's window of these images, by their names there. Raises VmFailed, KernelError."""
+    window, pieces = mapping.find(directory), []
+    for place in window.images if window else ():
+        if place.name in images:
+            for path, offset, size in flatten(images[place.name]):
+                pieces.append((path, place.offset + offset, size, identity(path)))
+    return pieces
+
+
+def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> bool:
+    """Write back, before the guest is saved into the directory `near` or one in it, what of its disk would have to be
+    written while it is stopped. Return whether its disk will take space there. Raises KernelError.
+    """
+    files.make_dirs(near, 0o700)
+    disk = machine.vm_spec(pod, host, directory=directory).scratch
+    return bool(disk) and not scratch.write_back(disk, near)
+
+
+def fork(
+    directory: str,
+    pod: Pod,
+    *,
+    host: Host,
+    images: "Mapping[str, ImageFiles]",
+    target: Target,
+) -> float:
+    """Save the guest with `images` by their names in its window, and its disk, into a new directory. The guest goes on
+    in any case; seconds for which it was stopped.
+
+    Raises AlreadyExists, VmFailed, NoSpace, KernelError; nothing is left then.
+    """
+    path, more, written = target
+    if os.path.lexists(path):
+        raise AlreadyExists(f"{path} exists; a guest is saved into a new directory")
+    manifest = describe(directory, pod, host=host, images=images)._replace(more=more)
+    new = f"{path}{_NEW}"
+    files.make_dirs(os.path.dirname(path), 0o700)
+    remove(new)
+    with Guard("make", new):
+        os.mkdir(new, 0o700)
+    try:
+        files.write_atomic(f"{new}/{MANIFEST}", manifest.encode())
+        guest_file.make(f"{new}/{GUEST}")
+
+        def appear() -> None:
+            with Guard("rename", new):
+                os.rename(new, path)
+            written()
+
+        disk = machine.vm_spec(pod, host, directory=directory).scratch
+        return take(directory, Files(f"{new}/{GUEST}", f"{new}/{DISK}", disk), complete=appear)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def remove(path: str) -> None:
+    """Remove what `fork` has made or begun; gone already is fine. Raises KernelError."""
+    files.remove_tree(path)
+    files.remove_tree(f"{path}{_NEW}")
+
+
+def left_in(top: str) -> list[str]:
+    """The names of all that is in the directory of copies that are being made; none when it can't be listed."""
+    try:
+        return sorted(os.listdir(top))
+    except OSError:
+        return []
+
+
+def checkpoint(
+    directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]", target: "tuple[str, Awaited]"
+) -> Written:
+    """Write guest and disk into the directory `target[0]`, after `rootfs.checkpoint.begin` and while `target[1]`
+    returns that it is still wanted; the guest runs when this returns or raises.
+
+    Raises TimedOut when it is not awaited any more, NoSpace, VmFailed, KernelError.
+    """
+    output, is_awaited = target
+    manifest = describe(directory, pod, host=host, images=images)
+    disk = machine.vm_spec(pod, host, directory=directory).scratch
+    stopped_s = take(directory, Files(f"{output}/{GUEST}", f"{output}/{DISK}", disk), is_awaited=is_awaited)
+    return Written(manifest, File(), File(size_bytes=int(bool(disk))), stopped_s)
+
+
+def measure(written: Written, output: str, *, is_awaited: "Awaited") -> Written:
+    """Return the checkpoint with the digests of its files, for which the guest need not stand still. Raises TimedOut,
+    KernelError.
+    """
+    disk = examined(f"{output}/{DISK}", is_awaited) if written.disk.size_bytes else File()
+    return written._replace(guest=examined(f"{output}/{GUEST}", is_awaited), disk=disk)
+
+
+def suspend(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> None:
+    """Save the guest, with the images in its window, and end its VMM; the pod is suspended then. If it raises before,
+    the guest continues. Raises VmFailed, NoSpace, KernelError.
+    """
+    vm = engine.recorded_vm(directory)
+    if vm is None:
+        raise VmFailed(f"{directory} has no record of its VM, so it can't be suspended")
+    spec = machine.vm_spec(pod, host, directory=directory)
+    manifest = Manifest(booted(spec), pieces=tuple(_in_window(directory, images)))
+    path = suspended_guest(pod, host)
+    scratch.note(directory, scratch.GUEST_LINK, path=path)
+    guest_file.make(path)
+
+    def appear() -> None:
+        with beneath.Root(directory) as own:
+            own.write(SUSPENDED, manifest._replace(files={GUEST: examined(path)}).encode())
+
+    take(directory, Files(path), complete=appear, keep_running=False)
+    vm.kill()
+    engine.end_rest(directory)
+
+
+def suspended_guest(pod: Pod, host: Host) -> str:
+    """The path of the file with the guest of the pod while it is suspended."""
+    return f"{host.state_dir}/scratch/{pod.id}{ENDING}"
+
+
+def template_spec(prepared: Prepared, host: Host) -> TemplateSpec | None:
+    """None when the pod's VM can't be a copy of any. Raises BadRequest, KernelError."""
+    pod, vm = prepared.pod, prepared.vm
+    if not isinstance(vm, VmSpec):
+        return None
+    scratch_bytes = (pod.scratch_mib or host.scratch_mib) * MIB
+    # An agent with apps of rkt's mounts it later, and what a guest has written to is never read.
+    is_mounted = vm.scratch and not vm.console_attached and not lack(pod, vm)
+    return spec_of(pod, vm, scratch_bytes=scratch_bytes, disk=scratch.uuid(vm.scratch) if is_mounted else "")
+
+
+def template(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) -> Template:
+    """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
+    `engine.prepare` does; nothing is left then.
+    """
+    host = host if spec.vm.nics else host._replace(network=None)
+    prepared = _alike(prewarmed.prepare(_nobodys(spec.pod), host, devices=len(spec.vm.nics)), spec.vm)
+    try:
+        same = template_spec(prepared, host)
+        if same is None or same.made_of != spec.made_of:
+            raise VmFailed("a template can't be made: its VM would differ from the pod's")
+        new = store.begin(spec.name, spec.vm.memory_mib * MIB)
+        try:
+            _boot_and_save(prepared, same.vm, template=new, vmm=vmm, limit_s=limit_s)
+            return store.commit(spec.name, spec.made_of)
+        finally:
+            store.abandon(spec.name)
+    finally:
+        engine.clean_up(prepared.directory)
+
+
+def _alike(prepared: Prepared, vm: VmSpec) -> Prepared:
+    """Return the template's VM with what a front end adds to the VMs of its pods."""
+    made = prepared.vm
+    assert isinstance(made, VmSpec)
+    read_only = {share.tag: share.read_only for share in vm.shares}
+    shares = tuple(share._replace(read_only=read_only.get(share.tag, share.read_only)) for share in made.shares)
+    same = made._replace(console_attached=vm.console_attached, memory_shim=vm.memory_shim, shares=shares)
+    return prepared._replace(vm=same._replace(volume_server=vm.volume_server))
+
+
+def _boot_and_save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", limit_s: float) -> None:
+    until = time.monotonic() + limit_s
+    ours, theirs = socket.socketpair()
+    with Monitor(ours.detach(), limit_s=limit_s) as monitor, theirs:
+        vm = vm._replace(template=template._replace(monitor=theirs.fileno()))
+        engine.boot(prepared._replace(vm=vm), vmm)
+        theirs.close()
+        assert isinstance(vm.link, SerialLink)
+        with DirectClient(vm.link.socket, limit_s=until - time.monotonic()) as client:
+            for warm_up in warm_ups(prepared.network):
+                client.call(warm_up)
+            for op in _CONTAINER:
+                _try(client, op)
+        _write_state(monitor, template)
+        monitor.quit()
+
+
+def _try(client: DirectClient, op: Op) -> None:
+    """Best-effort: what does not succeed has warmed up less. Raises VmFailed, TimedOut."""
+    try:
+        client.call(op)
+    except (VmFailed, TimedOut):
+        raise
+    except PodError:
+        pass
+
+
+def _write_state(monitor: Monitor, template: Template) -> None:
+    fd = os.open(template.state, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        monitor.save(fd)
+    finally:
+        os.close(fd)
+
+
+def _nobodys(pod: Pod) -> Pod:
+    """A pod whose VM is the same, and that has nothing else of it."""
+    pod_id = secrets.token_hex(32)
+    kept = ("memory_mib", "vcpus", "online_vcpus", "kernel", "scratch_mib", "window_mib", "hypervisor")
+    return Pod(id=pod_id, name=pod_id[:13], namespace="templates", **{one: getattr(pod, one) for one in kept})
