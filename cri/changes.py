@@ -15,7 +15,7 @@ LIVE = (
     "pinned_images",
     "policy",
     "registries",
-    "templates.warmed_mib",
+    "snapshots.disk_mib",
     "volumes",
     "vm.ceiling",
     "vm.memory_mib",

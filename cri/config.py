@@ -27,6 +27,7 @@ from cri.config_tables import (
     Nri,
     Pool,
     Registry,
+    Snapshots,
     Socket,
     Storage,
     Streaming,
@@ -93,6 +94,7 @@ class Config(Table):
     limits: Limits = Limits()
     pool: Pool = Pool()
     templates: Templates = Templates()
+    snapshots: Snapshots = Snapshots()
     host_pods: HostPods = HostPods()
     jail: Jail = Jail()
     policy: Policy = Policy()

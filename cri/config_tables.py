@@ -318,8 +318,14 @@ class Templates(Table):
     """
     disk_mib: int = key(default=4096, ge=1)
     """Limit of the templates' total size below `state_dir`, and in the host's page cache."""
-    warmed_mib: int = key(default=4096, ge=1)
-    """Limit of the warmed templates' total size below `state_dir`. None is removed to make space for another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots(Table):
+    """Named snapshots of pods: docs/admin/templates.md, "Named snapshots"."""
+
+    disk_mib: int = key(default=4096, ge=1)
+    """Limit of their total size below `state_dir`. None is removed to make space for another."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cri import __version__
 from cri.config import Config
 from cri.events import Bus
-from cri.live import suspension
 from cri.live.accounts import KeptAccounts
 from cri.live.consoles import Consoles
 from cri.live.hooks import Hooks
@@ -26,12 +25,12 @@ from cri.monitors.files import Refresher
 from cri.monitors.mounts import Follower
 from cri.monitors.network import NodeNetwork
 from cri.monitors.reclaimer import Reclaimer
-from cri.pods import forking
 from cri.pods.table import PodTable
-from cri.pods.warmed import Warmed
 from cri.pool.fit import Bounds
 from cri.readiness import Readiness
 from cri.recorder import Counts, Recorder
+from cri.snapshots import copies, suspension
+from cri.snapshots.named import NamedSnapshots
 from cri.statistics.forecast import Lists
 from cri.storage.disk import Storage, reserve_of
 from cri.store import history
@@ -47,8 +46,8 @@ from stage1.vm import kernels
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
-    from cri.live.templates import Templates
     from cri.nri.hub import Hub
+    from cri.snapshots.templates import Templates
     from cri.store.images import ImageStore
     from stage1.engine import Host
     from stage1.linux.host import HostFacts
@@ -114,7 +113,7 @@ class Node:
         self.storage = Storage(config, host)
         self.hub = self._make_hub()
         self.templates = self._make_templates()
-        self.warmed = Warmed(config.state_dir, images, most_bytes=config.templates.warmed_mib << 20)
+        self.snapshots = NamedSnapshots(config.state_dir, images, most_bytes=config.snapshots.disk_mib << 20)
         self.tools = Tools(
             host=host,
             vmm=vmm,
@@ -160,7 +159,7 @@ class Node:
         """Templates of guests, if they are wanted and this hypervisor can have some."""
         if not self.config.templates.enabled or not self.host.choice.hypervisor.has_templates:
             return None
-        from cri.live.templates import Templates
+        from cri.snapshots.templates import Templates
 
         limit_s = self.config.vm.boot_timeout_s
         return Templates(self.host, self.vmm, disk_mib=self.config.templates.disk_mib, limit_s=limit_s)
@@ -246,8 +245,8 @@ class Node:
         The pods are adopted in the background; a call that names one waits for it (`settle`).
         """
         await self.failures.open()
-        await forking.forget_old(self.host)
-        await self.warmed.open()
+        await copies.forget_forks(self.host)
+        await self.snapshots.open()
         await self.pods.recovery.begin()
         await self.find_kernels()
         self.network.open()
@@ -279,7 +278,7 @@ class Node:
     async def take(self, config: Config, plain: "Pod") -> None:
         """Apply a new configuration, which differs only in keys that `cri.changes` lists as live."""
         self.config, self.pods.max_pods = config, config.limits.max_pods
-        self.warmed.most_bytes = config.templates.warmed_mib << 20
+        self.snapshots.most_bytes = config.snapshots.disk_mib << 20
         await self.find_kernels()
         await self.pods.pool.replace(plain)
 

@@ -47,9 +47,9 @@ FILES = "clearpod.io/files"
 in the guest's memory that are kept current, or `host`. The default is `volumes.files`.
 """
 TEMPLATE = "clearpod.io/template"
-"""`none`: the pod's VM boots, and is not a copy of a template. Otherwise the name of a warmed template of the pod's
-namespace, made by `clearpod template create`, of which this pod starts as a copy.
-"""
+"""`none`: the pod's VM boots, and is not a copy of a template."""
+SNAPSHOT = "clearpod.io/snapshot"
+"""Name of a snapshot of a pod of the same namespace, made by `clearpod snapshot create`: this pod begins as a copy."""
 
 SUSPEND = "clearpod.io/suspend"
 """Allows `clearpod suspend`: with `manual` the pod is resumed by `clearpod resume`, with `on-demand` also by the next
@@ -57,8 +57,8 @@ exec, attach or connection to a host port. QEMU only.
 """
 
 FORKABLE = "clearpod.io/forkable"
-"""`true`: the pod consents to be copied, with its memory and disk, into pods of its namespace, and to be made a
-template there. It can also be suspended.
+"""`true`: the pod consents to be copied, with its memory and disk, into pods of its namespace, and to be saved
+as a named snapshot there. It can also be suspended.
 """
 FORK_OF = "clearpod.io/fork-of"
 """Name or id of a running pod of the same namespace that consents: this pod starts as a copy of it."""
@@ -73,7 +73,7 @@ AT_ITS_END, WHEN_ASKED = "at-its-end", "when-asked"
 
 KNOWN = (
     MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, SPOOFING, EMPTY_DIRS, EMPTY_DIR_LIMITS,
-    FILES, TEMPLATE, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
+    FILES, TEMPLATE, SNAPSHOT, SUSPEND, FORKABLE, FORK_OF, COPY_SIGNAL,
 )  # fmt: skip
 """All annotations by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
@@ -157,7 +157,7 @@ class Policy(Table):
     debug: bool = False
     """Whether `clearpod debug` may start shells in pods' guests: whoever can use the socket is root in them then."""
     templates: bool = True
-    """Whether pods may be copies of templates: of `templates.enabled`, and of warmed ones."""
+    """Whether pods may begin as copies of templates (`templates.enabled`) and with named snapshots."""
     rules: tuple[Rule, ...] = key(default=(), strict=False, items=Rule)
 
     def of(self, namespace: str) -> "Grant":

@@ -62,14 +62,17 @@ OURS = {
     "KillContainer": ("StopContainer", "StopContainer"),
     "WaitContainer": ("ContainerStatus", "ContainerStatus"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
-    "CreateTemplate": ("CheckpointPod", "Status"),
-    "ListTemplates": ("Status", "Status"),
-    "ShowTemplate": ("CheckpointPod", "Status"),
-    "RemoveTemplate": ("CheckpointPod", "StopPodSandbox"),
+    "CreateSnapshot": ("CheckpointPod", "Status"),
+    "ListSnapshots": ("Status", "Status"),
+    "ShowSnapshot": ("CheckpointPod", "Status"),
+    "RemoveSnapshot": ("CheckpointPod", "StopPodSandbox"),
 }
 """RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI have the same request and answer."""
-NOT_OFFERED = {"CheckpointContainer"}
-"""Of those, what answers UNIMPLEMENTED with a reason."""
+SHARED = {
+    "not_offered": {"CheckpointContainer"},
+    "snapshots": {"CheckpointPod", "RestorePod", *OURS} - {"KillContainer", "WaitContainer"},
+}
+"""Modules that have several RPCs: those that answer UNIMPLEMENTED with a reason, and those about snapshots of pods."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
 DROPPED_WITH_CLIENT = {"StartContainer", "ExecSync", "CheckpointPod", "WaitContainer"}
@@ -108,9 +111,8 @@ def snake(name: str) -> str:
 
 def _module(name: str) -> str:
     """The module that has the RPC: its own, or one that it shares with others of its kind."""
-    if name in NOT_OFFERED:
-        return "not_offered"
-    return "streams" if name.startswith("Stream") else snake(name)
+    own = "streams" if name.startswith("Stream") else snake(name)
+    return next((module for module, names in SHARED.items() if name in names), own)
 
 
 def handlers(node: Node) -> list[grpc.GenericRpcHandler]:

@@ -32,7 +32,7 @@ COMMANDS = {
     "suspend": "suspend a pod: save its virtual machine to the disk and end it",
     "resume": "resume a suspended pod",
     "fork": "make copies of a running pod, with its memory and disk",
-    "template": "make, list and remove templates of running pods, of which other pods start as copies",
+    "snapshot": "make, list and remove named snapshots of running pods, with which other pods begin",
     "inspect": "show everything about a pod or a container, as JSON",
     "init": "write a configuration, check this machine and start the daemon",
     "check": "check whether this machine can run pods, and what to fix",

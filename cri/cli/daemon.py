@@ -24,10 +24,10 @@ OURS = {
     "KillContainer": ("StopContainer", "StopContainer"),
     "WaitContainer": ("ContainerStatus", "ContainerStatus"),
     "ForkPod": ("CheckpointPod", "ListPodSandbox"),
-    "CreateTemplate": ("CheckpointPod", "Status"),
-    "ListTemplates": ("Status", "Status"),
-    "ShowTemplate": ("CheckpointPod", "Status"),
-    "RemoveTemplate": ("CheckpointPod", "StopPodSandbox"),
+    "CreateSnapshot": ("CheckpointPod", "Status"),
+    "ListSnapshots": ("Status", "Status"),
+    "ShowSnapshot": ("CheckpointPod", "Status"),
+    "RemoveSnapshot": ("CheckpointPod", "StopPodSandbox"),
 }
 """RPCs of clearpod's own, as in `cri.server`, and which of the CRI have the same request and answer."""
 ANSWER_S = 60.0

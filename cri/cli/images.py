@@ -152,14 +152,13 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def prune(args: argparse.Namespace) -> int:
-    """Print what was removed, and how much that was. Images of warmed templates stay."""
-    from cri.pods.warmed import images_of
+    """Print what was removed, and how much that was. Images of named snapshots stay."""
+    from cri.snapshots.named import images_of, of_state
     from cri.storage.disk import reserve_of
-    from cri.store.warmed import WarmedStore
 
     config, freed = _load(args), 0
     used = _used(config) if args.all else set()
-    needed = images_of(WarmedStore(config.state_dir))
+    needed = images_of(of_state(config.state_dir))
     with _store(config) as store:
         for image in store.list():
             is_unused = image.id not in used if args.all else not (image.repo_tags or image.repo_digests)

@@ -17,7 +17,7 @@ PREFIX = "clearpod.io/"
 KNOWN = (*policy.KNOWN, extras.TMPFS, extras.ULIMITS, extras.HOSTS)
 OF_KUBELET = (policy.EMPTY_DIRS, policy.EMPTY_DIR_LIMITS, policy.FILES)
 """About volumes that a kubelet makes, of which a pod of `clearpod run` has none."""
-OF_DAEMON = (policy.TEMPLATE, policy.SUSPEND, policy.FORKABLE, policy.FORK_OF, policy.COPY_SIGNAL)
+OF_DAEMON = (policy.SNAPSHOT, policy.SUSPEND, policy.FORKABLE, policy.FORK_OF, policy.COPY_SIGNAL)
 """What only a pod of the daemon's can be: saved, copied, a copy."""
 _NOTHING = ("", "none", "false")
 _OPTIONS = {

@@ -2,10 +2,10 @@
 """Containers of a copied pod: a running container of the original is frozen in the copied guest, becomes the container
 that is created under its name, and continues where it was when that is started.
 
-Called by `create` for all kinds of copies: of a running pod, of a checkpoint, of a warmed template. It has the
-original's program, arguments and environment; all else that was decided of it (`cri.live.decided`) must be asked for as
-the original has it. Its limits, and the contents of its files that the guest keeps (config maps, tokens, /etc/hosts),
-are the new ones before it goes on.
+Called by `create` for all kinds of copies: of a running pod, of a checkpoint, of a named snapshot. It has the
+original's program, arguments and environment; all else that was decided of it (`cri.snapshots.decided`) must be asked
+for as the original has it. Its limits, and the contents of its files that the guest keeps (config maps, tokens,
+/etc/hosts), are the new ones before it goes on.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from cri import events
 from cri.containers import limits
 from cri.containers.discard import remove_files
-from cri.live import copies, decided, outputs, suspension
+from cri.live import outputs
 from cri.live.container import LiveContainer
 from cri.policy import COPY_SIGNAL
+from cri.snapshots import copies, decided
 from cri.store import history
 from cri.store.history import Fact
-from cri.store.pods import ContainerRecord, ContainerState
+from cri.store.pods import ContainerRecord, ContainerState, SavedContainer
 from cri.threads import run_uncancellable
 from stage1 import engine
 from stage1.errors import PodError, WrongState
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from cri.live.pod import LivePod
 
 
-def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
+def find(pod: "LivePod", planned: ContainerRecord) -> SavedContainer | None:
     """The container of the original that is meant by `planned`, the first attempt at one of that name. Raises
     WrongState when that is asked to be something else than it is in its guest.
     """
     name = planned.container.name
-    former = next((one for one in pod.status.waiting if one.container.name == name), None)
+    former = next((one for one in pod.status.waiting if one.name == name), None)
     if former is None:
         return None
     asked = decided.of_container(planned, guest_ids=copies.guest_ids(pod))
@@ -48,24 +49,17 @@ def find(pod: "LivePod", planned: ContainerRecord) -> ContainerRecord | None:
     return former
 
 
-def _with_mounts_of(former: ContainerRecord, planned: ContainerRecord) -> ContainerRecord:
-    """An original of an earlier version has no boot id of its own, and so its guest has no place for one."""
-    there = {mount.target for mount in former.container.mounts}
-    mounts = tuple(mount for mount in planned.container.mounts if mount.target in there)
-    return planned._replace(container=planned.container._replace(mounts=mounts))
-
-
-async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRecord) -> str:
+async def claim(pod: "LivePod", planned: ContainerRecord, *, former: SavedContainer) -> str:
     """Make the waiting container `former` the one that is `planned`, CREATED and frozen; its id. Rolled back when it
     fails: it waits again.
     """
-    record = _with_mounts_of(former, planned)._replace(
+    record = planned._replace(
         guest_id=former.guest_id,
         stdin=former.stdin,
         stdout=former.stdout,
         stderr=former.stderr,
         window_image=former.window_image,
-        image_way=f"{former.image_way}, in the copied guest",
+        image_way="in the copied guest",
     )
     status, waiting = ContainerState(is_held=True), pod.status.waiting
     container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory, status=status)
@@ -75,10 +69,7 @@ async def claim(pod: "LivePod", planned: ContainerRecord, *, former: ContainerRe
         pod.containers[container.id], container.tell = container, pod.tell
         pod.status = pod.status._replace(waiting=tuple(one for one in waiting if one is not former))
         await _take_over(pod, container)
-        if (
-            not former.config or former.container.limits != record.container.limits
-        ):  # of a checkpoint's they are unknown
-            await limits.renew(pod, container)
+        await limits.renew(pod, container)
         pod.require_ready()
         outputs.follow(pod, container)
         pod.note(Fact(history.CREATED, subject=record.container.name))
@@ -118,7 +109,7 @@ def _make_files(pod: "LivePod", container: LiveContainer) -> None:
 
 async def go_on(pod: "LivePod", container: LiveContainer) -> None:
     """Unfreeze its processes, and send the first one the signal that the pod has configured. Raises PodError."""
-    await pod.call(messages.Tune(suspension.FREEZE, "0", container.id))
+    await pod.call(messages.Freeze(container.id, thaw=True))
     container.went_on()
     if name := pod.config.annotations.get(COPY_SIGNAL, ""):
         try:

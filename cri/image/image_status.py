@@ -26,7 +26,7 @@ async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.Image
         return pb.ImageStatusResponse()
     details = {"chainID": chain_id(image.config), "imageSpec": image.config}
     info = {"info": json.dumps(details)} if request.verbose else None
-    described = describe(image, node.config.pinned_images, kept=node.warmed.image_ids)
+    described = describe(image, node.config.pinned_images, kept=node.snapshots.image_ids)
     return pb.ImageStatusResponse(image=described, info=info)
 
 

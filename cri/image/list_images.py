@@ -21,7 +21,7 @@ async def list_images(node: "Node", request: pb.ListImagesRequest) -> pb.ListIma
 
 def matching(node: "Node", criteria: pb.ImageFilter) -> list[pb.Image]:
     """The list, also for the streamed twin of this call."""
-    pins, kept = node.config.pinned_images, node.warmed.image_ids
+    pins, kept = node.config.pinned_images, node.snapshots.image_ids
     return [describe(image, pins, kept=kept) for image in _named(node.images, criteria.image.image)]
 
 

@@ -31,8 +31,8 @@ def _require_free(node: "Node", name: str) -> None:
     if (image := node.images.find(name)) is None:
         return
     for pod in node.pods.pods():
-        living = [one.record for one in pod.containers.values() if one.status.state != states.EXITED]
-        if pod.is_suspended and any(one.image_id == image.id for one in (*living, *pod.status.waiting)):
+        living = [one.record.image_id for one in pod.containers.values() if one.status.state != states.EXITED]
+        if pod.is_suspended and image.id in (*living, *(one.image_id for one in pod.status.waiting)):
             raise WrongState(
                 f"the image {name} is needed by {pod.title}, which is suspended; resume or remove the pod first"
             )

@@ -12,7 +12,7 @@ from stage1.guest import messages
 if TYPE_CHECKING:
     from cri.live.container import LiveContainer
 
-_BY_CONTAINER = (messages.Exec, messages.Signal, messages.Resize, messages.Tune)
+_BY_CONTAINER = (messages.Exec, messages.Signal, messages.Resize, messages.Freeze)
 _BY_ID = (messages.Create, messages.Start, messages.Delete, messages.Update)
 
 

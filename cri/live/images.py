@@ -27,7 +27,7 @@ from stage1.vm import mapping
 from stage1.vm.window import Placed, Window
 
 if TYPE_CHECKING:
-    from cri.store.pods import ContainerRecord
+    from cri.store.pods import ContainerRecord, SavedContainer
     from stage1.pod.model import Pod
     from stage1.rootfs.share import ImageFiles
 
@@ -92,7 +92,7 @@ class PodImages:
         directory: str,
         *,
         call: Callable[[messages.Op], Awaitable[messages.Reply]],
-        records: "Callable[[], Iterable[ContainerRecord]]",
+        records: "Callable[[], Iterable[ContainerRecord | SavedContainer]]",
         is_ready: Callable[[], bool],
     ) -> None:
         self._pod, self._directory, self._call = pod, directory, call

@@ -279,7 +279,7 @@ class LivePod:
         def is_ready() -> bool:
             return self.is_ready
 
-        def records() -> list[store.ContainerRecord]:
+        def records() -> list[store.ContainerRecord | store.SavedContainer]:
             ours = (*self.containers.values(), *self.leaving.containers.values())
             return [*(one.record for one in ours), *self.status.waiting]
 

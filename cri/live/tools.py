@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cri.events import Bus
     from cri.live.consoles import Consoles
     from cri.live.pod import LivePod
-    from cri.live.templates import Templates
     from cri.loop_budget import LoopBudget
+    from cri.snapshots.templates import Templates
     from cri.statistics.forecast import Lists
     from cri.storage.disk import Storage
     from cri.threads import Bulk

@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cri.containers import start
-from cri.live import outputs, suspension
+from cri.live import outputs
 from cri.live.container import LiveContainer
 from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
 from cri.logs.record import CommitRecord
 from cri.pods import resize
 from cri.retry import every, retry_while_busy, within
+from cri.snapshots import suspension
 from cri.store import history
 from cri.store import pods as store
 from cri.store.history import Fact

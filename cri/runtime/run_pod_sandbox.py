@@ -8,7 +8,10 @@ from collections.abc import Callable
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import forking, resize
+from cri.pods import resize
+from cri.pods.table import BringUp
+from cri.policy import FORK_OF
+from cri.snapshots import copies
 from cri.store.failures import Failure
 from cri.store.pods import PodRecord
 from cri.translate import guest_volumes, sandbox, sizes
@@ -34,13 +37,29 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
 async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable[[LivePod], None]) -> str:
     record = await pod_record(node, request)
     asked = request.SerializeToString(deterministic=True)
-    bring_up = node.warmed.of_request(record) or forking.of_request(record, node.pods, images=node.images)
+    bring_up = node.snapshots.of_request(record) or _fork_of_request(node, record)
     try:
         return await node.pods.run(record, asked, failed=failed, bring_up=bring_up)
     except NetworkFailed:
         node.network.failed()
         node.pods.pool.network_failed()
         raise
+
+
+def _fork_of_request(node: Node, record: PodRecord) -> BringUp | None:
+    """The function that brings the requested pod up, if it is to be a copy: its VM starts while the original is saved.
+    It raises what `copies.original`, `require_forkable`, `fork` and `bring_up` raise.
+    """
+    word = pb.PodSandboxConfig.FromString(record.config).annotations.get(FORK_OF, "")
+
+    async def bring_up(copy: LivePod) -> None:
+        former = copies.original(node.pods.pods(), word, namespace=record.pod.namespace)
+        await node.pods.adopted(former.id, "")  # a daemon that has just begun does not know its guest yet
+        copies.require_forkable(former)
+        async with copies.being_forked(former, node.images, name=copy.id) as (path, saving):
+            await copies.bring_up(copy, path, saving=saving)
+
+    return bring_up if word else None
 
 
 async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:

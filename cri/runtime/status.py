@@ -27,7 +27,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["pool"] = json.dumps(node.pods.pool.counts())
         if node.templates:
             response.info["templates"] = json.dumps(node.templates.counts())
-        response.info["warmedTemplates"] = json.dumps(node.warmed.counts())
+        response.info["snapshots"] = json.dumps(node.snapshots.counts())
         if node.hub:
             response.info["nri"] = json.dumps({"plugins": node.hub.titles()})
         counts = await node.storage.counts(node.pods.with_disks())

@@ -39,7 +39,7 @@ class PodRecord(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """The name of a field of what was decided of a container or a pod, and its value as text (`cri.live.decided`)."""
+    """A field of what was decided of a container or a pod, and its value as text (`cri.snapshots.decided`)."""
 
     name: str
     value: str
@@ -52,8 +52,7 @@ class ContainerRecord(NamedTuple):
     in the DAX window, empty when it is not there; `image_way` describes how the image gets into the guest and why, for
     display. `image_tag` is the image's name as the status shows it, empty when it has none. `kernel` is the one that
     the image brings; without a path there is none. `guest_id` is the container's id in the guest, if that differs: it
-    was running in the pod of which this pod is a copy. `decided` is for one of those that waits to be created again:
-    what it is in its guest.
+    was running in the pod of which this pod is a copy.
     """
 
     container: Container
@@ -71,7 +70,25 @@ class ContainerRecord(NamedTuple):
     image_tag: str = ""
     kernel: OwnKernel = OwnKernel()
     guest_id: str = ""
+
+
+class SavedContainer(NamedTuple):
+    """A container that ran in a guest that was saved, as its copies have it: how that guest knows it, where its volumes
+    are in it, in their order, and what was decided of it. `config` is its ContainerConfig's bytes, for who restores it.
+    """
+
+    guest_id: str
+    name: str
+    attempt: int
+    image_id: str
+    image_ref: str
+    window_image: str
+    mounts: tuple[str, ...] = ()
+    stdin: int = 0
+    stdout: int = 0
+    stderr: int = 0
     decided: tuple[Decided, ...] = ()
+    config: bytes = b""
 
 
 class PodState(NamedTuple):
@@ -90,7 +107,7 @@ class PodState(NamedTuple):
     cgroup_note: str = ""
     history: tuple[Fact, ...] = ()
     is_own: bool = False
-    waiting: tuple[ContainerRecord, ...] = ()
+    waiting: tuple[SavedContainer, ...] = ()
     origin: str = ""
 
     @property

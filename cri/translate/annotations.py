@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cri import policy
 from cri.pb import runtime_pb2 as pb
 from cri.policy import Grant, Names
-from cri.store import warmed
+from cri.snapshots import named
 from cri.translate import kernel
 from cri.translate.bounds import short
 from stage1.errors import BadRequest
@@ -84,14 +84,12 @@ def choice(sandbox: pb.PodSandboxConfig, word: str, *, values: tuple[str, ...]) 
     return text
 
 
-def warmed_template(sandbox: pb.PodSandboxConfig) -> str:
-    """The template of which the pod is to be a copy; empty when it asks for none. Raises BadRequest."""
-    name = sandbox.annotations.get(policy.TEMPLATE, "")
-    if name in ("", warmed.NONE):
-        return ""
-    warmed.check_name(name, what=f"value of the annotation {policy.TEMPLATE}")
-    if policy.FORK_OF in sandbox.annotations:
-        raise BadRequest(f"a pod can't have both annotations {policy.FORK_OF} and {policy.TEMPLATE}; leave one out")
+def snapshot(sandbox: pb.PodSandboxConfig) -> str:
+    """The named snapshot with which the pod is to begin; empty when it asks for none. Raises BadRequest."""
+    if name := sandbox.annotations.get(policy.SNAPSHOT, ""):
+        named.check_name(name, what=f"value of the annotation {policy.SNAPSHOT}")
+        if policy.FORK_OF in sandbox.annotations:
+            raise BadRequest(f"a pod can't have both annotations {policy.FORK_OF} and {policy.SNAPSHOT}; leave one out")
     return name
 
 
@@ -107,7 +105,7 @@ def _original(sandbox: pb.PodSandboxConfig) -> str:
 
 def is_saved(sandbox: pb.PodSandboxConfig) -> bool:
     """Whether the pod is made as one whose guest can be saved: to be suspended or copied, or since it is a copy."""
-    is_copy = bool(_original(sandbox) or warmed_template(sandbox))
+    is_copy = bool(_original(sandbox) or snapshot(sandbox))
     return is_copy or is_true(sandbox, policy.FORKABLE) or bool(sandbox.annotations.get(policy.SUSPEND))
 
 
@@ -124,9 +122,9 @@ def check(request: pb.RunPodSandboxRequest, pod: Pod, *, plain: Sizes, grant: Gr
                 f"the annotation {word} is not allowed in namespace {pod.namespace!r}; {grant.key('annotations')} in "
                 "clearpod's configuration would have to list it"
             )
-    if (name := warmed_template(sandbox)) and not grant.bounds.templates:
+    if (name := snapshot(sandbox)) and not grant.bounds.templates:
         raise BadRequest(
-            f"a pod of namespace {pod.namespace!r} can't be a copy of the template {name}; {grant.key('templates')} in "
+            f"a pod of namespace {pod.namespace!r} can't begin with the snapshot {name}; {grant.key('templates')} in "
             "clearpod's configuration would have to allow it"
         )
     _check_numbers(sandbox, pod, plain=plain, grant=grant)

@@ -19,7 +19,7 @@ _OF_NAMESPACE = {
 _OF_VMS = {
     policy.KERNEL: ("default",),
     policy.PROFILE: ("default",),
-    policy.TEMPLATE: ("none",),
+    policy.SNAPSHOT: (),
     policy.FORKABLE: ("false",),
     policy.SUSPEND: (),
     policy.FORK_OF: (),

@@ -3,11 +3,10 @@
 
 import json
 
-from cri.live import suspension
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.pods import forking
+from cri.snapshots import copies, suspension
 from cri.store import codec
 from cri.store.pods import ContainerRecord
 from cri.translate import history, own_kernel, shown, sizes
@@ -62,7 +61,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str], console: str
         "why": pod.status.why or pod.held,
         "suspended": pod.is_suspended,
         "suspendBlocker": "" if pod.is_suspended else suspension.blocker(pod),
-        "forkBlocker": forking.blocker(pod),
+        "forkBlocker": copies.fork_blocker(pod),
         "copyOf": pod.status.origin,
         "directory": pod.directory,
         "runtimeHandler": pod.record.handler,

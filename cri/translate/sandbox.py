@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
-from cri.store import warmed
 from cri.store.pods import PodRecord
 from cri.translate import annotations, extras, host_pods, kernel, network, profile, security, sizes, userns
 from cri.translate.annotations import Sizes
@@ -103,7 +102,7 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts, usua
         is_bounded=limit_bytes > 0 and facts.allowed_bytes > 0,
         scratch_mib=annotations.scratch_mib(sandbox, config.vm.scratch_mib),
         hosts=extras.hosts(sandbox.annotations),
-        boots=sandbox.annotations.get(policy.TEMPLATE) == warmed.NONE
+        boots=bool(annotations.choice(sandbox, policy.TEMPLATE, values=("none",)))
         or not config.policy.of(names.namespace).bounds.templates,
         suspend=_suspend(sandbox),
     )

@@ -21,7 +21,7 @@ from stage1.rkt import directory, machine
 from stage1.snapshot import machine as snapshots
 from stage1.snapshot import save
 from stage1.snapshot.machine import TemplateSpec
-from stage1.snapshot.store import Store, remove_outdated
+from stage1.snapshot.store import TemplateStore, remove_outdated
 from stage1.vm.spec import Nic
 from stage1.vm.starter import ProcessVmm
 
@@ -43,7 +43,7 @@ TURN_S = 5.0
 
 def make(pod_dir: str, top: str) -> list[str]:
     """Make it in the store at `top`, if it is missing and no other process makes it. A sentence when that failed."""
-    store = Store(top)
+    store = TemplateStore(top)
     try:
         missing = rkt_copies.missing(pod_dir)
         files.make_dirs(machine.RUN, 0o711)
@@ -72,7 +72,7 @@ def _turn(*, is_awaited: bool) -> "Iterator[None]":
         lock.__exit__(None, None, None)
 
 
-def _clean(store: Store) -> list[str]:
+def _clean(store: TemplateStore) -> list[str]:
     """Remove what a killed process has left, and unusable templates. Returns a message about a damaged one."""
     for left in engine.directories(WORK):
         engine.clean_up(left)
@@ -88,7 +88,7 @@ def spec_of(pod_dir: str, pod: Pod, *, devices: int) -> tuple[TemplateSpec | Non
     return snapshots.spec_of(pod, vm, scratch_bytes=pod.scratch_mib << 20), host
 
 
-def _make(pod_dir: str, pod: Pod, *, devices: int, store: Store) -> None:
+def _make(pod_dir: str, pod: Pod, *, devices: int, store: TemplateStore) -> None:
     """A host that can't make one is not asked again by each gc: that waits for a VM that comes to nothing."""
     spec, host = spec_of(pod_dir, pod, devices=devices)
     if not spec or os.path.isdir(f"{store.top}/{spec.name}"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OPS: dict[int, type[m.Op]] = {
     1: m.Configure, 2: m.Create, 3: m.Start, 4: m.Exec, 5: m.Signal, 6: m.Delete, 7: m.Update, 8: m.Resize, 9: m.List,
     10: m.Shutdown, 11: m.MountImage, 12: m.UnmountImage, 13: m.Connect, 14: m.Disconnect, 16: m.Stats, 30: m.Launch,
-    31: m.Halt, 45: m.Tune,
+    31: m.Halt, 45: m.Tune, 46: m.Freeze, 47: m.Shares,
 }  # fmt: skip
 EVENTS: dict[int, type[m.Exited]] = {1: m.Exited}
 

@@ -8,7 +8,17 @@ happened. `codec` turns them into bytes and back.
 from typing import NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState, command_error
-from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
+from stage1.guest.numbers import (
+    ContainerStats,
+    CpuStats,
+    Freeze,
+    InterfaceStats,
+    MemoryStats,
+    PodStats,
+    Shares,
+    Stats,
+    Tune,
+)
 from stage1.guest.operations import Connect, Disconnect, Halt
 from stage1.guest.pod_messages import Configure, Create, Interface, Launch, Neighbour, Route, Stdio, Sysctl
 
@@ -16,7 +26,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
+__all__ = [
+    "ContainerStats",
+    "CpuStats",
+    "Freeze",
+    "InterfaceStats",
+    "MemoryStats",
+    "PodStats",
+    "Shares",
+    "Stats",
+    "Tune",
+]
 __all__ += ["Connect", "Disconnect", "Halt"]
 __all__ += ["Configure", "Create", "Interface", "Launch", "Neighbour", "Route", "Stdio", "Sysctl"]
 
@@ -29,7 +49,7 @@ CREATED, RUNNING, EXITED = range(3)
 class Hello(NamedTuple):
     """First message of each side on every connection. `volumes`, `raw`, `guest_volumes` and `apparmor`: the guest knows
     those of Create, with the third one an Update without resources, and with the last one its kernel has AppArmor.
-    `copies`: it knows `copied` of Configure, and cgroup.freeze of Tune.
+    `copies`: it knows `copied` of Configure, and Freeze.
     """
 
     version: int = VERSION
@@ -154,7 +174,7 @@ class Exited(NamedTuple):
 
 Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
-    | Connect | Disconnect | Stats | Launch | Halt | Tune
+    | Connect | Disconnect | Stats | Launch | Halt | Tune | Freeze | Shares
 )  # fmt: skip
 
 _ERRORS: dict[int, "Callable[[str], PodError]"] = {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of proto/agent/agent.proto about statistics and settings: Stats with its answers, and Tune. Pure.
+"""The messages of proto/agent/agent.proto about statistics and the pod as a whole: Stats with its answers, Tune, Freeze
+and Shares. Pure.
 
 Used through `messages`, which has the rest. Sizes are bytes, CPU times microseconds; 0 is what the guest can't measure.
 """
@@ -9,7 +10,17 @@ from typing import NamedTuple
 from stage1.guest import wire
 from stage1.guest.wire import Field
 
-__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
+__all__ = [
+    "ContainerStats",
+    "CpuStats",
+    "Freeze",
+    "InterfaceStats",
+    "MemoryStats",
+    "PodStats",
+    "Shares",
+    "Stats",
+    "Tune",
+]
 
 
 class Stats(NamedTuple):
@@ -21,13 +32,23 @@ class Stats(NamedTuple):
 
 
 class Tune(NamedTuple):
-    """Writes `text` to a `file` of the cgroup of all containers together, memory.* or cpu.*; and cgroup.freeze, also of
-    one `container`.
-    """
+    """Writes `text` to a `file` of the cgroup of all containers together, memory.* or cpu.*."""
 
     file: str = ""
     text: str = ""
+
+
+class Freeze(NamedTuple):
+    """Stops the processes of a container, or of all together, and answers when they stand still; or lets them go on."""
+
     container: str = ""
+    thaw: bool = False
+
+
+class Shares(NamedTuple):
+    """Unmounts the pod's directories on the host, or mounts them again."""
+
+    mount: bool = False
 
 
 class CpuStats(NamedTuple):
@@ -148,7 +169,9 @@ _PRESSURES = Field(wire.MESSAGE, Pressures)
 
 TABLES: wire.Tables = {
     Stats: (_U32, _BOOL, _BOOL),
-    Tune: (_STR, _STR, _STR),
+    Tune: (_STR, _STR),
+    Freeze: (_STR, _BOOL),
+    Shares: (_BOOL,),
     CpuStats: (_U64,) * 6,
     MemoryStats: (_U64,) * 14,
     Pressure: (_U64,) * 8,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a snapshot: of a template, of a copy that is being made and of a suspended pod. A checkpoint has the
-same in a manifest of its own, which comes from elsewhere and is read by `cri.store.checkpoints`. And a look at one
-template by its manifest, for rkt's pods, which start one VM and wait for each import: what only makers of snapshots
-need is not here, and no guest's memory is read.
+"""The manifest of a snapshot, of whatever kind; `cri.snapshots.manifest` has bounds for one that comes from elsewhere.
+And a look at one template by its manifest, for rkt's pods, which start one VM and wait for each import: what only
+makers of snapshots need is not here, and no guest's memory is read.
 """
 
 import json
@@ -61,33 +60,64 @@ def decode(text: bytes, *, of: str) -> Manifest:
     version.
     """
     try:
-        if len(text) > MOST_BYTES:
-            raise ValueError
+        return parsed(text)
+    except ValueError as error:
+        raise VmFailed(f"{of} is damaged: {error}") from None
+
+
+def parsed(text: bytes) -> Manifest:
+    """Like `decode`. Raises ValueError for all that `encode` can't have made, in words for people."""
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    try:
         record = json.loads(text)
-        if record["v"] != VERSION:
-            raise ValueError
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON, or nested too deeply") from None
+    if type(record) is not dict or record.get("v") != VERSION:
+        version = str(record.get("v"))[:20] if type(record) is dict else "none"
+        raise ValueError(f"its version is {version}, and this clearpod reads {VERSION}; make a new one")
+    try:
         return Manifest(
-            {str(key): str(value) for key, value in record["made_of"].items()},
-            {str(key): (int(size), str(digest)) for key, (size, digest) in record["files"].items()},
-            {str(key): str(value) for key, value in record["facts"].items()},
-            int(record["memory_mib"]),
-            tuple((str(a), int(b), int(c), str(d)) for a, b, c, d in record["pieces"]),
+            _texts(record["made_of"]),
+            {_text(name): (_number(size), _text(digest)) for name, (size, digest) in record["files"].items()},
+            _texts(record["facts"]),
+            _number(record["memory_mib"]),
+            tuple((_text(a), _number(b), _number(c), _text(d)) for a, b, c, d in record["pieces"]),
             *_of_pod(record),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise VmFailed(f"{of} is damaged") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is not what was written: {error!r:.100}") from None
+
+
+def _text(value: "Any") -> str:
+    if type(value) is not str:
+        raise ValueError(f"{value!r:.80} is no text")
+    return value
+
+
+def _number(value: "Any") -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r:.80} is no number")
+    return value
+
+
+def _texts(record: "dict[Any, Any]") -> dict[str, str]:
+    return {_text(key): _text(value) for key, value in record.items()}
 
 
 def _of_pod(record: "dict[str, Any]") -> "tuple[tuple[Placed, ...], tuple[Interface, ...], dict[str, Any]]":
     if not record["images"] and not record["interfaces"]:
-        return (), (), dict(record["more"])
+        return (), (), {**record["more"]}
     from stage1.pod.network import Interface  # a template has none, and rkt's pods wait for each import
     from stage1.vm.window import Placed
 
     return (
-        tuple(Placed(str(a), int(b), int(c)) for a, b, c in record["images"]),
-        tuple(Interface(a, b, int(c), tuple(d), e) for a, b, c, d, e in record["interfaces"]),
-        dict(record["more"]),
+        tuple(Placed(_text(a), _number(b), _number(c)) for a, b, c in record["images"]),
+        tuple(
+            Interface(_text(a), _text(b), _number(c), tuple(map(_text, d)), _text(e))
+            for a, b, c, d, e in record["interfaces"]
+        ),
+        {**record["more"]},
     )
 
 

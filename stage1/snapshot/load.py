@@ -15,38 +15,27 @@ import os
 from stage1 import engine, machine, placement, prewarmed
 from stage1.engine import Host, Prepared
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported, WrongState
-from stage1.linux import beneath, files
+from stage1.linux import beneath
 from stage1.net import attach, networks
 from stage1.pod.model import Container, Pod
 from stage1.pod.network import Interface, PodNetwork
 from stage1.rootfs import scratch
-from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, File, Search, examined
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, Search, examined
 from stage1.rootfs.flat import flatten
 from stage1.snapshot.format import MOST_BYTES, Manifest, decode
 from stage1.snapshot.machine import booted, difference, identity
 from stage1.snapshot.save import LIMIT_S, SUSPENDED, parts_of, suspended_guest
 from stage1.vm import guest_file, mapping, medium
 from stage1.vm.spec import QMP, VOLUMES, VmSpec
-from stage1.vm.window import Placed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stage1.rootfs.share import ImageFiles
-    from stage1.snapshot.format import Piece
     from stage1.vm.vmm import Vmm, VmProcess
 
 _OF_VMM = ("agent.sock", QMP, VOLUMES)
-
-
-def read(path: str) -> Manifest:
-    """The manifest in the directory of a copy. Raises NotFound, VmFailed if it is damaged."""
-    try:
-        text = files.read(f"{path}/{MANIFEST}")[: MOST_BYTES + 1]
-    except FileNotFoundError:
-        raise NotFound(f"there is no saved guest in {path}") from None
-    return decode(text, of=f"{path}/{MANIFEST}, from which a VM should be started,")
 
 
 def can_join_later(pod: Pod, host: Host, *, interfaces: tuple[Interface, ...]) -> bool:
@@ -236,46 +225,46 @@ def _suspended(directory: str) -> Manifest:
     return decode(text, of=f"{directory}/{SUSPENDED}, by which the pod would be resumed,")
 
 
-def check_files(place: str, *, guest: File, disk: File, title: str = "", link_key: bytes = b"") -> None:
-    """Raise BadRequest unless both files are what they were, and the guest has `link_key` in its memory: it would never
+def check_files(place: str, manifest: Manifest, *, title: str = "", link_key: bytes = b"") -> None:
+    """Raise BadRequest unless the files are what they were, and the guest has `link_key` in its memory: it would never
     answer who knows another one. Or KernelError. People know the place as `title`.
     """
-    search = Search(link_key)
-    for name, was in ((GUEST, guest), (DISK, disk)):
-        path, shown = f"{place}/{name}", f"{title or place}/{name}"
-        if was == File():
+    title, search = title or place, Search(link_key)
+    for name in (GUEST, DISK):
+        path, shown, was = f"{place}/{name}", f"{title}/{name}", manifest.files.get(name)
+        if was is None:
+            if name == GUEST:
+                raise BadRequest(f"{title}/{MANIFEST} has nothing of {name}; take another snapshot")
             if os.path.lexists(path):
-                raise BadRequest(f"{shown} is not part of the checkpoint; remove it, or take another checkpoint")
+                raise BadRequest(f"{shown} is not part of the snapshot; remove it, or take another snapshot")
             continue
         try:
             now = examined(path, visit=search if name == GUEST else bool)
         except FileNotFoundError:
-            raise BadRequest(f"{shown} is missing, so the checkpoint can't be restored; take another one") from None
+            raise BadRequest(f"{shown} is missing, so the snapshot can't be loaded; take another one") from None
         if now != was:
             raise BadRequest(
-                f"{shown} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest has "
-                f"{was.size_bytes} of {was.sha256[:12]}: it was changed or damaged; take another checkpoint"
+                f"{shown} has {now.size_bytes} bytes of digest {now.sha256[:12]}, and the manifest has {was[0]} of "
+                f"{was[1][:12]}: it was changed or damaged; take another snapshot"
             )
     if not search.is_there:
         raise BadRequest(
-            f"{title or place}/{MANIFEST} has a link_key that the guest does not have: it was changed or damaged; take "
-            "another one"
+            f"{title}/{MANIFEST} has a link_key that the guest does not have: it was changed or damaged; take another "
+            "snapshot"
         )
 
 
-def located(
-    placed: "Sequence[Placed]", images: "Mapping[str, ImageFiles]", *, was: "Sequence[tuple[int, int, str]]"
-) -> "tuple[Piece, ...]":
-    """The files of `images` where they lie in the window, which must be those of before (offset, bytes, identity).
-    Their paths are ours. Raises WrongState when they are others, Corrupt, KernelError.
+def located(manifest: Manifest, images: "Mapping[str, ImageFiles]") -> Manifest:
+    """The manifest with the files of `images`, whose paths are ours, where they lie in the window: they must be those
+    of before. Raises WrongState when they are others, Corrupt, KernelError.
     """
     pieces = []
-    for place in placed:
+    for place in manifest.images:
         for path, offset, size in flatten(images[place.name]):
             pieces.append((path, place.offset + offset, size, identity(path)))
-    if sorted((offset, size, mark) for _, offset, size, mark in pieces) != sorted(was):
+    if sorted(one[1:] for one in pieces) != sorted(one[1:] for one in manifest.pieces):
         raise WrongState(
-            "an image of the checkpoint was pulled or merged again since, so its guest would read another file; take "
-            "another checkpoint"
+            "an image of the snapshot was pulled or merged again since, so its guest would read another file; take "
+            "another snapshot"
         )
-    return tuple(pieces)
+    return manifest._replace(pieces=tuple(pieces))

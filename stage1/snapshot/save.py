@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saves a guest, and its disk, into files: `take` is how, and `fork`, `checkpoint`, `suspend` and `template` are what
-for. Called in worker threads; what is asked of the guest before and after is not here.
+"""Saves a guest, and its disk, into files: `take` is how, and `save` is for a pod that goes on, `suspend` for one whose
+VM ends, `template` for none. Called in worker threads; what is asked of the guest before and after is not here.
 
 A snapshot appears in one moment, by a rename that comes last, and is only read then. All of
 it is root's, mode 0700: it has all secrets of the pod.
@@ -23,11 +23,11 @@ from stage1.linux.libc import Guard
 from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.rootfs import scratch
-from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, File, examined, require
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, examined, require
 from stage1.rootfs.flat import flatten
 from stage1.snapshot.format import Manifest, Piece
 from stage1.snapshot.machine import TemplateSpec, booted, identity, lack, parts, spec_of, this_host
-from stage1.snapshot.store import Store
+from stage1.snapshot.store import TemplateStore
 from stage1.vm import guest_file, mapping, medium
 from stage1.vm.monitor import Monitor
 from stage1.vm.spec import SerialLink, VmSpec
@@ -36,7 +36,6 @@ from stage1.vm.template import Template
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     from stage1.rootfs.checkpoint import Awaited
     from stage1.rootfs.share import ImageFiles
@@ -63,22 +62,15 @@ class Files(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The new directory `path` for a guest, and `more` for its manifest. `written` is called when all files are there,
-    while the guest is still stopped.
+    """Where a guest is saved: with a `manifest` into the new directory `path`, which appears when all files are there,
+    and `written` is called then, while the guest is still stopped. Without one into `path` itself, which is there
+    (`rootfs.checkpoint.begin`), as long as `is_awaited` says so.
     """
 
     path: str
-    more: "Mapping[str, Any]"
+    manifest: bytes = b""
     written: "Callable[[], object]" = lambda: None
-
-
-class Written(NamedTuple):
-    """The result of `checkpoint`, and what it was made from. The VM was stopped for `stopped_s`."""
-
-    manifest: Manifest
-    guest: File
-    disk: File
-    stopped_s: float
+    is_awaited: "Awaited" = lambda: True
 
 
 def take(
@@ -165,38 +157,30 @@ def write_back(directory: str, pod: Pod, *, host: Host, near: str) -> bool:
     return bool(disk) and not scratch.write_back(disk, near)
 
 
-def fork(
-    directory: str,
-    pod: Pod,
-    *,
-    host: Host,
-    images: "Mapping[str, ImageFiles]",
-    target: Target,
-) -> float:
-    """Save the guest with `images` by their names in its window, and its disk, into a new directory. The guest goes on
-    in any case; seconds for which it was stopped.
-
-    Raises AlreadyExists, VmFailed, NoSpace, KernelError; nothing is left then.
+def save(directory: str, pod: Pod, *, host: Host, target: Target) -> float:
+    """Save the guest of the pod in `directory`, and its disk. The guest goes on in any case; seconds for which it was
+    stopped. Raises AlreadyExists, TimedOut when it is not awaited any more, VmFailed, NoSpace, KernelError; nothing is
+    left of a new directory then.
     """
-    path, more, written = target
+    path, disk = target.path, machine.vm_spec(pod, host, directory=directory).scratch
+    if not target.manifest:
+        return take(directory, Files(f"{path}/{GUEST}", f"{path}/{DISK}", disk), is_awaited=target.is_awaited)
     if os.path.lexists(path):
         raise AlreadyExists(f"{path} exists; a guest is saved into a new directory")
-    manifest = describe(directory, pod, host=host, images=images)._replace(more=more)
     new = f"{path}{_NEW}"
     files.make_dirs(os.path.dirname(path), 0o700)
     remove(new)
     with Guard("make", new):
         os.mkdir(new, 0o700)
+
+    def appear() -> None:
+        with Guard("rename", new):
+            os.rename(new, path)
+        target.written()
+
     try:
-        files.write_atomic(f"{new}/{MANIFEST}", manifest.encode())
+        files.write_atomic(f"{new}/{MANIFEST}", target.manifest)
         guest_file.make(f"{new}/{GUEST}")
-
-        def appear() -> None:
-            with Guard("rename", new):
-                os.rename(new, path)
-            written()
-
-        disk = machine.vm_spec(pod, host, directory=directory).scratch
         return take(directory, Files(f"{new}/{GUEST}", f"{new}/{DISK}", disk), complete=appear)
     except BaseException:
         remove(path)
@@ -204,7 +188,7 @@ def fork(
 
 
 def remove(path: str) -> None:
-    """Remove what `fork` has made or begun; gone already is fine. Raises KernelError."""
+    """Remove what `save` has made or begun; gone already is fine. Raises KernelError."""
     files.remove_tree(path)
     files.remove_tree(f"{path}{_NEW}")
 
@@ -217,27 +201,12 @@ def left_in(top: str) -> list[str]:
         return []
 
 
-def checkpoint(
-    directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]", target: "tuple[str, Awaited]"
-) -> Written:
-    """Write guest and disk into the directory `target[0]`, after `rootfs.checkpoint.begin` and while `target[1]`
-    returns that it is still wanted; the guest runs when this returns or raises.
-
-    Raises TimedOut when it is not awaited any more, NoSpace, VmFailed, KernelError.
-    """
-    output, is_awaited = target
-    manifest = describe(directory, pod, host=host, images=images)
-    disk = machine.vm_spec(pod, host, directory=directory).scratch
-    stopped_s = take(directory, Files(f"{output}/{GUEST}", f"{output}/{DISK}", disk), is_awaited=is_awaited)
-    return Written(manifest, File(), File(size_bytes=int(bool(disk))), stopped_s)
-
-
-def measure(written: Written, output: str, *, is_awaited: "Awaited") -> Written:
-    """Return the checkpoint with the digests of its files, for which the guest need not stand still. Raises TimedOut,
+def measured(manifest: Manifest, path: str, *, is_awaited: "Awaited") -> Manifest:
+    """The manifest with the digests of the files in `path`, for which the guest need not stand still. Raises TimedOut,
     KernelError.
     """
-    disk = examined(f"{output}/{DISK}", is_awaited) if written.disk.size_bytes else File()
-    return written._replace(guest=examined(f"{output}/{GUEST}", is_awaited), disk=disk)
+    there = [name for name in (GUEST, DISK) if os.path.lexists(f"{path}/{name}")]
+    return manifest._replace(files={name: examined(f"{path}/{name}", is_awaited) for name in there})
 
 
 def suspend(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> None:
@@ -278,7 +247,7 @@ def template_spec(prepared: Prepared, host: Host) -> TemplateSpec | None:
     return spec_of(pod, vm, scratch_bytes=scratch_bytes, disk=scratch.uuid(vm.scratch) if is_mounted else "")
 
 
-def template(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) -> Template:
+def template(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: TemplateStore, limit_s: float) -> Template:
     """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
     `engine.prepare` does; nothing is left then.
     """
@@ -288,7 +257,7 @@ def template(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: Store, limit_
         same = template_spec(prepared, host)
         if same is None or same.made_of != spec.made_of:
             raise VmFailed("a template can't be made: its VM would differ from the pod's")
-        new = store.begin(spec.name, spec.vm.memory_mib * MIB)
+        new = store.prepare(spec.name, spec.vm.memory_mib * MIB)
         try:
             _boot_and_save(prepared, same.vm, template=new, vmm=vmm, limit_s=limit_s)
             return store.commit(spec.name, spec.made_of)

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of templates: one directory each, by name, with `ram`, `state` and `manifest.json`. Made by the node
-and by rkt's gc, filled by `stage1.snapshot.save`.
+"""The directories of snapshots that have names: those of pods (`Store`), and templates (`TemplateStore`).
 
-A template appears whole, by rename, and is never changed. Who finds one that is damaged removes it, or leaves a mark in
-its place: a VM that is a copy has the file open and goes on. Root's, mode 0700; `ram` can be read by everybody whom a
-jail shows it to.
+    NAME/ or NAMESPACE/NAME/   a snapshot; it appears by rename, when it is complete, and is never changed
+    .new/KEY/                  one that is being written, or removed
+    .lent/BORROWER/            hard links to its files, for who begins with it: it may be removed meanwhile
+
+All of it is root's, mode 0700: it has all secrets of the pods. A template's memory can be read by everybody whom a jail
+shows it to.
 """
 
+import contextlib
+import errno
 import os
+import secrets
 import stat
 import time
 
-from stage1.errors import NoSpace, VmFailed
-from stage1.linux import files
+from stage1.errors import AlreadyExists, KernelError, NoSpace, NotFound, VmFailed
+from stage1.linux import beneath, files
 from stage1.linux.libc import Guard
+from stage1.rootfs.checkpoint import DISK, GUEST, check_directory, examined
 from stage1.snapshot.format import MANIFEST, REJECTED, Manifest, facts, note_use, read_template, written
 from stage1.snapshot.machine import difference, now, this_host
 from stage1.vm.template import Template
@@ -22,7 +28,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_NEW = ".new"
+    Seen = tuple[tuple[int, int, int], ...]
+
+_NEW, _LENT = ".new", ".lent"
+_LETTERS, _MOST_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-"), 63
 _AGAIN_S = 24 * 3600
 """How long the mark of a rejected template is kept."""
 COMPARED = "compared"
@@ -30,20 +39,164 @@ COMPARED = "compared"
 
 
 class Store:
-    """Templates below `top`. Whole ones are looked at once, and after that only for changes of their files."""
+    """Snapshots below `top`, by names with `depth` parts, between slashes."""
+
+    def __init__(self, top: str, *, depth: int = 2) -> None:
+        self.top, self._depth = top, depth
+
+    def collect_garbage(self) -> None:
+        """Remove what was begun, and what was lent. None may be in the making or in use. Raises KernelError."""
+        for place in (f"{self.top}/{_NEW}", f"{self.top}/{_LENT}"):
+            for left in _directories(place):
+                files.remove_tree(f"{place}/{left}")
+
+    def names(self) -> list[str]:
+        """The names of all, sorted. Raises NotPlain where no directory is in the place of one, KernelError."""
+        paths = [""]
+        for _ in range(self._depth):
+            paths = [f"{above}/{one}" for above in paths for one in _directories(self.top + above) if is_name(one)]
+        return [one[1:] for one in paths]
+
+    def path(self, name: str) -> str:
+        """The directory of one. Raises NotFound, also for invalid names, and as `names`."""
+        above, _, last = name.rpartition("/")
+        are_names = name.count("/") == self._depth - 1 and all(map(is_name, name.split("/")))
+        if not are_names or last not in _directories(f"{self.top}/{above}"):
+            raise NotFound(
+                f"there is no snapshot {last[:80]!r} in the namespace {above[:80]!r}; `clearpod snapshot list` shows "
+                "those that exist"
+            )
+        return f"{self.top}/{name}"
+
+    def begin(self, key: str = "") -> str:
+        """A new, empty directory for one that is to be written. Undo: `discard`. Raises NoSpace, KernelError."""
+        path = f"{self.top}/{_NEW}/{key or secrets.token_hex(8)}"
+        files.remove_tree(path)
+        files.make_dirs(path, 0o700)
+        return path
+
+    def discard(self, path: str) -> None:
+        """Undo `begin`. Idempotent. Raises KernelError."""
+        files.remove_tree(path)
+
+    def publish(self, path: str, name: str) -> None:
+        """Make the files in `path` the snapshot of that name, durably. Raises AlreadyExists, NoSpace, KernelError."""
+        target = f"{self.top}/{name}"
+        files.make_dirs(os.path.dirname(target), 0o700)
+        try:
+            with Guard("rename", path):
+                os.rename(path, target)
+        except KernelError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise AlreadyExists(f"there is a snapshot {name!r}; choose another name, or remove it") from None
+        files.sync(os.path.dirname(target))
+        files.sync(self.top)
+
+    def remove(self, name: str) -> bool:
+        """Remove one, which can't be found any more when this returns; who has begun with it has its own files. Whether
+        it was there, and no other call was faster. Raises KernelError.
+        """
+        gone = f"{self.top}/{_NEW}/{secrets.token_hex(8)}"
+        files.make_dirs(os.path.dirname(gone), 0o700)
+        try:
+            with Guard("rename", f"{self.top}/{name}"):
+                os.rename(f"{self.top}/{name}", gone)
+        except FileNotFoundError:
+            return False
+        files.remove_tree(gone)
+        return True
+
+    def lend(self, name: str, *, borrower: str) -> str:
+        """A directory with the same files, as far as they are there, for the pod with the id `borrower`. Undo:
+        `give_back`. Raises NotFound, BadRequest when others may write to it, NotPlain, NoSpace, KernelError.
+        """
+        path, lent = self.path(name), self.lent(borrower)
+        check_directory(path)
+        files.make_dirs(lent, 0o700)
+        there = _files(path)
+        for file in (GUEST, DISK, MANIFEST):
+            if file in there:
+                beneath.require(f"{path}/{file}", there[file].st_mode, stat.S_IFREG)
+            with contextlib.suppress(FileNotFoundError), Guard("link", f"{path}/{file}"):
+                os.link(f"{path}/{file}", f"{lent}/{file}", follow_symlinks=False)
+        return lent
+
+    def lent(self, borrower: str) -> str:
+        """The path of the directory that `lend` makes."""
+        return f"{self.top}/{_LENT}/{borrower}"
+
+    def give_back(self, borrower: str) -> None:
+        """Undo `lend`. Idempotent. Raises KernelError."""
+        files.remove_tree(self.lent(borrower))
+
+    def used_bytes(self) -> int:
+        """The disk space of all. Raises as `names`."""
+        return sum(taken_bytes(f"{self.top}/{name}") for name in self.names())
+
+
+def is_name(word: str) -> bool:
+    """Whether it can be a part of a name: as Kubernetes has them."""
+    return 0 < len(word) <= _MOST_NAME and _LETTERS.issuperset(word) and "-" not in (word[0], word[-1])
+
+
+def seen(path: str) -> "Seen":
+    """Inode, size and time of the guest and the disk in `path`, to notice a change without reading them. Raises
+    KernelError.
+    """
+    there = _files(path)
+    status = [there[name] for name in (GUEST, DISK) if name in there]
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in status)
+
+
+def taken_bytes(path: str) -> int:
+    """The disk space of a snapshot's files; blocks that it shares with others count in full. 0 if it does not exist.
+    Raises KernelError.
+    """
+    return sum(status.st_blocks * 512 for status in _files(path).values())
+
+
+def _files(path: str) -> dict[str, os.stat_result]:
+    try:
+        with Guard("list", path), os.scandir(path) as entries:
+            return {one.name: one.stat(follow_symlinks=False) for one in entries}
+    except FileNotFoundError:
+        return {}
+
+
+def _directories(path: str) -> list[str]:
+    """Names of the directories in it, none when it does not exist. Raises NotPlain when it is none, KernelError."""
+    try:
+        with Guard("list", path), os.scandir(path) as entries:
+            return sorted(one.name for one in entries if one.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+    except KernelError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        above = os.path.dirname(path)
+        odd = path if os.path.isdir(above) else above
+        raise beneath.no_directory(odd, number=error.errno) from None
+
+
+class TemplateStore(Store):
+    """Templates, each with `ram`, `state` and `manifest.json`. Whole ones are looked at once, and after that only for
+    changes of their files. Who finds one that is damaged removes it, or leaves a mark in its place: a VM that is a copy
+    has the file open and goes on. Made by the node and by rkt's gc, filled by `stage1.snapshot.save`.
+    """
 
     def __init__(self, top: str) -> None:
-        self.top = top
+        super().__init__(top, depth=1)
         self._seen: dict[str, tuple[object, ...]] = {}
 
     def find(self, name: str) -> Template | None:
         """The template, None when there is none; one that is damaged is removed first. Raises KernelError."""
         template = Template(f"{self.top}/{name}")
         try:
-            seen = facts(template)
-            if self._seen.get(name) != seen:
+            there = facts(template)
+            if self._seen.get(name) != there:
                 _check(template)
-                self._seen[name] = seen
+                self._seen[name] = there
         except FileNotFoundError:
             return None
         except VmFailed:
@@ -70,10 +223,8 @@ class Store:
     def _compared(self, name: str) -> float:
         """When; it was right when it was written."""
         for file in (COMPARED, "state"):
-            try:
+            with contextlib.suppress(OSError):
                 return os.stat(f"{self.top}/{name}/{file}").st_mtime
-            except OSError:
-                continue
         return 0.0
 
     def mark(self, name: str) -> None:
@@ -83,16 +234,14 @@ class Store:
         files.make_dirs(f"{self.top}/{name}", 0o700)
         files.write_atomic(f"{self.top}/{name}/{REJECTED}", b"")
 
-    def begin(self, name: str, memory_bytes: int) -> Template:
+    def prepare(self, name: str, memory_bytes: int) -> Template:
         """An empty directory for a template, with a file for so much memory. Undo: `abandon`. Raises NoSpace,
         KernelError.
         """
         files.make_dirs(self.top, 0o700)
-        self.abandon(name)
         _require_space(self.top, memory_bytes)
-        template = Template(f"{self.top}/{name}{_NEW}")
+        template = Template(self.begin(name))
         with Guard("make", template.directory):
-            os.mkdir(template.directory, 0o700)
             for path, size in ((template.ram, memory_bytes), (template.state, 0)):
                 with open(path, "xb") as file:
                     file.truncate(size)
@@ -101,7 +250,7 @@ class Store:
 
     def commit(self, name: str, made_of: "Mapping[str, str]") -> Template:
         """Make it one that is found. Raises NoSpace, KernelError."""
-        new, there = Template(f"{self.top}/{name}{_NEW}"), Template(f"{self.top}/{name}")
+        new = Template(f"{self.top}/{_NEW}/{name}")
         with Guard("write", new.directory):
             os.chown(new.ram, 0, 0)
             os.chmod(new.ram, 0o444)
@@ -111,54 +260,33 @@ class Store:
         manifest = Manifest(made_of, _digests(new), written(new))
         files.write_atomic(f"{new.directory}/{MANIFEST}", manifest.encode())
         self.remove(name)
-        with Guard("rename", new.directory):
-            os.rename(new.directory, there.directory)
-            files.sync(self.top)
+        self.publish(new.directory, name)
+        there = Template(f"{self.top}/{name}")
         self._seen[name] = facts(there)
         return there
 
     def abandon(self, name: str) -> None:
-        """Undo `begin`; idempotent."""
-        files.remove_tree(f"{self.top}/{name}{_NEW}")
+        """Undo `prepare`; idempotent."""
+        self.discard(f"{self.top}/{_NEW}/{name}")
 
-    def remove(self, name: str) -> None:
-        """Remove a template. Idempotent."""
+    def remove(self, name: str) -> bool:
+        """Like that of all stores."""
         self._seen.pop(name, None)
-        files.remove_tree(f"{self.top}/{name}")
-
-    def discard(self, name: str) -> bool:
-        """Remove a template that is of no use; whether this call did it."""
-        gone = Template(f"{self.top}/{name}{_NEW}.{os.urandom(4).hex()}")
-        try:
-            with Guard("rename", f"{self.top}/{name}"):
-                os.rename(f"{self.top}/{name}", gone.directory)
-        except FileNotFoundError:
-            return False
-        self._seen.pop(name, None)
-        files.remove_tree(gone.directory)
-        return True
-
-    def names(self) -> list[str]:
-        """Return the names of all templates, the most recently used first."""
-        try:
-            names = [one for one in os.listdir(self.top) if _NEW not in one]
-        except FileNotFoundError:
-            return []
-        return sorted(names, key=self._used, reverse=True)
+        return super().remove(name)
 
     def remove_unused(self, is_current: "Callable[[Manifest], bool]", *, most_bytes: int) -> list[str]:
         """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
         used for the longest time, until the others take at most so much of the disk; their names. Of what was rejected
         the mark is kept for a day. None may be in the making. Raises KernelError.
         """
-        for one in os.listdir(self.top) if os.path.isdir(self.top) else ():
-            if _NEW in one:
-                files.remove_tree(f"{self.top}/{one}")
+        self.collect_garbage()
         removed, left_bytes = [], most_bytes
-        for name in [one for one in self.names() if not self._is_mark(one)]:
-            taken_bytes = _blocks(f"{self.top}/{name}")
-            if taken_bytes <= left_bytes and self._is_whole(name, is_current):
-                left_bytes -= taken_bytes
+        for name in sorted(self.names(), key=self._used, reverse=True):
+            if self._is_mark(name):
+                continue
+            taken = taken_bytes(f"{self.top}/{name}")
+            if taken <= left_bytes and self._is_whole(name, is_current):
+                left_bytes -= taken
             else:
                 self.remove(name)
                 removed.append(name)
@@ -188,7 +316,7 @@ class Store:
             return 0.0
 
 
-def remove_outdated(store: Store, *, most_bytes: int) -> list[str]:
+def remove_outdated(store: TemplateStore, *, most_bytes: int) -> list[str]:
     """Remove templates that no VM can be a copy of any more, and those beyond so much of the disk; their names. None
     may be in the making. Raises KernelError.
     """
@@ -227,13 +355,4 @@ def _check(template: Template) -> None:
 
 def _digests(template: Template) -> dict[str, tuple[int, str]]:
     """Length and digest of the template's files, by name. Raises FileNotFoundError, KernelError."""
-    from stage1.rootfs.checkpoint import examined  # rkt's pods read no guest's memory, and wait for each import
-
     return {os.path.basename(path): examined(path) for path in (template.ram, template.state)}
-
-
-def _blocks(path: str) -> int:
-    try:
-        return sum(os.stat(f"{path}/{name}").st_blocks * 512 for name in os.listdir(path))
-    except OSError:
-        return 0

@@ -32,7 +32,7 @@ from typing import Any  # noqa: E402
 
 from stage1.entry import templating  # noqa: E402
 from stage1.rkt import copies, machine  # noqa: E402
-from stage1.snapshot.store import Store  # noqa: E402
+from stage1.snapshot.store import TemplateStore  # noqa: E402
 from tests.bench.lib import alone, entry_parts  # noqa: E402
 from tests.fakes import aci  # noqa: E402
 from tests.fakes.cni import FakeCni  # noqa: E402
@@ -200,8 +200,8 @@ class Bench:
         assert missing
         spec, _ = templating.spec_of(str(pod.dir), missing[0], devices=missing[1])
         assert spec
-        store = Store(machine.templates(str(pod.dir)))
-        store.begin(spec.name, 1 << 20)
+        store = TemplateStore(machine.templates(str(pod.dir)))
+        store.prepare(spec.name, 1 << 20)
         store.commit(spec.name, spec.made_of)
         _forget(pod)
 

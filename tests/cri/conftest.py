@@ -25,8 +25,8 @@ from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from cri.server import OPTIONS, Listener
+from cri.snapshots import named
 from cri.storage.disk import reserve_of
-from cri.store import warmed
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
 from stage1 import engine
@@ -300,7 +300,7 @@ def vm_world(
         finally:
             for place in engine.pod_directories(made.host):
                 engine.clean_up(place)
-            shutil.rmtree(f"{made.config.state_dir}/{warmed.DIRECTORY}", ignore_errors=True)
+            shutil.rmtree(f"{made.config.state_dir}/{named.DIRECTORY}", ignore_errors=True)
 
 
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cri.policy import SUSPEND
-from stage1.guest.messages import WRONG_STATE, Reply, Tune
+from stage1.guest.messages import WRONG_STATE, Reply, Shares
 from stage1.rootfs import checkpoint as place
 
 from .conftest import Client, World
@@ -148,7 +148,7 @@ async def test_a_guest_that_keeps_a_directory_goes_on(world: World, tmp_path: Pa
     async with world.daemon() as cri:
         pod, container = await _pod(cri)
         asked = {"pod_sandbox_id": pod, "output_path": str(tmp_path), "container_ids": [container]}
-        world.faults.refuse = {Tune: Reply(code=WRONG_STATE, error="in use")}
+        world.faults.refuse = {Shares: Reply(code=WRONG_STATE, error="in use")}
         code, text = await cri.refused("CheckpointPod", **asked)
         assert code == "FAILED_PRECONDITION" and "in use" in text and not list(tmp_path.iterdir())
         assert not cri.node.pods.get(pod).is_suspended

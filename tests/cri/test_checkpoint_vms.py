@@ -13,7 +13,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import SUSPEND
-from cri.store import checkpoints
+from cri.snapshots import manifest
 from stage1 import engine
 from stage1.linux import mount
 from stage1.rootfs import checkpoint as place
@@ -94,13 +94,12 @@ async def _has_no_space(cri: Client, asked: dict[str, object], small: Path) -> N
 
 
 def _is_whole(output: Path, pod: str, container: str) -> bool:
-    manifest = checkpoints.parse((output / place.MANIFEST).read_bytes())
+    machine, saved = manifest.read(str(output))
     assert sorted(os.listdir(output)) == sorted((place.MANIFEST, place.GUEST, place.DISK))
     assert {oct(os.stat(output / name).st_mode & 0o7777) for name in os.listdir(output)} == {"0o600"}
-    assert (manifest.pod.id, [one.id for one in manifest.containers]) == (pod, [container])
-    assert manifest.guest == place.examined(str(output / place.GUEST))
-    assert manifest.disk == place.examined(str(output / place.DISK))
-    assert manifest.pieces and 4 << 20 < manifest.guest.size_bytes < 128 << 20
+    assert (saved.id, [one.guest_id for one in saved.containers]) == (pod, [container])
+    assert machine.files == {name: place.examined(str(output / name)) for name in (place.GUEST, place.DISK)}
+    assert machine.pieces and 4 << 20 < machine.files[place.GUEST][0] < 128 << 20
     return True
 
 
@@ -207,15 +206,15 @@ def _lie(output: Path, lying: Path, name: str, data: bytes) -> None:
         os.link(output / one, lying / one)
     (lying / name).unlink()
     (lying / name).write_bytes(data)
-    manifest = checkpoints.parse((output / place.MANIFEST).read_bytes())
-    manifest = manifest._replace(**{name: place.examined(str(lying / name))})
-    (lying / place.MANIFEST).write_bytes(checkpoints.dump(manifest))
+    saved = manifest.read(str(output))
+    files = {**saved.machine.files, name: place.examined(str(lying / name))}
+    (lying / place.MANIFEST).write_bytes(manifest.dump(saved._replace(machine=saved.machine._replace(files=files))))
 
 
 async def _is_refused_though_its_digests_are_right(cri: Client, output: Path, asked: dict[str, Any]) -> None:
     """Restore one that was rewritten with matching digests: it is refused with QEMU's error."""
     guest = (output / place.GUEST).read_bytes()
-    key = checkpoints.parse((output / place.MANIFEST).read_bytes()).pod.link_key
+    key = manifest.read(str(output)).pod.link_key
     cases = (
         (place.GUEST, b"", "INVALID_ARGUMENT", "link_key"),
         (place.GUEST, guest.replace(key, bytes(reversed(key))), "INVALID_ARGUMENT", "link_key"),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container of a copy may do is what its original's may, and a request for anything else is refused: of a
-running pod, a warmed template and a checkpoint, with real VMs.
+running pod, a named snapshot and a checkpoint, with real VMs.
 """
 
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORK_OF, FORKABLE, TEMPLATE
+from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
 from cri.policy import SUSPEND as SUSPEND_KEY
 
 from .conftest import Client, Registered, VmWorld
+from .test_named import ours
 from .test_network import outer_world
 from .test_pool_vms import output_of
-from .test_warmed import ours
 
 pytestmark = [pytest.mark.vm, pytest.mark.own_kernel, pytest.mark.timeout(600)]
 
@@ -150,11 +150,11 @@ async def test_a_copy_of_a_template_and_of_a_checkpoint_has_none_either(world: V
     saved.mkdir(mode=0o700)
     async with world.daemon() as cri:
         ids = await original(cri)
-        await ours(cri, "CreateTemplate", pod_sandbox_id=ids["pod"], options={"name": "warm"})
+        await ours(cri, "CreateSnapshot", pod_sandbox_id=ids["pod"], options={"name": "warm"})
         await cri("CheckpointPod", deadline_s=300, pod_sandbox_id=ids["pod"], output_path=str(saved),
                   container_ids=[ids["free"], ids["confined"]])  # fmt: skip
         await cri("RemovePodSandbox", pod_sandbox_id=ids["pod"])
-        copy = await cri.pod("copy", annotations={TEMPLATE: "warm", SUSPEND_KEY: "manual"}, linux=PRIVILEGED)
+        copy = await cri.pod("copy", annotations={SNAPSHOT: "warm", SUSPEND_KEY: "manual"}, linux=PRIVILEGED)
         assert await refusals(cri, copy) == []
         made = await cri.container(copy, "sleep", "1000", name="confined", linux=linux(**CONFINED))
         await cri("StartContainer", container_id=made)

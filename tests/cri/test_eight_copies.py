@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight copies of one pod that runs, made at once by two commands, and eight of a warmed template, compared in all that
+"""Eight copies of one pod that runs, made at once by two commands, and eight of a named snapshot, compared in all that
 must differ; in an ordinary run half as many. Their program is in Python: what it draws from the C library and from its
 own generator differs, too.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from cri.policy import COPY_SIGNAL, FORKABLE, TEMPLATE
+from cri.policy import COPY_SIGNAL, FORKABLE, SNAPSHOT
 from cri.store.images import ImageStore
 from tests.fakes import preloaded, python_image
 from tests.fakes.command import CHECKOUT
@@ -26,9 +26,9 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 from .conftest import Client, Registered, VmWorld
+from .test_named import ours
 from .test_network import addresses, outer_world
 from .test_pool_vms import CLOCK_S, SLOW_S, output_of
-from .test_warmed import ours
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -98,7 +98,7 @@ async def test_nothing_that_must_differ_is_the_same_in_two_of_them(world: VmWorl
             copies = [one for some in made for one in some]
             assert len(copies) == COPIES
             await differ(cri, [(pod, *cri.node.pods.get(pod).containers) for pod in copies], before=before)
-            await ours(cri, "CreateTemplate", pod_sandbox_id=web, options={"name": "warm"})
+            await ours(cri, "CreateSnapshot", pod_sandbox_id=web, options={"name": "warm"})
             assert (await output_of(cri, container, WHO)).split()[0] == before[0]
             assert await output_of(cri, container, "ls /told 2>&1 || true") != "/told\n"
             talk.setblocking(False)
@@ -106,9 +106,9 @@ async def test_nothing_that_must_differ_is_the_same_in_two_of_them(world: VmWorl
                 talk.recv(1)
             talk.close()
         await removed(cri, web, *copies)
-        warmed = await asyncio.gather(*(begun(cri, f"warm-{number}") for number in range(COPIES)))
-        await differ(cri, warmed, before=before)
-        await removed(cri, *(pod for pod, _ in warmed))
+        begun_with = await asyncio.gather(*(begun(cri, f"warm-{number}") for number in range(COPIES)))
+        await differ(cri, begun_with, before=before)
+        await removed(cri, *(pod for pod, _ in begun_with))
         assert world.left_over() == []
 
 
@@ -123,7 +123,7 @@ async def source(cri: Client, listener: socket.socket) -> tuple[str, str, socket
 
 async def begun(cri: Client, name: str, port: str = "0", **annotations: str) -> tuple[str, str]:
     """A pod that is a copy of the template unless it has other `annotations`, and its container."""
-    annotations = annotations or {TEMPLATE: "warm", COPY_SIGNAL: "SIGUSR1"}
+    annotations = annotations or {SNAPSHOT: "warm", COPY_SIGNAL: "SIGUSR1"}
     logs = f"{cri.node.config.run_dir}/logs/default_{name}_1"
     config = cri.sandbox(name, hostname=name, annotations=annotations, log_directory=logs)
     pod = str((await cri("RunPodSandbox", config=config, deadline_s=SLOW_S)).pod_sandbox_id)

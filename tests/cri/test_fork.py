@@ -13,15 +13,15 @@ from typing import Any
 import grpc
 import pytest
 
-from cri.live import copies
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
 from cri.runtime.run_pod_sandbox import pod_record
+from cri.snapshots import copies
 from cri.store import history
 from stage1 import engine
 from stage1.errors import NotFound, WrongState
 from stage1.guest import messages
-from stage1.guest.messages import Reply, Tune
+from stage1.guest.messages import Freeze, Reply, Shares
 from stage1.linux import mount
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
@@ -228,10 +228,10 @@ async def test_a_guest_leaves_what_it_was_before_it_is_another_one(is_there: boo
     assuming = asyncio.ensure_future(copies._assume_identity(pod, manifest, joined=joined))
     if not is_there:
         await asyncio.wait({assuming}, timeout=0.1)
-        assert pod.asked == ["Configure", "Tune"]
+        assert pod.asked == ["Configure", "Shares"]
         joined.set_result(None)
     await assuming
-    assert pod.asked == ["Configure", "Tune", "copy", "List", "Tune"]
+    assert pod.asked == ["Configure", "Shares", "copy", "List", "Freeze"]
 
 
 def test_what_is_removed_before_it_is_loaded_is_reported_as_such(world: World, tmp_path: Path) -> None:
@@ -359,13 +359,8 @@ async def test_a_copy_that_fails_leaves_nothing_and_the_original_goes_on(
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
         assert "qmp" in (await refused(cri, pod))[1]
-        asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
-        assert [(op.file, op.text) for op in asked] == [
-            ("shares", ""),
-            ("cgroup.freeze", "1"),
-            ("cgroup.freeze", "0"),
-            ("shares", "mount"),
-        ]
+        asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, (Freeze, Shares))]
+        assert asked == [Shares(), Freeze(), Freeze(thaw=True), Shares(mount=True)]
         _, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "web"}))
         assert "qmp" in text
         ended = await command(world, capfd)("fork", "default/web", "-n", "2")

@@ -15,7 +15,7 @@ import pytest
 from cri.cli.serve import THREADS
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE
-from cri.store.warmed import DIRECTORY
+from cri.snapshots.named import DIRECTORY
 from stage1.guest import messages as m
 from stage1.linux import mount
 from stage1.snapshot import save as saves
@@ -26,7 +26,7 @@ from tests.hostile.monitor import Monitor
 from tests.hostile.phantom import Phantom
 
 from .test_hostile_guest import running
-from .test_warmed import ours, refused, saved
+from .test_named import ours, refused, saved
 
 REACT_S = 1.0
 MIB = 1 << 20
@@ -102,7 +102,7 @@ async def test_a_pod_is_stopped_while_its_vmm_does_not_let_itself_be_saved(world
 async def test_a_pod_is_stopped_while_its_agent_does_not_let_its_shares_go(world: World) -> None:
     async with impatient(world).daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
-        world.faults.ignore = m.Tune
+        world.faults.ignore = m.Shares
         copy = asyncio.ensure_future(cri.pod("copy", annotations={FORK_OF: "web"}))
         async with asyncio.timeout(15 * PATIENCE):
             await asyncio.sleep(0.5)
@@ -143,7 +143,9 @@ async def test_what_is_kept_for_pods_is_not_taken_by_what_is_saved_of_one(world:
             (forks / "others").write_bytes(bytes(16 * MIB - MIB // 2))
             code, text = await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations={FORK_OF: "web"}))
             assert code == "RESOURCE_EXHAUSTED" and str(forks) in text and "keep_free_mib" in text
-            asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, m.Tune)]
+            asked = [
+                op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, (m.Freeze, m.Shares))
+            ]
             assert asked == [], "the guest did not stand still"
             assert os.listdir(forks) == ["others"] and cri.node.pods.get(pod).is_ready
         finally:
@@ -161,7 +163,7 @@ async def test_a_stop_waits_for_no_copies_that_are_not_begun(world: World) -> No
         guest = next(iter(world.vmm.guests.values()))
 
         def begun() -> int:
-            return sum(isinstance(op, m.Tune) and (op.file, op.text) == ("shares", "") for op in guest.asked)
+            return sum(op == m.Shares() for op in guest.asked)
 
         async with asyncio.timeout(30 * PATIENCE):
             while not begun():
@@ -231,16 +233,16 @@ async def test_a_template_that_is_being_made_blocks_no_other(world: World) -> No
     shutil.rmtree(templates := Path(world.config.state_dir, DIRECTORY), ignore_errors=True)
     async with world.daemon() as cri:
         async with endlessly_saved(cri) as (vmm, pod, _):
-            making = asyncio.ensure_future(refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"}))
+            making = asyncio.ensure_future(refused(cri, "CreateSnapshot", pod_sandbox_id=pod, options={"name": "warm"}))
             async with asyncio.timeout(30 * PATIENCE):
                 while "query-migrate" not in vmm.asked:
                     await asyncio.sleep(0.01)
                 other = saved(world, cri.image)
-                await ours(cri, "RemoveTemplate", options={"namespace": "default", "name": "warm"})
+                await ours(cri, "RemoveSnapshot", options={"namespace": "default", "name": "warm"})
                 assert not other.exists()
-                code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": "warm"})
+                code, text = await refused(cri, "CreateSnapshot", pod_sandbox_id=pod, options={"name": "warm"})
                 assert code == "ALREADY_EXISTS" and "'warm'" in text
                 await cri("StopPodSandbox", pod_sandbox_id=pod)
             assert (await making)[0] != "OK" and os.listdir(templates / ".new") == []
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert world.left_over() == [] and cri.node.warmed._making == set()
+        assert world.left_over() == [] and cri.node.snapshots._making == set()

@@ -10,7 +10,7 @@ import pytest
 from cri.__main__ import main
 
 from .conftest import Registered, World, copy_of_store
-from .test_warmed import saved
+from .test_named import saved
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: p
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
-def test_an_image_of_a_warmed_template_is_spared(
+def test_an_image_of_a_named_snapshot_is_spared(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "config.toml"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.policy import FORKABLE, TEMPLATE
+from cri.policy import FORKABLE, SNAPSHOT
 from cri.store.images import ImageStore
 from tests.fakes import python_image
 from tests.fakes.registry import Registry
@@ -59,9 +59,9 @@ class Session:
         self._cri, self._capfd, self._run, self.text = cri, capfd, command(world, capfd), text
 
     async def clearpod(self, line: str) -> str:
-        """A command of ours that succeeds: `template list`, `fork web`."""
+        """A command of ours that succeeds: `snapshot list`, `fork web`."""
         parts = line.split()
-        names = 2 if parts[0] == "template" else 1
+        names = 2 if parts[0] == "snapshot" else 1
         ended = await self._run(" ".join(parts[:names]), *parts[names:])
         assert ended.code == 0, ended.err
         self._print(f"# clearpod {line}\n{ended.out}")
@@ -90,7 +90,7 @@ class Session:
             print(text, end="")
 
 
-async def test_it_goes_on_in_copies_after_a_suspension_and_out_of_a_template(
+async def test_it_goes_on_in_copies_after_a_suspension_and_out_of_a_snapshot(
     world: VmWorld, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with world.daemon() as cri:
@@ -103,15 +103,15 @@ async def test_it_goes_on_in_copies_after_a_suspension_and_out_of_a_template(
         await at.clearpod("ps")
         await at.clearpod("resume default/web")
         assert await at.curl("web") == 4
-        assert "default/warm" in await at.clearpod("template create --from default/web warm")
+        assert "default/warm" in await at.clearpod("snapshot create default/web warm")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     async with world.daemon() as cri:
         at = Session(world, cri, capfd, text=at.text)
-        assert "default/warm" in await at.clearpod("template list")
-        pods = [await at.run(name, **{TEMPLATE: "warm"}) for name in ("web-1", "web-2")]
+        assert "default/warm" in await at.clearpod("snapshot list")
+        pods = [await at.run(name, **{SNAPSHOT: "warm"}) for name in ("web-1", "web-2")]
         assert [await at.curl(name) for name in ("web-1", "web-2", "web-1", "try")] == [5, 5, 6, 5]
-        assert "the template default/warm" in await at.clearpod("why web-1")
-        await at.clearpod("template rm warm")
+        assert "the snapshot default/warm" in await at.clearpod("why web-1")
+        await at.clearpod("snapshot rm warm")
         assert await at.curl("web-2") == 6
         assert typed(at.text) == typed(in_docs())
         for one in (*pods, *[it.id for it in (await cri("ListPodSandbox")).items if it.metadata.name == "try"]):

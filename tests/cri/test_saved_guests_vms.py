@@ -11,13 +11,13 @@ import pytest
 
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORK_OF, FORKABLE, TEMPLATE
-from cri.store import warmed
+from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
+from cri.snapshots import named
 from stage1.snapshot.save import ENDING
 from tests.fakes.processes import descriptors
 
 from .conftest import Client, Registered, VmWorld, vm_world
-from .test_warmed import ours
+from .test_named import ours
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -73,13 +73,13 @@ async def test_what_is_left_is_roots_and_no_vmm_has_it_open(machine: VmWorld, tm
         web = await begun(cri, "web", **{FORKABLE: "true"})
         asked = {"output_path": str(output), "container_ids": list(web.containers)}
         await cri("CheckpointPod", pod_sandbox_id=web.id, **asked)
-        await ours(cri, "CreateTemplate", pod_sandbox_id=web.id, options={"name": "warm"})
+        await ours(cri, "CreateSnapshot", pod_sandbox_id=web.id, options={"name": "warm"})
         copy = await begun(cri, "copy", **{FORK_OF: "web"})
-        warm = await begun(cri, "warm", **{TEMPLATE: "warm"})
+        warm = await begun(cri, "warm", **{SNAPSHOT: "warm"})
         check_held(web, str(state))
         check_held(copy, str(state))
         check_held(warm, str(state))
-        files = kept(output, state / warmed.DIRECTORY)
+        files = kept(output, state / named.DIRECTORY)
         assert set(files.values()) == {(0, "0o600"), (0, "0o700")} and len(files) > 8
         await cri.ours("SuspendPod", web.id)
         saved = kept(state / "scratch")

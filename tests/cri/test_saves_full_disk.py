@@ -11,16 +11,16 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cri.policy import FORK_OF, FORKABLE, TEMPLATE
-from cri.store.warmed import DIRECTORY
+from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
+from cri.snapshots.named import DIRECTORY
 from stage1.linux import mount
 from stage1.snapshot import save as saves
 
 from .conftest import Client, Registered, VmWorld, vm_world
 from .test_fork import refused as fork_refused
+from .test_named import ours
+from .test_named_vms import full_disk
 from .test_pool_vms import output_of
-from .test_warmed import ours
-from .test_warmed_vms import full_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /at; sleep 0.05; done"
@@ -80,7 +80,7 @@ async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: 
         before = await counted(cri, container), await counted(cri, waiting)
         asked = {"pod_sandbox_id": web, "output_path": str(output), "container_ids": [container]}
         await cri("CheckpointPod", deadline_s=60, **asked)
-        await ours(cri, "CreateTemplate", pod_sandbox_id=web, options={"name": "warm"})
+        await ours(cri, "CreateSnapshot", pod_sandbox_id=web, options={"name": "warm"})
         await _has_no_space_for_its_guest(cri, web, Path(machine.config.state_dir, "scratch"))
         await cri.ours("SuspendPod", other)
         ballast = Path(machine.config.run_dir, "ballast")
@@ -90,7 +90,7 @@ async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: 
                 await cri.ours(name, pod)
             assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, (name, raised.value)
         refusals = [await fork_refused(cri, web)]
-        for word in ({FORK_OF: "web"}, {TEMPLATE: "warm"}):
+        for word in ({FORK_OF: "web"}, {SNAPSHOT: "warm"}):
             refusals.append(await cri.refused("RunPodSandbox", config=cri.sandbox("copy", annotations=word)))
         restoring = {"config": cri.sandbox("copy", annotations={FORKABLE: "true"}), "checkpoint_path": str(output)}
         config = cri.config("sh", "-c", COUNTER)
@@ -102,7 +102,7 @@ async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: 
         await cri.ours("ResumePod", other)
         assert before[0] < await counted(cri, container) and before[1] <= await counted(cri, waiting)
         await asyncio.sleep(0.2)
-        await ours(cri, "RemoveTemplate", options={"namespace": "default", "name": "warm"})
+        await ours(cri, "RemoveSnapshot", options={"namespace": "default", "name": "warm"})
         for pod in (web, other):
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
         state = Path(machine.config.state_dir)

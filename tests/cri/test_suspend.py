@@ -11,12 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
-from cri.live import outputs, suspension
+from cri.live import outputs
 from cri.live.pod import LivePod
 from cri.metrics.snapshot import read_daemon
 from cri.monitors import files
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, KERNEL, SUSPEND
+from cri.snapshots import suspension
 from cri.statistics.sample import Sample
 from stage1 import engine, machine
 from stage1.errors import VmFailed, WrongState
@@ -25,10 +26,11 @@ from stage1.guest.messages import (
     WRONG_STATE,
     ContainerStats,
     CpuStats,
+    Freeze,
     MemoryStats,
     PodStats,
     Reply,
-    Tune,
+    Shares,
     Update,
 )
 from stage1.pod import states
@@ -77,8 +79,8 @@ async def test_a_pod_that_consents_has_no_blocker_and_continues_after_a_failure(
         assert await blocker(cri, pod) == ""
         assert "qmp" in (await refused(cri, "SuspendPod", pod))[1]
         assert await blocker(cri, pod) == ""
-        asked = [op.text for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, Tune)]
-        assert asked == ["", "mount", "0"]
+        asked = [op for guest in world.vmm.guests.values() for op in guest.asked if isinstance(op, (Freeze, Shares))]
+        assert asked == [Shares(), Shares(mount=True), Freeze(thaw=True)]
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["and ends", "and does not end"])

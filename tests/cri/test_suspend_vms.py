@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cri.live import suspension
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, SUSPEND
+from cri.snapshots import suspension
 from cri.store import pods as store
 from stage1 import engine
 from stage1.guest import messages

@@ -14,7 +14,7 @@ import pytest
 from cri.config_tables import Templates
 from stage1.rootfs.checkpoint import examined
 from stage1.snapshot.format import MANIFEST, decode
-from stage1.snapshot.store import Store
+from stage1.snapshot.store import TemplateStore
 from stage1.vm.template import RAM_FD
 from tests.fakes.outer_net import OuterNet
 from tests.fakes.patience import PACE
@@ -161,7 +161,7 @@ async def _boots_if_its_library_has_no_effect(cri: Client) -> None:
 
 async def _boots_if_its_template_does_not_load(cri: Client) -> None:
     """One that is as it was written, and that QEMU refuses: the pod boots, and the template is gone."""
-    store = Store(f"{cri.node.host.state_dir}/vm-templates")
+    store = TemplateStore(f"{cri.node.host.state_dir}/vm-templates")
     (name,) = store.names()
     template = store.find(name)
     assert template is not None

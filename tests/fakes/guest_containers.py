@@ -201,12 +201,16 @@ class Containers:
         return m.Reply()
 
     def _op_tune(self, op: m.Tune) -> m.Reply:
-        if op.file == "cgroup.freeze" and op.container:
-            self._find_job(op.container, 0)
-        if op.file in ("shares", "cgroup.freeze"):
-            return m.Reply()
         if not (op.file == "cpus" or op.file.startswith(("memory.", "cpu."))) or "/" in op.file or not op.text:
             raise Refused(m.INVALID, f"'{op.file}' can't be set for the whole pod")
+        return m.Reply()
+
+    def _op_freeze(self, op: m.Freeze) -> m.Reply:
+        if op.container:
+            self._find_job(op.container, 0)
+        return m.Reply()
+
+    def _op_shares(self, _: m.Shares) -> m.Reply:
         return m.Reply()
 
     def _op_resize(self, op: m.Resize) -> m.Reply:

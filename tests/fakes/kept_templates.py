@@ -9,9 +9,9 @@ import fcntl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cri.live.templates import DIRECTORY, Templates
+from cri.snapshots.templates import DIRECTORY, Templates
 from stage1.snapshot import save
-from stage1.snapshot.store import Store, remove_outdated
+from stage1.snapshot.store import TemplateStore, remove_outdated
 from stage1.vm.template import Template
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ EMPTY_DISKS = KEPT / "disks"
 """A host's `template_dir`: a copy has mounted its disk, so that all must have one file system."""
 MOST_MIB = 1024
 
-_store = Store(f"{KEPT}/whole")
+_store = TemplateStore(f"{KEPT}/whole")
 """Of this process, which so reads each template once."""
 
 
@@ -46,7 +46,7 @@ class KeptTemplates(Templates):
         return []
 
 
-def _make(spec: "TemplateSpec", host: "Host", *, store: Store, **more: Any) -> Template:
+def _make(spec: "TemplateSpec", host: "Host", *, store: TemplateStore, **more: Any) -> Template:
     """As `save.template`, if nobody has meanwhile."""
     KEPT.mkdir(parents=True, exist_ok=True)
     with (KEPT / "lock").open("w") as lock:

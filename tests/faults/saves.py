@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORK_OF, FORKABLE, TEMPLATE
-from cri.store import checkpoints
-from stage1.rootfs.checkpoint import MANIFEST
+from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
+from cri.snapshots import manifest
 from stage1.snapshot import load
 from tests.faults.operations import SCRIPT, SIZES, Operation, Stage
 from tests.soak.client import Refused
@@ -145,8 +144,7 @@ async def _checkpoint(stage: Stage) -> None:
         if error.code != "ALREADY_EXISTS":  # else it was whole when the daemon died
             assert os.listdir(output) == []
             raise
-    manifest = checkpoints.parse((output / MANIFEST).read_bytes())
-    load.check_files(str(output), guest=manifest.guest, disk=manifest.disk)
+    load.check_files(str(output), manifest.read(str(output)).machine)
     await _goes_on(stage)
 
 
@@ -171,7 +169,7 @@ async def _restore(stage: Stage) -> None:
 
 
 async def _templates(stage: Stage) -> list[dict[str, Any]]:
-    result: list[dict[str, Any]] = json.loads((await stage.kubelet("ListTemplates")).info["templates"])
+    result: list[dict[str, Any]] = json.loads((await stage.kubelet("ListSnapshots")).info["snapshots"])
     return result
 
 
@@ -182,7 +180,7 @@ async def _without_template(stage: Stage) -> None:
 
 async def _create_template(stage: Stage) -> None:
     try:
-        await stage.kubelet("CreateTemplate", pod_sandbox_id=stage.pod, options={"name": NAME})
+        await stage.kubelet("CreateSnapshot", pod_sandbox_id=stage.pod, options={"name": NAME})
     except Refused as error:
         if error.code != "ALREADY_EXISTS":
             assert await _templates(stage) == []
@@ -198,7 +196,7 @@ async def _with_template(stage: Stage) -> None:
 
 async def _remove_template(stage: Stage) -> None:
     try:
-        await stage.kubelet("RemoveTemplate", options={"namespace": "soak", "name": NAME})
+        await stage.kubelet("RemoveSnapshot", options={"namespace": "soak", "name": NAME})
     except Refused as error:
         if error.code != "NOT_FOUND":
             raise
@@ -206,7 +204,7 @@ async def _remove_template(stage: Stage) -> None:
 
 
 async def _run_of_template(stage: Stage) -> None:
-    await _run_copy(stage, **{TEMPLATE: NAME})
+    await _run_copy(stage, **{SNAPSHOT: NAME})
 
 
 SAVES = (
@@ -216,7 +214,7 @@ SAVES = (
     Operation("RunPodSandbox of a running pod", _with_saved, _run_fork, is_last=True),
     Operation("CheckpointPod", _with_place, _checkpoint, is_last=True),
     Operation("RestorePod", _with_checkpoint, _restore, is_last=True),
-    Operation("CreateTemplate", _with_saved, _create_template, is_last=True),
+    Operation("CreateSnapshot", _with_saved, _create_template, is_last=True),
     Operation("RunPodSandbox of a template", _with_template, _run_of_template, is_last=True),
-    Operation("RemoveTemplate", _with_template, _remove_template, is_last=True),
+    Operation("RemoveSnapshot", _with_template, _remove_template, is_last=True),
 )

@@ -9,7 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
-from cri.live.templates import DIRECTORY
+from cri.snapshots.templates import DIRECTORY
 from stage1.snapshot.format import MANIFEST
 from tests.fakes.patience import PATIENCE
 from tests.faults.operations import Operation, Stage

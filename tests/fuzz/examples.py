@@ -45,24 +45,23 @@ OCI: tuple[Any, ...] = (
 CHECKPOINT: tuple[Any, ...] = (
     {
         "v": 1,
-        "kind": "pod checkpoint",
-        "made_ns": 1,
-        "pod": {
+        "made_of": {"scratch": "4294967296"},
+        "files": {"guest": [4096, "c" * 64], "disk": [4096, "d" * 64]},
+        "facts": {},
+        "memory_mib": 128,
+        "pieces": [["/merged", 0, 4096, "/merged 1 2 3"]],
+        "images": [["a" * 64, 0, 8192]],
+        "interfaces": [["eth0", "02:00:00:00:00:01", 1500, ["10.0.0.2/24"], ""]],
+        "more": {
             "id": "a" * 64, "name": "web", "namespace": "default", "uid": "u", "handler": "", "config": "",
-            "memory_mib": 128, "link_key": "MDEyMzQ1Njc4OWFiY2RlZg==", "ids": 1024,
+            "made_ns": 1, "link_key": "MDEyMzQ1Njc4OWFiY2RlZg==", "ids": 1024, "decided": [],
+            "containers": [
+                {
+                    "guest_id": "b" * 64, "name": "c", "attempt": 0, "image_id": DIGEST, "image_ref": "r",
+                    "window_image": "i", "config": "", "mounts": ["/map"], "stdin": 0, "stdout": 7, "stderr": 8,
+                },
+            ],
         },
-        "containers": [
-            {
-                "id": "b" * 64, "name": "c", "attempt": 0, "image_id": DIGEST, "image_ref": "r", "window_image": "i",
-                "config": "", "mounts": ["/map"], "stdin": 0, "stdout": 7, "stderr": 8,
-            },
-        ],
-        "images": [{"name": "a" * 64, "offset": 0, "size": 8192}],
-        "pieces": [{"offset": 0, "size": 4096, "identity": "/merged 1 2 3"}],
-        "devices": [{"name": "eth0", "mac": "02:00:00:00:00:01", "mtu": 1500, "addresses": ["10.0.0.2/24"]}],
-        "made_of": [{"name": "scratch", "what": "4294967296"}],
-        "guest": {"size_bytes": 4096, "sha256": "c" * 64},
-        "disk": {"size_bytes": 4096, "sha256": "d" * 64},
     },
 )  # fmt: skip
 

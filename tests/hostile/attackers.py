@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORK_OF, FORKABLE, TEMPLATE
-from cri.store import warmed
+from cri.policy import FORK_OF, FORKABLE, SNAPSHOT, TEMPLATE
+from cri.snapshots import named
 from stage1.rootfs.checkpoint import examined
-from tests.cri.test_warmed import ours
+from tests.cri.test_named import ours
 from tests.fakes import sample
 from tests.fakes.oci_layout import Layer, directory, file, tar
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 from tests.hostile.rig import Caller, Node
 
-BOOTED, TEMPLATED, FORK, RESUMED, WARMED = KINDS = "booted", "template", "fork", "resumed", "warmed"
-SAVED = (FORK, RESUMED, WARMED)
+BOOTED, TEMPLATED, FORK, RESUMED, NAMED = KINDS = "booted", "template", "fork", "resumed", "named"
+SAVED = (FORK, RESUMED, NAMED)
 SEED, NAME = "seed", "bad"
 STATE = "cat /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname; ls /"
 """What a container sees of its kernel's memory and its disk."""
@@ -62,8 +62,8 @@ class Attackers:
         fields: dict[str, Any] = {"linux": linux, "log_directory": f"{self.vms.root}/logs/{NAME}"}
         if kind == TEMPLATED:
             return await _copy(cri, fields)
-        words = {WARMED: {TEMPLATE: SEED}, FORK: {FORK_OF: SEED}, RESUMED: {FORK_OF: SEED, FORKABLE: "true"}}
-        return await cri.pod(NAME, **fields, annotations=words.get(kind, {TEMPLATE: warmed.NONE}))
+        words = {NAMED: {SNAPSHOT: SEED}, FORK: {FORK_OF: SEED}, RESUMED: {FORK_OF: SEED, FORKABLE: "true"}}
+        return await cri.pod(NAME, **fields, annotations=words.get(kind, {TEMPLATE: "none"}))
 
     async def _container(self, cri: Caller, pod: str, *, kind: str, read_only: bool = False) -> str:
         mounts = [pb.Mount(container_path="/v", host_path=f"{self.vms.root}/volume", readonly=read_only)]
@@ -84,7 +84,7 @@ class Attackers:
             annotations, logs = {FORKABLE: "true"}, f"{self.vms.root}/logs/{SEED}"
             pod = await cri.pod(SEED, linux=linux, log_directory=logs, annotations=annotations)
             container = await self._container(cri, pod, kind=kind)
-            await ours(cri, "CreateTemplate", pod_sandbox_id=pod, options={"name": SEED})
+            await ours(cri, "CreateSnapshot", pod_sandbox_id=pod, options={"name": SEED})
             self._seed = pod, container, await sh_of(cri, container, STATE)
         return self._seed[2]
 
@@ -95,7 +95,7 @@ class Attackers:
     def digests(self) -> dict[str, str]:
         """Of the files of all templates."""
         state = self.vms.root / "state"
-        paths = [*state.glob("vm-templates/*/ram"), *state.glob(f"{warmed.DIRECTORY}/*/*/*")]
+        paths = [*state.glob("vm-templates/*/ram"), *state.glob(f"{named.DIRECTORY}/*/*/*")]
         return _digests(paths)
 
     def images(self) -> dict[str, str]:

@@ -12,22 +12,27 @@ from pathlib import Path
 
 from tests.fakes.command import CHECKOUT
 
-EVIL = r"""
+EVIL = {
+    "static int on_shares(const clearpod_agent_Shares *shares, struct fault *why)\n{\n": r"""
     char who[65] = "";
     gethostname(who, sizeof who - 1);
-    bool is_shares = !strcmp(tune->file, "shares"), is_begin = is_shares ? !*tune->text : *tune->text == '1';
-    if (!strcmp(who, "evil-claims") && is_shares && is_begin)
+    if (!strcmp(who, "evil-claims") && !shares->mount)
         return 0; /* they are still mounted */
-    if (!strcmp(who, "evil-runs") && !is_shares)
+""",
+    "static int on_freeze(const clearpod_agent_Freeze *freeze, struct fault *why)\n{\n": r"""
+    char who[65] = "";
+    gethostname(who, sizeof who - 1);
+    if (!strcmp(who, "evil-runs"))
         return 0; /* its containers run on */
-    if (!strcmp(who, "evil-holds") && !is_shares && !is_begin)
+    if (!strcmp(who, "evil-holds") && freeze->thaw)
         for (;;)
             pause();
-    if (!strcmp(who, "evil-dies") && !is_shares)
+    if (!strcmp(who, "evil-dies"))
         _exit(1);
-"""
+""",
+}
+"""By the head of the agent's function before whose lines it stands."""
 KINDS = ("claims", "runs", "holds", "dies")
-_AT = "static int on_tune(const clearpod_agent_Tune *tune, const struct asker *asker, struct fault *why)\n{\n"
 
 
 def guest_of(guest_dir: Path, place: Path) -> Path:
@@ -36,8 +41,10 @@ def guest_of(guest_dir: Path, place: Path) -> Path:
         shutil.copytree(CHECKOUT / name, place / "src" / name)
     source = place / "src/images/agent/loop/requests.c"
     text = source.read_text(encoding="utf-8")
-    assert text.count(_AT) == 1, "the agent's function has another head now"
-    source.write_text(text.replace(_AT, _AT + EVIL), encoding="utf-8")
+    for head, evil in EVIL.items():
+        assert text.count(head) == 1, "the agent's function has another head now"
+        text = text.replace(head, head + evil)
+    source.write_text(text, encoding="utf-8")
     target = f"{place}/out/agent"
     argv = ["make", "-C", str(source.parent.parent), f"OUT={place}/out", "LIMIT=1000000", target]
     subprocess.run(argv, check=True, timeout=300, stdout=subprocess.DEVNULL)

@@ -15,14 +15,17 @@ from tests.fakes.guest_link import GuestLink
 from tests.hostile.link_attacks import MOST, Flood
 from tests.hostile.phantom import Phantom
 
+SAVING = (m.Shares, m.Freeze)
+"""What an agent is asked for a save."""
+
 # -- the agent of an original
 
 
 class Silent(Phantom):
-    """Answers no Tune: neither lets its shares go nor stands still."""
+    """Answers neither Shares nor Freeze: it keeps its shares and runs on."""
 
     def answer(self, number: int, op: m.Op) -> None:
-        if not isinstance(op, m.Tune):
+        if not isinstance(op, SAVING):
             super().answer(number, op)
 
 
@@ -30,16 +33,16 @@ class Frozen(Phantom):
     """Lets its shares go, and never answers that it stands still, or goes on."""
 
     def answer(self, number: int, op: m.Op) -> None:
-        if not isinstance(op, m.Tune) or op.file == "shares":
+        if not isinstance(op, m.Freeze):
             super().answer(number, op)
 
 
 class Twice(Phantom):
-    """Answers each Tune four times, two of them to other questions, and differently."""
+    """Answers each of both four times, two of them to other questions, and differently."""
 
     def answer(self, number: int, op: m.Op) -> None:
         super().answer(number, op)
-        if isinstance(op, m.Tune):
+        if isinstance(op, SAVING):
             self.link.reply(number, m.Reply(m.FAILED, "no, it could not"))
             self.link.reply(number + 1, m.Reply())
             self.link.reply(0xFFFFFFF0, m.Reply(pid=MOST & 0x3FFFFF))
@@ -49,16 +52,16 @@ class Busy(Phantom):
     """Always answers that its shares are in use."""
 
     def reply_to(self, op: m.Op) -> m.Reply:
-        if isinstance(op, m.Tune) and op.file == "shares":
+        if isinstance(op, m.Shares):
             return m.Reply(m.WRONG_STATE, "\x1b[2Jin use " * 3000)
         return super().reply_to(op)
 
 
 class HangsUp(Phantom):
-    """Cuts the connection at each Tune, and has forgotten it then."""
+    """Cuts the connection at each of both, and has forgotten it then."""
 
     def answer(self, number: int, op: m.Op) -> None:
-        if isinstance(op, m.Tune):
+        if isinstance(op, SAVING):
             return self.disconnect()
         return super().answer(number, op)
 
@@ -68,23 +71,23 @@ class HangsUp(Phantom):
 
 
 class Dies(Phantom):
-    """Its VM ends at the first Tune."""
+    """Its VM ends at the first of both."""
 
     def answer(self, number: int, op: m.Op) -> None:
-        if isinstance(op, m.Tune):
+        if isinstance(op, SAVING):
             os._exit(1)
         super().answer(number, op)
 
 
 class OnceTuned(Flood):
-    """Floods from the first Tune on, which it does not answer."""
+    """Floods from the first of both on, which it does not answer."""
 
     def __init__(self, listener: object) -> None:
         super().__init__(listener)
         self.tuned = False
 
     def answer(self, number: int, op: m.Op) -> None:
-        self.tuned |= isinstance(op, m.Tune)
+        self.tuned |= isinstance(op, SAVING)
         if not self.tuned:
             super().answer(number, op)
 
@@ -253,7 +256,7 @@ class ResumedRefuses(Resumed):
     """Refuses to mount again, with a very long error."""
 
     def reply_to(self, op: m.Op) -> m.Reply:
-        if self.was_loaded and isinstance(op, m.Tune):
+        if self.was_loaded and isinstance(op, SAVING):
             return m.Reply(m.FAILED, "\x1b[2Jno\n" * 3000)
         return super().reply_to(op)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A privileged container in a real VM, which is root of its guest, against the host and other pods.
 
-The VM booted, is a copy of a template, of a running pod or of a warmed template, or was suspended and resumed: what it
+The VM booted, is a copy of a template, of a running pod or of a named snapshot, or was suspended and resumed: what it
 writes must not be what others have of the same memory and disk. Each attack comes out of one of them in an ordinary
 run, and out of all where CLEARPOD_ALL_KINDS is set.
 """
@@ -21,7 +21,7 @@ from stage1.linux.host import which
 from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
-from tests.hostile.attackers import BOOTED, FORK, KINDS, RESUMED, SAVED, TEMPLATED, WARMED, Attackers, sh, sh_of
+from tests.hostile.attackers import BOOTED, FORK, KINDS, NAMED, RESUMED, SAVED, TEMPLATED, Attackers, sh, sh_of
 from tests.hostile.rig import CANARY, Caller, Node, node
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -163,7 +163,7 @@ async def test_nothing_that_is_read_only_can_be_written(
 
 
 @pytest.mark.only_on("qemu", "no other can save guests")
-@pytest.mark.parametrize("kind", SAVED if IS_WHOLE else [WARMED])
+@pytest.mark.parametrize("kind", SAVED if IS_WHOLE else [NAMED])
 async def test_the_disks_with_images_can_not_be_written(attacker: Any, attackers: Attackers, kind: str) -> None:
     async with attacker(kind) as (cri, _, container):
         before = attackers.images()
@@ -190,7 +190,7 @@ BOMBS = {
     "links": "i=0; while :; do i=$((i+1)); ln /v/guest /v/l$i; rm -f /v/l$i; done",
 }
 USUALLY = {
-    "memory": TEMPLATED, "processes": FORK, "disk": RESUMED, "console": WARMED, "log": FORK, "links": BOOTED
+    "memory": TEMPLATED, "processes": FORK, "disk": RESUMED, "console": NAMED, "log": FORK, "links": BOOTED
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from stage1.guest.messages import List
 from stage1.linux.flock import Lock
 from stage1.rkt import connect, machine
 from stage1.snapshot.format import decode
-from stage1.snapshot.store import Store
+from stage1.snapshot.store import TemplateStore
 from stage1.vm.vmm import find_unrecorded
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Rig, Running, wait_until
@@ -76,8 +76,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, small_stage1_image: Path, sma
 def made(rig: Rig, kept: Path) -> Path:
     """The same of the test's own, as if it had been made here."""
     ram, state = kept / "ram", kept / "state"
-    store = Store(str(rig.use_templates()))
-    new = store.begin(kept.name, ram.stat().st_size)
+    store = TemplateStore(str(rig.use_templates()))
+    new = store.prepare(kept.name, ram.stat().st_size)
     for source, target in ((ram, new.ram), (state, new.state)):
         subprocess.run(["cp", "--sparse=always", source, target], check=True)
     store.commit(kept.name, decode((kept / "manifest.json").read_bytes(), of=str(kept)).made_of)

@@ -81,7 +81,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/image/skopeo.py": {"os.path.exists": IMAGES},
     "cri/image/source.py": dict.fromkeys(("open", "os.listdir", "os.open", "os.path.isdir"), IMAGES),
-    "cri/live/save_space.py": {"files.read": VMM, "os.stat": STATE},
+    "cri/snapshots/suspension.py": {"files.read": VMM, "os.stat": STATE},
     "cri/logs/place.py": {
         "files.make_dirs": "the sandbox's log directory itself, which is the kubelet's",
         **dict.fromkeys(("os.listdir", "os.path.isdir", "shutil.rmtree"), STATE),
@@ -107,9 +107,6 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.path.getsize"), IMAGES
     ),
     "cri/store/workshop.py": dict.fromkeys(("os.listdir", "os.path.exists"), IMAGES),
-    "cri/store/warmed.py": dict.fromkeys(
-        ("files.make_dirs", "files.remove_tree", "os.link", "os.path.isdir", "os.rename", "os.scandir"), STATE
-    ),
     "cri/store/schema.py": dict.fromkeys(
         ("files.unlink", "os.chmod", "os.open", "os.path.exists", "os.replace"), STATE
     ),
@@ -310,14 +307,14 @@ ALLOWED: dict[str, dict[str, str]] = {
         STATE,
     ),
     "stage1/snapshot/format.py": dict.fromkeys(("files.read", "os.rename", "os.stat", "os.utime"), STATE),
-    "stage1/snapshot/load.py": {"files.read": STATE, "os.path.lexists": CLIENT},
+    "stage1/snapshot/load.py": {"os.path.lexists": CLIENT},
     "stage1/vm/guest_file.py": dict.fromkeys(("files.unlink", "os.open", "os.path.lexists"), STATE),
     "stage1/vm/medium.py": {"os.open": IMAGES},
     "stage1/vm/copying.py": {"os.open": STATE},
     "stage1/snapshot/machine.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
     "stage1/snapshot/store.py": dict.fromkeys(
-        """files.make_dirs files.remove_tree files.unlink files.write_atomic open os.chmod os.chown
-        os.listdir os.lstat os.mkdir os.path.isdir os.rename os.stat os.statvfs""".split(),
+        """files.make_dirs files.remove_tree files.unlink files.write_atomic open os.chmod os.chown os.link
+        os.lstat os.path.isdir os.rename os.scandir os.stat os.statvfs""".split(),
         STATE,
     ),
     "stage1/vm/slots.py": dict.fromkeys(

@@ -27,8 +27,8 @@ OF_ONE_STEP = {
     "Attach": "gives a URL",
     "PortForward": "gives a URL",
     "GetContainerEvents": "only tells",
-    "ListTemplates": "the same",
-    "ShowTemplate": "the same",
+    "ListSnapshots": "the same",
+    "ShowSnapshot": "the same",
 }
 EVERY = 70
 

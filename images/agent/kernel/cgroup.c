@@ -149,14 +149,14 @@ bool cgroup_wait_empty(const char *container, int limit_ms)
     return wait_until(container, "populated", 0, limit_ms);
 }
 
-int cgroup_freeze(const char *container, const char *text)
+int cgroup_freeze(const char *container, bool stands)
 {
     char path[PATH_BYTES];
     path_of(path, container, 0, "cgroup.freeze");
-    if (file_write(path, text) < 0)
+    if (file_write(path, stands ? "1" : "0") < 0)
         return -1;
     errno = ETIMEDOUT;
-    return wait_until(container, "frozen", *text == '1', FREEZE_LIMIT_MS) ? 0 : -1;
+    return wait_until(container, "frozen", stands, FREEZE_LIMIT_MS) ? 0 : -1;
 }
 
 bool cgroup_oom_killed(const char *container)

@@ -20,9 +20,9 @@ int cgroup_limit_memory(const char *limit);
 void cgroup_kill(const char *container, uint32_t exec);
 /* Send a signal to each process; -1 when there was none. */
 int cgroup_signal(const char *container, uint32_t exec, int signal);
-/* Stop the processes of a container ("1"), or of all together (""), or let them go on ("0"), and wait until that is so:
- * what sleeps in the kernel and can't be woken up may be late. -1 and errno. */
-int cgroup_freeze(const char *container, const char *text);
+/* Stop the processes of a container, or of all together (""), or let them go on, and wait until that is so: what sleeps
+ * in the kernel and can't be woken up may be late. -1 and errno. */
+int cgroup_freeze(const char *container, bool stands);
 /* Call `each` for every process of a container, or of all together (""); how often it returned 0. */
 int cgroup_each(const char *container, uint32_t exec, cgroup_each_process *each, int number);
 /* Wait until no process is left; false after `limit_ms`. */

@@ -283,22 +283,24 @@ static int on_stats(const clearpod_agent_Stats *stats, const struct asker *asker
 }
 
 /* Stop all processes, or those of one container, or let them go on. Quick enough to be done at once. */
-static int freeze(const clearpod_agent_Tune *tune, struct fault *why)
+static int on_freeze(const clearpod_agent_Freeze *freeze, struct fault *why)
 {
-    if (*tune->container && !find(tune->container, 0, why))
+    if (*freeze->container && !find(freeze->container, 0, why))
         return -1;
-    return cgroup_freeze(tune->container, tune->text) < 0
-               ? fault_errno(why, "freeze containers '%s' (%s)", tune->container, tune->text)
-               : 0;
+    if (cgroup_freeze(freeze->container, !freeze->thaw) < 0)
+        return fault_errno(why, "%s containers '%s'", freeze->thaw ? "thaw" : "freeze", freeze->container);
+    return 0;
+}
+
+/* The host's directories, which may not be mounted in a guest that is saved. */
+static int on_shares(const clearpod_agent_Shares *shares, struct fault *why)
+{
+    return shares->mount ? shares_mount_volumes(&agent.arguments, why) : shares_unmount(why);
 }
 
 /* What the whole pod has: limits, memory that the host wants back, and how many processors are online. */
 static int on_tune(const clearpod_agent_Tune *tune, const struct asker *asker, struct fault *why)
 {
-    if (!strcmp(tune->file, "shares"))
-        return *tune->text ? shares_mount_volumes(&agent.arguments, why) : shares_unmount(why);
-    if (!strcmp(tune->file, "cgroup.freeze"))
-        return freeze(tune, why);
     struct task task = {.kind = TASK_TUNE, .file = tune->file, .lower = tune->text, .stdio = {-1, -1, -1}};
     bool is_known = !strncmp(tune->file, "memory.", 7) || !strncmp(tune->file, "cpu", 3);
     if (!is_known || !is_file_name(tune->file) || !*tune->text)
@@ -341,6 +343,10 @@ static int dispatch(const clearpod_agent_Request *request, const struct asker *a
         return on_halt(&request->op.halt, asker, why);
     case clearpod_agent_Request_tune_tag:
         return on_tune(&request->op.tune, asker, why);
+    case clearpod_agent_Request_freeze_tag:
+        return on_freeze(&request->op.freeze, why);
+    case clearpod_agent_Request_shares_tag:
+        return on_shares(&request->op.shares, why);
     case clearpod_agent_Request_signal_tag:
         return on_signal(&request->op.signal, why);
     case clearpod_agent_Request_resize_tag:

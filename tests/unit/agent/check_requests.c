@@ -48,7 +48,7 @@ CASE(nothing_of_the_request_before_is_left)
 CASE(operations_are_told_by_their_whole_number)
 {
     clearpod_agent_Request *request = place();
-    static const uint8_t unknown[][3] = {{0x82, 0x02, 0x00}, {0xf2, 0x02, 0x00}, {0xd2, 0x7f, 0x00}};
+    static const uint8_t unknown[][3] = {{0x82, 0x02, 0x00}, {0x82, 0x03, 0x00}, {0xd2, 0x7f, 0x00}};
     struct fault why;
     CHECK(message_request(tuned, sizeof tuned, request, &why) == 0);
     CHECK(request->which_op == clearpod_agent_Request_tune_tag && !strcmp(request->op.tune.file, "a"));

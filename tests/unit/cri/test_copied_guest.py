@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cri.live import copies
+from cri.snapshots import copies
 from stage1.errors import TimedOut
 from stage1.guest import messages as m
 from stage1.pod.model import Pod
@@ -48,8 +48,7 @@ async def test_unwanted_containers_are_deleted_and_the_others_frozen() -> None:
     guest = Guest(listed)
     await copies._assume_identity(_pod(guest), MANIFEST, joined=_joined())
     assert [op.id for op in guest.asked if isinstance(op, m.Delete)] == ["b" * 64, "../.."]
-    frozen = [(op.text, op.container) for op in guest.asked if isinstance(op, m.Tune) and op.file == "cgroup.freeze"]
-    assert frozen == [("1", ALIVE), ("0", "")]
+    assert [op for op in guest.asked if isinstance(op, m.Freeze)] == [m.Freeze(ALIVE), m.Freeze(thaw=True)]
 
 
 async def test_it_gets_its_identity_first_and_in_order() -> None:
@@ -60,9 +59,9 @@ async def test_it_gets_its_identity_first_and_in_order() -> None:
     leave, mount, configure, listed = guest.asked
     assert isinstance(leave, m.Configure) and leave.copied and leave.entropy
     assert isinstance(configure, m.Configure) and not configure.copied and configure.entropy != leave.entropy
-    assert mount == m.Tune("shares", "mount") and listed == m.List()
+    assert mount == m.Shares(mount=True) and listed == m.List()
     await making
-    assert guest.asked[4:] == [m.Tune("cgroup.freeze", "1", ALIVE), m.Tune("cgroup.freeze", "0")]
+    assert guest.asked[4:] == [m.Freeze(ALIVE), m.Freeze(thaw=True)]
 
 
 async def test_however_many_containers_it_lists_it_gets_one_limit() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cri.live import decided
 from cri.live.accounts import Accounts
-from cri.live.decided import RULES, Rule
 from cri.pb import runtime_pb2 as pb
+from cri.snapshots import decided
+from cri.snapshots.decided import RULES, Rule
 from cri.store.images import Image
 from cri.store.pods import Decided, PodRecord
 from cri.translate import container

@@ -87,7 +87,7 @@ def test_one_that_is_mounted_and_no_tmpfs_stays_on_the_host(directory: Path, mem
     assert (volumes.disk_volumes, volumes.memory_volumes) == (("b",), ("mem",))
 
 
-@pytest.mark.parametrize("word", ["suspend", "fork-of", "template"])
+@pytest.mark.parametrize("word", ["suspend", "fork-of", "snapshot"])
 def test_what_is_saved_has_them_on_its_disk(directory: Path, word: str) -> None:
     assert guest_volumes.of_pod(_sandbox(**{word: "manual"}), _config(directory)).disk_volumes == ("a", "b", "mem")
 
@@ -204,9 +204,9 @@ def test_the_guest_gets_a_line_for_each_behind_the_images_own() -> None:
         ({"forkable": "true"}, True),
         ({"forkable": "false"}, False),
         ({"fork-of": "web"}, True),
-        ({"template": "warm"}, True),
+        ({"snapshot": "warm"}, True),
         ({"template": "none"}, False),
-        ({"template": "warm", "files": "host"}, False),
+        ({"snapshot": "warm", "files": "host"}, False),
     ],
 )
 def test_a_pod_whose_guest_can_be_saved_has_copies_of_files(

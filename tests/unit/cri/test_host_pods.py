@@ -61,7 +61,7 @@ def test_the_hosts_network_brings_its_name_and_takes_the_ports() -> None:
         ("clearpod.io/kernel", "mine", "default"),
         ("clearpod.io/kernel", "image", "default"),
         ("clearpod.io/guest-profile", "systemd", "default"),
-        ("clearpod.io/template", "warm", "none"),
+        ("clearpod.io/snapshot", "warm", None),
         ("clearpod.io/forkable", "true", "false"),
         ("clearpod.io/suspend", "manual", ""),
         ("clearpod.io/fork-of", "web", None),

@@ -54,7 +54,7 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"allow_spoofing": "false"}, {"allow_spoofing": False}),
     ({"template": "none"}, {"boots": True}),
     ({"template": ""}, {"boots": False, "suspend": ""}),
-    ({"template": "web"}, {"boots": False, "suspend": "manual"}),
+    ({"snapshot": "web"}, {"boots": False, "suspend": "manual"}),
     ({"emptydir": "guest", "files": "host"}, {"kubelet_dir": "", "disk_volumes": ()}),
 ]
 
@@ -76,7 +76,8 @@ REFUSED = [
     ({"networks": "storage"}, "clearpod.io/networks asks for 'storage'", "policy.networks"),
     ({"networks": ",".join("abcdefgh")}, "clearpod.io/networks names 8 networks", "policy.max_networks"),
     ({"allow_spoofing": "true"}, "clearpod.io/allow-spoofing is not allowed", "policy.annotations"),
-    ({"template": "We b"}, "clearpod.io/template", "'We b'"),
+    ({"template": "web"}, "clearpod.io/template", "must be none"),
+    ({"snapshot": "We b"}, "clearpod.io/snapshot", "'We b'"),
     ({"allow_spoofing": "yes"}, "clearpod.io/allow-spoofing ", "it is 'yes'"),
     *(
         ({word: text}, f"clearpod.io/{word.replace('_', '-')} must be a whole number from 0 to ", "but it is ")

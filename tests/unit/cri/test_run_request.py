@@ -251,7 +251,7 @@ def test_what_makes_no_sense_in_a_vm_is_refused_with_the_reason(argv: str, capsy
 @pytest.mark.parametrize(
     ("annotation", "noun"),
     [
-        ("clearpod.io/template=web", "--detach"),
+        ("clearpod.io/snapshot=web", "--detach"),
         ("clearpod.io/suspend=manual", "--detach"),
         ("clearpod.io/forkable=true", "--detach"),
         ("clearpod.io/fork-of=web", "--detach"),

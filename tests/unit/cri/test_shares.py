@@ -3,9 +3,9 @@
 
 import pytest
 
-from cri.live import suspension
+from cri.snapshots import suspension
 from stage1.errors import AgentFailed, PodError, WrongState
-from stage1.guest.messages import Tune
+from stage1.guest.messages import Shares
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ async def test_shares_that_are_in_use_for_a_moment_are_unmounted_then(
     asked: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[Tune] = []
+    seen: list[Shares] = []
 
-    async def ask(op: Tune) -> None:
+    async def ask(op: Shares) -> None:
         seen.append(op)
         if len(seen) <= len(refusals):
             raise refusals[len(seen) - 1]
@@ -37,5 +37,5 @@ async def test_shares_that_are_in_use_for_a_moment_are_unmounted_then(
             await suspension.unmount_shares(ask)
     else:
         await suspension.unmount_shares(ask)
-    assert set(seen) == {Tune(suspension.SHARES, "")}
+    assert set(seen) == {Shares()}
     assert asked is None or len(seen) == asked

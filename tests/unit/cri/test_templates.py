@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cri.live import templates
-from cri.live.templates import Templates
+from cri.snapshots import templates
+from cri.snapshots.templates import Templates
 from stage1.engine import Host, Prepared
 from stage1.errors import NoSpace, VmFailed
 from stage1.linux import process
 from stage1.pod.ids import IdMap
 from stage1.pod.model import Pod
 from stage1.snapshot.machine import TemplateSpec
-from stage1.snapshot.store import Store
+from stage1.snapshot.store import TemplateStore
 from stage1.vm import kvmtool, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Nic, SerialLink, VmSpec
@@ -64,11 +64,13 @@ class Maker:
         self.made: list[str] = []
         self.fails, self.error = fails, error or VmFailed("no VM")
 
-    def __call__(self, spec: TemplateSpec, host: Host, *, vmm: object, store: Store, limit_s: float) -> Template:
+    def __call__(
+        self, spec: TemplateSpec, host: Host, *, vmm: object, store: TemplateStore, limit_s: float
+    ) -> Template:
         self.made.append(spec.name)
         if len(self.made) <= self.fails:
             raise self.error
-        store.begin(spec.name, MIB)
+        store.prepare(spec.name, MIB)
         return store.commit(spec.name, spec.made_of)
 
 
@@ -226,12 +228,12 @@ async def test_a_daemon_that_ends_gives_up_what_is_being_made(host: Host) -> Non
 async def test_a_daemon_removes_what_another_one_had_begun_or_can_not_be_used(
     host: Host, opened: Callable[..., Templates]
 ) -> None:
-    store = Store(f"{host.state_dir}/{templates.DIRECTORY}")
-    store.begin("begun", MIB)
-    store.begin("old", MIB)
+    store = TemplateStore(f"{host.state_dir}/{templates.DIRECTORY}")
+    store.prepare("begun", MIB)
+    store.prepare("old", MIB)
     store.commit("old", {"format": "0"})
     kept = opened(Maker())
     kept.open()
     await kept.settled()
-    assert store.names() == [] and list(Path(store.top).iterdir()) == []
+    assert store.names() == [] and list(Path(store.top).rglob("*")) == [Path(store.top, ".new")]
     await kept.close()

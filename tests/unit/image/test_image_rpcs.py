@@ -31,8 +31,8 @@ TAG = "docker.io/library/a:1"
 def node(tmp_path: Path) -> Iterator[Any]:
     store = ImageStore(str(tmp_path / "state"))
     storage = SimpleNamespace(reserve=Reserve(f"{tmp_path}/state/reserve", 0))
-    pods, warmed = SimpleNamespace(pods=list), SimpleNamespace(image_ids=frozenset())
-    yield SimpleNamespace(images=store, config=Config(), storage=storage, warmed=warmed, pods=pods)
+    pods, snapshots = SimpleNamespace(pods=list), SimpleNamespace(image_ids=frozenset())
+    yield SimpleNamespace(images=store, config=Config(), storage=storage, snapshots=snapshots, pods=pods)
     store.close()
 
 

@@ -12,7 +12,7 @@ from stage1.pod.model import Pod
 from stage1.pod.network import WAITING_MAC, waiting_mac
 from stage1.rkt import copies, machine
 from stage1.snapshot.machine import spec_of
-from stage1.snapshot.store import Store
+from stage1.snapshot.store import TemplateStore
 from stage1.vm.spec import Nic, VmSpec
 from tests.unit.rkt.pod_dir import UUID
 from tests.unit.vm.test_argv import LKVM, QEMU
@@ -57,8 +57,8 @@ def find(vm: VmSpec, pod: Pod, *, pod_dir: str) -> tuple[VmSpec | None, tuple[st
 def make(place: Path, vm: VmSpec, pod_dir: str) -> str:
     spec = spec_of(POD, copies.stored(vm, pod_dir), scratch_bytes=0)
     assert spec
-    store = Store(f"{place}/clearpod/vm-templates")
-    store.begin(spec.name, 1 << 20)
+    store = TemplateStore(f"{place}/clearpod/vm-templates")
+    store.prepare(spec.name, 1 << 20)
     return store.commit(spec.name, spec.made_of).directory
 
 

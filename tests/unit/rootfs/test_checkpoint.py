@@ -13,6 +13,7 @@ from stage1.errors import AlreadyExists, BadRequest, NoSpace, TimedOut
 from stage1.linux import beneath
 from stage1.linux.beneath import NotPlain
 from stage1.rootfs import checkpoint
+from stage1.snapshot.format import Manifest
 from stage1.snapshot.load import check_files
 
 BLOCK = 1 << 16
@@ -78,9 +79,10 @@ def test_a_guest_without_the_key_of_its_manifest_is_refused_at_once(tmp_path: Pa
     """Who knows another one waited for its agent as long as for a boot."""
     guest = _written(tmp_path / checkpoint.GUEST, {3 * BLOCK + 7: KEY}, 4 * BLOCK)
     os.chmod(tmp_path / checkpoint.GUEST, 0o600)
-    check_files(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=KEY)
+    manifest = Manifest({}, {checkpoint.GUEST: guest})
+    check_files(str(tmp_path), manifest, link_key=KEY)
     with pytest.raises(BadRequest, match=f"{tmp_path}/manifest.json has a link_key"):
-        check_files(str(tmp_path), guest=guest, disk=checkpoint.File(), link_key=KEY[::-1])
+        check_files(str(tmp_path), manifest, link_key=KEY[::-1])
 
 
 def test_an_empty_file_has_no_key_and_each_file_the_empty_one(tmp_path: Path) -> None:

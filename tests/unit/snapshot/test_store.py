@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of templates: whole ones are found, damaged ones are not, old ones go."""
+"""The directories of snapshots: whole or not there, and what is lent stays when one is removed. Of templates those that
+are damaged are not found, and old ones go.
+"""
 
 import os
 import time
@@ -8,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import NoSpace, VmFailed
-from stage1.rootfs.checkpoint import examined
+from stage1.errors import AlreadyExists, BadRequest, NoSpace, NotFound, VmFailed
+from stage1.linux import mount
+from stage1.rootfs.checkpoint import GUEST, MANIFEST, examined
 from stage1.snapshot.format import MOST_BYTES, Manifest, decode, find_at_once
-from stage1.snapshot.store import COMPARED, Store
+from stage1.snapshot.store import COMPARED, Store, TemplateStore, is_name, seen, taken_bytes
 from stage1.vm.template import Template
 
 MIB = 1 << 20
 PARTS = {"kernel": "/k 1 2 3"}
 
 
-def made(store: Store, name: str, data: bytes = b"guest") -> Template:
-    template = store.begin(name, MIB)
+def made(store: TemplateStore, name: str, data: bytes = b"guest") -> Template:
+    template = store.prepare(name, MIB)
     with open(template.ram, "r+b") as ram:
         ram.seek(65536)
         ram.write(data)
@@ -27,32 +30,38 @@ def made(store: Store, name: str, data: bytes = b"guest") -> Template:
     return store.commit(name, PARTS)
 
 
+def left(store: Store) -> list[str]:
+    """What is there, without the directory of what is begun, if that is empty."""
+    found = sorted(os.listdir(store.top))
+    return [one for one in found if one != ".new" or os.listdir(f"{store.top}/.new")]
+
+
 def is_any(_: Manifest) -> bool:
     return True
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"{tmp_path}/templates")
+def store(tmp_path: Path) -> TemplateStore:
+    return TemplateStore(f"{tmp_path}/templates")
 
 
-def test_one_is_there_when_it_is_whole_and_not_before(store: Store) -> None:
+def test_one_is_there_when_it_is_whole_and_not_before(store: TemplateStore) -> None:
     assert store.find("a") is None and store.names() == []
-    store.begin("a", MIB)
+    store.prepare("a", MIB)
     assert store.find("a") is None and store.names() == []
     there = made(store, "a")
-    assert store.find("a") == there and Store(store.top).find("a") == there and store.names() == ["a"]
+    assert store.find("a") == there and TemplateStore(store.top).find("a") == there and store.names() == ["a"]
     assert os.stat(there.ram).st_size == MIB
-    assert os.listdir(store.top) == ["a"]
+    assert left(store) == ["a"]
 
 
-def test_one_is_not_begun_where_its_memory_finds_no_space(store: Store) -> None:
+def test_one_is_not_begun_where_its_memory_finds_no_space(store: TemplateStore) -> None:
     with pytest.raises(NoSpace, match=store.top):
-        store.begin("a", 1 << 60)
-    assert os.listdir(store.top) == []
+        store.prepare("a", 1 << 60)
+    assert left(store) == []
 
 
-def test_a_template_is_read_only(store: Store) -> None:
+def test_a_template_is_read_only(store: TemplateStore) -> None:
     there = made(store, "a")
     modes = [os.stat(path).st_mode & 0o777 for path in (store.top, there.directory, there.ram, there.state)]
     assert modes == [0o700, 0o700, 0o444, 0o400]
@@ -60,7 +69,7 @@ def test_a_template_is_read_only(store: Store) -> None:
 
 @pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
 @pytest.mark.parametrize("how", ["changed", "shorter", "gone"])
-def test_one_that_is_damaged_is_removed(store: Store, file: str, how: str) -> None:
+def test_one_that_is_damaged_is_removed(store: TemplateStore, file: str, how: str) -> None:
     there = made(store, "a")
     path = f"{there.directory}/{file}"
     if how == "changed":
@@ -73,7 +82,7 @@ def test_one_that_is_damaged_is_removed(store: Store, file: str, how: str) -> No
         os.unlink(path)
     template = None
     try:
-        template = Store(store.top).find("a")
+        template = TemplateStore(store.top).find("a")
     except VmFailed:
         assert store.names() == []
     assert template is None
@@ -90,15 +99,15 @@ def _linked(path: str) -> None:
     [lambda path: os.chown(path, 1, 1), lambda path: os.chmod(path, 0o777), _linked],
     ids=["given", "open", "linked"],
 )
-def test_one_that_others_may_change_is_removed(store: Store, file: str, how: Callable[[str], None]) -> None:
+def test_one_that_others_may_change_is_removed(store: TemplateStore, file: str, how: Callable[[str], None]) -> None:
     there = made(store, "a")
     how(f"{there.directory}{file}")
     with pytest.raises(VmFailed, match=f"a{file} can be changed"):
-        Store(store.top).find("a")
-    assert not os.path.lexists(there.directory) and Store(store.top).find("a") is None
+        TemplateStore(store.top).find("a")
+    assert not os.path.lexists(there.directory) and TemplateStore(store.top).find("a") is None
 
 
-def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
+def test_one_that_was_changed_under_a_daemon_is_noticed(store: TemplateStore) -> None:
     there = made(store, "a")
     with open(there.ram, "r+b") as damaged:
         damaged.write(b"x")
@@ -107,7 +116,9 @@ def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
-def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed(store: Store, file: str) -> None:
+def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed(
+    store: TemplateStore, file: str
+) -> None:
     there = made(store, "a")
     assert find_at_once(store.top, "a") == there and find_at_once(store.top, "b") is None
     with open(f"{there.directory}/{file}", "r+b") as damaged:
@@ -117,7 +128,9 @@ def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed
     assert find_at_once(store.top, "a") is None and os.path.exists(f"{there.directory}/rejected")
 
 
-def test_the_mark_of_one_that_was_rejected_is_kept_for_a_day(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mark_of_one_that_was_rejected_is_kept_for_a_day(
+    store: TemplateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = made(store, "a")
     Path(there.state).write_bytes(b"other")
     with pytest.raises(VmFailed):
@@ -125,24 +138,26 @@ def test_the_mark_of_one_that_was_rejected_is_kept_for_a_day(store: Store, monke
     assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(there.directory) == ["rejected"]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
-    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and os.listdir(store.top) == []
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and left(store) == []
 
 
-def test_the_mark_of_one_that_could_not_be_made_is_kept_as_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mark_of_one_that_could_not_be_made_is_kept_as_long(
+    store: TemplateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.mark("a")
     assert find_at_once(store.top, "a") is None and store.compare(0) == []
-    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(store.top) == ["a"]
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and left(store) == ["a"]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
-    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and os.listdir(store.top) == []
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and left(store) == []
 
 
-def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(store: Store) -> None:
+def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(store: TemplateStore) -> None:
     made(store, "a", b"old")
-    store.begin("a", MIB)
+    store.prepare("a", MIB)
     there = made(store, "a", b"new")
     assert b"new" in Path(there.ram).read_bytes()
-    store.begin("a", MIB)
+    store.prepare("a", MIB)
     store.abandon("a")
     store.abandon("a")
     assert store.find("a") == there
@@ -151,31 +166,31 @@ def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(sto
     assert store.find("a") is None
 
 
-def test_of_those_that_discard_one_at_once_only_the_first_has_done_it(store: Store) -> None:
+def test_of_those_that_remove_one_at_once_only_the_first_has_done_it(store: TemplateStore) -> None:
     made(store, "a")
-    assert [store.discard("a") for _ in range(3)] == [True, False, False]
-    assert os.listdir(store.top) == [] and store.find("a") is None
+    assert [store.remove("a") for _ in range(3)] == [True, False, False]
+    assert left(store) == [] and store.find("a") is None
 
 
-def test_those_that_were_used_last_are_kept_within_the_budget(store: Store) -> None:
+def test_those_that_were_used_last_are_kept_within_the_budget(store: TemplateStore) -> None:
     for age, name in enumerate("abc"):
         there = made(store, name)
         os.utime(f"{there.directory}/manifest.json", (10000 - age, 10000 - age))
-    store.begin("d", MIB)
+    store.prepare("d", MIB)
     each = sum(path.stat().st_blocks * 512 for path in Path(store.top, "a").iterdir())
     assert store.remove_unused(is_any, most_bytes=2 * each) == ["c"]
-    assert sorted(os.listdir(store.top)) == ["a", "b"]
+    assert left(store) == ["a", "b"]
     store.find("b")
     assert store.remove_unused(is_any, most_bytes=each) == ["a"], "its use was noted"
 
 
-def test_what_is_useless_damaged_or_no_template_is_removed(store: Store) -> None:
+def test_what_is_useless_damaged_or_no_template_is_removed(store: TemplateStore) -> None:
     made(store, "a")
     (Path(made(store, "b").directory) / "manifest.json").write_text("{}")
     (Path(store.top) / "c").mkdir()
     assert sorted(store.remove_unused(lambda one: one.made_of == PARTS, most_bytes=1 << 30)) == ["b", "c"]
     assert store.remove_unused(lambda one: one.made_of != PARTS, most_bytes=1 << 30) == ["a"]
-    assert Store(f"{store.top}/none").remove_unused(is_any, most_bytes=0) == []
+    assert TemplateStore(f"{store.top}/none").remove_unused(is_any, most_bytes=0) == []
 
 
 @pytest.mark.parametrize(
@@ -210,7 +225,7 @@ def test_a_digest_depends_on_places_and_sizes(tmp_path: Path) -> None:
     assert len(seen) == 5
 
 
-def test_one_template_at_a_time_is_compared_with_its_checksums_when_that_is_due(store: Store) -> None:
+def test_one_template_at_a_time_is_compared_with_its_checksums_when_that_is_due(store: TemplateStore) -> None:
     old = 10_000
     for name in "ab":
         there = made(store, name)
@@ -220,14 +235,136 @@ def test_one_template_at_a_time_is_compared_with_its_checksums_when_that_is_due(
         with open(there.ram, "r+b") as file:
             file.write(b"damaged")
         os.utime(there.ram, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert Store(store.top).compare(1e12) == [], "it is not due"
+    assert TemplateStore(store.top).compare(1e12) == [], "it is not due"
     (first,), (second,) = store.compare(60), store.compare(60)
     assert "ram" in first and {one.split("/")[-1].split()[0] for one in (first, second)} == {"a", "b"}
-    assert store.compare(60) == [] and os.listdir(store.top) == []
+    assert store.compare(60) == [] and left(store) == []
 
 
-def test_a_comparison_that_finds_nothing_is_noted(store: Store) -> None:
+def test_a_comparison_that_finds_nothing_is_noted(store: TemplateStore) -> None:
     there = made(store, "a")
     os.utime(there.state, (10_000, 10_000))
     assert store.compare(60) == []
     assert COMPARED in os.listdir(there.directory)
+
+
+# -- of pods, by namespace and name
+
+
+def named(store: Store, name: str = "warm", *, guest: bytes = b"guest") -> str:
+    """A template of that name in `default`."""
+    path = store.begin()
+    for file in (GUEST, MANIFEST):
+        Path(path, file).write_bytes(guest)
+    store.publish(path, f"default/{name}")
+    return store.path(f"default/{name}")
+
+
+def test_a_named_one_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    assert store.names() == []
+    path = store.begin()
+    assert store.names() == [] and os.stat(path).st_mode & 0o7777 == 0o700
+    Path(path, GUEST).write_bytes(b"x")
+    store.publish(path, "default/warm")
+    assert store.names() == ["default/warm"] and not os.path.exists(path)
+    assert taken_bytes(store.path("default/warm")) == 4096
+
+
+def test_another_of_the_same_name_is_refused_and_the_first_stays(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    first = named(store)
+    with pytest.raises(AlreadyExists, match="warm"):
+        named(store, guest=b"other")
+    assert Path(first, GUEST).read_bytes() == b"guest"
+
+
+def test_a_file_that_has_replaced_it_stays(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    (tmp_path / "named/default").mkdir(parents=True)
+    (tmp_path / "named/default/warm").write_bytes(b"a file")
+    with pytest.raises(AlreadyExists, match="warm"):
+        named(store)
+    assert (tmp_path / "named/default/warm").read_bytes() == b"a file"
+
+
+def test_one_is_removed_from_a_full_disk(tmp_path: Path) -> None:
+    """Which has no room for another directory."""
+    mount.mount("tmpfs", str(tmp_path), "tmpfs", data="size=1m,nr_inodes=12,mode=700")
+    try:
+        store = Store(f"{tmp_path}/named")
+        for name in ("warm", "other"):
+            named(store, name)
+        while os.statvfs(tmp_path).f_favail:
+            (tmp_path / f"{os.statvfs(tmp_path).f_favail}").touch()
+        with pytest.raises(NoSpace):
+            store.begin()
+        store.remove("default/warm")
+        assert store.names() == ["default/other"] and os.listdir(tmp_path / "named/.new") == []
+    finally:
+        mount.umount(str(tmp_path))
+
+
+def test_what_is_lent_stays_when_it_is_removed(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    kept = seen(named(store))
+    lent = store.lend("default/warm", borrower="pod")
+    assert seen(lent) == kept and len(kept) == 1
+    store.remove("default/warm")
+    assert store.names() == []
+    assert Path(lent, GUEST).read_bytes() == b"guest"
+    for _ in range(2):
+        store.give_back("pod")
+    assert not os.path.exists(lent)
+
+
+def test_a_file_that_is_written_to_has_other_seen(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    path = named(store)
+    before = seen(path)
+    Path(path, GUEST).write_bytes(b"guesT")
+    os.utime(f"{path}/{GUEST}", ns=(1, 1))
+    assert seen(path) != before
+    (Path(path) / GUEST).unlink()
+    assert seen(path) == ()
+
+
+def test_one_that_others_may_write_to_is_not_lent(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    Path(named(store)).chmod(0o777)
+    with pytest.raises(BadRequest, match="0700"):
+        store.lend("default/warm", borrower="pod")
+
+
+def test_what_was_only_begun_is_swept_and_foreign_names_are_ignored(tmp_path: Path) -> None:
+    store = Store(f"{tmp_path}/named")
+    named(store)
+    store.begin()
+    store.lend("default/warm", borrower="pod")
+    (tmp_path / "named/default/Other").mkdir()
+    (tmp_path / "named/default/file").write_bytes(b"")
+    (tmp_path / "named/lost+found").mkdir(0o700)
+    for _ in range(2):
+        store.collect_garbage()
+        assert store.names() == ["default/warm"]
+    assert left(store) == [".lent", "default", "lost+found"] and os.listdir(f"{store.top}/.lent") == []
+
+
+@pytest.mark.parametrize("name", ["../warm", "default/..", "default/x/y", "/", "", "warm", ".new/1"])
+def test_no_other_name_leads_anywhere(tmp_path: Path, name: str) -> None:
+    store = Store(f"{tmp_path}/named")
+    named(store)
+    (tmp_path / "named/.new/1").mkdir(parents=True)
+    with pytest.raises(NotFound):
+        store.path(name)
+    with pytest.raises(NotFound):
+        store.lend(name, borrower="pod")
+
+
+@pytest.mark.parametrize(
+    ("word", "is_one"),
+    [*((one, True) for one in ("a", "0", "a-b", "x" * 63)),
+     *((one, False) for one in ("", "-x", "x-", "X", "a/b", "..", "w" * 64, "w\u00e9", "a b"))],
+)  # fmt: skip
+def test_names_are_those_of_kubernetes(word: str, is_one: bool) -> None:
+    assert is_name(word) is is_one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods of a real kubelet that begin as copies of a warmed template, each with a token and a log of its own."""
+"""Pods of a real kubelet that begin with a named snapshot, each with a token and a log of its own."""
 
 import subprocess
 import sys
@@ -40,15 +40,15 @@ def _clearpod(cluster: Cluster, *arguments: str) -> str:
 def test_pods_go_on_where_another_one_was(cluster: Cluster) -> None:
     _run(cluster, "source", forkable="true")
     until_then = int(_sh(cluster, "source", "until [ -e /at ]; do sleep 0.1; done; cat /at"))
-    assert "default/warm" in _clearpod(cluster, "template", "create", "--from", "default/source", "warm")
+    assert "default/warm" in _clearpod(cluster, "snapshot", "create", "default/source", "warm")
     saved = int(_sh(cluster, "source", "cat /at"))
     cluster.delete("source")
-    _run(cluster, "copy", template="warm")
+    _run(cluster, "copy", snapshot="warm")
     assert until_then <= int(_sh(cluster, "copy", "cat /at"))
     first, *_ = cluster.kubectl("logs", "copy").split()
     assert until_then <= int(first) <= saved + 1
     assert _sh(cluster, "copy", "hostname; cat /etc/hostname").split() == ["copy", "copy"]
     assert cluster.pod("copy")["status"]["podIP"] in _sh(cluster, "copy", "ip -4 addr show eth0; cat /etc/hosts")
     assert _sh(cluster, "copy", "cut -c1-2 /token/token") == "ey"
-    assert "default/warm" in _clearpod(cluster, "template", "rm", "warm")
+    assert "default/warm" in _clearpod(cluster, "snapshot", "rm", "warm")
     cluster.delete("copy")

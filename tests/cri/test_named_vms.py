@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warmed template of a real pod: later pods go on where that one was, also when it and its daemon have ended."""
+"""A named snapshot of a real pod: later pods go on where that one was, also when it and its daemon have ended."""
 
 import asyncio
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORK_OF, FORKABLE, TEMPLATE
-from cri.store.warmed import DIRECTORY
+from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
+from cri.snapshots.named import DIRECTORY
 from stage1.linux import mount
 from stage1.rootfs import checkpoint as place
 from stage1.snapshot import save as saves
@@ -22,8 +22,8 @@ from tests.fakes.outer_net import OuterNet
 from .conftest import Client, VmWorld
 from .counter_rig import Kubelet, counted, counter_of, counting_world, run_counter, sandbox_of
 from .test_fork import refused as fork_refused
+from .test_named import listed, ours, refused
 from .test_pool_vms import output_of
-from .test_warmed import listed, ours, refused
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -52,8 +52,8 @@ def kubelet_of(world: VmWorld, name: str) -> Kubelet:
 
 
 def asked(cri: Client, kubelet: Kubelet, name: str, **annotations: str) -> pb.PodSandboxConfig:
-    """A pod that is to be a copy of the template."""
-    return sandbox_of(cri, kubelet, name, annotations={TEMPLATE: "warm", **annotations})
+    """A pod that is to be a copy of the snapshot."""
+    return sandbox_of(cri, kubelet, name, annotations={SNAPSHOT: "warm", **annotations})
 
 
 async def copied(cri: Client, kubelet: Kubelet, name: str) -> tuple[str, str]:
@@ -80,8 +80,8 @@ async def test_pods_begin_as_copies_when_the_source_has_ended(node: tuple[VmWorl
         await output_of(cri, container, "dd if=/dev/urandom of=/large bs=64k count=40; sync")
         await _has_no_space(cri, source, state)
         assert await counted(cri, source) == 3
-        made = await ours(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})
-        assert json.loads(made["template"])["blocker"] == "" and await counted(cri, source) == 4
+        made = await ours(cri, "CreateSnapshot", pod_sandbox_id=source, options={"name": "warm"})
+        assert json.loads(made["snapshot"])["blocker"] == "" and await counted(cri, source) == 4
         assert {oct(one.stat().st_mode & 0o7777) for one in (state / DIRECTORY).rglob("*")} == {"0o600", "0o700"}
         await cri("RemovePodSandbox", pod_sandbox_id=source)
     async with world.daemon() as cri:
@@ -91,7 +91,7 @@ async def test_pods_begin_as_copies_when_the_source_has_ended(node: tuple[VmWorl
         kubelet = kubelet_of(world, "one")
         one, web = await copied(cri, kubelet, "one")
         assert [await counted(cri, one) for _ in range(2)] == [4, 5]
-        assert "the template default/warm" in (await info(cri, one))["copyOf"]
+        assert "the snapshot default/warm" in (await info(cri, one))["copyOf"]
         seen = await output_of(cri, web, "hostname; cat /etc/hostname /map/key; ls -s /large")
         assert seen.split()[:3] == ["one", "one", "value"] and int(seen.split()[3]) > 2000
         two = await _removed_meanwhile(cri, world)
@@ -112,7 +112,7 @@ def _left(state: Path) -> dict[str, list[str]]:
 async def _has_no_space(cri: Client, source: str, state: Path) -> None:
     """Neither a template nor copies are made on a full disk, and all is rolled back."""
     with full_disk(state / DIRECTORY) as small:
-        code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})
+        code, text = await refused(cri, "CreateSnapshot", pod_sandbox_id=source, options={"name": "warm"})
         assert code == "RESOURCE_EXHAUSTED" and str(small) in text and await listed(cri) == []
         assert _left(state) == {".new": []}
     with full_disk(state / saves.FORKS) as small:
@@ -122,10 +122,10 @@ async def _has_no_space(cri: Client, source: str, state: Path) -> None:
         code, text = await cri.refused("RunPodSandbox", config=copy)
         assert code == "RESOURCE_EXHAUSTED" and str(small) in text and list(small.iterdir()) == []
     assert [one.id for one in (await cri("ListPodSandbox")).items] == [source]
-    cri.node.warmed.most_bytes = 1 << 20
-    code, text = await refused(cri, "CreateTemplate", pod_sandbox_id=source, options={"name": "warm"})
-    assert code == "RESOURCE_EXHAUSTED" and "templates.warmed_mib" in text and _left(state) == {".new": []}
-    cri.node.warmed.most_bytes = 1 << 30
+    cri.node.snapshots.most_bytes = 1 << 20
+    code, text = await refused(cri, "CreateSnapshot", pod_sandbox_id=source, options={"name": "warm"})
+    assert code == "RESOURCE_EXHAUSTED" and "snapshots.disk_mib" in text and _left(state) == {".new": []}
+    cri.node.snapshots.most_bytes = 1 << 30
 
 
 async def _is_refused(cri: Client, world: VmWorld, template: Path) -> None:
@@ -149,6 +149,6 @@ async def _removed_meanwhile(cri: Client, world: VmWorld) -> str:
     while not list(lent.glob(f"*/{place.MANIFEST}")):
         assert not beginning.done(), beginning
         await asyncio.sleep(0.002)
-    await ours(cri, "RemoveTemplate", options=NAMED)
+    await ours(cri, "RemoveSnapshot", options=NAMED)
     assert await listed(cri) == []
     return (await beginning)[0]

@@ -8,16 +8,19 @@ defines at what moment a pod becomes suspended; the successor of a daemon that w
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 from typing import TYPE_CHECKING
 
-from cri.live import save_space
 from cri.retry import every, retry_while_busy, within
 from cri.store import history
 from cri.store.history import Fact
 from cri.threads import apart
+from stage1 import machine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
+from stage1.linux import files
+from stage1.linux.libc import Guard
 from stage1.machine import SUSPEND
 from stage1.net import activation
 from stage1.pod import guest_volumes, states
@@ -30,17 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from cri.live.pod import LivePod
+    from cri.storage.disk import Storage
     from cri.store.images import ImageStore
     from stage1.rootfs.share import ImageFiles
     from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
 
-SHARES = "shares"
-"""What Tune unmounts, and with the text `mount` mounts again: the shares."""
-FREEZE = "cgroup.freeze"
-"""The file by which Tune freezes all containers ("1"), or one, and unfreezes them ("0")."""
+FREEZE, THAW = messages.Freeze(), messages.Freeze(thaw=True)
+"""Of all containers."""
+UNMOUNT, MOUNT = messages.Shares(), messages.Shares(mount=True)
 ANSWER_S, SHARES_S = 20.0, 5.0
+MIB = 1 << 20
+_RESIDENT = ("RssAnon:", "RssShmem:")
 RETRY_S = 10.0
 """How long a pod is left alone after a connection could not resume it."""
 BUSY = "an operation is in progress in it; end execs and retry"
@@ -68,11 +73,11 @@ async def be_quiet(pod: "LivePod", what: str = "suspended") -> None:
     await retry_while_busy(ask, every(SETTLE_STEP_S, within(SETTLE_S)))
 
 
-async def unmount_shares(ask: "Callable[[messages.Tune], Awaitable[object]]") -> None:
+async def unmount_shares(ask: "Callable[[messages.Shares], Awaitable[object]]") -> None:
     """Have the guest unmount the host's directories; `ask` sends the request. A container that was started a moment ago
     holds them until its program runs, after crun's answer: that is waited for up to `SHARES_S`. Raises PodError.
     """
-    await retry_while_busy(lambda: ask(messages.Tune(SHARES, "")), every(SETTLE_STEP_S, within(SHARES_S)))
+    await retry_while_busy(lambda: ask(UNMOUNT), every(SETTLE_STEP_S, within(SHARES_S)))
 
 
 def _is_busy(pod: "LivePod") -> bool:
@@ -114,7 +119,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         await settle(pod)
         if why := blocker(pod):
             raise WrongState(why)
-        await save_space.require(pod, pod.tools.host.state_dir, disk=False)
+        await require_space(pod, pod.tools.host.state_dir, disk=False)
         with pod.transfer.in_progress():
             await _suspend(pod, images)
         pod.vm = None
@@ -232,9 +237,9 @@ async def adopt(pod: "LivePod") -> bool:
 async def mount_again(pod: "LivePod") -> None:
     """Undo what a suspension or a copy has unmounted and frozen, also one that was killed. Raises PodError."""
     if pod.record.pod.suspend:
-        await pod.call(messages.Tune(SHARES, "mount"), ANSWER_S)
+        await pod.call(MOUNT, ANSWER_S)
         if pod.hello.copies:
-            await pod.call(messages.Tune(FREEZE, "0"), ANSWER_S)
+            await pod.call(THAW, ANSWER_S)
 
 
 async def _go_on(pod: "LivePod") -> None:
@@ -266,10 +271,10 @@ async def _meet(pod: "LivePod") -> None:
 
 async def _save(pod: "LivePod", images: "ImageStore") -> None:
     """Save the guest and end its VM. After a failure the VM may stay: resumption and removal of the pod end it."""
-    files = await asyncio.to_thread(files_in_window, pod, images)
+    window = await asyncio.to_thread(files_in_window, pod, images)
     try:
         of_pod, tools = (pod.directory, pod.record.pod), pod.tools
-        await tools.run_in_bulk(saves.suspend, *of_pod, host=tools.host, images=files)
+        await tools.run_in_bulk(saves.suspend, *of_pod, host=tools.host, images=window)
     except (PodError, OSError) as error:
         if not await asyncio.to_thread(loads.is_suspended, pod.directory):
             raise
@@ -279,8 +284,36 @@ async def _save(pod: "LivePod", images: "ImageStore") -> None:
 def files_in_window(pod: "LivePod", images: "ImageStore") -> "dict[str, ImageFiles]":
     """Return the files of the images that containers of the pod use, by their names in its window. Blocks."""
     image_files: dict[str, ImageFiles] = {}
-    for record in (*(one.record for one in pod.containers.values()), *pod.status.waiting):
-        name = record.window_image
-        if name and name not in image_files and (image := images.find(record.image_id)):
+    records = [(one.record.window_image, one.record.image_id) for one in pod.containers.values()]
+    for name, image_id in (*records, *((one.window_image, one.image_id) for one in pod.status.waiting)):
+        if name and name not in image_files and (image := images.find(image_id)):
             image_files[name] = images.files(image)
     return image_files
+
+
+async def require_space(pod: "LivePod", near: str, *, disk: bool) -> None:
+    """Raise NoSpace where a file in the directory `near` with the guest, and with `disk` another one with its disk,
+    would leave too little of the file system: `storage.keep_free_mib` is for other pods, as with a pull. Asked before
+    the guest stands still, since a pod's author may ask for copies.
+    """
+    if pod.tools.storage is not None:
+        await asyncio.to_thread(_require_space, pod.tools.storage, pod, near=near, disk=disk)
+
+
+def _require_space(storage: "Storage", pod: "LivePod", *, near: str, disk: bool) -> None:
+    model = pod.record.pod
+    needed = min(resident_bytes(pod.vm.pid), model.memory_mib * MIB) if pod.vm else 0
+    path = machine.vm_spec(model, pod.tools.host, directory=pod.directory).scratch if disk else ""
+    if path:
+        with Guard("stat", path):
+            needed += os.stat(path).st_blocks * 512
+    storage.require_free(near, needed, what=f"the state of {pod.title}")
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in no file: what its guest has touched, and some of its own. 0 when it has ended."""
+    try:
+        lines = files.read(f"/proc/{pid}/status").decode(errors="replace").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(_RESIDENT))

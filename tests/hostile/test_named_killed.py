@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon that is killed while it makes a warmed template, or a pod begins as a copy of one: the source goes on.
+"""A daemon that is killed while it makes a named snapshot, or a pod begins with one: the source goes on.
 
 Nothing half-made stays. Real VMs, the daemon is a process.
 """
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORKABLE, TEMPLATE
-from cri.store.warmed import DIRECTORY
+from cri.policy import FORKABLE, SNAPSHOT
+from cri.snapshots.named import DIRECTORY
 from stage1.rootfs import checkpoint as place
-from tests.cri.test_warmed import listed, ours
+from tests.cri.test_named import listed, ours
 from tests.hostile.killed import COUNTER, count, goes_on, small_vms, until, vmms
 from tests.hostile.rig import Node
 
@@ -35,7 +35,7 @@ def top(vms: Node) -> Path:
 
 
 def is_begun(vms: Node, name: str) -> bool:
-    """Whether this file of a template is being written."""
+    """Whether this file of a snapshot is being written."""
     return bool(list(top(vms).glob(f".new/*/{name}")))
 
 
@@ -59,21 +59,21 @@ async def test_the_source_goes_on_and_nothing_half_made_stays(vms: Node) -> None
     for name in (place.GUEST, place.DISK):
         async with vms.client() as cri:
             begun = partial(is_begun, vms, name)
-            await killed(vms, ours(cri, "CreateTemplate", **making), begun)
+            await killed(vms, ours(cri, "CreateSnapshot", **making), begun)
         async with vms.client() as cri:
             counts.append(await count(cri, container))
-            assert await listed(cri) == [] and os.listdir(top(vms)) == []
+            assert await listed(cri) == [] and not list(top(vms).rglob("*/*"))
             await goes_on(cri, container, counts[-1])
     async with vms.client() as cri:
-        await ours(cri, "CreateTemplate", **making)
-        await killed(vms, cri.pod("copy", annotations={TEMPLATE: "warm"}), lambda: vmms(vms) == 2)
+        await ours(cri, "CreateSnapshot", **making)
+        await killed(vms, cri.pod("copy", annotations={SNAPSHOT: "warm"}), lambda: vmms(vms) == 2)
     async with vms.client() as cri:
         for one in (await cri("ListPodSandbox")).items:
             if one.id != source:  # it was ready in that moment
                 await cri("RemovePodSandbox", pod_sandbox_id=one.id)
         await until(lambda: vmms(vms) == 1)
-        await until(lambda: os.listdir(top(vms)) == ["default"] and os.listdir(vms.root / "run/pods") == [source])
-        copy = await cri.pod("copy", annotations={TEMPLATE: "warm"})
+        await until(lambda: not list(top(vms).glob(".*/*")) and os.listdir(vms.root / "run/pods") == [source])
+        copy = await cri.pod("copy", annotations={SNAPSHOT: "warm"})
         made = await cri.container(copy, "sh", "-c", COUNTER)
         await cri("StartContainer", container_id=made)
         counts.append(await count(cri, container))

@@ -17,7 +17,7 @@ from cri.tasks import Tasks
 from cri.threads import is_set_within, run_uncancellable
 from stage1.errors import NoSpace, PodError
 from stage1.snapshot import save
-from stage1.snapshot.store import Store, remove_outdated
+from stage1.snapshot.store import TemplateStore, remove_outdated
 from stage1.vm.template import Template
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Templates:
     ) -> None:
         self._host, self._most_bytes, self._limit_s, self._make = host, disk_mib << 20, limit_s, make
         self._vmm = Interruptible(vmm)
-        self._store = Store(f"{host.state_dir}/{DIRECTORY}")
+        self._store = TemplateStore(f"{host.state_dir}/{DIRECTORY}")
         self._failures: dict[str, int] = {}
         self._queued: set[str] = set()
         self._asked = asyncio.Event()
@@ -129,7 +129,7 @@ class Templates:
         """
         name = os.path.basename(template.directory)
         try:
-            if await asyncio.to_thread(self._store.discard, name):
+            if await asyncio.to_thread(self._store.remove, name):
                 self._count_failure(name, why)
         except (PodError, OSError) as error:
             self._count_failure(name, error)

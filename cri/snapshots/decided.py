@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container and a pod are in their guest, and what of it a copy has from its original: `cri.live.copies` and
-`cri.live.checkpoint` write it down with the guest, and a copy is refused where it asks for something else.
+"""What a container and a pod are in their guest, and what of it a copy has from its original: `copies` writes
+it down with the guest, and a copy is refused where it asks for something else.
 
 Each field of the values of `stage1.pod.model` has a rule here; the tests have one for each field of the CRI's messages
 (`tests/unit/cri/test_decided.py`). A field without a rule fails a test. Pure.

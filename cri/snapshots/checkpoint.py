@@ -1,35 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """CheckpointPod: a running pod is written to a directory, as it is in one moment, and goes on. RestorePod reads it.
 
-It is saved as for a copy (`copies.standing_still`): its containers are frozen before, so that a guest which is loaded
-runs none of their instructions until StartContainer. A daemon that is killed in the middle leaves a link in the pod's
-directory, by which the next one lets the guest go on and removes the files (`suspension.adopt`).
+It is saved as for a fork (`copies.saved`): its containers are frozen before, so that a guest which is loaded runs none
+of their instructions until StartContainer. A daemon that is killed in the middle leaves a link in the pod's directory,
+by which the next one lets the guest go on and removes the files (`suspension.adopt`). A named snapshot is written and
+read by the same functions.
 """
 
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from cri.live import copies, suspension
-from cri.store import checkpoints, history
-from cri.store.checkpoints import Device, Manifest, Part, Piece, SavedContainer, SavedPod
+from google.protobuf.message import DecodeError
+
+from cri.pb import runtime_pb2 as pb
+from cri.snapshots import copies, manifest, suspension
+from cri.snapshots.copies import Given, Saver
+from cri.snapshots.manifest import Saved
+from cri.store import history
 from cri.store.history import Fact
 from cri.threads import run_uncancellable
 from stage1.errors import BadRequest, NotFound, WrongState
 from stage1.pod import states
 from stage1.rootfs import checkpoint as place
-from stage1.snapshot import save
+from stage1.snapshot import load, save
+from stage1.snapshot.save import Target
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
-    from cri.store.pods import ContainerRecord
-    from stage1.snapshot.save import Written
 
 log = logging.getLogger("clearpod.pod")
+
+_SHOWN = 400
+"""Characters of names in a sentence."""
+_FIELDS = ("command", "args", "envs")
+"""What a process has in its memory."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,20 +107,20 @@ async def _write(
         await pod.images.settle()
         await run_uncancellable(place.begin, pod.directory, output)
         try:
-            with pod.transfer.in_progress():
-                await copies.write_back(pod, near=output)
-                begun_ns = time.time_ns()
-                written, original = await _saved(pod, images, target=(output, container_ids), asked=asked)
-            took_ns = time.time_ns() - begun_ns
-            written = await asked.run(save.measure, written, output, is_awaited=asked.is_awaited)
-            data = checkpoints.dump(_manifest(pod, written, original=original, made_ns=begun_ns))
+            by = Saver(
+                output, lambda _: Target(output, is_awaited=asked.is_awaited), asked.run,
+                check=lambda: _others(pod, container_ids),
+            )  # fmt: skip
+            done = await copies.saved(pod, images, by=by)
+            machine = await asked.run(save.measured, done.saved.machine, output, is_awaited=asked.is_awaited)
+            data = manifest.dump(done.saved._replace(machine=machine))
             await asked.run(place.seal, pod.directory, output, manifest=data, is_awaited=asked.is_awaited)
         except BaseException:
             await run_uncancellable(place.abandon, pod.directory)
             raise
-        pod.note(Fact(history.CHECKPOINTED, took_ns=took_ns, text=title))
+        pod.note(Fact(history.CHECKPOINTED, took_ns=done.paused_ns, text=title))
         pod.save_soon()
-    extra = {"output": title, "paused_ms": took_ns // 1_000_000, "stopped_ms": round(written.stopped_s * 1000)}
+    extra = {"output": title, "paused_ms": done.paused_ns // 1_000_000, "stopped_ms": round(done.stopped_s * 1000)}
     log.info("pod.checkpointed", extra={**pod.log_fields(), **extra})
 
 
@@ -142,49 +150,57 @@ def _others(pod: "LivePod", container_ids: Sequence[str]) -> str:
                 "machine; name it too, or stop it first"
             )
     if pod.status.waiting:
-        name = pod.status.waiting[0].container.name
+        name = pod.status.waiting[0].name
         return f"container {name}, which {pod.title} has as a copy, was not created yet; create it first"
     return ""
 
 
-async def _saved(
-    pod: "LivePod", images: "ImageStore", *, target: tuple[str, Sequence[str]], asked: _Asked
-) -> "tuple[Written, copies.Original]":
-    """What was written into the directory, with these containers, and the pod as it was in that moment."""
-    output, container_ids = target
-    files = await asyncio.to_thread(suspension.files_in_window, pod, images)
-    async with copies.standing_still(pod):
-        if why := _others(pod, container_ids):  # one may have ended or begun meanwhile
-            raise WrongState(why)
-        original = copies.of(pod)
-        written = await asked.run(
-            save.checkpoint, pod.directory, pod.record.pod,
-            host=pod.tools.host, images=files, target=(output, asked.is_awaited),
-        )  # fmt: skip
-    return written, original
+def of_this_host(saved: Saved, images: "ImageStore", *, path: str) -> Given:
+    """What a pod begins with that is restored: the files are verified, and images are this host's own. Blocks. Raises
+    BadRequest, NotFound, WrongState, KernelError.
+    """
+    given = located(saved, images, title=f"pod {saved.pod.title} of {path}")
+    load.check_files(path, given.saved.machine, link_key=saved.pod.link_key)
+    return given
 
 
-def _manifest(pod: "LivePod", written: "Written", *, original: copies.Original, made_ns: int) -> Manifest:
-    model, record, saved = pod.record.pod, pod.record, written.manifest
-    return Manifest(
-        made_ns,
-        SavedPod(
-            model.id, model.name, model.namespace, model.uid, record.handler, record.config, model.memory_mib,
-            original.link_key, original.ids, original.decided,
-        ),
-        tuple(_container(one) for one in original.containers),
-        saved.images,
-        tuple(Piece(offset, size, mark) for _, offset, size, mark in saved.pieces),
-        tuple(Device(one.name, one.mac, one.mtu, one.addresses) for one in saved.interfaces),
-        tuple(Part(name, what) for name, what in sorted(saved.made_of.items())),
-        written.guest,
-        written.disk,
-    )  # fmt: skip
+def located(saved: Saved, images: "ImageStore", *, title: str) -> Given:
+    """Like `of_this_host`, without verifying the snapshot's files. `title` names the origin for people."""
+    files = {}
+    for placed in saved.machine.images:
+        image = images.find(f"sha256:{placed.name}")
+        if image is None:
+            raise NotFound(f"the image sha256:{placed.name} of the snapshot is not in the store; pull it first")
+        files[placed.name] = images.usable(image)
+    return Given(saved._replace(machine=load.located(saved.machine, files)), title)
 
 
-def _container(record: "ContainerRecord") -> SavedContainer:
-    return SavedContainer(
-        record.guest_id, record.container.name, record.attempt, record.image_id, record.image_ref, record.window_image,
-        record.config, tuple(mount.target for mount in record.container.mounts),
-        record.stdin, record.stdout, record.stderr, record.decided,
-    )  # fmt: skip
+def check(saved: Saved, configs: Sequence[pb.ContainerConfig]) -> None:
+    """Raise BadRequest unless each container of the checkpoint is there once, by its name; WrongState when one is
+    expected to be another process. What else must be the same, for all copies, `cri.containers.claim` compares.
+    """
+    names = [one.metadata.name for one in configs]
+    known = {one.name: one for one in saved.pod.containers}
+    if not names or len(set(names)) < len(names) or set(names) != set(known):
+        raise BadRequest(
+            f"the checkpoint has the containers {', '.join(sorted(known))[:_SHOWN]}, and the configurations are of "
+            f"{', '.join(sorted(names))[:_SHOWN] or 'none'}; give one for each"
+        )
+    for config in configs:
+        try:
+            former = pb.ContainerConfig.FromString(known[config.metadata.name].config)
+        except DecodeError:
+            raise BadRequest(
+                f"the configuration of container {config.metadata.name} in the checkpoint can't be understood; take "
+                "another checkpoint"
+            ) from None
+        if other := _difference(former, config):
+            raise WrongState(
+                f"container {config.metadata.name} of the checkpoint has another {other} than is asked for; it goes on "
+                "with what it has, so ask for that"
+            )
+
+
+def _difference(former: pb.ContainerConfig, config: pb.ContainerConfig) -> str:
+    """The first field in which they are not the same program; empty when they are."""
+    return next((name for name in _FIELDS if getattr(former, name) != getattr(config, name)), "")
