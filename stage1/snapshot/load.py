@@ -25,7 +25,7 @@ from stage1.rootfs.flat import flatten
 from stage1.snapshot.format import MOST_BYTES, Manifest, decode
 from stage1.snapshot.machine import booted, difference, identity
 from stage1.snapshot.save import LIMIT_S, SUSPENDED, parts_of, suspended_guest
-from stage1.vm import guest_file, mapping, medium
+from stage1.vm import mapping, medium, monitor
 from stage1.vm.spec import QMP, VOLUMES, VmSpec
 
 TYPE_CHECKING = False
@@ -110,11 +110,11 @@ def _load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> N
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)
     mapping.restore(prepared.directory, vm.window_bytes, images=manifest.images)
-    with medium.connected(prepared.directory, limit_s=LIMIT_S) as monitor:
-        guest_file.read(monitor, f"{path}/{GUEST}", vm=engine.recorded_vm(prepared.directory))
+    with medium.connected(prepared.directory, limit_s=LIMIT_S) as qmp:
+        monitor.load_guest(qmp, f"{path}/{GUEST}", vm=engine.recorded_vm(prepared.directory))
         pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
-        medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
-        monitor.run("cont")
+        medium.add(qmp, pieces, disk_bytes=vm.window_bytes)
+        qmp.run("cont")
 
 
 def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodNetwork | None) -> None:
@@ -175,14 +175,14 @@ def resume(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Ite
     vm, note = placement.add(spec._replace(is_resumed=True), pod, host=host, directory=directory)
     try:
         started, _ = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
-        with medium.connected(directory, limit_s=LIMIT_S) as monitor:
-            guest_file.read(monitor, path, vm=started)
+        with medium.connected(directory, limit_s=LIMIT_S) as qmp:
+            monitor.load_guest(qmp, path, vm=started)
             pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
-            medium.add(monitor, pieces, disk_bytes=vm.window_bytes)
+            medium.add(qmp, pieces, disk_bytes=vm.window_bytes)
             _attach(directory, pod, containers=containers)
             with beneath.Root(directory) as own:
                 own.unlink(SUSPENDED)
-            monitor.run("cont")
+            qmp.run("cont")
     except BaseException:
         if is_suspended(directory):
             settle(directory)
@@ -209,7 +209,7 @@ def _check_guest(path: str, was: "tuple[int, str] | None") -> None:
     """Raise WrongState unless the file is there, and is what was saved: a guest whose memory is damaged would go on
     with it.
     """
-    why = "" if guest_file.exists(path) else "is gone"
+    why = "" if os.path.lexists(path) else "is gone"
     if not why and examined(path) != was:
         why = "was changed or damaged"
     if why:

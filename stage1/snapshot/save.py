@@ -23,13 +23,13 @@ from stage1.linux.libc import Guard
 from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.rootfs import scratch
-from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, examined, require
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, examined, make, require
 from stage1.rootfs.flat import flatten
 from stage1.snapshot.format import Manifest, Piece
 from stage1.snapshot.machine import TemplateSpec, booted, identity, lack, parts, spec_of, this_host
 from stage1.snapshot.store import TemplateStore
-from stage1.vm import guest_file, mapping, medium
-from stage1.vm.monitor import Monitor
+from stage1.vm import mapping, medium
+from stage1.vm.monitor import Monitor, save_guest, settled
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.template import Template
 
@@ -91,7 +91,7 @@ def take(
             begun_s = time.monotonic()
             monitor.run("stop")
             medium.take_out(monitor)
-            guest_file.write(monitor, into.guest, is_awaited=is_awaited)
+            save_guest(monitor, into.guest, is_awaited=is_awaited)
             if into.of_disk:
                 scratch.copy_sparse(into.of_disk, into.disk, between=lambda: require(is_awaited))
             complete()
@@ -111,7 +111,7 @@ def go_on(directory: str) -> None:
     """Let a guest run that `take` may have stopped, and forget what was saved of it. Idempotent. Raises VmFailed."""
     with medium.connected(directory) as monitor:
         monitor.run("migrate_cancel")
-        guest_file.settled(monitor)
+        settled(monitor)
         medium.put_back(monitor, disk_bytes=machine.DISK_WINDOW_BYTES)
         monitor.run("cont")
     scratch.forget_guest(directory)
@@ -180,7 +180,7 @@ def save(directory: str, pod: Pod, *, host: Host, target: Target) -> float:
 
     try:
         files.write_atomic(f"{new}/{MANIFEST}", target.manifest)
-        guest_file.make(f"{new}/{GUEST}")
+        make(f"{new}/{GUEST}")
         return take(directory, Files(f"{new}/{GUEST}", f"{new}/{DISK}", disk), complete=appear)
     except BaseException:
         remove(path)
@@ -220,7 +220,8 @@ def suspend(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, Image
     manifest = Manifest(booted(spec), pieces=tuple(_in_window(directory, images)))
     path = suspended_guest(pod, host)
     scratch.note(directory, scratch.GUEST_LINK, path=path)
-    guest_file.make(path)
+    files.unlink(path)
+    make(path)
 
     def appear() -> None:
         with beneath.Root(directory) as own:

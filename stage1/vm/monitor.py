@@ -1,28 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's monitor (QMP) on a socket that it has inherited: saves a guest as a template, and loads one into a new VM.
+"""QEMU's monitor (QMP): saves guests and loads them. A template, whose memory is a file that the VM maps, on a socket
+that QEMU has inherited, which is closed before a loaded guest gets its pod; a pod's guest, memory and devices, to and
+from a file, on the pod's own.
 
-Called by `starter` and `stage1.snapshot`, blocking. Its other end is not shared, has no path, and is closed before a
-loaded guest gets its pod. What is read has a limit in time and in bytes.
+Called by `starter`, `medium` and `stage1.snapshot`, blocking. QEMU gets all files as descriptors. What is read has a
+limit in time and in bytes.
 """
 
+import errno
 import json
+import os
 import socket
 import sys
 import time
+from contextlib import ExitStack
 
-from stage1.errors import VmFailed, both_ends
-from stage1.vm.template import BEGIN, LOAD, STATE_SET, STATE_URI, spoken
+from stage1.errors import NoSpace, VmFailed, both_ends
+from stage1.linux.libc import Guard
+from stage1.vm.spec import MONITOR_FD
+from stage1.vm.template import BEGIN, LOAD, RAM_FD, STATE_FD, STATE_SET, STATE_URI, Template, spoken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
+
+    from stage1.vm.vmm import VmProcess
 
 LIMIT_S = 60.0
 """Time limits for a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
 _MOST_BYTES = 1 << 20
 _MOST_NUMBER, _MOST_VALUES = 1 << 63, 1 << 17
 """The latter of one answer: each takes many times of its text in memory."""
+
+_BANDWIDTH = 1 << 40
+_FIRST_PAUSE_S, _LAST_PAUSE_S, _GROWTH = 0.001, 0.25, 1.1
+"""Delay between queries of the progress, whose answers are bounded together. Of a guest that is saved or loaded in
+20 ms, 1 ms is lost by them.
+"""
 
 
 class Refused(VmFailed):
@@ -140,3 +155,96 @@ def _status(reply: "dict[str, Any]") -> str:
 
 def _text(error: object) -> str:
     return both_ends(str(error.get("desc") if isinstance(error, dict) else error), 400)
+
+
+def save_guest(monitor: Monitor, path: str, *, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
+    """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises NoSpace, VmFailed,
+    also when it is not awaited any more.
+    """
+    monitor.run("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
+    try:
+        _migrate(monitor, "migrate", path=path, is_awaited=is_awaited)
+    except VmFailed as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise NoSpace(
+                f"there is no space for the memory of a guest at {path}; free some, or choose a larger file system"
+            ) from None
+        raise
+
+
+def load_guest(monitor: Monitor, path: str, *, vm: "VmProcess | None") -> None:
+    """Load the guest, which does not run yet, into `vm`. Raises VmFailed with QEMU's last output, since QEMU ends when
+    it can't; KernelError.
+    """
+    try:
+        _migrate(monitor, "migrate-incoming", path=path)
+    except VmFailed as error:
+        last = vm.console_tail(1).strip() if vm else ""
+        raise VmFailed(f"the guest saved in {path} can't be loaded: {last or error}") from None
+
+
+def settled(monitor: Monitor, is_awaited: "Callable[[], bool]" = lambda: True) -> str:
+    """The result of the transfer, for people; empty if none was started. It is cancelled if its caller is."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        reply = monitor.run("query-migrate")
+        status = str(reply.get("status", "")) if isinstance(reply, dict) else ""
+        if status in ("", "completed", "failed", "cancelled"):
+            return both_ends(f"{status} {reply.get('error-desc', '')}".strip(), 400) if status else ""
+        if not is_awaited():
+            monitor.run("migrate_cancel")
+        time.sleep(pause_s)
+        pause_s = min(_GROWTH * pause_s, _LAST_PAUSE_S)
+
+
+def _migrate(monitor: Monitor, command: str, *, path: str, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
+    flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
+    with Guard("open", path):
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        number = monitor.add_file(fd, "guest")
+    finally:
+        os.close(fd)
+    try:
+        monitor.run(command, {"uri": f"file:/dev/fdset/{number}"})
+        if (status := settled(monitor, is_awaited)) != "completed":
+            raise VmFailed(f"the VMM failed to {command} a guest: {status}")
+    finally:
+        monitor.run("remove-fd", {"fdset-id": number})
+
+
+class Ends:
+    """Context manager with both ends of the monitor of a VMM that is to be a copy of a template, and that template's
+    files, which can only be read.
+    """
+
+    def __init__(self, template: Template) -> None:
+        """Raises KernelError, also when the template has gone."""
+        with ExitStack() as opened:
+            files = {STATE_FD: _open(template.state, opened), RAM_FD: _open(template.ram, opened)}
+            with Guard("socketpair", "a monitor"):
+                self._ours, self._theirs = (opened.enter_context(end) for end in socket.socketpair())
+            self._opened = opened.pop_all()
+        self.theirs = {MONITOR_FD: self._theirs.fileno(), **files}
+        """Descriptors of ours, and the numbers that they have in the VMM."""
+
+    def __enter__(self) -> "Ends":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def load(self) -> None:
+        """Load the state; the guest runs then, and the monitor is not reachable any more. Raises VmFailed, also if
+        the VMM ends.
+        """
+        self._theirs.close()
+        with Monitor(self._ours.detach()) as monitor:
+            monitor.load()
+
+
+def _open(path: str, opened: ExitStack) -> int:
+    with Guard("open", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    opened.callback(os.close, fd)
+    return fd

@@ -76,12 +76,12 @@ class ProcessVmm:
                 os.close(output)
 
     def _start_with(self, template: "Template", vm: VmSpec, *, fixed: dict[int, int], console: str) -> VmProcess:
-        from stage1.vm import copying  # rkt has none, and waits for each import
+        from stage1.vm import monitor  # rkt has none, and waits for each import
 
         if template.is_made:
             fixed = {**fixed, MONITOR_FD: template.monitor}
             return self._survive_start(self._launch(vm, fixed), vm, console=console)
-        with copying.Ends(template) as ends:
+        with monitor.Ends(template) as ends:
             pid = self._launch(vm, {**fixed, **ends.theirs})
             with process.hold(pid) as handle:
                 started = _process(pid, console)

@@ -5,24 +5,20 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
+from cri.policy import FORKABLE, SNAPSHOT
 from cri.snapshots.named import DIRECTORY
-from stage1.linux import mount
 from stage1.rootfs import checkpoint as place
-from stage1.snapshot import save as saves
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import Client, VmWorld
 from .counter_rig import Kubelet, counted, counter_of, counting_world, run_counter, sandbox_of
-from .test_fork import refused as fork_refused
-from .test_named import listed, ours, refused
+from .test_named import listed, ours
 from .test_pool_vms import output_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -34,17 +30,6 @@ NAMED = {"namespace": "default", "name": "warm"}
 def node(tmp_path: Path, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
     with counting_world(tmp_path, guest_dir) as made:
         yield made
-
-
-@contextmanager
-def full_disk(path: Path) -> Iterator[Path]:
-    """The directory has no room for a guest, while the block runs."""
-    path.mkdir(0o700, exist_ok=True)
-    mount.mount("tmpfs", str(path), "tmpfs", data="size=4m,mode=700")
-    try:
-        yield path
-    finally:
-        mount.umount(str(path))
 
 
 def kubelet_of(world: VmWorld, name: str) -> Kubelet:
@@ -78,7 +63,6 @@ async def test_pods_begin_as_copies_when_the_source_has_ended(node: tuple[VmWorl
         source, container = await run_counter(cri, kubelet_of(world, "web"), "web", annotations={FORKABLE: "true"})
         assert [await counted(cri, source) for _ in range(2)] == [1, 2]
         await output_of(cri, container, "dd if=/dev/urandom of=/large bs=64k count=40; sync")
-        await _has_no_space(cri, source, state)
         assert await counted(cri, source) == 3
         made = await ours(cri, "CreateSnapshot", pod_sandbox_id=source, options={"name": "warm"})
         assert json.loads(made["snapshot"])["blocker"] == "" and await counted(cri, source) == 4
@@ -107,25 +91,6 @@ async def test_pods_begin_as_copies_when_the_source_has_ended(node: tuple[VmWorl
 
 def _left(state: Path) -> dict[str, list[str]]:
     return {one.name: os.listdir(one) for one in (state / DIRECTORY).iterdir()}
-
-
-async def _has_no_space(cri: Client, source: str, state: Path) -> None:
-    """Neither a template nor copies are made on a full disk, and all is rolled back."""
-    with full_disk(state / DIRECTORY) as small:
-        code, text = await refused(cri, "CreateSnapshot", pod_sandbox_id=source, options={"name": "warm"})
-        assert code == "RESOURCE_EXHAUSTED" and str(small) in text and await listed(cri) == []
-        assert _left(state) == {".new": []}
-    with full_disk(state / saves.FORKS) as small:
-        code, text = await fork_refused(cri, source, copies="2")
-        assert code == "RESOURCE_EXHAUSTED" and str(small) in text and list(small.iterdir()) == []
-        copy = cri.sandbox("copy", annotations={FORK_OF: "web"})
-        code, text = await cri.refused("RunPodSandbox", config=copy)
-        assert code == "RESOURCE_EXHAUSTED" and str(small) in text and list(small.iterdir()) == []
-    assert [one.id for one in (await cri("ListPodSandbox")).items] == [source]
-    cri.node.snapshots.most_bytes = 1 << 20
-    code, text = await refused(cri, "CreateSnapshot", pod_sandbox_id=source, options={"name": "warm"})
-    assert code == "RESOURCE_EXHAUSTED" and "snapshots.disk_mib" in text and _left(state) == {".new": []}
-    cri.node.snapshots.most_bytes = 1 << 30
 
 
 async def _is_refused(cri: Client, world: VmWorld, template: Path) -> None:

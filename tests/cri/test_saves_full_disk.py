@@ -6,6 +6,7 @@ sentence, the pods are what they were, and nothing is left.
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -18,8 +19,7 @@ from stage1.snapshot import save as saves
 
 from .conftest import Client, Registered, VmWorld, vm_world
 from .test_fork import refused as fork_refused
-from .test_named import ours
-from .test_named_vms import full_disk
+from .test_named import ours, refused
 from .test_pool_vms import output_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -62,13 +62,44 @@ async def counted(cri: Client, container: str) -> int:
     return int(await output_of(cri, container, COUNT))
 
 
-async def _has_no_space_for_its_guest(cri: Client, pod: str, scratch: Path) -> None:
-    """What is there besides is not seen meanwhile; its VMM has it open."""
-    with full_disk(scratch), pytest.raises(grpc.RpcError) as raised:
+@contextmanager
+def full_disk(path: Path) -> Iterator[Path]:
+    """The directory has no room for a guest, while the block runs. What is there besides is not seen meanwhile."""
+    path.mkdir(0o700, exist_ok=True)
+    mount.mount("tmpfs", str(path), "tmpfs", data="size=4m,mode=700")
+    try:
+        yield path
+    finally:
+        mount.umount(str(path))
+
+
+async def _has_no_space_for_its_guest(cri: Client, pod: str, *, small: Path) -> None:
+    """In none of the places where one is saved; all is rolled back."""
+    state, named = Path(cri.node.host.state_dir), {"pod_sandbox_id": pod, "options": {"name": "other"}}
+    with full_disk(state / "scratch") as full, pytest.raises(grpc.RpcError) as raised:
         await cri.ours("SuspendPod", pod)
-    code, text = raised.value.code().name, str(raised.value.details())
-    assert code == "RESOURCE_EXHAUSTED" and str(scratch) in text and len(text.splitlines()) == 1
-    assert not cri.node.pods.get(pod).is_suspended and not list(scratch.glob(f"*{saves.ENDING}*"))
+    refusals = [(full, raised.value.code().name, str(raised.value.details()))]
+    assert not cri.node.pods.get(pod).is_suspended and not list(full.glob(f"*{saves.ENDING}*"))
+    with full_disk(small) as full:
+        asked = {"output_path": str(full), "container_ids": list(cri.node.pods.get(pod).containers)}
+        refusals.append((full, *await cri.refused("CheckpointPod", pod_sandbox_id=pod, **asked)))
+        assert not list(full.iterdir())
+    with full_disk(state / DIRECTORY) as full:
+        refusals.append((full, *await refused(cri, "CreateSnapshot", **named)))
+        assert [one.name for one in full.rglob("*")] == [".new"]
+    with full_disk(state / saves.FORKS) as full:
+        refusals.append((full, *await fork_refused(cri, pod, copies="2")))
+        copy = cri.sandbox("copy", annotations={FORK_OF: "web"})
+        refusals.append((full, *await cri.refused("RunPodSandbox", config=copy)))
+        assert not list(full.iterdir())
+    for place, code, text in refusals:
+        assert code == "RESOURCE_EXHAUSTED" and str(place) in text and len(text.splitlines()) == 1
+    most, cri.node.snapshots.most_bytes = cri.node.snapshots.most_bytes, 1 << 20
+    code, text = await refused(cri, "CreateSnapshot", **named)
+    assert (
+        code == "RESOURCE_EXHAUSTED" and "snapshots.disk_mib" in text and not list((state / DIRECTORY).glob(".new/*"))
+    )
+    cri.node.snapshots.most_bytes = most
 
 
 async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: Path) -> None:
@@ -79,9 +110,9 @@ async def test_a_save_on_a_full_disk_is_rolled_back(machine: VmWorld, tmp_path: 
         (web, container), (other, waiting) = [await counter(cri, name) for name in ("web", "other")]
         before = await counted(cri, container), await counted(cri, waiting)
         asked = {"pod_sandbox_id": web, "output_path": str(output), "container_ids": [container]}
+        await _has_no_space_for_its_guest(cri, web, small=tmp_path / "small")
         await cri("CheckpointPod", deadline_s=60, **asked)
         await ours(cri, "CreateSnapshot", pod_sandbox_id=web, options={"name": "warm"})
-        await _has_no_space_for_its_guest(cri, web, Path(machine.config.state_dir, "scratch"))
         await cri.ours("SuspendPod", other)
         ballast = Path(machine.config.run_dir, "ballast")
         fill(ballast)

@@ -15,7 +15,8 @@ from cri.store import pods as store
 from stage1 import engine
 from stage1.guest import messages
 from stage1.snapshot import load as loads
-from stage1.vm import guest_file, medium
+from stage1.vm import medium
+from stage1.vm import monitor as qemu_monitor
 from tests.fakes.patience import PATIENCE
 from tests.fakes.streaming_client import Conversation
 
@@ -94,7 +95,7 @@ def _is_killed_while_it_loads(machine: VmWorld, directory: str, monkeypatch: pyt
     """The VMM has begun, and the pod is suspended still."""
     pod = store.load(directory).record.pod
     with monkeypatch.context() as patch:
-        patch.setattr(guest_file, "read", lambda *_, **__: 1 // 0)
+        patch.setattr(qemu_monitor, "load_guest", lambda *_, **__: 1 // 0)
         patch.setattr(loads, "settle", lambda _: None)
         with pytest.raises(ZeroDivisionError):
             loads.resume(directory, pod, host=machine.host, vmm=machine.vmm)

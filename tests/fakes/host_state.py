@@ -40,7 +40,7 @@ class HostState:
             "state_dir/scratch": _below(self.root / "state/scratch"),
             "state_dir/forks": _below(self.root / "state/forks"),
             "state_dir/snapshots": [name for name in _below(self.root / "state/snapshots") if "/" in name],
-            "state_dir/vm-templates": [name for name in _below(self.root / "state/vm-templates") if ".new" in name],
+            "state_dir/vm-templates": [name for name in _below(self.root / "state/vm-templates") if ".new/" in name],
             "temporary files": _below(self.root / "tmp"),
             "network namespaces": self._ours(os.listdir("/run/netns") if os.path.isdir("/run/netns") else []),
             "network records": [name for name in _below(self.root / "state/cni") if name != "run"],

@@ -44,7 +44,8 @@ class Machine:
         self.vms, self.templates = vms, vms.root / "state/vm-templates"
 
     def made(self) -> list[str]:
-        return sorted(os.listdir(self.templates)) if self.templates.exists() else []
+        """Those that were begun, too."""
+        return sorted(str(one) for pattern in ("[!.]*", ".new/*") for one in self.templates.glob(pattern))
 
     def pods(self) -> list[str]:
         return sorted(os.listdir(self.vms.root / "run/pods"))
@@ -56,7 +57,7 @@ class Machine:
         """Wait until the machine has just these pods, a VMM for each, and no template that was begun."""
 
         def is_so() -> bool:
-            is_begun = any(".new" in name for name in self.made())
+            is_begun = any("/.new/" in name for name in self.made())
             return self.pods() == sorted(pods) and self.vmms() == len(pods) and not is_begun
 
         await until(is_so)

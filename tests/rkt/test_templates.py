@@ -49,6 +49,11 @@ def is_there(top: Path) -> bool:
     return bool([*top.glob("*/manifest.json")])
 
 
+def whole(top: Path) -> list[Path]:
+    """What has a name there."""
+    return [one for one in top.iterdir() if one.name != ".new"]
+
+
 def nothing_is_in_the_making() -> bool:
     return not [*Path(templating.WORK, "pods").iterdir()]
 
@@ -65,7 +70,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, small_stage1_image: Path, sma
             done = first.pod.gc(remove=False)
             assert (done.code, done.stderr, top.exists()) == (0, "", False), "another program is at work"
         assert collected(first.pod, lambda _: is_there(top)).stderr == ""
-        (template,) = top.iterdir()
+        (template,) = whole(top)
         wait_until(nothing_is_in_the_making)
         return template
     finally:
@@ -203,13 +208,13 @@ def test_a_gc_that_is_killed_leaves_a_template_to_the_next_one(rig: Rig) -> None
     while True:
         collecting = threading.Thread(target=pods[0].pod.gc, kwargs={"remove": False})
         collecting.start()
-        wait_until(lambda: [*top.glob("*.new*/ram")] or not collecting.is_alive())  # noqa: B023  waited for here
-        if [*top.glob("*.new*/ram")]:
+        wait_until(lambda: [*top.glob(".new/*/ram")] or not collecting.is_alive())  # noqa: B023  waited for here
+        if [*top.glob(".new/*/ram")]:
             break
     pods[0].pod.processes[-1].kill()
     collecting.join()
     collected(pods[1].pod, lambda _: is_there(top))
-    (template,) = top.iterdir()
+    (template,) = whole(top)
     assert "manifest.json" in os.listdir(template)
     wait_until(nothing_is_in_the_making)
     assert rig.run([rig.sh("one", HOW)]).finish() == (0, b"copy\n", b"")
@@ -224,7 +229,7 @@ def test_where_the_disk_is_full_no_template_is_made_and_pods_boot(rig: Rig) -> N
             running = rig.run([rig.sh("one", HOW)])
             assert running.finish() == (0, b"booted\n", b"")
             done = collected(running.pod, lambda done: done.stderr)
-            assert done.stderr.count("\n") == 1 and "template" in done.stderr and os.listdir(top) == []
+            assert done.stderr.count("\n") == 1 and "template" in done.stderr and whole(top) == []
             wait_until(nothing_is_in_the_making)
     finally:
         subprocess.run(["umount", top], check=True)
@@ -265,7 +270,7 @@ def test_gc_finds_a_template_that_is_not_as_it_was_written(rig: Rig, made: Path)
     running = rig.run([rig.sh("one", HOW)])
     assert running.finish() == (0, b"copy\n", b"")
     manifest = (made / "manifest.json").read_text()
-    digest = json.loads(manifest)["digests"]["ram"]
+    digest = json.loads(manifest)["files"]["ram"][1]
     (made / "manifest.json").write_text(manifest.replace(digest, "0" * len(digest)))
     os.utime(made / "state", (10_000, 10_000))
     done = collected(running.pod, lambda done: done.stderr)
@@ -287,6 +292,6 @@ def test_a_template_that_can_not_be_made_is_reported_once_and_not_retried(
     assert "template" in collected(pods[0].pod, lambda done: done.stderr).stderr
     second = pods[1].pod.gc()
     assert (second.code, second.stderr) == (0, ""), second
-    (mark,) = top.iterdir()
+    (mark,) = whole(top)
     assert os.listdir(mark) == ["rejected"]
     wait_until(nothing_is_in_the_making)

@@ -302,15 +302,14 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/sigsys.py": {"os.open": HOST},
     "stage1/rootfs/checkpoint.py": dict.fromkeys(("files.write_atomic", "os.lstat", "os.open"), CLIENT),
     "stage1/snapshot/save.py": dict.fromkeys(
-        """files.make_dirs files.remove_tree files.write_atomic os.listdir os.mkdir os.open os.path.lexists
-        os.rename""".split(),
+        """files.make_dirs files.remove_tree files.unlink files.write_atomic os.listdir os.mkdir os.open
+        os.path.lexists os.rename""".split(),
         STATE,
     ),
     "stage1/snapshot/format.py": dict.fromkeys(("files.read", "os.rename", "os.stat", "os.utime"), STATE),
     "stage1/snapshot/load.py": {"os.path.lexists": CLIENT},
-    "stage1/vm/guest_file.py": dict.fromkeys(("files.unlink", "os.open", "os.path.lexists"), STATE),
     "stage1/vm/medium.py": {"os.open": IMAGES},
-    "stage1/vm/copying.py": {"os.open": STATE},
+    "stage1/vm/monitor.py": {"os.open": STATE},
     "stage1/snapshot/machine.py": {**dict.fromkeys(("os.path.realpath", "os.stat"), GUEST), "files.read": HOST},
     "stage1/snapshot/store.py": dict.fromkeys(
         """files.make_dirs files.remove_tree files.unlink files.write_atomic open os.chmod os.chown os.link
