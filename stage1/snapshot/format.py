@@ -12,15 +12,15 @@ from typing import NamedTuple
 from stage1.errors import VmFailed
 from stage1.linux import files
 from stage1.linux.libc import Guard
+from stage1.pod.network import Interface
 from stage1.vm.template import Template
+from stage1.vm.window import Placed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from stage1.pod.network import Interface
-    from stage1.vm.window import Placed
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -106,11 +106,6 @@ def _texts(record: "dict[Any, Any]") -> dict[str, str]:
 
 
 def _of_pod(record: "dict[str, Any]") -> "tuple[tuple[Placed, ...], tuple[Interface, ...], dict[str, Any]]":
-    if not record["images"] and not record["interfaces"]:
-        return (), (), {**record["more"]}
-    from stage1.pod.network import Interface  # a template has none, and rkt's pods wait for each import
-    from stage1.vm.window import Placed
-
     return (
         tuple(Placed(_text(a), _number(b), _number(c)) for a, b, c in record["images"]),
         tuple(
