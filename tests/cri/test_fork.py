@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,13 +20,12 @@ from cri.store import history
 from stage1 import engine
 from stage1.errors import NotFound, WrongState
 from stage1.guest import messages
-from stage1.guest.messages import Freeze, Reply, Shares
+from stage1.guest.messages import Freeze, Shares
 from stage1.linux import mount
 from stage1.pod.model import Pod
-from stage1.pod.network import Interface, PodNetwork
+from stage1.pod.network import Interface
 from stage1.snapshot import load as loads
 from stage1.snapshot import save as saves
-from stage1.snapshot.format import Manifest
 from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 
@@ -201,37 +199,6 @@ def test_a_vm_that_joins_later_gets_the_network_of_its_original_or_none(world: W
     finally:
         engine.clean_up(prepared.directory)
     assert cni.left_over() == [] and world.left_over() == []
-
-
-class Told:
-    """A copied pod whose guest does whatever it is told."""
-
-    def __init__(self, network: PodNetwork) -> None:
-        self.record, self.network = SimpleNamespace(pod=Pod("a" * 64, "copy", hostname="copy")), network
-        self.status, self.tools = SimpleNamespace(waiting=()), SimpleNamespace(boot_timeout_s=10 * PATIENCE)
-        self.title, self.asked = "pod default/copy", list[str]()
-
-    async def call(self, op: messages.Op, timeout_s: float = 0) -> messages.Reply:
-        self.asked.append(getattr(op, "hostname", "") or type(op).__name__)
-        await asyncio.sleep(0)
-        return Reply()
-
-
-@pytest.mark.parametrize("is_there", [True, False])
-async def test_a_guest_leaves_what_it_was_before_it_is_another_one(is_there: bool) -> None:
-    """Whether its network is there already or not."""
-    pod: Any = Told(PodNetwork())
-    manifest = Manifest({}, memory_mib=128)
-    joined: Any = asyncio.get_running_loop().create_future()
-    if is_there:
-        joined.set_result(None)
-    assuming = asyncio.ensure_future(copies._assume_identity(pod, manifest, joined=joined))
-    if not is_there:
-        await asyncio.wait({assuming}, timeout=0.1)
-        assert pod.asked == ["Configure", "Shares"]
-        joined.set_result(None)
-    await assuming
-    assert pod.asked == ["Configure", "Shares", "copy", "List", "Freeze"]
 
 
 def test_what_is_removed_before_it_is_loaded_is_reported_as_such(world: World, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ async def test_a_copy_goes_on_as_another_pod(outer: tuple[VmWorld, OuterNet]) ->
             annotations=annotations,
             log_directory=str(Path(cri.node.config.run_dir, "logs/copy")),
         )
+        assert [one.config for one in cri.node.pods.get(copy).status.waiting] == [b""], "it is written with each state"
         made = await cri.container(copy, "sh", "-c", COUNTER, log_path="c.log")
         assert (await cri.status(made)).state == pb.CONTAINER_CREATED
         await cri("StartContainer", container_id=made)

@@ -64,6 +64,21 @@ async def test_it_gets_its_identity_first_and_in_order() -> None:
     assert guest.asked[4:] == [m.Freeze(ALIVE), m.Freeze(thaw=True)]
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_it_leaves_what_it_was_whether_its_network_is_there_or_not(is_there: bool) -> None:
+    guest = Guest(())
+    joined: Any = asyncio.get_running_loop().create_future()
+    if is_there:
+        joined.set_result(None)
+    making = asyncio.ensure_future(copies._assume_identity(_pod(guest), MANIFEST, joined=joined))
+    if not is_there:
+        await asyncio.wait({making}, timeout=0.1)
+        assert [type(op) for op in guest.asked] == [m.Configure, m.Shares]
+        joined.set_result(None)
+    await making
+    assert [type(op) for op in guest.asked] == [m.Configure, m.Shares, m.Configure, m.List, m.Freeze]
+
+
 async def test_however_many_containers_it_lists_it_gets_one_limit() -> None:
     """Each request would have one of its own."""
     guest = Guest(tuple(m.Container(f"{number:064}", m.RUNNING) for number in range(10_000)), pause_s=0.05)

@@ -83,6 +83,8 @@ def test_a_guest_without_the_key_of_its_manifest_is_refused_at_once(tmp_path: Pa
     check_files(str(tmp_path), manifest, link_key=KEY)
     with pytest.raises(BadRequest, match=f"{tmp_path}/manifest.json has a link_key"):
         check_files(str(tmp_path), manifest, link_key=KEY[::-1])
+    with pytest.raises(BadRequest, match="nothing of guest"):
+        check_files(str(tmp_path), Manifest({}), link_key=KEY)
 
 
 def test_an_empty_file_has_no_key_and_each_file_the_empty_one(tmp_path: Path) -> None:
