@@ -30,7 +30,7 @@ from stage1.vm.spec import QMP, VOLUMES, VmSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from stage1.rootfs.share import ImageFiles
     from stage1.vm.vmm import Vmm, VmProcess
@@ -110,10 +110,16 @@ def _load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> N
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)
     mapping.restore(prepared.directory, vm.window_bytes, images=manifest.images)
-    with medium.connected(prepared.directory, limit_s=LIMIT_S) as qmp:
-        monitor.load_guest(qmp, f"{path}/{GUEST}", vm=engine.recorded_vm(prepared.directory))
+    _go_on(prepared.directory, f"{path}/{GUEST}", manifest=manifest)
+
+
+def _go_on(directory: str, guest: str, *, manifest: Manifest, last: "Callable[[], object]" = lambda: None) -> None:
+    """Load the file into the VM of the pod in `directory`, which waits for it, and let the guest run after `last`."""
+    with medium.connected(directory, limit_s=LIMIT_S) as qmp:
+        monitor.load_guest(qmp, guest, vm=engine.recorded_vm(directory))
         pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
-        medium.add(qmp, pieces, disk_bytes=vm.window_bytes)
+        medium.add(qmp, pieces, disk_bytes=machine.DISK_WINDOW_BYTES)
+        last()
         qmp.run("cont")
 
 
@@ -172,17 +178,16 @@ def resume(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Ite
     with beneath.Root(directory) as own:
         for name in _OF_VMM:
             own.unlink(name)
+
+    def be_resumed() -> None:
+        _attach(directory, pod, containers=containers)
+        with beneath.Root(directory) as own:
+            own.unlink(SUSPENDED)
+
     vm, note = placement.add(spec._replace(is_resumed=True), pod, host=host, directory=directory)
     try:
         started, _ = engine.boot(Prepared(pod, directory, vm, b"", network, note), vmm)
-        with medium.connected(directory, limit_s=LIMIT_S) as qmp:
-            monitor.load_guest(qmp, path, vm=started)
-            pieces = [(file, offset, size) for file, offset, size, _ in manifest.pieces]
-            medium.add(qmp, pieces, disk_bytes=vm.window_bytes)
-            _attach(directory, pod, containers=containers)
-            with beneath.Root(directory) as own:
-                own.unlink(SUSPENDED)
-            qmp.run("cont")
+        _go_on(directory, path, manifest=manifest, last=be_resumed)
     except BaseException:
         if is_suspended(directory):
             settle(directory)
