@@ -69,7 +69,8 @@ async def claim(pod: "LivePod", planned: ContainerRecord, *, former: SavedContai
         pod.containers[container.id], container.tell = container, pod.tell
         pod.status = pod.status._replace(waiting=tuple(one for one in waiting if one is not former))
         await _take_over(pod, container)
-        await limits.renew(pod, container)
+        if former.limits != (record.container.limits,):
+            await limits.renew(pod, container)
         pod.require_ready()
         outputs.follow(pod, container)
         pod.note(Fact(history.CREATED, subject=record.container.name))

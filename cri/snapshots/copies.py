@@ -238,7 +238,8 @@ def _container(record: "ContainerRecord", ids: dict[str, str]) -> SavedContainer
     return SavedContainer(
         ids[record.container.id], record.container.name, record.attempt, record.image_id, record.image_ref,
         record.window_image, tuple(mount.target for mount in record.container.mounts),
-        record.stdin, record.stdout, record.stderr, decided.of_container(record, guest_ids=ids), record.config,
+        record.stdin, record.stdout, record.stderr, decided.of_container(record, guest_ids=ids),
+        (record.container.limits,), record.config,
     )  # fmt: skip
 
 
@@ -273,7 +274,9 @@ async def bring_up(pod: "LivePod", path: str, *, given: Given | None = None, sav
                 given = await asyncio.to_thread(_forked, path)
             (machine, former), title = given
             _require_same(pod, given)
-            waiting = tuple(one._replace(config=b"") for one in former.containers)
+            # What comes from elsewhere is not believed, and a fork is ours.
+            believed = former.containers if saving else [one._replace(limits=()) for one in former.containers]
+            waiting = tuple(one._replace(config=b"") for one in believed)
             pod.unused_id = former.ids + 1
             pod.status = pod.status._replace(ids=former.ids, waiting=waiting, origin=title)
             await pod.tools.run_in_bulk(loads.load, begun.prepared, pod.tools.host, path=path, manifest=machine)

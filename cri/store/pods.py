@@ -17,7 +17,7 @@ from cri.store.history import Fact
 from stage1.errors import Exhausted, KernelError
 from stage1.linux import beneath
 from stage1.pod import states
-from stage1.pod.model import Container, Pod
+from stage1.pod.model import Container, Limits, Pod
 from stage1.pod.own_kernel import OwnKernel
 
 VERSION = 1
@@ -74,7 +74,8 @@ class ContainerRecord(NamedTuple):
 
 class SavedContainer(NamedTuple):
     """A container that ran in a guest that was saved, as its copies have it: how that guest knows it, where its volumes
-    are in it, in their order, and what was decided of it. `config` is its ContainerConfig's bytes, for who restores it.
+    are in it, in their order, and what was decided of it. `limits` are its own, where they are known: they need not
+    be set again then. `config` is its ContainerConfig's bytes, for who restores it.
     """
 
     guest_id: str
@@ -88,6 +89,7 @@ class SavedContainer(NamedTuple):
     stdout: int = 0
     stderr: int = 0
     decided: tuple[Decided, ...] = ()
+    limits: tuple[Limits, ...] = ()
     config: bytes = b""
 
 
