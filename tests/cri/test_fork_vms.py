@@ -75,7 +75,9 @@ async def test_a_copy_goes_on_as_another_pod(outer: tuple[VmWorld, OuterNet]) ->
             annotations=annotations,
             log_directory=str(Path(cri.node.config.run_dir, "logs/copy")),
         )
-        assert [one.config for one in cri.node.pods.get(copy).status.waiting] == [b""], "it is written with each state"
+        (waiting,) = cri.node.pods.get(copy).status.waiting
+        assert waiting.config == b"", "it is written with each state"
+        assert waiting.limits, "they are not set again"
         made = await cri.container(copy, "sh", "-c", COUNTER, log_path="c.log")
         assert (await cri.status(made)).state == pb.CONTAINER_CREATED
         await cri("StartContainer", container_id=made)

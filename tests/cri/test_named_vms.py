@@ -44,6 +44,8 @@ def asked(cri: Client, kubelet: Kubelet, name: str, **annotations: str) -> pb.Po
 async def copied(cri: Client, kubelet: Kubelet, name: str) -> tuple[str, str]:
     """A copy and its container, which runs."""
     pod = str((await cri("RunPodSandbox", config=asked(cri, kubelet, name), deadline_s=120)).pod_sandbox_id)
+    (waiting,) = cri.node.pods.get(pod).status.waiting
+    assert waiting.limits == (), "what a file says of them is not believed"
     config = counter_of(cri, kubelet)
     container = str((await cri("CreateContainer", pod_sandbox_id=pod, config=config)).container_id)
     assert (await cri.status(container)).state == pb.CONTAINER_CREATED
