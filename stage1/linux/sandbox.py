@@ -191,15 +191,15 @@ ENVIRONMENT = {
 _FILE = os.path.abspath(globals().get("__file__", ""))
 """This one; modules of rkt's image have none, and confine no processes."""
 _CODE = os.path.dirname(os.path.dirname(os.path.dirname(_FILE)))
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.{} import main; main()"
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.confined import {}; {}()"
 
 
-def python(arguments: tuple[str, ...], *, main: str = "child") -> list[str]:
-    """The command line of a Python with our code and nothing else: the module `main` of rootfs, with these arguments.
+def python(arguments: tuple[str, ...], *, main: str = "main") -> list[str]:
+    """The command line of a Python with our code and nothing else: the function `main` of `rootfs.confined`.
 
     To be confined by `command`, but for the fork server.
     """
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START.format(main), _CODE, *arguments]
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START.format(main, main), _CODE, *arguments]
 
 
 def python_places() -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,7 @@ import pytest
 from stage1.errors import TimedOut
 from stage1.linux import sandbox, supervise
 from stage1.linux.sandbox import Box, Means
-from stage1.rootfs.forking import ForkServer
+from stage1.rootfs.worker import ForkServer
 from tests.fakes import becomes
 from tests.fakes.patience import PATIENCE
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads an archive that `docker save` wrote, or podman: what runs in the confined process.
+
+Its `manifest.json` names the config and the layers of each image, which are files or links to such.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from stage1.errors import NotFound
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import refusal
+
+_CHUNK_BYTES = 1 << 20
+_PART = "out/part"
+_OCI = "application/vnd.oci.image"
+_FAULTS = (tarfile.TarError, KeyError, TypeError, ValueError, EOFError, RecursionError, zlib.error)
+
+
+def job(arguments: tuple[str, ...]) -> list[str]:
+    """`arguments`: what the file is called, NAME:TAG or @NUMBER of an image in it or nothing, and how many bytes a
+    document may have. The file is standard input. Each blob becomes a file of `out`, named by its digest in hex.
+
+    Return the digests of the config and of the layers. Raises NotFound, Corrupt, OverLimit.
+    """
+    name, image, most = arguments
+    try:
+        with open(0, "rb", closefd=False) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
+            entries = json.loads(_content(archive, "manifest.json", most_bytes=int(most)))
+            entry = _chosen(entries, image, name=name)
+            return [_kept(archive, str(path)) for path in (entry["Config"], *entry["Layers"])]
+    except _FAULTS:
+        raise Corrupt(f"{name} is not an archive as docker save writes it; write it again") from None
+
+
+def manifest_of(digests: Sequence[str], sizes: Sequence[int]) -> bytes:
+    """The manifest of an image with this config and these layers."""
+    kinds = [f"{_OCI}.config.v1+json", *[f"{_OCI}.layer.v1.tar"] * (len(digests) - 1)]
+    blobs = [{"mediaType": k, "digest": d, "size": s} for k, d, s in zip(kinds, digests, sizes, strict=True)]
+    document = {"schemaVersion": 2, "mediaType": f"{_OCI}.manifest.v1+json", "config": blobs[0], "layers": blobs[1:]}
+    return json.dumps(document).encode()
+
+
+def _content(archive: tarfile.TarFile, path: str, *, most_bytes: int) -> bytes:
+    with archive.extractfile(path) or open(os.devnull, "rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise refusal(f"{path} has more than {most_bytes} bytes", key="manifest_kib", cap=most_bytes >> 10)
+    return data
+
+
+def _chosen(entries: Any, image: str, *, name: str) -> Any:
+    """The entry that is asked for: the only one, or the one of that number or name."""
+    names = [str(tag) for entry in entries for tag in entry.get("RepoTags") or ()]
+    number = image.removeprefix("@")
+    if image.startswith("@") and number.isdigit() and int(number) < len(entries):
+        return entries[int(number)]
+    same = [entry for entry in entries if image in (entry.get("RepoTags") or ())]
+    if same or (not image and len(entries) == 1):
+        return (same or entries)[0]
+    raise NotFound(f"{name} has no image {image!r}; it has {', '.join(sorted(names))[:1000] or 'no name at all'}")
+
+
+def _kept(archive: tarfile.TarFile, path: str) -> str:
+    """Keep the file of that path; its digest."""
+    digest = hashlib.sha256()
+    source = archive.extractfile(path)
+    if source is None:
+        raise ValueError(path)
+    with source, open(_PART, "wb") as target:
+        while data := source.read(_CHUNK_BYTES):
+            digest.update(data)
+            target.write(data)
+    os.rename(_PART, f"out/{digest.hexdigest()}")
+    return f"sha256:{digest.hexdigest()}"
