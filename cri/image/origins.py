@@ -8,6 +8,7 @@ certificates in `certs.d`. Neither other files nor another user's credentials ha
 
 import base64
 import contextlib
+import functools
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -55,8 +56,9 @@ def question(reference: Reference, *, registries: Sequence[Registry], auth: Auth
         place: dict[str, Any] = {"host": host, "path": path, "insecure": is_insecure, "known": name is None}
         places.append(place | _certificates(host))
     proxies = [os.environ.get(name) or os.environ.get(name.upper()) or "" for name in PROXIES]
-    others = (os.environ.get("SSL_CERT_FILE", ""), *_files(os.environ.get("SSL_CERT_DIR", ""), ""))
-    return {"places": places, "proxies": proxies, "authorities": _read(others), "auth": _shown(auth, reference)}
+    authorities = "" if is_insecure else _read(_files(os.environ.get("SSL_CERT_DIR", ""), ""))
+    authorities += "" if is_insecure else _read([os.environ.get("SSL_CERT_FILE", "")])
+    return {"places": places, "proxies": proxies, "authorities": authorities, "auth": _shown(auth, reference)}
 
 
 def is_loopback(registry: str) -> bool:
@@ -119,9 +121,17 @@ def _read(paths: Sequence[str]) -> str:
     """The files, one after the other; without those that can't be read, as TLS libraries do."""
     texts = []
     for path in filter(None, paths):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            texts.append(file.read(_MOST_BYTES).decode("ascii", "replace") + "\n")
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            texts.append(_content(path, status.st_mtime_ns, size=status.st_size))
     return "".join(texts)
+
+
+@functools.lru_cache(maxsize=512)
+def _content(path: str, mtime_ns: int, *, size: int) -> str:
+    """What was in the file at that time."""
+    with open(path, "rb") as file:
+        return file.read(_MOST_BYTES).decode("ascii", "replace") + "\n"
 
 
 def _shown(auth: Auth | None, reference: Reference) -> dict[str, str]:

@@ -77,7 +77,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/image/convert.py": dict.fromkeys(
         "files.make_dirs files.unlink files.write_atomic os.path.exists os.path.getsize os.statvfs".split(), IMAGES
     ),
-    "cri/image/origins.py": dict.fromkeys(("open", "os.listdir"), HOST),
+    "cri/image/origins.py": dict.fromkeys(("open", "os.listdir", "os.stat"), HOST),
     "cri/image/pull.py": {"os.statvfs": IMAGES},
     "cri/image/registry.py": {"os.path.isdir": IMAGES},
     "cri/image/source.py": dict.fromkeys("open os.open os.path.getsize os.path.isdir".split(), IMAGES),

@@ -103,7 +103,7 @@ def test_proxies_authorities_and_certificates_come_from_the_host(
     for name in ("one.crt", "two.crt", "client.cert", "client.key", "notes"):
         (own / name).write_text(name)
     result = asked("r.io:5000/a")
-    assert (result["proxies"], result["authorities"].split()) == (["http://p:1", "", "a,b"], ["ALL", "MORE"])
+    assert (result["proxies"], result["authorities"].split()) == (["http://p:1", "", "a,b"], ["MORE", "ALL"])
     [place] = result["places"]
     assert place["ca"].split() == ["one.crt", "two.crt"]
     assert (place["certificate"].strip(), place["key"].strip()) == ("client.cert", "client.key")
