@@ -21,7 +21,7 @@ from cri.image.manifest import Manifest
 from cri.image.origins import Auth
 from cri.image.registry import Client, Watch
 from cri.store.reference import Reference, parse
-from cri.threads import run_uncancellable
+from cri.threads import run_concurrently, run_uncancellable
 from stage1.errors import KernelError, NotFound
 from stage1.linux import files as fs
 from stage1.linux import libc
@@ -234,12 +234,13 @@ class RegistrySource:
     def prepare(self) -> None:
         """See `Source`."""
         self._client.start()
-        self._reader.start()
 
     async def named(self) -> Names:
         """Follows the tag once; everything after goes by digest."""
         what = self._reference.digest or self._reference.tag
-        self._raw = await self._client.document("manifest", what, most_kib=self._limits.manifest_kib)
+        # The process that will read the document starts meanwhile.
+        document = self._client.document("manifest", what, most_kib=self._limits.manifest_kib)
+        self._raw = await run_concurrently(document, self._reader.start)
         digest = self._reference.digest or manifest.digest_of(self._raw)
         manifest.verified(self._raw, digest, name=self.name)
         return names_of(self._reference, digest)
