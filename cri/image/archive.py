@@ -4,22 +4,27 @@
 Its `manifest.json` names the config and the layers of each image, which are files or links to such.
 """
 
+import errno
 import hashlib
 import json
+import lzma
 import os
 import tarfile
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from stage1.errors import NotFound
+from stage1.errors import NoSpace, NotFound
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import refusal
 
 _CHUNK_BYTES = 1 << 20
 _PART = "out/part"
 _OCI = "application/vnd.oci.image"
-_FAULTS = (tarfile.TarError, KeyError, TypeError, ValueError, EOFError, RecursionError, zlib.error)
+_FAULTS = (
+    tarfile.TarError, AttributeError, KeyError, TypeError, ValueError, EOFError, OSError, RecursionError,
+    lzma.LZMAError, zlib.error,
+)  # fmt: skip
 
 
 def job(arguments: tuple[str, ...]) -> list[str]:
@@ -31,10 +36,12 @@ def job(arguments: tuple[str, ...]) -> list[str]:
     name, image, most = arguments
     try:
         with open(0, "rb", closefd=False) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
-            entries = json.loads(_content(archive, "manifest.json", most_bytes=int(most)))
+            entries = json.loads(_listed(archive, name, most_bytes=int(most)))
             entry = _chosen(entries, image, name=name)
             return [_kept(archive, str(path)) for path in (entry["Config"], *entry["Layers"])]
-    except _FAULTS:
+    except _FAULTS as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpace(f"the disk is full while {name} was unpacked; free some space") from None
         raise Corrupt(f"{name} is not an archive as docker save writes it; write it again") from None
 
 
@@ -46,11 +53,14 @@ def manifest_of(digests: Sequence[str], sizes: Sequence[int]) -> bytes:
     return json.dumps(document).encode()
 
 
-def _content(archive: tarfile.TarFile, path: str, *, most_bytes: int) -> bytes:
-    with archive.extractfile(path) or open(os.devnull, "rb") as file:
-        data = file.read(most_bytes + 1)
+def _listed(archive: tarfile.TarFile, name: str, *, most_bytes: int) -> bytes:
+    """The list of images."""
+    if (source := archive.extractfile("manifest.json")) is None:
+        raise ValueError(name)
+    data = source.read(most_bytes + 1)
     if len(data) > most_bytes:
-        raise refusal(f"{path} has more than {most_bytes} bytes", key="manifest_kib", cap=most_bytes >> 10)
+        what = f"the list of images in {name} has more than {most_bytes} bytes"
+        raise refusal(what, key="manifest_kib", cap=most_bytes >> 10)
     return data
 
 

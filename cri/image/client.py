@@ -570,6 +570,8 @@ def _fault(error: BaseException, host: str) -> Failed:
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return Failed("unreachable", host, "the connection ended early", again_s=0.0)
         case ssl.SSLError():
+            if error.reason in ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"):
+                return Failed("tls", host, "it asks for a client certificate")
             is_plain = error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG",
                                         "RECORD_LAYER_FAILURE")  # fmt: skip
             return Failed("tls", host, "it speaks no TLS" if is_plain else "it is no valid TLS")

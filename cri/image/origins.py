@@ -27,6 +27,7 @@ REASONS = (
     "connection refused", "no such host", "no route to it", "no answer in time", "the connection ended early",
     "the certificate is of an unknown authority", "the certificate has expired", "the certificate is for another host",
     "it speaks no TLS", "it is no valid TLS", "a client certificate that can't be used",
+    "it asks for a client certificate",
     "an answer that is no HTTP", "a compressed answer", "redirects without an end", "a token that is none",
     "a part that was not asked for", "credentials of a kind that is not known", "only http:// is supported",
 )  # fmt: skip

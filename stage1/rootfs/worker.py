@@ -333,7 +333,6 @@ class ForkServer:
 
     def job(self, call: "Sequence[str]", box: sandbox.Box) -> "Start":
         """How to start a child that calls the function `job` of the module `call[0]` with the rest of `call`."""
-        assert not box.keeps, "a fork keeps no capability"
         document = {"job": call, "box": box._replace(places=()), "places": sandbox.existing(box)}
         data = json.dumps(document).encode()
 

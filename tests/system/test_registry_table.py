@@ -56,7 +56,13 @@ class Stage:
         """They stand in sentences as HOST."""
 
     def odd(
-        self, say: Say = whole, *, part: str = "", top: str = "", tls: tuple[Path, Path] | None = None
+        self,
+        say: Say = whole,
+        *,
+        part: str = "",
+        top: str = "",
+        tls: tuple[Path, Path] | None = None,
+        clients: Path | None = None,
     ) -> OddRegistry:
         """A registry that answers by `say` to requests for a `part`, or for all; the image is its `a:1`."""
         top = top or str(self.layout.image([BIG])["digest"])
@@ -67,7 +73,7 @@ class Stage:
 
         registry = OddRegistry(self.layout, {"1": top}, answer, bare=True)
         if tls:
-            registry.use_tls(*tls)
+            registry.use_tls(*tls, clients=clients)
         self.scope.enter_context(registry)
         self.name = f"{registry.host}/a:1"
         return registry
@@ -219,7 +225,7 @@ def proxied(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
     host = stage.scope.enter_context(serving(forward))
     monkeypatch.setenv("http_proxy", f"http://{host}")
-    stage.behind(location="far.test/a".partition("/")[0])
+    stage.behind(location="far.test")
 
 
 def refusing(stage: Stage, monkeypatch: pytest.MonkeyPatch, *, none: str = "", status: int = 407) -> None:
@@ -280,6 +286,48 @@ def _trusted(stage: Stage, monkeypatch: pytest.MonkeyPatch, address: str = "127.
     place.mkdir(parents=True)
     (place / "ca.crt").write_bytes(made[0].read_bytes())
     monkeypatch.setattr(origins, "CERTIFICATES", (str(place.parent),))
+
+
+def _asks(stage: Stage, monkeypatch: pytest.MonkeyPatch, endings: tuple[str, ...]) -> None:
+    """A registry that wants to see a client's certificate; `certs.d` has files of it with these endings."""
+    made = certificate_of(stage.place)
+    host = stage.odd(tls=made, clients=made[0]).host
+    stage.entries, place = [Entry(prefix=host)], stage.place / "certs.d" / host
+    place.mkdir(parents=True)
+    (place / "ca.crt").write_bytes(made[0].read_bytes())
+    for ending in endings:
+        (place / f"client.{ending}").write_bytes(made[ending == "key"].read_bytes())
+        (place / f"client.{ending}").chmod(0o600)
+    monkeypatch.setattr(origins, "CERTIFICATES", (str(place.parent),))
+
+
+def _tunnelled(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry with TLS that only a proxy knows, which wants a password too."""
+    port = int(stage.odd(tls=certificate_of(stage.place)).host.partition(":")[2])
+
+    def tunnel(http: BaseHTTPRequestHandler, _: bytes) -> None:
+        if http.headers["Proxy-Authorization"] != f"Basic {SHOWN}":
+            return says(407)(http, b"")
+        http.close_connection = True
+        with socket.create_connection(("127.0.0.1", port)) as there:
+            http.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=_copied, args=(there, http.connection))
+            back.start()
+            _copied(http.connection, there)
+            back.join()
+        return None
+
+    host = stage.scope.enter_context(serving(tunnel))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{host}")
+    stage.behind(location="far.test")
+
+
+def _copied(source: socket.socket, target: socket.socket) -> None:
+    """All that comes."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 def _by_digest(stage: Stage, say: Say, part: str) -> None:
@@ -419,8 +467,11 @@ ROWS = [
     Row("has a certificate of its own making", lambda s, _: _secure(s, certificate_of(s.place))),
     Row("has a certificate of an authority in `certs.d`", _trusted),
     Row("has a certificate for another host", lambda s, m: _trusted(s, m, "127.0.0.9")),
+    Row("asks for a client certificate, which is in `certs.d`", lambda s, m: _asks(s, m, ("cert", "key"))),
+    Row("asks for a client certificate, whose key is missing", lambda s, m: _asks(s, m, ("cert",))),
     Row("speaks no TLS, and is not `insecure`", lambda s, _: _secure(s, None)),
     Row("is behind a proxy", proxied),
+    Row("is behind a proxy, and speaks TLS", _tunnelled),
     Row("is behind a proxy that wants a password (407)", refusing),
     Row(
         "is behind a proxy that can't be reached",
