@@ -32,7 +32,7 @@ NETWORK_PLACES = tuple((path, READ) for path in ("/etc", "/run", "/var/lib/ca-ce
 
 _NAMESPACES = ("--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL")
 _TRIAL_S = 10.0
-_PROCESSES, _FILES = 128, 8192
+_PROCESSES, _FILES = 256, 8192
 """A user's processes are counted over all sandboxes that run at once."""
 
 
