@@ -18,44 +18,14 @@ import socket
 import sys
 from typing import NamedTuple
 
-from stage1 import errors
 from stage1.errors import KernelError, PodError, both_ends
 from stage1.linux import confine, mapped, namespace, process, sandbox
-from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.limits import OverLimit
+from stage1.rootfs.worker import DESCRIPTORS, EVENT, INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-KINDS: dict[str, type[errors.PodError]] = {
-    "Corrupt": Corrupt,
-    "OverLimit": OverLimit,
-    "BadRequest": errors.BadRequest,
-    "NotFound": errors.NotFound,
-    "Unsupported": errors.Unsupported,
-    "NoSpace": errors.NoSpace,
-    "TimedOut": errors.TimedOut,
-}
-"""The errors that the process may return."""
-
-MEMORY = "Memory"
-"""Instead of one of these: its memory did not suffice."""
-
-INTERNAL = "Internal"
-"""Instead of one of these: it met an unexpected error, which its sentence describes."""
-
-EVENT = "event"
-"""The key of what a worker says before its answer, if the function yields."""
-
-LENGTH_DIGITS = 12
-"""Digits of each length on a worker's pipes: a question begins with the lengths of its arguments and its data, and an
-answer with its own."""
-
-DESCRIPTORS = 5
-"""Of a request to the fork server: where a child's end is told, its standard input, output and errors, and a file that
-says what it shall do."""
 
 _OUT_OF_MEMORY = b'{"error": "%s", "sentence": ""}' % MEMORY.encode()
 _COULD_NOT_START = 125

@@ -13,10 +13,10 @@ import stat
 import threading
 from typing import NamedTuple
 
+from stage1 import errors
 from stage1.errors import NoSpace, PodError
 from stage1.linux import feeding, files, process, sandbox, supervise
 from stage1.linux.libc import Guard, failure
-from stage1.rootfs.confined import EVENT, INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import ELAPSED, Limits, OverLimit, refusal
 
@@ -26,6 +26,34 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from stage1.linux.supervise import Child, Standard, Start
+
+KINDS: dict[str, type[errors.PodError]] = {
+    "Corrupt": Corrupt,
+    "OverLimit": OverLimit,
+    "BadRequest": errors.BadRequest,
+    "NotFound": errors.NotFound,
+    "Unsupported": errors.Unsupported,
+    "NoSpace": errors.NoSpace,
+    "TimedOut": errors.TimedOut,
+}
+"""The errors that the process may return."""
+
+MEMORY = "Memory"
+"""Instead of one of these: its memory did not suffice."""
+
+INTERNAL = "Internal"
+"""Instead of one of these: it met an unexpected error, which its sentence describes."""
+
+EVENT = "event"
+"""The key of what a worker says before its answer, if the function yields."""
+
+LENGTH_DIGITS = 12
+"""Digits of each length on a worker's pipes: a question begins with the lengths of its arguments and its data, and an
+answer with its own."""
+
+DESCRIPTORS = 5
+"""Of a request to the fork server: where a child's end is told, its standard input, output and errors, and a file that
+says what it shall do."""
 
 _SENTENCE_CHARACTERS = 1000
 _KILLED = 128 + process.SIGKILL
