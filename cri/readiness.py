@@ -18,7 +18,7 @@ from stage1.vm import kernels
 from stage1.vm.hypervisor import Hypervisor
 
 WAIT_S = 1.0
-TOOLS = {"skopeo": "skopeo", "mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprogs"}
+TOOLS = {"mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprogs"}
 """Program -> Debian's package."""
 
 

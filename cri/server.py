@@ -109,8 +109,10 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _module(name: str) -> str:
+def _module(package: str, name: str) -> str:
     """The module that has the RPC: its own, or one that it shares with others of its kind."""
+    if package == "cri.image":
+        return "rpcs"
     own = "streams" if name.startswith("Stream") else snake(name)
     return next((module for module, names in SHARED.items() if name in names), own)
 
@@ -130,7 +132,7 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
 
 def implementation(package: str, name: str) -> Any:
     """The function that does an RPC."""
-    return getattr(importlib.import_module(f"{package}.{_module(name)}"), snake(name))
+    return getattr(importlib.import_module(f"{package}.{_module(package, name)}"), snake(name))
 
 
 def _method(node: Node, service: str, *, package: str, name: str, like: tuple[str, str] = ("", "")) -> Any:

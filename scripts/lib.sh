@@ -11,12 +11,12 @@ POD_PACKAGES=(
     gcc libc6-dev make musl-tools nanopb libnanopb-dev        # the agent, PID 1 of the guest
     libseccomp-dev                                            # the filters for the VMMs
     busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
-    qemu-system-x86 skopeo isal iproute2 containernetworking-plugins iptables kmod   # at run time
+    qemu-system-x86 isal iproute2 containernetworking-plugins iptables kmod   # at run time
 )
 # To build the guest's own kernel too.
 RUN_PACKAGES=("${POD_PACKAGES[@]}" flex bison bc libelf-dev perl cpio linux-source-6.12 lz4)
 # For the tests that every change must pass: a registry on the loopback address, linters.
-TEST_PACKAGES=(git docker-registry shellcheck codespell clang-format-19)
+TEST_PACKAGES=(git docker-registry skopeo shellcheck codespell clang-format-19)
 # For all others: the guest's profile with systemd, sanitizers and the fuzzer, the lab, sources, callgrind.
 ALL_PACKAGES=(systemd bzip2 clang-19 libclang-rt-19-dev virtiofsd debootstrap mmdebstrap valgrind)
 

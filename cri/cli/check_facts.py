@@ -30,7 +30,7 @@ from stage1.vm.vmm import AGENT
 if TYPE_CHECKING:
     from cri.cli.check_start import Tried
 
-TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "gzip", "zstd", "crun")
+TOOLS = ("mkfs.erofs", "mkfs.ext4", "gzip", "zstd", "crun")
 GUEST_FILES = (
     *(hypervisors.kernels()),
     *(f"{name}-{kernels.STOCK}" for name in (*hypervisors.kernels(), "initramfs")),

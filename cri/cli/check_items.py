@@ -22,7 +22,6 @@ LEAST_BYTES, ENOUGH_BYTES = 1 * GIB, 8 * GIB
 
 # tool -> (status when it is missing, what it is for)
 _TOOLS = {
-    "skopeo": (FAIL, "pulls images"),
     "mkfs.erofs": (FAIL, "stores image layers"),
     "mkfs.ext4": (FAIL, "makes scratch disks"),
     "gzip": (FAIL, "unpacks layers"),

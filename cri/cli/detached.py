@@ -13,7 +13,7 @@ from grpc import aio
 from cri.cli.daemon import error_kind, explained
 from cri.cli.run_request import NONE, Request
 from cri.config import Config
-from cri.image.registries import Auth
+from cri.image.origins import Auth
 from cri.logs import place
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc

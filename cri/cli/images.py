@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ def add_arguments(parser: Parser) -> None:
             action.add_argument("image", nargs="+", metavar="IMAGE", help=what)
         if name == "pull":
             action.take_credentials()
+            what = "print the id of each image and nothing else, also on a terminal"
+            action.add_argument("-q", "--quiet", action="store_true", help=what)
         if name in ("ls", "inspect"):
             action.add_argument("--json", action="store_true", help="one array, for programs")
         if name == "prune":
@@ -125,15 +128,25 @@ def as_json(image: "Image") -> dict[str, Any]:
 
 
 def bring(args: argparse.Namespace) -> int:
-    """Pull the images, and print the id of each."""
-    from cri.image.credentials import of_command
+    """Pull the images, and print the id of each. On a terminal, what goes on is shown on standard error."""
+    from cri.cli.credentials import of_command
+    from cri.cli.progress import Progress
+    from cri.image.convert import unseen
     from cri.image.pull import pull
 
     config = _load(args)
     with _store(config) as store:
         for name in args.image:
             auth = of_command(args.creds, args.authfile, reference=name)
-            shown.write(asyncio.run(pull(store, name, config=config, auth=auth)).id)
+            progress = Progress(name) if sys.stderr.isatty() and not args.quiet else None
+            try:
+                image = asyncio.run(
+                    pull(store, name, config=config, auth=auth, seen=progress.see if progress else unseen)
+                )
+            finally:
+                if progress:
+                    progress.end()
+            shown.write(image.id)
     return 0
 
 

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod login`: checks credentials with a registry, by skopeo, and stores them where podman and docker have theirs.
+"""`clearpod login`: checks credentials with a registry, and stores them where podman and docker have theirs.
 
 The password comes by standard input or from the terminal, never as an argument, which every user of the host can read.
 """
 
 import argparse
 import asyncio
+import contextlib
 import getpass
 import os
 import sys
-import tempfile
 
-from cri.cli import root, shown
+from cri.cli import credentials, root, shown
+from cri.cli.credentials import DOCKER_HUB
 from cri.cli.parser import Parser
 from cri.config import Config, load
-from cri.image import credentials, registries
-from cri.image.credentials import DOCKER_HUB
-from cri.image.registries import Auth
-from cri.image.skopeo import Skopeo
+from cri.image import origins
+from cri.image.origins import Auth
+from cri.image.registry import Client, LoginNeeded
 from cri.store.reference import Reference, registry_of
 from stage1.errors import BadRequest
+from stage1.rootfs.worker import Asker
 
 EXAMPLES = (
     ("clearpod login registry.example", "asks for the name of the user and the password"),
@@ -81,9 +82,9 @@ def _asked(args: argparse.Namespace) -> Auth:
 def _verify(registry: str, auth: Auth, *, config: Config) -> None:
     """Raise LoginNeeded unless the registry takes them."""
     host, _, path = registry.partition("/")
-    reference = Reference(host, path or "login")
-    with tempfile.TemporaryDirectory(prefix="clearpod-login-") as place:
-        with open(f"{place}/registries.conf", "w", encoding="utf-8") as file:
-            file.write(registries.registries_conf(config.registries, reference))
-        skopeo = Skopeo(place, name=registry, limits=config.images.limits)
-        asyncio.run(skopeo.log_in(registries.location_of(reference, config.registries), auth))
+    asked = origins.question(Reference(host, path or "login"), registries=config.registries, auth=auth)
+    with contextlib.closing(Client(asked, registry, asker=Asker(config.images.limits))) as client:
+        try:
+            asyncio.run(client.log_in())
+        except LoginNeeded:
+            raise LoginNeeded(f"the registry {registry} does not take this user name with this password") from None

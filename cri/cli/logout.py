@@ -4,10 +4,9 @@
 import argparse
 import os
 
-from cri.cli import shown
+from cri.cli import credentials, shown
+from cri.cli.credentials import DOCKER_HUB
 from cri.cli.parser import Parser
-from cri.image import credentials
-from cri.image.credentials import DOCKER_HUB
 from cri.store.reference import registry_of
 from stage1.errors import NotFound
 

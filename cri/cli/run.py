@@ -16,13 +16,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cri import policy
-from cri.cli import root, run_annotations, run_options, run_request, sample, shown
+from cri.cli import credentials, root, run_annotations, run_options, run_request, sample, shown
 from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
 from cri.cli.run_request import Request
 from cri.config import Config, load
-from cri.image import credentials
 from cri.image.pull import pull
 from cri.image.source import LOCAL
 from cri.pb import runtime_pb2 as pb

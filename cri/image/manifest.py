@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parsing of manifests, indexes and configs of images. Pure.
 
-Called in the confined process (`documents`); the daemon validates the values that come back once more. Knows the OCI
-image-spec and Docker's schema 2, which differ in names only. Everything here comes from a registry and is validated.
+`job` runs in a confined process without the network or a credential (`source.Reader`); the daemon validates the values
+that come back once more. Knows the OCI image-spec and Docker's schema 2, which differ in names only. Everything here
+comes from a registry and is validated.
 """
 
 import hashlib
@@ -47,6 +48,10 @@ _MOST_ANNOTATIONS, _MOST_TEXT = 32, own_kernel.MOST_TEXT
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 
 
+_REF_NAME = "org.opencontainers.image.ref.name"
+_MOST_NAMES = 10_000
+
+
 class Manifest(NamedTuple):
     """One image for one platform: the digest of its config, and the layers' blobs, lowest first."""
 
@@ -70,10 +75,11 @@ def is_digest(text: Any) -> bool:
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
-def verified(data: bytes, digest: str) -> bytes:
-    """`data`, if that is what `digest` names. Raises Corrupt."""
+def verified(data: bytes, digest: str, *, name: str) -> bytes:
+    """`data`, if that is what `digest` names, of the image `name`. Raises Corrupt."""
     if digest_of(data) != digest:
-        raise Corrupt(f"digest mismatch: {digest} has the content of {digest_of(data)}; pull again, or push again")
+        what = f"digest mismatch: {digest} has the content of {digest_of(data)}"
+        raise Corrupt(f"can't pull {name}: {what}; pull again, or push again")
     return data
 
 
@@ -246,3 +252,30 @@ def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise Corrupt(f"an image's config has the diff id {digest!r}, which is not a sha256 digest")
     return tuple(diff_ids)
+
+
+def job(arguments: tuple[str, ...], data: bytes) -> Any:
+    """`arguments`: top, config or names; the image's name, the architecture, the limits, and a config's manifest."""
+    kind, name, architecture, given, more = arguments
+    limits = Limits(*json.loads(given))
+    if kind == "names":
+        return _names(data, name)
+    if kind == "annotations":
+        return kernel_annotations(data)
+    if kind == "config":
+        config, layers = json.loads(more)
+        of = Manifest(config, tuple(layers))
+        return read_config(data, of, name=name, architecture=architecture, limits=limits)
+    if chosen := choose(data, architecture, name=name, limits=limits):
+        return {"chosen": chosen}
+    parsed = read_manifest(data, name=name, limits=limits)
+    return {"config": parsed.config, "layers": parsed.layers, "sizes": sizes(data)}
+
+
+def _names(data: bytes, name: str) -> dict[str, str]:
+    try:
+        entries = json.loads(data)["manifests"]
+        digests = {str(e.get("annotations", {}).get(_REF_NAME, "")): str(e["digest"]) for e in entries[:_MOST_NAMES]}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Corrupt(f"the index of {name} is not the index of an OCI layout") from None
+    return digests

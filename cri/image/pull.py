@@ -9,57 +9,79 @@ tmp/, and `ImageStore.clean_up` removes them. docs/design/images.md has the reas
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from cri.config import Config
-from cri.image import manifest
-from cri.image.claims import bring_all
-from cri.image.digests import Digests
-from cri.image.leaving import leave
-from cri.image.readers import Readers
-from cri.image.registries import Auth
-from cri.image.source import LOCAL, BlobFiles, Names, Resolved, Source, names_of, source_of
-from cri.image.turns import Turn, Turns
-from cri.storage import filling
-from cri.store.images import Image, ImageStore, LayersVanished, NewImage
+from cri.image import manifest, origins
+from cri.image.convert import HERE, WAITS, Run, Seen, bring_all, read, unseen
+from cri.image.origins import Auth
+from cri.image.registry import Processes, Watch
+from cri.image.source import LOCAL, Names, Source, names_of, source_of
+from cri.store.images import Image, ImageStore, LayersVanished
 from cri.store.reference import parse
-from cri.threads import await_end, run_uncancellable, started
-from stage1.errors import BadRequest, KernelError, NoSpace, PodError, TimedOut, Unsupported
-from stage1.linux import files, sandbox
-from stage1.rootfs import layers, layout
-from stage1.rootfs.blob import Blob
-from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.forking import ForkServer
-from stage1.rootfs.limits import Limits, refusal
-from stage1.rootfs.merge import merge
+from cri.store.workshop import Workshop
+from cri.threads import run_uncancellable
+from stage1.errors import DiskFailed, Exhausted, NoSpace
+from stage1.linux import sandbox
+from stage1.rootfs import layers
+from stage1.rootfs.worker import ForkServer
 
 log = logging.getLogger("clearpod.pull")
 
-T = TypeVar("T")
 _ATTEMPTS = 3
-SPACE_CHECK_S = 1.0
-"""How often it is checked that a download leaves the space that is reserved for pods."""
+FIRST_S, LAST_S = 0.3, 30.0
+"""Delays between attempts to remove a pull's directory, each twice the one before."""
 
 
-class _Slots(NamedTuple):
-    """How many pulls and how many layers are processed concurrently. Those that wait hold no resources."""
+class Turns:
+    """`count` turns at a time, first come first served. Those that wait hold no resources."""
 
-    pulls: Turns
-    readers: asyncio.Semaphore
-    threads: ThreadPoolExecutor
-    """Of their own, so that work of minutes does not keep other calls waiting."""
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._waiting = self._leaving = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator["Turn"]:
+        """A turn, as soon as there is one."""
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        turn = Turn(self)
+        try:
+            yield turn
+        finally:
+            self._leaving -= turn.is_leaving
+            self._free.release()
+
+    def let_leave(self) -> bool:
+        """Whether one that offers to leave shall: as many do as wait."""
+        is_due = self._waiting > self._leaving
+        self._leaving += is_due
+        return is_due
 
 
-_slots: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots]" = weakref.WeakKeyDictionary()
+class Turn:
+    """One of `turns`, for as long as it lasts."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self.is_leaving = False
+
+    def yields(self) -> bool:
+        """Whether this turn shall end for somebody who waits; who asks ends it then."""
+        self.is_leaving = self.is_leaving or self._turns.let_leave()
+        return self.is_leaving
 
 
+_turns: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]" = weakref.WeakKeyDictionary()
 _reported: set[str] = set()
 
 
@@ -67,14 +89,6 @@ def _say_once(lacks: str) -> None:
     if lacks not in _reported:
         _reported.add(lacks)
         log.warning("image.confinement", extra={"error": lacks})
-
-
-def _slots_of(limits: Limits) -> _Slots:
-    loop = asyncio.get_running_loop()
-    if loop not in _slots:
-        threads = started(limits.readers, "image")
-        _slots[loop] = _Slots(Turns(limits.pulls), asyncio.Semaphore(limits.readers), threads)
-    return _slots[loop]
 
 
 class _Flight:
@@ -87,24 +101,24 @@ class _Flight:
 _Key = tuple[str, Auth | None]
 
 
-class _Helpers(NamedTuple):
-    """Processes of a store that outlive a pull."""
-
-    digests: Digests
-    readers: Readers
-
-    def close(self) -> None:
-        """End them; those of `digests` in threads. Idempotent."""
-        self.digests.close()
-        self.readers.close()
-
-
-_helpers: "weakref.WeakKeyDictionary[ImageStore, _Helpers]" = weakref.WeakKeyDictionary()
+_processes: "weakref.WeakKeyDictionary[ImageStore, Processes]" = weakref.WeakKeyDictionary()
 _flights: "weakref.WeakKeyDictionary[ImageStore, dict[_Key, _Flight]]" = weakref.WeakKeyDictionary()
 
 
-async def pull(store: ImageStore, reference: str, *, config: Config, auth: Auth | None = None) -> Image:
-    """The image that `reference` names now: a registry's, or `oci:DIR[:REF]` or `docker-archive:FILE`.
+class Pull(NamedTuple):
+    """What is pulled by whom, with which configuration, and who looks."""
+
+    reference: str
+    auth: Auth | None
+    config: Config
+    seen: Seen = unseen
+
+
+async def pull(
+    store: ImageStore, reference: str, *, config: Config, auth: Auth | None = None, seen: Seen = unseen
+) -> Image:
+    """The image that `reference` names now: a registry's, or `oci:DIR[:REF]` or `docker-archive:FILE[:REF]`. `seen` is
+    told how it goes on, if it is the first to ask for it.
 
     Raises BadRequest (reference, platform), NotFound, RegistryUnavailable, LoginNeeded, Corrupt,
     Unsupported (media types), NoSpace, TimedOut.
@@ -113,7 +127,7 @@ async def pull(store: ImageStore, reference: str, *, config: Config, auth: Auth 
     flights = _flights.setdefault(store, {})
     flight = flights.get(key)
     if flight is None:
-        flight = flights[key] = _Flight(asyncio.create_task(_pull(store, key, config=config)))
+        flight = flights[key] = _Flight(asyncio.create_task(_pull(store, Pull(*key, config, seen))))
         flight.task.add_done_callback(lambda task: _landed(flights, key, task=task))
     flight.waiters += 1
     try:
@@ -125,11 +139,11 @@ async def pull(store: ImageStore, reference: str, *, config: Config, auth: Auth 
             _landed(flights, key, task=flight.task)
 
 
-def _helpers_of(store: ImageStore) -> _Helpers:
-    if store not in _helpers:
-        helpers = _helpers[store] = _Helpers(Digests(), Readers())
-        store.at_close = helpers.close
-    return _helpers[store]
+def _processes_of(store: ImageStore) -> Processes:
+    if store not in _processes:
+        _processes[store] = Processes()
+        store.at_close = _processes[store].close
+    return _processes[store]
 
 
 def _landed(flights: dict[_Key, _Flight], key: _Key, *, task: "asyncio.Task[Image]") -> None:
@@ -140,57 +154,57 @@ def _landed(flights: dict[_Key, _Flight], key: _Key, *, task: "asyncio.Task[Imag
         task.exception()
 
 
-async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
-    reference, auth = key
-    limits = config.images.limits
-    slots = _slots_of(limits)
+async def _pull(store: ImageStore, what: Pull) -> Image:
+    loop, limits = asyncio.get_running_loop(), what.config.images.limits
     if lacks := (await asyncio.to_thread(sandbox.means)).lacks:
         _say_once(lacks)
+    turns = _turns.setdefault(loop, Turns(limits.pulls))
     for attempt in range(_ATTEMPTS):
         try:
-            async with slots.pulls.one() as turn:
-                if there := await _again(store, reference, auth=auth, config=config):
-                    return there
-                with _disk_errors(store), _helpers_of(store).readers.used() as server:
-                    return await _in_workshop(store, key, server=server, config=config, turn=turn)
+            async with turns.one() as turn:
+                with _disk_errors(store), _processes_of(store).used() as server:
+                    if there := await _again(store, what):
+                        return there
+                    return await _in_workshop(store, what, server=server, turn=turn)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
-async def _in_workshop(store: ImageStore, key: _Key, *, server: ForkServer, config: Config, turn: Turn) -> Image:
+async def _in_workshop(store: ImageStore, what: Pull, *, server: ForkServer, turn: Turn) -> Image:
     """One try, in a directory of its own. Nothing is at work there any more when it is removed.
 
     That is done in a thread, with the end of the source's processes: one that a registry keeps busy takes its time.
     """
-    reference, auth = key
     workshop = store.workshop()
     try:
         await run_uncancellable(workshop.open)
-        source = await run_uncancellable(source_of, reference, workshop.path, config=config, auth=auth, server=server)
-        source.yields = turn.yields
+        place, config = workshop.path, what.config
+        source = await run_uncancellable(source_of, what.reference, place, config=config, auth=what.auth, server=server)
         try:
-            if store.find(reference) is None:
-                await run_uncancellable(source.prepare)
-            return await _bring(store, source, work_dir=workshop.path, server=server, config=config)
+            await run_uncancellable(source.prepare)
+            return await _bring(store, source, what=what, at=layers.Place(
+                store.layers_dir, place, limits=config.images.limits, server=server
+            ), turn=turn)  # fmt: skip
         finally:
             await run_uncancellable(source.close)
     finally:
         await leave(workshop)
 
 
-async def _again(store: ImageStore, reference: str, *, auth: Auth | None, config: Config) -> Image | None:
-    """The stored image of this name, if the registry still has the same and that can be determined without skopeo."""
-    if reference.startswith(LOCAL) or store.find(reference) is None:
+async def _again(store: ImageStore, what: Pull) -> Image | None:
+    """The stored image of this name, if the registry says that it still has the same."""
+    if what.reference.startswith(LOCAL) or store.find(what.reference) is None:
         return None
-    parsed = parse(reference)
-    digest = await _helpers_of(store).digests.of(parsed, config=config, auth=auth)
+    parsed, limits = parse(what.reference), what.config.images.limits
+    asked = await asyncio.to_thread(origins.question, parsed, registries=what.config.registries, auth=what.auth)
+    name, reference = str(parsed), parsed.digest or parsed.tag
+    digest = await _processes_of(store).digest(reference, asked, name=name, limits=limits)
     if not digest or parsed.digest not in ("", digest):
         return None
-    stop, names = threading.Event(), names_of(parsed, digest)
-    place = layers.Place(store.layers_dir, "", stop.is_set, config.images.limits)
-    return await _kept(store, names.digest, names=names, place=place, stop=stop)
+    names = names_of(parsed, digest)
+    return await _kept(store, names.digest, names=names, place=layers.Place(store.layers_dir, "", limits=limits))
 
 
 @contextlib.contextmanager
@@ -202,18 +216,22 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
         raise NoSpace(f"{error} ({free.f_bavail * free.f_frsize} bytes are free in {store.state_dir})") from None
 
 
-async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: ForkServer, config: Config) -> Image:
+async def _bring(store: ImageStore, source: Source, *, what: Pull, at: layers.Place, turn: Turn) -> Image:
     stop = threading.Event()
-    place = layers.Place(store.layers_dir, work_dir, stop.is_set, config.images.limits, server)
+    place = at._replace(stop=stop.is_set)
     names = await source.named()
-    if there := await _kept(store, names.digest, names=names, place=place, stop=stop):
+    if there := await _kept(store, names.digest, names=names, place=place):
         return there
     resolved = await source.resolve()
-    if there := await _kept(store, resolved.manifest.config, names=names, place=place, stop=stop):
+    if there := await _kept(store, resolved.manifest.config, names=names, place=place):
         return there
-    run = _Run(store, source, resolved, names, place, stop, set(), config.storage.keep_free_mib << 20)
+    keep_bytes, watch = what.config.storage.keep_free_mib << 20, Watch(yields=turn.yields)
+    run = Run(store, source, resolved, names, place, stop, set(), keep_bytes, watch, what.seen)
     try:
         await run.read(lambda: store.drop_damaged(manifest.diff_ids(resolved.config), stop.is_set))
+        missing = set(run.missing())
+        for blob, _ in run.layers():
+            run.show(blob, WAITS if blob in missing else HERE)
         await bring_all(store, run.missing, origin=source.origin, bring=run.bring)
         kept = await run.read(run.keep)
     except BaseException:
@@ -224,159 +242,44 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, server: Fo
     return kept
 
 
-async def _kept(
-    store: ImageStore, known: str, *, names: Names, place: layers.Place, stop: threading.Event
-) -> Image | None:
+async def _kept(store: ImageStore, known: str, *, names: Names, place: layers.Place) -> Image | None:
     """The image that is `known` by this name, if it is here and sound; it has all its `names` then."""
     if not known or (image := store.find(known)) is None:
         return None
-    if await _read(lambda: store.examine(image, whole=True, stop=stop.is_set), stop, limits=place.limits):
+    stop = threading.Event()
+    if await read(lambda: store.examine(image, whole=True, stop=stop.is_set), stop, limits=place.limits):
         return None
     return await run_uncancellable(store.name, image, tag=names.tag, digest=names.digest)
 
 
-class _Run(NamedTuple):
-    """One try at bringing what is `resolved`; `made` are the diff ids of the layers that it converted. `keep_bytes` of
-    the disk are for pods.
+pending: set["asyncio.Task[None]"] = set()
+"""The removals of pulls' directories that are tried again."""
+
+
+async def leave(workshop: Workshop) -> None:
+    """Remove a pull's directory, which may have gigabytes, now, or as soon as that is possible: also where the host has
+    no descriptor left for that now, or its disk can't be written to. What is not removed when the daemon ends is
+    removed at its next start. Raises KernelError.
     """
+    try:
+        await run_uncancellable(workshop.close)
+    except (Exhausted, DiskFailed) as error:
+        log.warning("pull.left", extra={"error": str(error)})
+        pending.add(task := asyncio.create_task(_closed(workshop), name="end of a pull"))
+        task.add_done_callback(_ended)
 
-    store: ImageStore
-    source: Source
-    resolved: Resolved
-    names: Names
-    place: layers.Place
-    stop: threading.Event
-    made: set[str]
-    keep_bytes: int
 
-    def layers(self) -> list[tuple[str, str]]:
-        """Each layer's blob and diff id, lowest first."""
-        return list(zip(self.resolved.manifest.layers, manifest.diff_ids(self.resolved.config), strict=True))
-
-    def missing(self) -> list[str]:
-        """The blobs of layers that are not in the store."""
-        return [blob for blob, diff_id in self.layers() if not self._has(diff_id)]
-
-    def _has(self, diff_id: str) -> bool:
-        return os.path.exists(layout.layer_path(self.place.layers_dir, diff_id))
-
-    async def bring(self, blobs: Collection[str]) -> None:
-        """Download these, and convert each as soon as it is there."""
-        layers: dict[str, dict[str, None]] = {blob: {} for blob in blobs}
-        for blob, diff_id in self.layers():
-            if blob in layers:
-                layers[blob][diff_id] = None
-                self.made.add(diff_id)
-        blob_files: BlobFiles = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
-        fetching = self._fetch(blob_files)
-        await _together([fetching, *(self._bring(blob_files[blob], blob, diff_ids=of) for blob, of in layers.items())])
-
-    async def _fetch(self, blob_files: BlobFiles) -> None:
-        """Fetch the blobs. A registry may send more than it declared, so the limits are checked while they arrive."""
-        fetching = asyncio.ensure_future(self.source.fetch(self.resolved, blob_files))
+async def _closed(workshop: Workshop) -> None:
+    pause_s = FIRST_S
+    while True:
+        await asyncio.sleep(pause_s)
         try:
-            while not (await asyncio.wait({fetching}, timeout=SPACE_CHECK_S))[0]:
-                await asyncio.to_thread(self._require_space, 0)
-            fetching.result()
-        finally:
-            fetching.cancel()
-            await await_end(fetching)
-
-    async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_ids: Collection[str]) -> None:
-        await asyncio.wait({file})
-        await self.read(lambda: self._convert_all([Blob(file.result(), blob, diff_id) for diff_id in diff_ids]))
-
-    async def read(self, work: Callable[[], T]) -> T:
-        """Run `work`, which reads untrusted bytes, in a thread as soon as one of the readers' slots is free."""
-        return await _read(work, self.stop, limits=self.place.limits)
-
-    def _convert_all(self, blobs: Sequence[Blob]) -> None:
-        """Convert the layers of one blob and then free its space, if it is ours; the file itself stays, so that skopeo
-        does not fetch it again.
-        """
-        for blob in blobs:
-            self._convert(blob)
-        if blobs[0].path.startswith(f"{self.place.work_dir}/"):
-            with contextlib.suppress(KernelError):  # it goes with the pull
-                files.forget_all(blobs[0].path)
-
-    def _convert(self, blob: Blob) -> None:
-        self._require_space(os.path.getsize(blob.path))
-        with _naming(self.source.name):
-            layers.convert(blob, self.place)
-        self._require_space(0)
-        known = {
-            layout.layer_path(self.place.layers_dir, diff_id) for _, diff_id in self.layers() if self._has(diff_id)
-        }
-        used, cap = sum(map(os.path.getsize, known)), self.place.limits.image_mib
-        if used > cap << 20:
-            raise refusal(f"the image {self.source.name} has more than {cap << 20} bytes", key="image_mib", cap=cap)
-
-    def _require_space(self, needed: int) -> None:
-        """Check that the image leaves the space that is reserved for pods, whose writes would fail on a disk that an
-        image has filled.
-        """
-        disk = os.statvfs(self.store.state_dir)
-        keep = filling.kept_free(self.keep_bytes, disk.f_blocks * disk.f_frsize)
-        if disk.f_bavail * disk.f_frsize < keep + needed:
-            raise NoSpace(
-                f"the image {self.source.name} does not leave the {keep >> 20} MiB free that storage.keep_free_mib "
-                "keeps for pods; remove images or pods"
-            )
-
-    def keep(self) -> Image:
-        """Merge the layers, and let the store have the image. Raises LayersVanished, what `merge` raises."""
-        out_dir, diff_ids = f"{self.place.work_dir}/image", manifest.diff_ids(self.resolved.config)
-        files.make_dirs(out_dir, 0o700)
-        files.write_atomic(f"{out_dir}/config.json", self.resolved.config_bytes)
-        files.write_atomic(f"{out_dir}/manifest.json", self.resolved.manifest_bytes)
-        image_id = self.resolved.manifest.config
-        try:
-            with _naming(self.source.name):
-                answer = merge(image_id, self.place, diff_ids=diff_ids, out_dir=out_dir)
-        except PodError:
-            if not all(map(self._has, diff_ids)):
-                raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
-            raise
-        self.store.seal(out_dir, diff_ids, stop=self.place.stop)
-        # Serialised again, so that what the store reads repeatedly has been validated.
-        config = manifest.with_file(self.resolved.config, manifest.of_kernel(answer))
-        new = NewImage(image_id, out_dir, json.dumps(config).encode(), diff_ids)
-        return self.store.add(new, tag=self.names.tag, digest=self.names.digest)
+            return await run_uncancellable(workshop.close)
+        except (Exhausted, DiskFailed):
+            pause_s = min(2 * pause_s, LAST_S)
 
 
-@contextlib.contextmanager
-def _naming(image: str) -> Iterator[None]:
-    """Say in an error about a layer, which knows only itself, whose it is."""
-    try:
-        yield
-    except (Corrupt, BadRequest, Unsupported, TimedOut) as error:
-        raise type(error)(f"can't pull {image}: {error}") from None
-
-
-async def _read(work: Callable[[], T], stop: threading.Event, *, limits: Limits) -> T:
-    slots = _slots_of(limits)
-    async with slots.readers:
-        return await _in_thread(work, stop, threads=slots.threads)
-
-
-async def _together(works: Iterable[Awaitable[None]]) -> None:
-    """All of them, side by side; when one fails the others are ended, and have ended when its error is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await await_end(asyncio.gather(*tasks, return_exceptions=True))
-
-
-async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: ThreadPoolExecutor) -> T:
-    """Run `work` in a thread. On cancellation interrupt it and wait: it must not continue in removed directories."""
-    future = asyncio.get_running_loop().run_in_executor(threads, work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        stop.set()
-        await await_end(future)
-        raise
+def _ended(task: "asyncio.Task[None]") -> None:
+    pending.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("pull.left", extra={"error": str(error)})

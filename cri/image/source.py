@@ -2,39 +2,39 @@
 """Sources of images: a registry, an OCI layout on disk, or an archive that `docker save` wrote.
 
 Called by the pull. A source first resolves its name (`named`), then selects the image (`resolve`) and fetches the blobs
-(`fetch`). Local files are read with the rights of this process, so only `clearpod run` may offer `oci:` and
-`docker-archive:`; the CRI does not.
+(`fetch`). Local files are read with the rights of this process, so only commands may offer `oci:` and
+`docker-archive:`; the CRI does not. The daemon never parses an untrusted document: it gets a few digests, and the
+config serialised again (`Reader`).
 """
 
 import asyncio
 import errno
+import json
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
-from cri.image import manifest, registries
-from cri.image.direct import Direct
-from cri.image.documents import Reader, Top
+from cri.image import archive, manifest, origins
 from cri.image.manifest import Manifest
-from cri.image.progress import Download, watched
-from cri.image.registries import Auth
-from cri.image.skopeo import Skopeo
+from cri.image.origins import Auth
+from cri.image.registry import Client, Watch
 from cri.store.reference import Reference, parse
-from cri.threads import await_end, run_uncancellable
+from cri.threads import run_concurrently, run_uncancellable
 from stage1.errors import KernelError, NotFound
 from stage1.linux import files as fs
 from stage1.linux import libc
-from stage1.linux.supervise import never
+from stage1.pod import own_kernel
+from stage1.rootfs import worker
 from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layout import hex_of
 from stage1.rootfs.limits import Limits, refusal
+from stage1.rootfs.worker import Asker, ForkServer, Question, Worker
 
 _BLOBS = "blobs/sha256"
-POLL_S = 0.02
-"""Delay between two listings of the directory to which skopeo downloads."""
+_TIMEOUT_S, _CPU_S = 60.0, 120.0
+_ARCHIVE_S = 3600.0
 
 
 class Names(NamedTuple):
@@ -61,14 +61,88 @@ BlobFiles = dict[str, "asyncio.Future[str]"]
 """The paths of layers' files by their blobs' digests, each set when the file is complete."""
 
 
+class Top(NamedTuple):
+    """A parsed document: an index, of which `chosen` is for this host, or a manifest."""
+
+    chosen: str = ""
+    manifest: Manifest | None = None
+    sizes: dict[str, int] = {}  # noqa: RUF012 - never changed
+    """Sizes in bytes of the layers' blobs that have one."""
+
+
+class Reader:
+    """Reads the documents of the image `name`, in one process, which the first question starts. Close it."""
+
+    def __init__(self, name: str, limits: Limits, server: ForkServer | None = None) -> None:
+        self.name, self._limits = name, limits
+        self._architecture = manifest.host_architecture()
+        question = Question("cri.image.manifest", (), f"the documents of {name}", _CPU_S)
+        self._worker = Worker(question, Asker(limits, server=server))
+
+    def start(self) -> None:
+        """Start the process, if it was not. Blocks. Raises NotFound without util-linux, KernelError, Stopped."""
+        self._worker.start()
+
+    def close(self) -> None:
+        """End the process. Idempotent."""
+        self._worker.close()
+
+    async def top(self, data: bytes) -> Top:
+        """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""
+        answer = await self._ask("top", data, what="manifest", most_kib=self._limits.manifest_kib)
+        match answer:
+            case {"chosen": str(digest)} if manifest.is_digest(digest):
+                return Top(digest)
+            case {"config": str(config), "layers": list(layers), "sizes": dict(sizes)}:
+                known = {key: size for key, size in sizes.items() if type(size) is int and 0 < size < 1 << 60}
+                if all(map(manifest.is_digest, [config, *layers])) and len(layers) <= self._limits.layers:
+                    return Top("", Manifest(config, tuple(layers)), known)
+        raise self._odd("manifest")
+
+    async def config(self, data: bytes, of: Manifest) -> dict[str, Any]:
+        """The config, which belongs to the manifest `of`. Raises Corrupt, OverLimit, BadRequest (platform)."""
+        what, most = "config", self._limits.config_kib
+        answer = await self._ask("config", data, what=what, most_kib=most, more=json.dumps(of))
+        if not isinstance(answer, dict):
+            raise self._odd(what)
+        manifest.check_config(answer, of, name=self.name, architecture=self._architecture)
+        return answer
+
+    async def kernel_annotations(self, data: bytes) -> dict[str, str]:
+        """The annotations about a kernel in a manifest that `top` has accepted. Raises Corrupt."""
+        if own_kernel.OURS.encode() not in data and own_kernel.URUNC.encode() not in data:
+            return {}
+        answer = await self._ask("annotations", data, what="manifest", most_kib=self._limits.manifest_kib)
+        return manifest.of_kernel(answer)
+
+    async def names(self, data: bytes) -> dict[str, str]:
+        """The images of an OCI layout's index.json: names, of which one may be empty, with digests. Raises Corrupt."""
+        answer = await self._ask("names", data, what="index", most_kib=self._limits.manifest_kib)
+        if not isinstance(answer, dict) or not all(map(manifest.is_digest, answer.values())):
+            raise self._odd("index")
+        return answer
+
+    async def _ask(self, kind: str, data: bytes, *, what: str, most_kib: int, more: str = "") -> Any:
+        title = f"the {what} of {self.name}"
+        if len(data) > most_kib << 10:
+            key = "config_kib" if kind == "config" else "manifest_kib"
+            raise refusal(f"{title} has more than {most_kib << 10} bytes", key=key, cap=most_kib)
+        arguments = (kind, self.name, self._architecture, json.dumps(self._limits), more)
+        # Characters that are not ASCII come back six times as long.
+        most_bytes = 65536 + 6 * (most_kib << 10)
+        question = Question("cri.image.manifest", arguments, title, _TIMEOUT_S, answer_bytes=most_bytes)
+        return await asyncio.to_thread(self._worker.ask, question, data)
+
+    def _odd(self, what: str) -> Corrupt:
+        return Corrupt(f"the {what} of {self.name} could not be parsed; push the image again")
+
+
 class Source(Protocol):
     """One per pull."""
 
     name: str
     origin: str
     """The registry; empty for files of this machine."""
-    yields: Callable[[], bool]
-    """Asked while the registry is slow; true ends the pull."""
 
     def prepare(self) -> None:
         """Start now what `resolve` will need. Blocks."""
@@ -82,7 +156,7 @@ class Source(Protocol):
         """Which image it is now; brings no layers."""
         ...
 
-    async def fetch(self, resolved: Resolved, files: "BlobFiles") -> None:
+    async def fetch(self, resolved: Resolved, files: BlobFiles, *, watch: Watch) -> None:
         """Bring the blobs of the layers in `files`, and set the path of each as soon as the file is whole."""
         ...
 
@@ -103,7 +177,7 @@ def names_of(reference: Reference, digest: str) -> Names:
 def source_of(
     text: str, work_dir: str, *, config: Config, auth: Auth | None, server: ForkServer | None = None
 ) -> Source:
-    """The source that `text` names, whose documents are read by who `server` forks. Raises BadRequest."""
+    """The source that `text` names, with processes that `server` forks. Blocks. Raises BadRequest."""
     kind, colon, rest = text.partition(":")
     if colon and kind == "oci":
         return LayoutSource(text, *_split_layout(rest), limits=config.images.limits, server=server)
@@ -128,8 +202,8 @@ async def _resolved(
         top = await reader.top(raw)
         if top.manifest:
             return raw, top.manifest, top
-        raw = manifest.verified(await by_digest(top.chosen), top.chosen)
-    what, cap = "an image has indexes in indexes", limits.index_depth
+        raw = manifest.verified(await by_digest(top.chosen), top.chosen, name=reader.name)
+    what, cap = f"the image {reader.name} has indexes in indexes", limits.index_depth
     raise refusal(f"{what}, more than {cap} deep", key="index_depth", cap=cap)
 
 
@@ -143,117 +217,68 @@ async def _with_config(
 
 
 class RegistrySource:
-    """The registry is asked for the manifest, which is all for an image that is here; else once or twice more in small
-    (`Direct`, or skopeo where that has no answer), then by skopeo for the layers that are missing.
+    """The registry is asked for the manifest, which is all for an image that is here; else for another one of an index,
+    for the config, and for the layers that are missing.
     """
 
     def __init__(
-        self,
-        reference: Reference,
-        work_dir: str,
-        *,
-        config: Config,
-        auth: Auth | None,
-        server: ForkServer | None,
+        self, reference: Reference, work_dir: str, *, config: Config, auth: Auth | None, server: ForkServer | None
     ) -> None:
-        self.name, self.origin, self.yields = str(reference), reference.registry, never
+        self.name, self.origin = str(reference), reference.registry
         self._reference, self._work_dir, self._limits = reference, work_dir, config.images.limits
-        known = config.registries
-        _write(f"{work_dir}/registries.conf", registries.registries_conf(known, reference))
-        _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
-        self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
         self._reader = Reader(self.name, self._limits, server)
-        fs.make_dirs(f"{work_dir}/fetch1", 0o700)
-        box = f"{work_dir}/fetch1/direct"
-        self._direct = Direct(reference, config=config, auth=auth, server=server, box=box)
-        self._raw, self._fetches = b"", 0
+        asked = origins.question(reference, registries=config.registries, auth=auth)
+        self._client = Client(asked, self.name, asker=Asker(self._limits, server=server), box=f"{work_dir}/registry")
+        self._raw = b""
 
     def prepare(self) -> None:
         """See `Source`."""
-        self._direct.start()
-        self._reader.start()
+        self._client.start()
 
     async def named(self) -> Names:
         """Follows the tag once; everything after goes by digest."""
-        self._raw = await self._manifest(self._reference.digest or self._reference.tag, f"docker://{self._reference}")
+        what = self._reference.digest or self._reference.tag
+        # The process that will read the document starts meanwhile.
+        document = self._client.document("manifest", what, most_kib=self._limits.manifest_kib)
+        self._raw = await run_concurrently(document, self._reader.start)
         digest = self._reference.digest or manifest.digest_of(self._raw)
-        manifest.verified(self._raw, digest)
+        manifest.verified(self._raw, digest, name=self.name)
         return names_of(self._reference, digest)
 
     async def resolve(self) -> Resolved:
         """See `Source`."""
         raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
-        self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
-        config = await self._config(chosen.config)
-        resolved = await _with_config(raw, chosen, reader=self._reader, config=config, sizes=checked.sizes)
+        config = await self._client.document("blob", chosen.config, most_kib=self._limits.config_kib)
+        verified = manifest.verified(config, chosen.config, name=self.name)
+        resolved = await _with_config(raw, chosen, reader=self._reader, config=verified, sizes=checked.sizes)
         await run_uncancellable(self._reader.close)
         return resolved
+
+    async def _by_digest(self, digest: str) -> bytes:
+        return await self._client.document("manifest", digest, most_kib=self._limits.manifest_kib)
+
+    async def fetch(self, resolved: Resolved, files: BlobFiles, *, watch: Watch) -> None:
+        """See `Source`."""
+        place, sizes = f"{self._work_dir}/{_BLOBS}", {digest: resolved.sizes.get(digest, 0) for digest in files}
+        await run_uncancellable(fs.make_dirs, place, 0o700)
+
+        def arrived(digest: str, path: str) -> None:
+            if not files[digest].done():
+                files[digest].set_result(path)
+
+        await self._client.bring(sizes, place, arrived=arrived, watch=watch)
 
     def close(self) -> None:
         """See `Source`."""
         self._reader.close()
-        self._direct.close()
-
-    async def _by_digest(self, digest: str) -> bytes:
-        return await self._manifest(digest, f"docker://{self._reference.name}@{digest}")
-
-    async def _manifest(self, reference: str, source: str) -> bytes:
-        return await self._direct.manifest(reference) or await self._skopeo.inspect(source)
-
-    async def _config(self, digest: str) -> bytes:
-        data = await self._direct.config(digest)
-        if not data or manifest.digest_of(data) != digest:
-            data = await self._skopeo.inspect(self._exact, config=True)
-        return manifest.verified(data, digest)
-
-    async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
-        """Without skopeo the first time, as far as that can be; skopeo brings what is missing then."""
-        self._fetches += 1
-        place = f"{self._work_dir}/fetch{self._fetches}"
-        await run_uncancellable(fs.make_dirs, f"{place}/{_BLOBS}", 0o700)
-        sizes = {digest: resolved.sizes[digest] for digest in files if digest in resolved.sizes}
-        total = sum(sizes.values()) if len(sizes) == len(files) else 0
-        watching = asyncio.ensure_future(_watch(lambda: self._arrived(place, sizes), place, files=files))
-        bringing = self._brought(resolved, place, files=files, sizes=sizes if total else {})
-        expected = Download(self.name, place, total, most_mib=self._limits.image_mib, yields=self.yields)
-        try:
-            await watched(bringing, expected)
-        finally:
-            watching.cancel()
-            try:
-                await await_end(watching)
-            finally:
-                await run_uncancellable(self._direct.close)
-
-    async def _brought(self, resolved: Resolved, place: str, *, files: BlobFiles, sizes: dict[str, int]) -> None:
-        """Bring the blobs, with `sizes` without skopeo as far as that can be."""
-        if sizes and self._direct.brings():
-            await self._direct.bring(sizes)
-            _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))
-        if not all(file.done() for file in files.values()):
-            await run_uncancellable(self._direct.discard)  # else it would count as part of what skopeo brings
-            await self._copied(resolved, place, files=files)
-            _set_paths(place, files, names=await run_uncancellable(self._arrived, place, sizes))
-
-    def _arrived(self, place: str, sizes: dict[str, int]) -> set[str]:
-        """The names of blobs that are there. Blocks."""
-        self._direct.adopt(sizes, directory=f"{place}/{_BLOBS}")
-        return set(os.listdir(f"{place}/{_BLOBS}"))
-
-    async def _copied(self, resolved: Resolved, place: str, *, files: BlobFiles) -> None:
-        """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob
-        its name when that is whole.
-        """
-        for digest in set(resolved.manifest.layers) - set(files):
-            await run_uncancellable(_write, f"{place}/{_BLOBS}/{hex_of(digest)}", "")
-        await self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
+        self._client.close()
 
 
 class LayoutSource:
     """An OCI layout is read where it lies."""
 
     def __init__(self, name: str, directory: str, ref: str, *, limits: Limits, server: ForkServer | None) -> None:
-        self.name, self.origin, self.yields = name, "", never
+        self.name, self.origin = name, ""
         self._directory, self._ref, self._limits = directory, ref, limits
         self._reader = Reader(name, limits, server)
 
@@ -281,9 +306,10 @@ class LayoutSource:
     async def _by_digest(self, digest: str) -> bytes:
         return self._blob(digest)
 
-    async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
+    async def fetch(self, resolved: Resolved, files: BlobFiles, *, watch: Watch) -> None:
         """Set the paths of the blobs, which are in the directory already."""
-        _set_paths(self._directory, files, names={hex_of(digest) for digest in files})
+        for digest, file in files.items():
+            file.set_result(f"{self._directory}/{_BLOBS}/{hex_of(digest)}")
 
     async def _top(self) -> str:
         try:
@@ -302,7 +328,7 @@ class LayoutSource:
             data = self._read(f"blobs/sha256/{hex_of(digest)}")
         except FileNotFoundError:
             raise Corrupt(f"{self.name} lacks the blob {digest}; write the layout again") from None
-        return manifest.verified(data, digest)
+        return manifest.verified(data, digest, name=self.name)
 
     def _read(self, path: str) -> bytes:
         """A document, or a little more than one may have, which its reader refuses. Raises FileNotFoundError,
@@ -326,57 +352,45 @@ class LayoutSource:
         return data
 
 
-class ArchiveSource:
-    """An archive of `docker save` is first turned into a layout by skopeo."""
+class ArchiveSource(LayoutSource):
+    """An archive of `docker save` is first turned into a layout by a confined process."""
 
     def __init__(self, name: str, work_dir: str, *, limits: Limits, server: ForkServer | None) -> None:
-        self.name, self.origin, self.yields = name, "", never
-        self._work_dir, self._limits = work_dir, limits
-        self._layout = LayoutSource(name, f"{work_dir}/layout", "", limits=limits, server=server)
+        super().__init__(name, f"{work_dir}/layout", "", limits=limits, server=server)
+        self._box, self._server = f"{work_dir}/archive", server
+        _, _, rest = name.partition(":")
+        path, _, self._image = rest.partition(":")
+        self._path = os.path.abspath(path)
 
-    def prepare(self) -> None:
-        """See `Source`."""
-        self._layout.prepare()
+    async def _top(self) -> str:
+        """Unpack everything: an archive can't be asked in small."""
+        return await run_uncancellable(self._unpacked)
 
-    async def named(self) -> Names:
-        """A local image has no name but its id."""
-        return Names()
-
-    async def resolve(self) -> Resolved:
-        """Copies everything: an archive can't be asked in small."""
-        skopeo = Skopeo(self._work_dir, name=self.name, limits=self._limits, archive=_file_of(self.name))
-        layout = f"{self._work_dir}/layout"
-        await skopeo.copy(self.name, layout, blobs=f"{layout}/blobs")
-        return await self._layout.resolve()
-
-    async def fetch(self, resolved: Resolved, files: BlobFiles) -> None:
-        """Set the paths of the blobs, which `resolve` has unpacked already."""
-        await self._layout.fetch(resolved, files)
-
-    def close(self) -> None:
-        """See `Source`."""
-        self._layout.close()
-
-
-async def _watch(arrived: Callable[[], set[str]], place: str, *, files: BlobFiles) -> None:
-    """Set the paths of blobs as they appear below `place`, until this is cancelled."""
-    while True:
-        await asyncio.sleep(POLL_S)
-        _set_paths(place, files, names=await run_uncancellable(arrived))
-
-
-def _set_paths(place: str, files: BlobFiles, *, names: Collection[str]) -> None:
-    """Set the paths of the blobs whose files, of these names, are there."""
-    for digest, file in files.items():
-        if hex_of(digest) in names and not file.done():
-            file.set_result(f"{place}/{_BLOBS}/{hex_of(digest)}")
-
-
-def _file_of(name: str) -> str:
-    """The file of docker-archive:FILE[:REF]; skopeo splits at the first colon too."""
-    return os.path.abspath(name.partition(":")[2].partition(":")[0])
-
-
-def _write(path: str, text: str) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(text)
+    def _unpacked(self) -> str:
+        place = f"{self._directory}/{_BLOBS}"
+        fs.make_dirs(place, 0o700)
+        most = self._limits.image_mib << 20
+        try:
+            with libc.Guard("open", self._path):
+                fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"there is no file {self._path}") from None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise NotFound(f"{self._path} is not a regular file, and so not an archive of docker save")
+            worker.make_box(self._box, uid=self._limits.uid)
+            arguments = (self._path, self._image, str(self._limits.manifest_kib << 10))
+            question = Question(archive.__name__, arguments, self.name, _ARCHIVE_S, self._box, most, stdin=fd)
+            made = worker.ask(question, Asker(self._limits, server=self._server))
+        finally:
+            os.close(fd)
+        if not (
+            isinstance(made, list) and 1 < len(made) <= self._limits.layers + 1 and all(map(manifest.is_digest, made))
+        ):
+            raise Corrupt(f"{self._path} could not be read; write it again")
+        for digest in dict.fromkeys(made):
+            worker.adopt(self._box, hex_of(digest), target=f"{place}/{hex_of(digest)}", most_bytes=most)
+        document = archive.manifest_of(made, [os.path.getsize(f"{place}/{hex_of(digest)}") for digest in made])
+        digest = manifest.digest_of(document)
+        fs.write_atomic(f"{place}/{hex_of(digest)}", document)
+        return digest

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Confines the calling process by system calls, as `sandbox.command` has util-linux do it for a program.
 
-Called by the fork server (`forkserver`) in a child that has one thread, before it reads a foreign byte. The fences are
-those of `sandbox.Box`; if this host lacks one of them this is not called (`sandbox.Means`).
+Called by the fork server (`rootfs.confined`) in a child that has one thread, before it reads a foreign byte. The fences
+are those of `sandbox.Box`; if this host lacks one of them this is not called (`sandbox.Means`).
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line that confines a program which parses foreign bytes: setpriv, unshare and prlimit of util-linux.
 
-Called by `rootfs` and by the pull's skopeo. Only makes arguments, except for `means`, which tries once what this host
+Called by `rootfs`. Only makes arguments, except for `means`, which tries once what this host
 can do. Must not start the program itself: see `supervise`.
 """
 
@@ -32,16 +32,15 @@ NETWORK_PLACES = tuple((path, READ) for path in ("/etc", "/run", "/var/lib/ca-ce
 
 _NAMESPACES = ("--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL")
 _TRIAL_S = 10.0
-_PROCESSES, _FILES = 128, 8192
+_PROCESSES, _FILES = 256, 8192
 """A user's processes are counted over all sandboxes that run at once."""
 
 
 class Box(NamedTuple):
     """What the program may have. Relative paths are below `directory`, its working directory.
 
-    `file_bytes` bounds each file that it writes, 0: it may write none; `memory_bytes` its address space, and with
-    `reserves` its private memory instead, for programs that reserve much and use little. `uid` 0 stays root, without
-    capabilities but those in `keeps`.
+    `file_bytes` bounds each file that it writes, 0: it may write none; `memory_bytes` its address space. `uid` 0 stays
+    root, without capabilities.
     """
 
     memory_bytes: int
@@ -52,8 +51,6 @@ class Box(NamedTuple):
     """Paths, with the rights of landlock(7) that it has there; one that is absent is left out."""
     uid: int = 0
     network: bool = False
-    reserves: bool = False
-    keeps: tuple[str, ...] = ()
     sockets: bool = False
     """Whether the filter of system calls leaves them."""
 
@@ -92,7 +89,7 @@ def bounds(box: Box) -> dict[str, int]:
     """Return the limits of what runs in the box, by setrlimit(2)'s names in small letters."""
     processes = {"nproc": _PROCESSES} if box.uid else {}
     return {
-        "data" if box.reserves else "as": box.memory_bytes,
+        "as": box.memory_bytes,
         "cpu": box.cpu_s,
         "fsize": box.file_bytes,
         "nofile": _FILES,
@@ -102,9 +99,8 @@ def bounds(box: Box) -> dict[str, int]:
 
 
 def _powers(box: Box) -> list[str]:
-    kept = "".join(f",+{name}" for name in box.keeps)
     user = [f"--reuid={box.uid}", f"--regid={box.uid}"] if box.uid else []
-    none = ["--no-new-privs", f"--inh-caps=-all{kept}", "--ambient-caps=-all", f"--bounding-set=-all{kept}"]
+    none = ["--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]
     # Once more, since a change of the user takes the first one back.
     return [*user, "--clear-groups", *none, "--pdeathsig=KILL"]
 
@@ -191,15 +187,15 @@ ENVIRONMENT = {
 _FILE = os.path.abspath(globals().get("__file__", ""))
 """This one; modules of rkt's image have none, and confine no processes."""
 _CODE = os.path.dirname(os.path.dirname(os.path.dirname(_FILE)))
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.{} import main; main()"
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.confined import {}; {}()"
 
 
-def python(arguments: tuple[str, ...], *, main: str = "child") -> list[str]:
-    """The command line of a Python with our code and nothing else: the module `main` of rootfs, with these arguments.
+def python(arguments: tuple[str, ...], *, main: str = "main") -> list[str]:
+    """The command line of a Python with our code and nothing else: the function `main` of `rootfs.confined`.
 
     To be confined by `command`, but for the fork server.
     """
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START.format(main), _CODE, *arguments]
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START.format(main, main), _CODE, *arguments]
 
 
 def python_places() -> tuple[tuple[str, str], ...]:

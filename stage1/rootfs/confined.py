@@ -1,286 +1,247 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has untrusted bytes read by a confined Python process with our code (`child`), and validates its result.
+"""The program of the processes that read untrusted bytes: a server that forks them, and what runs in each.
 
-Called by `layers`, `merge` and, through `Worker`, the pull's documents, from threads. This is the only place where the
-output of such a process becomes our values: the bytes may have compromised it.
+Started by `worker`. A child confines itself (`linux.confine`) before it does anything else, calls one function, and
+writes its result as JSON, which the caller validates. The server has loaded the modules of such functions. Its requests
+come by a socket (descriptor 0) and consist of descriptors only; it has one thread, and reads neither images nor the
+tasks themselves, so a child's memory has no data of others. A child is the first process of a PID namespace, and is
+killed when the server ends or its client closes its socket. docs/design/images.md has the reasons.
 """
 
+import errno
+import gc
+import importlib
 import json
 import os
-import stat
-import threading
+import select
+import socket
+import sys
 from typing import NamedTuple
 
-from stage1.errors import NoSpace, PodError
-from stage1.linux import feeding, files, sandbox, supervise
-from stage1.linux.libc import Guard
-from stage1.rootfs.answers import INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
-from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.limits import ELAPSED, Limits, OverLimit, refusal
+from stage1.errors import KernelError, PodError, both_ends
+from stage1.linux import confine, mapped, namespace, process, sandbox
+from stage1.rootfs.worker import DESCRIPTORS, EVENT, INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from stage1.rootfs.forking import ForkServer
-
-_SENTENCE_CHARACTERS = 1000
-_SIGKILL = 128 + 9
-_MOST_FILES = 64
-MOST_FILE_BYTES = 2 << 40
-"""mkfs.erofs begins with a file of that size, which has no blocks."""
-
-
-class Question(NamedTuple):
-    """`arguments` for the function `job` of `module`, about `what`; at most `answer_bytes` come back as JSON."""
-
-    module: str
-    arguments: tuple[str, ...]
-    what: str
-    timeout_s: float
-    """Of processor time; `ask` takes `ELAPSED` times as long at most, and a worker's answer that long."""
-    directory: str = ""
-    """With `in`, which it may read, and `out`, where it may write; empty: it reaches no files."""
-    disk_bytes: int = 0
-    """Limits of the files in `out`."""
-    answer_bytes: int = 65536
-    network: bool = False
-    """Whether it talks to registries; it then reads how names are resolved and whose certificates are believed."""
+_OUT_OF_MEMORY = b'{"error": "%s", "sentence": ""}' % MEMORY.encode()
+_COULD_NOT_START = 125
+_MOST_FILES = 1 << 30
+_PAUSE_MS = 1000
+"""Without a request for so long, the server gives memory back that the next one need not have."""
+_LIFE = 3
+"""A child's descriptor behind the standard ones, until it is confined."""
 
 
-class Asker(NamedTuple):
-    """The limits, the caller's cancellation, and the server that forks the process; without, it is a new Python."""
-
-    limits: Limits
-    stop: "Callable[[], bool]" = supervise.never
-    server: "ForkServer | None" = None
+# What runs in each process.
 
 
-def ask(question: Question, asker: Asker) -> "Any":
-    """The result of the function, from a process of its own. The caller checks the types in it. Raises Corrupt,
-    OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
+def main() -> None:
+    """`sys.argv`: a module, then the arguments for its function `job`. What that raises is the answer too.
+
+    Without arguments it is a worker: questions with data come by standard input until that ends.
     """
-    start = _start(question, asker)
-    job = supervise.Job(start, -1, ELAPSED * question.timeout_s, asker.stop, lambda: _check_output(question))
-    outcome: list[supervise.Ended] = []
-    text = bytearray()
-    pieces = supervise.output(job, outcome)
+    job = importlib.import_module(sys.argv[1]).job
+    if sys.argv[2:]:
+        _write(_answer(job, tuple(sys.argv[2:])))
+    else:
+        _serve(job)
+    os._exit(0)
+
+
+def _serve(job: "Callable[..., Any]") -> None:
+    with open(0, "rb", closefd=False) as file:
+        while lengths := file.read(2 * LENGTH_DIGITS):
+            arguments = json.loads(file.read(int(lengths[:LENGTH_DIGITS])))
+            _say(_answer(_told, job, tuple(arguments), file.read(int(lengths[LENGTH_DIGITS:]))))
+
+
+def _told(job: "Callable[..., Any]", *given: "Any") -> "Any":
+    """The result of `job`, or of what it returns if that yields events, each of which is said at once."""
+    result = job(*given)
+    while hasattr(result, "__next__"):
+        try:
+            event = next(result)
+        except StopIteration as end:
+            return end.value
+        _say(json.dumps({"ok": {EVENT: event}}).encode())
+    return result
+
+
+def _say(text: bytes) -> None:
+    _write(b"%0*d" % (LENGTH_DIGITS, len(text)) + text)
+
+
+def _write(text: bytes) -> None:
+    view = memoryview(text)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def _answer(job: "Callable[..., Any]", *given: "Any") -> bytes:
+    answer: dict[str, Any]
     try:
-        for piece in pieces:
-            text += piece
-            if len(text) > question.answer_bytes:
-                raise _too_long(question)
+        answer = {"ok": job(*given)}
+    except PodError as error:
+        kind = next((name for name in (k.__name__ for k in type(error).__mro__) if name in KINDS), "Corrupt")
+        answer = {"error": kind, "sentence": str(error)}
+    except MemoryError:
+        return _OUT_OF_MEMORY
+    except Exception as error:  # noqa: BLE001 - any way in which foreign bytes can break a reader
+        answer = {"error": INTERNAL, "sentence": described(error)}
+    try:
+        return json.dumps(answer).encode()
+    except MemoryError:
+        return _OUT_OF_MEMORY
+
+
+def described(error: BaseException) -> str:
+    """The error and where it was raised, for debugging: `IndexError: ... (facts.py, line 7)`."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {both_ends(str(error), 200)}{where}"
+
+
+# The server that forks them.
+
+
+class _Child(NamedTuple):
+    pid: int
+    pidfd: int
+    status: socket.socket
+    """Gets the exit status. Readable when who asked wants the child killed, or has gone."""
+
+
+def serve() -> None:
+    """`sys.argv`: the modules to load. Serves until descriptor 0 is at its end."""
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+    gc.freeze()  # a collection in a child would copy all pages
+    with socket.socket(fileno=os.dup(0)) as asked:
+        _Server(asked).serve()
+    os._exit(0)
+
+
+class _Server:
+    def __init__(self, asked: socket.socket) -> None:
+        self._asked = asked
+        self._home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._alive = os.pipe()
+        self._children: dict[int, _Child] = {}
+        """The children, by their pidfds, and by the descriptors of their sockets."""
+        self._poll = select.poll()
+        self._poll.register(asked, select.POLLIN)
+
+    def serve(self) -> None:
+        """Serve until no client is left; then all children end."""
+        pause_ms: int | None = _PAUSE_MS
+        while True:
+            ready = {fd for fd, _ in self._poll.poll(pause_ms)}
+            if not ready:
+                mapped.release()
+            pause_ms = _PAUSE_MS if ready else None
+            for fd in ready & self._children.keys():
+                self._end_child(fd)
+            # Last, since a new child's descriptors may have the numbers of one that has just ended.
+            if self._asked.fileno() in ready and not self._accept():
+                return
+
+    def _accept(self) -> bool:
+        """Take a request; False when there are no more."""
+        mark, fds, _, _ = socket.recv_fds(self._asked, 1, DESCRIPTORS)
+        if not mark:
+            return False
+        if not fds:
+            return True  # no descriptor is free; the client sees that its socket is closed
+        first, *others = fds
+        status = socket.socket(fileno=first)
+        try:
+            if len(fds) < DESCRIPTORS:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._keep(self._fork(others), status)
+        except (OSError, KernelError) as error:
+            _tell(status, b"!%d" % (error.errno or 0))
+            status.close()
+        finally:
+            for fd in others:
+                os.close(fd)
+        return True
+
+    def _fork(self, fds: "Sequence[int]") -> int:
+        namespace.unshare(confine.NEW_PID)
+        try:
+            if (pid := os.fork()) == 0:
+                _begin(fds, alive=self._alive)
+        finally:
+            namespace.setns(self._home, confine.NEW_PID)
+        return pid
+
+    def _keep(self, pid: int, status: socket.socket) -> None:
+        try:
+            one = _Child(pid, os.pidfd_open(pid), status)
+        except OSError:
+            os.kill(pid, process.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        for fd in (one.pidfd, status.fileno()):
+            self._children[fd] = one
+            self._poll.register(fd, select.POLLIN)
+
+    def _end_child(self, fd: int) -> None:
+        """Reap the child whose exit this descriptor reports, or kill it if its client is gone."""
+        one = self._children.pop(fd, None)
+        if one is None:
+            return  # both at once
+        self._poll.unregister(fd)
+        if fd == one.pidfd:
+            self._reap(one)
+        else:
+            os.kill(one.pid, process.SIGKILL)  # not reaped, so the number is still its own
+
+    def _reap(self, one: _Child) -> None:
+        code = os.waitstatus_to_exitcode(os.waitpid(one.pid, 0)[1])
+        _tell(one.status, b"%d" % (code if code >= 0 else 128 - code))
+        if self._children.pop(one.status.fileno(), None):
+            self._poll.unregister(one.status)
+        os.close(one.pidfd)
+        one.status.close()
+
+
+def _tell(status: socket.socket, text: bytes) -> None:
+    try:
+        status.send(text, socket.MSG_NOSIGNAL)
+    except OSError:
+        pass  # the client is gone
+
+
+def _begin(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
+    """Be the child. Does not return."""
+    try:
+        _run_child(fds, alive=alive)
+    except BaseException as error:  # noqa: BLE001  whatever it is, the child must not continue in the server's code
+        os.write(2, f"{described(error)}\n".encode())
     finally:
-        pieces.close()
-    if outcome[0].code:
-        raise _death(question, asker, ended=outcome[0])
-    return _understood(question, asker, text=bytes(text))
+        os._exit(_COULD_NOT_START)
 
 
-class Feeding:
-    """A process like that of `ask` whose standard input is given in pieces. Close it. It may have as many bytes in
-    `out` as it was given, and `disk_bytes` more.
-    """
-
-    def __init__(self, question: Question, asker: Asker, pace: feeding.Pace) -> None:
-        self._question, self._asker = question, asker
-        start = _start(question, asker)
-        self._program = feeding.Fed(start, pace, most_bytes=question.answer_bytes, check=self._check)
-
-    def give(self, data: bytes) -> None:
-        """Let it have `data`; in vain once it takes no more. Raises Stopped, TimedOut, OverLimit."""
-        self._program.give(data)
-
-    def copy(self, source: int, most: int) -> int:
-        """Copy from a pipe (`feeding.Fed.copy`)."""
-        return self._program.copy(source, most)
-
-    def answer(self) -> "Any":
-        """The function's result for all that was given. Raises what `ask` raises."""
-        ended = self._program.finish()
-        if len(self._program.text) > self._question.answer_bytes:
-            raise _too_long(self._question)
-        if ended.code:
-            raise _death(self._question, self._asker, ended=ended)
-        return _understood(self._question, self._asker, text=bytes(self._program.text))
-
-    def close(self) -> None:
-        """End it. Once."""
-        self._program.close()
-
-    def _check(self) -> None:
-        if self._asker.stop():
-            raise supervise.Stopped("the pull was cancelled")
-        _check_output(self._question._replace(disk_bytes=self._question.disk_bytes + self._program.given))
-
-
-class Worker:
-    """A process that answers several questions about the same image. Close it.
-
-    It is started at once, so that it loads while the caller prepares the first question. `question` has what all
-    questions have in common.
-    """
-
-    def __init__(self, question: Question, asker: Asker) -> None:
-        self._question, self._asker = question, asker
-        self._talk = supervise.Talk(_start(question, asker))
-        self._lock = threading.Lock()
-
-    def ask(self, question: Question, data: bytes) -> "Any":
-        """The result of `job(arguments, data)`. Raises what `ask` raises; the worker can't be used after that."""
-        with self._lock:
-            return self._ask(question, data)
-
-    def _ask(self, question: Question, data: bytes) -> "Any":
-        arguments = json.dumps(question.arguments).encode()
-        head = b"".join(b"%0*d" % (LENGTH_DIGITS, len(part)) for part in (arguments, data))
-        self._talk.send(head + arguments + data, timeout_s=question.timeout_s)
-        length = self._talk.receive(LENGTH_DIGITS, timeout_s=question.timeout_s)
-        if length is not None and length.isdigit() and int(length) > question.answer_bytes:
-            raise _too_long(question)
-        text = self._talk.receive(int(length), timeout_s=question.timeout_s) if length and length.isdigit() else None
-        if text is None:
-            raise _death(question, self._asker, ended=self._talk.end())
-        return _understood(question, self._asker, text=text)
-
-    def close(self) -> None:
-        """End the process; a question that another thread is asking fails. Idempotent."""
-        if not self._lock.acquire(blocking=False):
-            self._talk.kill()
-            self._lock.acquire()
-        try:
-            self._talk.close()
-        finally:
-            self._lock.release()
-
-
-def _too_long(question: Question) -> Corrupt:
-    most = question.answer_bytes
-    return Corrupt(f"the process that read {question.what} wrote more than {most} bytes; push it again")
-
-
-def _box(question: Question, asker: Asker) -> sandbox.Box:
-    own = (("in", sandbox.READ), ("out", sandbox.WRITE)) if question.directory else ()
-    return sandbox.Box(
-        asker.limits.memory_mib << 20,
-        int(question.timeout_s),
-        MOST_FILE_BYTES if question.directory else 0,
-        question.directory or "/",
-        (*sandbox.python_places(), *own, *(sandbox.NETWORK_PLACES if question.network else ())),
-        uid=sandbox.usable_uid(asker.limits.uid),
-        network=question.network,
-        sockets=question.network,
-    )
-
-
-def _start(question: Question, asker: Asker) -> "supervise.Start":
-    call, box = (question.module, *question.arguments), _box(question, asker)
-    if asker.server and not sandbox.means().lacks:
-        return asker.server.job(call, box)
-    return supervise.program([*sandbox.command(box, sandbox.means()), *sandbox.python(call)])
-
-
-def _check_output(question: Question) -> None:
-    """Raises OverLimit when there is more in `out` than there may be."""
-    if not question.directory:
-        return
-    used = count = 0
-    with os.scandir(f"{question.directory}/out") as entries:
-        for entry in entries:
-            count += 1
-            try:
-                used += entry.stat(follow_symlinks=False).st_blocks * 512
-            except FileNotFoundError:
-                continue
-            if count > _MOST_FILES or used > question.disk_bytes:
-                raise OverLimit(f"the process that read {question.what} filled the disk with more than "
-                                f"{question.disk_bytes} bytes and was killed; use another image")  # fmt: skip
-
-
-def _death(question: Question, asker: Asker, *, ended: supervise.Ended) -> PodError:
-    if ended.last.startswith("MemoryError"):
-        return _too_much_memory(question, asker)
-    if ended.code == _SIGKILL:
-        return NoSpace(f"the process that read {question.what} was killed: it used {question.timeout_s:.0f} s of "
-                       "processor time, or this host is out of memory; use another image")  # fmt: skip
-    if ended.code > 128:
-        return Corrupt(f"{question.what} can't be read: the process that tried ended by signal {ended.code - 128}; "
-                       "push it again")  # fmt: skip
-    return PodError(f"the process that was to read {question.what} could not start: {ended.last or ended.code}")
-
-
-def _too_much_memory(question: Question, asker: Asker) -> PodError:
-    cap = asker.limits.memory_mib
-    return refusal(f"{question.what} needs more memory to be read than {cap} MiB", key="memory_mib", cap=cap)
-
-
-def _understood(question: Question, asker: Asker, *, text: bytes) -> "Any":
-    try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
-        answer = None
-    if isinstance(answer, dict) and set(answer) == {"ok"}:
-        return answer["ok"]
-    kind, sentence = (answer.get(key) for key in ("error", "sentence")) if isinstance(answer, dict) else (None, None)
-    if kind == MEMORY:
-        raise _too_much_memory(question, asker)
-    if isinstance(kind, str) and kind in KINDS and isinstance(sentence, str):
-        raise KINDS[kind](printable(sentence))
-    if kind == INTERNAL and isinstance(sentence, str):
-        raise Corrupt(f"{question.what} can't be read: internal error (a bug in clearpod): {printable(sentence)}; "
-                      "report it with the name of the image")  # fmt: skip
-    raise Corrupt(f"{question.what} can't be read: the process that tried gave no answer; push it again")
-
-
-def printable(text: str) -> str:
-    """`text` as part of a log line or an error: bounded, on one line."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_SENTENCE_CHARACTERS])
-
-
-# The directories of a question, and what comes out of them.
-
-
-def make_box(directory: str, *, uid: int, sources: "Sequence[tuple[str, str]]" = ()) -> None:
-    """Make `directory` with `in` and `out`; in `in` are links to the files of `sources`, (path, name there).
-
-    Undo: `remove_box`. Raises KernelError, NoSpace.
-    """
-    owner = sandbox.usable_uid(uid)
-    with Guard("make", directory):
-        for path in (directory, f"{directory}/in", f"{directory}/out"):
-            os.mkdir(path)
-            os.chmod(path, 0o755)
-        os.chown(f"{directory}/out", owner, owner)
-        for path, name in sources:
-            os.link(path, f"{directory}/in/{name}")
-            if not os.stat(path).st_mode & stat.S_IROTH:
-                os.chmod(path, 0o644)  # made by an older clearpod; only root can enter the store
-
-
-def remove_box(directory: str) -> None:
-    """Undo `make_box`, with all that the process made there."""
-    files.remove_tree(directory)
-
-
-def adopt(directory: str, name: str, *, target: str, most_bytes: int) -> None:
-    """Move the file `name` of `out`, whose process has ended, to `target`, root's own from then on.
-
-    Raises Corrupt when it is no regular file, has other names, or is larger than `most_bytes`.
-    """
-    path = f"{directory}/out/{name}"
-    with Guard("adopt", path):
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise Corrupt(f"an image's {name} was not made ({error.strerror}); pull it again") from None
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > most_bytes:
-                raise Corrupt(f"an image's {name} came out with {status.st_size} bytes, where at most {most_bytes} "
-                              "are allowed, or not as a regular file; use another image")  # fmt: skip
-            os.fchown(fd, 0, 0)
-            os.fchmod(fd, 0o644)
-        finally:
-            os.close(fd)
-        os.rename(path, target)
+def _run_child(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
+    confine.die_with_parent()
+    os.setsid()
+    *standard, asked = fds
+    for number, fd in enumerate(standard):
+        os.dup2(fd, number)
+    request = json.loads(os.pread(asked, os.fstat(asked).st_size, 0))
+    os.dup2(alive[0], _LIFE, inheritable=False)
+    os.closerange(_LIFE + 1, _MOST_FILES)
+    confine.confine(sandbox.Box(*request["box"]), request["places"])
+    if select.select([_LIFE], [], [], 0)[0]:
+        return  # the server had ended before it could take us with it
+    os.close(_LIFE)
+    sys.argv[1:] = request["job"]
+    process.set_name(sys.argv[1].rpartition(".")[2])
+    main()

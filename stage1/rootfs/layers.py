@@ -15,17 +15,17 @@ from stage1.linux.feeding import Pace
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.linux.supervise import never
-from stage1.rootfs import confined, layerjob, layout, seal
+from stage1.rootfs import layerjob, layout, seal, worker
 from stage1.rootfs.blob import Blob, Rules, most_unpacked, unpack
-from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.limits import ELAPSED, Limits
+from stage1.rootfs.worker import Asker, Question
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stage1.rootfs.forking import ForkServer
+    from stage1.rootfs.worker import ForkServer
 
 _BASE_S, _BYTES_PER_S = 120.0, 2_000_000
 _PACE = Pace(_BASE_S * ELAPSED, _BYTES_PER_S / ELAPSED)
@@ -78,16 +78,16 @@ def convert(blob: Blob, place: Place) -> str:
 def _convert(blob: Blob, place: Place) -> None:
     box, uid = f"{place.work_dir}/{layout.hex_of(blob.diff_id)}.layer", place.limits.uid
     try:
-        confined.make_box(box, uid=uid)
+        worker.make_box(box, uid=uid)
         size = _made(blob, place, box=box)
         most_bytes = size + _SLACK_BYTES
         made, facts = f"{box}/{layerjob.BLOB}", f"{box}/{layerjob.FACTS}"
-        confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)
+        worker.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)
         check_image(made)
-        confined.adopt(box, layerjob.FACTS, target=facts, most_bytes=_FACTS_BYTES)
+        worker.adopt(box, layerjob.FACTS, target=facts, most_bytes=_FACTS_BYTES)
         _keep(blob.diff_id, place, made=made, facts=facts)
     finally:
-        confined.remove_box(box)
+        worker.remove_box(box)
 
 
 def _made(blob: Blob, place: Place, *, box: str) -> int:
@@ -95,7 +95,7 @@ def _made(blob: Blob, place: Place, *, box: str) -> int:
     arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
     cpu_s = _BASE_S + most_unpacked(os.path.getsize(blob.path), place.limits) / _BYTES_PER_S
     question = Question("stage1.rootfs.layerjob", arguments, blob.title, cpu_s, box, _SLACK_BYTES)
-    with closing(confined.Feeding(question, Asker(place.limits, place.stop, place.server), _PACE)) as feeding:
+    with closing(worker.Feeding(question, Asker(place.limits, place.stop, place.server), _PACE)) as feeding:
         size = unpack(blob, feeding, rules=Rules(place.limits, place.stop))
         feeding.answer()
     return size

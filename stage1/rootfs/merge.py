@@ -7,9 +7,9 @@ blobs. The work is done by a confined process (`mergejob`), which sees the layer
 
 import os
 
-from stage1.rootfs import confined, layout, mergejob
-from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs import layout, mergejob, worker
 from stage1.rootfs.layers import Place, check_image
+from stage1.rootfs.worker import Asker, Question
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: st
         # mkfs.erofs asks for the absolute paths of its sources, and only root can enter the directories above them. So
         # this process stays root; it has no capability, and Landlock leaves it `in` and `out`.
         limits = place.limits._replace(uid=0)
-        confined.make_box(box, uid=0, sources=sources)
+        worker.make_box(box, uid=0, sources=sources)
         total = sum(os.path.getsize(path) for path, _ in sources)
         question = Question(
             "stage1.rootfs.mergejob",
@@ -45,12 +45,12 @@ def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: st
             box,
             total + _SLACK_BYTES,
         )
-        answer = confined.ask(question, Asker(limits, place.stop, place.server))
+        answer = worker.ask(question, Asker(limits, place.stop, place.server))
         merged = f"{out_dir}/{mergejob.MERGED}"
-        confined.adopt(box, mergejob.MERGED, target=merged, most_bytes=total + _SLACK_BYTES)
+        worker.adopt(box, mergejob.MERGED, target=merged, most_bytes=total + _SLACK_BYTES)
         check_image(merged)
         target, most = f"{out_dir}/{mergejob.CAPABILITIES}", mergejob.MOST_CAPABILITY_BYTES
-        confined.adopt(box, mergejob.CAPABILITIES, target=target, most_bytes=most)
+        worker.adopt(box, mergejob.CAPABILITIES, target=target, most_bytes=most)
         return answer
     finally:
-        confined.remove_box(box)
+        worker.remove_box(box)

@@ -57,7 +57,7 @@ class HostState:
         return sorted(line for line in lines if (pod := re.search("[0-9a-f]{64}", line)) and pod[0] in output)
 
     def processes(self) -> dict[int, str]:
-        """Processes whose command line names the root: VMMs, skopeo and clearpod itself; pid -> command line."""
+        """Processes whose command line names the root: VMMs and clearpod itself; pid -> command line."""
         lines = {pid: line.replace("\0", " ") for pid, line in command_lines().items() if pid != os.getpid()}
         return {pid: line for pid, line in lines.items() if f"{self.root}/" in line}
 

@@ -63,7 +63,7 @@ class OddRegistry:
         self._bare = bare
         self.shown: set[str] = set()
         self.asks = False
-        """Whether it asks for credentials before anything else, as skopeo expects it of one that does."""
+        """Whether it asks for credentials before anything else."""
         self.hangs, self.ends = threading.Event(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(layout.path, tops, answer, lies=lies))
         self.server.daemon_threads = True
@@ -121,10 +121,15 @@ class OddRegistry:
 
         return Handler
 
-    def use_tls(self, certificate: Path, key: Path) -> None:
-        """Speak TLS only, by this certificate. Before the block."""
+    def use_tls(self, certificate: Path, key: Path, *, clients: Path | None = None) -> None:
+        """Speak TLS only, by this certificate, and with clients only whose certificate is one of `clients`. Before the
+        block.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
+        if clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients)
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
 
     def __enter__(self) -> "OddRegistry":

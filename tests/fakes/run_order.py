@@ -6,7 +6,8 @@ Files are named without `tests/` and `.py`.
 
 WAITING = """hostile/test_saves cri/test_bounded cri/test_spoofing cri/test_hostile_links hostile/test_link
 cri/test_network cri/test_streaming_flood hostile/test_evil_agent rkt/test_frozen cri/test_hostile_recovery
-system/test_neighbours system/test_registry_faults hostile/test_files cri/test_hostile_saves hostile/test_jail
+system/test_neighbours system/test_registry_table system/test_registry_faults hostile/test_files
+cri/test_hostile_saves hostile/test_jail
 system/test_connect unit/guest/test_proxy unit/net/test_attach unit/cri/test_served_vms unit/cri/test_stats
 unit/net/test_status_gc unit/cri/test_agent_limits unit/lab/test_agent unit/cri/test_activation""".split()
 """Files that leave most of a processor to others, since they wait for limits or for what does not answer; the longest

@@ -61,7 +61,6 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("files.write_atomic", "open", "os.makedirs", "os.path.exists", "os.path.lexists"), CLIENT
     ),
     "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
-    "cri/cli/login.py": dict.fromkeys(("open", "tempfile.TemporaryDirectory"), "a directory of the command's own"),
     "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
     "cri/cli/sample.py": {"os.path.exists": GUEST},
     "cri/cli/unit.py": dict.fromkeys(
@@ -70,17 +69,18 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/run_values.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/containers/hidden.py": {"open": VMM},
-    "cri/image/blobjob.py": dict.fromkeys(("open", "os.rename", "os.unlink"), "its own, in the confined process"),
-    "cri/image/credentials.py": dict.fromkeys(
+    "cri/image/archive.py": dict.fromkeys(("open", "os.rename"), "its own, in the confined process"),
+    "cri/image/client.py": dict.fromkeys(("open", "os.rename"), "its own, in the confined process"),
+    "cri/cli/credentials.py": dict.fromkeys(
         "files.make_dirs files.write_atomic open os.open os.path.exists os.path.realpath".split(), CLIENT
     ),
-    "cri/image/direct.py": {"os.listdir": "a directory that root has made for a confined process: names, no more"},
-    "cri/image/progress.py": dict.fromkeys(("os.lstat", "os.walk"), IMAGES),
-    "cri/image/pull.py": dict.fromkeys(
-        "files.make_dirs files.write_atomic os.path.exists os.path.getsize os.statvfs".split(), IMAGES
+    "cri/image/convert.py": dict.fromkeys(
+        "files.make_dirs files.unlink files.write_atomic os.path.exists os.path.getsize os.statvfs".split(), IMAGES
     ),
-    "cri/image/skopeo.py": {"os.path.exists": IMAGES},
-    "cri/image/source.py": dict.fromkeys(("open", "os.listdir", "os.open", "os.path.isdir"), IMAGES),
+    "cri/image/origins.py": dict.fromkeys(("open", "os.listdir", "os.stat"), HOST),
+    "cri/image/pull.py": {"os.statvfs": IMAGES},
+    "cri/image/registry.py": {"os.path.isdir": IMAGES},
+    "cri/image/source.py": dict.fromkeys("open os.open os.path.getsize os.path.isdir".split(), IMAGES),
     "cri/snapshots/suspension.py": {"files.read": VMM, "os.stat": STATE},
     "cri/logs/place.py": {
         "files.make_dirs": "the sandbox's log directory itself, which is the kubelet's",
@@ -223,8 +223,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rkt/volumes.py": dict.fromkeys(
         ("os.path.exists", "os.path.isdir", "os.path.isfile", "os.path.realpath"), CLIENT
     ),
-    "stage1/rootfs/forking.py": {"open": "/dev/null, and a file in memory"},
-    "stage1/rootfs/forkserver.py": {"os.open": HOST},
     "stage1/rootfs/blob.py": {"os.open": IMAGES},
     "stage1/rootfs/erofs.py": {"os.open": IMAGES},
     "stage1/rootfs/facts.py": dict.fromkeys(("files.read", "files.write_atomic"), IMAGES),
@@ -278,14 +276,15 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/jail.py": {"os.listdir": OURS},
     "stage1/linux/confine.py": dict.fromkeys(("open", "os.open"), "/proc, and what a confined process may reach"),
     "stage1/linux/sandbox.py": dict.fromkeys(("os.path.exists", "os.path.isdir", "os.path.realpath", "os.stat"), HOST),
-    "stage1/rootfs/child.py": {"open": IMAGES},
-    "stage1/rootfs/confined.py": dict.fromkeys(
+    "stage1/rootfs/confined.py": dict.fromkeys(("open", "os.open"), "/proc, and its own descriptors"),
+    "stage1/rootfs/worker.py": dict.fromkeys(
         (
             "files.remove_tree",
             "os.chmod",
             "os.chown",
             "os.link",
             "os.mkdir",
+            "open",
             "os.open",
             "os.rename",
             "os.scandir",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Malicious images, from a registry that serves them: the real skopeo, gzip and mkfs.erofs.
+"""Malicious images, from a registry that serves them: the real gzip and mkfs.erofs.
 
 Each is refused with one sentence, other calls are served meanwhile, nothing is leaked, and the process that pulls does
 not grow. Archives as such are in tests/unit/rootfs/test_hostile_layers.py.

@@ -123,6 +123,19 @@ def test_a_terminal_is_asked_and_does_not_show_the_password(closed: tuple[Regist
     assert user.file.exists()
 
 
+def test_a_pull_shows_its_progress_on_a_terminal_and_one_line_elsewhere(
+    closed: tuple[Registry, str], user: User
+) -> None:
+    words = ("images pull", "--creds", f"me:{SECRET}", closed[1])
+    first = user.on_terminal("", *words)
+    lines = [line.strip("\r") for line in first.split("\n")]
+    assert f"{closed[1]}: " in lines[-3] and " downloaded in " in lines[-3] and "\x1b[" in first
+    assert lines[-2].startswith("sha256:")
+    for again in (user.on_terminal("", *words[:1], "--quiet", *words[1:]), user(*words).stdout):
+        assert again.strip() == lines[-2]
+    assert user(*words).stderr == ""
+
+
 def test_no_password_is_an_argument(closed: tuple[Registry, str], user: User) -> None:
     refused = user("login", "-u", "me", "-p", SECRET, closed[0].host)
     assert refused.returncode == 125 and "--password-stdin" in refused.stderr and SECRET not in refused.stderr

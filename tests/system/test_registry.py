@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pulls from a real registry by the real skopeo into a real store, and every way in which they fail."""
+"""Pulls from a real registry into a real store, and every way in which they fail."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -15,16 +16,15 @@ import pytest
 
 from cri.config import Config
 from cri.config_tables import Registry as Entry_
-from cri.image import digests
+from cri.image.origins import Auth
 from cri.image.pull import pull
-from cri.image.registries import Auth
-from cri.image.skopeo import LoginNeeded, RegistryUnavailable
+from cri.image.registry import LoginNeeded, RegistryUnavailable
 from cri.store.images import ImageStore
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported
 from stage1.rootfs.corrupt import Corrupt
 from tests.fakes.oci_layout import HOST_ARCH, OTHER_ARCH, Layer, Layout, digest, directory, file, tar
 from tests.fakes.patience import PATIENCE
-from tests.fakes.processes import command_lines
+from tests.fakes.processes import children
 from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry, free_port, skopeo
 
@@ -68,27 +68,33 @@ def test_a_pull_by_tag_then_by_digest_is_one_image_with_both_names(
     assert orphans(store) == []
 
 
-async def test_an_image_that_is_pulled_again_and_again_needs_no_skopeo(
-    registry: Registry, layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+async def test_an_image_that_is_pulled_again_and_again_is_asked_for_by_one_process(
+    registry: Registry, layout: Layout, store: ImageStore
 ) -> None:
-    monkeypatch.setattr(digests, "_TIMEOUT_S", 10 * PATIENCE)
-    monkeypatch.setattr(digests, "BUSY_S", 10 * PATIENCE)
     name = registry.push(layout.tag("a", layout.image([BASE])), "t/again:1")
     images = [await pull(store, name, config=config()) for _ in range(3)]
     by_digest = images[0].repo_digests[0]
-    with monkeypatch.context() as without:
-        without.setenv("PATH", "/nonexistent")
-        for again in (name, name, by_digest):
-            assert await pull(store, again, config=config()) == images[0]
+    for again in (name, name, by_digest):
+        assert await pull(store, again, config=config()) == images[0]
+    assert len(asking()) == 1
     moved = layout.image([BASE], config={"Cmd": ["moved"]})
     registry.push(layout.tag("b", moved), "t/again:1")
     assert (await pull(store, name, config=config())).id != images[0].id
-    here = [line for line in command_lines().values() if "digestjob" in line and f"{os.getpid()}" in line]
-    assert len(here) == 1
     store.at_close()
     async with asyncio.timeout(10 * PATIENCE):
-        while any("digestjob" in line and f"{os.getpid()}" in line for line in command_lines().values()):
+        while asking():
             await asyncio.sleep(0.02)
+
+
+def asking() -> list[int]:
+    """The processes below this one that talk to a registry."""
+    todo, result = [os.getpid()], []
+    while todo:
+        for pid in children(todo.pop()):
+            todo.append(pid)
+            with contextlib.suppress(OSError):
+                result += [pid] if Path(f"/proc/{pid}/comm").read_text() == "client\n" else []
+    return result
 
 
 def test_a_pull_by_digest_alone_gives_no_tag(registry: Registry, layout: Layout, store: ImageStore) -> None:
@@ -247,7 +253,7 @@ def _pipe(path: Path) -> Path:
         (lambda r, _: "oci:/nonexistent", NotFound, "OCI layout"),
         (lambda r, made: f"oci:{made.path}/index.json", NotFound, "index.json .*not a directory"),
         (lambda r, made: f"oci:{_pipe(made.path)}", NotFound, "pipe .*not a directory"),
-        (lambda r, _: "docker-archive:/nonexistent", NotFound, "no image"),
+        (lambda r, _: "docker-archive:/nonexistent", NotFound, "no file /nonexistent"),
         (lambda _, made: f"oci:{made.path}:none", NotFound, "has no image 'none'"),
         (lying, Corrupt, "digest mismatch: .*unpacked"),
         (artefact, Unsupported, "image.*helm"),
@@ -361,9 +367,9 @@ def test_a_full_disk_is_reported_with_its_path_and_leaves_nothing(
 def test_what_a_killed_process_leaves_is_removed(registry: Registry, layout: Layout, tmp_path: Path) -> None:
     name = registry.push(layout.tag("a", layout.image([BASE, TOP])), "t/killed:1")
     program = (
-        "import asyncio, os, sys; from cri.config import Config; from cri.image import pull as p\n"
+        "import asyncio, os, sys; from cri.config import Config; from cri.image import convert, pull as p\n"
         "from cri.store.images import ImageStore\n"
-        "p.merge = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        "convert.merge = lambda *a, **k: os.kill(os.getpid(), 9)\n"
         "asyncio.run(p.pull(ImageStore(sys.argv[1]), sys.argv[2], config=Config()))\n"
     )
     state = str(tmp_path / "state")
@@ -381,7 +387,7 @@ def python() -> list[str]:
     return [sys.executable, "-c"]
 
 
-def test_skopeo_dies_with_a_killed_process(tmp_path: Path) -> None:
+def test_what_asks_a_registry_dies_with_a_killed_process(tmp_path: Path) -> None:
     # A server that takes the connection and never answers.
     state = str(tmp_path / "state")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -392,10 +398,11 @@ def test_skopeo_dies_with_a_killed_process(tmp_path: Path) -> None:
             "asyncio.run(pull(ImageStore(sys.argv[1]), sys.argv[2], config=Config()))\n"
         )
         process = subprocess.Popen([*python(), program, state, name])
-        server.accept()[0].close()
-        process.kill()
-        process.wait()
-        time.sleep(0.3)
-    assert subprocess.run(["pgrep", "-f", f"docker://{name}"]).returncode == 1
+        with server.accept()[0] as asked:
+            process.kill()
+            process.wait()
+            asked.settimeout(5 * PATIENCE)
+            while asked.recv(1000):
+                pass  # what it has asked, and then it is gone
     ImageStore(state).close()
     assert os.listdir(f"{state}/tmp") == []

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -15,13 +14,13 @@ import pytest
 
 from cri.config import Config
 from cri.config_tables import Registry as RegistryEntry
-from cri.image import progress, source
+from cri.image.origins import Auth
 from cri.image.pull import pull
-from cri.image.registries import Auth
-from cri.image.skopeo import LoginNeeded, RegistryUnavailable
+from cri.image.registry import LoginNeeded, RegistryUnavailable
 from cri.store.images import ImageStore
 from stage1.errors import PodError
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import OverLimit
 from tests.fakes.oci_layout import Layer, Layout, file, tar
 from tests.fakes.odd_registry import OddRegistry
 from tests.fakes.patience import PATIENCE
@@ -106,31 +105,28 @@ CASES: list[tuple[str, Say, type[PodError]]] = [
     ("layer", rubbish, RegistryUnavailable),
     ("layer", headers, RegistryUnavailable),
     ("layer", endless, Corrupt),
-    ("layer", other_length(5), RegistryUnavailable),
+    ("layer", other_length(5), Corrupt),
     ("layer", other_length(-5), Corrupt),
     *(("manifest", says(status), RegistryUnavailable) for status in (204, 400, 418, 500)),
     ("manifest", leads_to("file:///etc/passwd"), RegistryUnavailable),
     ("manifest", around, RegistryUnavailable),
     ("manifest", says(401, ("WWW-Authenticate", BEARER)), LoginNeeded),
     ("manifest", rubbish, RegistryUnavailable),
-    ("manifest", endless, Corrupt),
+    ("manifest", endless, OverLimit),
     ("manifest", says(200, body=b""), Corrupt),
     ("manifest", says(200, body=b"<html>"), Corrupt),
     ("config", says(400), RegistryUnavailable),
     ("config", leads_to("gopher://h/x"), RegistryUnavailable),
     ("config", rubbish, RegistryUnavailable),
-    ("config", endless, Corrupt),
+    ("config", endless, OverLimit),
     ("config", says(200, body=b"{}"), Corrupt),
 ]
 
 
 @pytest.mark.parametrize(("part", "say", "kind"), CASES)
 def test_an_answer_of_no_registry_is_reported_in_one_sentence_and_leaves_nothing(
-    part: str, say: Say, kind: type[PodError], layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    part: str, say: Say, kind: type[PodError], layout: Layout, store: ImageStore
 ) -> None:
-    monkeypatch.setattr(progress, "_MORE_BYTES", 1_000_000)
-    monkeypatch.setattr(source, "Download", partial(progress.Download, interval_s=0.02))
-
     def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
         with contextlib.suppress(OSError):  # the client may go at any time
             (say if part_of(data) == part else whole)(http, data)
@@ -153,11 +149,11 @@ def test_plain_answers_are_an_image(layout: Layout, store: ImageStore) -> None:
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
 
 
-def _certificate(place: Path) -> tuple[Path, Path]:
-    """One of its own making for this host, and its key."""
+def certificate_of(place: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """One of its own making for a host, and its key."""
     certificate, key = place / "certificate.pem", place / "key.pem"
     argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext"]
-    files = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    files = [f"subjectAltName=IP:{address}", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*argv, *files], check=True, stderr=subprocess.DEVNULL, timeout=60 * PATIENCE)
     return certificate, key
 
@@ -168,7 +164,7 @@ def test_credentials_are_for_a_registry_whose_certificate_is_believed(
     speaks_tls: bool, insecure: bool, tmp_path: Path, layout: Layout, store: ImageStore
 ) -> None:
     """One without TLS, or with a certificate of its own making, is told that it can't be reached, and sees nothing."""
-    certificate, key = _certificate(tmp_path)
+    certificate, key = certificate_of(tmp_path)
 
     def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
         is_known = "Authorization" in http.headers
@@ -195,7 +191,7 @@ def test_the_authority_of_one_registry_is_believed_from_certs_d(
     tmp_path: Path, layout: Layout, store: ImageStore
 ) -> None:
     """docs/admin/storage.md has it."""
-    certificate, key = _certificate(tmp_path)
+    certificate, key = certificate_of(tmp_path)
 
     def answer(registry: OddRegistry, http: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
         whole(http, data)
@@ -224,8 +220,8 @@ def test_the_authority_of_one_registry_is_believed_from_certs_d(
 def test_a_host_that_a_registry_leads_to_sees_no_credentials_and_is_not_quoted(
     part: str, status: int, layout: Layout, store: ImageStore
 ) -> None:
-    """Another port of the same host is another host. It sees no credentials even if it asks for them, and none that
-    another program shows, which is asked after ours; what it answers is in no error.
+    """Another port of the same host is another host. It sees no credentials even if it asks for them, and what it
+    answers is in no error.
     """
     errors = json.dumps({"errors": [{"code": "DENIED", "message": "INNER-SECRET"}]}).encode()
 

@@ -3,15 +3,14 @@
 
 import asyncio
 import os
-from functools import partial
 
 import pytest
 
 from cri.config import Config
 from cri.config_tables import Images
-from cri.image import progress, source
+from cri.image import registry as registry_module
 from cri.image.pull import pull
-from cri.image.skopeo import RegistryUnavailable
+from cri.image.registry import RegistryUnavailable
 from cri.store.images import Image, ImageStore
 from tests.fakes import odd_registry
 from tests.fakes.oci_layout import Layer, Layout, file, tar
@@ -53,7 +52,8 @@ async def test_a_registry_that_hangs_holds_no_pull_up_that_wants_the_same_layer_
 async def test_a_slow_registry_makes_room_for_a_pull_that_waits_for_its_turn(
     monkeypatch: pytest.MonkeyPatch, layout: Layout, store: ImageStore
 ) -> None:
-    monkeypatch.setattr(source, "Download", partial(progress.Download, slow_s=0.3, interval_s=0.05))
+    monkeypatch.setattr(registry_module, "SLOW_S", 0.3)
+    monkeypatch.setattr(registry_module, "CHECK_S", 0.05)
     top, config = small(layout), Config(images=Images(pulls=1))
     hanging = OddRegistry(layout, {"1": top}, odd_registry.half_then_hang)
     with hanging as registry, OddRegistry(layout, {"1": top}) as good:

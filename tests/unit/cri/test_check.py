@@ -144,7 +144,6 @@ def test_a_good_host_has_nothing_to_fix() -> None:
         (host(kvmtool=NO_LKVM)._replace(guest_files=()), "kernel image", FAIL, "/g/vmlinux", "clearpod images build"),
         (GOOD._replace(guest_files=()), "initramfs", FAIL, "/g/initramfs", "clearpod images build"),
         (GOOD._replace(guest_files=()), "system image", FAIL, "/g/system.erofs", "clearpod images build"),
-        (GOOD._replace(tools=()), "skopeo", FAIL, "pulls images", "apt install skopeo"),
         (GOOD._replace(tools=()), "mkfs.erofs", FAIL, "layers", "apt install erofs-utils"),
         (GOOD._replace(tools=()), "mkfs.ext4", FAIL, "scratch", "apt install e2fsprogs"),
         (GOOD._replace(tools=()), "gzip", FAIL, "gzip is not on PATH", "apt install gzip"),

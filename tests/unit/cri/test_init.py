@@ -144,8 +144,8 @@ def test_a_unit_that_hides_the_packages_is_reported(
 def test_a_failed_check_is_the_exit_code_and_starts_nothing(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--yes", "--start", items=(Item("skopeo", FAIL, "is not on PATH", "apt install skopeo"),)) == 1
-    assert "skopeo" in capsys.readouterr().out.splitlines()[-1]
+    assert run("--yes", "--start", items=(Item("mkfs.erofs", FAIL, "is not on PATH", "apt install erofs-utils"),)) == 1
+    assert "mkfs.erofs" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_start_without_systemd_is_refused(run: Callable[..., int]) -> None:

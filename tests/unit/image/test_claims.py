@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cri.image.claims import bring_all
+from cri.image.convert import bring_all
 
 
 class Store:

@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests, registries.conf, authfiles and skopeo's last words: pure functions over tables."""
+"""Manifests, indexes and configs: pure functions over tables."""
 
-import base64
 import json
-import tomllib
 from typing import Any
 
 import pytest
 
-from cri.config_tables import Registry
-from cri.image import manifest, registries
+from cri.image import manifest
 from cri.image.manifest import Manifest
-from cri.image.registries import Auth, authfile, registries_conf
-from cri.image.skopeo import LoginNeeded, RegistryUnavailable, explain, reason_of
-from cri.store.reference import parse
-from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported
+from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.rootfs.corrupt import Corrupt
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -209,160 +203,3 @@ def test_a_config_may_lack_everything_that_is_not_needed() -> None:
 def test_layers_without_a_sensible_size_have_none() -> None:
     sizes = [{"digest": str(n), "size": size} for n, size in enumerate((7, 0, -1, True, "7", None))]
     assert manifest.sizes(dump({"layers": [*sizes, {"digest": "x"}]})) == {"0": 7}
-
-
-REGISTRIES = (
-    Registry(prefix="registry.k8s.io", location="127.0.0.1:5000", insecure=True),
-    Registry(prefix="gcr.io/special", location="mirror.io:1/x"),
-    Registry(prefix="gcr.io", mirrors=("one.io", 'odd"\\.io')),
-)
-
-
-def test_registries_conf_is_toml_with_the_values_of_the_configuration() -> None:
-    result = tomllib.loads(registries_conf(REGISTRIES, parse("busybox")))["registry"]
-    assert [(r["prefix"], r["location"], r["insecure"]) for r in result] == [
-        ("registry.k8s.io", "127.0.0.1:5000", True),
-        ("gcr.io/special", "mirror.io:1/x", False),
-        ("gcr.io", "gcr.io", False),
-    ]
-    assert [m["location"] for m in result[2]["mirror"]] == ["one.io", 'odd"\\.io']
-
-
-@pytest.mark.parametrize(
-    ("name", "is_added"),
-    [
-        ("127.0.0.1:5001/a", True),
-        ("127.0.0.1:5000/a", True),
-        ("127.0.0.1:7000/a", False),
-        ("127.0.0.1:7001/a", True),
-        ("localhost:5000/a", True),
-        ("localhost/a", True),
-        ("[::1]:5000/a", True),
-        ("10.0.0.1:5000/a", False),
-        ("registry.k8s.io/a", False),
-        ("busybox", False),
-    ],
-)
-def test_a_registry_on_the_loopback_needs_no_tls_unless_configured(name: str, is_added: bool) -> None:
-    own = (Registry(prefix="127.0.0.1:7000"), Registry(prefix="127.0.0.1:7001/part"))
-    result = tomllib.loads(registries_conf((*REGISTRIES, *own), parse(name)))["registry"]
-    assert (len(result) == 6) is is_added
-    assert result[-1]["insecure"] is is_added
-
-
-@pytest.mark.parametrize(
-    ("name", "host"),
-    [
-        ("registry.k8s.io/pause", "127.0.0.1:5000"),
-        ("gcr.io/a", "gcr.io"),
-        ("gcr.io/special/a", "mirror.io:1"),
-        ("gcr.io/specialist", "gcr.io"),
-        ("quay.io/a", "quay.io"),
-    ],
-)
-def test_the_longest_prefix_decides_where_an_image_comes_from(name: str, host: str) -> None:
-    assert registries.location_of(parse(name), REGISTRIES) == host
-
-
-ME = {"auth": base64.b64encode(b"me:pw").decode()}
-
-
-@pytest.mark.parametrize(
-    ("auth", "entry"),
-    [
-        (None, None),
-        (Auth(), None),
-        (Auth("me", "pw"), ME),
-        (Auth("me", "pw", server_address="https://quay.io/v2/"), ME),
-        (Auth("me", "pw", server_address="quay.io"), ME),
-        (Auth("me", "pw", server_address="docker.io"), None),
-        (Auth(auth=ME["auth"]), ME),
-        (Auth(identity_token="t"), {"auth": base64.b64encode(b"<token>:").decode(), "identitytoken": "t"}),
-    ],
-)
-def test_the_authfile_has_the_credentials_of_this_registry_or_none(auth: Auth | None, entry: Any) -> None:
-    expected = {"auths": {"quay.io": entry}} if entry else {}
-    assert json.loads(authfile(auth, parse("quay.io/a"), registries=())) == expected
-
-
-def test_credentials_are_filed_under_the_mapped_host_too() -> None:
-    result = json.loads(authfile(Auth("me", "pw"), parse("registry.k8s.io/a"), registries=REGISTRIES))["auths"]
-    assert sorted(result) == ["127.0.0.1:5000", "registry.k8s.io"]
-
-
-@pytest.mark.parametrize(
-    ("auth", "kind"),
-    [
-        (Auth(auth="???"), BadRequest),
-        (Auth(auth="bm9jb2xvbg=="), BadRequest),
-        (Auth(registry_token="t"), Unsupported),
-    ],
-)
-def test_credentials_that_can_not_be_used_are_refused(auth: Auth, kind: type[PodError]) -> None:
-    with pytest.raises(kind):
-        authfile(auth, parse("quay.io/a"), registries=())
-
-
-def fatal(text: str) -> str:
-    quoted = text.replace('"', '\\"')
-    return f'time="2026" level=info msg="x"\ntime="2026" level=fatal msg="{quoted}"\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "code", "kind"),
-    [
-        (
-            'Error parsing image name "docker://h/a:1": reading manifest 1 in h/a: manifest unknown',
-            2,
-            NotFound,
-        ),
-        ("reading manifest T in H/R: name unknown", 1, NotFound),
-        ('reading manifest T in H/R: StatusCode: 404, "<html>"', 1, NotFound),
-        (
-            'pinging container registry h: Get "http://h/v2/": dial tcp: connect: connection refused',
-            1,
-            RegistryUnavailable,
-        ),
-        ("pinging container registry h: lookup h on R:53: no such host", 1, RegistryUnavailable),
-        ("reading manifest T in H/R: received unexpected HTTP status: 503 Service", 1, RegistryUnavailable),
-        ("context deadline exceeded", 1, RegistryUnavailable),
-        ("toomanyrequests: slow down", 1, RegistryUnavailable),
-        ("reading manifest T in H/R: unauthorized", 1, LoginNeeded),
-        ("reading manifest T in H/R: denied", 1, LoginNeeded),
-        ("unable to retrieve auth token: invalid username/password: unauthorized", 1, LoginNeeded),
-        ("writing blob: write OUT/oci-put-blob1: no space left on device", 1, NoSpace),
-        ("writing blob: happened during read: Digest did not match, expected X, got Y", 1, Corrupt),
-        ("reading blob X: fetching blob: blob unknown", 1, Corrupt),
-        ('reading blob X: Get "file:///etc/passwd": unsupported protocol scheme "file"', 1, RegistryUnavailable),
-        ('reading blob X: Get "/v2/a": stopped after 10 redirects', 1, RegistryUnavailable),
-        ('Get "http://h/v2/": net/http: HTTP/1.x transport connection broken: malformed', 1, RegistryUnavailable),
-        ('reading manifest 1 in H/R: StatusCode: 418, "no"', 1, RegistryUnavailable),
-        ("Error reading configuration blob: exceeded maximum allowed size of 4194304 bytes", 1, Corrupt),
-        ("invalid reference format: repository name must be lowercase", 1, BadRequest),
-        ("pinging container registry h: Get: tls: failed to verify certificate: x509: unknown authority", 1,
-         RegistryUnavailable),
-        ("something new", 1, PodError),
-    ],
-)  # fmt: skip
-def test_each_failure_of_skopeo_has_its_error(text: str, code: int, kind: type[PodError]) -> None:
-    error = explain(fatal(text), code, name="h/a:1")
-    assert type(error) is kind
-    assert "h/a:1" in str(error)
-    assert "level=" not in str(error)
-    assert str(error).startswith("RegistryUnavailable: ") is (kind is RegistryUnavailable)
-    assert "x509" not in text or ("later" not in str(error) and "certificate" in str(error))
-
-
-@pytest.mark.parametrize(
-    ("stderr", "argv"),
-    [
-        ("", ""),
-        ("\n\n", ""),
-        ("plain words\n", "plain words"),
-        (fatal('Error parsing image name "docker://h/a:1": why'), "why"),
-        (fatal("initializing source docker://h/a:1: why"), "why"),
-        (fatal("x" * 2000), f"{'x' * 166} ... {'x' * 329}"),
-    ],
-)
-def test_the_reason_is_taken_out_of_the_log(stderr: str, argv: str) -> None:
-    assert reason_of(stderr) == argv

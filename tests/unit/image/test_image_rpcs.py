@@ -11,12 +11,8 @@ from typing import Any
 import pytest
 
 from cri.config import Config
-from cri.image.image_fs_info import image_fs_info
-from cri.image.image_status import chain_id, image_status
-from cri.image.list_images import list_images
 from cri.image.pull import pull
-from cri.image.pull_image import pull_image
-from cri.image.remove_image import remove_image
+from cri.image.rpcs import chain_id, image_fs_info, image_status, list_images, pull_image, remove_image
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
 from cri.store.reserve import Reserve

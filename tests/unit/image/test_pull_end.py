@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cri.image import leaving, pull
+from cri.image import convert, pull
 from stage1.errors import DiskFailed, Exhausted, PodError
 from stage1.linux.supervise import Stopped
 from stage1.rootfs.limits import Limits
@@ -37,12 +37,12 @@ READ_ONLY = DiskFailed("unlink", errno.EROFS, "/tmp/a.lock")
 async def test_a_directory_that_can_not_be_removed_now_is_removed_later(
     fails: int, error: PodError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaving, "FIRST_S", 0.01)
+    monkeypatch.setattr(pull, "FIRST_S", 0.01)
     workshop = Workshop(fails, error)
-    await leaving.leave(workshop)  # type: ignore[arg-type]
+    await pull.leave(workshop)  # type: ignore[arg-type]
     async with asyncio.timeout(10 * PATIENCE):
         await workshop.closed.wait()
-        while leaving.pending:
+        while pull.pending:
             await asyncio.sleep(0)
 
 
@@ -50,7 +50,7 @@ async def test_a_pull_that_is_given_up_ends_when_all_that_it_began_has_ended() -
     """Of several layers the first that is cancelled ends the wait for all."""
     begun, go_on, stop, ended = threading.Event(), threading.Event(), threading.Event(), []
 
-    def convert() -> None:
+    def converting() -> None:
         begun.set()
         stop.wait(5 * PATIENCE)
         go_on.wait(5 * PATIENCE)
@@ -58,7 +58,7 @@ async def test_a_pull_that_is_given_up_ends_when_all_that_it_began_has_ended() -
         raise Stopped("the pull was cancelled")
 
     async def whole() -> None:
-        await pull._together([asyncio.sleep(600), pull._read(convert, stop, limits=Limits(readers=1))])
+        await convert._together([asyncio.sleep(600), convert.read(converting, stop, limits=Limits(readers=1))])
 
     task = asyncio.ensure_future(whole())
     await asyncio.to_thread(begun.wait, 5 * PATIENCE)

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cri.image import readers
-from cri.image.readers import Readers
-from stage1.rootfs.confined import Asker, Question, Worker
-from stage1.rootfs.forking import ForkServer
+from cri.image import registry
+from cri.image.registry import Processes
 from stage1.rootfs.limits import Limits
+from stage1.rootfs.worker import Asker, ForkServer, Question, Worker
 from tests.fakes.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can confine a process by itself")
-QUESTION = Question("cri.image.documentjob", ("names", "x", "amd64", json.dumps(Limits()), ""), "a document", 60.0)
+QUESTION = Question("cri.image.manifest", ("names", "x", "amd64", json.dumps(Limits()), ""), "a document", 60.0)
 
 
 def ask(server: ForkServer) -> int:
@@ -35,7 +34,7 @@ async def gone(pid: int) -> None:
 
 
 async def test_pulls_one_after_the_other_and_side_by_side_have_one_server() -> None:
-    kept = Readers()
+    kept = Processes()
     with kept.used() as first, kept.used() as second:
         pid = ask(first)
         assert ask(second) == pid
@@ -46,8 +45,8 @@ async def test_pulls_one_after_the_other_and_side_by_side_have_one_server() -> N
 
 
 async def test_it_ends_a_while_after_the_last_pull(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "KEEP_S", 0.05)
-    kept = Readers()
+    monkeypatch.setattr(registry, "KEEP_S", 0.05)
+    kept = Processes()
     with kept.used():
         with kept.used() as server:
             pid = ask(server)
@@ -60,7 +59,7 @@ async def test_it_ends_a_while_after_the_last_pull(monkeypatch: pytest.MonkeyPat
 
 
 async def test_without_a_use_there_is_no_process() -> None:
-    kept = Readers()
+    kept = Processes()
     with kept.used() as server:
         assert server._process is None
     kept.close()

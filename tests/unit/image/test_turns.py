@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pulls make room: as many as wait, and those whose registry sends little."""
+"""Which pulls make room: as many as wait."""
 
 import asyncio
-from pathlib import Path
 
-import pytest
-
-from cri.image import progress
-from cri.image.skopeo import RegistryUnavailable
-from cri.image.turns import Turn, Turns
+from cri.image.pull import Turn, Turns
 
 
 async def held(turns: Turns, taken: "list[Turn]", end: asyncio.Event) -> None:
@@ -49,24 +44,3 @@ async def test_who_gives_up_waiting_is_not_waited_for() -> None:
     assert not taken[0].yields()
     end.set()
     await first
-
-
-async def test_a_download_that_was_quick_is_given_as_long_again(tmp_path: Path) -> None:
-    with (tmp_path / "blob").open("wb") as file:
-        file.truncate(progress.SLOW_BYTES)
-    expected = progress.Download("x/y:1", str(tmp_path), 0, interval_s=0.01, slow_s=0.1, yields=lambda: True)
-    with pytest.raises(RegistryUnavailable, match=r"x/y:1 has sent 0 bytes"):
-        await progress.watched(asyncio.sleep(3600), expected)
-
-
-async def test_a_slow_download_ends_while_others_wait(tmp_path: Path) -> None:
-    asked: list[bool] = []
-
-    def yields() -> bool:
-        asked.append(len(asked) == 1)
-        return asked[-1]
-
-    expected = progress.Download("x/y:1", str(tmp_path), 0, interval_s=0.01, slow_s=0.1, yields=yields)
-    with pytest.raises(RegistryUnavailable, match=r"x/y:1 has sent 0 bytes .*images.pulls"):
-        await progress.watched(asyncio.sleep(3600), expected)
-    assert asked == [False, True]

@@ -49,4 +49,4 @@ def test_what_the_daemon_cannot_do_without_is_no_recommendation() -> None:
     control = (DEB / "clearpod.control").read_text()
     (depends,) = re.findall("^Depends: (.*)$", control, re.MULTILINE)
     names = {one.split()[0] for one in depends.split(", ")}
-    assert {"kmod", "ca-certificates", "qemu-system-x86", "skopeo"} <= names
+    assert {"kmod", "ca-certificates", "qemu-system-x86", "erofs-utils"} <= names

@@ -14,7 +14,7 @@ import pytest
 from stage1.errors import TimedOut
 from stage1.linux import sandbox, supervise
 from stage1.linux.sandbox import Box, Means
-from stage1.rootfs.forking import ForkServer
+from stage1.rootfs.worker import ForkServer
 from tests.fakes import becomes
 from tests.fakes.patience import PATIENCE
 
@@ -84,8 +84,6 @@ def test_the_command_line_has_every_fence() -> None:
     ("box", "means", "has", "lacks"),
     [
         (Box(MIB, 7, network=True), MEANS, "--pid", "--net"),
-        (Box(MIB, 7, reserves=True), MEANS, "--data=1048576", "--as="),
-        (Box(MIB, 7, keeps=("chown",)), MEANS, "--bounding-set=-all,+chown", "--reuid"),
         (Box(MIB, 7), MEANS, "--seccomp-filter=/f", "/absent"),
         (Box(MIB, 7, sockets=True), MEANS, "--seccomp-filter=/s", "/f"),
         (Box(MIB, 7), MEANS._replace(filters=("", "")), "--no-new-privs", "--seccomp-filter"),

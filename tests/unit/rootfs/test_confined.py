@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import NoSpace, PodError, Unsupported
-from stage1.rootfs import child, confined
-from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs import confined, worker
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, OverLimit
+from stage1.rootfs.worker import Asker, Question
 
 QUESTION, ASKER = Question("m", (), "the layer x", 1.0), Asker(Limits(memory_mib=5))
 
@@ -43,17 +43,17 @@ QUESTION, ASKER = Question("m", (), "the layer x", 1.0), Asker(Limits(memory_mib
 )
 def test_an_answer_is_an_error_of_the_known_kinds_on_one_line(text: bytes, kind: type[PodError], says: str) -> None:
     with pytest.raises(kind, match=says) as caught:
-        confined._understood(QUESTION, ASKER, text=text)
+        worker._understood(QUESTION, ASKER, text=text)
     assert type(caught.value) is kind and "\n" not in str(caught.value)
 
 
 def test_an_answer_is_what_was_returned() -> None:
-    assert confined._understood(QUESTION, ASKER, text=b'{"ok": {"a": [1]}}') == {"a": [1]}
+    assert worker._understood(QUESTION, ASKER, text=b'{"ok": {"a": [1]}}') == {"a": [1]}
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> str:
-    confined.make_box(f"{tmp_path}/box", uid=0)
+    worker.make_box(f"{tmp_path}/box", uid=0)
     return f"{tmp_path}/box"
 
 
@@ -77,9 +77,9 @@ def test_what_is_no_plain_file_of_the_right_size_is_not_adopted(
     if make:
         make(Path(box, "out", "made"))
     with pytest.raises(Corrupt):
-        confined.adopt(box, "made", target=f"{tmp_path}/target", most_bytes=100)
+        worker.adopt(box, "made", target=f"{tmp_path}/target", most_bytes=100)
     assert not os.path.lexists(tmp_path / "target")
-    confined.remove_box(box)
+    worker.remove_box(box)
     assert os.listdir(tmp_path) == []
 
 
@@ -88,14 +88,14 @@ def test_what_is_adopted_belongs_to_root_and_is_not_writable_for_others(box: str
     made.write_text("x")
     made.chmod(0o6777)
     os.chown(made, 65530, 65530)
-    confined.adopt(box, "made", target=str(target), most_bytes=100)
+    worker.adopt(box, "made", target=str(target), most_bytes=100)
     result = target.stat()
     assert (stat.S_IMODE(result.st_mode), result.st_uid, result.st_gid) == (0o644, 0, 0)
 
 
 def test_a_process_that_can_not_start_is_reported_as_ours() -> None:
     with pytest.raises(PodError, match="could not start") as caught:
-        confined.ask(Question("stage1.nothing", ("x",), "the layer x", 60.0), Asker(Limits()))
+        worker.ask(Question("stage1.nothing", ("x",), "the layer x", 60.0), Asker(Limits()))
     assert type(caught.value) is PodError
 
 
@@ -104,4 +104,4 @@ def test_an_unexpected_error_names_where_it_was_raised() -> None:
         return b"".split(b",")[1]
 
     with pytest.raises(Corrupt, match=r"layer x .*IndexError: .* \(test_confined\.py, line \d+\)"):
-        confined._understood(QUESTION, ASKER, text=child._answer(job))
+        worker._understood(QUESTION, ASKER, text=confined._answer(job))

@@ -16,11 +16,10 @@ import pytest
 from stage1.errors import Exhausted
 from stage1.linux import process, sandbox, supervise
 from stage1.linux.sandbox import Box
-from stage1.rootfs import confined, forking
-from stage1.rootfs.confined import Asker, Question, Worker
+from stage1.rootfs import worker as workers
 from stage1.rootfs.corrupt import Corrupt
-from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.limits import Limits
+from stage1.rootfs.worker import Asker, ForkServer, Question, Worker
 from tests.fakes import becomes
 from tests.fakes.patience import PATIENCE
 from tests.fakes.processes import children
@@ -28,19 +27,19 @@ from tests.fakes.processes import children
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can confine a process by itself")
 BOX = Box(512 << 20, 20, uid=65530)
 LIMITS = json.dumps(Limits())
-NAMES = Question("cri.image.documentjob", ("names", "x", "amd64", LIMITS, ""), "the documents of x", 60.0)
+NAMES = Question("cri.image.manifest", ("names", "x", "amd64", LIMITS, ""), "the documents of x", 60.0)
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    server = ForkServer(("cri.image.documentjob", becomes.__name__))
+    server = ForkServer(("cri.image.manifest", becomes.__name__))
     yield server
     server.close()
 
 
 def worker(server: ForkServer | None) -> Worker:
-    return Worker(Question("cri.image.documentjob", (), "the documents of x", 60.0), Asker(Limits(), server=server))
+    return Worker(Question("cri.image.manifest", (), "the documents of x", 60.0), Asker(Limits(), server=server))
 
 
 def pid_of(server: ForkServer) -> int:
@@ -73,7 +72,7 @@ def test_a_fork_that_runs_our_code_has_what_a_new_python_has(
     seen = []
     for one in (server, None):
         asker, before = Asker(Limits(uid=uid), server=one), children(os.getpid())
-        asking = Worker(Question("cri.image.documentjob", (), "the documents of x", 60.0), asker)
+        asking = Worker(Question("cri.image.manifest", (), "the documents of x", 60.0), asker)
         request.addfinalizer(asking.close)
         assert asking.ask(NAMES, b'{"manifests": []}') == {}
         [pid] = children(pid_of(server)) if one else [last_child(os.getpid(), but=before)]
@@ -168,7 +167,7 @@ def test_the_server_ends_when_who_asks_is_killed(tmp_path: Path) -> None:
 ASKING = """
 import os, sys, time
 from stage1.linux import sandbox, supervise
-from stage1.rootfs.forking import ForkServer
+from stage1.rootfs.worker import ForkServer
 server = ForkServer(("tests.fakes.becomes",))
 box = sandbox.Box(512 << 20, 20, uid=65530)
 child = server.job(("tests.fakes.becomes", "/bin/sleep", "1000"), box)(supervise.Standard(None, 2, 2))
@@ -201,7 +200,7 @@ def test_a_failed_fork_is_reported() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         theirs.send(b"!11")
-        forked = forking._Forked(ours)
+        forked = workers._Forked(ours)
         with pytest.raises(Exhausted):
             forked.wait(1)
         forked.close()
@@ -210,7 +209,7 @@ def test_a_failed_fork_is_reported() -> None:
 def test_a_fence_that_can_not_be_made_leaves_nothing_running(server: ForkServer) -> None:
     gone = sandbox.Box(512 << 20, 20, directory="/nonexistent", uid=65530)
     ended: list[supervise.Ended] = []
-    assert list(supervise.output(supervise.Job(server.job(("cri.image.documentjob", "x"), gone), -1, 60), ended)) == []
+    assert list(supervise.output(supervise.Job(server.job(("cri.image.manifest", "x"), gone), -1, 60), ended)) == []
     assert ended[0].code == 125 and "/nonexistent" in ended[0].last
 
 
@@ -235,5 +234,5 @@ def test_where_this_host_lacks_a_fence_a_new_python_is_started(
 ) -> None:
     lacking = sandbox.means()._replace(lacks="no Landlock", landlock=False)
     monkeypatch.setattr(sandbox, "means", lambda: lacking)
-    assert confined._start(NAMES, Asker(Limits(), server=server)) is not None
+    assert workers._start(NAMES, Asker(Limits(), server=server)) is not None
     assert server._process is None

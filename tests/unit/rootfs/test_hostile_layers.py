@@ -16,9 +16,9 @@ from stage1.errors import PodError, Unsupported
 from stage1.rootfs.blob import Blob
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
-from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layers import Place, convert
 from stage1.rootfs.limits import Limits, OverLimit
+from stage1.rootfs.worker import ForkServer
 from tests.fakes.oci_layout import digest
 from tests.fakes.raw_tar import END, base256, header, octal, padded, pax
 

@@ -16,9 +16,9 @@ import pytest
 
 from stage1.pod import own_kernel
 from stage1.rootfs.erofs import Attributes, Image
-from stage1.rootfs.forking import ForkServer
 from stage1.rootfs.layers import Place, convert
 from stage1.rootfs.merge import merge
+from stage1.rootfs.worker import ForkServer
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, digest, directory, file, tar
 from tests.unit.rootfs.test_layers import blob_of
 

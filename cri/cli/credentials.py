@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from cri.image.registries import Auth
+from cri.image.origins import Auth
 from cri.image.source import LOCAL
 from cri.store.reference import Reference, parse
 from stage1.errors import BadRequest, NotFound, PodError

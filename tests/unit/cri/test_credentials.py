@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cri.image import credentials
-from cri.image.credentials import Files
-from cri.image.registries import Auth
+from cri.cli import credentials
+from cri.cli.credentials import Files
+from cri.image.origins import Auth
 from cri.store.reference import parse
 from stage1.errors import BadRequest, NotFound, PodError
 
