@@ -5,9 +5,11 @@ import json
 
 from .conftest import World
 
+STOCK = ("vmlinux-stock", "initramfs-stock", "system-stock.erofs")
+
 
 async def test_each_kernel_that_is_built_has_a_handler(world: World) -> None:
-    for name in ("vmlinux-stock", "vmlinux-a b", "bzImage-other"):
+    for name in (*STOCK, "vmlinux-a b", "bzImage-other"):
         (world.root / "guest" / name).touch()
     async with world.daemon() as cri:
         handlers = (await cri("Status")).runtime_handlers
@@ -27,7 +29,8 @@ async def test_a_kernel_that_is_not_built_is_named_with_its_build_and_served_onc
         assert (code, "images build stock" in sentence) == ("NOT_FOUND", True), sentence
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-other")
         assert (code, "images build" in sentence) == ("NOT_FOUND", False), sentence
-        (world.root / "guest" / "vmlinux-stock").touch()
+        for name in STOCK:
+            (world.root / "guest" / name).touch()
         run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-stock")
         assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "stock"
         assert "clearpod-stock" in [one.name for one in (await cri("Status")).runtime_handlers]

@@ -24,7 +24,7 @@ from tests.hostile.test_saves import GROWTH_MIB, STALLED_MS, removed
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
 CHANGES = 20
-MOST_LOGGED = 6
+MOST_LOGGED, AGAIN_S = 6, 10
 """Lines about one container: what failed is tried again after ten seconds, or when something has changed."""
 
 
@@ -52,9 +52,9 @@ async def test_a_guest_that_does_not_copy_harms_itself_alone(attacked: Node, att
     kubelet = Kubelet(attacked.root / "kubelet", f"uid-{attack}")
     async with attacked.client() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=attacked.reference))
-        good, ticking = await cri.running("good")
+        good, ticking = await cri.running(f"good-{attack}", hostname="good")
         await cri.times(ticking, seconds=0.3)
-        before, logged = attacked.rss_mib(), _lines(attacked)
+        before, logged, since = attacked.rss_mib(), _lines(attacked), time.monotonic()
         names = pb.PodSandboxMetadata(name="bad", namespace="default", uid=f"uid-{attack}")
         asked = {"metadata": names, "annotations": {WHERE: "guest", SUSPEND: "manual"}}
         bad = await cri.pod("bad", hostname=attack, log_directory=f"{cri.logs}/bad", **asked)
@@ -72,7 +72,7 @@ async def test_a_guest_that_does_not_copy_harms_itself_alone(attacked: Node, att
         await removed(cri, bad)
         assert max(taken) < STALLED_MS and attacked.rss_mib() - before < GROWTH_MIB
         assert await cri.is_ready(good) and kubelet.log.stat().st_size == 0
-        assert _lines(attacked) - logged <= MOST_LOGGED
+        assert _lines(attacked) - logged <= MOST_LOGGED + (time.monotonic() - since) // AGAIN_S
     await attacked.empty()
 
 
