@@ -54,6 +54,8 @@ class Registered(NamedTuple):
 
     reference: str
     state_dir: str
+    absent: str = ""
+    """Another image of the registry, which nobody has pulled."""
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +65,13 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]
     passwd = file("etc/passwd", b"root:x:0:0::/:\nweb:x:33:33::/:\n")
     layout = Layout(place / "layout")
     tagged = layout.tag("1", layout.image([Layer(tar([directory("./"), directory("etc/"), passwd]))]))
+    other = layout.tag("2", layout.image([Layer(tar([directory("./"), directory("srv/")]))]))
     with Registry(place / "registry") as registry:
-        reference = registry.push(tagged, "t/sample:1")
+        reference, absent = registry.push(tagged, "t/sample:1"), registry.push(other, "t/other:1")
         store = ImageStore(f"{place}/state")
         pull_blocking(store, reference, config=Config())
         store.close()
-        yield Registered(reference, f"{place}/state")
+        yield Registered(reference, f"{place}/state", absent)
 
 
 def copy_of_store(registered: Registered, place: Path) -> str:

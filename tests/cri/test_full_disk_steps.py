@@ -72,7 +72,7 @@ def rig(registered: Registered) -> Iterator[Rig]:
             "logs": scope.enter_context(_memory_disk(root / "logs", mib=1)),
         }
         state = copy_of_store(registered, root / "disk/state")
-        world = World(root, Registered(registered.reference, state))
+        world = World(root, registered._replace(state_dir=state))
         world.config = world.config.but(storage=Storage(reserve_mib=2))
         cni = FakeCni(root / "fake")
         world.host = world.host._replace(network=cni.settings._replace(cache_dir=f"{state}/cni"))
@@ -264,18 +264,22 @@ def _break(disk: SmallDisk) -> None:
     trigger.write_text("broken by a test")
 
 
-async def test_a_read_only_state_disk_is_named_and_pods_can_be_stopped_and_removed(rig: Rig) -> None:
+async def test_a_read_only_state_disk_is_named_and_pods_can_be_stopped_and_removed(
+    rig: Rig, registered: Registered
+) -> None:
     async with _pod_with_container(rig) as (cri, pod, one):
         await cri("StartContainer", container_id=one)
         _break(rig.disks["state"])
         for call, fields in (
             ("RunPodSandbox", {"config": cri.sandbox("other")}),
-            ("PullImage", {"image": pb.ImageSpec(image=rig.world.image)}),
+            ("PullImage", {"image": pb.ImageSpec(image=registered.absent)}),
             ("RemoveImage", {"image": pb.ImageSpec(image=rig.world.image)}),
         ):
             code, output = await cri.refused(call, **fields)
             is_named = "Read-only file system" in output or "Input/output error" in output
             assert (code, is_named) == ("UNAVAILABLE", True), (call, output)
+        present = await cri("PullImage", image=pb.ImageSpec(image=rig.world.image))
+        assert present.image_ref, "a pull of what is there writes nothing"
         assert (await cri("ExecSync", container_id=one, cmd=["true"], timeout=5)).exit_code == 0
         await cri("StopContainer", container_id=one, timeout=1)
         await cri("RemoveContainer", container_id=one)
