@@ -19,7 +19,7 @@ def build_agent(cache_dir: Path) -> Path:
     key = cache.hash_of([*versions, tools.run(["musl-gcc", "--version"]), AGENT_SOURCE, PROTO])
 
     def build(out: Path) -> None:
-        tools.run(["make", "-C", AGENT_SOURCE, f"OUT={out / 'work'}"], env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+        tools.make(AGENT_SOURCE, out / "work")
         for name in ("agent", "agent-systemd"):
             os.rename(out / "work" / name, out / name)
 

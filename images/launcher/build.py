@@ -16,8 +16,7 @@ def build(cache_dir: Path) -> Path:
     versions = [tools.package_version("musl-tools"), tools.run(["musl-gcc", "--version"])]
 
     def make(out: Path) -> None:
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        tools.make(SOURCE, out / "work")
         os.rename(out / "work" / "launcher", out / "launcher")
 
     return cache.built(cache_dir, "launcher", cache.hash_of([*versions, SOURCE, DISCARD]), make)

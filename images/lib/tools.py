@@ -34,6 +34,13 @@ def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str
     return done.stdout
 
 
+def make(source: Path, out: Path) -> None:
+    """Run the Makefile in `source`, whose results go to `out`: by its path from there, as make knows no spaces."""
+    out.mkdir(exist_ok=True)
+    place = os.path.relpath(os.path.realpath(out), os.path.realpath(source))
+    run(["make", "-C", source, f"OUT={place}"], env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+
+
 def package_version(name: str) -> str:
     """Of an installed Debian package; empty when it is not installed or this is not Debian."""
     if not shutil.which("dpkg-query"):

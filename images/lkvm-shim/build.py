@@ -16,8 +16,7 @@ def build(cache_dir: Path, filter_inputs: Iterable[str | Path]) -> Path:
     key = cache.hash_of([tools.run(["gcc", "--version"]), SOURCE, *filter_inputs])
 
     def make(out: Path) -> None:
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        tools.make(SOURCE, out / "work")
         os.rename(out / "work" / "lkvm-shim.so", out / "lkvm-shim.so")
 
     return cache.built(cache_dir, "lkvm-shim", key, make)

@@ -15,8 +15,7 @@ def build(cache_dir: Path) -> Path:
     key = cache.hash_of([tools.run(["gcc", "--version"]), SOURCE])
 
     def make(out: Path) -> None:
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        tools.make(SOURCE, out / "work")
         os.rename(out / "work" / "qemu-shim.so", out / "qemu-shim.so")
 
     return cache.built(cache_dir, "qemu-shim", key, make)

@@ -4,7 +4,6 @@
 The bytes depend on the lists, on libseccomp and on the kernel's headers, and on nothing of the machine.
 """
 
-import os
 from pathlib import Path
 
 from lib import cache, tools
@@ -23,9 +22,4 @@ def inputs() -> list[str | Path]:
 
 def build(cache_dir: Path) -> Path:
     """The directory with the filters, and each also as text (NAME.pfc)."""
-
-    def make(out: Path) -> None:
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        tools.run(["make", "-C", SOURCE, f"OUT={out}"], env=environment)
-
-    return cache.built(cache_dir, "seccomp", cache.hash_of(inputs()), make)
+    return cache.built(cache_dir, "seccomp", cache.hash_of(inputs()), lambda out: tools.make(SOURCE, out))

@@ -16,8 +16,7 @@ def build(cache_dir: Path) -> Path:
     versions.append(tools.run(["musl-gcc", "--version"]))
 
     def make(out: Path) -> None:
-        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        tools.make(SOURCE, out / "work")
         os.rename(out / "work" / "volume-server", out / "volume-server")
 
     return cache.built(cache_dir, "volume-server", cache.hash_of([*versions, SOURCE]), make)

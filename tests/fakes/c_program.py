@@ -17,7 +17,8 @@ def make(sources: Path, out: Path, *targets: str) -> str:
     directory = os.open(sources, os.O_RDONLY | os.O_CLOEXEC)  # as a lock it is there even where nothing can be written
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        command = ["make", "-C", sources, f"OUT={out}", *targets]
+        place = os.path.relpath(os.path.realpath(out), os.path.realpath(sources))  # make knows no spaces in names
+        command = ["make", "-C", sources, f"OUT={place}", *targets]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     finally:
         os.close(directory)
