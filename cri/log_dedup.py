@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which messages were logged a short time ago, so that they are logged once. Used by the server for the failures of
-calls that clients repeat. Pure.
+calls that clients repeat, and for those of copies of files. Pure.
 """
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Set
 
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
+from cri.log_dedup import LogDedup
 from stage1 import engine
 from stage1.errors import PodError
 from stage1.guest import messages
@@ -26,6 +27,8 @@ from stage1.rootfs import bundle
 
 CHECK_S = 10.0
 """Delay between checks for new containers, and between retries with a guest that could not copy."""
+MOST_LOGGED = 4096
+"""Containers whose failures are logged once in that time."""
 
 log = logging.getLogger("clearpod.volumes")
 
@@ -45,6 +48,7 @@ class Refresher:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._known: set[str] = set()
         self._failed_at: dict[str, float] = {}
+        self._logged = LogDedup(check_s, MOST_LOGGED)
 
     def open(self) -> None:
         """Begin to watch. Undo: `close`."""
@@ -149,7 +153,8 @@ class Refresher:
         except PodError as error:
             self._stale.add(container.id)
             self._failed_at[container.id] = time.monotonic()
-            log.warning("volume.copy", extra={**pod.log_fields(container), "error": str(error)})
+            if not self._logged.seen(container.id, time.monotonic()):
+                log.warning("volume.copy", extra={**pod.log_fields(container), "error": str(error)})
         else:
             self._changed.set()
 

@@ -28,7 +28,8 @@ def numbers_of(name: str, pid: int, op: m.Stats) -> m.ContainerStats:
     except OSError:
         fields = ["0"] * 50  # it just ended
     used_us = (int(fields[11]) + int(fields[12])) * 1_000_000 // TICKS
-    memory = m.MemoryStats(usage=int(fields[21]) * PAGE, anonymous=int(fields[21]) * PAGE, faults=int(fields[7]))
+    rss = max(int(fields[21]), 1) * PAGE  # the kernel sums per-processor counters lazily: 0 for a while, for small ones
+    memory = m.MemoryStats(usage=rss, anonymous=rss, faults=int(fields[7]))
     return m.ContainerStats(
         name, time.monotonic_ns(), m.CpuStats(used_us, used_us), memory, threads=1, processes=1,
         files=4 if op.files else 0, disk_bytes=8192 if op.disk else 0, disk_inodes=2 if op.disk else 0,

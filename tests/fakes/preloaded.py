@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,8 +164,11 @@ def _forked(asked: socket.socket) -> _Request:
             os._exit(0)
         read, write = os.pipe()
         if (between := os.fork()) == 0:
+            between = os.getpid()
             if os.fork():
                 os._exit(0)
+            while os.getppid() == between:
+                time.sleep(0.0005)
             request = _Request(**json.loads(text), descriptors=descriptors)
             if request.has_session:
                 os.setsid()

@@ -2,6 +2,7 @@
 """The library that QEMU is started with for a copy, preloaded into a program that maps its memory as QEMU does."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,10 @@ print(before, written, first(at), first(put(SIZE)))
 
 
 @pytest.fixture(scope="module")
-def library() -> Path:
-    """The library as it is shipped."""
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is shipped, at a path without spaces: LD_PRELOAD is a list."""
     SHIM.make("all")
-    return SHIM.out / "qemu-shim.so"
+    return Path(shutil.copy(SHIM.out / "qemu-shim.so", tmp_path_factory.mktemp("library")))
 
 
 def run(library: Path, variables: dict[str, str], fd: int = -1) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 """Builds and runs the C tests of kvmtool's shim (check_*.c beside this file), and preloads the library."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +29,10 @@ except OSError as error:
 
 
 @pytest.fixture(scope="module")
-def library() -> Path:
-    """The library as it is shipped."""
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is shipped, at a path without spaces: LD_PRELOAD is a list."""
     SHIM.make("all")
-    return SHIM.out / "lkvm-shim.so"
+    return Path(shutil.copy(SHIM.out / "lkvm-shim.so", tmp_path_factory.mktemp("library")))
 
 
 def test_the_shim_keeps_its_promises_before_a_fake_kvm() -> None:

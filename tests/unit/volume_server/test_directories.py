@@ -4,6 +4,7 @@
 import ctypes
 import errno
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -184,7 +185,7 @@ base.execute("create table if not exists t (who, n)")
 for n in range(200):
     base.execute("insert into t values (?, ?)", (sys.argv[1], n))
 """
-    command = f"{sys.executable} -c '{program.replace(chr(39), chr(34))}'"
+    command = shlex.join([sys.executable, "-c", program])
     served.run("sh", "-c", f"{command} one & {command} two; wait")
     served.run(sys.executable, "-c", "import sqlite3; assert sqlite3.connect('base').execute"
                "('select count(*) from t').fetchall() == [(400,)]")  # fmt: skip
@@ -211,12 +212,9 @@ def disks(built_pump: Path, tmp_path: Path) -> Iterator[Path]:
     mounts = ["mount -t tmpfs -o size=64k small small", "mount --bind fixed fixed", "mount -o remount,bind,ro fixed"]
     mounts += ["mount -t tmpfs inner below/inner"]
     words = [f"{name}:{guest}/{name}" for name in ("file", "small", "fixed", "below")]
-    program = (
-        f"cd {root}; {' && '.join(mounts)} && exec {built_pump} {SERVER.out}/volume-server-checked . {' '.join(words)}"
-    )
-    with subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as pump:
+    program = f'{" && ".join(mounts)} && exec "$@"'
+    argv = ["unshare", "-m", "sh", "-c", program, "sh", built_pump, SERVER.out / "volume-server-checked", ".", *words]
+    with subprocess.Popen(argv, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as pump:
         assert pump.stdout and pump.stdin
         assert pump.stdout.readline() == b"mounted\n"
         yield Path(f"/proc/{pump.pid}/root{guest}")
