@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -229,7 +230,7 @@ def test_who_is_not_root_gets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) 
         jail.main(parser.parse_args(["1f3c"]))
     assert root.with_sudo(["/usr/bin/clearpod", "run", "a b"]) == "sudo clearpod run 'a b'"
     assert root.with_sudo(["/home/x/.venv/bin/clearpod", "run"]) == "sudo /home/x/.venv/bin/clearpod run"
-    assert root.with_sudo(["/x/cri/__main__.py", "run"]) == f"sudo {sys.executable} -m cri run"
+    assert root.with_sudo(["/x/cri/__main__.py", "run"]) == shlex.join(["sudo", sys.executable, "-m", "cri", "run"])
 
 
 def test_it_makes_files_that_vmms_can_read_whatever_the_callers_umask(capsys: pytest.CaptureFixture[str]) -> None:
