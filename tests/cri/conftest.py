@@ -301,9 +301,14 @@ def vm_world(
         try:
             yield made
         finally:
-            for place in engine.pod_directories(made.host):
-                engine.clean_up(place)
-            shutil.rmtree(f"{made.config.state_dir}/{named.DIRECTORY}", ignore_errors=True)
+            end(made)
+
+
+def end(world: VmWorld) -> None:
+    """End its VMs, and remove its named snapshots: others may have the same state directory."""
+    for place in engine.pod_directories(world.host):
+        engine.clean_up(place)
+    shutil.rmtree(f"{world.config.state_dir}/{named.DIRECTORY}", ignore_errors=True)
 
 
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])

@@ -27,6 +27,7 @@ __all__ = ["machine"]
 
 EXECS = int(os.environ.get("CLEARPOD_EXECS", "30"))
 AT_ONCE = 50
+MOST_LOST_KIB = 2048
 SNAPSHOT = "cat /proc/sys/fs/file-nr /proc/loadavg; grep memory /proc/cgroups; grep MemAvailable /proc/meminfo"
 
 pytestmark = pytest.mark.timeout(240 + 4 * EXECS)
@@ -88,6 +89,11 @@ async def test_many_execs_leave_nothing_in_the_guest_or_the_daemon(
         before = await facts(cri, c, process.pid)
         await many(cri, c, EXECS)
         after = await facts(cri, c, process.pid)
+        for _ in range(round(20 * PATIENCE)):  # the guest's kernel gives memory back when it has time
+            if after.guest_available_kib >= before.guest_available_kib - MOST_LOST_KIB:
+                break
+            await asyncio.sleep(1)
+            after = await facts(cri, c, process.pid)
         with capsys.disabled():
             print(f"\n{EXECS} execs and {AT_ONCE} at once: before {before}, after {after}")
         await cri("RemovePodSandbox", pod_sandbox_id=(await cri("ListPodSandbox")).items[0].id)
@@ -96,7 +102,7 @@ async def test_many_execs_leave_nothing_in_the_guest_or_the_daemon(
     assert workers < EXECS and after.guest_threads <= before.guest_threads + workers
     assert after.guest_cgroups == before.guest_cgroups and after.daemon_files <= before.daemon_files
     assert after.guest_files <= before.guest_files + 32  # the kernel counts in portions
-    assert after.guest_available_kib >= before.guest_available_kib - 2048
+    assert after.guest_available_kib >= before.guest_available_kib - MOST_LOST_KIB
     assert after.daemon_kib <= before.daemon_kib + 4096  # what malloc keeps; objects are counted below
 
 

@@ -29,7 +29,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
 
 from . import test_recovery as recovery
-from .conftest import Client, CopyingNode, Registered, VmWorld, World
+from .conftest import Client, CopyingNode, Registered, VmWorld, World, end
 
 PING_S = 5
 
@@ -254,8 +254,7 @@ def outer_world(sample: Registered, guest_dir: Path, *, copies: bool = True) -> 
         try:
             yield made, net
         finally:
-            for place in engine.pod_directories(made.host):
-                engine.clean_up(place)
+            end(made)
 
 
 @pytest.fixture
