@@ -6,7 +6,7 @@ Loads all commands, and makes no calls: names of pods and images are not complet
 
 import argparse
 
-from cri.cli.parser import Parser, make
+from cri.cli.parser import Command, Parser, make
 
 EXAMPLES = (
     ("clearpod completion bash > /usr/share/bash-completion/completions/clearpod", "for every user of bash"),
@@ -33,3 +33,6 @@ def main(args: argparse.Namespace) -> int:
                 action.complete = complete  # type: ignore[attr-defined]
     print(shtab.complete(parser, shell=args.shell))
     return 0
+
+
+COMMANDS = {"completion": Command(EXAMPLES, add_arguments, main)}

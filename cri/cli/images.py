@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cri.cli import root, shown
-from cri.cli.parser import Parser
+from cri.cli.parser import Command, Parser
 from stage1.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -257,3 +257,6 @@ def find_build() -> str:
     raise NotFound(
         "images/build is in none of the usual places; run this in a checkout of clearpod, or set CLEARPOD_SOURCE to one"
     )
+
+
+COMMANDS = {"images": Command(EXAMPLES, add_arguments, main)}

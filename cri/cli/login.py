@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod login`: checks credentials with a registry, and stores them where podman and docker have theirs.
+"""`clearpod login` and `logout`: credentials for registries, stored where podman and docker have theirs.
 
-The password comes by standard input or from the terminal, never as an argument, which every user of the host can read.
+`login` checks them with the registry first. The password comes by standard input or from the terminal, never as an
+argument, which every user of the host can read.
 """
 
 import argparse
@@ -13,16 +14,16 @@ import sys
 
 from cri.cli import credentials, root, shown
 from cri.cli.credentials import DOCKER_HUB
-from cri.cli.parser import Parser
+from cri.cli.parser import Command, Parser
 from cri.config import Config, load
 from cri.image import origins
 from cri.image.origins import Auth
 from cri.image.registry import Client, LoginNeeded
 from cri.store.reference import Reference, registry_of
-from stage1.errors import BadRequest
+from stage1.errors import BadRequest, NotFound
 from stage1.rootfs.worker import Asker
 
-EXAMPLES = (
+LOGIN_EXAMPLES = (
     ("clearpod login registry.example", "asks for the name of the user and the password"),
     ("clearpod login -u me --password-stdin registry.example < password", "for scripts"),
     ("clearpod login --get-login registry.example", "who is logged in"),
@@ -30,7 +31,7 @@ EXAMPLES = (
 MOST_BYTES = 1 << 16
 
 
-def add_arguments(parser: Parser) -> None:
+def add_login(parser: Parser) -> None:
     """The options of `clearpod login`."""
     parser.take_podmans_codes()
     what = "HOST[:PORT], with /REPOSITORY for credentials of a part of it; default docker.io"
@@ -48,7 +49,7 @@ class _Refuse(argparse.Action):
         parser.error("every user of this host can read arguments; use --password-stdin, or the terminal")
 
 
-def main(args: argparse.Namespace) -> int:
+def login(args: argparse.Namespace) -> int:
     """Log in. Raises BadRequest, LoginNeeded when the registry rejects them, RegistryUnavailable, PodError."""
     registry = registry_of(args.registry)
     where = credentials.places(args.authfile, os.environ)
@@ -88,3 +89,40 @@ def _verify(registry: str, auth: Auth, *, config: Config) -> None:
             asyncio.run(client.log_in())
         except LoginNeeded:
             raise LoginNeeded(f"the registry {registry} does not take this user name with this password") from None
+
+
+LOGOUT_EXAMPLES = (
+    ("clearpod logout registry.example", "remove its credentials from the file"),
+    ("clearpod logout --all", "remove all credentials from the file"),
+)
+
+
+def add_logout(parser: Parser) -> None:
+    """The options of `clearpod logout`."""
+    parser.take_podmans_codes()
+    parser.add_argument("registry", nargs="?", metavar="REGISTRY", default=DOCKER_HUB, help="default docker.io")
+    parser.add_argument("-a", "--all", action="store_true", help="remove all credentials in the file")
+    parser.take_authfile()
+    parser.take_config()
+
+
+def logout(args: argparse.Namespace) -> int:
+    """Remove them. Raises NotFound when there are none, BadRequest, PodError."""
+    where = credentials.places(args.authfile, os.environ)
+    if args.all:
+        credentials.forget_all(where)
+        shown.write(f"Removed the credentials for all registries from {where.writable}.")
+        return 0
+    registry = registry_of(args.registry)
+    if not credentials.forget(where, registry):
+        elsewhere = credentials.user(where, registry)
+        hint = "; other files have some: " + ", ".join(where.readable[1:]) if elsewhere else ""
+        raise NotFound(f"{where.writable} has no credentials for {registry}{hint}")
+    shown.write(f"Removed the credentials for {registry} from {where.writable}.")
+    return 0
+
+
+COMMANDS = {
+    "login": Command(LOGIN_EXAMPLES, add_login, login),
+    "logout": Command(LOGOUT_EXAMPLES, add_logout, logout),
+}

@@ -9,8 +9,8 @@ import argparse
 import importlib
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from cri import __version__
 from cri.cli import COMMANDS
@@ -176,6 +176,17 @@ class Parser(argparse.ArgumentParser):
         return action is not None and action.nargs is None
 
 
+class Command(NamedTuple):
+    """What a command's module has for it in its `COMMANDS`."""
+
+    examples: tuple[tuple[str, str], ...]
+    """(command line, what it does), at least one."""
+    add_arguments: Callable[[Parser], None]
+    """Adds its options."""
+    main: Callable[[argparse.Namespace], int]
+    """Does it, and returns the exit code; raises PodError."""
+
+
 def _without_config(arguments: Sequence[str]) -> Sequence[str]:
     """Return the arguments behind each --config at their beginning."""
     while arguments and arguments[0].partition("=")[0] == "--config":
@@ -189,7 +200,7 @@ def make(arguments: Sequence[str] | None) -> Parser:
     parser.add_argument("-V", "--version", action="version", version=f"clearpod {__version__}")
     commands = parser.take_actions(metavar="COMMAND", dest="command", required=False)
     chosen = None if arguments is None else next((one for one in _without_config(arguments) if one[:1] != "-"), "")
-    for name, summary in COMMANDS.items():
+    for name, (_, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if chosen in (None, name):
             _fill(command, name)
@@ -198,7 +209,7 @@ def make(arguments: Sequence[str] | None) -> Parser:
 
 
 def _fill(parser: Parser, name: str) -> None:
-    module = importlib.import_module(f"cri.cli.{name}")
-    parser.set_defaults(main=module.main)
-    parser.examples = module.EXAMPLES
-    module.add_arguments(parser)
+    command: Command = importlib.import_module(f"cri.cli.{COMMANDS[name][0]}").COMMANDS[name]
+    parser.set_defaults(main=command.main)
+    parser.examples = command.examples
+    command.add_arguments(parser)

@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cri import notify
-from cri.cli.parser import Parser
+from cri.cli.parser import Command, Parser
 from cri.config import Config
 from cri.config_process import load_apart
 from stage1.linux.heap import use_one_heap
@@ -159,3 +159,6 @@ def _set_up_logging(config: Config) -> None:
     formatter = JsonFormat() if config.log.format == "json" else TextFormat()
     handler.setFormatter(JournalFormat(formatter) if notify.is_journal(sys.stderr, os.environ) else formatter)
     logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)
+
+
+COMMANDS = {"serve": Command(EXAMPLES, add_arguments, main)}

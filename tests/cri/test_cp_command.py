@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli import cp
+from cri.cli.run import cp
 from stage1.errors import PodError
 from stage1.linux.beneath import Root
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli import detached, run, run_request
 from cri.cli.parser import Parser
-from cri.cli.run_request import Request
+from cri.cli.run import command, detached
+from cri.cli.run import request as run_request
+from cri.cli.run.request import Request
 from stage1.errors import AlreadyExists, BadRequest, NoCommand, NotExecutable, NotFound, PodError, Unavailable
 
 from .conftest import World
@@ -15,7 +16,7 @@ from .conftest import World
 
 def request(world: World, *options: str) -> Request:
     parser = Parser(prog="clearpod run")
-    run.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args(["-d", *options])
     detached.check(args)
     asked = run_request.of(args, {})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli import daemon, detached
+from cri.cli import daemon
+from cri.cli.run import detached
 from cri.policy import DETACHED
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.pod import states

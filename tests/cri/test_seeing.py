@@ -15,8 +15,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cri.cli import daemon, debug, shown
+from cri.cli import daemon, shown
 from cri.cli.parser import FAULT
+from cri.cli.run.exec import PID
 from cri.pb import runtime_pb2 as pb
 from cri.policy import DEBUG, Policy, Rule
 from cri.store import history
@@ -310,7 +311,7 @@ async def test_debug_is_refused_unless_the_policy_allows_it(world: World, clearp
 
 
 async def test_a_debug_container_whose_maker_was_killed_is_removed_by_the_next(world: World, clearpod: Command) -> None:
-    labels, annotations = {debug.PID: str(2**22 + 1)}, {DEBUG: "true"}
+    labels, annotations = {PID: str(2**22 + 1)}, {DEBUG: "true"}
     world.config = world.config.but(policy=Policy(debug=True))
     async with world.daemon() as cri:
         pod = await cri.pod()

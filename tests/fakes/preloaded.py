@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 __all__ = ["Popen", "stop"]
 
 CHECKOUT = str(Path(__file__).parents[2])
-MODULES = """cri.cli.parser cri.cli.serve cri.cli.service cri.cli.daemon cri.cli.foreground cri.cli.remote cri.cli.run
-cri.config_check cri.node cri.server cri.owner cri.streaming.server cri.image.source stage1.net.attach
+MODULES = """cri.cli.parser cri.cli.serve cri.cli.service cri.cli.daemon cri.cli.run.command
+cri.cli.run.exec cri.config_check cri.node cri.server cri.owner cri.streaming.server cri.image.source stage1.net.attach
 stage1.net.record stage1.pod.model tests.fakes.frames""".split()
 """What daemons and commands load, and with these nearly all of it."""
 _COMMAND_LINE_BYTES = 4000

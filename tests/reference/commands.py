@@ -36,8 +36,8 @@ MOST_IN_TABLE = 8
 def _commands() -> Iterator[tuple[Parser, str]]:
     """Each command with its summary, followed by its sub-commands."""
     commands = _parsers(make(None))
-    for name in COMMANDS:
-        yield from _with_those_below(commands[name], COMMANDS[name])
+    for name, (_, summary) in COMMANDS.items():
+        yield from _with_those_below(commands[name], summary)
 
 
 def _with_those_below(parser: argparse.ArgumentParser, summary: str) -> Iterator[tuple[Parser, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli import jail as cli
+from cri.cli.view import jail as cli
 from stage1.pod import ids
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import IdMap

@@ -42,31 +42,32 @@ VMM = "/proc of a VMM, for people to read"
 
 ALLOWED: dict[str, dict[str, str]] = {
     "cri/__main__.py": {"os.open": HOST},
-    "cri/cli/check_facts.py": dict.fromkeys(
+    "cri/cli/check/facts.py": dict.fromkeys(
         "open os.path.exists os.path.isdir os.path.isfile os.path.realpath os.statvfs".split(), HOST
     ),
-    "cri/cli/check_mounts.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL),
-    "cri/cli/check_start.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), "the run directory and the socket"),
-    "cri/cli/claimed_name.py": dict.fromkeys(
+    "cri/cli/check/trial_mounts.py": dict.fromkeys(
+        ("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL
+    ),
+    "cri/cli/check/start.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), "the run directory and the socket"),
+    "cri/cli/run/claimed_name.py": dict.fromkeys(
         "files.unlink os.listdir os.makedirs os.open os.path.isdir os.stat os.unlink".split(), OURS
     ),
-    "cri/cli/cp.py": dict.fromkeys(
+    "cri/cli/run/cp.py": dict.fromkeys(
         "open os.link os.path.exists os.path.isdir os.path.lexists os.path.realpath".split(),
         "the paths that the user names; what the container's archive names is below a Root",
     ),
-    "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
-    "cri/cli/guest_files.py": dict.fromkeys(("open", "os.path.isdir", "os.path.isfile"), GUEST),
+    "cri/cli/run/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
     "cri/cli/images.py": {"os.access": HOST},
-    "cri/cli/init.py": dict.fromkeys(
+    "cri/cli/check/init.py": dict.fromkeys(
         ("files.write_atomic", "open", "os.makedirs", "os.path.exists", "os.path.lexists"), CLIENT
     ),
-    "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
-    "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
-    "cri/cli/sample.py": {"os.path.exists": GUEST},
-    "cri/cli/unit.py": dict.fromkeys(
+    "cri/cli/view/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
+    "cri/cli/check/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
+    "cri/cli/run/sample.py": {"os.path.exists": GUEST},
+    "cri/cli/check/unit.py": dict.fromkeys(
         ("files.write_atomic", "open", "os.path.exists", "os.path.isdir", "os.path.lexists", "os.path.realpath"), HOST
     ),
-    "cri/cli/run_values.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
+    "cri/cli/run/values.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/containers/hidden.py": {"open": VMM},
     "cri/image/archive.py": dict.fromkeys(("open", "os.rename"), "its own, in the confined process"),
@@ -273,7 +274,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "os.unlink": TOP,
     },
     "stage1/vm/vmm.py": dict.fromkeys(("open", "os.listdir"), HOST),
-    "cri/cli/jail.py": {"os.listdir": OURS},
+    "cri/cli/view/jail.py": {"os.listdir": OURS},
     "stage1/linux/confine.py": dict.fromkeys(("open", "os.open"), "/proc, and what a confined process may reach"),
     "stage1/linux/sandbox.py": dict.fromkeys(("os.path.exists", "os.path.isdir", "os.path.realpath", "os.stat"), HOST),
     "stage1/rootfs/confined.py": dict.fromkeys(("open", "os.open"), "/proc, and its own descriptors"),

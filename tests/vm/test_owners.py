@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli import jail
 from cri.cli.parser import Parser
+from cri.cli.view import jail
 from cri.store import pods as records
 from cri.store.pods import PodRecord
 from stage1 import following, placement

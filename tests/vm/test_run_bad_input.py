@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli.run_options import FAULT
+from cri.cli.run.options import FAULT
 from stage1.linux.host import which
 from tests.fakes import sample
 from tests.fakes.command import Command, Result

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli.check_facts import Facts
-from cri.cli.check_items import FAIL, OK, evaluate
+from cri.cli.check.facts import Facts
+from cri.cli.check.requirements import FAIL, OK, evaluate
 from cri.config import parse
 from stage1 import engine, machine
 from stage1.errors import BadRequest, NotFound

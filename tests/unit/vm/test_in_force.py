@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.cli import jail
+from cri.cli.view import jail
 from stage1.errors import Unsupported, WrongState
 from stage1.linux import process
 from stage1.linux.idmap import Extent
