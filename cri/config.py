@@ -13,8 +13,8 @@ import tomllib
 from dataclasses import dataclass
 from typing import Literal
 
-from cri.config_keys import ABSOLUTE, Table, key
 from cri.config_tables import (
+    ABSOLUTE,
     Guest,
     HostPods,
     Images,
@@ -31,13 +31,14 @@ from cri.config_tables import (
     Socket,
     Storage,
     Streaming,
+    Table,
     Templates,
     Tracing,
     Vm,
     Volumes,
+    key,
 )
 from cri.policy import Policy
-from cri.toml_lines import find_line
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
 from stage1.vm.slots import CONFIG
@@ -160,7 +161,7 @@ def parse(text: str, file: str = "config") -> Config:
         position = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error))
         sentence, line = (position[1], int(position[2])) if position else (str(error), text.count("\n") + 1)
         raise BadRequest(f"{file}:{line}: this is not TOML: {sentence}") from None
-    from cri.config_check import Refused, checked  # late: it loads pydantic
+    from cri.config_check import Refused, checked, find_line  # late: it loads pydantic
 
     try:
         return checked(Config, values)

@@ -1,20 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of the configuration, with what each key means: docs/reference/configuration.md is made from this file.
+A table is a frozen record, whose keys carry the rules for their values.
 
-Parsed by `cri.config`. Pure: it must not look at the host.
+Parsed by `cri.config`; `cri.config_check` reads the rules, and alone imports pydantic, which commands that read no
+file do without. Pure: it must not look at the host.
 """
 
+import dataclasses
 import ipaddress
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self, TypeVar
 
-from cri.config_keys import ABSOLUTE, Table, key
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
 from stage1.rootfs.limits import Limits as ImageLimits
 from stage1.vm import hypervisors
 from stage1.vm.slots import LEAST_ID, Range
+
+T = TypeVar("T", bound="Table")
+
+RULES = "rules"
+"""Under which a field's metadata have its `Rules`."""
+ABSOLUTE = r"^/[^,\n]*$"
+"""An absolute path that an option of a VMM can have in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Arguments of `pydantic.Field` for the key, and properties that pydantic does not know."""
+
+    field: Mapping[str, Any]
+    """Such as `ge`, `pattern` and `strict`."""
+    items: "Mapping[str, Any] | type[Table]"
+    """The same for each item of a list, or the table of which there may be any number."""
+    check: Callable[[Any], Any] | None = None
+    """Returns the value that is taken, raises ValueError with the end of a sentence."""
+    values: tuple[str, ...] = ()
+    """Those that `check` lets pass, for the reference."""
+
+
+NONE = Rules(field={}, items={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Values are not converted, and unknown keys are refused. One with `why_not` can refuse values as a whole."""
+
+    def but(self, **changes: Any) -> Self:
+        """Return a copy of the table with other values."""
+        return dataclasses.replace(self, **changes)
+
+    def values(self) -> dict[str, Any]:
+        """The values as plain dictionaries; `made` is the inverse."""
+        return dataclasses.asdict(self)
+
+
+def key(
+    *,
+    default: Any = dataclasses.MISSING,
+    items: Mapping[str, Any] | type[Table] | None = None,
+    check: Callable[[Any], Any] | None = None,
+    values: tuple[str, ...] = (),
+    **field: Any,
+) -> Any:
+    """A key with rules (`Rules`). Without a default it is required."""
+    rules = Rules(field=field, items=items or {}, check=check, values=values)
+    return dataclasses.field(default=default, metadata={RULES: rules})
+
+
+def rules(field: "dataclasses.Field[Any]") -> Rules:
+    """Return the rules for the values of a key."""
+    known: Rules = field.metadata.get(RULES, NONE)
+    return known
+
+
+def table_of(field: "dataclasses.Field[Any]") -> type[Table] | None:
+    """The table that a key has, once or any number of times; None of one that has values."""
+    if isinstance(field.default, Table):
+        return type(field.default)
+    items = rules(field).items
+    return items if isinstance(items, type) else None
+
+
+def made(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Return the table that has these `values`, which are not checked."""
+    return kind(**{one.name: _value(one, values[one.name]) for one in dataclasses.fields(kind)})
+
+
+def _value(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    inner = table_of(field)
+    if isinstance(value, (list, tuple)):
+        return tuple(made(inner, one) if inner else one for one in value)
+    return made(inner, value) if inner else value
+
 
 DEFAULT_SUBNETS = ("10.86.0.0/16", "fd86:636c:6561:7270::/64")
 

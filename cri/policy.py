@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from cri.config_keys import Table, key
+from cri.config_tables import Table, key
 from stage1.pod.model import MOST_WINDOW_MIB
 
 MEMORY = "clearpod.io/memory-mib"

@@ -7,7 +7,6 @@ Called by `cri.__main__`. Logging is set up here and nowhere else.
 
 import argparse
 import asyncio
-import importlib
 import json
 import logging
 import os
@@ -16,12 +15,10 @@ import resource
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from cri import notify
 from cri.cli.parser import Command, Parser
-from cri.config import Config
-from cri.config_process import load_apart
+from cri.config import Config, load
 from stage1.linux.heap import use_one_heap
 
 EXAMPLES = (
@@ -45,14 +42,11 @@ def main(args: argparse.Namespace) -> int:
     """Run the daemon until it is stopped by a signal."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it has a meaning, and until we serve none
     if args.check_config:
-        print(json.dumps(load_apart(args.config).values(), indent=2))
+        print(json.dumps(load(args.config).values(), indent=2))
         return 0
     use_one_heap()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
-    with ThreadPoolExecutor(1) as executor:
-        reading = executor.submit(load_apart, args.config)
-        importlib.import_module("cri.server")  # nearly all of the daemon, meanwhile
-        config = reading.result()
+    config = load(args.config)
     _set_up_logging(config)
     raise_descriptors()
     return asyncio.run(serve(config, args.config))
@@ -152,9 +146,6 @@ def _word(value: object) -> str:
 
 
 def _set_up_logging(config: Config) -> None:
-    # What no format of ours shows is not looked up for each line.
-    logging._srcfile = ""
-    logging.logThreads = logging.logProcesses = False
     handler = logging.StreamHandler(sys.stderr)
     formatter = JsonFormat() if config.log.format == "json" else TextFormat()
     handler.setFormatter(JournalFormat(formatter) if notify.is_journal(sys.stderr, os.environ) else formatter)

@@ -15,8 +15,7 @@ import threading
 from collections.abc import Callable
 
 from cri import changes, notify
-from cri.config import Config
-from cri.config_process import load_apart
+from cri.config import Config, load
 from cri.node import Node
 from cri.notify import Notifier
 from cri.translate.sandbox import plain
@@ -127,7 +126,7 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            new = await asyncio.to_thread(load_apart, self._path)
+            new = await asyncio.to_thread(load, self._path)
         except PodError as error:
             self._trouble = f"the configuration was not taken: {error}"
             log.error("config.refused", extra={"error": str(error)})

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from cri import changes
 from cri.config import Config
-from cri.config_keys import Table, rules, table_of
+from cri.config_tables import Table, rules, table_of
 from cri.policy import Rule
 from tests.reference import docstrings
 from tests.reference.table import link, page, table

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cri import config, config_tables
-from cri.config_keys import Table, table_of
+from cri.config_tables import Table, table_of
 from stage1.errors import BadRequest, NotFound
 
 DOCS = Path(__file__).parents[3] / "docs/reference"
