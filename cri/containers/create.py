@@ -14,7 +14,7 @@ from cri.containers.discard import discard, remove_files
 from cri.containers.stop import follow_rest
 from cri.live import outputs, own_kernel
 from cri.live.container import LiveContainer
-from cri.live.deadlines import Limit
+from cri.live.deadlines import limit
 from cri.live.images import Root, RootRequest
 from cri.live.pod import LivePod
 from cri.store import history
@@ -39,7 +39,7 @@ async def image_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
     """
     pod.require_ready()
     with pod.work.using_files():
-        async with Limit(pod, "CreateContainer"), pod.images.held(request) as root:
+        async with limit(pod, "CreateContainer"), pod.images.held(request) as root:
             for volume in root.volumes:
                 await pod.images.export(volume)
             yield root
@@ -50,7 +50,7 @@ async def kernel_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]
     """The same for a container whose image brings the kernel: nothing in it is for a guest."""
     pod.require_ready()
     with pod.work.using_files():
-        async with Limit(pod, "CreateContainer"):
+        async with limit(pod, "CreateContainer"):
             yield await pod.images.to_boot(request)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from cri.live.container import LiveContainer
-from cri.live.deadlines import Limit
+from cri.live.deadlines import limit
 from cri.live.pod import LivePod
 from cri.retry import backoff, every, retry_while_busy
 from cri.threads import UNDO_S, run_uncancellable
@@ -32,7 +32,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float) -> 
     is_late = False
     try:
         if pod.is_ready:  # else its VM is about to end, and may not answer
-            async with Limit(pod, "Delete", limit_s=max(limit_s, UNDO_S)):
+            async with limit(pod, "Delete", limit_s=max(limit_s, UNDO_S)):
                 await _delete(pod, container.id)
     except NotFound:
         pass

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cri.consumers import Consumer
 from cri.containers import order
 from cri.live.container import LiveContainer
-from cri.live.deadlines import Limit
+from cri.live.deadlines import limit
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
 from cri.threads import UNDO_S, is_set_within, run_uncancellable
@@ -194,7 +194,7 @@ async def _spawn(command: Command, *, what: Options, stdio: messages.Stdio) -> N
     request = messages.Exec(container.id, number, name, stdio)
     command.answer = asyncio.ensure_future(pod.call(request, math.inf, is_awaited=lambda: not command.is_over))
     try:
-        async with Limit(pod, "Exec"):
+        async with limit(pod, "Exec"):
             await asyncio.shield(command.answer)
     except AgentFailed as error:  # whatever crun says of a container that ends at that moment
         if await is_set_within(ENDED_S, container.ended):

@@ -7,7 +7,8 @@ VM is ended. Nothing else ends a VM: other operations end with TimedOut.
 """
 
 import asyncio
-from types import TracebackType
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from cri.live.pod import LivePod
@@ -16,27 +17,15 @@ from stage1.errors import TimedOut
 T = TypeVar("T")
 
 
-class Limit:
-    """The block is cancelled after `limit_s`, or as long as any call to the pod's guest may take; raises TimedOut. No
-    generator, which each call would have to make, enter and leave.
-    """
-
-    def __init__(self, pod: LivePod, what: str, *, limit_s: float = 0) -> None:
-        self._pod, self._what, self._limit_s = pod, what, limit_s or pod.tools.call_timeout_s
-        self._timeout = asyncio.timeout(self._limit_s)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as late:
-            error = late
-        if isinstance(error, TimeoutError):
-            raise _late(self._pod, self._what, limit_s=self._limit_s) from None
+@asynccontextmanager
+async def limit(pod: LivePod, what: str, *, limit_s: float = 0) -> AsyncIterator[None]:
+    """Cancel the block after `limit_s`, or as long as any call to the pod's guest may take. Raises TimedOut then."""
+    limit_s = limit_s or pod.tools.call_timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError:
+        raise _late(pod, what, limit_s=limit_s) from None
 
 
 async def answer(pod: LivePod, task: asyncio.Task[T], *, what: str) -> T:

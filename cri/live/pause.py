@@ -2,8 +2,8 @@
 """Holds back what is asked of a pod's guest and needs its bundles, while it is being saved. Owned by the pod."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from cri.agent import HELPED
 from cri.threads import is_set_within
@@ -31,40 +31,27 @@ class Pause:
             self._over.set()
             self._over = None
 
-    def passing(self, op: messages.Op) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def passing(self, op: messages.Op) -> AsyncIterator[None]:
         """Ask the guest that in the block, which begins when it may be asked."""
-        return _Passing(self, op) if isinstance(op, HELPED) else nullcontext()
-
-    async def enter(self) -> None:
-        """Wait until the guest may be asked. Undo: `leave`."""
+        if not isinstance(op, HELPED):
+            yield
+            return
         while self._over is not None:
             await self._over.wait()
         self._asked += 1
         self._quiet.clear()
-
-    def leave(self) -> None:
-        """What was asked is answered."""
-        self._asked -= 1
-        if not self._asked:
-            self._quiet.set()
+        try:
+            yield
+            if isinstance(op, messages.Exec):
+                self.execs.add(op.exec)
+        finally:
+            self._asked -= 1
+            if not self._asked:
+                self._quiet.set()
 
     async def is_quiet_within(self, limit_s: float) -> bool:
         """While it holds: wait, at most so long, until all that was asked before is answered; whether it is, and no
         command runs.
         """
         return await is_set_within(limit_s, self._quiet) and not self.execs
-
-
-class _Passing(AbstractAsyncContextManager[None]):
-    """One request; no generator, which each would have to make, enter and leave."""
-
-    def __init__(self, pause: Pause, op: messages.Op) -> None:
-        self._pause, self._op = pause, op
-
-    async def __aenter__(self) -> None:
-        await self._pause.enter()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and isinstance(self._op, messages.Exec):
-            self._pause.execs.add(self._op.exec)
-        self._pause.leave()
