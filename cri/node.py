@@ -31,7 +31,6 @@ from cri.readiness import Readiness
 from cri.recorder import Counts, Recorder
 from cri.snapshots import copies, suspension
 from cri.snapshots.named import NamedSnapshots
-from cri.statistics.forecast import Lists
 from cri.storage.disk import Storage, reserve_of
 from cri.store import history
 from cri.store.failures import Failures
@@ -129,7 +128,6 @@ class Node:
             consoles=Consoles(),
             recorder=self.recorder,
             templates=self.templates,
-            lists=Lists(),
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods

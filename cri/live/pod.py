@@ -87,7 +87,7 @@ class LivePod:
         self.hello, self._config = messages.Hello(), Parsed(pb.PodSandboxConfig.FromString)
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
-        self.meter = Meter(self.call, self.containers, self._note_disk, lists=tools.lists)
+        self.meter = Meter(self.call, self.containers, self._note_disk)
         self.images, self.loopback, self.activation = self._images(), LoopbackPorts(self.title), Activation(self.title)
         self._agent: Agent | OwnKernel | None = None
         self._port, self._saver, self._unknown_ends, self.unused_id = port, StateSaver(self.save, self.title), 0, 1
@@ -221,9 +221,7 @@ class LivePod:
         if fact := state_log.fact(container, kind):
             self.note(fact)
         if kind == events.STARTED:
-            # A copy's first exec is slow: QEMU has to translate its code again.
-            is_copy = bool(container.record.guest_id)
-            self.meter.begin(lambda: container.is_running, is_busy=lambda: is_copy and bool(self.execs))
+            self.meter.begin()
         elif kind == events.STOPPED:
             self.tools.recorder.count(EXITS, container.status.reason)
             self.tools.container_ended(self)

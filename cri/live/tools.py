@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.loop_budget import LoopBudget
     from cri.snapshots.templates import Templates
-    from cri.statistics.forecast import Lists
     from cri.storage.disk import Storage
     from cri.threads import Bulk
     from stage1.engine import Host
@@ -66,7 +65,7 @@ class Tools(NamedTuple):
     pods may write (None: no limit). `hooks` may adjust or refuse operations. `clean_up_later` takes the directory of
     a pod that failed and could not be removed at once. `consoles` keeps the VMs' consoles short. `recorder` counts
     for metrics. `templates` are what VMs can be copies of (None: all boot). `container_ended` gets the pod of each
-    container that ended. `lists` is when the node's statistics are expected to be listed.
+    container that ended.
     """
 
     host: "Host"
@@ -85,7 +84,6 @@ class Tools(NamedTuple):
     clean_up_later: "Callable[[str], None]" = _leave
     recorder: Recorder = Recorder()
     templates: "Templates | None" = None
-    lists: "Lists | None" = None
     container_ended: "Callable[[LivePod], None]" = _stay
 
     async def run_in_bulk(self, work: "Callable[P, T]", /, *args: "P.args", **options: "P.kwargs") -> "T":

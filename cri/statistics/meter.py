@@ -2,18 +2,17 @@
 """The numbers of one pod: asks its agent, not more than once at a time, and never waits long.
 
 Owned by the pod, used by the RPCs about stats and metrics. A guest that does not answer costs its caller `PATIENCE_S`
-once and no more until it has answered; meanwhile the last sample serves, as long as it is not older than `STALE_S`. The
-guest is asked shortly before regular callers (`forecast`), so that a sample is ready for them.
+once and no more until it has answered; meanwhile the last sample serves, as long as it is not older than `STALE_S`.
+While somebody asks regularly, a sampler with the same period asks the guest shortly before.
 """
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from typing import NamedTuple
 
-from cri.statistics.forecast import Lists, Times, merged
 from cri.statistics.sample import Disk, MissedTime, Rates, Sample
 from stage1.errors import NotFound, PodError, TimedOut
 from stage1.guest.messages import ContainerStats, PodStats, Reply, Stats
@@ -29,17 +28,13 @@ DISK_S = 10.0
 FRESH_S = 0.9
 """The age up to which a sample is used. Below one second, after which `crictl stats` lists again to compute a rate."""
 LEAD_S = (0.3, 0.45)
-"""How long before it is expected a sample is there, for each guest at another moment, so that hundreds are not asked at
-once. Who asks again after a second finds one that is half a second younger than the last, for a rate.
+"""How long before the next query is due the sampler asks, each guest at another moment, so that hundreds are not asked
+at once. Who asks again after a second finds a sample that is half a second younger than the last, for a rate.
 """
-MOST_LEAD_S = 1.0
-"""Most that is added to that for the time that the last answer took."""
+LONGEST_S = 65.0
+"""The longest period of a caller for whom the guest is sampled."""
 WALK_S = 0.3
 """A first answer about a pod has the sizes of its writable layers too, if these are counted in so short a time."""
-BEGIN_S, BEGIN_TRIES = 0.1, 5
-"""How long after a start a container's first numbers are asked for: what is short-lived has ended by then. So often a
-guest is left alone for so long again, as it is busy.
-"""
 MOST_ROUNDS = 16
 """Most answers of one sample: a guest that never ends is cut off."""
 
@@ -83,25 +78,19 @@ class Asked(NamedTuple):
 
 class Meter:
     """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. Statistics of containers that
-    are not in `known` are ignored; those of the pod are passed to `on_pod`. `lists` is shared by the node's pods.
+    are not in `known` are ignored; those of the pod are passed to `on_pod`.
     """
 
-    def __init__(
-        self,
-        ask: Ask,
-        known: Container[str],
-        on_pod: Callable[[PodStats], None] = lambda _: None,
-        *,
-        lists: Lists | None = None,
-    ) -> None:
-        self._ask, self._known, self._on_pod, self._lists = ask, known, on_pod, lists or Lists()
+    def __init__(self, ask: Ask, known: Container[str], on_pod: Callable[[PodStats], None] = lambda _: None) -> None:
+        self._ask, self._known, self._on_pod = ask, known, on_pod
         self._rates, self._missed = Rates(), MissedTime()
         self._last: dict[bool, Sample] = {}
         self._open: dict[object, Question] = {}
         self._disk_at, self._has_begun, self._is_closed = 0.0, False, False
-        self._times = {False: Times(), True: Times()}
-        self._prefetches: list[asyncio.TimerHandle] = []
-        self._lead_s, self._took_s = random.uniform(*LEAD_S), 0.0
+        self._queried_s: dict[bool, float] = {}
+        self._period_s: dict[bool, float] = {}
+        self._timers: dict[bool, asyncio.TimerHandle] = {}
+        self._lead_s = random.uniform(*LEAD_S)
         self._sampled_at: dict[bool, float] = {}
         self.disks: dict[str, Disk] = {}
 
@@ -139,59 +128,31 @@ class Meter:
 
     def query(self, *, files: bool = False) -> Sample | None:
         """Like `fresh`, for a caller who may ask again; call `answered` when it has its answer."""
-        self._times[files].add(time.monotonic())
+        now_s, last_s = time.monotonic(), self._queried_s.get(files, -math.inf)
+        if now_s - last_s >= FRESH_S:  # else it is of the same round: stats of pods and of containers
+            self._queried_s[files], self._period_s[files] = now_s, now_s - last_s
         return self.fresh(files=files)
 
-    def answered(self, *, files: bool = False, is_list: bool = False) -> None:
-        """Note that a `query` is answered now, and see to it that there is a sample when the next one is expected:
-        after the first list also when others of the node expect one.
+    def answered(self, *, files: bool = False) -> None:
+        """A `query` is answered: sample again shortly before the next one, if somebody asks regularly. A round without
+        a query is the last one.
         """
-        now_s = time.monotonic()
-        expected = self._times[files].answered(now_s)
-        if is_list and expected:
-            others = self._lists.after(files, now_s) if self._times[files].is_first else []
-            self._lists.note(files, expected)
-            expected = merged([*expected, *others])
-        self._foresee(expected, now_s, files=files)
-
-    def _foresee(self, expected: Sequence[float], now_s: float, *, files: bool) -> None:
-        lead_s = self._lead()
-        for expected_s in expected:
-            self._later(max(expected_s - now_s - lead_s, 0), self._renew, files)
-
-    def _lead(self) -> float:
-        """How long before it is expected: a sample is as old as its answer, so the time that this took is added."""
-        return self._lead_s + self._took_s
-
-    def begin(self, runs: Callable[[], bool], *, is_busy: Callable[[], bool] = lambda: False) -> None:
-        """A container has started: unless it has ended soon, its rates count from then on, and who asks in the next
-        second has its numbers. A guest that is busy with a client's request is asked later.
-        """
-        self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=BEGIN_TRIES))
-        now_s = time.monotonic()
-        for files in self._times:
-            self._foresee(self._lists.after(files, now_s), now_s, files=files)
-
-    def _begin(self, runs: Callable[[], bool], is_busy: Callable[[], bool], *, tries: int) -> None:
-        if tries > 1 and is_busy():
-            self._later(BEGIN_S, partial(self._begin, runs, is_busy, tries=tries - 1))
-        elif runs():
-            # A sample taken now would be too old for the first caller, who asks later than in the next second.
-            disk = time.monotonic() - self._disk_at > DISK_S
-            self._has_begun = self._has_begun or disk
-            self._question(Stats(disk=disk))
-
-    def _later(self, delay_s: float, ask: Callable[..., None], *given: object) -> None:
-        if self._is_closed:
+        period_s = self._period_s.get(files, math.inf)
+        if period_s > LONGEST_S or self._is_closed:
             return
-        loop = asyncio.get_running_loop()
-        self._prefetches = [timer for timer in self._prefetches if timer.when() > loop.time()]
-        self._prefetches.append(loop.call_later(delay_s, ask, *given))
+        if files in self._timers:
+            self._timers[files].cancel()
+        in_s = self._queried_s[files] + period_s - self._lead_s - time.monotonic()
+        self._timers[files] = asyncio.get_running_loop().call_later(max(in_s, 0), self._renew, files)
 
     def _renew(self, files: bool) -> None:
         """Ask, unless a sample will still be new when it is wanted."""
-        if self.fresh(files=files, within_s=FRESH_S - self._lead()) is None:
+        if self.fresh(files=files, within_s=FRESH_S - self._lead_s) is None:
             self.ask(files=files)
+
+    def begin(self) -> None:
+        """A container has started: the next answer has the sizes of writable layers too."""
+        self._has_begun = True
 
     def fresh(self, *, files: bool = False, within_s: float | None = None) -> Sample | None:
         """The sample of the last moment; None when it is older, or the disks of its containers are not known."""
@@ -211,7 +172,7 @@ class Meter:
     async def close(self) -> None:
         """There will be no more answers: fail the pending query."""
         self._is_closed = True
-        for timer in self._prefetches:
+        for timer in self._timers.values():
             timer.cancel()
         tasks = [question.task for question in self._open.values()]
         for task in tasks:
@@ -240,7 +201,7 @@ class Meter:
             return await asyncio.shield(self._question(Stats(files=files)).task)
         sample = disk.task.result()
         if self._last.get(files) is not sample:  # it was only just in time
-            self._keep(sample, files=files, took_s=WALK_S)
+            self._keep(sample, files=files)
         return sample
 
     async def _all_pages(self, op: Stats) -> Sample:
@@ -267,13 +228,12 @@ class Meter:
         sample = Sample(now, first, containers, self._rates.update(first, containers.values()))
         took_s = time.monotonic() - begun_s
         if took_s < WALK_S or not op.disk:  # else what was counted first is older than it says
-            self._keep(sample, files=op.files, took_s=took_s)
+            self._keep(sample, files=op.files)
         return sample
 
-    def _keep(self, sample: Sample, *, files: bool, took_s: float) -> None:
+    def _keep(self, sample: Sample, *, files: bool) -> None:
         """Answer later callers with this sample, which has just arrived."""
         self._last[files], self._sampled_at[files] = sample, time.monotonic()
-        self._took_s = min(took_s, MOST_LEAD_S)
 
 
 def _retrieve(task: "asyncio.Task[Sample]") -> None:

@@ -72,7 +72,7 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
         pod.meter.answered(files=files)
 
 
-def _known(pod: Metered, *, files: bool, is_list: bool = False) -> Sample | None:
+def _known(pod: Metered, *, files: bool) -> Sample | None:
     """What is known without asking the guest."""
     if not pod.is_ready and not pod.held:
         return None
@@ -82,7 +82,7 @@ def _known(pod: Metered, *, files: bool, is_list: bool = False) -> Sample | None
         return None
     fresh = pod.meter.query(files=files)
     if fresh and all(name in fresh.containers for name, one in pod.containers.items() if one.is_running):
-        pod.meter.answered(files=files, is_list=is_list)
+        pod.meter.answered(files=files)
         return fresh
     return None
 
@@ -95,13 +95,13 @@ async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tup
     waiting = [(pod, one) for pod, one in asked if isinstance(one, Asked)]
     await _wait([one for _, one in waiting])
     for pod, _ in waiting:
-        pod.meter.answered(files=files, is_list=True)
+        pod.meter.answered(files=files)
     samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in asked)
     return [(pod, sample) for pod, sample in samples if sample is not None]
 
 
 def _known_or_asked(pod: Metered, *, files: bool) -> Sample | Asked | None:
-    known = _known(pod, files=files, is_list=True)
+    known = _known(pod, files=files)
     return known if known or pod.is_suspended else pod.meter.ask(files=files)
 
 

@@ -105,18 +105,6 @@ async def test_no_numbers_outlive_their_container_though_the_sample_that_has_the
         assert (await cri.refused("ContainerStats", container_id=c))[0] == "NOT_FOUND"
 
 
-async def test_pods_of_a_node_know_when_a_list_is_expected_also_those_that_begin_later(world: World) -> None:
-    async with world.daemon() as cri:
-        await _running(cri, await cri.pod("first"), "sleep", "1000")
-        await cri("ListContainerStats")
-        await _running(cri, await cri.pod("second"), "sleep", "1000")
-        assert cri.node is not None
-        first, second = (pod.meter for pod in cri.node.pods.pods())
-        now_s = time.monotonic()
-        expected = max(first._lists.after(False, now_s - meter.PATIENCE_S))
-        assert expected in second._lists.after(False, now_s - meter.PATIENCE_S)
-
-
 FILTERS = [
     ({}, {"a", "b", "c"}),
     ({"id": "ID-a"}, {"a"}),

@@ -4,7 +4,6 @@
 from collections.abc import Container
 
 from cri.statistics import meter
-from cri.statistics.forecast import Lists
 from cri.statistics.meter import Meter
 
 
@@ -15,8 +14,8 @@ class OnePod:
     held = ""
     is_ready, is_suspended = True, False
 
-    def __init__(self, ask: meter.Ask, known: Container[str], *, lists: Lists | None = None) -> None:
-        self.meter = Meter(ask, known, lists=lists)
+    def __init__(self, ask: meter.Ask, known: Container[str]) -> None:
+        self.meter = Meter(ask, known)
         self.containers: dict[str, OnePod] = {"c": self}
 
     is_running = True

@@ -4,6 +4,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.statistics import meter
 from cri.statistics.meter import Meter
 from cri.statistics.sample import MissedTime, Rates
-from cri.statistics.samples import sample_of
+from cri.statistics.samples import sample_of, samples_of
 from cri.translate.chunks import chunks
 from stage1.errors import PodError, TimedOut
 from stage1.guest.checked import MAX_CPU_US
@@ -201,42 +202,77 @@ async def test_a_closed_meter_leaves_no_task_behind() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_guest_is_asked_before_a_regular_caller_comes_unless_its_numbers_will_be_new(
-    monkeypatch: pytest.MonkeyPatch,
+class InstantLoop(asyncio.SelectorEventLoop):
+    """Where all wait it is the next moment for which somebody waits."""
+
+    now_s = 1000.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def at_once(timeout: float | None) -> Any:
+            self.now_s += timeout or 0
+            return select(0)
+
+        self._selector.select = at_once  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize(("guest_s", "period_s"), [(0.0, 1.1), (0.025, 1.1), (0.2, 10), (0.29, 1.5), (0.1, 15.0)])
+def test_while_somebody_asks_regularly_the_guest_is_sampled_before_and_no_longer(
+    guest_s: float, period_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Stats] = []
+    loop, asked = InstantLoop(), []
+    monkeypatch.setattr(time, "monotonic", loop.time)
+    monkeypatch.setattr(time, "time_ns", lambda: round(loop.now_s * S))
 
     async def ask(op: Stats, timeout_s: float) -> Reply:
         asked.append(op)
+        await asyncio.sleep(guest_s)
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    async def rounds() -> list[float]:
+        pod, waited_s = OnePod(ask, {"c"}), []
+        for _round in range(8):
+            begun_s = time.monotonic()
+            await samples_of([pod])
+            ((_, sample),) = await samples_of([pod])  # as a list of pods after one of containers
+            assert 0 <= time.monotonic() - sample.unix_ns / S + 1e-6 < 1
+            waited_s.append(time.monotonic() - begun_s)
+            await asyncio.sleep(period_s - waited_s[-1])
+        await asyncio.sleep(10 * period_s)
+        await pod.meter.close()
+        return waited_s
+
+    try:
+        waited_s = loop.run_until_complete(rounds())
+    finally:
+        loop.close()
+    assert waited_s[2:] == pytest.approx([0] * 6, abs=1e-6)
+    assert sum(not op.disk for op in asked) <= 8, "once for each query, and once for one that did not come"
+
+
+async def test_a_closed_meter_samples_no_more() -> None:
+    async def ask(op: Stats, timeout_s: float) -> Reply:
         return Reply(stats=(ContainerStats("c"),), pod=PodStats())
 
     one, now_s = Meter(ask, KNOWN), time.monotonic()
-    one._times[False].add(now_s - 10)
-    one._times[False].answered(now_s - 10)
-    assert one.query() is None
-    one._took_s = 0.25
+    one.query()
+    one._queried_s[False] = now_s - 10
+    one.query()
     one.answered()
-    (timer,) = one._prefetches
-    in_s = timer.when() - asyncio.get_running_loop().time() + one._took_s
-    assert 10 - meter.LEAD_S[1] - 0.1 < in_s <= 10 - meter.LEAD_S[0]
-    one._renew(False)
-    await one.sample()
-    assert asked == [Stats(disk=True)]
-    monkeypatch.setattr(meter, "FRESH_S", 1000.0)
-    one._renew(False)
-    assert one._open[Stats(disk=True)].task.done() and Stats() not in one._open, "there is a sample of now"
-    monkeypatch.setattr(meter, "FRESH_S", one._lead_s)
-    one._renew(False)
-    assert not one._open[Stats()].task.done(), "it would be old by then"
+    (timer,) = one._timers.values()
+    assert meter.LEAD_S[0] <= 10 - (timer.when() - asyncio.get_running_loop().time()) <= meter.LEAD_S[1] + 1
     await one.close()
     assert timer.cancelled()
-    one._times[False].add(now_s + 20)
     one.answered()
-    assert one._prefetches == [timer], "nobody answers any more"
+    assert list(one._timers.values()) == [timer], "nobody answers any more"
 
 
-async def test_a_container_that_has_started_is_sampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "BEGIN_S", 0.01)
+async def test_the_first_answer_after_a_start_has_the_disk_too() -> None:
     asked: list[Stats] = []
 
     async def ask(op: Stats, timeout_s: float) -> Reply:
@@ -244,43 +280,11 @@ async def test_a_container_that_has_started_is_sampled_once(monkeypatch: pytest.
         return Reply(stats=(ContainerStats("c"),), pod=PodStats())
 
     one = Meter(ask, KNOWN)
-    for runs in (False, True, True):
-        one.begin(lambda runs=runs: runs)  # type: ignore[misc]
-        assert not any(op.disk for op in asked[1:])
-        await asyncio.sleep(0.05)
-    assert asked == [Stats(disk=True), Stats()], "what is on the disk was just counted"
-    assert one.fresh() is not None
     await one.sample()
-    assert asked.pop() == Stats(disk=True), "it may have written since it began"
-    one.begin(lambda: True)
-    await one.close()
-    await asyncio.sleep(0.05)
-    assert len(asked) == 2, "nobody answers any more"
-
-
-@pytest.mark.parametrize(("busy", "asked_of"), [((True, True, False), 3), ((True,) * 20, meter.BEGIN_TRIES - 1)])
-async def test_a_guest_that_is_busy_with_an_exec_is_asked_later_but_asked(
-    monkeypatch: pytest.MonkeyPatch, busy: tuple[bool, ...], asked_of: int
-) -> None:
-    monkeypatch.setattr(meter, "BEGIN_S", 0.01)
-    asked, looks = asyncio.Event(), iter(busy)
-
-    async def ask(op: Stats, timeout_s: float) -> Reply:
-        asked.set()
-        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
-
-    seen: list[bool] = []
-
-    def is_busy() -> bool:
-        seen.append(next(looks))
-        return seen[-1]
-
-    one = Meter(ask, KNOWN)
-    one.begin(lambda: True, is_busy=is_busy)
-    async with asyncio.timeout(30):
-        await asked.wait()
-    assert len(seen) == asked_of
-    await one.close()
+    await one.sample()
+    one.begin()
+    await one.sample()
+    assert asked == [Stats(disk=True), Stats(), Stats(disk=True)]
 
 
 async def test_a_count_of_the_disk_that_takes_long_makes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
