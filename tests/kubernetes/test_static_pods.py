@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs/admin/kubernetes"
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400 * PATIENCE)]
 
 
-@pytest.mark.parametrize("name", ["kubelet-v2.yaml", "kubelet-hybrid.yaml", "kubelet-systemd.yaml"])
+@pytest.mark.parametrize("name", ["kubelet-v2.yaml", "kubelet-hybrid.yaml"])
 def test_a_kubelet_knows_every_key_of_a_configuration_in_the_documents(machine: Node, name: str) -> None:
     assert not _is_doubtful(_read_by_a_kubelet(machine, (DOCS / name).read_text()))
 
