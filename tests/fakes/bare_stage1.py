@@ -132,14 +132,16 @@ class BareStage1:
         blocked = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:")), 0)
         return bool(blocked >> (signal.SIGTERM - 1) & 1)
 
-    def run(self, *, env: Mapping[str, str] | None = None, **streams: Any) -> "subprocess.Popen[bytes]":
-        """The launcher as rkt starts it, holding the lock."""
+    def run(
+        self, *, env: Mapping[str, str] | None = None, through: Sequence[str] = (), **streams: Any
+    ) -> "subprocess.Popen[bytes]":
+        """The launcher as rkt starts it, holding the lock; `through` is a command that executes its arguments."""
         lock = os.open(self.pod, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
         given = {**(os.environ if env is None else env), "RKT_LOCK_FD": str(lock)}
         piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
         try:
-            argv = [f"{self.root}/run", "--net=none", UUID]
+            argv = [*through, f"{self.root}/run", "--net=none", UUID]
             started = subprocess.Popen(argv, cwd=self.pod, env=given, pass_fds=(lock,), **piped)
             self.processes.append(started)
             return started

@@ -26,6 +26,7 @@ class PodFiles:
         self.dir = rkt.data / "pods" / "prepared" / uuid
         self.specs: dict[str, AppSpec] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.begun_s = 0.0
 
     # What rkt prepare does.
 

@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 import uuid as uuids
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,12 +107,14 @@ class Pod(PodFiles):
         local_config: str = "/etc/rkt",
         env: Mapping[str, str] | None = None,
         texts: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
         **streams: Any,
     ) -> subprocess.Popen[bytes]:
         """rkt run, rkt run-prepared or rkt app sandbox: the process that rkt becomes.
 
         `flags` are put where rkt has them (`--interactive`, `--hostname=a`, ...); `texts` are files in the stage1's
-        etc, such as rkt-hosts; `streams` go to Popen. The lock's descriptor is the child's alone.
+        etc, such as rkt-hosts; `through` is a command that executes its arguments; `streams` go to Popen. The lock's
+        descriptor is the child's alone. `begun_s` is the time of the execution, after rkt's mounts.
         """
         self._move("run")
         lock = os.open(self.dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -127,8 +130,9 @@ class Pod(PodFiles):
             given = {"RKT_SELINUX_CONTEXT": "", "RKT_SELINUX_MOUNT_CONTEXT": "", "RKT_LOCK_FD": str(lock)}
             if prepared:
                 arguments = [word for word in arguments if not word.startswith("--ipc")]
-            argv = [str(self.root / self.rkt.program("run")), *arguments, self.uuid]
+            argv = [*through, str(self.root / self.rkt.program("run")), *arguments, self.uuid]
             fds = (lock, *streams.pop("pass_fds", ()))
+            self.begun_s = time.time()
             started = subprocess.Popen(
                 argv, cwd=self.dir, env={**(os.environ if env is None else env), **given}, pass_fds=fds, **streams
             )

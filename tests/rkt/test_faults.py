@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from stage1.linux import namespace
 from stage1.rkt import machine
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
@@ -97,22 +96,16 @@ def test_programs_that_come_at_once_take_turns(rig: Rig) -> None:
     check_gone(pod)
 
 
-def make_read_only(pod: Pod) -> Callable[[], None]:
-    """For the process that becomes `run`: it sees its pod's directory read-only."""
-
-    def make() -> None:
-        place = pod.rkt.data / "pods" / "run" / pod.uuid
-        namespace.unshare(namespace.NEW_NS)
-        line = f"mount --make-rprivate / && mount --bind {place} {place} && mount -o remount,ro,bind {place}"
-        subprocess.run(["sh", "-c", line], check=True)
-        os.chdir(place)
-
-    return make
+def read_only(pod: Pod) -> list[str]:
+    """The command through which `run` sees its pod's directory read-only."""
+    place = pod.rkt.data / "pods" / "run" / pod.uuid
+    line = f'mount --bind {place} {place} && mount -o remount,ro,bind {place} && cd {place} && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", line, "sh"]
 
 
 def test_a_data_directory_that_can_not_be_written_is_reported(rig: Rig) -> None:
     pod = rig.rkt.prepare([rig.sh("one", "true")], overlay=False)
-    process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, preexec_fn=make_read_only(pod))
+    process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, through=read_only(pod))
     _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 254 and b"Read-only file system" in err and err.count(b"\n") == 1, err
     assert not (RUN / pod.uuid).exists()
@@ -122,12 +115,8 @@ def test_a_data_directory_that_can_not_be_written_is_reported(rig: Rig) -> None:
 def test_a_pod_needs_no_descriptor_and_no_home_and_keeps_none_of_the_callers(rig: Rig, tmp_path: Path) -> None:
     leaked = os.open(tmp_path / "leaked", os.O_RDWR | os.O_CREAT)
     pod = rig.rkt.prepare([rig.sh("one", f"{WAITS}; exit 6")])
-
-    def close_all() -> None:
-        for fd in range(3):
-            os.close(fd)
-
-    process = pod.run(net="none", env={"PATH": os.environ["PATH"]}, pass_fds=(leaked,), preexec_fn=close_all)
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    process = pod.run(net="none", env={"PATH": os.environ["PATH"]}, pass_fds=(leaked,), through=closed)
     wait_until(lambda: pod.wait_pid() and vmm.find_unrecorded(machine.place(pod.uuid)))
     hypervisor = vmm.find_unrecorded(machine.place(pod.uuid))
     assert hypervisor

@@ -157,7 +157,7 @@ def test_a_vmm_that_a_stop_has_killed_is_no_death(stage1: BareStage1) -> None:
 
 def test_a_hangup_that_was_ignored_stays_ignored(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK, then="exec sleep 60")
-    process = stage1.run(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = stage1.run(through=["env", "--ignore-signal=HUP"])
     wait_until(has_started(stage1))
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
@@ -172,7 +172,7 @@ def test_a_pod_whose_output_is_not_read_continues(stage1: BareStage1, closed: bo
     says = MARK + record(OUT, b"x" * 4000) * 64 + record(END, b"\x03")
     stage1.vmm(says=says)
     if closed:
-        process = stage1.run(stdout=None, preexec_fn=lambda: os.close(1))
+        process = stage1.run(stdout=None, through=["sh", "-c", 'exec "$@" >&-', "sh"])
     else:
         process = stage1.run()
         assert process.stdout
