@@ -55,7 +55,7 @@ def _fork_of_request(node: Node, record: PodRecord) -> BringUp | None:
     async def bring_up(copy: LivePod) -> None:
         former = copies.original(node.pods.pods(), word, namespace=record.pod.namespace)
         await node.pods.adopted(former.id, "")  # a daemon that has just begun does not know its guest yet
-        copies.require_forkable(former)
+        await copies.require_forkable(former)
         async with copies.being_forked(former, node.images, name=copy.id) as (path, saving):
             await copies.bring_up(copy, path, saving=saving)
 

@@ -184,7 +184,7 @@ async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSa
 
 
 async def _fork(node: Node, pod: LivePod, *, names: list[str]) -> pb.ListPodSandboxResponse:
-    copies.require_forkable(pod)
+    await copies.require_forkable(pod)
     asked = [
         pb.RunPodSandboxRequest(config=config_of_copy(pod, name), runtime_handler=pod.record.handler) for name in names
     ]

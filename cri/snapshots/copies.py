@@ -71,8 +71,9 @@ def fork_blocker(pod: "LivePod") -> str:
     return blocker(pod)
 
 
-def require_forkable(pod: "LivePod") -> None:
-    """Raise WrongState with the blocker when it can't be copied."""
+async def require_forkable(pod: "LivePod") -> None:
+    """Raise WrongState with the blocker when it can't be copied. Operations that are about to end are waited for."""
+    await suspension.settle(pod)
     if why := fork_blocker(pod):
         raise WrongState(why)
 

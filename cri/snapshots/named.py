@@ -91,7 +91,7 @@ class NamedSnapshots:
         namespace = pod.record.pod.namespace
         check_name(name)
         check_name(namespace, what="namespace of a snapshot")
-        copies.require_forkable(pod)
+        await copies.require_forkable(pod)
         key = f"{namespace}/{name}"
         async with self._reserved(key):
             running = [one.id for one in pod.containers.values() if one.is_running]

@@ -296,6 +296,18 @@ async def test_an_exec_that_has_just_begun_finds_its_bundle(world: World) -> Non
             assert (await held).exit_code == 0
 
 
+async def test_a_pod_is_copied_when_the_operations_that_are_about_to_end_have(world: World) -> None:
+    """A client forks a pod as soon as it has the answer to its last call, which may be before the daemon is done."""
+    async with world.daemon() as cri:
+        pod = await cri.pod("web", annotations={FORKABLE: "true"})
+        live = cri.node.pods.get(pod)
+        with live.work.using_files():
+            blocked = await refused(cri, pod)
+            ending = asyncio.ensure_future(refused(cri, pod))
+            await asyncio.wait({ending}, timeout=0.2)
+        assert "end execs" in blocked[1] and "qmp" in (await ending)[1]
+
+
 async def test_a_command_that_has_begun_meanwhile_goes_into_no_copy(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
