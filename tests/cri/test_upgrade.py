@@ -23,7 +23,7 @@ from cri import owner
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import WrongState
 from tests.cri.conftest import World
-from tests.cri.test_recovery import _client, _process
+from tests.cri.test_recovery import _client, _numbers, _process
 from tests.fakes import former as older
 from tests.fakes.cni import FakeCni
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
@@ -92,7 +92,7 @@ async def test_pods_and_images_of_the_former_version_are_adopted(world: World, f
         async with asyncio.timeout(30 * PATIENCE):
             while not log.read_text().endswith(" 3000\n"):
                 await asyncio.sleep(0.05)
-        assert [int(line.split(" ", 3)[3]) for line in log.read_text().splitlines()] == [*range(1, 3001)]
+        assert _numbers(str(log)) == [*range(1, 3001)]
         assert (await cri("ImageStatus", image=pb.ImageSpec(image=image))).image.id == image
         late = await cri.container(pod, "true", name="late")
         await cri("StartContainer", container_id=late)

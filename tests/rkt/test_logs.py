@@ -39,6 +39,11 @@ def lines(path: Path) -> list[tuple[str, str]]:
     return [(one[1], one[2]) for one in result if one]
 
 
+def has(path: Path, *expected: tuple[str, str]) -> bool:
+    """Whether exactly these lines are in the log; a line is written in pieces."""
+    return path.exists() and path.read_text().endswith("\n") and lines(path) == [*expected]
+
+
 def of(path: Path, stream: str) -> list[str]:
     return [text for name, text in lines(path) if name == stream]
 
@@ -76,11 +81,11 @@ def test_an_app_of_a_sandbox_is_logged_attached_to_and_its_file_may_be_moved(rig
     joined.stdin.write(b"first\n")
     joined.stdin.flush()
     assert joined.stdout.readline() == b"got first\n", "who attaches sees it too"
-    wait_until(lambda: log.exists() and lines(log) == [("stdout", "got first")])
+    wait_until(lambda: has(log, ("stdout", "got first")))
     log.rename(old)
     joined.stdin.write(b"second\n")
     joined.stdin.flush()
-    wait_until(lambda: log.exists() and lines(log) == [("stdout", "got second")])
+    wait_until(lambda: has(log, ("stdout", "got second")))
     assert lines(old) == [("stdout", "got first")]
     assert pod.app_start("one").code == 254 and lines(log), "a refused start empties no log"
     assert pod.app_stop("one").code == 0
