@@ -65,8 +65,8 @@ def test_what_could_not_be_read_again_is_not_written(containers: tuple[SavedCont
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b"{}", b'{"v": 1}', b'{"v": "1"}', b'{"v": 9}',
-     b" " * (MOST_BYTES + 1)],
+    [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b"{}", b'{"v": 1}', b'{"v": "1"}', b'{"v": 9}',
+     b'{"v": 1, "made_of": [], "files": 1}', b" " * (MOST_BYTES + 1), b" " * MOST_BYTES + b"{}"],
 )  # fmt: skip
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(BadRequest, match="manifest"):

@@ -12,8 +12,8 @@ import pytest
 
 from stage1.errors import AlreadyExists, BadRequest, NoSpace, NotFound, VmFailed
 from stage1.linux import mount
-from stage1.rootfs.checkpoint import GUEST, MANIFEST, examined
-from stage1.snapshot.format import MOST_BYTES, Manifest, decode, find_at_once
+from stage1.rootfs.checkpoint import GUEST, MANIFEST
+from stage1.snapshot.format import Manifest, find_at_once
 from stage1.snapshot.store import COMPARED, Store, TemplateStore, is_name, seen, taken_bytes
 from stage1.vm.template import Template
 
@@ -45,46 +45,40 @@ def store(tmp_path: Path) -> TemplateStore:
     return TemplateStore(f"{tmp_path}/templates")
 
 
-def test_one_is_there_when_it_is_whole_and_not_before(store: TemplateStore) -> None:
+def test_one_is_there_when_it_is_whole_and_read_only_and_not_before(store: TemplateStore) -> None:
     assert store.find("a") is None and store.names() == []
+    with pytest.raises(NoSpace, match=store.top):
+        store.prepare("a", 1 << 60)
+    assert left(store) == []
     store.prepare("a", MIB)
     assert store.find("a") is None and store.names() == []
     there = made(store, "a")
     assert store.find("a") == there and TemplateStore(store.top).find("a") == there and store.names() == ["a"]
-    assert os.stat(there.ram).st_size == MIB
-    assert left(store) == ["a"]
-
-
-def test_one_is_not_begun_where_its_memory_finds_no_space(store: TemplateStore) -> None:
-    with pytest.raises(NoSpace, match=store.top):
-        store.prepare("a", 1 << 60)
-    assert left(store) == []
-
-
-def test_a_template_is_read_only(store: TemplateStore) -> None:
-    there = made(store, "a")
+    assert os.stat(there.ram).st_size == MIB and left(store) == ["a"]
     modes = [os.stat(path).st_mode & 0o777 for path in (store.top, there.directory, there.ram, there.state)]
     assert modes == [0o700, 0o700, 0o444, 0o400]
 
 
-@pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
-@pytest.mark.parametrize("how", ["changed", "shorter", "gone"])
-def test_one_that_is_damaged_is_removed(store: TemplateStore, file: str, how: str) -> None:
-    there = made(store, "a")
-    path = f"{there.directory}/{file}"
-    if how == "changed":
-        with open(path, "r+b") as damaged:
-            damaged.seek(3)
-            damaged.write(b"\xff")
-    elif how == "shorter":
-        os.truncate(path, 2)
-    else:
-        os.unlink(path)
-    template = None
+def _change(path: str) -> None:
+    with open(path, "r+b") as damaged:
+        damaged.seek(3)
+        damaged.write(b"\xff")
+
+
+FILES, DAMAGES = ("ram", "state", "manifest.json"), (_change, lambda path: os.truncate(path, 2), os.unlink)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", DAMAGES, ids=["changed", "shorter", "gone"])
+def test_one_that_is_damaged_is_not_found_by_the_next_daemon(
+    store: TemplateStore, file: str, damage: Callable[[str], None]
+) -> None:
+    damage(f"{made(store, 'a').directory}/{file}")
+    template, next_one = None, TemplateStore(store.top)
     try:
-        template = TemplateStore(store.top).find("a")
+        template = next_one.find("a")
     except VmFailed:
-        assert store.names() == []
+        assert next_one.names() == []
     assert template is None
 
 
@@ -107,46 +101,34 @@ def test_one_that_others_may_change_is_removed(store: TemplateStore, file: str, 
     assert not os.path.lexists(there.directory) and TemplateStore(store.top).find("a") is None
 
 
-def test_one_that_was_changed_under_a_daemon_is_noticed(store: TemplateStore) -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_one_that_was_changed_is_noticed_by_who_reads_no_guest_and_marked(store: TemplateStore, file: str) -> None:
+    """A daemon that has compared it before, and rkt's `run`, which starts one pod."""
     there = made(store, "a")
-    with open(there.ram, "r+b") as damaged:
-        damaged.write(b"x")
+    assert find_at_once(store.top, "a") == there and find_at_once(store.top, "b") is None
+    _change(f"{there.directory}/{file}")
+    with pytest.raises(VmFailed):
+        find_at_once(store.top, "a")
+    assert find_at_once(store.top, "a") is None and os.path.exists(f"{there.directory}/rejected")
+    there = made(store, "a")
+    assert store.find("a") == there
+    _change(there.ram)
     with pytest.raises(VmFailed, match="ram"):
         store.find("a")
 
 
-@pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
-def test_who_starts_one_pod_reads_no_guest_and_leaves_a_mark_on_what_was_changed(
-    store: TemplateStore, file: str
+@pytest.mark.parametrize("is_made", [True, False])
+def test_the_mark_of_one_that_was_rejected_or_could_not_be_made_is_kept_for_a_day(
+    store: TemplateStore, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
-    there = made(store, "a")
-    assert find_at_once(store.top, "a") == there and find_at_once(store.top, "b") is None
-    with open(f"{there.directory}/{file}", "r+b") as damaged:
-        damaged.write(b"x")
-    with pytest.raises(VmFailed):
-        find_at_once(store.top, "a")
-    assert find_at_once(store.top, "a") is None and os.path.exists(f"{there.directory}/rejected")
-
-
-def test_the_mark_of_one_that_was_rejected_is_kept_for_a_day(
-    store: TemplateStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = made(store, "a")
-    Path(there.state).write_bytes(b"other")
-    with pytest.raises(VmFailed):
-        find_at_once(store.top, "a")
-    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(there.directory) == ["rejected"]
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
-    assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and left(store) == []
-
-
-def test_the_mark_of_one_that_could_not_be_made_is_kept_as_long(
-    store: TemplateStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.mark("a")
+    if is_made:
+        _change(made(store, "a").state)
+        with pytest.raises(VmFailed):
+            find_at_once(store.top, "a")
+    else:
+        store.mark("a")
     assert find_at_once(store.top, "a") is None and store.compare(0) == []
-    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and left(store) == ["a"]
+    assert store.remove_unused(is_any, most_bytes=1 << 30) == [] and os.listdir(f"{store.top}/a") == ["rejected"]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
     assert store.remove_unused(is_any, most_bytes=1 << 30) == ["a"] and left(store) == []
@@ -161,14 +143,7 @@ def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(sto
     store.abandon("a")
     store.abandon("a")
     assert store.find("a") == there
-    store.remove("a")
-    store.remove("a")
-    assert store.find("a") is None
-
-
-def test_of_those_that_remove_one_at_once_only_the_first_has_done_it(store: TemplateStore) -> None:
-    made(store, "a")
-    assert [store.remove("a") for _ in range(3)] == [True, False, False]
+    assert [store.remove("a") for _ in range(3)] == [True, False, False], "of those that do, the first has done it"
     assert left(store) == [] and store.find("a") is None
 
 
@@ -193,38 +168,6 @@ def test_what_is_useless_damaged_or_no_template_is_removed(store: TemplateStore)
     assert TemplateStore(f"{store.top}/none").remove_unused(is_any, most_bytes=0) == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"[]",
-        b"null",
-        b"{",
-        b'{"v": 2}',
-        b'{"v": 1}',
-        b'{"v": 1, "made_of": [], "files": 1}',
-        b"[" * 100_000,
-        b" " * MOST_BYTES + b"{}",
-    ],
-)
-def test_a_manifest_that_is_none_is_refused(text: bytes) -> None:
-    with pytest.raises(VmFailed):
-        decode(text, of="the manifest")
-
-
-def test_a_digest_depends_on_places_and_sizes(tmp_path: Path) -> None:
-    seen = set()
-    for size, at in ((MIB, 0), (MIB, 65536), (2 * MIB, 0), (2 * MIB, MIB), (0, 0)):
-        path = tmp_path / f"{size}-{at}"
-        with path.open("wb") as file:
-            file.truncate(size)
-            if size:
-                file.seek(at)
-                file.write(b"x" * 4096)
-        seen.add(examined(str(path)))
-    assert len(seen) == 5
-
-
 def test_one_template_at_a_time_is_compared_with_its_checksums_when_that_is_due(store: TemplateStore) -> None:
     old = 10_000
     for name in "ab":
@@ -239,13 +182,9 @@ def test_one_template_at_a_time_is_compared_with_its_checksums_when_that_is_due(
     (first,), (second,) = store.compare(60), store.compare(60)
     assert "ram" in first and {one.split("/")[-1].split()[0] for one in (first, second)} == {"a", "b"}
     assert store.compare(60) == [] and left(store) == []
-
-
-def test_a_comparison_that_finds_nothing_is_noted(store: TemplateStore) -> None:
     there = made(store, "a")
-    os.utime(there.state, (10_000, 10_000))
-    assert store.compare(60) == []
-    assert COMPARED in os.listdir(there.directory)
+    os.utime(there.state, (old, old))
+    assert store.compare(60) == [] and COMPARED in os.listdir(there.directory), "what finds nothing is noted"
 
 
 # -- of pods, by namespace and name
@@ -260,32 +199,28 @@ def named(store: Store, name: str = "warm", *, guest: bytes = b"guest") -> str:
     return store.path(f"default/{name}")
 
 
-def test_a_named_one_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    assert store.names() == []
-    path = store.begin()
-    assert store.names() == [] and os.stat(path).st_mode & 0o7777 == 0o700
+@pytest.fixture
+def pods(tmp_path: Path) -> Store:
+    return Store(f"{tmp_path}/named")
+
+
+def test_a_named_one_has_its_name_when_it_is_whole(pods: Store) -> None:
+    assert pods.names() == []
+    path = pods.begin()
+    assert pods.names() == [] and os.stat(path).st_mode & 0o7777 == 0o700
     Path(path, GUEST).write_bytes(b"x")
-    store.publish(path, "default/warm")
-    assert store.names() == ["default/warm"] and not os.path.exists(path)
-    assert taken_bytes(store.path("default/warm")) == 4096
+    pods.publish(path, "default/warm")
+    assert pods.names() == ["default/warm"] and not os.path.exists(path)
+    assert taken_bytes(pods.path("default/warm")) == 4096
 
 
-def test_another_of_the_same_name_is_refused_and_the_first_stays(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    first = named(store)
-    with pytest.raises(AlreadyExists, match="warm"):
-        named(store, guest=b"other")
-    assert Path(first, GUEST).read_bytes() == b"guest"
-
-
-def test_a_file_that_has_replaced_it_stays(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    (tmp_path / "named/default").mkdir(parents=True)
-    (tmp_path / "named/default/warm").write_bytes(b"a file")
-    with pytest.raises(AlreadyExists, match="warm"):
-        named(store)
-    assert (tmp_path / "named/default/warm").read_bytes() == b"a file"
+def test_another_of_the_same_name_is_refused_and_the_first_stays_also_a_file(pods: Store) -> None:
+    first = named(pods)
+    Path(pods.top, "default/file").write_bytes(b"a file")
+    for name in ("warm", "file"):
+        with pytest.raises(AlreadyExists, match=name):
+            named(pods, name, guest=b"other")
+    assert Path(first, GUEST).read_bytes() == b"guest" and Path(pods.top, "default/file").read_bytes() == b"a file"
 
 
 def test_one_is_removed_from_a_full_disk(tmp_path: Path) -> None:
@@ -305,66 +240,55 @@ def test_one_is_removed_from_a_full_disk(tmp_path: Path) -> None:
         mount.umount(str(tmp_path))
 
 
-def test_what_is_lent_stays_when_it_is_removed(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    kept = seen(named(store))
-    lent = store.lend("default/warm", borrower="pod")
+def test_what_is_lent_stays_when_it_is_removed(pods: Store) -> None:
+    kept = seen(named(pods))
+    lent = pods.lend("default/warm", borrower="pod")
     assert seen(lent) == kept and len(kept) == 1
-    store.remove("default/warm")
-    assert store.names() == []
-    assert Path(lent, GUEST).read_bytes() == b"guest"
+    pods.remove("default/warm")
+    assert pods.names() == [] and Path(lent, GUEST).read_bytes() == b"guest"
     for _ in range(2):
-        store.give_back("pod")
+        pods.give_back("pod")
     assert not os.path.exists(lent)
 
 
-def test_a_file_that_is_written_to_has_other_seen(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    path = named(store)
+def test_a_file_that_is_written_to_has_other_seen(pods: Store) -> None:
+    path = named(pods)
     before = seen(path)
     Path(path, GUEST).write_bytes(b"guesT")
     os.utime(f"{path}/{GUEST}", ns=(1, 1))
     assert seen(path) != before
-    (Path(path) / GUEST).unlink()
+    Path(path, GUEST).unlink()
     assert seen(path) == ()
 
 
-def test_one_that_others_may_write_to_is_not_lent(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    Path(named(store)).chmod(0o777)
+def test_one_that_others_may_write_to_is_not_lent(pods: Store) -> None:
+    Path(named(pods)).chmod(0o777)
     with pytest.raises(BadRequest, match="0700"):
-        store.lend("default/warm", borrower="pod")
+        pods.lend("default/warm", borrower="pod")
 
 
-def test_what_was_only_begun_is_swept_and_foreign_names_are_ignored(tmp_path: Path) -> None:
-    store = Store(f"{tmp_path}/named")
-    named(store)
-    store.begin()
-    store.lend("default/warm", borrower="pod")
-    (tmp_path / "named/default/Other").mkdir()
-    (tmp_path / "named/default/file").write_bytes(b"")
-    (tmp_path / "named/lost+found").mkdir(0o700)
+def test_what_was_only_begun_is_swept_and_foreign_names_are_ignored(pods: Store) -> None:
+    named(pods)
+    pods.begin()
+    pods.lend("default/warm", borrower="pod")
+    for name in ("default/Other", "lost+found"):
+        Path(pods.top, name).mkdir(0o700)
+    Path(pods.top, "default/file").touch()
     for _ in range(2):
-        store.collect_garbage()
-        assert store.names() == ["default/warm"]
-    assert left(store) == [".lent", "default", "lost+found"] and os.listdir(f"{store.top}/.lent") == []
+        pods.collect_garbage()
+        assert pods.names() == ["default/warm"]
+    assert left(pods) == [".lent", "default", "lost+found"] and os.listdir(f"{pods.top}/.lent") == []
 
 
 @pytest.mark.parametrize("name", ["../warm", "default/..", "default/x/y", "/", "", "warm", ".new/1"])
-def test_no_other_name_leads_anywhere(tmp_path: Path, name: str) -> None:
-    store = Store(f"{tmp_path}/named")
-    named(store)
-    (tmp_path / "named/.new/1").mkdir(parents=True)
-    with pytest.raises(NotFound):
-        store.path(name)
-    with pytest.raises(NotFound):
-        store.lend(name, borrower="pod")
+def test_no_other_name_leads_anywhere(pods: Store, name: str) -> None:
+    named(pods)
+    Path(pods.top, ".new/1").mkdir(parents=True)
+    for act in (pods.path, lambda name: pods.lend(name, borrower="pod")):
+        with pytest.raises(NotFound):
+            act(name)
 
 
-@pytest.mark.parametrize(
-    ("word", "is_one"),
-    [*((one, True) for one in ("a", "0", "a-b", "x" * 63)),
-     *((one, False) for one in ("", "-x", "x-", "X", "a/b", "..", "w" * 64, "w\u00e9", "a b"))],
-)  # fmt: skip
-def test_names_are_those_of_kubernetes(word: str, is_one: bool) -> None:
-    assert is_name(word) is is_one
+def test_names_are_those_of_kubernetes() -> None:
+    assert all(map(is_name, ("a", "0", "a-b", "x" * 63)))
+    assert not any(map(is_name, ("", "-x", "x-", "X", "a/b", "..", "w" * 64, "w\u00e9", "a b")))
