@@ -8,11 +8,10 @@ It must not know what any RPC does.
 
 import asyncio
 import contextlib
-import importlib
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,9 +20,11 @@ from grpc import aio
 
 from cri.call_log import Call, CallLog
 from cri.config import Config
+from cri.image import rpcs
 from cri.node import Node
 from cri.owner import claim_path, group_id
 from cri.pb import runtime_pb2
+from cri.runtime import container, lists, node_status, sandbox, snapshots, streams
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
 from stage1.errors import (
@@ -44,18 +45,27 @@ from stage1.linux import files, libc
 if TYPE_CHECKING:
     from cri.metrics.server import MetricsServer
 
-RPCS = {
-    ("RuntimeService", "cri.runtime"): """Version Status RuntimeConfig UpdateRuntimeConfig
-        RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox StreamPodSandboxes
-        UpdatePodSandboxResources CheckpointPod RestorePod
-        CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers StreamContainers
-        UpdateContainerResources CheckpointContainer ReopenContainerLog ExecSync Exec Attach PortForward
-        ContainerStats ListContainerStats StreamContainerStats
-        PodSandboxStats ListPodSandboxStats StreamPodSandboxStats
-        ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics GetContainerEvents""",
-    ("ImageService", "cri.image"): "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo",
+SERVICES = {
+    "runtime.v1.RuntimeService": {
+        node_status: "Version Status RuntimeConfig UpdateRuntimeConfig GetContainerEvents",
+        sandbox: "RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus UpdatePodSandboxResources",
+        container: """CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus
+            UpdateContainerResources ReopenContainerLog CheckpointContainer""",
+        lists: """ListPodSandbox StreamPodSandboxes ListContainers StreamContainers
+            ContainerStats ListContainerStats StreamContainerStats
+            PodSandboxStats ListPodSandboxStats StreamPodSandboxStats
+            ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics""",
+        streams: "ExecSync Exec Attach PortForward",
+        snapshots: "CheckpointPod RestorePod",
+    },
+    "runtime.v1.ImageService": {rpcs: "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo"},
+    "clearpod.v1.Pods": {
+        container: "KillContainer WaitContainer",
+        snapshots: """SuspendPod ResumePod ForkPod CreateSnapshot ListSnapshots ShowSnapshot RemoveSnapshot""",
+    },
 }
-"""Service and package -> what is done. Every other RPC of the CRI answers UNIMPLEMENTED."""
+"""Service -> module -> its RPCs, which are the functions of their names. Every other RPC of the CRI answers
+UNIMPLEMENTED."""
 OURS = {
     "SuspendPod": ("StopPodSandbox", "StopPodSandbox"),
     "ResumePod": ("StopPodSandbox", "StopPodSandbox"),
@@ -67,12 +77,8 @@ OURS = {
     "ShowSnapshot": ("CheckpointPod", "Status"),
     "RemoveSnapshot": ("CheckpointPod", "StopPodSandbox"),
 }
-"""RPCs of clearpod's own, in the service `clearpod.v1.Pods`, and which of the CRI have the same request and answer."""
-SHARED = {
-    "not_offered": {"CheckpointContainer"},
-    "snapshots": {"CheckpointPod", "RestorePod", *OURS} - {"KillContainer", "WaitContainer"},
-}
-"""Modules that have several RPCs: those that answer UNIMPLEMENTED with a reason, and those about snapshots of pods."""
+"""RPCs of clearpod's own, and which RPCs of the CRI have the same request and the same answer."""
+METHODS = {one.name: one for service in runtime_pb2.DESCRIPTOR.services_by_name.values() for one in service.methods}
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
 DROPPED_WITH_CLIENT = {"StartContainer", "ExecSync", "CheckpointPod", "WaitContainer"}
@@ -109,36 +115,23 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _module(package: str, name: str) -> str:
-    """The module that has the RPC: its own, or one that it shares with others of its kind."""
-    if package == "cri.image":
-        return "rpcs"
-    own = "streams" if name.startswith("Stream") else snake(name)
-    return next((module for module, names in SHARED.items() if name in names), own)
+def functions(service: str) -> dict[str, Callable[[Node, Any], Any]]:
+    """The RPCs of a service, and the functions that do them."""
+    return {name: getattr(module, snake(name)) for module, names in SERVICES[service].items() for name in names.split()}
 
 
 def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
-    """One generic handler per service, from the table `RPCS`."""
-    services = []
-    for (service, package), names in RPCS.items():
-        methods = {name: _method(node, service, package=package, name=name) for name in names.split()}
-        services.append(grpc.method_handlers_generic_handler(f"runtime.v1.{service}", methods))
-    ours = {
-        name: _method(node, "RuntimeService", package="cri.runtime", name=name, like=like)
-        for name, like in OURS.items()
-    }
-    return [*services, grpc.method_handlers_generic_handler("clearpod.v1.Pods", ours)]
+    """One generic handler per service, from the table `SERVICES`."""
+    return [
+        grpc.method_handlers_generic_handler(
+            service, {name: _method(node, name, function=function) for name, function in functions(service).items()}
+        )
+        for service in SERVICES
+    ]
 
 
-def implementation(package: str, name: str) -> Any:
-    """The function that does an RPC."""
-    return getattr(importlib.import_module(f"{package}.{_module(package, name)}"), snake(name))
-
-
-def _method(node: Node, service: str, *, package: str, name: str, like: tuple[str, str] = ("", "")) -> Any:
-    function = implementation(package, name)
-    methods = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name
-    method, answer = (methods[one or name] for one in like)
+def _method(node: Node, name: str, *, function: Callable[[Node, Any], Any]) -> Any:
+    method, answer = (METHODS[one] for one in OURS.get(name, (name, name)))
     message = getattr(runtime_pb2, method.input_type.name)
     writes = getattr(runtime_pb2, answer.output_type.name).SerializeToString
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RuntimeService, one file per RPC, named after it: `async def NAME(node, request) -> response`. The streamed twins of
-lists share `streams`, those about snapshots `snapshots`, and the RPCs that are not offered `not_offered`.
+"""RuntimeService: each RPC is a function of its name, `async def NAME(node, request) -> response`, in the module of its
+subject. `cri.server.SERVICES` says which.
 
-`cri.server` finds them by name. They must not log, time, or map errors: the server's interceptor does.
+They must not log, time, or map errors: the server's interceptor does.
 """

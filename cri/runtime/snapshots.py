@@ -18,9 +18,8 @@ from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
-from cri.runtime.create_container import create_container
-from cri.runtime.run_pod_sandbox import pod_record
-from cri.runtime.start_container import start_container
+from cri.runtime.container import create_container, start_container
+from cri.runtime.sandbox import pod_record
 from cri.snapshots import checkpoint, copies, manifest, suspension
 from cri.snapshots.named import as_json
 from cri.translate.bounds import short
@@ -44,27 +43,25 @@ def _check_options(name: str, options: Mapping[str, str], *, known: Collection[s
 
 
 async def suspend_pod(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
-    """Saves the guest to a file and ends its VMM; the pod stays listed.
+    """Save the guest to a file and end its VMM; the pod stays listed.
 
-    Idempotent. NOT_FOUND for an unknown id;
-    FAILED_PRECONDITION has the reason when it can't be suspended.
+    Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION has the reason when it can't be suspended.
     """
     await suspension.suspend(node.pods.get(request.pod_sandbox_id), node.images)
     return pb.StopPodSandboxResponse()
 
 
 async def resume_pod(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
-    """Resumes a suspended pod in a new VM.
+    """Resume a suspended pod in a new VM.
 
-    Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION has the reason
-    when it can't be resumed.
+    Idempotent. NOT_FOUND for an unknown id; FAILED_PRECONDITION has the reason when it can't be resumed.
     """
     await suspension.resume(node.pods.get(request.pod_sandbox_id))
     return pb.StopPodSandboxResponse()
 
 
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.CheckpointPodResponse:
-    """Writes a running pod, which continues, to a directory of the caller's.
+    """Write a running pod, which continues, to a directory of the caller's.
 
     FAILED_PRECONDITION has the reason when it can't be. The directory must be empty (ALREADY_EXISTS), and is again
     after an error. No options are known.
@@ -83,7 +80,7 @@ def _whole(node: Node, pod: LivePod, *, one: str) -> str:
 
 
 async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePodResponse:
-    """Creates a pod from a checkpoint, with its containers created and not started.
+    """Create a pod from a checkpoint, with its containers created and not started.
 
     They are frozen in the guest until StartContainer. Rolled back after an error; FAILED_PRECONDITION has the reason
     why this host or this pod does not fit it.
@@ -120,7 +117,7 @@ async def _created(node: Node, pod_id: str, *, configs: Sequence[pb.ContainerCon
 
 
 async def create_snapshot(node: Node, request: pb.CheckpointPodRequest) -> pb.StatusResponse:
-    """Writes a running pod, which continues, to the disk as a named snapshot; `info` has it as JSON.
+    """Write a running pod, which continues, to the disk as a named snapshot; `info` has it as JSON.
 
     The only option is `name`. Raises as `NamedSnapshots.create`, WrongState if the policy does not allow snapshots in
     its namespace.
@@ -140,13 +137,13 @@ async def create_snapshot(node: Node, request: pb.CheckpointPodRequest) -> pb.St
 
 
 async def list_snapshots(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
-    """Lists the named snapshots of this node; `info` has them as JSON. Their files are not read."""
+    """List the named snapshots of this node; `info` has them as JSON. Their files are not read."""
     listed = [as_json(one) for one in await node.snapshots.described()]
     return pb.StatusResponse(info={"snapshots": json.dumps(listed)})
 
 
 async def show_snapshot(node: Node, request: pb.CheckpointPodRequest) -> pb.StatusResponse:
-    """Shows a named snapshot, and whether a pod could begin with it now; its files are compared with their digests.
+    """Show a named snapshot, and whether a pod could begin with it now; its files are compared with their digests.
 
     Raises NotFound.
     """
@@ -155,7 +152,7 @@ async def show_snapshot(node: Node, request: pb.CheckpointPodRequest) -> pb.Stat
 
 
 async def remove_snapshot(node: Node, request: pb.CheckpointPodRequest) -> pb.StopPodSandboxResponse:
-    """Removes a named snapshot; pods that have begun with it are not affected.
+    """Remove a named snapshot; pods that have begun with it are not affected.
 
     Raises NotFound.
     """
@@ -171,11 +168,11 @@ def _named(options: Mapping[str, str]) -> tuple[str, str]:
 
 
 async def fork_pod(node: Node, request: pb.CheckpointPodRequest) -> pb.ListPodSandboxResponse:
-    """Creates copies of a running pod, with running containers. Options: `name`, of the first copy or with a number of
+    """Create copies of a running pod, with running containers. Options: `name`, of the first copy or with a number of
     all; `copies`, how many.
 
-    One save serves all of them; if one can't be brought up none stays. Raises
-    WrongState with what blocks it, BadRequest, AlreadyExists for a name that a pod has.
+    One save serves all of them; if one can't be brought up none stays. Raises WrongState with what blocks it,
+    BadRequest, AlreadyExists for a name that a pod has.
     """
     pod = node.pods.get(request.pod_sandbox_id)
     names = _fork_names(pod, request)

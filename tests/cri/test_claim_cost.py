@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.runtime.run_pod_sandbox import pod_record
+from cri.runtime.sandbox import pod_record
 from cri.store.pods import PodRecord
 from stage1.errors import PodError
 from stage1.guest.messages import INVALID, Configure, Reply, Tune

@@ -14,7 +14,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
-from cri.runtime.run_pod_sandbox import pod_record
+from cri.runtime.sandbox import pod_record
 from cri.snapshots import copies
 from cri.store import history
 from stage1 import engine

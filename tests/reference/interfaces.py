@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages of RPCs, metrics and annotations, from the protocol definitions and tables of `cri`."""
 
-import importlib
 from collections.abc import Iterator
+from typing import Any
 
 from cri import policy, server
 from cri.metrics import families
@@ -14,22 +14,16 @@ from tests.reference import docstrings
 from tests.reference.table import link, page, table
 
 
-def _what(package: str, name: str) -> str:
-    """The description of an RPC by its module, or by its function where a module has several."""
-    function = server.implementation(package, name)
-    module = docstrings.first_sentence(importlib.import_module(function.__module__).__doc__)
-    text = (
-        module.removeprefix(f"{name}: ")
-        if module.startswith(f"{name}: ")
-        else docstrings.first_sentence(function.__doc__)
-    )
+def _what(function: Any) -> str:
+    """The description of an RPC by its function."""
+    text = docstrings.first_sentence(function.__doc__)
     return link(text[:1].upper() + text[1:])
 
 
-def _cri_rows(service: str, package: str) -> Iterator[tuple[str, ...]]:
-    for method in runtime_pb2.DESCRIPTOR.services_by_name[service].methods:
-        offered = method.name in server.RPCS[(service, package)].split()
-        what = _what(package, method.name) if offered else "UNIMPLEMENTED"
+def _cri_rows(service: str) -> Iterator[tuple[str, ...]]:
+    offered = server.functions(service)
+    for method in runtime_pb2.DESCRIPTOR.services_by_name[service.rpartition(".")[2]].methods:
+        what = _what(offered[method.name]) if method.name in offered else "UNIMPLEMENTED"
         notes = [
             "streams" if method.server_streaming else "",
             "answered while pods are still adopted" if method.name in server.ALWAYS else "",
@@ -46,10 +40,10 @@ def _messages(request: str, response: str) -> str:
 def rpcs() -> str:
     """docs/reference/rpcs.md."""
     parts = ["What the daemon serves and calls. States, time limits and details: [dev/cri.md](../dev/cri.md)."]
-    for service, package in server.RPCS:
-        rows = _cri_rows(service, package)
-        parts += [f"## runtime.v1.{service}", table(("RPC", "what it does", ""), rows)]
-    ours = [(f"`{name}`", _what("cri.runtime", name), _messages(*like)) for name, like in server.OURS.items()]
+    for service in ("runtime.v1.RuntimeService", "runtime.v1.ImageService"):
+        parts += [f"## {service}", table(("RPC", "what it does", ""), _cri_rows(service))]
+    functions = server.functions("clearpod.v1.Pods")
+    ours = [(f"`{name}`", _what(function), _messages(*server.OURS[name])) for name, function in functions.items()]
     parts += ["## clearpod.v1.Pods", table(("RPC", "what it does", "messages"), ours)]
     for name, who in (("Runtime", "plugins call the daemon"), ("Plugin", "the daemon calls plugins")):
         methods = nri_pb2.DESCRIPTOR.services_by_name[name].methods
