@@ -32,6 +32,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _PIN = os.O_PATH | os.O_NOFOLLOW
 _TRIES = 16
+_REPEATS = 256
+"""Of one openat2: the renames that hit one in three calls in a row leave no chance of failing."""
 _KINDS = {
     stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
@@ -330,18 +332,16 @@ class Root:
 
     def _open(self, path: str, flags: int, mode: int = 0) -> int:
         """Raises NotPlain for what openat2 does not resolve."""
-        for _ in range(_TRIES):
-            opened = _openat2(self.fd, path, flags, mode=mode, resolve=self._resolve)
-            if opened >= 0:
-                return opened
-            if opened == -errno.EAGAIN:
-                continue  # a directory is being renamed
-            if opened == -errno.ELOOP:
-                raise NotPlain(self._full(path), "is or leads through a symbolic link", number=errno.ELOOP)
-            if opened == -errno.EXDEV:
-                raise NotPlain(self._full(path), f"leads out of {self.path} or into a mount", number=errno.EXDEV)
-            raise libc.failure("open", -opened, self._full(path))
-        raise NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
+        opened = _openat2(self.fd, path, flags, mode=mode, resolve=self._resolve)
+        if opened >= 0:
+            return opened
+        if opened == -errno.EAGAIN:
+            raise NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
+        if opened == -errno.ELOOP:
+            raise NotPlain(self._full(path), "is or leads through a symbolic link", number=errno.ELOOP)
+        if opened == -errno.EXDEV:
+            raise NotPlain(self._full(path), f"leads out of {self.path} or into a mount", number=errno.EXDEV)
+        raise libc.failure("open", -opened, self._full(path))
 
 
 class Socket:
@@ -375,10 +375,19 @@ def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> i
 
 
 def _openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> int:
-    """The descriptor, or the negative errno. The audit event is as that of `os.open`, for tests."""
+    """The descriptor, or the negative errno. The audit event is as that of `os.open`, for tests.
+
+    Repeated on EAGAIN: the kernel gives up on a path with `..` when anything on the machine is renamed or mounted
+    meanwhile (openat2(2)).
+    """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     sys.audit("clearpod.open", path, flags)
-    return libc.openat2(dir_fd, os.fsencode(path), how)
+    opened = -errno.EAGAIN
+    for _ in range(_REPEATS):
+        opened = libc.openat2(dir_fd, os.fsencode(path), how)
+        if opened != -errno.EAGAIN:
+            break
+    return opened
 
 
 def require(path: str, mode: int, expected: int) -> None:

@@ -17,7 +17,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { DEPTH = 32 }; /* descriptors that a removal keeps open */
+enum {
+    DEPTH = 32,      /* descriptors that a removal keeps open */
+    MOST_TRIES = 256 /* of one path */
+};
 
 ssize_t file_read(const char *path, char *to, size_t capacity)
 {
@@ -64,7 +67,11 @@ int make_dir(const char *path, mode_t mode)
 int open_below(int root, const char *path, int flags, unsigned long long how)
 {
     struct open_how open_how = {.flags = (uint64_t)(unsigned)flags | O_CLOEXEC, .resolve = how | RESOLVE_NO_MAGICLINKS};
-    return (int)syscall(SYS_openat2, root, path, &open_how, sizeof open_how);
+    int fd = -1, tries = 0;
+    do /* EAGAIN: something in the guest was renamed or mounted while a `..` was resolved (openat2(2)) */
+        fd = (int)syscall(SYS_openat2, root, path, &open_how, sizeof open_how);
+    while (fd < 0 && errno == EAGAIN && ++tries < MOST_TRIES);
+    return fd;
 }
 
 int open_or_make(int root, const char *path, int flags, maker *make, const void *context)

@@ -304,6 +304,17 @@ def test_in_an_image_links_are_followed_inside_and_never_out(tmp_path: Path, pat
         assert in_root.read(str(root), path, most=100) == b"inside"
 
 
+def test_in_an_image_a_path_up_and_down_opens_whatever_is_renamed_elsewhere_meanwhile(tmp_path: Path) -> None:
+    """The kernel answers EAGAIN to a path with `..` when anything at all was renamed since it began."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for directory in (root / "one/two", elsewhere / "a", elsewhere / "b"):
+        directory.mkdir(parents=True)
+    (root / "file").write_text("inside")
+    with swapping(elsewhere, "a", "b"):
+        for _ in range(2000):
+            assert in_root.read(str(root), "one/../one/two/../../file", most=100) == b"inside"
+
+
 @pytest.mark.parametrize(("make", "name"), ODD)
 def test_in_an_image_a_special_file_is_refused_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], name: str
