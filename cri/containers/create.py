@@ -38,7 +38,7 @@ async def image_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
     The whole block may take as long as a call; raises TimedOut then, WrongState unless the pod is ready.
     """
     pod.require_ready()
-    with pod.work.using_files():
+    with pod.gate.using_files():
         async with limit(pod, "CreateContainer"), pod.images.held(request) as root:
             for volume in root.volumes:
                 await pod.images.export(volume)
@@ -49,7 +49,7 @@ async def image_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
 async def kernel_held(pod: LivePod, request: RootRequest) -> AsyncIterator[Root]:
     """The same for a container whose image brings the kernel: nothing in it is for a guest."""
     pod.require_ready()
-    with pod.work.using_files():
+    with pod.gate.using_files():
         async with limit(pod, "CreateContainer"):
             yield await pod.images.to_boot(request)
 

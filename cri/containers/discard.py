@@ -43,7 +43,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float) -> 
     await run_uncancellable(remove_files, pod, container, has_bundle=not is_late)
     if is_late:
         log.warning("container.late", extra=pod.log_fields(container))
-        pod.work.run_in_background(discard_later(pod, container), f"removal of container {container.id}")
+        pod.gate.run_in_background(discard_later(pod, container), f"removal of container {container.id}")
 
 
 def remove_files(pod: LivePod, container: LiveContainer, *, has_bundle: bool = True) -> None:

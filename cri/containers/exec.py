@@ -172,11 +172,11 @@ async def _running(
     if stdio.stdin:
         pod.agent.open_input(stdio.stdin)
     try:
-        with pod.work.using_files():
+        with pod.gate.using_files():
             await _spawn(command, what=what, stdio=stdio)
             yield command
     finally:
-        ending = pod.work.run_in_background(_clean_up(command, (*consumers, stdio.stdin)), f"end of exec {number}")
+        ending = pod.gate.run_in_background(_clean_up(command, (*consumers, stdio.stdin)), f"end of exec {number}")
         await asyncio.shield(asyncio.wait({ending}, timeout=2 * UNDO_S))
 
 
@@ -224,7 +224,7 @@ async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
         for stream in streams:
             pod.forget(stream)
         pod.execs.remove(number)
-        pod.pause.execs.discard(number)
+        pod.gate.execs.discard(number)
         await run_uncancellable(engine.remove_exec, pod.directory, container.id, number=number)
 
 

@@ -30,7 +30,7 @@ async def begin(pod: LivePod, container: LiveContainer) -> None:
     outlives its VM and the container's files with it.
     """
     pod.leaving.containers[container.id] = container
-    task = pod.work.run_in_background(_clear(pod, container), f"removal of container {container.id}")
+    task = pod.gate.run_in_background(_clear(pod, container), f"removal of container {container.id}")
     pod.leaving.tasks.add(task)
     task.add_done_callback(pod.leaving.tasks.discard)
     if len(pod.leaving.tasks) > MOST or pod.record.pod.disk_volumes:
@@ -52,7 +52,7 @@ async def end(pod: LivePod) -> None:
 
 async def _clear(pod: LivePod, container: LiveContainer) -> None:
     try:
-        with pod.work.using_files():
+        with pod.gate.using_files():
             await is_set_within(LATER_S, pod.leaving.due)
             await discard(pod, container, limit_s=pod.tools.react_s)
     except PodError as error:  # of files: what is left goes with the pod

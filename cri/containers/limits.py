@@ -29,7 +29,7 @@ async def update(pod: LivePod, container: LiveContainer, *, make: Callable[[], C
     ended, or uses more memory than it may then, and TimedOut, when the guest may still put them in force.
     """
     order.require(container, "update")
-    work = pod.work.run_in_background(_update(pod, container, make=make), f"new limits of container {container.id}")
+    work = pod.gate.run_in_background(_update(pod, container, make=make), f"new limits of container {container.id}")
     await answer(pod, work, what="UpdateContainerResources")
 
 

@@ -36,7 +36,7 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
     order.require(container, "start")
     pod.require_ready()
     container.start_asked_ns = time.time_ns()
-    container.starting = pod.work.run_in_background(_start(pod, container), f"start of container {container.id}")
+    container.starting = pod.gate.run_in_background(_start(pod, container), f"start of container {container.id}")
     try:
         await answer(pod, container.starting, what="StartContainer")
     except BaseException as error:
@@ -52,7 +52,7 @@ def _give_up(pod: LivePod, container: LiveContainer, *, why: str) -> None:
     pod.save_soon()
     if container.is_starting:
         log.warning("container.given_up", extra={**pod.log_fields(container), "error": why})
-        pod.work.run_in_background(_kill(pod, container), f"end of the start of container {container.id}")
+        pod.gate.run_in_background(_kill(pod, container), f"end of the start of container {container.id}")
 
 
 async def _start(pod: LivePod, container: LiveContainer) -> None:
@@ -136,7 +136,7 @@ def end_soon(pod: LivePod, container: LiveContainer) -> None:
     what waits for that waits for this too.
     """
     if container.status.state == states.EXITED and container.status.is_asked:
-        container.starting = pod.work.run_in_background(_end(pod, container), f"end of container {container.id}")
+        container.starting = pod.gate.run_in_background(_end(pod, container), f"end of container {container.id}")
 
 
 async def _end(pod: LivePod, container: LiveContainer) -> None:

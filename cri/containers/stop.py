@@ -46,7 +46,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
     """Kill it if it runs and forget it; `leaving` removes the rest of it but its log file."""
     container.removers += 1
     try:
-        with pod.work.using_files():
+        with pod.gate.using_files():
             await _remove(pod, container)
     finally:
         container.removers -= 1

@@ -44,7 +44,7 @@ class _Saving:
     def run(self, then: Callable[[], None]) -> None:
         """Call `then` when that is done or has failed. When we end before, the next daemon does it."""
         if self._task is None:
-            self._task = self._pod.work.run_in_background(self._save(), f"outputs of {self._container.id}")
+            self._task = self._pod.gate.run_in_background(self._save(), f"outputs of {self._container.id}")
             self._task.add_done_callback(lambda task: None if task.cancelled() else then())
 
     async def _save(self) -> None:

@@ -17,21 +17,18 @@ from cri.agent import Agent, Identity
 from cri.consumers import Discarded
 from cri.live import pod_disk, state_log, vm_end
 from cri.live.activation import Activation
-from cri.live.clients import Clients
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.first_hello import first_hello
+from cri.live.gate import Gate
 from cri.live.guest_names import GuestNames
 from cri.live.images import PodImages
 from cri.live.leaving import Leaving
 from cri.live.loopback import LoopbackPorts
 from cri.live.own_kernel import OwnKernel
 from cri.live.parsed import Parsed
-from cri.live.pause import Pause
 from cri.live.saving import StateSaver
 from cri.live.tools import Tools
-from cri.live.transfer import Transfer
-from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
 from cri.pending import Pending
 from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
@@ -62,27 +59,22 @@ DRAIN_S = 1.0
 class LivePod:
     """`gone` is set once the VM has ended and all waiters were woken; `adopted` is not set while a restarted daemon is
     adopting the pod. `held` is why its VM is stopped, or saved and ended (`is_suspended`); empty when it runs.
-    `console_tail` is the console of a VM whose pod could not be started. `lock` serializes stops and suspensions,
-    `removal` removals. `is_going` is true from the beginning of a stop or removal on.
+    `console_tail` is the console of a VM whose pod could not be started. `gate` knows who uses the pod. `is_going` is
+    true from the beginning of a stop or removal on.
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
         self.record, self.tools, self.status = record, tools, store.PodState(ids=IDS_AT_ONCE)
         self.containers: dict[str, LiveContainer] = {}
         self.leaving = Leaving()
-        self.names, self.pause, self.transfer = (
-            GuestNames(self.containers, self.leaving.containers),
-            Pause(),
-            Transfer(),
-        )
+        self.names, self.gate = GuestNames(self.containers, self.leaving.containers), Gate()
         self.execs = Pending[messages.Exited]()
-        self.cpus, self.work, self.clients, self.is_going = Cpus(), Work(), Clients(), False
+        self.cpus, self.is_going = Cpus(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.files = store.PodFiles(self.directory)
         self.gone, self.adopted = asyncio.Event(), asyncio.Event()
         self.adopted.set()
         self.adopting: asyncio.Timeout | None = None
-        self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
         self.boot_ms, self.held, self.console_tail, self.is_suspended = 0, "", "", False
         self.hello, self._config = messages.Hello(), Parsed(pb.PodSandboxConfig.FromString)
         self.vm: VmProcess | None = None
@@ -139,7 +131,7 @@ class LivePod:
     async def detach(self, dead: str = "") -> None:
         """Close the link, logs and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
         await self.meter.close()
-        await self.work.close()
+        await self.gate.cancel_background()
         self.loopback.close()
         self.activation.close()
         self._saver.close()
@@ -161,7 +153,7 @@ class LivePod:
     ) -> messages.Reply:
         """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
         limit_s = timeout_s or self.tools.call_timeout_s
-        async with self.pause.passing(op):
+        async with self.gate.asking(op):
             reply = await self.agent.call(self.names.to_guest(op), timeout_s=limit_s, is_awaited=is_awaited)
         return self.names.from_guest(reply)
 

@@ -41,7 +41,7 @@ async def stop(pod: LivePod) -> None:
 
 
 async def _stop(pod: LivePod) -> None:
-    async with pod.lock:
+    async with pod.gate.lock:
         releasing = None
         if pod.status.state != states.DEAD:
             pod.note(Fact(history.STOPPING))
@@ -63,7 +63,7 @@ async def _end_transfer(pod: LivePod) -> None:
     """A guest that is saved or loaded gets as long for that as any guest to react; its VM is ended then, and with it
     what has the pod's lock. Raises VmFailed.
     """
-    if await pod.transfer.is_over_within(pod.tools.react_s):
+    if await pod.gate.is_transfer_over_within(pod.tools.react_s):
         return
     log.warning(
         "pod.transfer", extra={**pod.log_fields(), "error": "it was stopped while its guest was being saved or loaded"}
@@ -81,8 +81,7 @@ async def remove(pod: LivePod) -> None:
     pod.is_going = True
     try:
         await stop(pod)
-        await pod.work.close()
-        await pod.work.idle()
+        await pod.gate.close()
         await pod.detach()
         log_deferred_del(await pod.run_in_pool(engine.clean_up, pod.directory))
     except BaseException:
@@ -104,7 +103,7 @@ async def end(pod: LivePod) -> "asyncio.Task[None] | None":
     if await is_done_within(half_s, _kill_containers(pod)):
         if _needs_no_network(pod):
             await pod.tools.hooks.stopped(pod)
-            releasing = pod.work.run_in_background(_release(pod, is_cut=True), f"network of {pod.title}")
+            releasing = pod.gate.run_in_background(_release(pod, is_cut=True), f"network of {pod.title}")
         await is_done_within(half_s, _shut_down(pod))
     if not pod.gone.is_set() and pod.vm is not None:
         await _kill_vm(pod)

@@ -96,7 +96,7 @@ def is_guarded(pod: "LivePod") -> bool:
     """Whether it may be held. One that is being adopted, saved or loaded must be able to answer, and one on the host
     has no disk.
     """
-    is_answering = not pod.adopted.is_set() or pod.is_suspended or pod.transfer.is_in_progress
+    is_answering = not pod.adopted.is_set() or pod.is_suspended or pod.gate.is_transferring
     return pod.is_ready and not is_answering and pod.vm is not None and not pod.record.pod.host
 
 

@@ -107,7 +107,7 @@ class Follower:
     async def _follow(self, pod: LivePod, container: LiveContainer) -> None:
         spec = container.record.container
         try:
-            with pod.work.using_files():
+            with pod.gate.using_files():
                 refused = await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=spec)
         except PodError as error:
             refused = {"": error}

@@ -136,7 +136,7 @@ async def _take_over(pod: LivePod) -> Orphans:
     bundles = set(await retry_while_exhausted(engine.bundles, pod.directory)) - pod.names.guests()
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
-    pod.work.run_in_background(resize.keep_space(pod), f"room for the VM of {pod.title}")
+    pod.gate.run_in_background(resize.keep_space(pod), f"room for the VM of {pod.title}")
     pod.save_soon()
     pod.note(Fact(history.ADOPTED))  # written with what is saved next: a restart alone writes no file of a pod
     pod.require_ready()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from cri.live.clients import Client
+from cri.live.gate import Client
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
 from stage1.errors import AgentFailed, PodError, WrongState
@@ -107,7 +107,7 @@ async def connect(pod: LivePod, port: int) -> AsyncIterator[AnyConnection]:
     made = PortConnection(pod, pod.next_id())
     pod.agent.listen(made.output, made.queue)
     pod.agent.open_input(made.input)
-    with pod.clients.one() as here:
+    with pod.gate.client() as here:
         over = asyncio.ensure_future(_is_over(pod, here))
         over.add_done_callback(lambda _: made.queue.finish())
         try:

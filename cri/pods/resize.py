@@ -49,7 +49,7 @@ async def update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
     """Put the limits of the record that `make` gives in force. Raises what that does, and WrongState when the pod uses
     more memory than it may then, and TimedOut, when the guest may still put them in force.
     """
-    work = pod.work.run_in_background(_update(pod, make), f"new limits of {pod.title}")
+    work = pod.gate.run_in_background(_update(pod, make), f"new limits of {pod.title}")
     await answer(pod, work, what="UpdatePodSandboxResources")
 
 
@@ -65,7 +65,7 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
         await _apply(pod, changes)
         pod.record = record
         pod.save_soon()
-        pod.work.run_in_background(keep_space(pod), f"room for the VM of {pod.title}")
+        pod.gate.run_in_background(keep_space(pod), f"room for the VM of {pod.title}")
     if changes:
         log.info("pod.updated", extra={**pod.log_fields(), **{op.file: op.text for op, _ in changes}})
 

@@ -275,7 +275,7 @@ class PodTable:
 
     async def remove(self, pod: LivePod) -> None:
         """Stop and forget it; another call may have done so already."""
-        async with pod.removal:
+        async with pod.gate.removal:
             if self._pods.get(pod.id) is not pod:
                 return
             console = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES) if pod.vm else ""

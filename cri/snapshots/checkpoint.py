@@ -82,7 +82,7 @@ async def write(
     """
     asked = _Asked(pod)
     work = _write(pod, images, target=(output, title or output), container_ids=container_ids, asked=asked)
-    task = pod.work.run_in_background(work, f"checkpoint of {pod.title}")
+    task = pod.gate.run_in_background(work, f"checkpoint of {pod.title}")
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -99,7 +99,7 @@ async def _write(
     asked: _Asked,
 ) -> None:
     output, title = target
-    async with pod.lock:
+    async with pod.gate.lock:
         pod.require_ready()
         await suspension.settle(pod)
         if why := blocker(pod, container_ids):

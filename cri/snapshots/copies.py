@@ -117,7 +117,7 @@ async def saved(pod: "LivePod", images: "ImageStore", *, by: Saver) -> Written:
     says, and what `saves.save` raises; then it is rolled back.
     """
     host, of_pod = pod.tools.host, (pod.directory, pod.record.pod)
-    with pod.transfer.in_progress():
+    with pod.gate.transferring():
         window = await asyncio.to_thread(suspension.files_in_window, pod, images)
         disk = await pod.tools.run_in_bulk(saves.write_back, *of_pod, host=host, near=by.near)
         await suspension.require_space(pod, by.near, disk=disk)
@@ -157,7 +157,7 @@ async def fork(pod: "LivePod", images: "ImageStore", *, path: str, written: asyn
     how many seconds its containers were frozen. Raises WrongState with the blocker, and what `saved` raises.
     """
     is_written = partial(asyncio.get_running_loop().call_soon_threadsafe, written.set)
-    async with pod.lock:
+    async with pod.gate.lock:
         pod.require_ready()
         await suspension.settle(pod)
         if why := blocker(pod):
@@ -212,7 +212,7 @@ async def standing_still(pod: "LivePod") -> AsyncIterator[None]:
     requests to its agent wait. Thawed afterwards, also when this raises PodError.
     """
     ask = partial(pod.agent.call, timeout_s=suspension.ANSWER_S)
-    with pod.pause.holding():
+    with pod.gate.quiescing():
         await suspension.be_quiet(pod, "copied")
         await suspension.unmount_shares(ask)
         try:

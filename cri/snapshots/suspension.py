@@ -67,7 +67,7 @@ async def be_quiet(pod: "LivePod", what: str = "suspended") -> None:
     """
 
     async def ask() -> None:
-        if not await pod.pause.is_quiet_within(SHARES_S):
+        if not await pod.gate.is_quiet_within(SHARES_S):
             raise WrongState(f"{pod.title} can't be {what}: {BUSY}")
 
     await retry_while_busy(ask, every(SETTLE_STEP_S, within(SETTLE_S)))
@@ -82,7 +82,7 @@ async def unmount_shares(ask: "Callable[[messages.Shares], Awaitable[object]]") 
 
 def _is_busy(pod: "LivePod") -> bool:
     containers = pod.containers.values()
-    return bool(pod.execs) or pod.work.is_used or any(one.is_starting or one.lock.locked() for one in containers)
+    return bool(pod.execs) or pod.gate.is_used or any(one.is_starting or one.lock.locked() for one in containers)
 
 
 def blocker(pod: "LivePod", what: str = "suspended") -> str:
@@ -112,7 +112,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
     """Save the guest and end the VMM; idempotent. Raises WrongState with the blocker, and then or for another error the
     pod runs on.
     """
-    async with pod.lock:
+    async with pod.gate.lock:
         if pod.is_suspended:
             return
         pod.require_ready()
@@ -120,7 +120,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
         if why := blocker(pod):
             raise WrongState(why)
         await require_space(pod, pod.tools.host.state_dir, disk=False)
-        with pod.transfer.in_progress():
+        with pod.gate.transferring():
             await _suspend(pod, images)
         pod.vm = None
         pod.note(Fact(history.SUSPENDED))
@@ -131,7 +131,7 @@ async def suspend(pod: "LivePod", images: "ImageStore") -> None:
 
 async def _suspend(pod: "LivePod", images: "ImageStore") -> None:
     await pod.images.settle()
-    with pod.pause.holding():
+    with pod.gate.quiescing():
         await be_quiet(pod)
         await _part_and_save(pod, images)
 
@@ -143,7 +143,7 @@ async def _part_and_save(pod: "LivePod", images: "ImageStore") -> None:
     except BaseException:
         pod.end_suspension()
         raise
-    await pod.clients.leave(pod.held)
+    await pod.gate.dismiss(pod.held)
     await pod.part()
     try:
         await _save(pod, images)
@@ -157,11 +157,11 @@ async def resume(pod: "LivePod", *, load: "Callable[..., VmProcess]" = loads.res
     """Resume the guest in a new VM; idempotent. Raises what `load` raises, and the pod stays suspended; VmFailed if
     the guest was loaded and does not answer, or WrongState if it has ended before, and the pod has ended.
     """
-    async with pod.lock:
+    async with pod.gate.lock:
         if not pod.is_suspended:
             pod.require_ready()
             return
-        with pod.transfer.in_progress():
+        with pod.gate.transferring():
             await _resume(pod, load)
         pod.note(Fact(history.RESUMED))
         pod.save_soon()
@@ -190,7 +190,7 @@ async def _listen(pod: "LivePod") -> None:
     endpoints = activation.endpoints(device.mac, pod.ips, ports=ports)
 
     def activate() -> None:
-        pod.work.run_in_background(_resume_for_caller(pod), f"resumption of {pod.title}")
+        pod.gate.run_in_background(_resume_for_caller(pod), f"resumption of {pod.title}")
 
     await pod.activation.open(pod.id, device.name, endpoints=endpoints, activate=activate)
 
@@ -202,7 +202,7 @@ async def _resume_for_caller(pod: "LivePod") -> None:
     except PodError as error:
         log.warning("pod.activation_failed", extra={**pod.log_fields(), "error": str(error)})
         await asyncio.sleep(RETRY_S)
-        async with pod.lock:
+        async with pod.gate.lock:
             if pod.is_suspended:
                 await _listen(pod)
 
@@ -215,7 +215,7 @@ async def wake(pod: "LivePod", *, is_end: bool) -> None:
         if not is_end and pod.record.pod.suspend != ON_DEMAND:
             raise WrongState(pod.held)
         # Whoever wants that may go away, as the client of ExecSync; a guest that was loaded must not be forgotten then.
-        await asyncio.shield(pod.work.run_in_background(resume(pod), f"resumption of {pod.title}"))
+        await asyncio.shield(pod.gate.run_in_background(resume(pod), f"resumption of {pod.title}"))
 
 
 async def adopt(pod: "LivePod") -> bool:

@@ -21,7 +21,7 @@ async def attach(node: Node, request: pb.AttachRequest, *, client: Session) -> b
     await client.ready()
     names = tuple(name for name in ("stdout", "stderr") if getattr(request, name))
     to = pods.Input(pod, container)
-    with pods.follow(pod, container, names=names) as queues, pod.clients.one() as here:
+    with pods.follow(pod, container, names=names) as queues, pod.gate.client() as here:
         outputs = [pump.output(queue, client, name=name, stall_s=STALL_S) for name, queue in queues.items()]
         sizes = [pump.sizes(client.resize, to.resize)] if request.tty and to.is_tty else []
         feeds = [_feed(client.stdin, to, ended=container.ended)] if request.stdin else []

@@ -286,7 +286,7 @@ async def test_an_exec_that_has_just_begun_finds_its_bundle(world: World) -> Non
         world.faults.reply_delay_s = 0.5
         running = asyncio.ensure_future(cri("ExecSync", container_id=container, cmd=["true"], timeout=30))
         async with asyncio.timeout(30 * PATIENCE):
-            while not live.pause._asked:
+            while not live.gate._requests.number:
                 await asyncio.sleep(0.01)
             async with copies.standing_still(live):
                 assert (await running).exit_code == 0
@@ -301,7 +301,7 @@ async def test_a_pod_is_copied_when_the_operations_that_are_about_to_end_have(wo
     async with world.daemon() as cri:
         pod = await cri.pod("web", annotations={FORKABLE: "true"})
         live = cri.node.pods.get(pod)
-        with live.work.using_files():
+        with live.gate.using_files():
             blocked = await refused(cri, pod)
             ending = asyncio.ensure_future(refused(cri, pod))
             await asyncio.wait({ending}, timeout=0.2)
@@ -316,7 +316,7 @@ async def test_a_command_that_has_begun_meanwhile_goes_into_no_copy(world: World
         live = cri.node.pods.get(pod)
         running = asyncio.ensure_future(cri("ExecSync", container_id=container, cmd=["sleep", "1000"], timeout=60))
         async with asyncio.timeout(30 * PATIENCE):
-            while not live.pause.execs:
+            while not live.gate.execs:
                 await asyncio.sleep(0.01)
             with pytest.raises(WrongState, match="end execs"):
                 async with copies.standing_still(live):

@@ -114,7 +114,7 @@ async def test_a_client_gets_the_reason_why_it_has_to_leave(world: World, transp
         c = await running(cri, "sh", "-c", "while read word; do echo got $word; done", stdin=True)
         pod, _ = cri.node.pods.get_container(c)
         talk = await attach_to(cri, transport, c, stdin=True, stdout=True)
-        await pod.clients.leave("the pod is about to be suspended")
+        await pod.gate.dismiss("the pod is about to be suspended")
         status = await talk.status()
         assert status["status"] == "Failure" and "suspended" in status["message"]
         again = await attach_to(cri, transport, c, stdin=True, stdout=True)

@@ -171,15 +171,15 @@ async def test_a_connection_ends_before_its_pod_is_suspended_and_the_client_stay
 
     async with world.daemon() as cri, Server(serve) as port:
         pod = await cri.pod()
-        clients = cri.node.pods.get(pod).clients
+        gate = cri.node.pods.get(pod).gate
         client = await client_of(cri, pod, tunnelled)
         _, data = await pair(client, port, 1)
         await data.send(b"abc")
         async with asyncio.timeout(20 * PATIENCE):
             while not got:
                 await asyncio.sleep(0.01)
-            await clients.leave("the pod is about to be suspended")
-            assert not clients._here
+            await gate.dismiss("the pod is about to be suspended")
+            assert not gate._clients
             await data.ended.wait()
             while len(got) < 2:
                 await asyncio.sleep(0.01)

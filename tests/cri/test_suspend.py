@@ -91,7 +91,7 @@ async def test_what_is_just_ending_in_a_pod_is_waited_for(
     monkeypatch.setattr(suspension, "SETTLE_S", 30.0 if ends else 0.1)
     async with world.daemon() as cri:
         made = await cri.pod(annotations={SUSPEND: "manual"})
-        with cri.node.pods.get(made).work.using_files():
+        with cri.node.pods.get(made).gate.using_files():
             asked = asyncio.ensure_future(refused(cri, "SuspendPod", made))
             await asyncio.wait({asked}, timeout=0.3 if ends else None)
             assert asked.done() != ends

@@ -106,7 +106,7 @@ def _is_killed_while_it_loads(machine: VmWorld, directory: str, monkeypatch: pyt
 async def _wants_it_and_goes_away(pod: LivePod) -> None:
     """As a client of ExecSync whose deadline passes while the guest is loaded."""
     waking = asyncio.ensure_future(suspension.wake(pod, is_end=True))
-    while not pod.lock.locked():
+    while not pod.gate.lock.locked():
         await asyncio.sleep(0)
     waking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -136,7 +136,7 @@ async def test_clients_leave_and_who_comes_after_it_is_resumed_finds_all_of_it(m
         await cri.ours("SuspendPod", pod)
         for talk in (writes, reads):
             assert "suspended" in (await talk.status())["message"]
-        assert not cri.node.pods.get(pod).clients._here
+        assert not cri.node.pods.get(pod).gate._clients
         code, text = await cri.refused("Attach", container_id=container, stdout=True)
         assert code == "FAILED_PRECONDITION" and "suspended" in text
         await cri.ours("ResumePod", pod)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cri.live.transfer import Transfer
+from cri.live.gate import Gate
 from cri.monitors.disk_guard import is_guarded, measure
 from tests.fakes.small_disk import small_disk
 
@@ -28,14 +28,14 @@ MIB = 1 << 20
 )
 async def test_a_pod_that_runs_may_be_held(change: dict[str, Any], expected: bool) -> None:
     pod: Any = SimpleNamespace(
-        is_ready=True, is_suspended=False, adopted=asyncio.Event(), transfer=Transfer(), vm=object(),
+        is_ready=True, is_suspended=False, adopted=asyncio.Event(), gate=Gate(), vm=object(),
         record=SimpleNamespace(pod=SimpleNamespace(host=())),
     )  # fmt: skip
     assert not is_guarded(pod), "it is being adopted"
     pod.adopted.set()
     vars(pod).update(change)
     assert is_guarded(pod) == expected
-    with pod.transfer.in_progress():
+    with pod.gate.transferring():
         assert not is_guarded(pod), "who saves it asks its VMM"
     assert is_guarded(pod) == expected
 
