@@ -98,13 +98,17 @@ static int take_last_name(struct call *call, const char **name)
     return call_is_empty(call) ? error : REQUEST_MALFORMED;
 }
 
+/*
+ * Before it uses a name that it knows, the guest's kernel asks for it without a lock. When another thread renames it just then, the length
+ * is that of one name and the text that of the other (Linux before 6.14, fuse_dentry_revalidate). After ESTALE it asks again, with the lock.
+ */
 int names_lookup(struct call *call)
 {
     struct fuse_entry_out entry;
     const char *name;
     int error = take_last_name(call, &name);
     if (error)
-        return error;
+        return error == REQUEST_MALFORMED ? -ESTALE : error;
     error = entry_find(call->volume, call->node, name, &entry);
     if (error == -ENOENT) /* is believed as long as other names are */
         entry = (struct fuse_entry_out){.entry_valid = BELIEVED_NS / 1000000000,

@@ -20,7 +20,7 @@ from tests.unit.volume_server.conftest import SERVER
 pytestmark = marks("make", "musl-gcc", "gcc")
 
 LIMIT_BYTES = 80 * 1024
-INIT, LOOKUP, GETATTR, OPEN, READ, WRITE, FORGET, READDIR = 26, 1, 3, 14, 15, 16, 2, 28
+INIT, LOOKUP, GETATTR, UNLINK, OPEN, READ, WRITE, FORGET, READDIR = 26, 1, 3, 10, 14, 15, 16, 2, 28
 ROOT = 1
 
 
@@ -141,6 +141,15 @@ def test_no_name_number_or_offset_leads_anywhere_else(root: Path) -> None:
         assert guest.ask(READ, struct.pack("<QQIIQII", handle, 0, 9, 0, 0, 0, 0))[1] == b"content"
 
 
+@pytest.mark.parametrize("name", [b"fi", b"file\0\0\0", b""])
+def test_a_lookup_with_the_length_of_another_name_is_answered(root: Path, name: bytes) -> None:
+    """As the guest's kernel sends it when a thread renames what another one looks up."""
+    with _served(root) as (guest, _):
+        assert guest.attach("one") == 0
+        assert guest.ask(LOOKUP, name)[0] == errno.ESTALE
+        assert guest.ask(LOOKUP, b"file\0")[0] == 0
+
+
 def _request(opcode: int, arguments: bytes, length: int | None = None) -> bytes:
     return struct.pack("<IIQQIIII", length or 40 + len(arguments), opcode, 7, ROOT, 0, 0, 0, 0) + arguments
 
@@ -156,8 +165,8 @@ def _request(opcode: int, arguments: bytes, length: int | None = None) -> bytes:
         *(
             struct.pack("<II", 8 + len(body), 1) + body
             for body in (
-                _request(LOOKUP, b"no end"),
-                _request(LOOKUP, b"two\0ends\0"),
+                _request(UNLINK, b"no end"),
+                _request(UNLINK, b"two\0ends\0"),
                 _request(GETATTR, bytes(15)),
                 _request(GETATTR, bytes(16), length=41),
                 _request(WRITE, struct.pack("<QQIIQII", 0, 0, 100, 0, 0, 0, 0) + b"few"),
