@@ -109,12 +109,16 @@ def _make_files(pod: "LivePod", container: LiveContainer) -> None:
 
 
 async def go_on(pod: "LivePod", container: LiveContainer) -> None:
-    """Unfreeze its processes, and send the first one the signal that the pod has configured. Raises PodError."""
-    await pod.call(messages.Freeze(container.id, thaw=True))
-    container.went_on()
+    """Send its first process the signal that the pod has configured, and unfreeze all of them. Raises PodError.
+
+    The signal waits for the thaw: it then interrupts the call in which the process was frozen. One that came after the
+    thaw could arrive between two instructions, before such a call, which then sleeps on.
+    """
     if name := pod.config.annotations.get(COPY_SIGNAL, ""):
         try:
             await pod.call(messages.Signal(container.id, 0, signal.Signals[name]))
         except PodError as error:
             subject = container.record.container.name
             pod.note(Fact(history.FAILED, subject=subject, reason="StartContainer", text=str(error)))
+    await pod.call(messages.Freeze(container.id, thaw=True))
+    container.went_on()

@@ -71,6 +71,7 @@ hostname
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
 head -c 16 /proc/self/auxv | od -An -tx1 | tr -d ' \\n'; echo; grep stack /proc/self/maps | cut -d- -f1
 cat /sys/class/net/eth0/address
+until ip -6 -o addr show eth0 | grep -q 'inet6 fe80'; do sleep 0.1; done
 ip -4 -o addr show eth0 | tr -s ' ' | cut -d' ' -f4; ip -6 -o addr show eth0 | tr -s ' ' | cut -d' ' -f4
 """
 TOLD = "until [ -e /told ]; do sleep 0.1; done; cat /told"
@@ -93,18 +94,18 @@ async def test_nothing_that_must_differ_is_the_same_in_two_of_them(world: VmWorl
     async with world.daemon() as cri:
         with socket.create_server(("", 0)) as listener:
             web, container, talk = await source(cri, listener)
-            before = (await output_of(cri, container, WHO)).split()
-            made = await asyncio.gather(*(asyncio.to_thread(forked, world, name) for name in ("a", "b")))
-            copies = [one for some in made for one in some]
-            assert len(copies) == COPIES
-            await differ(cri, [(pod, *cri.node.pods.get(pod).containers) for pod in copies], before=before)
-            await ours(cri, "CreateSnapshot", pod_sandbox_id=web, options={"name": "warm"})
-            assert (await output_of(cri, container, WHO)).split()[0] == before[0]
-            assert await output_of(cri, container, "ls /told 2>&1 || true") != "/told\n"
-            talk.setblocking(False)
-            with pytest.raises(BlockingIOError):  # it is still there
-                talk.recv(1)
-            talk.close()
+            with talk:
+                before = (await output_of(cri, container, WHO)).split()
+                made = await asyncio.gather(*(asyncio.to_thread(forked, world, name) for name in ("a", "b")))
+                copies = [one for some in made for one in some]
+                assert len(copies) == COPIES
+                await differ(cri, [(pod, *cri.node.pods.get(pod).containers) for pod in copies], before=before)
+                await ours(cri, "CreateSnapshot", pod_sandbox_id=web, options={"name": "warm"})
+                assert (await output_of(cri, container, WHO)).split()[0] == before[0]
+                assert await output_of(cri, container, "ls /told 2>&1 || true") != "/told\n"
+                talk.setblocking(False)
+                with pytest.raises(BlockingIOError):  # it is still there
+                    talk.recv(1)
         await removed(cri, web, *copies)
         begun_with = await asyncio.gather(*(begun(cri, f"warm-{number}") for number in range(COPIES)))
         await differ(cri, begun_with, before=before)
