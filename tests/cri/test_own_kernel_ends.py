@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a kernel out of an image ends, and the container's status then: powering off, a reset, a panic."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc.aio import AioRpcError
@@ -10,6 +12,7 @@ from grpc.aio import AioRpcError
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
+from stage1 import engine
 from tests.fakes import kernels
 from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
@@ -135,14 +138,24 @@ async def test_a_log_that_is_rotated_goes_on_and_a_restart_in_the_pod_has_a_log_
         assert machine.left_over() == []
 
 
-async def test_a_kernel_whose_start_was_given_up_ends(machine: World, images: Images) -> None:
+async def test_a_kernel_whose_start_was_given_up_ends(
+    machine: World, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up, boot = threading.Event(), engine.boot
+
+    def boot_late(*arguments: Any) -> Any:
+        assert given_up.wait(60 * PATIENCE)
+        return boot(*arguments)
+
     async with machine.daemon() as cri:
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
         first = await cri.container(pod, image=pb.ImageSpec(image=images.microvm), args=["count=1000000"])
+        monkeypatch.setattr(engine, "boot", boot_late)
         with pytest.raises(AioRpcError, match="DEADLINE_EXCEEDED"):
-            await cri("StartContainer", container_id=first, deadline_s=0.02 / PATIENCE)
-        status = await cri.status(first)
-        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+            await cri("StartContainer", container_id=first, deadline_s=1 / PATIENCE)
+        given_up.set()
+        status = await cri.ended(first)
+        assert (status.exit_code, status.reason) == (128, "StartError")
         second = pb.ContainerMetadata(name="c", attempt=1)
         made = await _started(cri, pod, images.microvm, "count=3", "exit", metadata=second, log_path="1.log")
         assert (await cri.ended(made)).exit_code == 0
