@@ -8,8 +8,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from cri import events
@@ -27,29 +27,21 @@ from cri.pods.recovery import Recovery
 from cri.policy import AT_ITS_END, DETACHED
 from cri.pool.fit import Bounds
 from cri.pool.pool import Pool
-from cri.recorder import POD_STARTS
 from cri.store import history
 from cri.store import pods as store
 from cri.tasks import Tasks
 from cri.vsock import VsockPort
-from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed, WrongState
+from stage1.errors import BadRequest, NoSpace, NotFound, WrongState
 from stage1.pod import states
-from stage1.pod.model import KERNEL_OF_IMAGE, Pod
+from stage1.pod.model import Pod
 
 log = logging.getLogger("clearpod.pod")
 
 Thing = TypeVar("Thing")
-BringUp = Callable[[LivePod], Coroutine[Any, Any, None]]
-"""Makes a pod READY that is nothing yet, or leaves nothing of it."""
-
 
 CONSOLE_LINES = 100
 """Of the console of a pod that is removed."""
 MOST_REMOVED = 64
-
-
-def _ignore(pod: LivePod) -> None:
-    """Do nothing: the callback where none is given."""
 
 
 class PodTable:
@@ -67,7 +59,7 @@ class PodTable:
         warm: Bounds = Bounds(),  # noqa: B008 - a constant
     ) -> None:
         self.loop_budget = tools.loop_budget or LoopBudget()
-        self._tools, self.max_pods = tools._replace(loop_budget=self.loop_budget), max_pods
+        self.tools, self.max_pods = tools._replace(loop_budget=self.loop_budget), max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
@@ -75,12 +67,12 @@ class PodTable:
         """Those that were removed last, so that they can still be explained; this daemon's alone."""
         self.copying: set[tuple[str, str]] = set()
         """Namespace and name of the copies that ForkPod is making."""
-        self._pod_names = Names("sandbox", is_abandoned)
+        self.names = Names("sandbox", is_abandoned)
         self.container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
         self.pool = Pool(warm, self._new_slot)
-        self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
-        self._tools = self._tools._replace(
+        self.recovery = Recovery(self.tools, make=self.new, admit=self._admit, name_of=pod_name)
+        self.tools = self.tools._replace(
             clean_up_later=self.recovery.clean_up_later, container_ended=self._container_ended
         )
         self._endings = Tasks(log, "pod.detached")
@@ -121,7 +113,7 @@ class PodTable:
 
     def named(self, names: pb.PodSandboxMetadata) -> LivePod | None:
         """The pod that was asked for by this name; None also for an empty one."""
-        made = self._pod_names.made((names.namespace, names.name, names.uid, names.attempt))
+        made = self.names.made((names.namespace, names.name, names.uid, names.attempt))
         return self._pods.get(made)
 
     def find_container(self, container_id: str) -> tuple[LivePod, LiveContainer] | None:
@@ -140,39 +132,22 @@ class PodTable:
 
     # -- changing --------------------------------------------------------------------------------------------
 
-    async def run(
-        self,
-        record: store.PodRecord,
-        request: bytes,
-        *,
-        failed: Callable[[LivePod], None] = _ignore,
-        bring_up: BringUp | None = None,
-    ) -> str:
-        """Boot a pod, or `bring_up` one, and list it. `failed` gets one that had begun and was removed again.
+    def new(self, record: store.PodRecord) -> LivePod:
+        """A pod that is nothing yet, and not listed."""
+        return LivePod(record, self.tools, self._port)
 
-        Raises AlreadyExists for a name (see `names`) or a host port that is taken, NoSpace at the limit.
-        """
-        name = _pod_name(record)
-        await self.recovery.freed(name)
-        if made := await self._pod_names.repeated(name, request):
-            return made
-        with self._pod_names.reserved(name, request) as reservation:
-            await self._require_resources(record.pod)
-            with self._place(), self.pool.starting(), self._failure_counted():
-                pod = await self._start(record, failed, bring_up=bring_up)
-            pod.tell(events.CREATED)
-            pod.tell(events.STARTED)
-            reservation.keep(pod.id)
-        return pod.id
+    def _new_slot(self, record: store.PodRecord) -> LivePod:
+        """A pod for the pool: no events are published while it is in its slot."""
+        return LivePod(record, self.tools._replace(events=None), self._port)
 
-    async def _require_resources(self, pod: Pod) -> None:
+    async def require_resources(self, pod: Pod) -> None:
         """Raise AlreadyExists when a host port of the pod is taken, NoSpace when its disk does not fit, WrongState
         while another pod has that. After the last await nothing may be waited for until the pod is booting: it counts
         for others from then on.
         """
-        if self._tools.host.network:
+        if self.tools.host.network:
             ports.require_free(pod, self._publishing())
-        if (storage := self._tools.storage) and storage.is_bound:
+        if (storage := self.tools.storage) and storage.is_bound:
             space = await storage.measure()
             storage.require_space_for(pod, space, others=self.with_disks())
         self._require_disk(pod)
@@ -187,7 +162,7 @@ class PodTable:
                 )
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def place(self) -> Iterator[None]:
         """One of the places that the node has for pods, until the pod is listed."""
         living = self._starting + sum(pod.status.state != states.DEAD for pod in self._pods.values())
         if self.max_pods and living >= self.max_pods:
@@ -201,49 +176,16 @@ class PodTable:
         finally:
             self._starting -= 1
 
-    @contextmanager
-    def _failure_counted(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._tools.recorder.count(POD_STARTS, "failed")
-            raise
-
-    async def _start(
-        self, record: store.PodRecord, failed: Callable[[LivePod], None], *, bring_up: BringUp | None
-    ) -> LivePod:
-        """Claim a VM of the pool, or another if that one turns out to be dead; else boot one, or none for a pod whose
-        kernel is in an image.
+    @asynccontextmanager
+    async def listed(self, pod: LivePod, *, failed: Callable[[LivePod], None]) -> AsyncIterator[None]:
+        """Count the pod as one that is booting while the block brings it up, and list it then. `failed` gets it where
+        that fails, unless it is to be tried again (CopyFailed).
         """
-        if bring_up:
-            copy = self._new(record)
-            return await self._listed(copy, bring_up(copy), failed=failed)
-        if record.pod.kernel == KERNEL_OF_IMAGE and not record.pod.host:
-            plain = self._new(record)
-            return await self._listed(plain, boot.without_guest(plain), failed=failed)
-        while pod := self.pool.claim(record.pod):
-            mine = record._replace(pod=record.pod._replace(id=pod.id))
-            try:
-                return await self._listed(pod, boot.claim(pod, mine, tools=self._tools), failed=failed)
-            except Unsupported as error:
-                await self.pool.disable(error)
-            except (VmFailed, TimedOut) as error:
-                self.pool.report_dead(error)
-        try:
-            pod = self._new(record)
-            return await self._listed(pod, boot.boot(pod), failed=failed)
-        except boot.CopyFailed:
-            pod = self._new(record)
-            return await self._listed(pod, boot.boot(pod, as_copy=False), failed=failed)
-
-    async def _listed(
-        self, pod: LivePod, start: Coroutine[Any, Any, None], *, failed: Callable[[LivePod], None]
-    ) -> LivePod:
         self._booting[pod.id] = pod
         try:
-            await start
+            yield
             try:
-                async with self._tools.hooks.running(pod):
+                async with self.tools.hooks.running(pod):
                     self._pods[pod.id] = pod
             except BaseException:
                 await boot.discard(pod)
@@ -255,14 +197,6 @@ class PodTable:
             raise
         finally:
             del self._booting[pod.id]
-        return pod
-
-    def _new(self, record: store.PodRecord) -> LivePod:
-        return LivePod(record, self._tools, self._port)
-
-    def _new_slot(self, record: store.PodRecord) -> LivePod:
-        """A pod for the pool: no events are published while it is in its slot."""
-        return LivePod(record, self._tools._replace(events=None), self._port)
 
     def with_disks(self) -> list[Pod]:
         """All that have a disk or are about to: dead ones too, until they are removed, and those that wait."""
@@ -286,7 +220,7 @@ class PodTable:
             self.container_names.release(container_name(pod, container.record))
             pod.tell(events.DELETED, container.id)
         pod.containers.clear()
-        self._pod_names.release(_pod_name(pod.record))
+        self.names.release(pod_name(pod.record))
         pod.tell(events.DELETED)
 
     def _note_removed(self, pod: LivePod, console: str) -> None:
@@ -318,7 +252,7 @@ class PodTable:
         if pod.config.labels[DETACHED] == AT_ITS_END:
             await self.remove(pod)
             await asyncio.to_thread(
-                place.remove_orphans, self._tools.host.state_dir, {one.record.pod.uid for one in self.pods()}
+                place.remove_orphans, self.tools.host.state_dir, {one.record.pod.uid for one in self.pods()}
             )
         else:
             await shutdown.stop(pod)
@@ -328,7 +262,7 @@ class PodTable:
     def _admit(self, pod: LivePod) -> None:
         """List a pod of the previous daemon; from now on its names are taken."""
         self._pods[pod.id] = pod
-        self._pod_names.take(_pod_name(pod.record), pod.id)
+        self.names.take(pod_name(pod.record), pod.id)
         for container in pod.containers.values():
             self.container_names.take(container_name(pod, container.record), container.id)
         if pod.containers:
@@ -363,7 +297,8 @@ def _is_kubelets(pod: LivePod) -> bool:
     return "io.kubernetes.pod.uid" in pod.config.labels
 
 
-def _pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:
+def pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:
+    """The key of a pod's name, which is unique."""
     pod = record.pod
     return pod.namespace, pod.name, pod.uid, pod.attempt
 

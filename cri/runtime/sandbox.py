@@ -13,9 +13,7 @@ from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import resize
-from cri.pods.table import BringUp
-from cri.policy import FORK_OF
-from cri.snapshots import copies
+from cri.runtime import pod_start
 from cri.store.failures import Failure
 from cri.store.pods import PodRecord
 from cri.translate import guest_volumes, replies, resources, sandbox, sizes
@@ -49,29 +47,12 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
 async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable[[LivePod], None]) -> str:
     record = await pod_record(node, request)
     asked = request.SerializeToString(deterministic=True)
-    bring_up = node.snapshots.of_request(record) or _fork_of_request(node, record)
     try:
-        return await node.pods.run(record, asked, failed=failed, bring_up=bring_up)
+        return await pod_start.run(node, record, request=asked, failed=failed)
     except NetworkFailed:
         node.network.failed()
         node.pods.pool.network_failed()
         raise
-
-
-def _fork_of_request(node: Node, record: PodRecord) -> BringUp | None:
-    """The function that brings the requested pod up, if it is to be a copy: its VM starts while the original is saved.
-    It raises what `copies.original`, `require_forkable`, `fork` and `bring_up` raise.
-    """
-    word = pb.PodSandboxConfig.FromString(record.config).annotations.get(FORK_OF, "")
-
-    async def bring_up(copy: LivePod) -> None:
-        former = copies.original(node.pods.pods(), word, namespace=record.pod.namespace)
-        await node.pods.adopted(former.id, "")  # a daemon that has just begun does not know its guest yet
-        await copies.require_forkable(former)
-        async with copies.being_forked(former, node.images, name=copy.id) as (path, saving):
-            await copies.bring_up(copy, path, saving=saving)
-
-    return bring_up if word else None
 
 
 async def pod_record(node: Node, request: pb.RunPodSandboxRequest) -> PodRecord:

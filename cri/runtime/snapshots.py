@@ -11,16 +11,17 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.policy import FORK_OF, FORKABLE, SNAPSHOT
+from cri.runtime import pod_start
 from cri.runtime.container import create_container, start_container
 from cri.runtime.sandbox import pod_record
 from cri.snapshots import checkpoint, copies, manifest, suspension
+from cri.snapshots.copies import Origin
 from cri.snapshots.named import as_json
 from cri.translate.bounds import short
 from stage1.errors import AlreadyExists, BadRequest, PodError, WrongState
@@ -28,7 +29,6 @@ from stage1.machine import SUSPEND
 from stage1.rootfs.checkpoint import spelled
 
 if TYPE_CHECKING:
-    from cri.pods.table import BringUp
     from cri.store.pods import PodRecord
 
 MOST_COPIES, AT_ONCE = 64, 4
@@ -97,8 +97,8 @@ async def restore_pod(node: Node, request: pb.RestorePodRequest) -> pb.RestorePo
             f"the pod lacks the annotation {SUSPEND} of the checkpoint's pod, so its machine would differ; restore "
             "it with the same annotations"
         )
-    bring_up = partial(copies.bring_up, path=path, given=given)
-    pod_id = await node.pods.run(record, request.SerializeToString(deterministic=True), bring_up=bring_up)
+    text = request.SerializeToString(deterministic=True)
+    pod_id = await pod_start.run(node, record, request=text, origin=Origin(path, given=given))
     try:
         containers = await _created(node, pod_id, configs=request.container_configs)
     except BaseException:
@@ -188,9 +188,9 @@ async def _fork(node: Node, pod: LivePod, *, names: list[str]) -> pb.ListPodSand
     requests = [(await pod_record(node, one), one.SerializeToString(deterministic=True)) for one in asked]
     running = [one.config for one in pod.containers.values() if one.is_running]
     made: list[str] = []
-    async with copies.being_forked(pod, node.images, name=secrets.token_hex(8)) as (path, saving):
+    async with copies.being_forked(pod, node.images, name=secrets.token_hex(8)) as origin:
         try:
-            await _run(node, requests, bring_up=partial(copies.bring_up, path=path, saving=saving), made=made)
+            await _run(node, requests, origin=origin, made=made)
             await asyncio.gather(*(_start(node, pod_id, containers=running) for pod_id in made))
         except BaseException:
             await _remove(node, made)
@@ -203,13 +203,13 @@ async def _fork(node: Node, pod: LivePod, *, names: list[str]) -> pb.ListPodSand
     return pb.ListPodSandboxResponse(items=items)
 
 
-async def _run(node: Node, requests: "list[tuple[PodRecord, bytes]]", *, bring_up: "BringUp", made: list[str]) -> None:
+async def _run(node: Node, requests: "list[tuple[PodRecord, bytes]]", *, origin: Origin, made: list[str]) -> None:
     """All of them, some at once, also into `made` when they are there. One that fails ends the others; raises that."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def run(record: "PodRecord", text: bytes) -> None:
         async with turns:
-            made.append(await node.pods.run(record, text, bring_up=bring_up))
+            made.append(await pod_start.run(node, record, request=text, origin=origin))
 
     try:
         async with asyncio.TaskGroup() as group:

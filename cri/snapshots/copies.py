@@ -176,7 +176,7 @@ async def fork(pod: "LivePod", images: "ImageStore", *, path: str, written: asyn
 
 
 @asynccontextmanager
-async def being_forked(pod: "LivePod", images: "ImageStore", *, name: str) -> "AsyncIterator[tuple[str, Saving]]":
+async def being_forked(pod: "LivePod", images: "ImageStore", *, name: str) -> "AsyncIterator[Origin]":
     """The pod is saved, from now on, in a directory of that `name`, which is there as long as the block runs; the task
     that does it, which is over then, raises as `fork`.
     """
@@ -184,7 +184,7 @@ async def being_forked(pod: "LivePod", images: "ImageStore", *, name: str) -> "A
     work = fork(pod, images, path=path, written=written)
     task = asyncio.get_running_loop().create_task(work, name=f"copy of {pod.title}")
     try:
-        yield path, Saving(pod.network.interfaces if pod.network else (), task, written)
+        yield Origin(path, saving=Saving(pod.network.interfaces if pod.network else (), task, written))
     finally:
         await await_end(task)  # whoever failed before it did not ask for its result
         await run_uncancellable(_remove, path)
@@ -256,13 +256,24 @@ def _require_same(pod: "LivePod", given: Given) -> None:
         raise WrongState(f"{given.title} has {name} {was}, and {now} is asked for; a copy keeps its original's")
 
 
-async def bring_up(pod: "LivePod", path: str, *, given: Given | None = None, saving: "Saving | None" = None) -> None:
-    """Bring the pod from nothing to READY, as a copy of what is saved in `path`, by what is written there or `given`;
-    its containers wait in `status.waiting`. It may still be being saved (`saving`): the VM waits for it then.
+class Origin(NamedTuple):
+    """What a pod begins with as a copy: the directory of the snapshot, with what was read of it and checked (`given`),
+    or which is still being written by `saving`.
+    """
 
-    Raises what `saving` does, WrongState when it can't be a copy, and as `engine.prepare`, `boot.boot` and
+    path: str
+    given: Given | None = None
+    saving: Saving | None = None
+
+
+async def bring_up(pod: "LivePod", origin: Origin) -> None:
+    """Bring the pod from nothing to READY, as a copy; its containers wait in `status.waiting`. Its VM begins while the
+    original is still being saved.
+
+    Raises what `origin.saving` does, WrongState when it can't be a copy, and as `engine.prepare`, `boot.boot` and
     `loads.load`; rolled back then.
     """
+    path, given, saving = origin
     async with boot.until_ready(pod) as start:
         start.how = "copied"
         phases = Phases(pod)

@@ -8,7 +8,7 @@ it can't be made again without its pod.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from cri.pb.runtime_pb2 import PodSandboxConfig
-from cri.policy import FORKABLE, SNAPSHOT
+from cri.policy import FORKABLE
 from cri.snapshots import checkpoint, copies, manifest
-from cri.snapshots.copies import Given
+from cri.snapshots.copies import Given, Origin
 from cri.snapshots.manifest import Saved, SavedPod
 from cri.threads import run_uncancellable
 from stage1.errors import AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState
@@ -28,7 +28,6 @@ from stage1.snapshot import load, machine, store
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
     from cri.store.images import ImageStore
-    from cri.store.pods import PodRecord
 
 log = logging.getLogger("clearpod.snapshots")
 
@@ -165,19 +164,16 @@ class NamedSnapshots:
             await self._renew_image_ids()
         log.info("snapshot.removed", extra={"snapshot": key})
 
-    def of_request(self, record: "PodRecord") -> "Callable[[LivePod], Coroutine[Any, Any, None]] | None":
-        """The function that brings the requested pod up, if it is to begin with a snapshot."""
-        name = PodSandboxConfig.FromString(record.config).annotations.get(SNAPSHOT, "")
-
-        async def bring_up(pod: "LivePod") -> None:
-            try:
-                await self._begin(pod, f"{pod.record.pod.namespace}/{name}")
-            except BaseException:
-                self._counts["failed"] += 1
-                raise
-            self._counts["used"] += 1
-
-        return bring_up if name else None
+    async def bring_up(self, pod: "LivePod", name: str) -> None:
+        """Bring the pod from nothing to READY, as a copy of the snapshot of that name in its namespace. Raises as
+        `_begin`.
+        """
+        try:
+            await self._begin(pod, f"{pod.record.pod.namespace}/{name}")
+        except BaseException:
+            self._counts["failed"] += 1
+            raise
+        self._counts["used"] += 1
 
     async def _begin(self, pod: "LivePod", key: str) -> None:
         """Raises NotFound for one that is not there, WrongState when the pod can't be a copy of it, and as
@@ -187,7 +183,7 @@ class NamedSnapshots:
         try:
             lent = await run_uncancellable(self._store.lend, key, borrower=pod.id)
             given = await pod.tools.run_in_bulk(self._given, key, path=lent)
-            await copies.bring_up(pod, lent, given=given)
+            await copies.bring_up(pod, Origin(lent, given=given))
         except (BadRequest, NotFound, WrongState, NotPlain) as error:
             why = str(error).replace(self._store.lent(pod.id), f"{self._store.top}/{key}")
             raise WrongState(f"the snapshot {key} can't be used: {why}") from None

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from cri.runtime import pod_start
 from cri.runtime.sandbox import pod_record
 from cri.store.pods import PodRecord
 from stage1.errors import PodError
@@ -127,7 +128,7 @@ async def test_a_guest_gets_its_pods_limit_while_the_plugins_make_its_network(wo
     async with world.daemon() as cri:
         await cri.warmed(1)
         (waiting,) = (pod.id for pod in cri.node.pods.pool.pods())
-        assert await cri.node.pods.run(await bounded_pod(cri), b"web") == waiting
+        assert await pod_start.run(cri.node, await bounded_pod(cri), request=b"web") == waiting
         asked = world.vmm.guests[f"clearpod-{waiting[:13]}"].asked
         (tune,) = (number for number, op in enumerate(asked) if op == Tune("memory.max", str(LIMIT_BYTES)))
         last = max(number for number, op in enumerate(asked) if isinstance(op, Configure))
@@ -143,6 +144,6 @@ async def test_a_claim_whose_guest_does_not_take_the_limit_is_rolled_back(world:
         await cri.warmed(1)
         bounded = await bounded_pod(cri)
         with pytest.raises(PodError, match="no such file"):
-            await cri.node.pods.run(bounded, b"web")
+            await pod_start.run(cri.node, bounded, request=b"web")
         assert cri.node.pods.pods() == []
     assert world.left_over() == []

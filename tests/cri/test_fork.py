@@ -5,7 +5,6 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import COPY_SIGNAL, FORK_OF, FORKABLE, Policy
+from cri.runtime import pod_start
 from cri.runtime.sandbox import pod_record
 from cri.snapshots import copies
 from cri.store import history
@@ -123,8 +123,8 @@ async def beginning(cri: Client, *interfaces: str) -> Asked:
     request = pb.RunPodSandboxRequest(config=cri.sandbox("copy", annotations={FORKABLE: "true"}))
     record = await pod_record(cri.node, request)
     now = copies.Saving(devices, task, asyncio.Event())
-    bring_up = partial(copies.bring_up, path="/nowhere", saving=now)
-    return asyncio.get_running_loop().create_task(cri.node.pods.run(record, b"", bring_up=bring_up)), saving
+    making = pod_start.run(cri.node, record, request=b"", origin=copies.Origin("/nowhere", saving=now))
+    return asyncio.get_running_loop().create_task(making), saving
 
 
 async def until(is_so: Callable[[], object]) -> None:
