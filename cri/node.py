@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cri import __version__
 from cri.config import Config
 from cri.events import Bus
-from cri.live.accounts import KeptAccounts
 from cri.live.consoles import Consoles
-from cri.live.hooks import Hooks
-from cri.live.tools import CALL_S, REACT_S, Tools, slowness
+from cri.live.images import KeptAccounts
+from cri.live.tools import CALL_S, REACT_S, Hooks, Tools, slowness
 from cri.memory.merger import Merger
 from cri.monitors.disk_guard import Guard
 from cri.monitors.files import Refresher

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from cri.containers import order
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer
+from cri.live.guest import online
 from cri.live.pod import LivePod
-from cri.live.tuning import online
 from cri.store.pods import ContainerRecord
 from cri.threads import run_uncancellable, unless_set
 from stage1 import engine

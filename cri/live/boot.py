@@ -9,13 +9,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cri.live import own_kernel, tuning
-from cri.live.phases import Phases
+from cri.live import guest, own_kernel
 from cri.live.pod import LivePod
 from cri.live.tools import Tools, log_deferred_del
-from cri.live.wakeup import wakeup_of
 from cri.recorder import PHASE_SECONDS, POD_START_SECONDS, POD_STARTS
 from cri.store import history
 from cri.store.history import Fact
@@ -25,6 +23,9 @@ from stage1 import engine, placement, prewarmed
 from stage1.errors import AgentFailed, KernelError, PodError, TimedOut, VmFailed
 from stage1.guest.settings import configure, warm_ups
 from stage1.vm.spec import VmSpec
+
+if TYPE_CHECKING:
+    from stage1.guest.messages import Hello
 
 log = logging.getLogger("clearpod.pod")
 
@@ -126,7 +127,7 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
         start.is_bounded = True
         phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "network"):
-            pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
+            pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=guest.wakeup_of(pod.call))
         phases.end(history.NETWORK)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
             await pod.loopback.open(record.pod, pod.ips)
@@ -146,7 +147,7 @@ async def _in_its_cgroups(pod: LivePod) -> AsyncIterator[None]:
     if placement.has_other_cgroups(about, host):
         work.append(run_uncancellable_in(pod.tools.pool_of(about), prewarmed.enter_cgroups, about, host))
     if about.is_bounded:
-        work.append(tuning.begin(pod.call, about))
+        work.append(guest.tell_limit(pod.call, about))
     begun = [asyncio.ensure_future(one) for one in work]
     try:
         yield
@@ -193,7 +194,7 @@ async def until_ready(pod: LivePod) -> AsyncIterator[_Start]:
     async with _rolled_back(pod):
         yield start
         if not start.is_bounded:
-            await tuning.begin(pod.call, pod.record.pod)
+            await guest.tell_limit(pod.call, pod.record.pod)
         pod.note(Fact(history.READY, took_ns=time.time_ns() - pod.record.created_ns))
         pod.move("agent_up")
     took_s = time.monotonic() - begun
@@ -223,3 +224,46 @@ def note_cgroup(pod: LivePod, note: str) -> None:
         log.warning("pod.cgroup", extra={"pod": pod.id, "title": pod.title, "warning": note})
         pod.note(Fact(history.CGROUP, text=note))
     pod.status = pod.status._replace(cgroup_note=note)
+
+
+# -- Its phases, measured for the pod's history ------------------------------------------------------------------------
+# The guest reports by its own clock when its kernel and its agent were ready. These times are clamped between two
+# moments of the host, since a guest may report anything.
+
+
+class Phases:
+    """One start; each phase begins where the one before ended."""
+
+    def __init__(self, pod: LivePod) -> None:
+        self._pod, self._begun_ns = pod, time.time_ns()
+
+    def end(self, what: str) -> None:
+        """The phase `what` is over now."""
+        self._end(what, time.time_ns())
+
+    def prepared(self, network_ns: int) -> None:
+        """Files, and at the end the network, which took so long."""
+        now = time.time_ns()
+        self._end(history.FILES, max(now - network_ns, self._begun_ns))
+        self._end(history.NETWORK, now)
+
+    def booted(self, hello: "Hello", *, is_copy: bool = False) -> None:
+        """Record that the agent has sent its hello. The time that kernel and agent did not take was the hypervisor's,
+        or all of it, if the guest is a copy of one that has booted.
+        """
+        if is_copy:
+            self.end(history.VMM)
+            return
+        if self._pod.record.pod.host:
+            self.end(history.AGENT)
+            return
+        now = time.time_ns()
+        ready_ns = min(max(hello.ready_ns, 0), now - self._begun_ns)
+        init_ns = min(max(hello.init_ns, 0), ready_ns)
+        self._end(history.VMM, now - ready_ns)
+        self._end(history.KERNEL, now - ready_ns + init_ns)
+        self._end(history.AGENT, now)
+
+    def _end(self, what: str, at_ns: int) -> None:
+        self._pod.note(Fact(what, at_ns, at_ns - self._begun_ns))
+        self._begun_ns = at_ns

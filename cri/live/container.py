@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable
 
 from cri import events
-from cri.live.parsed import Parsed
 from cri.logs.feed import Consumed, LogFeed, LogStream
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
 from cri.logs.writer import LogWriter
 from cri.pb import runtime_pb2 as pb
-from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
+from cri.store.pods import ContainerRecord, ContainerState, Parsed, StoredContainer
 from stage1.guest import messages
 from stage1.guest.messages import Exited
 from stage1.pod import states

@@ -7,7 +7,9 @@ docs/design/own-kernels.md has the reasons.
 """
 
 import asyncio
+import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -15,19 +17,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cri.live import vm_end
-from cri.live.monitor import Monitor
-from cri.live.serial import Follower
 from cri.loop_budget import LoopBudget
-from cri.threads import run_uncancellable, run_uncancellable_in
+from cri.threads import is_set_within, obtained, run_uncancellable, run_uncancellable_in
 from stage1 import engine, own
 from stage1.errors import KernelError, NotFound, PodError, Unsupported, WrongState
 from stage1.guest import messages
-from stage1.linux import process
+from stage1.linux import beneath, files, process
+from stage1.linux.inotify import Watch
 from stage1.linux.process import PidHandle
+from stage1.own import GUEST_PANIC, REASONS
 from stage1.pod import own_command_line, own_kernel
 from stage1.pod.own_values import Asked
 from stage1.rootfs import export
-from stage1.vm.own_machine import TRACE
+from stage1.vm.own_machine import BEGIN, TRACE
 
 if TYPE_CHECKING:
     from cri.consumers import Consumer
@@ -346,3 +348,224 @@ async def take_over(pod: "LivePod") -> None:
     await pod.part_from_guest(OwnKernel(pod))
     await run_uncancellable(own.end_guest, pod.directory)
     log.info("pod.own_kernel", extra=pod.log_fields())
+
+
+# -- The serial port ---------------------------------------------------------------------------------------------------
+# A file that the VMM appends to; it is copied into the container's log. The offset behind the copied part is the
+# sequence number of the log's commit record, so the next daemon continues there. The copied part is freed (a hole);
+# output that arrives faster than the log takes it is kept up to the limit in `live.consoles`.
+
+
+CHUNK_BYTES = 65536
+UNTAKEN_BYTES = 1 << 18
+"""Of what was fed and the log, or who is attached, has not taken."""
+GATHER_S = 0.01
+"""A serial port is written a byte at a time: so long several make one chunk."""
+POLL_S = 0.2
+"""The poll interval if the host has no inotify watches left."""
+REST_S = 5.0
+"""How long the end of a kernel waits for a log that does not accept its last output."""
+
+
+class Follower:
+    """Follows the file `name` in the pod's `directory` from `offset` on, until `finish` or `close`."""
+
+    def __init__(self, directory: str, name: str, *, offset: int, consumer: "Consumer", budget: "LoopBudget") -> None:
+        self._directory, self._name, self._offset = directory, name, offset
+        self._consumer, self._budget = consumer, budget
+        self._untaken = 0
+        self._taken, self._written, self._is_over = asyncio.Event(), asyncio.Event(), False
+        self._fd = -1
+        self._watch: Watch | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Open the file, and follow it in a task. Raises FileNotFoundError, KernelError."""
+        self._fd = await obtained(self._open, os.close)
+        with suppress(PodError):
+            self._watch = await obtained(lambda: Watch(self._fd), Watch.close)
+        if self._watch is not None:
+            asyncio.get_running_loop().add_reader(self._watch.fileno(), self._notice, self._watch)
+        self._task = asyncio.get_running_loop().create_task(self._follow(), name=f"serial port of {self._directory}")
+
+    def _open(self) -> int:
+        with beneath.Root(self._directory) as own:
+            return own.open(self._name, os.O_RDWR)
+
+    def _notice(self, watch: Watch) -> None:
+        watch.clear()
+        self._written.set()
+
+    def consumed(self, count: int) -> None:
+        """Note that this many bytes were processed."""
+        self._untaken -= count
+        self._taken.set()
+
+    async def finish(self) -> None:
+        """The writer has ended: read the rest, and close the log. Never raises."""
+        self._is_over = True
+        self._written.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=REST_S)
+        await self.close()
+        self._consumer.feed(b"", seq=self._offset + 1, end=True)
+        self._consumer.commit()
+
+    async def close(self) -> None:
+        """End; what was not fed is for the next daemon. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _follow(self) -> None:
+        while True:
+            self._written.clear()
+            is_last = self._is_over
+            has_more = await self._feed_some()
+            if is_last and not has_more:
+                return
+            if not has_more:
+                await is_set_within(None if self._watch else POLL_S, self._written)
+            await asyncio.sleep(0 if self._is_over else GATHER_S)
+
+    async def _feed_some(self) -> bool:
+        """One chunk; false when there is none."""
+        while self._untaken >= UNTAKEN_BYTES:
+            self._taken.clear()
+            await self._taken.wait()
+        await self._budget.begin()
+        begun_s = asyncio.get_running_loop().time()
+        try:
+            data = self._read()
+            if data:
+                self._offset += len(data)
+                self._untaken += len(data)
+                self._untaken -= self._consumer.feed(data, seq=self._offset, end=False)
+                self._consumer.commit()
+                if self._offset // CHUNK_BYTES != (self._offset - len(data)) // CHUNK_BYTES:
+                    files.forget_before(self._fd, self._offset)
+        finally:
+            self._budget.spend(asyncio.get_running_loop().time() - begun_s)
+        return bool(data)
+
+    def _read(self) -> bytes:
+        """The next bytes; those that were truncated meanwhile are skipped."""
+        try:
+            self._offset = max(self._offset, os.lseek(self._fd, self._offset, os.SEEK_DATA))
+        except OSError:  # ENXIO: nothing is there yet
+            return b""
+        return os.pread(self._fd, CHUNK_BYTES, self._offset)
+
+
+# -- QEMU's own socket -------------------------------------------------------------------------------------------------
+# By QMP the daemon presses the guest's power button, and reads why the guest ended. QEMU may be under the control of
+# its guest, and even an intact QEMU can be made to send some events endlessly, such as for a removed processor: lines
+# are limited, unknown events are ignored, and a monitor that sends too much is disconnected.
+
+
+LINE_BYTES = 65536
+CONNECT_S = 10.0
+BURST_BYTES, BYTES_PER_S = 65536, 1024
+"""How many bytes of events are accepted, and in what time: an event has some 150 bytes, and most guests cause a few
+in their life.
+"""
+
+
+class Monitor:
+    """One connection, made by `open`. `reason` is why the VM ended, one of `own.REASONS`, once the guest has ended it;
+    `is_cut` when it has sent too much, and the guest's power button can't be pressed any more.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self.reason, self.is_cut = path, "", False
+        self._event_bytes, self._counted_s = 0.0, 0.0
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> bool:
+        """Connect, best-effort, and start the VM if it waits; return whether that succeeded. Without a connection there
+        are no commands, and only exit codes tell how the VM ended.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                with await obtained(beneath.Socket, beneath.Socket.close, self._path) as address:
+                    reader, self._writer = await asyncio.open_unix_connection(address, limit=LINE_BYTES)
+        except (OSError, PodError, TimeoutError) as error:
+            log.warning("pod.monitor", extra={"socket": self._path, "error": str(error)})
+            return False
+        for command in BEGIN:
+            self._send(command)
+        self._task = asyncio.get_running_loop().create_task(self._listen(reader), name=f"monitor {self._path}")
+        return True
+
+    def power_down(self) -> None:
+        """Press the power button; what the guest does then is its own choice."""
+        self._send("system_powerdown")
+
+    async def ended(self, limit_s: float) -> None:
+        """Read QEMU's events until it closes the connection, at most so long."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=limit_s)
+
+    async def close(self) -> None:
+        """Hang up. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _send(self, command: str) -> None:
+        if self._writer is not None:
+            self._writer.write(json.dumps({"execute": command}).encode() + b"\n")
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError):
+            while line := await self._line(reader):
+                self._take(line)
+                if self._is_over(len(line)):
+                    self._cut()
+                    return
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.readline()
+        except ValueError:  # it is beyond the limit
+            self._cut()
+            return b""
+
+    def _is_over(self, event_bytes: int) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        forgiven = (now_s - self._counted_s) * BYTES_PER_S
+        self._event_bytes = max(self._event_bytes - forgiven, 0) + event_bytes
+        self._counted_s = now_s
+        return self._event_bytes > BURST_BYTES
+
+    def _cut(self) -> None:
+        """QEMU keeps nothing for a client that is gone; for a slow one it would, without end."""
+        log.warning("pod.monitor", extra={"socket": self._path, "error": "it was disconnected, since it sent too much"})
+        self.is_cut = True
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(message, dict):
+            return
+        if message.get("event") == "GUEST_PANICKED":  # which may reset as well
+            self.reason = GUEST_PANIC
+        elif message.get("event") == "SHUTDOWN" and isinstance(data := message.get("data"), dict):
+            reason = data.get("reason")
+            self.reason = self.reason or (reason if reason in REASONS else "")

@@ -15,19 +15,16 @@ from typing import TypeVar
 from cri import events
 from cri.agent import Agent, Identity
 from cri.consumers import Discarded
-from cri.live import pod_disk, state_log, vm_end
+from cri.live import changes, vm_end
 from cri.live.activation import Activation
+from cri.live.changes import StateSaver
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
-from cri.live.first_hello import first_hello
 from cri.live.gate import Gate
-from cri.live.guest_names import GuestNames
+from cri.live.guest import GuestNames, first_hello
 from cri.live.images import PodImages
-from cri.live.leaving import Leaving
 from cri.live.loopback import LoopbackPorts
 from cri.live.own_kernel import OwnKernel
-from cri.live.parsed import Parsed
-from cri.live.saving import StateSaver
 from cri.live.tools import Tools
 from cri.pb import runtime_pb2 as pb
 from cri.pending import Pending
@@ -35,6 +32,7 @@ from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
 from cri.statistics.meter import Meter
 from cri.store import history
 from cri.store import pods as store
+from cri.store.pods import Parsed
 from cri.threads import retry_while_exhausted, run_uncancellable_in
 from cri.vsock import VsockPort
 from stage1 import engine
@@ -48,12 +46,24 @@ from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
 
+
 Result = TypeVar("Result")
 
 IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
 DRAIN_S = 1.0
 """How long data that a VMM had sent before its end is processed."""
+
+
+class Leaving:
+    """Containers that a client has removed and whose remains are still in the guest and on the host, by id. `due` is
+    set while somebody waits for the end of `tasks`, which clear them away (`cri.containers.leaving`).
+    """
+
+    def __init__(self) -> None:
+        self.containers: dict[str, LiveContainer] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.due = asyncio.Event()
 
 
 class LivePod:
@@ -202,7 +212,7 @@ class LivePod:
         if container := self.containers.get(subject):
             self._take_state(container, kind)
             fields, is_ending = self.log_fields(container), self.status.state == states.STOPPING
-            state_log.write(container, kind, fields=fields, is_ending=is_ending)
+            changes.log_change(container, kind, fields=fields, is_ending=is_ending)
         elif subject and kind == events.DELETED:
             log.info("container.removed", extra={**self.log_fields(), "container": subject})
         if self.tools.events is not None:
@@ -210,7 +220,7 @@ class LivePod:
         self.tools.hooks.notify(kind, self, subject=subject or self.id)
 
     def _take_state(self, container: LiveContainer, kind: int) -> None:
-        if fact := state_log.fact(container, kind):
+        if fact := changes.container_fact(container, kind):
             self.note(fact)
         if kind == events.STARTED:
             self.meter.begin()
@@ -221,7 +231,7 @@ class LivePod:
                 self.meter.current()  # its disk may be full, which is noted
 
     def _note_disk(self, numbers: messages.PodStats) -> None:
-        if new := pod_disk.change(self.status.history, numbers):
+        if new := changes.disk_fact(self.status.history, numbers):
             self.note(new)
             self.save_soon()
             level = logging.WARNING if new.what == history.FULL else logging.INFO

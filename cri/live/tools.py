@@ -2,9 +2,10 @@
 """The pod's dependencies as one value, so that tests can pass fakes."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
-from cri.live.hooks import Hooks
 from cri.recorder import Recorder
 from cri.threads import run_uncancellable
 
@@ -14,17 +15,60 @@ if TYPE_CHECKING:
 
     from cri.events import Bus
     from cri.live.consoles import Consoles
+    from cri.live.container import LiveContainer
     from cri.live.pod import LivePod
     from cri.loop_budget import LoopBudget
+    from cri.pb import runtime_pb2 as pb
     from cri.snapshots.templates import Templates
     from cri.storage.disk import Storage
+    from cri.store.pods import ContainerRecord
     from cri.threads import Bulk
     from stage1.engine import Host
     from stage1.pod.model import Pod
     from stage1.vm.vmm import Vmm
 
-
 log = logging.getLogger("clearpod.network")
+
+# -- Hooks -------------------------------------------------------------------------------------------------------------
+# In the life of pods and their containers. A hook that raises makes the operation fail, which its caller rolls back.
+
+
+class Hooks:
+    """Hooks without effect; each method is one."""
+
+    @asynccontextmanager
+    async def running(self, pod: "LivePod") -> AsyncIterator[None]:
+        """Runs around the moment at which a booted pod is listed."""
+        yield
+
+    async def stopped(self, pod: "LivePod") -> None:
+        """The pod's containers have ended; its network has not been released. Never raises."""
+
+    def creating(self, pod: "LivePod", record: "ContainerRecord") -> "AbstractAsyncContextManager[ContainerRecord]":
+        """Runs around the creation of a container; yields the record with the adjustments."""
+        return nullcontext(record)
+
+    async def starting(self, pod: "LivePod", container: "LiveContainer") -> None:
+        """Runs before the container's process is started."""
+
+    async def updating(
+        self, pod: "LivePod", container: "LiveContainer", *, given: "pb.LinuxContainerResources"
+    ) -> "pb.LinuxContainerResources":
+        """Runs before new limits are applied; returns the limits to apply."""
+        return given
+
+    def updated(self, pod: "LivePod", container: "LiveContainer") -> None:
+        """Called after new limits were applied."""
+
+    async def updating_pod(self, pod: "LivePod", request: "pb.UpdatePodSandboxResourcesRequest") -> None:
+        """Like `updating`, for the whole pod."""
+
+    def updated_pod(self, pod: "LivePod") -> None:
+        """The pod's limits have been applied."""
+
+    def notify(self, kind: int, pod: "LivePod", *, subject: str) -> None:
+        """An event of the kind `kind` (`cri.events`) of the pod or of its container `subject`. Never raises."""
+
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import Any
 from cri import events
 from cri.config_tables import Nri
 from cri.live.container import LiveContainer
-from cri.live.hooks import Hooks
 from cri.live.pod import LivePod
+from cri.live.tools import Hooks
 from cri.nri import adjust, amounts, shown, synchronize
 from cri.nri.amounts import Claims
 from cri.nri.listener import PluginListener

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 
 from cri.live.deadlines import answer
+from cri.live.guest import tunes
 from cri.live.pod import LivePod
-from cri.live.tuning import tunes
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
 from stage1 import engine

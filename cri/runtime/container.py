@@ -10,8 +10,7 @@ from functools import partial
 from typing import NoReturn
 
 from cri.containers import create, limits, order, start, stop
-from cri.live.accounts import Accounts
-from cri.live.images import RootRequest
+from cri.live.images import Accounts, RootRequest
 from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

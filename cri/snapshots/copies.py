@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cri.live import boot
-from cri.live.phases import Phases
+from cri.live.boot import Phases
 from cri.policy import FORKABLE
 from cri.snapshots import decided, manifest, suspension
 from cri.snapshots.manifest import Saved, SavedPod

@@ -9,8 +9,8 @@ container runs the agent knows.
 
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cri.store import codec
 from cri.store.history import Fact
@@ -222,3 +222,20 @@ def _read(directory: str, name: str) -> dict[str, Any]:
     if not isinstance(envelope, dict):
         raise ValueError("it is not a JSON object")
     return envelope
+
+
+Config = TypeVar("Config")
+
+
+class Parsed(Generic[Config]):
+    """The last bytes that `parse` was given, and what it made of them."""
+
+    def __init__(self, parse: Callable[[bytes], Config]) -> None:
+        self._parse = parse
+        self._last: tuple[bytes, Config] | None = None
+
+    def get(self, data: bytes) -> Config:
+        """The parsed `data`; the same object for the same bytes object, so it must not be changed."""
+        if self._last is None or self._last[0] is not data:
+            self._last = data, self._parse(data)
+        return self._last[1]

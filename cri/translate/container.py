@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cri.live.accounts import Accounts
+from cri.live.images import Accounts
 from cri.pb import runtime_pb2 as pb
 from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord

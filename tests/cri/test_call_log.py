@@ -14,7 +14,7 @@ import pytest
 from cri import notify
 from cri.call_log import LEVELS
 from cri.cli.serve import JournalFormat, JsonFormat, TextFormat
-from cri.live import state_log
+from cri.live import changes
 from cri.node import Node
 from stage1.errors import DiskFailed, PodError, VmFailed
 
@@ -152,7 +152,7 @@ async def test_a_repeated_failure_is_logged_once(world: World, caplog: pytest.Lo
 
 def states(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     """Event and level of each line about a pod or container, oldest first."""
-    events = (*state_log.EVENTS.values(), "pod.ready", "pod.dead", "pod.removed")
+    events = (*changes.EVENTS.values(), "pod.ready", "pod.dead", "pod.removed")
     return [(one.getMessage(), one.levelname) for one in caplog.records if one.getMessage() in events]
 
 

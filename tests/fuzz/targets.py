@@ -144,7 +144,7 @@ def manifest(data: bytes) -> None:
 
 def _create(config: dict[str, Any]) -> None:
     """A container of an image with that config, and without settings of its own."""
-    from cri.live.accounts import Accounts
+    from cri.live.images import Accounts
     from cri.pb import runtime_pb2 as pb
     from cri.store.images import Image
     from cri.store.pods import PodRecord

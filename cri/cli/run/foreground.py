@@ -18,10 +18,9 @@ from cri.cli.run.standard_streams import Output, Terminal
 from cri.containers import create as containers
 from cri.containers import start as starts
 from cri.live import boot, shutdown
-from cri.live.accounts import Accounts
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
-from cri.live.images import RootRequest
+from cri.live.images import Accounts, RootRequest
 from cri.live.pod import LivePod
 from cri.live.tools import CALL_S, REACT_S, Tools, slowness
 from cri.pb import runtime_pb2 as pb

@@ -3,7 +3,7 @@
 
 import pytest
 
-from cri.live.accounts import MOST, MOST_CHARACTERS, Accounts, KeptAccounts
+from cri.live.images import MOST, MOST_CHARACTERS, Accounts, KeptAccounts
 
 A = ("sha256:a", b"1 2")
 ROOT = Accounts("root:x:0:0::/:\n", "root:x:0:\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cri.live.accounts import Accounts
+from cri.live.images import Accounts
 from cri.pb import runtime_pb2 as pb
 from cri.snapshots import decided
 from cri.snapshots.decided import RULES, Rule

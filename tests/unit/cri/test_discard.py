@@ -9,7 +9,7 @@ import pytest
 
 from cri.containers import discard
 from cri.live.container import LiveContainer
-from cri.live.guest_names import GuestNames
+from cri.live.guest import GuestNames
 from cri.live.pod import LivePod
 from stage1.errors import AgentFailed
 from stage1.guest import messages
@@ -42,5 +42,5 @@ async def test_a_guest_is_asked_again_by_the_name_that_it_knows(
     bundle.mkdir(parents=True)
     pod: Any = Pod(tmp_path)
     container: Any = SimpleNamespace(id="ours", record=SimpleNamespace(guest_id=guest_id))
-    await discard.discard_later(cast(LivePod, pod), cast(LiveContainer, container))
+    await discard.discard_later(cast("LivePod", pod), cast("LiveContainer", container))
     assert pod.asked == [messages.Delete(name)] * 3 and not bundle.exists()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cri.live import datagrams, loopback
+from cri.live import loopback
 from stage1.errors import AlreadyExists
 from stage1.linux import namespace
 from stage1.pod.model import Pod, Port
@@ -185,7 +185,7 @@ async def test_a_silent_client_is_forgotten_and_may_come_back() -> None:
         listener = client()
         listener.bind(("::1", 0))
         port = listener.getsockname()[1]
-        relay = datagrams.Relay(listener, there.getsockname(), idle_s=0.1)
+        relay = loopback.Relay(listener, there.getsockname(), idle_s=0.1)
         before = len(os.listdir("/proc/self/fd"))
         assert await ask(one, port, b"x") == b"X"
         assert len(os.listdir("/proc/self/fd")) == before + 1

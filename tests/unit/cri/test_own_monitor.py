@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cri.live.monitor import Monitor
+from cri.live.own_kernel import Monitor
 from tests.fakes.patience import PATIENCE
 
 ORDERLY: dict[str, Any] = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}}
@@ -120,7 +120,7 @@ async def test_who_does_not_end_is_cut_off(tmp_path: Path, word: bytes) -> None:
 
 
 async def test_a_monitor_that_sends_little_for_long_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cri.live.monitor.BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr("cri.live.own_kernel.BYTES_PER_S", 1 << 30)
     line = b"{}" + b" " * 1000 + b"\n"
     async with played(tmp_path, once(*[line] * 500, json.dumps(ORDERLY).encode() + b"\n")) as (monitor, _):
         await monitor.ended(1)

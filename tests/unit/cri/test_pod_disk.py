@@ -5,7 +5,7 @@ limit.
 
 import pytest
 
-from cri.live.pod_disk import change
+from cri.live.changes import disk_fact
 from cri.store import history as h
 from cri.store.history import Fact
 from stage1.guest.messages import PodStats
@@ -37,5 +37,5 @@ FULL, NOT_FULL = Fact(h.FULL), Fact(h.NOT_FULL)
     ],
 )
 def test_a_full_disk_is_recorded_once(known: tuple[Fact, ...], numbers: PodStats, what: str) -> None:
-    new = change(known, numbers)
+    new = disk_fact(known, numbers)
     assert (new.what if new else "") == what

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from cri.config import Config
-from cri.live.accounts import Accounts
-from cri.live.images import PodImages, RootRequest
+from cri.live.images import Accounts, PodImages, RootRequest
 from cri.store.images import ImageStore
 from stage1.errors import AgentFailed, AlreadyExists, NotFound, WrongState
 from stage1.guest.messages import MountImage, UnmountImage

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cri.live.saving import StateSaver
+from cri.live.changes import StateSaver
 from stage1.errors import DiskFailed, NoSpace
 from stage1.linux.libc import failure
 from tests.fakes.patience import PATIENCE

@@ -3,7 +3,7 @@
 
 import asyncio
 
-from cri.live.wakeup import wakeup_of
+from cri.live.guest import wakeup_of
 from stage1.errors import VmFailed
 from stage1.guest import messages
 from tests.fakes.patience import PATIENCE
