@@ -18,8 +18,7 @@ from cri.config_tables import Metrics
 from cri.metrics import families
 from cri.metrics.snapshot import DaemonState, Snapshot, read_daemon, read_host
 from cri.node import Node
-from cri.streaming.admission import HEAD_BYTES, UnadmittedConnection, Waiting
-from cri.streaming.listener import Listener, Service, Streams, host_port
+from cri.streaming.listener import HEAD_BYTES, Listener, Service, Streams, UnadmittedConnection, Waiting, host_port
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.metrics")

@@ -10,16 +10,15 @@ from typing import NamedTuple
 import h11
 
 from cri.node import Node
-from cri.streaming import session, status, upgrade
-from cri.streaming.admission import HEAD_BYTES
-from cri.streaming.attach import attach
-from cri.streaming.channel_session import ChannelSession
-from cri.streaming.execute import execute
+from cri.streaming import formats, session, upgrade
 from cri.streaming.forward import Forwarder
+from cri.streaming.listener import HEAD_BYTES
+from cri.streaming.process_streams import attach, execute
+from cri.streaming.server import Offer
 from cri.streaming.session import Session
 from cri.streaming.spdy_session import SpdySession
-from cri.streaming.tokens import Offer
-from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire
+from cri.streaming.websocket import ChannelSession, Tunnel, WebSocket
+from cri.streaming.wire import Tcp, Wire
 from stage1.errors import NoSpace, PodError
 
 log = logging.getLogger("clearpod.streaming")
@@ -151,7 +150,7 @@ async def _converse(node: Node, offer: Offer, *, client: Session) -> None:
     except asyncio.CancelledError:
         working.cancel()
         await asyncio.wait({working})
-        await session.end(client, reading, status=status.failure(client.version, ENDING))
+        await session.end(client, reading, status=formats.failure(client.version, ENDING))
         raise
     finally:
         client.abort()
@@ -168,12 +167,12 @@ async def _work(node: Node, offer: Offer, *, client: Session) -> bytes:
     try:
         return await work(node, offer.request, client=client)
     except PodError as error:
-        return status.failure(client.version, str(error), kind=type(error).__name__)
+        return formats.failure(client.version, str(error), kind=type(error).__name__)
     except ConnectionError:
         return b""
     except Exception as error:
         log.error("stream.fault", extra={"kind": offer.kind}, exc_info=error)
-        return status.failure(
+        return formats.failure(
             client.version, f"the {offer.kind} failed by an internal error, a bug in clearpod; see its log"
         )
 

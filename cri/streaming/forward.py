@@ -13,7 +13,7 @@ from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import forward
 from cri.pods.forward import AnyConnection
-from cri.streaming import pump, spdy
+from cri.streaming import session, spdy
 from cri.streaming.session import SETUP_S
 from cri.streaming.spdy_session import MOST_STREAMS, SpdyConnection, SpdyStream
 from cri.streaming.wire import Wire
@@ -108,7 +108,7 @@ def _port(stream: SpdyStream) -> int:
 async def _join(stream: SpdyStream, made: AnyConnection) -> None:
     """Copy both ways. Either side may end its direction first; a client that resets the stream ends both."""
     up, down = _up(stream, made), _down(stream, made)
-    async with pump.run_concurrently(up, down, _gone(stream)) as (sending, receiving, gone):
+    async with session.run_concurrently(up, down, _gone(stream)) as (sending, receiving, gone):
         await asyncio.wait({receiving, gone}, return_when=asyncio.FIRST_COMPLETED)
         if receiving.done() and not gone.done():
             receiving.result()

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streaming server: one TCP port, and the tokens of those who may use it.
+"""The streaming server: one TCP port, and the tokens of those who may use it, which work once and for a minute.
 
 Started and stopped by `cri.server` with the gRPC server; the RPCs reach `offer` through the node. What happens on a
 connection is in `connection`, which is loaded with its libraries when the first client comes.
 """
 
 import asyncio
+import hashlib
 import logging
 import resource
+import secrets
 import time
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from cri.config_tables import Streaming
 from cri.node import Node
-from cri.streaming.admission import UnadmittedConnection, Waiting
-from cri.streaming.listener import Listener, Service, Streams, host_port
-from cri.streaming.tokens import Offer, Tokens
+from cri.streaming.listener import Listener, Service, Streams, UnadmittedConnection, Waiting, host_port
 from stage1.errors import NoSpace
 
 log = logging.getLogger("clearpod.streaming")
@@ -27,6 +27,50 @@ STREAMS_PART, WAITING_PART = 4, 8
 """One part in so many of the descriptors that this process may have."""
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """An address that means all is no address to connect to."""
+
+
+LIFE_S = 60.0
+MOST = 1000
+"""Tokens that may wait at a time."""
+TOKEN_BYTES = 16
+
+
+class Offer(NamedTuple):
+    """What a token authorises: exec, attach or portforward, and the RPC's request."""
+
+    kind: str
+    request: Any
+
+
+class Tokens:
+    """The offers. `now_s` is any clock that only goes forward."""
+
+    def __init__(self) -> None:
+        self._offers: dict[bytes, tuple[float, Offer]] = {}  # by the token's digest, oldest first
+
+    def add(self, offer: Offer, now_s: float) -> str:
+        """Return a new token. Raises NoSpace."""
+        self._expire(now_s)
+        if len(self._offers) >= MOST:
+            raise NoSpace(f"{MOST} streaming requests wait for their clients already; try again in a minute")
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        self._offers[_digest(token)] = now_s + LIFE_S, offer
+        return token
+
+    def take(self, token: str, now_s: float) -> Offer | None:
+        """The offer, once; None for a token that never was, was used, or is too old."""
+        self._expire(now_s)
+        entry = self._offers.pop(_digest(token), None)
+        return entry[1] if entry else None
+
+    def _expire(self, now_s: float) -> None:
+        while self._offers and (oldest := next(iter(self._offers))) and self._offers[oldest][0] <= now_s:
+            del self._offers[oldest]
+
+
+def _digest(token: str) -> bytes:
+    """The digest that is compared, so that the time of the comparison reveals nothing about the token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class StreamingServer:

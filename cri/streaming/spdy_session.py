@@ -10,10 +10,8 @@ from typing import Any
 
 from cri.loop_budget import LoopBudget
 from cri.streaming import spdy
-from cri.streaming.input_queue import Backlog, InputQueue
 from cri.streaming.session import SETUP_S
-from cri.streaming.slices import next_slice
-from cri.streaming.wire import Wire
+from cri.streaming.wire import Backlog, InputQueue, Wire, next_slice
 from stage1.errors import TimedOut
 
 MOST_STREAMS = 1024

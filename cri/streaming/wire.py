@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to and from one client: plain TCP, or carried in the messages of a WebSocket. The content is not known here.
+"""Bytes to and from one client: a Wire, which is plain TCP here, or carried in the messages of a WebSocket. The content
+is not known here.
 
 A client that reads slowly makes `write` wait; one that is not read from is held back by TCP. A client that closes
 either direction counts as gone: none of the protocols uses half a connection.
@@ -8,16 +9,10 @@ either direction counts as gone: none of the protocols uses half a connection.
 import asyncio
 import select
 import time
-from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol, TypeVar
 
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
-
-from cri.loop_budget import LoopBudget
-from cri.streaming.slices import next_slice
+from cri.loop_budget import SLICE_S, LoopBudget
 
 READ_BYTES = 65536
 
@@ -98,115 +93,102 @@ class Tcp:
         self._writer.transport.abort()
 
 
-class WebSocket:
-    """Messages on a Wire, after the handshake; they are parsed within `budget`."""
-
-    def __init__(self, wire: Wire, budget: LoopBudget) -> None:
-        self._wire, self._budget = wire, budget
-        self._codec = Connection(ConnectionType.SERVER)
-        self._coming: Iterator[Event] = iter(())
-        self._events: deque[Event] = deque()
-
-    @property
-    def last_s(self) -> float:
-        """The time of the last traffic."""
-        return self._wire.last_s
-
-    async def receive(self) -> tuple[bytes, bool] | None:
-        """A part of a message and whether the message ends there; None when the client is gone."""
-        while True:
-            while self._events:
-                part = await self._take(self._events.popleft())
-                if part or part is None:
-                    return part
-            try:
-                if some := await next_slice(self._coming, self._budget):
-                    self._events.extend(some)
-                    continue
-                data = await self._wire.read()
-                if not data:
-                    return None
-                self._codec.receive_data(data)
-                self._coming = self._codec.events()
-            except RemoteProtocolError:
-                return None
-
-    async def _take(self, event: Event) -> tuple[bytes, bool] | tuple[()] | None:
-        if isinstance(event, BytesMessage):
-            return bytes(event.data), event.message_finished
-        if isinstance(event, TextMessage):
-            return event.data.encode(), event.message_finished
-        if isinstance(event, Ping):
-            await self._send(event.response())
-        elif isinstance(event, CloseConnection):
-            await self.close()
-            return None
-        return ()
-
-    async def send(self, data: bytes) -> None:
-        """One binary message. Raises ConnectionError."""
-        await self._send(Message(data=data))
-
-    async def is_alive(self) -> bool:
-        """Like that of a Wire: an unsolicited pong is allowed, and shows the client that we are alive."""
-        if not await self._wire.is_alive():
-            return False
-        await self._send(Pong())
-        return True
-
-    async def close(self) -> None:
-        """Send the close frame, once."""
-        try:
-            await self._send(CloseConnection(code=1000))
-        except ConnectionError:
-            pass  # it was sent already, or the client is gone
-
-    async def flush(self) -> None:
-        """Wait until everything is on its way. Raises ConnectionError."""
-        await self._wire.flush()
-
-    def abort(self) -> None:
-        """End at once."""
-        self._wire.abort()
-
-    async def _send(self, event: Event) -> None:
-        try:
-            data = self._codec.send(event)
-        except LocalProtocolError as error:
-            raise ConnectionResetError(f"the WebSocket is closed: {error}") from None
-        await self._wire.write(data)
+# -- Input -------------------------------------------------------------------------------------------------------------
+# Data of a client's streams that was received and not read yet. Bounded: reading from the client pauses until there
+# is space.
 
 
-class Tunnel:
-    """A Wire in the messages of a WebSocket, whose borders mean nothing."""
+HIGH_BYTES = 256 * 1024
+"""The limit of data queued on a stream; one read of the socket may be added."""
+MOST_BYTES = 1 << 20
+"""The limit of data queued on all streams of a client's connection, which may have a thousand."""
+CHECK_S = 1.0
+"""How often it is checked whether a client that is kept waiting is still connected."""
 
-    def __init__(self, websocket: WebSocket) -> None:
-        self._websocket = websocket
 
-    @property
-    def last_s(self) -> float:
-        """The time of the last traffic."""
-        return self._websocket.last_s
+class Backlog:
+    """How much waits on all streams of one connection; `moved` is set when something was taken."""
+
+    def __init__(self) -> None:
+        self.bytes, self.moved = 0, asyncio.Event()
+
+    def take(self, count: int) -> None:
+        """Note that this much was read."""
+        self.bytes -= count
+        self.moved.set()
+
+
+class InputQueue:
+    """One direction of a stream; `total` counts the bytes that came. `finish` and `close` are idempotent."""
+
+    def __init__(self, backlog: Backlog | None = None) -> None:
+        self._data, self.total = bytearray(), 0
+        self._ended = self._closed = False
+        self._moved, self._backlog = asyncio.Event(), backlog or Backlog()
+
+    def put(self, data: bytes) -> None:
+        """Append data of the client; it is dropped after `close`."""
+        if data and not self._closed:
+            self._data += data
+            self._backlog.bytes += len(data)
+            self.total += len(data)
+            self._moved.set()
+
+    def finish(self) -> None:
+        """The client sends nothing more."""
+        self._ended = True
+        self._moved.set()
+
+    def close(self) -> None:
+        """The reader has gone: what is queued and what follows is dropped."""
+        self._closed = self._ended = True
+        self._take()
+        self._moved.set()
 
     async def read(self) -> bytes:
-        """Read data; b"" when the client has disconnected."""
-        while (part := await self._websocket.receive()) is not None:
-            if part[0]:
-                return part[0]
-        return b""
+        """All that is queued, in order, waiting for the first byte; b"" at the end."""
+        while not self._data and not self._ended:
+            self._moved.clear()
+            await self._moved.wait()
+        return self._take()
 
-    async def write(self, data: bytes) -> None:
-        """One message. Raises ConnectionError."""
-        await self._websocket.send(data)
+    def _take(self) -> bytes:
+        data = bytes(self._data)
+        self._data.clear()
+        self._backlog.take(len(data))
+        return data
 
-    async def is_alive(self) -> bool:
-        """Like the WebSocket's."""
-        return await self._websocket.is_alive()
+    async def wait_for_space(self, is_alive: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until more may be queued. Raises ConnectionResetError when the client has gone meanwhile."""
+        while len(self._data) > HIGH_BYTES or self._backlog.bytes > MOST_BYTES:
+            self._backlog.moved.clear()
+            try:
+                async with asyncio.timeout(CHECK_S):
+                    await self._backlog.moved.wait()
+            except TimeoutError:
+                if not await is_alive():
+                    raise ConnectionResetError("the client is gone") from None
 
-    async def flush(self) -> None:
-        """Wait until everything is on its way. Raises ConnectionError."""
-        await self._websocket.flush()
 
-    def abort(self) -> None:
-        """End at once."""
-        self._websocket.abort()
+# -- Turns -------------------------------------------------------------------------------------------------------------
+# What a client sent is parsed in short slices, in turn with the links of guests (`cri.loop_budget`): thousands of
+# frames fit into one read, and all else in the daemon waits while they are looked at.
+
+
+T = TypeVar("T")
+
+
+async def next_slice(events: Iterator[T], budget: LoopBudget) -> list[T]:
+    """Return the next events, as many as are made within a slice, and one at least; empty at the end. Raises what
+    making them does.
+    """
+    await budget.begin()
+    begun_s, made = time.monotonic(), list[T]()
+    try:
+        for event in events:
+            made.append(event)
+            if time.monotonic() - begun_s >= SLICE_S:
+                break
+    finally:
+        budget.spend(time.monotonic() - begun_s)
+    return made

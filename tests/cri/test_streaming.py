@@ -14,9 +14,9 @@ import pytest
 
 from cri.config_tables import Streaming
 from cri.pb import runtime_pb2 as pb
-from cri.streaming.execute import execute
-from cri.streaming.input_queue import InputQueue
+from cri.streaming.process_streams import execute
 from cri.streaming.server import StreamingServer
+from cri.streaming.wire import InputQueue
 from stage1.errors import AlreadyExists, BadRequest
 from tests.fakes.patience import PATIENCE
 from tests.fakes.spdy_client import SpdyClient

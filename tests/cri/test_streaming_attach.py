@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.streaming import attach as attaching
+from cri.streaming import process_streams
 from tests.fakes.patience import PATIENCE
 from tests.fakes.streaming_client import TRANSPORTS, Conversation
 
@@ -93,7 +93,7 @@ async def test_a_terminal_of_a_container_is_attached_to_and_resized(kept_world: 
 async def test_a_slow_client_loses_nothing_and_one_that_stops_reading_is_disconnected(
     world: World, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attaching, "STALL_S", 3.0)
+    monkeypatch.setattr(process_streams, "STALL_S", 3.0)
     async with world.daemon() as cri:
         c = await running(cri, "sh", "-c", "read go; seq 1 1000000; read go; seq 1 2000000; exit 6", stdin=True)
         talk = await attach_to(cri, transport, c, stdin=True, stdout=True)

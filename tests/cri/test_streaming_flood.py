@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cri.cli.serve import raise_descriptors
-from cri.streaming import admission
+from cri.streaming import listener
 from tests.fakes.patience import PATIENCE
 from tests.fakes.streaming_client import TRANSPORTS
 
@@ -111,7 +111,7 @@ async def test_a_stream_that_runs_is_not_one_of_those_that_wait(world: World) ->
         talk = await TRANSPORTS["spdy"](url, {"stdin", "stdout"})
         async with flood(cri, "again") as output:
             assert await output.readline() == b"again\n"
-        await asyncio.sleep(admission.HEAD_S + 0.5)
+        await asyncio.sleep(listener.HEAD_S + 0.5)
         await talk.send(b"still here")
         await talk.end_input()
         assert await talk.exit_code() == 0 and talk.output["stdout"] == b"still here"
@@ -126,9 +126,9 @@ async def test_half_a_head_is_waited_for_no_longer_than_it_may_take(world: World
         reader, writer = await asyncio.open_connection(*address(cri))
         writer.write(data)
         begun = asyncio.get_running_loop().time()
-        async with asyncio.timeout((admission.HEAD_S + 10) * PATIENCE):
+        async with asyncio.timeout((listener.HEAD_S + 10) * PATIENCE):
             assert await _rest(reader) == b""
-        assert asyncio.get_running_loop().time() - begun > admission.HEAD_S - 1
+        assert asyncio.get_running_loop().time() - begun > listener.HEAD_S - 1
         writer.close()
 
 
@@ -142,7 +142,7 @@ async def test_a_head_byte_by_byte_gains_no_time(world: World) -> None:
                 await asyncio.sleep(0.1)
 
         trickling = asyncio.ensure_future(trickle())
-        async with asyncio.timeout((admission.HEAD_S + 10) * PATIENCE):
+        async with asyncio.timeout((listener.HEAD_S + 10) * PATIENCE):
             assert await _rest(reader) == b""
         trickling.cancel()
         writer.close()

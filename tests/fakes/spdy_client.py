@@ -10,7 +10,7 @@ import struct
 import zlib
 from typing import Protocol
 
-from cri.streaming.spdy_dictionary import dictionary
+from cri.streaming.spdy import dictionary
 from tests.fakes.patience import PATIENCE
 from tests.fakes.websocket_client import WebSocketClient, upgrade
 

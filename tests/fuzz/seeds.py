@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 from cri.streaming import spdy
-from cri.streaming.spdy_dictionary import dictionary
+from cri.streaming.spdy import dictionary
 from stage1.guest import codec, frame, messages
 from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, PodStats
 from tests.fuzz.examples import DIGEST

@@ -88,7 +88,7 @@ def websocket(data: bytes) -> None:
     from wsproto.events import BytesMessage, TextMessage
     from wsproto.utilities import RemoteProtocolError
 
-    from cri.streaming.channels import NAMES, ChannelFault, Channels
+    from cri.streaming.formats import NAMES, ChannelFault, Channels
 
     if not data:
         return

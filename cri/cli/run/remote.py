@@ -18,7 +18,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto import events as ws
 from wsproto.utilities import ProtocolError
 
-from cri.streaming import channels
+from cri.streaming import formats
 from stage1.errors import PodError, Unavailable
 
 PROTOCOL = "v5.channel.k8s.io"
@@ -42,7 +42,7 @@ class Remote:
     """The program that `url` stands for; a context."""
 
     def __init__(self, url: str, files: Files = STANDARD) -> None:
-        self._stdin, self._outputs = files.stdin, {channels.STDOUT: files.stdout, channels.STDERR: files.stderr}
+        self._stdin, self._outputs = files.stdin, {formats.STDOUT: files.stdout, formats.STDERR: files.stderr}
         where = urlsplit(url)
         try:
             self._socket = socket.create_connection((where.hostname or "", where.port or 80), _CONNECT_S)
@@ -52,7 +52,7 @@ class Remote:
         self._pending = self._ws.send(ws.Request(host=where.netloc, target=where.path, subprotocols=[PROTOCOL]))
         self._status = bytearray()
         self._is_open, self._is_over = False, False
-        self._piece = channels.Channels(has_close=True)
+        self._piece = formats.Channels(has_close=True)
 
     def __enter__(self) -> "Remote":
         return self
@@ -107,7 +107,7 @@ class Remote:
 
     def _feed(self) -> bool:
         data = os.read(self._stdin, READ_BYTES)
-        message = bytes([channels.STDIN]) + data if data else bytes([channels.CLOSE, channels.STDIN])
+        message = bytes([formats.STDIN]) + data if data else bytes([formats.CLOSE, formats.STDIN])
         self._queue(message)
         return bool(data)
 
@@ -119,7 +119,7 @@ class Remote:
             size = os.get_terminal_size(0)
         except OSError:
             return
-        self._queue(bytes([channels.RESIZE]) + json.dumps({"Width": size.columns, "Height": size.lines}).encode())
+        self._queue(bytes([formats.RESIZE]) + json.dumps({"Width": size.columns, "Height": size.lines}).encode())
 
     def _receive(self) -> None:
         try:
@@ -132,7 +132,7 @@ class Remote:
             self._ws.receive_data(data or None)
             for event in self._ws.events():
                 self._take(event)
-        except (ProtocolError, channels.ChannelFault) as error:
+        except (ProtocolError, formats.ChannelFault) as error:
             raise PodError(f"the daemon's streaming server broke the protocol: {error}") from None
         self._is_over = self._is_over or not data
 
@@ -149,8 +149,8 @@ class Remote:
         elif isinstance(event, ws.CloseConnection):
             self._is_over = True
 
-    def _write(self, piece: channels.Piece) -> None:
-        if piece.channel == channels.ERROR:
+    def _write(self, piece: formats.Piece) -> None:
+        if piece.channel == formats.ERROR:
             self._status += piece.data
             return
         data = piece.data

@@ -3,7 +3,7 @@
 
 import pytest
 
-from cri.streaming.admission import UnadmittedConnection, Waiting, source_of
+from cri.streaming.listener import UnadmittedConnection, Waiting, source_of
 
 
 class FakeConnection(UnadmittedConnection):

@@ -12,10 +12,11 @@ import pytest
 
 from cri.loop_budget import LoopBudget
 from cri.pb import runtime_pb2 as pb
-from cri.streaming import input_queue, spdy
+from cri.streaming import spdy
 from cri.streaming.forward import Forwarder
 from cri.streaming.spdy_session import LONGEST_VALUE, MOST_STREAMS, SpdyConnection, SpdySession, SpdyStream
-from cri.streaming.wire import READ_BYTES, Tcp, Tunnel, WebSocket
+from cri.streaming.websocket import Tunnel, WebSocket
+from cri.streaming.wire import MOST_BYTES, READ_BYTES, InputQueue, Tcp
 from tests.fakes.patience import PATIENCE
 
 from .test_spdy import Client, frame
@@ -113,7 +114,7 @@ async def test_unread_data_of_many_streams_is_bounded_together() -> None:
             before = wire.reads
             await asyncio.sleep(0.05)
         held = sum(stream.input.total for stream in opened)
-        assert input_queue.MOST_BYTES < held <= input_queue.MOST_BYTES + READ_BYTES
+        assert MOST_BYTES < held <= MOST_BYTES + READ_BYTES
         for stream in opened:  # whoever is read from, or forgotten, makes room
             connection.forget(stream.number) if stream.number % 3 else await stream.input.read()
         while sum(stream.input.total for stream in opened) == held:
@@ -176,7 +177,7 @@ async def test_a_client_that_does_not_read_has_little_of_all_its_streams_waiting
 
 
 async def test_what_comes_in_crumbs_takes_no_more_than_its_bytes() -> None:
-    queue = input_queue.InputQueue()
+    queue = InputQueue()
     for _ in range(1000):
         queue.put(b"x")
     assert len(queue._data) == 1000 and await queue.read() == b"x" * 1000

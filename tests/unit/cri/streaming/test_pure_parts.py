@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri.streaming import channels, status
-from cri.streaming.channels import ChannelFault, Channels, Piece
-from cri.streaming.sizes import LATEST, LONGEST, Sizes
-from cri.streaming.tokens import LIFE_S, MOST, Offer, Tokens
+from cri.streaming import formats
+from cri.streaming.formats import LATEST, LONGEST, ChannelFault, Channels, Piece, Sizes
+from cri.streaming.server import LIFE_S, MOST, Offer, Tokens
 from cri.streaming.upgrade import Refusal, Upgrade, decide
 from stage1.errors import NoSpace
 
@@ -48,7 +47,7 @@ def test_any_message_is_understood_or_a_fault(parts: list[tuple[bytes, bool]]) -
 def test_what_is_sent_is_what_is_read(channel: int, size: int) -> None:
     data = bytes(size)
     pieces = [
-        p for m in channels.messages(channel, data) for p in Channels(has_close=True).receive(m, message_ends=True)
+        p for m in formats.messages(channel, data) for p in Channels(has_close=True).receive(m, message_ends=True)
     ]
     assert b"".join(piece.data for piece in pieces) == data and {piece.channel for piece in pieces} <= {channel}
 
@@ -90,20 +89,20 @@ def test_any_bytes_are_sizes_or_nothing_and_little_is_kept(pieces: list[bytes]) 
 
 
 def test_statuses_are_those_that_kubectl_reads() -> None:
-    assert json.loads(status.success(4)) == {"metadata": {}, "status": "Success"}
-    assert json.loads(status.exit_code(5, 0)) == {"metadata": {}, "status": "Success"}
-    assert json.loads(status.exit_code(4, 137)) == {
+    assert json.loads(formats.success(4)) == {"metadata": {}, "status": "Success"}
+    assert json.loads(formats.exit_code(5, 0)) == {"metadata": {}, "status": "Success"}
+    assert json.loads(formats.exit_code(4, 137)) == {
         "metadata": {},
         "status": "Failure",
         "message": "command terminated with non-zero exit code: exit status 137",
         "reason": "NonZeroExitCode",
         "details": {"causes": [{"reason": "ExitCode", "message": "137"}]},
     }
-    assert json.loads(status.failure(4, "no")) == {
+    assert json.loads(formats.failure(4, "no")) == {
         "metadata": {}, "status": "Failure", "message": "no", "reason": "InternalError", "code": 500,
     }  # fmt: skip
-    assert (status.success(3), status.failure(1, "no")) == (b"", b"no")
-    assert status.exit_code(2, 3) == b"command terminated with non-zero exit code: exit status 3"
+    assert (formats.success(3), formats.failure(1, "no")) == (b"", b"no")
+    assert formats.exit_code(2, 3) == b"command terminated with non-zero exit code: exit status 3"
 
 
 def test_a_token_works_once_and_for_a_minute() -> None:

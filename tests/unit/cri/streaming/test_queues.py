@@ -10,8 +10,8 @@ from cri.consumers import written
 from cri.logs import feed as log_feed
 from cri.logs.feed import LogFeed
 from cri.output_queue import OutputQueue
-from cri.streaming import input_queue
-from cri.streaming.input_queue import HIGH_BYTES, InputQueue
+from cri.streaming import wire
+from cri.streaming.wire import HIGH_BYTES, InputQueue
 from tests.fakes.patience import PATIENCE
 
 
@@ -53,7 +53,7 @@ async def test_an_input_queue_holds_its_writer_back_until_it_is_read() -> None:
 
 
 async def test_a_writer_that_waits_learns_that_its_client_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_queue, "CHECK_S", 0.01)
+    monkeypatch.setattr(wire, "CHECK_S", 0.01)
     queue = InputQueue()
     queue.put(b"x" * (HIGH_BYTES + 1))
     with pytest.raises(ConnectionResetError):

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cri.streaming import spdy
-from cri.streaming.spdy import Codec, Data, GoAway, Opened, Ping, Reset, SpdyFault
-from cri.streaming.spdy_dictionary import CHECKSUM, dictionary
+from cri.streaming.spdy import CHECKSUM, Codec, Data, GoAway, Opened, Ping, Reset, SpdyFault, dictionary
 
 
 class Client:
