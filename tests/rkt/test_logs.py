@@ -105,7 +105,8 @@ def test_a_log_that_became_a_link_is_not_followed(rig: Rig, tmp_path: Path) -> N
     victim.write_text("precious\n")
     log.parent.mkdir()
     volume = {"name": "logs", "kind": "host", "source": str(log.parent)}
-    line = f"echo begin; rm -f /logs/one_0.log; ln -s {victim} /logs/one_0.log; echo bad; echo done > /logs/done"
+    begun = "echo begin; until [ -s /logs/one_0.log ]; do sleep 0.1; done"
+    line = f"{begun}; rm -f /logs/one_0.log; ln -s {victim} /logs/one_0.log; echo bad; echo done > /logs/done"
     app = logged(rig.sh("one", line), log.name, stdout="stream")
     app = app._replace(entry={**app.entry, "mounts": [{"volume": "logs", "path": "/logs"}]})
     pod = rig.rkt.prepare([app], annotations=pod_says(log.parent), volumes=[volume])
