@@ -15,7 +15,7 @@ from stage1.engine import Host
 from stage1.linux.host import which
 from stage1.machine import JAILER
 from stage1.vm import kernels
-from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import Hypervisor
 
 WAIT_S = 1.0
 TOOLS = {"mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprogs"}

@@ -1,28 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pod writes to on the host's disk: its scratch disk, or directory, and its journal. Called by the engine.
 
-Nothing here knows of the network, of containers or of whether a VMM runs. What most pods of rkt's have not is imported
-where it is wanted, since rkt's `run` waits for each import.
+Nothing here knows of the network, of containers or of whether a VMM runs.
 """
+
+from collections.abc import Callable
 
 from stage1.errors import DiskFailed
 from stage1.linux import idmap
 from stage1.machine import MIB, Host
 from stage1.pod.model import Pod
+from stage1.rootfs import checkpoint, journal, own_initrd, scratch
+from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stage1.vm.host import HostPod
 
 
 def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
     """Make those of a VM. Undo: `remove`. Raises NoSpace, KernelError."""
     if vm.scratch:
-        from stage1.rootfs import scratch
-
         size = (pod.scratch_mib or host.scratch_mib) * MIB
         owner = idmap.outside(vm.ids, 0) if vm.ids else 0
         disk = scratch.Disk(vm.scratch, size, owner, is_lasting=vm.is_scratch_lasting, limits=pod.disk_limits)
@@ -30,16 +25,12 @@ def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)
     if pod.profile:
-        from stage1.rootfs import journal
-
         journal.add(pod, vm.run_dir, state_dir=host.state_dir, ids=vm.ids)
 
 
-def add_on_host(pod: "HostPod", host: Host) -> None:
+def add_on_host(pod: HostPod, host: Host) -> None:
     """Make that of a pod on the host, which is a directory. Undo: `remove`. Raises KernelError."""
     if pod.scratch:
-        from stage1.rootfs import scratch
-
         scratch.add(scratch.Disk(pod.scratch), pod.run_dir, template_dir=_templates(host))
 
 
@@ -48,13 +39,11 @@ def remove(directory: str) -> list[str]:
 
     What a disk that does not work keeps is no reason to keep the pod: `orphans.remove` removes it after a boot.
     """
-    from stage1.rootfs import checkpoint, journal, own_initrd, scratch
-
     steps = (scratch.remove, scratch.forget_guest, own_initrd.remove, journal.remove, checkpoint.abandon)
     return list(filter(None, (_try(one, directory) for one in steps)))
 
 
-def _try(remove: "Callable[[str], None]", directory: str) -> str:
+def _try(remove: Callable[[str], None], directory: str) -> str:
     try:
         remove(directory)
     except DiskFailed as error:

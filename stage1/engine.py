@@ -26,35 +26,30 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from stage1 import disks, machine, placement
+from stage1 import disks, machine, placement, served
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import beneath, cgroup, files, mount, namespace, process
 from stage1.linux.libc import Guard
 from stage1.machine import Host as Host
 from stage1.net import attach as net
 from stage1.net.settings import Settings
-from stage1.pod import apparmor, oci, on_host
+from stage1.pod import apparmor, guest_volumes, oci, on_host
 from stage1.pod.model import Container, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, owners, unmounting, volumes
-from stage1.vm import limits, record, slots
+from stage1.rootfs import export, identity, owners, unmounting, volumes
+from stage1.rootfs.share import ImageFiles
+from stage1.vm import limits, mapping, record, slots
+from stage1.vm.host import HostPod
 from stage1.vm.record import Record
 from stage1.vm.spec import Link, SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
-from stage1.vm.vmm import VmProcess, find_unrecorded
+from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+Attach = Callable[[Pod, str], PodNetwork | None]
 
-    from stage1.rootfs.share import ImageFiles
-    from stage1.vm.host import HostPod
-    from stage1.vm.vmm import Vmm
-
-    Attach = Callable[[Pod, str], PodNetwork | None]
 
 CONSOLE, HOST_VOLUMES, _MOST_PODS = "console.log", "host_volumes", 65536
 _MOUNT_POINTS = ("share", owners.KEPT, owners.OF_KERNEL)
@@ -71,7 +66,7 @@ class Prepared(NamedTuple):
 
     pod: Pod
     directory: str
-    vm: "VmSpec | HostPod"
+    vm: VmSpec | HostPod
     link_key: bytes
     network: PodNetwork | None = None
     cgroup_note: str = ""
@@ -83,7 +78,7 @@ def pod_directory(host: Host, pod_id: str) -> str:
     return f"{host.run_dir}/pods/{pod_id}"
 
 
-def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared:
+def prepare(pod: Pod, host: Host, *, attach: Attach | None = None) -> Prepared:
     """Make the pod's directory, share, scratch disk and network (by `attach`, if that is given), and decide on its VM.
 
     Rolled back when it fails. Raises:
@@ -120,18 +115,16 @@ def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
     vm, note = placement.add(vm, pod, host=host, directory=vm.run_dir)
     disks.add(vm, pod, host=host)
     if size := vm.window_bytes or (vm.dax.window_bytes if vm.dax else 0):
-        from stage1.vm import mapping  # rkt has no window, and waits for each import
-
         mapping.create(vm.run_dir, size, is_disk=not vm.dax)
     return vm, note
 
 
-def _furnish_on_host(pod: "HostPod", host: Host) -> None:
+def _furnish_on_host(pod: HostPod, host: Host) -> None:
     placement.add_host_pod(pod)
     disks.add_on_host(pod, host)
 
 
-def boot(prepared: Prepared, vmm: "Vmm") -> tuple[VmProcess, Link]:
+def boot(prepared: Prepared, vmm: Vmm) -> tuple[VmProcess, Link]:
     """Start the VMM and write down who it is; the process, and the link over which its agent answers later."""
     vm = prepared.vm
     link: Link = SerialLink(f"{prepared.directory}/agent.sock")
@@ -172,8 +165,6 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
             document = _document(pod, container, directory=directory, target_pid=target_pid)
             own.write_new(f"{place}/config.json", oci.written(document))
             if container.has_guest_volumes:
-                from stage1.pod import guest_volumes
-
                 own.write_new(f"{place}/{guest_volumes.FILE}", guest_volumes.listing(container, pod.ids))
             if policy:
                 own.write_new(f"{place}/{apparmor.POLICY}", policy)
@@ -186,8 +177,6 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 def _attach_all(directory: str, pod: Pod, *, container: Container) -> Container:
     entry = record.read(directory)
     if entry and entry.volume_server:
-        from stage1 import served  # rkt has none, and waits for each import
-
         with owners_of(directory, pod, entry=entry) as mapped:
             container = served.add(directory, pod, container=container, mapped=mapped)
     attach_volumes(directory, pod, container=container)
@@ -207,10 +196,8 @@ def attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
         placement.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
 
 
-def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
+def add_image(directory: str, pod: Pod, *, image: ImageFiles) -> str:
     """Put the image into the layers export, as `rootfs.export.add_image`, with the owners that the pod's guest sees."""
-    from stage1.rootfs import export  # rkt has no such images, and waits for each import
-
     with owners_of(directory, pod) as mapped:
         return export.add_image(directory, image, ids=mapped.shifted, pid=lambda: living_pid(directory))
 
@@ -256,8 +243,6 @@ def remove_container(directory: str, container_id: str, *, has_mounts: bool = Tr
             with _own(directory) as own:
                 is_served = own.exists(f"{bundle(container_id)}/{HOST_VOLUMES}")
             if is_served:
-                from stage1 import served  # rkt has none, and waits for each import
-
                 served.remove(directory, container_id)
     except FileNotFoundError:
         pass  # the VMM has ended just now, and its mounts with it
@@ -409,7 +394,7 @@ def _attach(pod: Pod, directory: str, *, settings: Settings | None) -> PodNetwor
     return net.attach(pod, directory, settings=settings, with_taps=not pod.host)
 
 
-def _document(pod: Pod, container: Container, *, directory: str, target_pid: int) -> "dict[str, object]":
+def _document(pod: Pod, container: Container, *, directory: str, target_pid: int) -> dict[str, object]:
     if not pod.host:
         return oci.config(pod, container, target_pid=target_pid)
     usable = cgroup.controllers(next(iter(placement.cgroups(directory)), ""))
@@ -417,7 +402,7 @@ def _document(pod: Pod, container: Container, *, directory: str, target_pid: int
     return {**document, "process": _within(document["process"])}
 
 
-def _within(document: "dict[str, Any]") -> "dict[str, object]":
+def _within(document: dict[str, Any]) -> dict[str, object]:
     return on_host.within(document, open_files=process.most_open_files(), capabilities=process.capabilities())
 
 

@@ -10,7 +10,7 @@ from stage1.rootfs import following
 _LOCK = "following.lock"
 
 
-def volumes(container: Container) -> "list[Mount]":
+def volumes(container: Container) -> list[Mount]:
     """Return the volumes into which later mounts of the host propagate."""
     return [one for one in container.mounts if one.propagation == HOST_TO_CONTAINER and one.is_of_host]
 

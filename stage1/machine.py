@@ -14,13 +14,10 @@ from stage1.pod.model import KERNEL_OF_IMAGE, LEAST_MEMORY_MIB, Pod
 from stage1.pod.network import PodNetwork
 from stage1.vm import kernels, profiles
 from stage1.vm.choose import Choice
+from stage1.vm.host import HostPod
 from stage1.vm.slots import Range
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, can_be_preloaded, nics
 from stage1.vm.vmm import AGENT
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.vm.host import HostPod
 
 MIB = 1 << 20
 DISK_WINDOW_BYTES = 1 << 40
@@ -86,10 +83,8 @@ def _unsaved(pod: Pod) -> str:
     return "a user namespace" if pod.ids.length else ""
 
 
-def host_pod(pod: Pod, host: Host, *, directory: str) -> "HostPod":
+def host_pod(pod: Pod, host: Host, *, directory: str) -> HostPod:
     """The pod's agent on the host. Raises NotFound: that can't be done here, or the agent is not built."""
-    from stage1.vm.host import HostPod  # rkt has no such pods, and waits for each import
-
     if not host.crun:
         raise NotFound("pods with namespaces of the host can't run here: `clearpod check` lists what is missing")
     name = f"clearpod-{pod.id}"
@@ -214,7 +209,7 @@ def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
     return VsockLink(vsock.choose_cid(int(pod.id[:8], 16)), host.vsock_port)
 
 
-def with_network(plan: "VmSpec | HostPod", pod: Pod, *, host: Host, network: PodNetwork | None) -> "VmSpec | HostPod":
+def with_network(plan: VmSpec | HostPod, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec | HostPod:
     """Return the VM with the pod's network devices, or the pod on the host in its network namespace."""
     if network is None or host.network is None:
         return plan

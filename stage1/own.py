@@ -7,6 +7,7 @@ stay, whatever VM is in it, and `engine.clean_up` undoes all. docs/design/own-ke
 
 import os
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stage1 import engine, machine, placement
@@ -14,26 +15,18 @@ from stage1.engine import Host, Prepared
 from stage1.errors import BadRequest, Unsupported
 from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
 from stage1.linux import beneath, files, idmap, mount
+from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard
 from stage1.pod import ids as id_ranges
 from stage1.pod import kernel_image, own_command_line, own_kernel, own_values
 from stage1.pod.model import IdMap, Pod
+from stage1.pod.network import PodNetwork
 from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs import export, own_files, own_initrd, owners, scratch
+from stage1.rootfs.share import ImageFiles
 from stage1.vm import record, slots
-from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.own_machine import Features, OwnMachine
-from stage1.vm.spec import QMP, VOLUMES, SerialLink, Share, VmSpec
+from stage1.vm.spec import QMP, VOLUMES, Features, Hypervisor, Nic, OwnMachine, SerialLink, Share, VmSpec
 from stage1.vm.usage import usage
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stage1.linux.idmap import Extent
-    from stage1.pod.network import PodNetwork
-    from stage1.rootfs.share import ImageFiles
-    from stage1.vm.spec import Nic
 
 SERIAL, MONITOR = "serial.log", "monitor.sock"
 """Files in the pod's directory: the output of the kernel's serial port, and the socket of its QEMU."""
@@ -66,7 +59,7 @@ class BootFiles(NamedTuple):
     block: str = ""
 
 
-def add_image(directory: str, image: "ImageFiles") -> str:
+def add_image(directory: str, image: ImageFiles) -> str:
     """Put the image into the layers export, with owners that any VMM of this pod sees; its name there. Raises as
     `export.add_image`.
     """
@@ -84,7 +77,7 @@ def add_image(directory: str, image: "ImageFiles") -> str:
         os.close(fd)
 
 
-def _ids(directory: str) -> "Sequence[Extent]":
+def _ids(directory: str) -> Sequence[Extent]:
     """Return the id mapping of the pod's running VMM, else that of its next one; empty where VMMs have no user
     namespace.
     """
@@ -165,7 +158,7 @@ def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> N
         )
 
 
-def check(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> None:
+def check(pod: Pod, host: Host, *, boot: Boot, network: PodNetwork | None) -> None:
     """Raise what `prepare` would, for what the image and the pod ask for."""
     directory = engine.pod_directory(host, pod.id)
     boot_files = find(directory, pod, host=host, boot=boot)
@@ -186,7 +179,7 @@ def end_guest(directory: str) -> None:
             own.unlink(name)
 
 
-def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> Prepared:
+def prepare(pod: Pod, host: Host, *, boot: Boot, network: PodNetwork | None) -> Prepared:
     """All that `engine.boot` needs. Undo: `engine.end_rest`, and by the next `prepare`. Raises as `find`, `carrying`
     and `line`.
     """
@@ -207,13 +200,13 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
     return Prepared(pod, directory, spec, b"", network, note)
 
 
-def line(pod: Pod, boot: Boot, *, network: "PodNetwork | None") -> own_values.Line:
+def line(pod: Pod, boot: Boot, *, network: PodNetwork | None) -> own_values.Line:
     """The kernel's command line, and what its initrd has to carry. Raises as `own_command_line.compose`."""
     at = own_values.address(network)
     return own_command_line.compose(boot.kernel, at, asked=boot.asked, hostname=pod.hostname)
 
 
-def carrying(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "PodNetwork | None") -> BootFiles:
+def carrying(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: PodNetwork | None) -> BootFiles:
     """The same files, with an initrd of the pod's own where it has to carry something. Undo: `own_initrd.remove`.
     Raises as `line`, BadRequest, NotFound, NoSpace, KernelError.
     """
@@ -227,7 +220,7 @@ def carrying(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network
     return boot_files._replace(initrd=target)
 
 
-def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "PodNetwork | None") -> VmSpec:
+def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: PodNetwork | None) -> VmSpec:
     """The VM that boots it, without devices, disk and ids. Raises as `line`."""
     directory, kernel, choice = engine.pod_directory(host, pod.id), boot.kernel, host.choice
     return VmSpec(
@@ -256,7 +249,7 @@ def vm(pod: Pod, host: Host, *, boot: Boot, boot_files: BootFiles, network: "Pod
     )
 
 
-def devices(kernel: OwnKernel, nics: "tuple[Nic, ...]") -> "tuple[Nic, ...]":
+def devices(kernel: OwnKernel, nics: tuple[Nic, ...]) -> tuple[Nic, ...]:
     """Return the network devices that the kernel gets: some, as Solo5's, do not boot with one too many."""
     return () if kernel.network == own_kernel.ABSENT else nics
 
@@ -288,7 +281,7 @@ def exit_code(kernel: OwnKernel, status: int | None, *, reason: str, has_power_o
     return kernel.code(status >> 1) if kernel.has_debug_exit and status & 1 else status
 
 
-def numbers(directory: str, pid: int, *, devices: "Sequence[str]" = ()) -> PodStats:
+def numbers(directory: str, pid: int, *, devices: Sequence[str] = ()) -> PodStats:
     """The VM's usage on the host, since there is no agent to ask. `devices` are the pod's taps."""
     at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     taken = usage(pid, directory)
@@ -331,7 +324,7 @@ def _threads(pid: int) -> int:
         return 0
 
 
-def _interfaces(pid: int, taps: "Sequence[str]") -> tuple[InterfaceStats, ...]:
+def _interfaces(pid: int, taps: Sequence[str]) -> tuple[InterfaceStats, ...]:
     """The VMM is in the pod's network namespace; what its tap sends the guest receives."""
     try:
         text = files.read(f"/proc/{pid}/net/dev").decode()

@@ -8,16 +8,21 @@ there before its pod.
 """
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from stage1.errors import KernelError, Unavailable, WrongState
 from stage1.linux import beneath, cgroup, mount, namespace, podcgroup, scope
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
-from stage1.rootfs import owners
+from stage1.rootfs import orphans, owners
 from stage1.vm import limits, slots
+from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
+
+Result = TypeVar("Result")
+
 
 MIB = 1 << 20
 PAGE = 4096
@@ -25,14 +30,6 @@ MARK_BYTES = 7 * PAGE
 """What a limit that is raised for a VM has beyond whole MiB. The kubelet reads it from the pod's cgroup, and hands it
 back as the pod's limit when only others change: it is known by this.
 """
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import TypeVar
-
-    from stage1.vm.host import HostPod
-
-    Result = TypeVar("Result")
 
 
 def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> tuple[VmSpec, str]:
@@ -51,7 +48,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> tuple[VmSpec, st
     return vm, ""
 
 
-def add_host_pod(pod: "HostPod") -> None:
+def add_host_pod(pod: HostPod) -> None:
     """Write down the cgroup of a pod on the host, which its agent makes. Undo: `end`."""
     with beneath.Root(pod.run_dir) as own:
         own.link("cgroup", pod.cgroup)
@@ -167,7 +164,7 @@ def has_other_cgroups(pod: Pod, host: Host) -> bool:
     return bool(host.cgroup_parent and pod.cgroup_parent)
 
 
-def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[int]") -> str:
+def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: Sequence[int]) -> str:
     """Move a VMM that already runs, since it waited for its pod, and its helpers into the cgroups of its pod; what it
     has used until then stays accounted where it was. Returns a sentence as `add` does.
 
@@ -187,7 +184,7 @@ def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pids: "Sequence[in
     return note
 
 
-def entering(vm: VmSpec, start: "Callable[[], Result]") -> "Result":
+def entering(vm: VmSpec, start: Callable[[], Result]) -> Result:
     """The result of `start`, which starts what `vm` describes; if that is in a scope, the scope is created before.
     Undo: as of `add`. Raises Unavailable or WrongState if systemd does not create it, KernelError.
     """
@@ -198,7 +195,7 @@ def entering(vm: VmSpec, start: "Callable[[], Result]") -> "Result":
         return start()
 
 
-def entering_host_pod(pod: "HostPod", start: "Callable[[], Result]") -> "Result":
+def entering_host_pod(pod: HostPod, start: Callable[[], Result]) -> Result:
     """Like `entering`; the agent enters the scope by itself, and is waited for."""
     if not scope.of(pod.cgroup):
         return start()
@@ -209,7 +206,7 @@ def entering_host_pod(pod: "HostPod", start: "Callable[[], Result]") -> "Result"
     return started
 
 
-def _scoped(paths: "Iterable[str]") -> list[str]:
+def _scoped(paths: Iterable[str]) -> list[str]:
     return [path for path in paths if scope.of(path)]
 
 
@@ -245,8 +242,6 @@ def grow(directory: str, pid: int, *, memory_bytes: int) -> None:
 
 def cgroups(directory: str) -> list[str]:
     """The cgroups of the pod, whether they exist or not."""
-    from stage1.rootfs import orphans  # a pod of rkt's has none, and waits for each import
-
     return orphans.cgroups_of_pod(directory)
 
 

@@ -6,6 +6,7 @@ netns, disk and records have their names and `engine.clean_up` undoes everything
 """
 
 import os
+from collections.abc import Callable
 
 from stage1 import engine, machine, placement
 from stage1.engine import Host, Prepared
@@ -15,10 +16,6 @@ from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAC = pool_slot.MAC
 """Of the device that a waiting guest has."""
@@ -40,7 +37,7 @@ def reserve(pod: Pod, host: Host) -> bool:
     return host.network is not None and reservation.make(pod, engine.pod_directory(host, pod.id), settings=host.network)
 
 
-def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -> PodNetwork | None:
+def claim(pod: Pod, host: Host, *, wake: Callable[[], object] | None = None) -> PodNetwork | None:
     """Give the VM that was prepared under the pod's id the pod's network; `record` is to follow. `wake` is called when
     the plugins have ended: the guest gets its configuration in a moment.
 

@@ -17,11 +17,8 @@ from stage1.errors import KernelError, VmFailed, WrongState
 from stage1.linux import beneath, flock, in_root, mount, namespace, process
 from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, PRIVATE, Container, Mount, Pod
 from stage1.rootfs import unmounting, volumes
+from stage1.rootfs.owners import Owners
 from stage1.vm import record, volume_server
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.rootfs.owners import Owners
 
 HOST_VOLUMES, SOURCES = "host_volumes", "volumes/sources"
 _LOCK = "volumes.lock"
@@ -34,7 +31,7 @@ _SUBPATHS = "/volume-subpaths/"
 """The kubelet binds what a container has of a volume to a place of its own below such a directory."""
 
 
-def add(directory: str, pod: Pod, *, container: Container, mapped: "Owners") -> Container:
+def add(directory: str, pod: Pod, *, container: Container, mapped: Owners) -> Container:
     """Mount the container's volumes of the host that are not there yet, and start their server if it does not run.
     Return the container with their names, where `read_only` are those that its guest has to protect, since others may
     write to them; its bundle must exist. Undo: `remove`.
@@ -57,7 +54,7 @@ def add(directory: str, pod: Pod, *, container: Container, mapped: "Owners") -> 
     return named
 
 
-def _add(directory: str, pod: Pod, *, container: Container, mapped: "Owners", entry: record.Record) -> Container:
+def _add(directory: str, pod: Pod, *, container: Container, mapped: Owners, entry: record.Record) -> Container:
     mounts, new = list(container.mounts), dict[str, tuple[Mount, str, int]]()
     for number, volume in enumerate(container.mounts):
         if not volume.is_of_host:
@@ -153,7 +150,7 @@ def _named(volume: Mount, pod: Pod, *, directory: str, pid: int) -> tuple[str, b
     raise WrongState(f"the volume {volume.source} is mounted too often; delete the pod, so that it is created again")
 
 
-def _below(directory: str, at: str) -> "dict[str, tuple[str, str]] | None":
+def _below(directory: str, at: str) -> dict[str, tuple[str, str]] | None:
     """What is mounted below there; None when nothing is mounted there itself."""
     return mount.file_systems_below(directory, below=at) if mount.is_mount_point(directory, below=at) else None
 

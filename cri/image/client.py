@@ -7,6 +7,8 @@ goes to each of the image's `places` (`origins.question`) until one gives what i
 the registry itself and to the server of tokens that it names, never to a host that it redirects to.
 """
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import email.utils
@@ -24,11 +26,8 @@ import ssl
 import threading
 import time
 import urllib.parse
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
 
 CONNECT_S, ANSWER_S = 10.0, 30.0
 """For a connection, and for each piece of an answer."""
@@ -89,7 +88,7 @@ def job(arguments: tuple[str, ...], data: bytes) -> Any:
         return _told(failed)
 
 
-_known: dict[bytes, "Registry"] = {}
+_known: dict[bytes, Registry] = {}
 """The registry that was asked last, by its question."""
 
 
@@ -97,7 +96,7 @@ def _told(failed: Failed) -> dict[str, Any]:
     return {"failed": [failed.kind, failed.host, failed.detail, failed.again_s]}
 
 
-def _reported(registry: "Registry", sizes: dict[str, int], *, threads: int) -> "Generator[list[Any], None, Any]":
+def _reported(registry: Registry, sizes: dict[str, int], *, threads: int) -> Generator[list[Any], None, Any]:
     """Bring the blobs, with some threads; the first failure ends all."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     todo: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
@@ -182,7 +181,7 @@ class Registry:
         """Have the registry check the credentials."""
         self._places[-1].tried(_welcomed)
 
-    def bring(self, digest: str, size: int, *, report: "Callable[[int], object]") -> None:
+    def bring(self, digest: str, size: int, *, report: Callable[[int], object]) -> None:
         """Bring a blob of `size` bytes, 0 if that is not known, into a file, which has its name once it is whole."""
         path = f"out/{digest.partition(':')[2]}"
 
@@ -196,14 +195,14 @@ class Registry:
         self._first(ask)
         os.rename(f"{path}.part", path)
 
-    def _require(self, digest: str, actual: str, *, place: "Place") -> None:
+    def _require(self, digest: str, actual: str, *, place: Place) -> None:
         """Raise Failed for other content, if another place may have the right one; else the daemon is the first to
         compare it.
         """
         if place is not self._places[-1] and _DIGEST.fullmatch(digest) and digest != f"sha256:{actual}":
             raise Failed("damaged", place.host)
 
-    def _first(self, ask: "Callable[[Place], Any]") -> Any:
+    def _first(self, ask: Callable[[Place], Any]) -> Any:
         """The answer of the first place that has one; that has failed once is not asked again. Raises what the last
         does.
         """
@@ -214,7 +213,7 @@ class Registry:
         return self._places[-1].tried(ask)
 
 
-def _welcomed(place: "Place") -> None:
+def _welcomed(place: Place) -> None:
     with place.answer("GET", "") as response:
         response.read(_TOKEN_BYTES)
 
@@ -246,7 +245,7 @@ class Place:
                 context.load_verify_locations(cadata=authorities)
         return context
 
-    def tried(self, ask: "Callable[[Place], Any]", *, tries: int = TRIES) -> Any:
+    def tried(self, ask: Callable[[Place], Any], *, tries: int = TRIES) -> Any:
         """`ask`, again after a while if it fails for a reason that may pass. Raises Failed."""
         for number in range(1, tries + 1):
             try:
@@ -259,7 +258,7 @@ class Place:
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def faults(self, host: str = "") -> "Iterator[None]":
+    def faults(self, host: str = "") -> Iterator[None]:
         """Raise Failed for what a connection, TLS or HTTP fails with."""
         try:
             yield
@@ -272,7 +271,7 @@ class Place:
         except (http.client.HTTPException, ValueError, RecursionError) as error:
             raise _fault(error, host or self.host) from None
 
-    def bring(self, digest: str, size: int, *, file: Any, report: "Callable[[int], object]") -> None:
+    def bring(self, digest: str, size: int, *, file: Any, report: Callable[[int], object]) -> None:
         """Write a blob to `file`. When it breaks off it goes on where it was; that is tried as often as it helps."""
         tried = 0
         while True:
@@ -286,7 +285,7 @@ class Place:
                     raise
                 time.sleep(failed.again_s or PAUSE_S * 2 ** (tried - 1))
 
-    def _receive(self, digest: str, size: int, *, file: Any, report: "Callable[[int], object]") -> None:
+    def _receive(self, digest: str, size: int, *, file: Any, report: Callable[[int], object]) -> None:
         have, reported, reported_s = file.tell(), 0, 0.0
         with self.answer("GET", f"blobs/{digest}", at=have) as response:
             if response.status == 200 and have:  # it gives no parts
@@ -311,7 +310,7 @@ class Place:
         report(have)
 
     @contextlib.contextmanager
-    def answer(self, method: str, what: str, *, at: int = 0) -> "Iterator[http.client.HTTPResponse]":
+    def answer(self, method: str, what: str, *, at: int = 0) -> Iterator[http.client.HTTPResponse]:
         """The answer with the status 200, or 206 for a part from `at` on, before its body is read. An insecure registry
         without TLS is asked without it. Raises Failed, and what `faults` takes.
         """
@@ -325,7 +324,7 @@ class Place:
             raise
         call.give_back()
 
-    def _spoken(self, method: str, what: str, *, at: int) -> "_Call":
+    def _spoken(self, method: str, what: str, *, at: int) -> _Call:
         """The call with TLS, or if that fails for an insecure registry, without."""
         if self._is_insecure and not self._scheme:
             try:
@@ -341,7 +340,7 @@ class Place:
             return call
         return self._followed(method, self._scheme or "https", what=what, at=at)
 
-    def _followed(self, method: str, scheme: str, *, what: str, at: int) -> "_Call":
+    def _followed(self, method: str, scheme: str, *, what: str, at: int) -> _Call:
         """The answer of the registry, or of a host that it redirects to: another port is another host. A redirect from
         TLS to plain HTTP is refused.
         """
@@ -374,7 +373,7 @@ class Place:
         raise Failed("odd" if is_own else "misled", _netloc(url), "redirects without an end")
 
     @contextlib.contextmanager
-    def _misled(self, url: str, *, unless: bool) -> "Iterator[None]":
+    def _misled(self, url: str, *, unless: bool) -> Iterator[None]:
         """What fails at another host is told as that."""
         try:
             with self.faults(_netloc(url)):
@@ -421,7 +420,7 @@ class Place:
             raise Failed("login", _netloc(url), "a token that is none")
         return f"Bearer {token}"
 
-    def _call(self, method: str, url: str, *, headers: dict[str, str], is_own: bool, body: str = "") -> "_Call":
+    def _call(self, method: str, url: str, *, headers: dict[str, str], is_own: bool, body: str = "") -> _Call:
         """One request by one connection, which may be one that was used before: if that has ended, by a new one."""
         parts = urllib.parse.urlsplit(url)
         key = (parts.scheme, parts.netloc, is_own)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection
 
 from stage1.linux import beneath, files
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 from stage1.linux.libc import Guard
 
 DETACHED_LOGS = "run-logs"

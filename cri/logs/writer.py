@@ -22,7 +22,7 @@ from cri.logs.batch import ENTRIES, Batch, Frame, Progress, write
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
 from stage1.errors import Exhausted, NoSpace, PodError, WrongState
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 
 log = logging.getLogger("clearpod.container")
 

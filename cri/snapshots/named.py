@@ -22,7 +22,7 @@ from cri.snapshots.copies import Given, Origin
 from cri.snapshots.manifest import Saved, SavedPod
 from cri.threads import run_uncancellable
 from stage1.errors import AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 from stage1.snapshot import load, machine, store
 
 if TYPE_CHECKING:

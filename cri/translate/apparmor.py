@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported, both_ends
-from stage1.linux import beneath, in_root
+from stage1.linux import files, in_root
 from stage1.linux.host import which
 from stage1.linux.process import run
 from stage1.pod.apparmor import DEFAULT, FEATURES, FILE
@@ -146,7 +146,7 @@ def _of_file(name: str, places: Places) -> bytes:
         content = in_root.read("/", path, most=POLICY_BYTES + 1)
     except KernelError as error:
         if os.path.lexists(path):
-            why = str(error) if isinstance(error, beneath.NotPlain) else os.strerror(error.errno)
+            why = str(error) if isinstance(error, files.NotPlain) else os.strerror(error.errno)
             raise BadRequest(f"the AppArmor profile {path} can't be read: {why}") from None
         return b""
     if len(content) > POLICY_BYTES:

@@ -12,7 +12,7 @@ from typing import Any
 from cri.pb import runtime_pb2 as pb
 from cri.translate.bounds import short
 from stage1.errors import BadRequest, KernelError, NotFound
-from stage1.linux import beneath, in_root
+from stage1.linux import files, in_root
 from stage1.pod.seccomp import DEFAULT
 
 PROFILE_BYTES = 1 << 20
@@ -50,7 +50,7 @@ def profile(given: pb.SecurityProfile) -> str:
     try:
         text = in_root.read("/", path, most=PROFILE_BYTES + 1).decode()
     except KernelError as error:
-        why = str(error) if isinstance(error, beneath.NotPlain) else os.strerror(error.errno)
+        why = str(error) if isinstance(error, files.NotPlain) else os.strerror(error.errno)
         raise NotFound(f"the seccomp profile {path} can't be read: {why}") from None
     except ValueError as error:
         raise BadRequest(f"the seccomp profile {path} is not text: {error}") from None

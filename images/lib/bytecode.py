@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles Python modules so that they stand without their sources; the same source gives the same bytes.
 
-`compile_all` starts this file as a program, since what marshal writes depends on what else a process has in memory:
-a fresh one with a fixed hash seed always has the same.
+This file is started as a program for it, since what marshal writes depends on what else a process has in memory: a
+fresh one with a fixed hash seed always has the same.
 """
 
 import ast
@@ -11,9 +11,12 @@ import json
 import marshal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import CodeType
+from typing import Any
+
+from lib import startup
 
 _NO_SOURCE = bytes(12)
 """Flags, time and size of a source that nobody looks for."""
@@ -23,92 +26,65 @@ _OPTIMIZE = 2
 
 def compile_all(files: Sequence[tuple[Path, Path, str]]) -> None:
     """Compile (source, target, name in tracebacks) each, to .pyc files. Raises CalledProcessError."""
-    _run("files", [[str(source), str(target), name] for source, target, name in files])
+    _run({"files": [[str(source), str(target), name] for source, target, name in files]})
 
 
-def pack(target: Path, modules: Sequence[tuple[str, bool, Path, str]], groups: Sequence[Sequence[str]]) -> None:
+def pack(
+    target: Path,
+    modules: Sequence[tuple[str, bool, Path, str]],
+    *,
+    program: str,
+    together: Collection[str],
+    plain: bool,
+) -> None:
     """Compile (name, is a package, source, name in tracebacks) each into one file, for stage1-aci/start.py to read.
-    Modules of a group, given by their names, are in it a second time, together.
+    Modules with names in `together` are in it a second time, as one piece.
+
+    The steps of `startup` are taken: all for modules of the package `program`, and none if they shall be `plain`.
     """
     jobs = [[name, package, str(source), shown] for name, package, source, shown in modules]
-    _run("pack", [str(target), jobs, [list(group) for group in groups]])
+    steps = {"program": program, "together": sorted(together), "plain": plain}
+    _run({"target": str(target), "modules": jobs, **steps})
 
 
-def _run(what: str, jobs: list[object]) -> None:
-    argv = [sys.executable, "-S", "-s", __file__, what]
-    subprocess.run(argv, input=json.dumps(jobs).encode(), env={"PYTHONHASHSEED": "0"}, check=True)
+def _run(job: dict[str, Any]) -> None:
+    argv = [sys.executable, "-B", "-S", "-s", "-m", "lib.bytecode"]
+    images, env = Path(__file__).resolve().parents[1], {"PYTHONHASHSEED": "0"}
+    subprocess.run(argv, input=json.dumps(job).encode(), cwd=images, env=env, check=True)
 
 
 def main() -> None:
-    """The program: what to do, and jobs as JSON on standard input."""
-    jobs = json.load(sys.stdin.buffer)
-    if sys.argv[1] == "files":
-        for source, target, name in jobs:
-            code = marshal.dumps(_compiled(source, name))
-            Path(target).write_bytes(importlib.util.MAGIC_NUMBER + _NO_SOURCE + code)
-    else:
-        target, modules, groups = jobs
-        codes = {name: (package, _compiled(source, shown)) for name, package, source, shown in modules}
-        Path(target).write_bytes(_packed(codes, groups))
+    """The program: the job is JSON on standard input."""
+    job = json.load(sys.stdin.buffer)
+    for source, target, name in job.get("files", ()):
+        code = _compiled(ast.parse(Path(source).read_bytes(), name), name)
+        Path(target).write_bytes(importlib.util.MAGIC_NUMBER + _NO_SOURCE + marshal.dumps(code))
+    if "target" in job:
+        Path(job["target"]).write_bytes(_packed(job))
 
 
-def _packed(modules: dict[str, tuple[bool, CodeType]], groups: list[list[str]]) -> bytes:
+def _packed(job: dict[str, Any]) -> bytes:
     """The size of the index in four bytes, the index, and the code: what nobody imports is not even copied."""
-    index, places, codes = {}, [], b""
-    for name, (package, code) in modules.items():
-        data = marshal.dumps(code)
+    names = {name for name, *_ in job["modules"]}
+    compiled: dict[str, CodeType] = {}
+    index, codes = {}, b""
+    for name, package, source, shown in job["modules"]:
+        tree = ast.parse(Path(source).read_bytes(), shown)
+        if not job["plain"]:
+            is_program = name.partition(".")[0] == job["program"]
+            tree = startup.lean(tree, names.__contains__) if is_program else startup.without_annotations(tree)
+        compiled[name] = _compiled(tree, shown)
+        data = marshal.dumps(compiled[name])
         index[name] = package, len(codes), len(codes) + len(data)
         codes += data
-    for group in groups:
-        data = marshal.dumps({name: modules[name][1] for name in group})
-        places.append((len(codes), len(codes) + len(data)))
-        codes += data
-    header = marshal.dumps((index, places, {name: number for number, group in enumerate(groups) for name in group}))
-    return len(header).to_bytes(4, "little") + header + codes
+    together = marshal.dumps({name: compiled[name] for name in job["together"]})
+    header = marshal.dumps((index, (len(codes), len(codes) + len(together))))
+    return len(header).to_bytes(4, "little") + header + codes + together
 
 
-def _compiled(source: str, name: str) -> CodeType:
-    tree = _Unannotated().visit(ast.parse(Path(source).read_bytes(), name))
-    code: CodeType = compile(tree, name, "exec", dont_inherit=True, optimize=_OPTIMIZE)
+def _compiled(tree: ast.Module, name: str) -> CodeType:
+    code: CodeType = compile(ast.fix_missing_locations(tree), name, "exec", dont_inherit=True, optimize=_OPTIMIZE)
     return code
-
-
-class _Unannotated(ast.NodeTransformer):
-    """Leaves annotations out, which the interpreter would otherwise evaluate at each start; of classes, named tuples
-    among them, the names stay.
-    """
-
-    def __init__(self) -> None:
-        self._in_class = False
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._inside(node, in_class=True)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self._inside(node, in_class=False)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        node.returns = None
-        return self._inside(node, in_class=False)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if self._in_class:
-            node.annotation = ast.copy_location(ast.Constant(None), node.annotation)
-            return node
-        if node.value is None:
-            return ast.copy_location(ast.Pass(), node)
-        return ast.copy_location(ast.Assign([node.target], node.value), node)
-
-    def _inside(self, node: ast.AST, *, in_class: bool) -> ast.AST:
-        was, self._in_class = self._in_class, in_class
-        self.generic_visit(node)
-        self._in_class = was
-        return node
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the top of a module, since most of the others serve what the program does not us
 
 import ast
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,14 @@ class Module(NamedTuple):
         return STDLIB not in self.path.parents
 
 
+def parsed(module: Module) -> ast.Module:
+    """The syntax tree of its source."""
+    return ast.parse(module.path.read_bytes())
+
+
+Tree = Callable[[Module], ast.Module]
+
+
 def find(name: str, places: Iterable[Path]) -> Module | None:
     """The module in the first of the `places` that has it; None for one that is built in, or nowhere."""
     inside = name.replace(".", "/")
@@ -43,13 +51,12 @@ def find(name: str, places: Iterable[Path]) -> Module | None:
 
 
 def closure(
-    roots: Iterable[str], own: Sequence[Path], *, without: Collection[str] = (), with_late: bool = True
+    roots: Iterable[str], own: Sequence[Path], *, without: Collection[str] = (), tree: Tree = parsed
 ) -> list[Module]:
-    """The modules that `roots` need, themselves included, sorted by name; `with_late` also those that are imported in
-    functions of the program.
+    """The modules that `roots` need, themselves included, sorted by name.
 
     `own` are the places of the program's packages, which come before the library's modules of the same name. Modules
-    `without` which the library does, if with less speed, are left out.
+    `without` which the library does, if with less speed, are left out. `tree` reads the source of one.
     """
     modules: dict[str, Module] = {}
     waiting = list(roots)
@@ -60,13 +67,13 @@ def closure(
             continue
         modules[name] = module
         if module.path.suffix == ".py":
-            waiting += _imported(module, everything=module.is_own and with_late)
+            waiting += _imported(module, tree(module))
         waiting += [name.rpartition(".")[0]] if "." in name else []
     return [modules[name] for name in sorted(modules)]
 
 
-def _imported(module: Module, *, everything: bool) -> Iterator[str]:
-    for node in _statements(ast.parse(module.path.read_bytes()), everything=everything):
+def _imported(module: Module, tree: ast.Module) -> Iterator[str]:
+    for node in _statements(tree, everything=module.is_own):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -5,6 +5,7 @@
 and known to the launcher and to stage1/rkt.
 """
 
+import ast
 import json
 import re
 import shutil
@@ -13,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from lib import bytecode, cache, elf, imports, tar, tools
+from lib import bytecode, cache, elf, imports, startup, tar, tools
 
 SOURCE = Path(__file__).resolve().parents[2]
 LIB = SOURCE / "images" / "lib"
+PROGRAM = "stage1"
 HOME = "usr/lib/clearpod"
 NAME = "clearpod.io/stage1"
 ENTRIES = ("run", "enter", "stop", "gc", "attach", "app_add", "app_start", "app_stop", "app_rm")
@@ -48,19 +50,19 @@ PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.vers
 STDLIB_FIRST = ("os", "encodings.utf_8", "encodings.aliases", "encodings.ascii", "encodings.latin_1")
 OMITTED = ("_hashlib", "_ssl", "_bz2", "_lzma")
 """Of the standard library, which does without: they would bring megabytes of libraries."""
-OWN = (Path(__file__).parent / "lean", SOURCE)
-GROUPS = (
-    ("stage1.entry.run", "ctypes"),
-    ("stage1.net.tap_links", "stage1.net.neighbours"),
-    ("stage1.rkt.copies",),
-)
-"""What `run` loads for each pod, for one with a network, and for one that may be a copy of a template."""
+LEAN = Path(__file__).parent / "lean"
+"""Modules in place of the library's, which take longer to load."""
+RUN_MODULES = Path(__file__).with_name("run-modules.txt")
+"""Names of the modules that `run` loads for a pod with a network that is a copy of a template: they are read at once.
+A name too many or too few costs a little time. `scripts/bench entry --modules` writes it.
+"""
 
 
 class Parts(NamedTuple):
     """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins, what makes disks.
 
-    `profile` and the variant `kernel` are those of pods that ask for none; empty is the ordinary one.
+    `profile` and the variant `kernel` are those of pods that ask for none; empty is the ordinary one. `plain` Python
+    is compiled as it is written, and loads slower: to tell a fault of it from one of the steps in lib/startup.py.
     """
 
     launcher: Path
@@ -70,6 +72,7 @@ class Parts(NamedTuple):
     mkfs: Path
     profile: str = ""
     kernel: str = ""
+    plain: bool = False
 
     @property
     def suffix(self) -> str:
@@ -97,7 +100,7 @@ def file_name(parts: Parts) -> str:
     return f"clearpod-stage1{parts.suffix}.aci"
 
 
-def find_parts(launcher: Path, guest: Path, profile: str = "", *, kernel: str = "") -> Parts:
+def find_parts(launcher: Path, guest: Path, profile: str = "", *, kernel: str = "", plain: bool = False) -> Parts:
     """What this machine has. Raises BuildFailed when something is missing that rkt needs."""
     tools.need({"ldd": "libc-bin", MKFS: "e2fsprogs"})
     plugins = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
@@ -109,7 +112,7 @@ def find_parts(launcher: Path, guest: Path, profile: str = "", *, kernel: str = 
     lkvm = shutil.which("lkvm")
     mkfs = Path(shutil.which(MKFS) or "")
     programs = Path(lkvm) if lkvm else None, tuple(path for path in plugins if path), mkfs
-    return Parts(launcher, guest, *programs, profile=profile, kernel=kernel)
+    return Parts(launcher, guest, *programs, profile=profile, kernel=kernel, plain=plain)
 
 
 def build_tree(home: Path, parts: Parts) -> Path:
@@ -145,6 +148,7 @@ def _inputs(parts: Parts) -> list[str | Path]:
     python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
     mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
     settings = [sys.version, python, parts.profile, *([f"kernel {parts.kernel}"] if parts.kernel else ())]
+    settings += ["plain"] if parts.plain else []
     return [*settings, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, parts.mkfs, *_present(parts.lkvm)]
 
 
@@ -187,7 +191,8 @@ def tree(root: Path, parts: Parts) -> None:
     for name in ENTRIES:
         (root / name).symlink_to("launcher")
     _add_guest(root / HOME, parts)
-    _add_python(root / HOME / "python", [*filter(elf.is_dynamic, (*_present(parts.lkvm), parts.mkfs, *parts.plugins))])
+    more = [*filter(elf.is_dynamic, (*_present(parts.lkvm), parts.mkfs, *parts.plugins))]
+    _add_python(root / HOME / "python", more, plain=parts.plain)
     for plugin in parts.plugins:
         _add_plugin(root, plugin)
     _fix_modes(root)
@@ -227,10 +232,11 @@ def _add_plugin(root: Path, plugin: Path) -> None:
         shutil.copyfile(plugin, root / PLUGIN_LINKS / plugin.name)
 
 
-def _add_python(home: Path, more: list[Path]) -> None:
+def _add_python(home: Path, more: list[Path], *, plain: bool) -> None:
     """An interpreter with its loader and libraries, which also serve the programs `more`, and what it runs."""
-    first = imports.closure(STDLIB_FIRST, OWN)
-    modules = imports.closure(_roots(), OWN, without=OMITTED)
+    own = (SOURCE,) if plain else (LEAN, SOURCE)
+    tree = imports.parsed if plain else _lean
+    modules = imports.closure(_roots(), own, without=OMITTED, tree=tree)
     shared = [module.path for module in modules if module.path.suffix == ".so"]
     for name in ("bin", "lib"):
         (home / name).mkdir(parents=True)
@@ -238,10 +244,20 @@ def _add_python(home: Path, more: list[Path]) -> None:
     for library in elf.libraries([PYTHON, *shared, *more]):
         target = home / "ld.so" if library == elf.loader_of(PYTHON) else home / "lib" / library.name
         shutil.copyfile(library, target)
-    _add_first(home / "lib" / PYTHON.name, first)
+    _add_first(home / "lib" / PYTHON.name, imports.closure(STDLIB_FIRST, own, tree=tree))
     for path in shared:
         shutil.copyfile(path, home / "lib" / PYTHON.name / "lib-dynload" / path.name)
-    _add_modules(home.parent, [module for module in modules if module.path.suffix != ".so"])
+    _add_modules(home.parent, [module for module in modules if module.path.suffix != ".so"], plain=plain)
+
+
+def _lean(module: imports.Module) -> ast.Module:
+    """The module as it is packed: without imports that only annotations use."""
+    tree = imports.parsed(module)
+    return startup.lean(tree, lambda name: bool(imports.find(name, (SOURCE,)))) if _is_program(module) else tree
+
+
+def _is_program(module: imports.Module) -> bool:
+    return module.name.partition(".")[0] == PROGRAM
 
 
 def _roots() -> list[str]:
@@ -261,19 +277,11 @@ def _add_first(library: Path, modules: list[imports.Module]) -> None:
     bytecode.compile_all(jobs)
 
 
-def _add_modules(home: Path, modules: list[imports.Module]) -> None:
+def _add_modules(home: Path, modules: list[imports.Module], *, plain: bool) -> None:
     bytecode.compile_all([(Path(__file__).with_name("start.py"), home / "start.pyc", "start.py")])
     packed = [(one.name, one.is_package, one.path, _file(one)) for one in modules]
-    bytecode.pack(home / "modules", packed, _groups({one.name for one in modules}))
-
-
-def _groups(packed: set[str]) -> list[list[str]]:
-    """The names of modules that each of GROUPS loads at once, and none before it does."""
-    groups: list[list[str]] = []
-    for roots in GROUPS:
-        names = {one.name for one in imports.closure(roots, OWN, without=OMITTED, with_late=False)} & packed
-        groups.append(sorted(names.difference(*groups)))
-    return groups
+    together = {one.name for one in modules} & set(RUN_MODULES.read_text().split())
+    bytecode.pack(home / "modules", packed, program=PROGRAM, together=together, plain=plain)
 
 
 def _file(module: imports.Module) -> str:

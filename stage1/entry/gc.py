@@ -6,15 +6,12 @@ begun.
 """
 
 import os
+from collections.abc import Callable, Iterator
 
 from stage1 import engine
-from stage1.entry import dispatch
+from stage1.entry import dispatch, templating
 from stage1.errors import PodError
-from stage1.rkt import arguments, machine, network, orphans
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from stage1.rkt import arguments, copies, machine, network, orphans
 
 
 def main(argv: list[str]) -> int:
@@ -26,30 +23,29 @@ def main(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _clean_up(pod_dir: str, uuid: str) -> "Iterator[str]":
+def _clean_up(pod_dir: str, uuid: str) -> Iterator[str]:
     """A sentence for each thing of the pod's that stayed."""
     yield from _tried(lambda: orphans.end(pod_dir))
     yield from _tried(lambda: engine.clean_up(machine.place(uuid)))
     yield from _tried(lambda: network.detach(pod_dir))
 
 
-def _of_others(pod_dir: str) -> "Iterator[str]":
+def _of_others(pod_dir: str) -> Iterator[str]:
     """The same of pods that are gone. They are no failure of this one's gc, nor of rkt's."""
     yield from _tried(lambda: network.collect_garbage(pod_dir))
     yield from _tried(machine.collect_garbage)
 
 
-def _template(pod_dir: str) -> "list[str]":
+def _template(pod_dir: str) -> list[str]:
     """Make the template that the pod could have been a copy of, where that is allowed. Returns problems."""
     top = machine.templates(pod_dir)
-    if not top or not (os.path.isdir(top) or os.path.exists(f"{pod_dir}/{machine.MISSING}")):
+    if not top or not (os.path.isdir(top) or os.path.exists(f"{pod_dir}/{copies.MISSING}")):
         return []
-    from stage1.entry import templating  # other gcs do not wait for it
 
     return _tried(lambda: templating.make(pod_dir, top))
 
 
-def _tried(step: "Callable[[], str | list[str] | None]") -> "list[str]":
+def _tried(step: Callable[[], str | list[str] | None]) -> list[str]:
     try:
         problems = step() or []
     except PodError as error:

@@ -12,14 +12,11 @@ import sys
 from stage1.entry import dispatch
 from stage1.errors import PodError
 from stage1.linux import namespace
-from stage1.rkt import arguments, commands, directory, loader, machine, make, network, runtime
+from stage1.pod.network import PodNetwork
+from stage1.rkt import arguments, commands, directory, loader, machine, make, network, own_kernel, runtime
 from stage1.rkt.arguments import RunOptions
 from stage1.rkt.loader import RktPod
 from stage1.vm import launch_spec
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.pod.network import PodNetwork
 
 
 def main(argv: list[str]) -> int:
@@ -47,10 +44,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _prepare(pod: RktPod, pod_dir: str, *, network: "PodNetwork | None", netns: str) -> launch_spec.LaunchSpec:
+def _prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> launch_spec.LaunchSpec:
     if not pod.own_kernel:
         return machine.prepare(pod, pod_dir, network=network, netns=netns)
-    from stage1.rkt import own_kernel  # others do not wait for it
 
     return own_kernel.prepare(pod, pod_dir, network=network, netns=netns)
 

@@ -10,7 +10,7 @@ from stage1 import engine
 from stage1.entry import dispatch
 from stage1.errors import NotFound, PodError
 from stage1.guest.messages import Halt, List
-from stage1.rkt import arguments, connect, machine
+from stage1.rkt import arguments, connect, machine, own_kernel
 from stage1.vm.vmm import VmProcess
 
 GRACE_S = 10.0
@@ -39,7 +39,6 @@ def _why_not_ended(uuid: str, pod: VmProcess) -> str:
     late, place = "did not end within its grace period", machine.place(uuid)
     if not machine.has_own_kernel(place):
         return "" if _halted(uuid, pod) else late
-    from stage1.rkt import own_kernel  # others do not wait for it
 
     if not own_kernel.has_button(place):
         return "has a machine without a power button"

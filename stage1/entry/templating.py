@@ -6,6 +6,7 @@ One program makes one at a time, in the directory WORK; what a killed one left t
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stage1 import engine
@@ -24,10 +25,6 @@ from stage1.snapshot.machine import TemplateSpec
 from stage1.snapshot.store import TemplateStore, remove_outdated
 from stage1.vm.spec import Nic
 from stage1.vm.starter import ProcessVmm
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WORK = f"{machine.RUN}/warm"
 """A run directory of the engine's. Its name is short: there are sockets below."""
@@ -59,7 +56,7 @@ def make(pod_dir: str, top: str) -> list[str]:
 
 
 @contextmanager
-def _turn(*, is_awaited: bool) -> "Iterator[None]":
+def _turn(*, is_awaited: bool) -> Iterator[None]:
     """The lock. Raises WrongState when another program has it, and keeps it."""
     lock = Lock(_LOCK, limit_s=TURN_S) if is_awaited else Lock(_LOCK, wait=False)
     try:

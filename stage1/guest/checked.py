@@ -7,14 +7,11 @@ not know what a pod or a container is to the caller; it clamps nothing, since a 
 agent.
 """
 
+from typing import Any
+
 from stage1.guest.messages import CREATED, EXITED, Container, ContainerStats, Exited, Hello, PodStats, Reply
+from stage1.guest.numbers import CpuStats, InterfaceStats
 from stage1.guest.wire import WireError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from stage1.guest.numbers import CpuStats, InterfaceStats
 
 MAX_NS = 2**63 - 1
 """Latest time, in nanoseconds since 1970 or since the boot: what protobuf's int64 holds, the year 2262."""
@@ -114,7 +111,7 @@ def _pod_stats(pod: PodStats) -> None:
     _distinct("PodStats.interfaces", [_interface(one) for one in pod.interfaces])
 
 
-def _interface(one: "InterfaceStats") -> str:
+def _interface(one: InterfaceStats) -> str:
     name = one.name  # as dev_valid_name of the kernel, and printable
     is_long = not 0 < len(name.encode()) <= MAX_INTERFACE
     if is_long or name in (".", "..") or not name.isprintable() or any(c in "/:" or c.isspace() for c in name):
@@ -123,7 +120,7 @@ def _interface(one: "InterfaceStats") -> str:
     return one.name
 
 
-def _cpu(cpu: "CpuStats | None") -> None:
+def _cpu(cpu: CpuStats | None) -> None:
     if cpu is not None:
         _counts(cpu, most=MAX_CPU_US)
 
@@ -135,14 +132,14 @@ def _pressures(stats: ContainerStats | PodStats) -> None:
             _counts(one._replace(some_us=0, full_us=0), most=MAX_AVERAGE)
 
 
-def _counts(message: "Any", *, first: int = 0, last: int | None = None, most: int = MAX_COUNT) -> None:
+def _counts(message: Any, *, first: int = 0, last: int | None = None, most: int = MAX_COUNT) -> None:
     """The fields from number `first` on, up to but without `last`, which are numbers."""
     if message is not None and max(numbers := _numbers(message, first, last=last)) > most:
         field = message._fields[first + numbers.index(max(numbers))]
         _number(f"{type(message).__name__}.{field}", max(numbers), most=most)
 
 
-def _numbers(message: "Any", first: int, *, last: int | None) -> tuple[int, ...]:
+def _numbers(message: Any, first: int, *, last: int | None) -> tuple[int, ...]:
     numbers: tuple[int, ...] = message[first:last]
     return numbers
 

@@ -6,20 +6,19 @@ Used by rkt's entry points. One thread. Ends of connections are ends of what was
 of a client that is gone.
 """
 
+from __future__ import annotations
+
 import _socket
 import select
 import time
 from collections import deque
+from collections.abc import Iterable
 
 from stage1.errors import TimedOut, VmFailed
 from stage1.guest import frame
 from stage1.guest.codec import decode_event, decode_reply, encode_request
 from stage1.guest.frame import Frame
 from stage1.guest.messages import Exited, Op, Reply, check_reply
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 STREAMS = 16
 """Ids that each client has for its streams and execs: its base, and those after it."""
@@ -32,7 +31,7 @@ class Cutter:
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def feed(self, data: bytes) -> "Iterable[Frame]":
+    def feed(self, data: bytes) -> Iterable[Frame]:
         """The whole frames that there are now. Raises ValueError when there is something else."""
         self._bytes += data
         while (one := frame.cut(self._bytes)) is not None:
@@ -51,7 +50,7 @@ class Client:
         self._over_at: float | None = None
         self.base = self._first(frame.HELLO, 0, until=until).stream
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,15 +5,12 @@ Used by both ends of the link, and by writers and readers of single requests, su
 number and type of each field; the meaning of values is not known here.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stage1.guest import messages as m
 from stage1.guest import numbers, operations, pod_messages, wire
 from stage1.guest.wire import Field
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 OPS: dict[int, type[m.Op]] = {
     1: m.Configure, 2: m.Create, 3: m.Start, 4: m.Exec, 5: m.Signal, 6: m.Delete, 7: m.Update, 8: m.Resize, 9: m.List,
@@ -101,7 +98,7 @@ def decode_event(data: bytes) -> m.Exited | None:
     return what
 
 
-def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
+def _decode_oneof(members: Mapping[int, type[Any]], data: bytes) -> Any:
     decoded = None
     for number, kind, raw in wire.fields(data):
         if number in members:

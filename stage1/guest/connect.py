@@ -7,16 +7,14 @@ The protocol is not known here. The daemon makes its own, with asyncio.
 import _socket
 import errno
 import time
+from collections.abc import Callable
 
 from stage1.errors import KernelError
 from stage1.linux import beneath
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Factory = Callable[[float], _socket.socket | None]
+"""Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain."""
 
-    Factory = Callable[[float], _socket.socket | None]
-    """Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain."""
 
 RETRY_S = 0.002
 """Delay between attempts; a VMM needs tens of milliseconds to create its socket."""
@@ -24,7 +22,7 @@ _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 _NO_GUEST_YET = (errno.ECONNRESET, errno.ECONNREFUSED, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTUNREACH)
 
 
-def unix_factory(path: str) -> "Factory":
+def unix_factory(path: str) -> Factory:
     """Return a factory that connects to the unix socket `path`, which may appear a little later."""
     what = f"the agent's socket {path}"
     return _factory(_socket.AF_UNIX, lambda sock: _connect(sock, path), not_yet=_NOT_YET, what=what)
@@ -35,15 +33,13 @@ def _connect(sock: _socket.socket, path: str) -> None:
         sock.connect(address)
 
 
-def vsock_factory(cid: int, port: int) -> "Factory":
+def vsock_factory(cid: int, port: int) -> Factory:
     """Return a factory that connects to the guest's `port`, where an autonomous pod's agent listens once it is up."""
     what = f"port {port} of guest {cid}"
     return _factory(_socket.AF_VSOCK, lambda sock: sock.connect((cid, port)), not_yet=_NO_GUEST_YET, what=what)
 
 
-def _factory(
-    family: int, join: "Callable[[_socket.socket], None]", *, not_yet: tuple[int, ...], what: str
-) -> "Factory":
+def _factory(family: int, join: Callable[[_socket.socket], None], *, not_yet: tuple[int, ...], what: str) -> Factory:
     def connect(until: float) -> _socket.socket | None:
         while True:
             sock = _socket.socket(family, _socket.SOCK_STREAM)

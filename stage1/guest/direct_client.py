@@ -3,6 +3,8 @@
 `stage1.snapshot.save`; the daemon's client is `cri.agent`, and rkt's programs have `client.py`, through a proxy.
 """
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -30,7 +32,7 @@ class DirectClient:
         self._link = HostLink(START, int.from_bytes(os.urandom(7), "little") | 1)
         self._link.connect(time.time_ns())
 
-    def __enter__(self) -> "DirectClient":
+    def __enter__(self) -> DirectClient:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,6 +5,7 @@ Used by everybody who asks the agent for something. A oneof is its member: a req
 happened. `codec` turns them into bytes and back.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState, command_error
@@ -21,10 +22,6 @@ from stage1.guest.numbers import (
 )
 from stage1.guest.operations import Connect, Disconnect, Halt
 from stage1.guest.pod_messages import Configure, Create, Interface, Launch, Neighbour, Route, Stdio, Sysctl
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "ContainerStats",
@@ -177,7 +174,7 @@ Op = (
     | Connect | Disconnect | Stats | Launch | Halt | Tune | Freeze | Shares
 )  # fmt: skip
 
-_ERRORS: dict[int, "Callable[[str], PodError]"] = {
+_ERRORS: dict[int, Callable[[str], PodError]] = {
     INVALID: BadRequest, NOT_FOUND: NotFound, EXISTS: AlreadyExists, WRONG_STATE: WrongState, NO_COMMAND: command_error,
     FULL: NoSpace,
 }  # fmt: skip

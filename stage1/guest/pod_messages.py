@@ -117,7 +117,7 @@ class Launch(NamedTuple):
     after: str = ""
 
 
-OPS: "dict[int, type[Configure | Create | Launch]]" = {1: Configure, 2: Create, 30: Launch}
+OPS: dict[int, type[Configure | Create | Launch]] = {1: Configure, 2: Create, 30: Launch}
 
 _U32, _U64, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.BOOL)
 _STR, _STRS, _STDIO = Field(wire.STR), Field(wire.STR, many=True), Field(wire.MESSAGE, Stdio)

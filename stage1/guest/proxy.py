@@ -9,22 +9,18 @@ import _socket
 import os
 import select
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stage1.errors import PodError
 from stage1.guest import frame
 from stage1.guest.client import STREAMS, Cutter
 from stage1.guest.codec import decode_request, encode, encode_event
+from stage1.guest.connect import Factory
 from stage1.guest.frame import Frame
 from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
 from stage1.guest.messages import Create, Exec, Signal, Stdio
 from stage1.guest.wire import WireError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from stage1.guest.connect import Factory
 
 LINGER_S = 1.0
 """How long it waits for another client before it exits."""
@@ -70,9 +66,7 @@ class _Client:
 class Proxy:
     """`serve` until no client is left. `connect` makes connections to the agent, which knows `key`."""
 
-    def __init__(
-        self, listener: _socket.socket, connect: "Factory", *, key: bytes, streams: "Iterable[int]" = ()
-    ) -> None:
+    def __init__(self, listener: _socket.socket, connect: Factory, *, key: bytes, streams: Iterable[int] = ()) -> None:
         """`streams` are those of containers that run already: output without a reader is discarded, and credit is
         returned for it.
         """

@@ -8,13 +8,10 @@ errors, as are more fields than a message of its kind can need (each costs more 
 a message field that is there twice the last one wins. Messages nest as deep as the tables do, which is not recursive.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from stage1.errors import PodError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 U32, U64, I32, BOOL, STR, BYTES, MESSAGE = range(7)
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -84,7 +81,7 @@ def encode(message: tuple[object, ...], tables: Tables) -> bytes:
     return bytes(out)
 
 
-def encode_oneof(member: tuple[object, ...], members: "Mapping[int, type[Any]]", *, tables: Tables) -> bytes:
+def encode_oneof(member: tuple[object, ...], members: Mapping[int, type[Any]], *, tables: Tables) -> bytes:
     """Return a message that holds one of `members`, which are by their numbers. Raises WireError as `encode`."""
     out = bytearray()
     number = next(number for number, kind in members.items() if kind is type(member))
@@ -223,7 +220,7 @@ def _skip(data: bytes, at: int, *, tag: int, cls: type[Any], plan: _Plan) -> int
     return _field(data, at, tag=tag)[1]
 
 
-def fields(data: bytes) -> "Iterator[tuple[int, int, int | bytes]]":
+def fields(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
     """Yield (number, wire type, value) of each field; fixed-width values as bytes. Raises WireError."""
     at = 0
     while at < len(data):

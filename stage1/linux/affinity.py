@@ -5,6 +5,7 @@ VMMs, and to validate such a list. It does not decide who runs where.
 
 import os
 import re
+from collections.abc import Iterable
 
 from stage1.errors import WrongState
 from stage1.linux import files, process
@@ -12,10 +13,6 @@ from stage1.linux import files, process
 PRESENT = "/sys/devices/system/cpu/present"
 LIST = re.compile("[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*")
 _ROUNDS = 16
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def parse(text: str) -> frozenset[int]:
@@ -35,7 +32,7 @@ def present() -> frozenset[int]:
         return frozenset(os.sched_getaffinity(0))
 
 
-def pin(pid: int, start_time: int, cpus: "Iterable[int]") -> bool:
+def pin(pid: int, start_time: int, cpus: Iterable[int]) -> bool:
     """Let all threads of a process run on `cpus` only, and those that it will make; false when it has ended.
 
     Raises WrongState when the kernel does not want that, as for processors that are all offline.
@@ -58,7 +55,7 @@ def pin(pid: int, start_time: int, cpus: "Iterable[int]") -> bool:
     return True
 
 
-def _pin_one(thread: int, cpus: "list[int]") -> None:
+def _pin_one(thread: int, cpus: list[int]) -> None:
     try:
         os.sched_setaffinity(thread, cpus)
     except ProcessLookupError:

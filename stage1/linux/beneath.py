@@ -10,19 +10,18 @@ Methods raise NotPlain for what is no plain file or directory, or is reached thr
 FileNotFoundError) for what is absent; NoSpace; else KernelError.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 import struct
 import sys
+from collections.abc import Callable
 
 from stage1.errors import KernelError, PodError
 from stage1.linux import files, libc, mount, removal
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
 _PLAIN = _BENEATH | NO_SYMLINKS | NO_MAGICLINKS
@@ -34,36 +33,6 @@ _PIN = os.O_PATH | os.O_NOFOLLOW
 _TRIES = 16
 _REPEATS = 256
 """Of one openat2: the renames that hit one in three calls in a row leave no chance of failing."""
-_KINDS = {
-    stat.S_IFREG: "a regular file",
-    stat.S_IFDIR: "a directory",
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-}
-
-
-class NotPlain(KernelError):
-    """Something else is where a regular file or a directory must be, or a link or mount is on the way there."""
-
-    grpc_code = "FAILED_PRECONDITION"
-
-    def __init__(self, path: str, why: str, *, number: int = errno.EINVAL) -> None:
-        super().__init__("open", number, path)
-        self.args = (f"{path} {why}; remove it",)
-
-
-def kind(mode: int) -> str:
-    """The kind of file for an st_mode, with an article."""
-    return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
-
-
-def no_directory(path: str, *, number: int) -> NotPlain:
-    """The error of what is at `path`, where a directory must be."""
-    what = kind(os.lstat(path).st_mode) if os.path.lexists(path) else "absent"
-    return NotPlain(path, f"is {what}, but must be {kind(stat.S_IFDIR)}", number=number)
 
 
 class Root:
@@ -80,7 +49,7 @@ class Root:
         except OSError as error:
             raise libc.failure("open", error.errno or errno.EIO, path) from error
 
-    def __enter__(self) -> "Root":
+    def __enter__(self) -> Root:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +59,7 @@ class Root:
         """Close the descriptor."""
         os.close(self.fd)
 
-    def below(self, path: str) -> "Root":
+    def below(self, path: str) -> Root:
         """The directory at `path`, with the same rules for what is below it. The caller closes it."""
         root = Root.__new__(Root)
         root.fd, root.path, root._resolve = self.open_directory(path), self._full(path), self._resolve
@@ -134,7 +103,7 @@ class Root:
         fd = self.open(path)
         try:
             if ours and (owner := os.fstat(fd).st_uid) != os.geteuid():
-                raise NotPlain(self._full(path), f"belongs to user {owner}", number=errno.EPERM)
+                raise files.NotPlain(self._full(path), f"belongs to user {owner}", number=errno.EPERM)
             with Guard("read", self._full(path)):
                 return _read(fd, most)
         finally:
@@ -184,7 +153,7 @@ class Root:
             except KernelError as error:
                 if error.errno != errno.EEXIST:
                     raise
-        raise NotPlain(self._full(path), "comes and goes", number=errno.EAGAIN)
+        raise files.NotPlain(self._full(path), "comes and goes", number=errno.EAGAIN)
 
     def make_file(self, path: str, *, mode: int, flags: int = os.O_WRONLY) -> int:
         """Make a regular file and open it. Raises KernelError (EEXIST) when anything is there."""
@@ -307,11 +276,11 @@ class Root:
     def _full(self, path: str) -> str:
         return f"{self.path}/{path}" if path != "." else self.path
 
-    def _in_parent(self, call: str, path: str, act: "Callable[[int, str], object]") -> None:
+    def _in_parent(self, call: str, path: str, act: Callable[[int, str], object]) -> None:
         """Have `act` do `call` with the directory of the last part of the path, and that part."""
         above, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
-            raise NotPlain(self._full(path), "does not name a file", number=errno.EINVAL)
+            raise files.NotPlain(self._full(path), "does not name a file", number=errno.EINVAL)
         parent = self.open_directory(above) if above else self.fd
         try:
             act(parent, name)
@@ -323,7 +292,7 @@ class Root:
             if above:
                 os.close(parent)
 
-    def _if_there(self, call: str, path: str, act: "Callable[[int, str], object]") -> None:
+    def _if_there(self, call: str, path: str, act: Callable[[int, str], object]) -> None:
         """The same; nothing is done where the directory does not exist."""
         try:
             self._in_parent(call, path, act)
@@ -336,11 +305,11 @@ class Root:
         if opened >= 0:
             return opened
         if opened == -errno.EAGAIN:
-            raise NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
+            raise files.NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
         if opened == -errno.ELOOP:
-            raise NotPlain(self._full(path), "is or leads through a symbolic link", number=errno.ELOOP)
+            raise files.NotPlain(self._full(path), "is or leads through a symbolic link", number=errno.ELOOP)
         if opened == -errno.EXDEV:
-            raise NotPlain(self._full(path), f"leads out of {self.path} or into a mount", number=errno.EXDEV)
+            raise files.NotPlain(self._full(path), f"leads out of {self.path} or into a mount", number=errno.EXDEV)
         raise libc.failure("open", -opened, self._full(path))
 
 
@@ -394,7 +363,7 @@ def require(path: str, mode: int, expected: int) -> None:
     """Raise NotPlain unless the st_mode `mode` of `path` is of the kind `expected` (S_IFREG, S_IFDIR, S_IFSOCK)."""
     if stat.S_IFMT(mode) != expected:
         number = errno.ELOOP if stat.S_ISLNK(mode) else errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise NotPlain(path, f"is {kind(mode)}, but must be {kind(expected)}", number=number)
+        raise files.NotPlain(path, f"is {files.kind(mode)}, but must be {files.kind(expected)}", number=number)
 
 
 def _read(fd: int, most: int) -> bytes:

@@ -9,6 +9,7 @@ limit is, is not decided here.
 import errno
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from stage1.errors import KernelError, NotFound, TimedOut
@@ -22,9 +23,6 @@ PERIOD_US = 100_000
 _COUNTED = ("cpu", "io", "memory", "pids")
 LIMITED = ("memory", "pids", "cpu")
 """Controllers that limit VMMs."""
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _DEATH_S = 10.0
 _POLL_S = 0.005
@@ -72,7 +70,7 @@ def place(parent: str, name: str) -> str:
     return f"{above}/{name}"
 
 
-def _hand_down(above: str, controllers: "Sequence[str]") -> None:
+def _hand_down(above: str, controllers: Sequence[str]) -> None:
     for controller in controllers:
         _write(f"{above}/cgroup.subtree_control", f"+{controller}")
 
@@ -103,7 +101,7 @@ def _is_writable(top: str) -> bool:
     return os.path.exists(f"{top}/cgroup.procs") and os.access(top, os.W_OK)
 
 
-def make(directories: "Mapping[str, str]", limits: Limits) -> None:
+def make(directories: Mapping[str, str], limits: Limits) -> None:
     """Make the cgroups of `places`, unless they exist, and write the limits, as far as there are controllers for them.
 
     Undo: `end` for each. Raises KernelError.
@@ -142,7 +140,7 @@ def _make_above(path: str) -> None:
         _hand_down("/".join((top, *parts[:number])), _COUNTED)
 
 
-def _values(kind: str, limits: Limits) -> "list[tuple[str, str]]":
+def _values(kind: str, limits: Limits) -> list[tuple[str, str]]:
     """The files of a cgroup and what is written into each, in this order."""
     memory, cpu = str(limits.memory_bytes), str(limits.cpu_us)
     return {
@@ -159,7 +157,7 @@ def _values(kind: str, limits: Limits) -> "list[tuple[str, str]]":
     }.get(kind, [])
 
 
-def raise_memory(directories: "Sequence[str]", size_bytes: int) -> None:
+def raise_memory(directories: Sequence[str], size_bytes: int) -> None:
     """Let the memory limit of the cgroups be at least `size_bytes`; it is never lowered, which may kill who is in it.
 
     Raises KernelError.

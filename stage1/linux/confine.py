@@ -9,14 +9,11 @@ import ctypes
 import os
 import resource
 import struct
+from collections.abc import Iterable, Sequence
 
 from stage1.linux import callfilter, libc, namespace, sandbox
 from stage1.linux.libc import Guard
 from stage1.linux.process import SIGKILL
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 _NEW_IPC, _NEW_UTS = 0x08000000, 0x04000000
 NEW_PID = 0x20000000
@@ -37,7 +34,7 @@ _KNOWN_SINCE = ((5, 16), (3, 15), (2, 14), (1, 13))
 """Versions of the kernel's interface, each with how many of these it knows."""
 
 
-def confine(box: sandbox.Box, places: "Iterable[Sequence[str]]") -> None:
+def confine(box: sandbox.Box, places: Iterable[Sequence[str]]) -> None:
     """Irrevocably give up all but what `box` leaves; `places` are its paths that exist (`existing`).
 
     Raises KernelError: the caller must end then. The caller makes the pid namespace itself (`NEW_PID`, and a fork).
@@ -86,7 +83,7 @@ def _last_capability() -> int:
         return int(file.read())
 
 
-def _fence(places: "Iterable[Sequence[str]]") -> int:
+def _fence(places: Iterable[Sequence[str]]) -> int:
     """A set of rules of Landlock, in force for a process once it restricts itself by it."""
     create = libc.NR_LANDLOCK_CREATE_RULESET
     version = libc.syscall("landlock_create_ruleset", create, None, 0, _VERSION, what="its version")

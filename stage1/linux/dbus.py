@@ -6,7 +6,9 @@ not know what a unit is.
 """
 
 import os
+import socket
 import time
+from typing import Any
 
 from stage1.errors import PodError, Unavailable, WrongState, both_ends
 from stage1.linux import dbuswire as wire
@@ -22,11 +24,6 @@ _PASSING = ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Timeout", "TimedOut"
 """Errors that may be gone when it is tried again."""
 _MOST_BYTES = 1 << 24
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from typing import Any
-
 
 def why_not() -> str:
     """Why systemd can't be asked for a unit here; empty when it can."""
@@ -37,7 +34,7 @@ def why_not() -> str:
     return ""
 
 
-def do_job(member: str, signature: str, *values: "Any") -> None:
+def do_job(member: str, signature: str, *values: Any) -> None:
     """Call a method of systemd's manager that begins a job, and wait until that is done. The first value is a unit.
 
     Raises Unavailable when systemd does not answer, WrongState when it refuses, or the job fails.
@@ -45,12 +42,12 @@ def do_job(member: str, signature: str, *values: "Any") -> None:
     _ask(member, signature, values, is_job=True)
 
 
-def call(member: str, signature: str, *values: "Any") -> None:
+def call(member: str, signature: str, *values: Any) -> None:
     """Call a method that is done when it is answered. Raises as `do_job`."""
     _ask(member, signature, values, is_job=False)
 
 
-def _ask(member: str, signature: str, values: "tuple[Any, ...]", *, is_job: bool) -> None:
+def _ask(member: str, signature: str, values: tuple[Any, ...], *, is_job: bool) -> None:
     connection, what = _Connection(), f"{member} {values[0]}"
     try:
         connection.ask(member, signature, values, is_job=is_job)
@@ -70,9 +67,7 @@ class _Connection:
         self._serial, self._ended = 0, dict[str, str]()
         self._socket, self.path, self._is_bus = self._connect()
 
-    def _connect(self) -> "tuple[socket.socket, str, bool]":
-        import socket  # rkt's programs never come here, and wait for each import
-
+    def _connect(self) -> tuple[socket.socket, str, bool]:
         problems = []
         for path, is_bus in SOCKETS:
             made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -90,7 +85,7 @@ class _Connection:
         """Close the socket."""
         self._socket.close()
 
-    def ask(self, member: str, signature: str, values: "tuple[Any, ...]", *, is_job: bool) -> None:
+    def ask(self, member: str, signature: str, values: tuple[Any, ...], *, is_job: bool) -> None:
         """Call the method; wait for the job that it answers with, if it does."""
         self._authenticate()
         if self._is_bus:
@@ -117,8 +112,8 @@ class _Connection:
         self._socket.sendall(b"BEGIN\r\n")
 
     def _call(
-        self, whom: tuple[str, str, str], member: str, signature: str = "", values: "tuple[Any, ...]" = ()
-    ) -> "list[Any]":
+        self, whom: tuple[str, str, str], member: str, signature: str = "", values: tuple[Any, ...] = ()
+    ) -> list[Any]:
         name, path, interface = whom
         self._serial += 1
         fields = {wire.F_PATH: ("o", path), wire.F_INTERFACE: ("s", interface), wire.F_MEMBER: ("s", member)}
@@ -136,7 +131,7 @@ class _Connection:
             )
         return body
 
-    def _take(self) -> "tuple[int, dict[int, Any], list[Any]]":
+    def _take(self) -> tuple[int, dict[int, Any], list[Any]]:
         """The next message; of a job that has ended the result is kept."""
         head = self._receive(16)
         size, fields_size = (int.from_bytes(head[at : at + 4], "little") for at in (4, 12))

@@ -4,18 +4,18 @@
 All types are written; read are numbers and texts, which is all that systemd answers where we ask.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 CALL, REPLY, ERROR, SIGNAL = 1, 2, 3, 4
 F_PATH, F_INTERFACE, F_MEMBER, F_ERROR, F_REPLY_TO, F_DESTINATION, F_SIGNATURE = 1, 2, 3, 4, 5, 6, 8
 """Fields of a header."""
 _ALIGNED = {"y": 1, "g": 1, "v": 1, "(": 8, "t": 8}
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
 
-
-def message(kind: int, serial: int, *, fields: "Mapping[int, tuple[str, Any]]", body: "tuple[str, Any]") -> bytes:
+def message(kind: int, serial: int, *, fields: Mapping[int, tuple[str, Any]], body: tuple[str, Any]) -> bytes:
     """A message; `body` is a signature and its values."""
     signature, values = body
     inside = Writer().put_all(signature, values).data
@@ -37,13 +37,13 @@ class Writer:
         """Pad to a multiple of `size`, as the next value requires."""
         self.data += b"\0" * (-len(self.data) % size)
 
-    def put_all(self, signature: str, values: "Any") -> "Writer":
+    def put_all(self, signature: str, values: Any) -> Writer:
         """One value for each type in the signature."""
         for kind, value in zip(types(signature), values, strict=True):
             self.put(kind, value)
         return self
 
-    def put(self, kind: str, value: "Any") -> None:
+    def put(self, kind: str, value: Any) -> None:
         """One value of one type."""
         self.align(_ALIGNED.get(kind[0], 4))
         if kind in ("y", "b", "u", "t"):
@@ -59,7 +59,7 @@ class Writer:
         else:
             self._put_array(kind[1:], value)
 
-    def _put_array(self, kind: str, values: "Any") -> None:
+    def _put_array(self, kind: str, values: Any) -> None:
         at = len(self.data)
         self.data += bytes(4)
         self.align(_ALIGNED.get(kind[0], 4))
@@ -86,11 +86,11 @@ class Reader:
     def __init__(self, data: bytes, at: int = 0) -> None:
         self._data, self._at = data, at
 
-    def values(self, signature: str) -> "list[Any]":
+    def values(self, signature: str) -> list[Any]:
         """Return one value for each letter of the signature."""
         return [self._value(letter) for letter in signature]
 
-    def fields(self) -> "dict[int, Any]":
+    def fields(self) -> dict[int, Any]:
         """Return a header's fields, which are variants by number; `data` begins with their length, at a multiple of 8
         less 4.
         """
@@ -101,7 +101,7 @@ class Reader:
             fields[number] = self._value(self._value("g"))
         return fields
 
-    def _value(self, kind: str) -> "Any":
+    def _value(self, kind: str) -> Any:
         if kind not in ("g", "s", "o", "u"):
             raise ValueError(f"a value of the type {kind[:20]!r} was not expected")
         if kind == "g":

@@ -8,16 +8,12 @@ import errno
 import os
 import select
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stage1.errors import KernelError, TimedOut
 from stage1.linux import libc, supervise
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stage1.linux.supervise import Start
+from stage1.linux.supervise import Start
 
 _SPLICE_F_NONBLOCK = 2
 
@@ -34,11 +30,11 @@ class Fed:
 
     def __init__(
         self,
-        start: "Start",
+        start: Start,
         pace: Pace,
         *,
         most_bytes: int = supervise.CHUNK_BYTES,
-        check: "Callable[[], None]" = supervise.nothing,
+        check: Callable[[], None] = supervise.nothing,
     ) -> None:
         """`start` and `check` as in a `Job`; of its standard output `most_bytes` and a piece are kept.
 
@@ -57,7 +53,7 @@ class Fed:
             os.set_blocking(fd, False)
             self._poll.register(fd, select.POLLOUT if fd == self._in else select.POLLIN)
 
-    def give(self, data: "bytes | memoryview") -> None:
+    def give(self, data: bytes | memoryview) -> None:
         """Let it have `data`; in vain once it takes no more. Raises TimedOut, what `check` raises."""
         view = memoryview(data)
         self.given += len(view)

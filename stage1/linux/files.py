@@ -10,6 +10,7 @@ when a disk or quota is full.
 
 import errno
 import os
+import stat
 
 from stage1.errors import KernelError
 from stage1.linux import libc, removal
@@ -19,6 +20,36 @@ from stage1.linux.mount import mounts_below
 _TAIL_BYTES = _READ_BYTES = 65536
 _PAGE_BYTES, _MOST_BLOCK_BYTES = 4096, 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class NotPlain(KernelError):
+    """Something else is where a regular file or a directory must be, or a link or mount is on the way there."""
+
+    grpc_code = "FAILED_PRECONDITION"
+
+    def __init__(self, path: str, why: str, *, number: int = errno.EINVAL) -> None:
+        super().__init__("open", number, path)
+        self.args = (f"{path} {why}; remove it",)
+
+
+def kind(mode: int) -> str:
+    """The kind of file for an st_mode, with an article."""
+    return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def no_directory(path: str, *, number: int) -> NotPlain:
+    """The error of what is at `path`, where a directory must be."""
+    what = kind(os.lstat(path).st_mode) if os.path.lexists(path) else "absent"
+    return NotPlain(path, f"is {what}, but must be {kind(stat.S_IFDIR)}", number=number)
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
@@ -177,9 +208,7 @@ def make_dirs(path: str, mode: int) -> None:
             os.chmod(path, mode)
         except FileExistsError as error:
             if not os.path.isdir(path):
-                from stage1.linux import beneath  # it is made of this module
-
-                raise beneath.no_directory(path, number=errno.EEXIST) from error
+                raise no_directory(path, number=errno.EEXIST) from error
 
 
 def remove_tree(path: str) -> None:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lock between processes on a file, as flock(2). Held until the block ends or the process dies."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import time
+from types import TracebackType
 
 from stage1.errors import TimedOut, WrongState
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _TRY_S = 0.02
 
@@ -34,7 +33,7 @@ class Lock:
         self._path, self._wait, self._fd = path, wait, -1
         self._limit_s = limit_s
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> Lock:
         with Guard("open", self._path):
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -58,7 +57,7 @@ class Lock:
             time.sleep(_TRY_S)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
         self._fd = -1

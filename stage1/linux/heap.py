@@ -3,6 +3,8 @@
 while it serves.
 """
 
+import ctypes
+
 from stage1.linux import mapped
 from stage1.linux.host import private_bytes
 
@@ -15,8 +17,6 @@ def use_one_heap() -> None:
     """Have all threads share one heap. By default glibc gives some of them others, which keep what was freed
     there: a tenth of the daemon's memory.
     """
-    import ctypes
-
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # musl has none
         mallopt(_M_ARENA_MAX, 1)
 
@@ -25,8 +25,6 @@ def trim() -> None:
     """Give the pages of all that was freed back to the kernel. By default only the end of a heap is. Takes some
     milliseconds, without the interpreter's lock; without effect on musl.
     """
-    import ctypes
-
     if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         malloc_trim(0)
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts about this host. Read by vm.choose and `clearpod check`. Evaluates nothing."""
 
+from __future__ import annotations
+
+import ctypes
+import mmap
 import os
+import struct
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from stage1.linux import libc
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from stage1.linux import libc, pressure
 
 _PT_INTERP = 3  # elf(5)
 _READ_ALL = 3  # syslog(2)
 _MOST_NAME = 4096
-_NONE: "Mapping[str, Program]" = {}
+_NONE: Mapping[str, Program] = {}
 
 
 class Program(NamedTuple):
@@ -43,7 +45,7 @@ class HostFacts(NamedTuple):
     """The CPU has an instruction for random numbers, which guests of KVM see as well."""
     kvm_error: str = ""
     vsock_error: str = ""
-    programs: "Mapping[str, Program]" = _NONE
+    programs: Mapping[str, Program] = _NONE
     crun: str = ""
 
 
@@ -72,8 +74,6 @@ def which(name: str) -> str:
 
 def has_text(path: str, text: bytes) -> bool:
     """Whether the file has `text` in it: the libraries that a program wants are named in it. False if unreadable."""
-    import mmap
-
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
             return content.find(text) >= 0
@@ -90,8 +90,6 @@ def interpreter(path: str) -> str | None:
     """The dynamic loader that a program for x86-64 asks for, empty when it asks for none; None if it is no such
     program, or unreadable.
     """
-    import struct
-
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -113,8 +111,6 @@ def interpreter(path: str) -> str | None:
 
 def recent_log(most: int) -> str:
     """The newest lines of the kernel's log, at most `most` bytes of it. Raises KernelError."""
-    import ctypes
-
     buffer = (ctypes.c_char * most)()  # the image of rkt's has no create_string_buffer
     size = libc.call("klogctl", _READ_ALL, ctypes.addressof(buffer), most, what="the kernel's log")
     return buffer.raw[:size].decode("utf-8", "replace")
@@ -122,8 +118,6 @@ def recent_log(most: int) -> str:
 
 def memory_mib() -> tuple[int, int]:
     """The host's memory, and what of it could be had without swapping (MemAvailable); 0 if it is not known."""
-    from stage1.linux import pressure  # rkt waits for each import
-
     now = pressure.memory()
     return now.total >> 20, now.available >> 20
 
@@ -135,13 +129,13 @@ def private_bytes() -> int:
     return (resident - of_files) * os.sysconf("SC_PAGESIZE")
 
 
-def cpu_flags(cpuinfo: str) -> "Sequence[str]":
+def cpu_flags(cpuinfo: str) -> Sequence[str]:
     """The words of the first flags line of /proc/cpuinfo."""
     lines = (line for line in cpuinfo.splitlines() if line.startswith("flags"))
     return next(lines, "").partition(":")[2].split()
 
 
-def cpu_virtualization(flags: "Sequence[str]") -> str:
+def cpu_virtualization(flags: Sequence[str]) -> str:
     """vmx, svm or empty."""
     return next((flag for flag in ("vmx", "svm") if flag in flags), "")
 

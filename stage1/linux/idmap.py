@@ -11,15 +11,12 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stage1.errors import KernelError, Unsupported, WrongState
 from stage1.linux import libc, mount, process
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MOUNT_ATTR_IDMAP = 0x00100000
 _INERT = 0x2 | 0x4 | 0x8
@@ -56,7 +53,7 @@ def why_not() -> str:
     return f"this host allows no user namespaces; write a number to {_MOST}"
 
 
-def outside(extents: "Sequence[Extent]", inside: int) -> int:
+def outside(extents: Sequence[Extent], inside: int) -> int:
     """The host's id for the id `inside`. Raises ValueError when none is mapped to it."""
     for one in extents:
         if one.inside <= inside < one.inside + one.length:
@@ -71,7 +68,7 @@ def read_map(pid: int | str, name: str = "uid_map") -> tuple[Extent, ...]:
     return tuple(Extent(*map(int, line.split())) for line in lines)
 
 
-def of_process(pid: int, start_time: int, extents: "Sequence[Extent]") -> int:
+def of_process(pid: int, start_time: int, extents: Sequence[Extent]) -> int:
     """A descriptor of the user namespace of the VMM `pid`, which must map as `extents` say. The caller closes it.
 
     A VMM that was taken over may be in a namespace that it made itself: one whose parent is not our own is refused.
@@ -92,7 +89,7 @@ def of_process(pid: int, start_time: int, extents: "Sequence[Extent]") -> int:
         return fd
 
 
-def _check(pid: int, fd: int, extents: "Sequence[Extent]") -> None:
+def _check(pid: int, fd: int, extents: Sequence[Extent]) -> None:
     try:
         parent = fcntl.ioctl(fd, _NS_GET_PARENT)
     except PermissionError:
@@ -106,7 +103,7 @@ def _check(pid: int, fd: int, extents: "Sequence[Extent]") -> None:
         raise WrongState(f"process {pid} is in a user namespace with other ids than its VM was given: {maps[0]}")
 
 
-def namespace(extents: "Sequence[Extent]") -> int:
+def namespace(extents: Sequence[Extent]) -> int:
     """A descriptor of a user namespace that maps users and groups so, which lasts as long. Raises KernelError."""
     (read, write), (back, answer) = process.pipes(2, "for a user namespace")
     try:
@@ -128,7 +125,7 @@ def namespace(extents: "Sequence[Extent]") -> int:
                 os.close(fd)
 
 
-def _mapped(pid: int, extents: "Sequence[Extent]", *, ends: tuple[int, int]) -> int:
+def _mapped(pid: int, extents: Sequence[Extent], *, ends: tuple[int, int]) -> int:
     os.write(ends[0], b"\n")
     with Guard("make", "a user namespace (unshare --user)"):
         if not os.read(ends[1], 1):  # cat has it, so unshare is done
@@ -146,7 +143,7 @@ def _mapped(pid: int, extents: "Sequence[Extent]", *, ends: tuple[int, int]) -> 
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def keep(path: str, extents: "Sequence[Extent]") -> None:
+def keep(path: str, extents: Sequence[Extent]) -> None:
     """Make a user namespace with these ids and keep it at `path`, a new file, until that is unmounted.
 
     Raises KernelError; rolled back then.

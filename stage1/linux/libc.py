@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """System calls that `os` lacks, by ctypes, and the one translation of errno into our errors.
 
-Used by the other files of stage1.linux only. Must not import ctypes before the first call: it costs
-milliseconds that programs which only read and write files do not owe.
+Used by the other files of stage1.linux only.
 """
 
+from __future__ import annotations
+
+import ctypes
 import errno
 import os
 import sys
+from types import TracebackType
+from typing import Any
 
 from stage1.errors import DiskFailed, Exhausted, KernelError, NoSpace, PodError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any
 
 # The same on every architecture: system calls since number 424 are.
 NR_SETFSUID, NR_SETFSGID = 122, 123
@@ -43,7 +42,7 @@ _TREES = ("open_tree", "move_mount")
 _STARTS = ("posix_spawn", "fork", "clone")
 """The calls for which EAGAIN means that no process can be started."""
 
-_handle: "_Library | None" = None
+_handle: _Library | None = None
 
 
 class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.errno may be None, ours not
@@ -97,7 +96,7 @@ class Guard:
         return None
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError) and not isinstance(error, PodError):
             raise failure(self._call, error.errno or errno.EIO, self._what) from error
@@ -111,7 +110,7 @@ def call(name: str, *args: int | bytes | None, what: str) -> int:
     return result
 
 
-def _result(name: str, args: "tuple[int | bytes | None, ...]") -> int:
+def _result(name: str, args: tuple[int | bytes | None, ...]) -> int:
     """The result, or the negative errno. The audit event is as those of `os`: by it tests stop a process between two
     steps.
     """
@@ -125,8 +124,6 @@ class _Library:
     """libc's functions by name, and what its arguments and errors are made of."""
 
     def __init__(self) -> None:
-        import ctypes
-
         self.functions: Any = ctypes.CDLL(None, use_errno=True)
         self.long, self.errno = ctypes.c_long, ctypes.get_errno
         number, path, size = ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t

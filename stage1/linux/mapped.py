@@ -4,13 +4,10 @@ Trimmer (`heap`), and by the processes that wait for pulls.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 
 from stage1.errors import PodError
 from stage1.linux import libc
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-[-x]p .* /")
 """Of a private mapping of a file that can't be written to."""
@@ -32,7 +29,7 @@ def release() -> None:
         pass  # no descriptor is free
 
 
-def _unchanged(smaps: "Iterable[str]") -> "Iterator[tuple[int, int]]":
+def _unchanged(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
     """The beginnings and ends of mappings of files that have none but the files' own pages. A page that the loader has
     relocated, or a debugger has changed, is none of these.
     """

@@ -8,14 +8,11 @@ See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
 import _thread
 import os
 import struct
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 from stage1.errors import PodError
 from stage1.linux import libc
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import BinaryIO
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC = 0x1000, 0x4000
@@ -56,7 +53,7 @@ def bind(source: str, target: str, *, recursive: bool = False, read_only: bool =
         raise
 
 
-def new(fstype: str, flags: int, options: "Sequence[tuple[str, str]]") -> int:
+def new(fstype: str, flags: int, options: Sequence[tuple[str, str]]) -> int:
     """A descriptor of a new file system that is mounted nowhere, for `move_tree`; see fsopen(2).
 
     `flags` are MS_RDONLY, _NOSUID, _NODEV, _NOEXEC; an option without a value is empty. Raises KernelError.
@@ -272,7 +269,7 @@ def keep_proc(fd: int) -> None:
     _place.proc = fd
 
 
-def open_table() -> "BinaryIO":
+def open_table() -> BinaryIO:
     """The table of all mounts, to be read: the calling thread's, which may be in a mount namespace of its own
     (`namespace.in_mounts_of`). Raises KernelError.
     """
@@ -289,7 +286,7 @@ def _points(path: str) -> list[str]:
     return [unescape(line.split(b" ", 5)[4]) for line in _lines(b" " + _escape(path))]
 
 
-def _lines(part: bytes) -> "Iterator[bytes]":
+def _lines(part: bytes) -> Iterator[bytes]:
     """The lines with `part` in them. A node has thousands of others, which no Python looks into."""
     with open_table() as file:
         text = file.read()

@@ -7,18 +7,17 @@ A namespace belongs to a thread: all of this acts on the calling one only, and a
 import errno
 import fcntl
 import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
 
 from stage1.errors import KernelError
-from stage1.linux import files, flock, libc, mount
+from stage1.linux import files, flock, libc, mount, mount_copies
 from stage1.linux.libc import Guard
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import TypeVar
+Result = TypeVar("Result")
 
-    Result = TypeVar("Result")
 
 NEW_NS = 0x00020000
 NEW_NET = 0x40000000
@@ -46,7 +45,7 @@ class _Home:
             self._fd = os.open(OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             setns(self._fd, NEW_NET)
@@ -129,7 +128,7 @@ class inside_mounts_of:
         os.chdir(self._where)
 
 
-def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
+def in_mounts_of(pid: int, function: Callable[[], Result]) -> Result:
     """What `function` returns, or raises, in the mount namespace of process `pid`.
 
     A thread of its own runs it, since a thread that went there can't come back. Where we are in that namespace
@@ -145,7 +144,7 @@ def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
             return function()
         _check_owner(fd, there)
 
-        def go() -> "Result":
+        def go() -> Result:
             proc = os.open("/proc/thread-self", os.O_PATH | os.O_CLOEXEC)
             try:
                 mount.keep_proc(proc)
@@ -174,37 +173,35 @@ def _go_there(fd: int) -> None:
     setns(fd, NEW_NS)
 
 
-def in_directory(fd: int, function: "Callable[[], Result]") -> "Result":
+def in_directory(fd: int, function: Callable[[], Result]) -> Result:
     """Call `function` with the open directory `fd` as the working directory, and return its result or raise its
     error. For system calls that take no descriptor. It runs in a thread of its own, in the caller's mount
     namespace.
     """
 
-    def go() -> "Result":
+    def go() -> Result:
         os.fchdir(fd)
         return function()
 
     return with_own_directory(go)
 
 
-def with_own_directory(function: "Callable[[], Result]") -> "Result":
+def with_own_directory(function: Callable[[], Result]) -> Result:
     """Call `function` in a thread of its own, whose working directory it may change, and return its result or raise
     its error.
     """
 
-    def go() -> "Result":
+    def go() -> Result:
         unshare(_OWN_FS)
         return function()
 
     return in_thread(go)
 
 
-def in_thread(function: "Callable[[], Result]", *, then: "Callable[[Result], None] | None" = None) -> "Result":
+def in_thread(function: Callable[[], Result], *, then: Callable[[Result], None] | None = None) -> Result:
     """Call `function` in a thread of its own, whose namespaces it may change, and return its result or raise its
     error. `then` is called in that thread afterwards, with the result, and not waited for.
     """
-    import threading
-
     results: list[Result] = []
     errors: list[BaseException] = []
     is_done = threading.Event()
@@ -259,8 +256,6 @@ def remove_net(path: str) -> None:
     try:
         files.unlink(path)
     except KernelError as error:  # as in rootfs.unmounting.freed
-        from stage1.linux import mount_copies  # no start of a pod comes here
-
         if error.errno != errno.EBUSY or not mount_copies.detach(path):
             raise
         files.unlink(path)

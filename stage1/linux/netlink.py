@@ -5,16 +5,15 @@ Used by `net`: a process for each question would take more time than all that is
 filter: what is in the messages is the caller's. Everything acts in the netns of the thread that makes the socket.
 """
 
+from __future__ import annotations
+
 import _socket
 import errno
 import struct
+from collections.abc import Iterator, Sequence
+from types import TracebackType
 
 from stage1.linux.libc import Guard, failure
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
 CREATE = 0x400 | 0x200
 """Flags of a message that makes something which is not there yet."""
@@ -61,15 +60,15 @@ class Netlink:
         self._socket.settimeout(_LIMIT_S)
         self._socket.bind((0, 0))
 
-    def __enter__(self) -> "Netlink":
+    def __enter__(self) -> Netlink:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
 
-    def ask(self, messages: "Sequence[tuple[int, int, bytes]]", *, what: str) -> None:
+    def ask(self, messages: Sequence[tuple[int, int, bytes]], *, what: str) -> None:
         """Send the requests together, each with kind, flags, body and attributes. The kernel executes them in order.
 
         Raises KernelError about `what`, with the first error; the requests after it were executed.
@@ -90,7 +89,7 @@ class Netlink:
         if failed:
             raise failure("netlink", failed, what)
 
-    def dump(self, kind: int, body: bytes, *, what: str) -> "Iterator[bytes]":
+    def dump(self, kind: int, body: bytes, *, what: str) -> Iterator[bytes]:
         """The bodies of all objects of this kind that the kernel has. Raises KernelError about `what`."""
         with Guard("netlink", what):
             self._socket.send(HEADER.pack(HEADER.size + len(body), kind, REQUEST | _DUMP, 0, 0) + body)
@@ -111,7 +110,7 @@ class Netlink:
             raise failure("netlink", -struct.unpack_from("=i", answer)[0], what)
         return answer
 
-    def _receive(self, what: str) -> "Iterator[tuple[int, bytes]]":
+    def _receive(self, what: str) -> Iterator[tuple[int, bytes]]:
         with Guard("netlink", what):
             data = self._socket.recv(_BUFFER_BYTES)
         at = 0

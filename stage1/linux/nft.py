@@ -5,15 +5,14 @@ one change. See linux/netfilter/nf_tables.h; chains, sets and rules are in `nft_
 Used by `net`: hosts need not have the program nft. It knows no table of ours: what is in the messages is the caller's.
 """
 
+from __future__ import annotations
+
 import _socket
 import struct
+from collections.abc import Sequence
 
 from stage1.linux.libc import Guard, failure
 from stage1.linux.netlink import ACK, CREATE, CREATE_OR_KEEP, HEADER, REQUEST, Netlink, attribute, attributes
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Message = tuple[int, int, bytes]
 """Kind, flags beside those that each has, and attributes."""
@@ -55,7 +54,7 @@ def table_removal(name: str) -> Message:
     return _DELETE_TABLE, 0, string(1, name)
 
 
-def elements(table: str, name: str, keys: "Sequence[bytes]", *, is_removal: bool = False) -> Message:
+def elements(table: str, name: str, keys: Sequence[bytes], *, is_removal: bool = False) -> Message:
     """Keys that are added to a set, where they are kept if they are in it, or removed."""
     listed = nested(3, *(nested(1, nested(1, attribute(1, key))) for key in keys))
     kind, flags = (_DELETE_ELEMENT, 0) if is_removal else (_NEW_ELEMENT, CREATE_OR_KEEP)
@@ -67,10 +66,10 @@ class Nftables(Netlink):
 
     PROTOCOL = _NETFILTER
 
-    def __enter__(self) -> "Nftables":
+    def __enter__(self) -> Nftables:
         return self
 
-    def commit(self, messages: "Sequence[Message]", *, what: str, generation: int = 0) -> None:
+    def commit(self, messages: Sequence[Message], *, what: str, generation: int = 0) -> None:
         """Make all changes or none; none with ERESTART if anybody has changed anything since this `generation`.
 
         Raises KernelError about `what`, with the first error; a Missing where a table or an element is not there.
@@ -111,7 +110,7 @@ class Nftables(Netlink):
                 if number == last or (number == 0 and error):
                     return failed
 
-    def _answers(self, what: str) -> "list[tuple[int, int]]":
+    def _answers(self, what: str) -> list[tuple[int, int]]:
         """Number of a message and error number, of each answer of one datagram."""
         with Guard("netlink", what):
             data = self._socket.recv(1 << 16)

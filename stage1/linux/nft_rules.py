@@ -2,17 +2,14 @@
 """nf_tables' chains, sets and rules: bytes of the messages that make them, and of the expressions in rules. See
 linux/netfilter/nf_tables.h.
 
-Used by `net` where a table is made, which is seldom: pods do not wait for this. It knows no table of ours.
+Used by `net` where a table is made. It knows no table of ours.
 """
 
 import struct
+from collections.abc import Sequence
 
 from stage1.linux.netlink import CREATE_OR_KEEP, attribute
 from stage1.linux.nft import Message, nested, string, u32
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LOCAL_IN, FORWARD = 1, 2
 """Hooks of that family."""
@@ -49,7 +46,7 @@ def chain(table: str, name: str, *, hook: int, priority: int) -> Message:
     )
 
 
-def lookup_table(table: str, name: str, *, key: "Sequence[int]", number: int, expires_s: int = 0) -> Message:
+def lookup_table(table: str, name: str, *, key: Sequence[int], number: int, expires_s: int = 0) -> Message:
     """A set, whose number no other one in these messages has; its keys are made of these, in this order. If it expires,
     elements are added by rules, and removed so long after their last update.
     """

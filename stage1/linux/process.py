@@ -5,6 +5,8 @@ Called by vm, rootfs, net and the engine. A process is a pid with its start time
 the kernel reuses. Must not fork: the daemon has threads.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -12,16 +14,14 @@ import resource
 import select
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from signal import pidfd_send_signal
+from types import TracebackType
 from typing import NamedTuple
 
 from stage1.errors import NotFound, TimedOut
 from stage1.linux import libc
 from stage1.linux.libc import Guard, failure
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
 # The signal module costs an import of enum. These numbers hold on x86 and arm.
 SIGKILL, SIGTERM, _SIGPIPE, _SIGXFSZ = 9, 15, 13, 25
@@ -77,12 +77,12 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def spawn(
-    argv: "Sequence[str]",
+    argv: Sequence[str],
     *,
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
-    env: "Mapping[str, str] | None" = None,
+    env: Mapping[str, str] | None = None,
 ) -> int:
     """Start argv[0] (looked up on PATH when it has no slash) in a session of its own; its pid, for the caller to reap.
 
@@ -93,9 +93,7 @@ def spawn(
     return spawn_with(argv, given, env=env)
 
 
-def spawn_with(
-    argv: "Sequence[str]", descriptors: "Mapping[int, int]", *, env: "Mapping[str, str] | None" = None
-) -> int:
+def spawn_with(argv: Sequence[str], descriptors: Mapping[int, int], *, env: Mapping[str, str] | None = None) -> int:
     """Like `spawn`, and the program gets each of our `descriptors` under the number before it."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     if 0 not in descriptors:
@@ -123,7 +121,7 @@ def spawn_with(
             os.close(fd)
 
 
-def _outlives(fd: int, descriptors: "Mapping[int, int]") -> bool:
+def _outlives(fd: int, descriptors: Mapping[int, int]) -> bool:
     """Whether it would be open in the program under a number that was not assigned to it."""
     return fd > 2 and fd not in descriptors and os.get_inheritable(fd)
 
@@ -156,11 +154,11 @@ class PidHandle:
         """Known after it ended, and only if it was our child: the exit status, or 128 + the signal."""
         self._fd = fd
 
-    def __enter__(self) -> "PidHandle":
+    def __enter__(self) -> PidHandle:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -204,8 +202,6 @@ class PidHandle:
 
     def kill(self, signal: int = SIGKILL) -> None:
         """Send `signal` to it; fine when it has ended."""
-        from signal import pidfd_send_signal
-
         with Guard("pidfd_send_signal", f"process {self.pid} signal {signal}"):
             try:
                 pidfd_send_signal(self._fd, signal)
@@ -268,11 +264,11 @@ class Result(NamedTuple):
 
 
 def run(
-    argv: "Sequence[str]",
+    argv: Sequence[str],
     *,
     timeout_s: float,
     input: bytes | None = None,  # noqa: A002  the name that subprocess.run made common
-    env: "Mapping[str, str] | None" = None,
+    env: Mapping[str, str] | None = None,
 ) -> Result:
     """Run a tool to its end. Raises KernelError when it can't start, TimedOut when it was killed for time."""
     pipes = _Pipes(input)
@@ -285,7 +281,7 @@ def run(
         pipes.close()
 
 
-def _finish(process: PidHandle, pipes: "_Pipes", name: str, timeout_s: float) -> Result:
+def _finish(process: PidHandle, pipes: _Pipes, name: str, timeout_s: float) -> Result:
     deadline = time.monotonic() + timeout_s
     try:
         pipes.pump(process, deadline)

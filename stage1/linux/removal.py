@@ -9,12 +9,9 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Iterator
 
 from stage1.linux import libc
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = 1 | 2 | 4 | 8
@@ -48,7 +45,7 @@ def unlink_if_there(parent: int, name: str) -> None:
         pass
 
 
-def first(fd: int, most: int) -> "Iterator[str]":
+def first(fd: int, most: int) -> Iterator[str]:
     """The names of at most so many entries of the directory, in its own order."""
     with os.scandir(fd) as entries:
         for entry, _ in zip(entries, range(most), strict=False):

@@ -8,18 +8,17 @@ with us, so that an empty scope is removed whenever we die. A scope need not be 
 process, and systemd removes what is left of it.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import time
+from collections.abc import Iterable
+from types import TracebackType
 
 from stage1.errors import WrongState
-from stage1.linux import cgroup, process
+from stage1.linux import cgroup, dbus, process
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
 
 INNER = "vm"
 _WAITING = "start"
@@ -34,8 +33,6 @@ def are_used(driver: str) -> bool:
     """Whether the cgroup driver is systemd. It is by "auto" where cgroups are of version 2 alone, as the kubelet's then
     should be, and systemd is there to be asked.
     """
-    from stage1.linux import dbus  # late, since rkt's programs have no scope and wait for each import
-
     return driver == "systemd" or (driver == "auto" and cgroup.tree() == cgroup.ROOT and not dbus.why_not())
 
 
@@ -50,14 +47,12 @@ def of(path: str) -> str:
     return above if name == INNER and above.endswith(".scope") else ""
 
 
-def begin(paths: "Iterable[str]", pid: int) -> None:
+def begin(paths: Iterable[str], pid: int) -> None:
     """Make the scope that `paths` are inside of, the same one in some hierarchies, with the process `pid` in it.
 
     In version 2 INNER is there then. Undo: the end of the process.
     Raises Unavailable, WrongState (see `dbus.do_job`), KernelError.
     """
-    from stage1.linux import dbus
-
     places = sorted({of(path) for path in paths})
     above, unit = os.path.split(places[0])
     properties = [
@@ -86,8 +81,6 @@ def limit_slice(parent: str, memory_bytes: int) -> None:
     """Let a slice allow so much memory. systemd has to know: it writes the limit that it knows again when it likes.
     Raises Unavailable, WrongState.
     """
-    from stage1.linux import dbus
-
     limit = [("MemoryMax", ("t", memory_bytes))]
     dbus.call("SetUnitProperties", "sba(sv)", os.path.basename(parent.rstrip("/")), True, limit)
 
@@ -95,7 +88,7 @@ def limit_slice(parent: str, memory_bytes: int) -> None:
 class Keeper:
     """A process that does nothing, to be in a scope for a while; it ends with us, or with the block."""
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> Keeper:
         ((read, self._write),) = process.pipes(1, "for who keeps a scope")
         try:
             self.pid = process.spawn(["cat"], stdin=read)
@@ -107,7 +100,7 @@ class Keeper:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._write)
         with process.hold(self.pid) as handle:

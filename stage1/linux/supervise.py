@@ -5,40 +5,41 @@ cancelled.
 Called by `rootfs` from threads. Nothing that the program does can make us wait longer or keep more than it was given.
 """
 
+import contextlib
+import fcntl
 import os
 import select
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple, Protocol
 
 from stage1.errors import PodError, TimedOut, both_ends
 from stage1.linux import process, sandbox
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-    from typing import Protocol
 
-    class Child(Protocol):
-        """A program that was started."""
+class Child(Protocol):
+    """A program that was started."""
 
-        @property
-        def exit_code(self) -> int | None:
-            """The exit status, or 128 + the signal; None until `wait` has seen its end."""
-            ...
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, or 128 + the signal; None until `wait` has seen its end."""
+        ...
 
-        def wait(self, timeout_s: float) -> bool:
-            """Wait until it has ended, at most `timeout_s`; true if it has."""
-            ...
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended, at most `timeout_s`; true if it has."""
+        ...
 
-        def kill(self) -> None:
-            """Kill it, and all that it started. Idempotent."""
-            ...
+    def kill(self) -> None:
+        """Kill it, and all that it started. Idempotent."""
+        ...
 
-        def close(self) -> None:
-            """Give back what is kept of it. Idempotent."""
-            ...
+    def close(self) -> None:
+        """Give back what is kept of it. Idempotent."""
+        ...
 
-    Start = Callable[["Standard"], Child]
+
+Start = Callable[["Standard"], Child]
+
 
 CHUNK_BYTES = 1 << 18
 TAIL_BYTES = 4096
@@ -74,15 +75,15 @@ class Standard(NamedTuple):
 class Job(NamedTuple):
     """A program: how it is started, what it reads, and when it is ended."""
 
-    start: "Start"
+    start: Start
     stdin: int
     """A descriptor, the caller's; -1 for /dev/null."""
     timeout_s: float
-    stop: "Callable[[], bool]" = never
+    stop: Callable[[], bool] = never
     """Asked some times a second; true ends it with `Stopped`."""
-    check: "Callable[[], None]" = nothing
+    check: Callable[[], None] = nothing
     """Called as often; what it raises ends the program."""
-    copy: "Callable[[int, int], int] | None" = None
+    copy: Callable[[int, int], int] | None = None
     """As `feeding.Fed.copy`, called with the pipe of standard output before anything is read from there."""
 
 
@@ -119,13 +120,13 @@ class _Program:
         self._held.close()
 
 
-def program(argv: "Sequence[str]") -> "Start":
+def program(argv: Sequence[str]) -> Start:
     """The program of these arguments, with those of `sandbox.command` before them."""
 
     return lambda standard: _Program(process.spawn(argv, **standard._asdict(), env=sandbox.ENVIRONMENT))
 
 
-def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
+def output(job: Job, outcome: list[Ended]) -> Generator[bytes, None, None]:
     """What the program writes to standard output, in pieces; then `outcome` gets how it ended.
 
     Close it when you leave early: the program is killed with all that it started. Raises KernelError, TimedOut,
@@ -150,16 +151,12 @@ def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
 
 def widen(fd: int) -> None:
     """Best-effort: whose user has many pipes, as a node with hundreds of pods, may not have larger ones (pipe(7))."""
-    import contextlib
-    import fcntl
 
     with contextlib.suppress(PermissionError):
         fcntl.fcntl(fd, _F_SETPIPE_SZ, CHUNK_BYTES)
 
 
-def _supervised(
-    child: "Child", job: Job, *, out: int, err: int, outcome: "list[Ended]"
-) -> "Generator[bytes, None, None]":
+def _supervised(child: Child, job: Job, *, out: int, err: int, outcome: list[Ended]) -> Generator[bytes, None, None]:
     deadline = time.monotonic() + job.timeout_s
     tail = bytearray()
     try:
@@ -171,7 +168,7 @@ def _supervised(
     outcome.append(Ended(-1 if child.exit_code is None else child.exit_code, last_line(bytes(tail))))
 
 
-def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -> "Generator[bytes, None, None]":
+def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -> Generator[bytes, None, None]:
     poll = select.poll()
     poll.register(out, select.POLLIN)
     poll.register(err, select.POLLIN)
@@ -205,14 +202,14 @@ def _check(job: Job, deadline: float) -> None:
     job.check()
 
 
-def end(child: "Child") -> None:
+def end(child: Child) -> None:
     """Kill it, if it has not ended, and wait for that."""
     if child.exit_code is None:
         child.kill()
         child.wait(_END_S)
 
 
-def started(start: "Start") -> "tuple[Child, tuple[int, int, int]]":
+def started(start: Start) -> tuple[Child, tuple[int, int, int]]:
     """A program, and our ends of its standard input, output and errors."""
     (theirs_in, in_), (out, theirs_out), (err, theirs_err) = process.pipes(3, "the pipes of a program")
     try:
@@ -229,7 +226,7 @@ def started(start: "Start") -> "tuple[Child, tuple[int, int, int]]":
 class Talk:
     """A program that is asked several times, by its standard input and output. Close it."""
 
-    def __init__(self, start: "Start") -> None:
+    def __init__(self, start: Start) -> None:
         """`start` as in a `Job`. Raises KernelError."""
         self._child, (self._in, self._out, self._err) = started(start)
         for fd in (self._in, self._err):

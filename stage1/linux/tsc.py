@@ -5,10 +5,17 @@ TCG passes the host's counter on to the guest, but not its frequency. A guest th
 wrong and falls back to timer ticks, some of which it loses.
 """
 
+import ctypes
+import mmap
 import os
 import time
+from collections.abc import Callable
 
 from stage1.linux import files
+
+Sample = tuple[int, int]
+"""The counter, and CLOCK_MONOTONIC in nanoseconds, at one moment."""
+
 
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")  # rdtsc; shl rdx,32; or rax,rdx; ret
 _BASELINE_S = 0.02
@@ -16,12 +23,6 @@ _READINGS = 20
 _TOLERANCE = 2e-4
 _DIGITS = 10
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Sample = tuple[int, int]
-    """The counter, and CLOCK_MONOTONIC in nanoseconds, at one moment."""
 
 _known, _file = 0, ""
 
@@ -53,7 +54,7 @@ def _kept() -> int:
     return int(text) if text.isdigit() and len(text) < _DIGITS else 0
 
 
-def measured(sample: "Callable[[], Sample]", sleep: "Callable[[float], None]") -> int:
+def measured(sample: Callable[[], Sample], sleep: Callable[[float], None]) -> int:
     """The frequency in kHz from samples with pauses between them; 0 when two pauses give different ones."""
     first = sample()
     sleep(_BASELINE_S)
@@ -64,11 +65,11 @@ def measured(sample: "Callable[[], Sample]", sleep: "Callable[[float], None]") -
     return round(all_) if all_ > 0 and abs(one - two) <= _TOLERANCE * all_ else 0
 
 
-def _rate(begin: "Sample", end: "Sample") -> float:
+def _rate(begin: Sample, end: Sample) -> float:
     return (end[0] - begin[0]) * 1e6 / (end[1] - begin[1])
 
 
-def _sample(read: "Callable[[], int]") -> "Sample":
+def _sample(read: Callable[[], int]) -> Sample:
     """Read the counter several times and return the reading during which the least time passed: others were
     interrupted.
     """
@@ -79,12 +80,10 @@ def _sample(read: "Callable[[], int]") -> "Sample":
     return best[1], best[2]
 
 
-def _reader() -> "Callable[[], int] | None":
+def _reader() -> Callable[[], int] | None:
     """A function that reads the counter; None on other machines, and where no memory may be made executable."""
     if os.uname().machine != "x86_64":
         return None
-    import ctypes
-    import mmap
 
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

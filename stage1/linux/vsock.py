@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """vsock on the host: the listener that guests connect to, and context ids that no other VM has."""
 
+import errno
+import fcntl
 import os
+import socket
+import struct
+from collections.abc import Callable
 
 from stage1.errors import NoSpace
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
 
 DEVICE = "/dev/vhost-vsock"
 FIRST_CID, _CIDS = 3, 1 << 24
@@ -17,10 +17,8 @@ _TRIES = 1000
 _VHOST_VSOCK_SET_GUEST_CID = 0x4008AF60  # _IOW(0xAF, 0x60, __u64), linux/vhost.h
 
 
-def listen(port: int, backlog: int = 64) -> "socket.socket":
+def listen(port: int, backlog: int = 64) -> socket.socket:
     """A vsock socket that listens on `port` for every guest; 0: the kernel chooses. Raises KernelError."""
-    import socket
-
     with Guard("socket", f"vsock port {port}"):
         listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         try:
@@ -32,7 +30,7 @@ def listen(port: int, backlog: int = 64) -> "socket.socket":
     return listener
 
 
-def choose_cid(seed: int, is_free: "Callable[[int], bool] | None" = None) -> int:
+def choose_cid(seed: int, is_free: Callable[[int], bool] | None = None) -> int:
     """An unused guest context id, starting the search at a place that `seed` decides.
 
     Another VM may still take it before ours does; the VMM then fails to start and the caller asks again with
@@ -48,9 +46,6 @@ def choose_cid(seed: int, is_free: "Callable[[int], bool] | None" = None) -> int
 
 def cid_is_free(cid: int) -> bool:
     """Whether no VM of this host has `cid` now. Raises KernelError when the device can't be opened."""
-    import errno
-    import fcntl
-    import struct
 
     with Guard("ioctl", f"{DEVICE} cid {cid}"):
         fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)

@@ -9,15 +9,12 @@ it reads is anybody's.
 import ipaddress
 import socket
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 from stage1.linux import namespace
 from stage1.linux.libc import Guard
 from stage1.net.settings import netns_path
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 MOST_BYTES = 256
 """Of a frame: all that is looked at lies there."""
@@ -55,7 +52,7 @@ class Endpoints(NamedTuple):
         return protocol == _UDP or (len(segment) > 13 and segment[13] & (_SYN | _ACK) == _SYN)
 
 
-def endpoints(mac: str, ips: "Collection[str]", *, ports: "Collection[tuple[str, int]]") -> Endpoints:
+def endpoints(mac: str, ips: Collection[str], *, ports: Collection[tuple[str, int]]) -> Endpoints:
     """Return the endpoints from addresses as people write them. Raises ValueError."""
     return Endpoints(bytes.fromhex(mac.replace(":", "")), frozenset(map(_packed, ips)), frozenset(ports))
 

@@ -5,9 +5,12 @@ Each step is recorded before it is made. So `detach` can undo all of them in any
 was interrupted by a kill. docs/design/network.md has the reasons.
 """
 
+import threading
+from collections.abc import Callable
+
 from stage1.errors import PodError
 from stage1.linux import files, namespace
-from stage1.net import protocol, record
+from stage1.net import deferred, neighbours, networks, protocol, record, reservation, tap_links
 from stage1.net.lock import AttachLock
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
@@ -18,18 +21,15 @@ from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Connect = Callable[[bool], PodNetwork]
 
-    Connect = Callable[[bool], PodNetwork]
 
 TRIES = 3
 """Of StopPodSandbox, before a DEL is deferred (`deferred`). The earlier ones fail, so that people hear of it."""
 
 
 def attach(
-    pod: Pod, directory: str, *, settings: Settings, join: "Connect | None" = None, with_taps: bool = True
+    pod: Pod, directory: str, *, settings: Settings, join: Connect | None = None, with_taps: bool = True
 ) -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Rolled back when it fails.
 
@@ -40,8 +40,6 @@ def attach(
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
         NetworkFailed: a plugin failed or did not end in time.
     """
-    from stage1.net import networks  # rkt's pods, which choose theirs otherwise, shall not pay for it
-
     chosen = networks.chosen(pod.networks, settings)
     if not chosen:
         return None
@@ -58,7 +56,7 @@ def make(
     attachments: tuple[Attachment, ...],
     *,
     settings: Settings,
-    connect: "Connect | None" = None,
+    connect: Connect | None = None,
     is_pool_slot: bool = False,
 ) -> PodNetwork:
     """Give the pod in `directory` a netns, which a pool slot has already, and these networks, in this order. `connect`
@@ -77,7 +75,6 @@ def make(
                 record.begin(path, plan)
                 namespace.make_net(plan.netns)
                 return _fill(path, plan, connect=connect or _usual())
-            from stage1.net import reservation  # imported late, to keep other starts fast
 
             plan, is_held = reservation.continued(path, plan)
             record.begin(path, plan)
@@ -88,9 +85,7 @@ def make(
             raise
 
 
-def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Connect":
-    from stage1.net import tap_links  # pods without a network shall not pay for it
-
+def _usual(*, with_taps: bool = True, is_free: bool = False) -> Connect:
     if not with_taps:
         return lambda _: tap_links.as_they_are()
     return lambda _: tap_links.join_all(is_free=is_free)
@@ -106,13 +101,13 @@ def _undo(directory: str, error: BaseException) -> None:
         error.add_note(f"and {problem}")
 
 
-def _fill(path: str, plan: Record, *, connect: "Connect") -> PodNetwork:
+def _fill(path: str, plan: Record, *, connect: Connect) -> PodNetwork:
     seen, made = _called(path, plan, connect=connect)
     _settle(path, made._replace(seen=seen), save=record.save)
     return seen
 
 
-def _called(path: str, plan: Record, *, connect: "Connect", is_held: bool = False) -> tuple[PodNetwork, Record]:
+def _called(path: str, plan: Record, *, connect: Connect, is_held: bool = False) -> tuple[PodNetwork, Record]:
     """Call the plugins and connect; what the pod has, and the record with all results. If the network `is_held`, its
     first plugin was called already.
     """
@@ -133,12 +128,10 @@ def _called(path: str, plan: Record, *, connect: "Connect", is_held: bool = Fals
     return seen._replace(networks=tuple(one.network.name for one in plan.attachments)), made
 
 
-def _settle(path: str, known: Record, *, save: "Callable[[str, Record], None]") -> None:
+def _settle(path: str, known: Record, *, save: Callable[[str, Record], None]) -> None:
     """Write down what the pod has, and only then limit its devices, which `detach_recorded` finds there. A host without
     nf_tables has pods without the limit, and `garbage.networks` reports it.
     """
-    from stage1.net import neighbours  # as for tap_links
-
     save(path, known)
     neighbours.add(neighbours.of(known))
 
@@ -205,14 +198,10 @@ def detach(directory: str, *, tries: int = 1, is_cut: bool = False, all_s: float
     netns = netns_path(record.pod_of(path))
     if (had_netns := namespace.is_net(netns)) and is_cut:
         with namespace.inside_net(netns):
-            from stage1.net import tap_links
-
             tap_links.cut_all()
     try:
         detach_recorded(path, all_s=all_s)
     except PodError as error:
-        from stage1.net import deferred  # imported late, to keep pod starts fast
-
         problem = deferred.defer(path, error, tries=tries, had_netns=had_netns)
     record.forget(f"{directory}/{record.LINK}")
     return problem
@@ -224,8 +213,6 @@ def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
     """
     known = record.load_first(path)
     if known is not None:
-        from stage1.net import neighbours  # to keep pod starts fast
-
         wait_for_removal = _begin(lambda: neighbours.remove(neighbours.of(known)))
         try:
             _delete_all(path, known, all_s=all_s)
@@ -238,10 +225,8 @@ def detach_recorded(path: str, *, all_s: float = 0.0) -> None:
     record.forget(path)
 
 
-def _begin(function: "Callable[[], None]") -> "Callable[[], None]":
+def _begin(function: Callable[[], None]) -> Callable[[], None]:
     """Call it beside what follows, or now where there can be no more threads; returns what waits for its end."""
-    import threading  # imported late, to keep pod starts fast
-
     thread = threading.Thread(target=function, name="detach")
     try:
         thread.start()
@@ -282,8 +267,6 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
         namespace.remove_net(known.netns)
         namespace.make_net(known.netns)
     with namespace.inside_net(known.netns):
-        from stage1.net import tap_links
-
         return True, tap_links.stand_in(lost)
 
 

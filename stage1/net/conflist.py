@@ -7,15 +7,11 @@ run plugins. See the CNI specification 1.1.0, section 1.
 
 import json
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from stage1.errors import BadRequest, PodError
 from stage1.linux import files
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """Those whose results look alike, oldest first."""
@@ -29,7 +25,7 @@ class Network(NamedTuple):
 
     name: str
     version: str
-    plugins: "tuple[dict[str, Any], ...]"
+    plugins: tuple[dict[str, Any], ...]
     file: str = ""
     disable_check: bool = False
     disable_gc: bool = False
@@ -63,7 +59,7 @@ def every(conf_dir: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
     return networks, tuple(one for one in read if isinstance(one, str))
 
 
-def _read(conf_dir: str) -> "Iterator[Network | str]":
+def _read(conf_dir: str) -> Iterator[Network | str]:
     """Each file's network, or why there is none in it; the directory itself may be the problem."""
     try:
         paths = candidates(conf_dir)
@@ -131,7 +127,7 @@ def parse(text: str, file: str) -> Network:
     return Network(name, version, tuple(plugins), file, no_check, no_gc)
 
 
-def is_word(text: "Any") -> bool:
+def is_word(text: Any) -> bool:
     """Whether it can be the name of a network, a plugin or a container: no path can be made of it (CNI 1.1.0)."""
     return isinstance(text, str) and 0 < len(text) <= 255 and text[0].isalnum() and _WORD.issuperset(text)
 
@@ -147,7 +143,7 @@ def _check_plugins(plugins: object, file: str) -> None:
             raise BadRequest(f'{file}: "capabilities" of the plugin {kind!r} must be an object')
 
 
-def _version(document: "dict[str, Any]", file: str) -> str:
+def _version(document: dict[str, Any], file: str) -> str:
     several = document.get("cniVersions") or []
     offered = [*(several if isinstance(several, list) else []), document.get("cniVersion")]
     known = [version for version in VERSIONS if version in offered]

@@ -6,15 +6,12 @@ must not run plugins.
 """
 
 import os
+from typing import Any
 
 from stage1.errors import BadRequest
 from stage1.net import conflist
 from stage1.net.conflist import Network, Selection, find_plugin
 from stage1.net.settings import Default, Settings
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 NAME = "clearpod"
 """The embedded network's."""

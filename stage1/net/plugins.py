@@ -5,6 +5,7 @@ A plugin that does not end in time is killed with its session. What plugins are 
 """
 
 import time
+from collections.abc import Callable
 
 from stage1.errors import NetworkFailed, PodError, TimedOut
 from stage1.linux import process
@@ -12,11 +13,6 @@ from stage1.net import portmap, protocol
 from stage1.net.conflist import Network, find_plugin
 from stage1.net.protocol import Call, Document
 from stage1.net.settings import LIMIT_S
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 LEAST_S = 1.0
 """Each plugin gets so long at least, however long those before it have taken."""
@@ -41,7 +37,7 @@ class Runner:
         return min(left_s, self.limit_s)
 
     def add(
-        self, network: Network, call: Call, *, done: "Callable[[Document], None]", first: Document | None = None
+        self, network: Network, call: Call, *, done: Callable[[Document], None], first: Document | None = None
     ) -> Document:
         """ADD by each plugin, but not by the first one if there is its result (`first`); `done` is called with each
         result as soon as there is one. Undo: `delete`.

@@ -4,15 +4,11 @@
 """
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stage1.errors import NetworkFailed, both_ends
 from stage1.net.conflist import Network
 from stage1.pod.model import Pod
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 Document = dict[str, "Any"]
 

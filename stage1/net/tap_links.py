@@ -3,8 +3,11 @@
 namespace: everything acts on the current one and ends with it. Starts no process.
 """
 
+from __future__ import annotations
+
 import _socket
 import os
+from types import TracebackType
 
 from stage1.errors import Exhausted, KernelError, NetworkFailed
 from stage1.linux import tun
@@ -12,10 +15,6 @@ from stage1.linux.netlink import Netlink
 from stage1.net import messages, own, tap
 from stage1.net.queries import query
 from stage1.pod.network import Interface, PodNetwork
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
 
 LOOPBACK = 1
 """Its number in every netns."""
@@ -26,11 +25,11 @@ _NEEDS = "by CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF of the kernel"
 class TapLinks(Netlink):
     """`with TapLinks() as links:` a netlink socket in the current netns; what fails in the block is a NetworkFailed."""
 
-    def __enter__(self) -> "TapLinks":
+    def __enter__(self) -> TapLinks:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
         if isinstance(error, KernelError) and not isinstance(error, Exhausted):

@@ -5,13 +5,11 @@ Called by `cri.translate` and `oci`. Pure. The numbers are the kernel's own, Doc
 in the table, though the guest has them: its disks, its console and the port of the link to the host.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.model import Device
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
 
 GUEST = {
     "/dev/null": (1, 3),
@@ -50,7 +48,7 @@ def device(source: str, path: str, *, access: str) -> Device:
     return Device(source, path, access)
 
 
-def nodes(given: "Iterable[Device]", *, privileged: bool) -> list[dict[str, "Any"]]:
+def nodes(given: Iterable[Device], *, privileged: bool) -> list[dict[str, Any]]:
     """OCI linux.devices. A privileged container gets all that the guest has."""
     devices = {one.path: GUEST[one.source] for one in given}
     if privileged:
@@ -62,7 +60,7 @@ def nodes(given: "Iterable[Device]", *, privileged: bool) -> list[dict[str, "Any
     ]
 
 
-def rules(given: "Iterable[Device]", *, privileged: bool) -> list[dict[str, "Any"]]:
+def rules(given: Iterable[Device], *, privileged: bool) -> list[dict[str, Any]]:
     """OCI linux.resources.devices: nothing but what is given (crun adds what every container has), or everything."""
     allowed = [(*GUEST[one.source], one.access) for one in given]
     return [

@@ -6,6 +6,8 @@ process of a container can have are mapped, from 0 to MAX_ID of `users`: the slo
 the pod's user namespace, and the others are host ids that all guests share (docs/design/volumes.md).
 """
 
+from collections.abc import Sequence
+
 from stage1.errors import Unsupported
 from stage1.linux.idmap import Extent, outside
 from stage1.pod.model import IdMap
@@ -17,10 +19,6 @@ SHARED = 1 << 31
 """The host id of the guest's id GUEST_IDS, and so on: no account and no VMM of this host has one of these."""
 POD_IDS = 2 * GUEST_IDS
 """Host ids of a slot: those of a guest, and as many for the containers of a pod with a user namespace."""
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def extents(first: int, ids: IdMap) -> tuple[Extent, ...]:
@@ -46,7 +44,7 @@ def _shared(begin: int, end: int) -> tuple[Extent, ...]:
     return (Extent(begin, SHARED + begin - GUEST_IDS, end - begin),) if begin < end else ()
 
 
-def shifted(ids: IdMap, vmm: "Sequence[Extent]") -> tuple[Extent, ...]:
+def shifted(ids: IdMap, vmm: Sequence[Extent]) -> tuple[Extent, ...]:
     """Return the id mapping for a mount whose 0 on disk is the first of the pod's `ids`, for a VMM with the maps `vmm`.
 
     The 9p server is 0 in the guest: it makes a file as that and gives it to its owner then. For so long the file on

@@ -4,16 +4,16 @@ booted. Pure: the file is read through a function, at a few offsets. The file is
 validated.
 """
 
+from __future__ import annotations
+
 import struct
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Read = Callable[[int, int], bytes]
 
-    Read = Callable[[int, int], bytes]
 
 PVH, MULTIBOOT, BZIMAGE = "pvh", "multiboot", "bzImage"
 MOST_BYTES = 256 << 20
@@ -66,7 +66,7 @@ class Kernel(NamedTuple):
 class _Elf(NamedTuple):
     is_64: bool
     machine: int
-    segments: "tuple[_Segment, ...]"
+    segments: tuple[_Segment, ...]
 
     @property
     def is_32(self) -> bool:
@@ -85,7 +85,7 @@ class _Segment(NamedTuple):
     align: int
 
 
-def read_kernel(read: "Read", size: int, *, title: str) -> Kernel:
+def read_kernel(read: Read, size: int, *, title: str) -> Kernel:
     """PVH, MULTIBOOT or BZIMAGE. `read` gives so many bytes at an offset, or fewer at the file's end; `title` is what
     sentences call it. Raises BadRequest when it is no kernel that this host can boot, is cut off, or too large.
     """
@@ -120,7 +120,7 @@ def _bzimage(head: bytes, size: int, *, title: str) -> Kernel:
     return Kernel(BZIMAGE)
 
 
-def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
+def _of_elf(read: Read, head: bytes, *, size: int, title: str) -> Kernel:
     elf = _elf(read, head, title=title)
     loaded = [one for one in elf.segments if one.kind == _PT_LOAD and one.memory_bytes]
     for one in loaded:
@@ -145,7 +145,7 @@ def _of_elf(read: "Read", head: bytes, *, size: int, title: str) -> Kernel:
     return Kernel(PVH, end)
 
 
-def _lack(read: "Read", head: bytes, *, elf: _Elf) -> str:
+def _lack(read: Read, head: bytes, *, elf: _Elf) -> str:
     odd = [one.align for one in elf.segments if _entry_of(read, one._replace(align=4)) is not None]
     if odd:
         return f"whose PVH note is not where the alignment of its segment by {odd[0]} puts it; align that by 4"
@@ -170,7 +170,7 @@ def _guess(head: bytes) -> str:
     return f"it begins with {head[:8].hex()}"
 
 
-def _elf(read: "Read", head: bytes, *, title: str) -> _Elf:
+def _elf(read: Read, head: bytes, *, title: str) -> _Elf:
     if len(head) < 64 or head[4] not in (1, 2):
         raise BadRequest(f"{title} is a damaged ELF file: its header is truncated or of an unknown class")
     machine: int = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)[0]
@@ -196,12 +196,12 @@ def _segment(table: bytes, at: int, *, is_64: bool) -> _Segment:
     return _Segment(kind, offset, length, address, memory, align)
 
 
-def _pvh_entry(read: "Read", elf: _Elf) -> int | None:
+def _pvh_entry(read: Read, elf: _Elf) -> int | None:
     """The address at which the kernel is entered by its PVH note."""
     return next((entry for one in elf.segments if (entry := _entry_of(read, one)) is not None), None)
 
 
-def _entry_of(read: "Read", segment: _Segment) -> int | None:
+def _entry_of(read: Read, segment: _Segment) -> int | None:
     """The same by the notes of one segment."""
     if segment.kind != _PT_NOTE:
         return None
@@ -212,7 +212,7 @@ def _entry_of(read: "Read", segment: _Segment) -> int | None:
     return None
 
 
-def _notes(data: bytes, *, align: int) -> "Iterator[tuple[bytes, int, bytes]]":
+def _notes(data: bytes, *, align: int) -> Iterator[tuple[bytes, int, bytes]]:
     """Name, type and content of each note; a damaged one is the last. Aligned as QEMU does: by the segment's
     alignment.
     """
@@ -256,12 +256,12 @@ def _end_by_header(head: bytes, size: int, *, title: str) -> int:
     return int(end)
 
 
-def _headers(head: bytes) -> "Iterator[int]":
+def _headers(head: bytes) -> Iterator[int]:
     """The flags of each multiboot header, with a bit that marks it as one."""
     return (flags | _THERE for _, flags in _places(head))
 
 
-def _places(head: bytes) -> "Iterator[tuple[int, int]]":
+def _places(head: bytes) -> Iterator[tuple[int, int]]:
     """The offset of each multiboot header, and its flags."""
     for at in range(0, len(head) - 11, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, at)

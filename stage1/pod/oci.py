@@ -8,14 +8,11 @@ OCI runtime-spec 1.2, config-linux.md.
 
 import json
 import os
+from typing import Any
 
-from stage1.pod import devices, profile, seccomp
+from stage1.pod import devices, guest_volumes, profile, seccomp
 from stage1.pod.capabilities import ambient, bounding
 from stage1.pod.model import CGROUPS, Container, Limits, Mount, Pod, Process, Rlimit, Security
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 GUEST = "/run/clearpod"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,7 +29,7 @@ MASKED = (
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, "Any"]:
+def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, Any]:
     """The bundle's config.json.
 
     Args:
@@ -61,7 +58,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
     }
 
 
-def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"]:
+def process(pod: Pod, container: Container, *, what: Process) -> dict[str, Any]:
     """An OCI process object: of the container itself, or of an exec in it (which gets the same confinement)."""
     security = container.security
     held, raised = list(_held(security)), list(ambient(security.ambient_capabilities))
@@ -88,7 +85,7 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
     }
 
 
-def _rlimits(given: tuple[Rlimit, ...]) -> list[dict[str, "Any"]]:
+def _rlimits(given: tuple[Rlimit, ...]) -> list[dict[str, Any]]:
     limits = {one.name: one for one in (Rlimit("RLIMIT_NOFILE", OPEN_FILES, OPEN_FILES), *given)}
     return [{"type": one.name, "soft": one.soft, "hard": one.hard} for one in limits.values()]
 
@@ -102,7 +99,7 @@ def environment(pod: Pod, what: Process) -> list[str]:
     return [entry for entry in first if entry.partition("=")[0] not in given] + list(what.env)
 
 
-def written(document: "Any") -> bytes:
+def written(document: Any) -> bytes:
     """The document for crun. Surrogate escapes in its strings (PEP 383) become the bytes that they stand for. It is not
     UTF-8 then, which the guest's crun takes (docs/dev/guest.md).
     """
@@ -125,7 +122,7 @@ def is_raw(what: Process) -> bool:
     return False
 
 
-def resources(limits: Limits) -> dict[str, "Any"]:
+def resources(limits: Limits) -> dict[str, Any]:
     """OCI linux.resources of the limits that are set; also what `crun update` is given."""
     memory = {"limit": limits.memory, "swap": limits.memory_swap}
     cpu = {
@@ -160,11 +157,11 @@ def _namespaces(security: Security, target_pid: int, *, user: bool) -> list[dict
     return spaces
 
 
-def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, "Any"]:
+def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": source or kind, "options": list(options)}
 
 
-def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
+def _mounts(pod: Pod, container: Container) -> list[dict[str, Any]]:
     """Shorter targets first, so that no mount hides another. A volume at /dev takes the place of the usual one; below
     it is what crun needs and programs expect. One at /etc that the image declares hides no file of the pod's own.
     """
@@ -183,7 +180,7 @@ def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
     return [*first, *below, *under, *(one for one in volumes if one not in below), *over]
 
 
-def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
+def _standard_mounts(security: Security) -> list[dict[str, Any]]:
     access = "rw" if security.privileged or security.writable_sys else "ro"
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
@@ -196,7 +193,7 @@ def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
     ]
 
 
-def _identity_mounts(pod: Pod, container: Container) -> tuple[list[dict[str, "Any"]], list[dict[str, "Any"]]]:
+def _identity_mounts(pod: Pod, container: Container) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """hosts, hostname, resolv.conf and machine-id of the pod, unless the request mounts its own: those that are under
     the volumes, and those over them.
 
@@ -211,21 +208,20 @@ def _identity_mounts(pod: Pod, container: Container) -> tuple[list[dict[str, "An
     return [*mounts.values()], over
 
 
-def _depth(mount: dict[str, "Any"]) -> int:
+def _depth(mount: dict[str, Any]) -> int:
     return int(mount["destination"].count("/"))
 
 
-def _own_volumes(container: Container) -> list[dict[str, "Any"]]:
+def _own_volumes(container: Container) -> list[dict[str, Any]]:
     """The agent has bound them there."""
     base = f"{GUEST}/containers/{container.id}/volumes"
     return [_mount(path, "bind", *BOUND, source=f"{base}/{number}") for number, path in enumerate(container.volumes)]
 
 
-def _volumes(container: Container) -> list[dict[str, "Any"]]:
+def _volumes(container: Container) -> list[dict[str, Any]]:
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
     if not container.has_guest_volumes:
         return [_volume(mount, f"{base}/{number}") for number, mount in enumerate(container.mounts)]
-    from stage1.pod import guest_volumes  # rkt has none, and waits for each import
 
     guest = guest_volumes.places(container)
     return [
@@ -236,11 +232,11 @@ def _volumes(container: Container) -> list[dict[str, "Any"]]:
     ]
 
 
-def _tmpfs(container: Container) -> list[dict[str, "Any"]]:
+def _tmpfs(container: Container) -> list[dict[str, Any]]:
     return [_mount(one.target, "tmpfs", "nosuid", "nodev", *one.options) for one in container.tmpfs]
 
 
-def _volume(mount: Mount, shown: str) -> dict[str, "Any"]:
+def _volume(mount: Mount, shown: str) -> dict[str, Any]:
     """One that is `shown` by the host is read-only there."""
     if mount.shared_as:
         access = "ro" if mount.read_only else "rw"
@@ -253,14 +249,14 @@ def _volume(mount: Mount, shown: str) -> dict[str, "Any"]:
     return _mount(mount.target, "bind", *BOUND, *mount.options, source=shown)
 
 
-def _guest_volume(mount: Mount, place: str) -> dict[str, "Any"]:
+def _guest_volume(mount: Mount, place: str) -> dict[str, Any]:
     """The agent has bound it there, or mounted what it has a copy in."""
     access = "ro" if mount.read_only else "rw"
     source = f"{place}/file" if mount.memory.is_file else place
     return _mount(mount.target, "bind", "rbind", access, *mount.options, source=source)
 
 
-def _image_volume(mount: Mount) -> dict[str, "Any"]:
+def _image_volume(mount: Mount) -> dict[str, Any]:
     root = f"{GUEST}/layers/{mount.image.removeprefix('sha256:')}"
     return _mount(mount.target, "bind", "rbind", "ro", *mount.options, source=f"{root}/{mount.source}".rstrip("/"))
 
@@ -271,7 +267,7 @@ def _held(security: Security) -> tuple[str, ...]:
     return bounding(added, security.drop_capabilities, privileged=security.privileged)
 
 
-def _seccomp(security: Security) -> dict[str, "Any"]:
+def _seccomp(security: Security) -> dict[str, Any]:
     if security.seccomp == seccomp.DEFAULT:
         return seccomp.profile(_held(security))
     stored: dict[str, Any] = json.loads(security.seccomp)

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differences in the OCI document of a container that runs on the host. Pure; called by the engine."""
 
+from typing import Any
+
 from stage1.pod import oci
 from stage1.pod.capabilities import ALL
 from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, Container, Limits, Mount, Pod
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 FLOWS = {HOST_TO_CONTAINER: ("rslave",), BIDIRECTIONAL: ("rshared",)}
 NEEDED = {"memory", "cpu", "pids"}
 """Controllers without which no limit can be kept."""
 
 
-def config(pod: Pod, container: Container, *, controllers: frozenset[str], target_pid: int = 0) -> dict[str, "Any"]:
+def config(pod: Pod, container: Container, *, controllers: frozenset[str], target_pid: int = 0) -> dict[str, Any]:
     """Like `oci.config`, for a pod on the host. Limits are left out where the pod's cgroup lacks one of the
     `controllers` that they need; volumes are what they are by the mount itself, read-only or followed by what the host
     mounts below them.
@@ -37,7 +35,7 @@ def _options(volume: Mount) -> list[str]:
     return ["rbind", access, *volume.options, *FLOWS.get(volume.propagation, ())]
 
 
-def within(process: dict[str, "Any"], *, open_files: int, capabilities: int) -> dict[str, "Any"]:
+def within(process: dict[str, Any], *, open_files: int, capabilities: int) -> dict[str, Any]:
     """An OCI process that wants no more than we can give: only a guest's root can always raise its limit of open files,
     and has all capabilities. Those that we have are a mask, as in proc_pid_status(5).
     """

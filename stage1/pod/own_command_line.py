@@ -5,19 +5,16 @@ Called when its VM is made. Pure. The forms are those of the systems themselves;
 """
 
 import json
+from collections.abc import Callable, Sequence
 
 from stage1.errors import BadRequest
 from stage1.pod import own_kernel, own_quoting
 from stage1.pod.own_kernel import OwnKernel
+from stage1.pod.own_quoting import Writer
 from stage1.pod.own_values import OWN_INIT, Address, Asked, Carried, Line, Values
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+Parts = tuple[str, ...]
 
-    from stage1.pod.own_quoting import Writer
-
-    Parts = tuple[str, ...]
 
 MOST_BYTES, MOST_OF_OTHERS = 2047, 4095
 """Of a line: what Linux takes, and more than most others do; and what those take whose forms have an environment."""
@@ -105,7 +102,7 @@ def has_environment(kernel: OwnKernel) -> bool:
     return kernel.network in (own_kernel.LINUX, own_kernel.LINUX_INIT, *_WITH_ENVIRONMENT)
 
 
-def without_services(environment: "Sequence[str]") -> tuple[str, ...]:
+def without_services(environment: Sequence[str]) -> tuple[str, ...]:
     """The variables without those that a kubelet makes for each service of the namespace: they would fill the line."""
     names = {one.partition("=")[0] for one in environment}
     hosts = (name.removesuffix(_OF_SERVICE[0]) for name in names if name.endswith(_OF_SERVICE[0]))
@@ -128,7 +125,7 @@ def _arguments(kernel: OwnKernel, values: Values) -> str:
     return " ".join(written) or values.text
 
 
-def _variables(values: Values, write: "Writer", *, form: str = "{}") -> "Parts":
+def _variables(values: Values, write: Writer, *, form: str = "{}") -> Parts:
     """The environment in the given form for the kernel's command line. Raises BadRequest for what it can't read."""
     written = []
     for one in values.environment:
@@ -142,11 +139,11 @@ def _variables(values: Values, write: "Writer", *, form: str = "{}") -> "Parts":
     return tuple(written)
 
 
-def _none(kernel: OwnKernel, values: Values) -> "Parts":
+def _none(kernel: OwnKernel, values: Values) -> Parts:
     return (_arguments(kernel, values),)
 
 
-def _linux(kernel: OwnKernel, values: Values) -> "Parts":
+def _linux(kernel: OwnKernel, values: Values) -> Parts:
     """Linux hands words with a value that it does not know to init, as its environment."""
     arguments = _arguments(kernel, values)
     if values.is_carried:
@@ -156,13 +153,13 @@ def _linux(kernel: OwnKernel, values: Values) -> "Parts":
     return *_linux_begin(values), *_linux_variables(values), arguments
 
 
-def _linux_begin(values: Values) -> "Parts":
+def _linux_begin(values: Values) -> Parts:
     at = values.at
     ip = f"ip={at.ip}::{at.gateway}:{at.mask}:{values.hostname}:eth0:off" if at else ""
     return "console=ttyS0", "panic=-1", ip
 
 
-def _linux_variables(values: Values) -> "Parts":
+def _linux_variables(values: Values) -> Parts:
     names = {one.partition("=")[0] for one in values.environment}.difference(_OF_LINUX)
     if len(names) > MOST_OF_LINUX:
         raise BadRequest(
@@ -173,7 +170,7 @@ def _linux_variables(values: Values) -> "Parts":
     return _variables(values, own_quoting.for_linux)
 
 
-def _linux_init(kernel: OwnKernel, values: Values) -> "Parts":
+def _linux_init(kernel: OwnKernel, values: Values) -> Parts:
     """The first word is the program that becomes init, the rest are its arguments."""
     root = "root=/dev/vda rw" if kernel.block else ""
     if values.is_carried and not _is_init_of_disk(kernel):
@@ -191,13 +188,13 @@ def _linux_init(kernel: OwnKernel, values: Values) -> "Parts":
     return *_linux_begin(values), *passed, root, init
 
 
-def _solo5(kernel: OwnKernel, values: Values) -> "Parts":
+def _solo5(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"--ipv4={at.ip}/{at.prefix}" if at else ""
     return ip, f"--ipv4-gateway={at.gateway}" if at and at.gateway else "", _arguments(kernel, values)
 
 
-def _osv(kernel: OwnKernel, values: Values) -> "Parts":
+def _osv(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"--ip=eth0,{at.ip},{at.mask}" if at else ""
     gateway = f"--defaultgw={at.gateway}" if at and at.gateway else ""
@@ -206,21 +203,21 @@ def _osv(kernel: OwnKernel, values: Values) -> "Parts":
     return ip, gateway, dns, *variables, _arguments(kernel, values)
 
 
-def _unikraft(kernel: OwnKernel, values: Values) -> "Parts":
+def _unikraft(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"netdev.ip={at.ip}/{at.prefix}:{at.gateway}:{at.dns}".rstrip(":") if at else ""
     files = 'vfs.fstab=[ "initrd0:/:extract:::" ]' if kernel.initrd else ""
     return _for_program(kernel, values, settings=(ip, files))
 
 
-def _unikraft_old(kernel: OwnKernel, values: Values) -> "Parts":
+def _unikraft_old(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"netdev.ipv4_addr={at.ip} netdev.ipv4_subnet_mask={at.mask}" if at else ""
     gateway = f"netdev.ipv4_gw_addr={at.gateway}" if at and at.gateway else ""
     return _for_program(kernel, values, settings=(ip, gateway, "vfs.rootfs=initrd" if kernel.initrd else ""))
 
 
-def _for_program(kernel: OwnKernel, values: Values, *, settings: "Parts") -> "Parts":
+def _for_program(kernel: OwnKernel, values: Values, *, settings: Parts) -> Parts:
     """The first word is the program's name, unless it is a path: a program in its files, of which its loader is told
     behind the two dashes that end what Unikraft itself reads.
     """
@@ -232,13 +229,13 @@ def _for_program(kernel: OwnKernel, values: Values, *, settings: "Parts") -> "Pa
     return name, *variables, *settings, "--", rest
 
 
-def _mewz(kernel: OwnKernel, values: Values) -> "Parts":
+def _mewz(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"ip={at.ip}/{at.prefix}" if at else ""
     return ip, f"gateway={at.gateway}" if at and at.gateway else "", _arguments(kernel, values)
 
 
-def _hermit(kernel: OwnKernel, values: Values) -> "Parts":
+def _hermit(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"-ip {at.ip} -mask {at.mask}" if at else ""
     gateway = f"-gateway {at.gateway}" if at and at.gateway else ""
@@ -247,19 +244,19 @@ def _hermit(kernel: OwnKernel, values: Values) -> "Parts":
     return ip, gateway, *variables, f"-- {arguments}" if arguments else ""
 
 
-def _includeos(kernel: OwnKernel, values: Values) -> "Parts":
+def _includeos(kernel: OwnKernel, values: Values) -> Parts:
     at = values.at
     ip = f"--net={at.ip}/{at.mask}" if at else ""
     gateway = f"--gateway={at.gateway}" if at and at.gateway else ""
     return *_variables(values, own_quoting.plain), ip, gateway, _arguments(kernel, values)
 
 
-def _freebsd(kernel: OwnKernel, values: Values) -> "Parts":
+def _freebsd(kernel: OwnKernel, values: Values) -> Parts:
     """Variables of its kernel, of which none is an address; in place of its loader they name the disk with its root."""
     return "vfs.root.mountfrom=ufs:/dev/vtbd0" if kernel.block else "", _arguments(kernel, values)
 
 
-def _rumprun(kernel: OwnKernel, values: Values) -> "Parts":
+def _rumprun(kernel: OwnKernel, values: Values) -> Parts:
     at, document = values.at, dict[str, object](cmdline=_arguments(kernel, values))
     if at:
         net = {"if": "vioif0", "type": "inet", "method": "static", "addr": at.ip, "mask": str(at.prefix)}
@@ -272,7 +269,7 @@ def _rumprun(kernel: OwnKernel, values: Values) -> "Parts":
     return ("{" + variables + json.dumps(document, ensure_ascii=False).removeprefix("{"),)
 
 
-_FORMS: "dict[str, Callable[[OwnKernel, Values], Parts]]" = {
+_FORMS: dict[str, Callable[[OwnKernel, Values], Parts]] = {
     own_kernel.NONE: _none,
     own_kernel.ABSENT: _none,
     own_kernel.LINUX: _linux,
@@ -287,7 +284,7 @@ _FORMS: "dict[str, Callable[[OwnKernel, Values], Parts]]" = {
     own_kernel.INCLUDEOS: _includeos,
     own_kernel.FREEBSD: _freebsd,
 }
-_QUOTING: "dict[str, Writer]" = {
+_QUOTING: dict[str, Writer] = {
     own_kernel.LINUX: own_quoting.for_linux,
     own_kernel.LINUX_INIT: own_quoting.for_linux,
     own_kernel.SOLO5: own_quoting.by_quotes,

@@ -7,13 +7,11 @@ the keys. Files are not read here, but by `kernel_image`.
 """
 
 import binascii
+import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, Unsupported
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
 """The prefix of the keys."""
@@ -133,7 +131,7 @@ _UNIKRAFT_NEW = (0, 16, 1)
 """The first Unikraft that takes `netdev.ip`."""
 
 
-def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
+def read(labels: Mapping[str, str], *, image: str) -> OwnKernel | None:
     """The kernel that these labels of `image` name; None when they name none. Our own keys win.
 
     Raises BadRequest for a value that can't be, Unsupported for a kernel that no VM can boot.
@@ -159,7 +157,7 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
     return _checked(kernel._replace(**fields), image)
 
 
-def merged(*places: "Mapping[str, str]") -> dict[str, str]:
+def merged(*places: Mapping[str, str]) -> dict[str, str]:
     """The keys of a kernel in several places as one: of two values the later place's counts. urunc's are decoded where
     their type is beside them, since that tells whether they are encoded.
     """
@@ -172,7 +170,7 @@ def merged(*places: "Mapping[str, str]") -> dict[str, str]:
     return keys
 
 
-def is_named(labels: "Mapping[str, str]") -> bool:
+def is_named(labels: Mapping[str, str]) -> bool:
     """Whether a kernel's file is among them, and not settings of one alone."""
     return any(labels.get(key) for key in (f"{OURS}path", f"{URUNC}binary"))
 
@@ -184,8 +182,6 @@ def is_setting(key: str) -> bool:
 
 def of_file(data: bytes) -> dict[str, str]:
     """The content of a `FILE` as labels; `FAULT` if it is invalid."""
-    import json  # few images have one
-
     if len(data) > MOST_FILE_BYTES:
         return {FAULT: SIZE}
     try:
@@ -198,7 +194,7 @@ def of_file(data: bytes) -> dict[str, str]:
     return _plain(given) if given else {FAULT: EMPTY}
 
 
-def require_no_fault(labels: "Mapping[str, str]", *, image: str) -> None:
+def require_no_fault(labels: Mapping[str, str], *, image: str) -> None:
     """Raise BadRequest where an invalid file alone could name a kernel."""
     if FAULT in labels and not is_named(labels):
         raise BadRequest(
@@ -207,7 +203,7 @@ def require_no_fault(labels: "Mapping[str, str]", *, image: str) -> None:
         )
 
 
-def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
+def _known(ours: Mapping[str, str], image: str) -> dict[str, str]:
     fields = {key.replace("-", "_"): text for key, text in ours.items()}
     if unknown := sorted(set(fields) - set(OwnKernel._fields)):
         raise BadRequest(
@@ -217,7 +213,7 @@ def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
     return fields
 
 
-def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
+def _plain(theirs: Mapping[str, str]) -> dict[str, str]:
     """Decode values: as labels they are text, as annotations and in urunc.json base64, either all of them or those
     marked. A known type decides which: text can be valid base64 too.
     """
@@ -240,7 +236,7 @@ def _decoded(text: str) -> str:
         return _ENCODED + text
 
 
-def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
+def _of_urunc(theirs: Mapping[str, str], image: str) -> OwnKernel:
     word, monitor = theirs.get("unikerneltype", "").lower(), theirs.get("hypervisor", "").lower()
     if monitor in _OTHER_VMMS:
         raise Unsupported(
@@ -268,7 +264,7 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
     )
 
 
-def _require_no_root(theirs: "Mapping[str, str]", kind: _Kind, *, image: str) -> None:
+def _require_no_root(theirs: Mapping[str, str], kind: _Kind, *, image: str) -> None:
     """Raise Unsupported where the kernel counts on the image's files as a disk or by 9p; some are asked for nothing."""
     asks = theirs.get("mountrootfs") or (
         theirs.get("usedmblock") if kind.network in (LINUX_INIT, RUMPRUN, FREEBSD) else ""

@@ -5,11 +5,9 @@
 Each system splits its line by its own rules; None is an argument that can't be written by them.
 """
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
-    Writer = Callable[[str], "str | None"]
+Writer = Callable[[str], str | None]
 
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\""})
 

@@ -5,9 +5,7 @@ them. Pure.
 
 from typing import NamedTuple
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.pod.network import PodNetwork
+from stage1.pod.network import PodNetwork
 
 OWN_INIT, OWN_INIT_VALUES = ".clearpod/init", ".clearpod/carried"
 """Files that an initrd gets (stage1/rootfs/own_initrd.py): the first program, images/own-init, and what it reads."""
@@ -28,7 +26,7 @@ class Address(NamedTuple):
         return ".".join(str(bits >> shift & 0xFF) for shift in (24, 16, 8, 0))
 
 
-def address(network: "PodNetwork | None") -> Address | None:
+def address(network: PodNetwork | None) -> Address | None:
     """Return the IPv4 address of the pod's first device; None without one."""
     first = network.interfaces[0] if network and network.interfaces else None
     for text in first.addresses if first else ():
@@ -60,8 +58,8 @@ class Asked(NamedTuple):
     NAME=VALUE.
     """
 
-    arguments: "tuple[str, ...]" = ()
-    environment: "tuple[str, ...]" = ()
+    arguments: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
 
 
 class Carried(NamedTuple):
@@ -70,8 +68,8 @@ class Carried(NamedTuple):
     """
 
     program: str
-    arguments: "tuple[str, ...]"
-    environment: "tuple[str, ...]"
+    arguments: tuple[str, ...]
+    environment: tuple[str, ...]
 
     @property
     def data(self) -> bytes:

@@ -6,10 +6,8 @@ alone); a call of a later kernel that is in none of them answers ENOSYS, so that
 docs/user/security.md has the reasons.
 """
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+from collections.abc import Iterable
+from typing import Any
 
 DEFAULT = "default"
 """The value of `Security.seccomp` for this profile, with what the container's capabilities add."""
@@ -86,13 +84,13 @@ AF_VSOCK = 40
 """The way to the host: the link to the agent is there."""
 
 _MOST_MADE = 64
-_made: dict[frozenset[str], dict[str, "Any"]] = {}
+_made: dict[frozenset[str], dict[str, Any]] = {}
 """Profiles by the capabilities that they allow for: most containers of a node have the same."""
 _ALLOW, _ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
 _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 
 
-def profile(held: "Iterable[str]") -> dict[str, "Any"]:
+def profile(held: Iterable[str]) -> dict[str, Any]:
     """OCI linux.seccomp for a container whose bounding set is `held` (names with CAP_); kept, and not to be changed."""
     capabilities = frozenset(held)
     if capabilities not in _made:
@@ -102,7 +100,7 @@ def profile(held: "Iterable[str]") -> dict[str, "Any"]:
     return _made[capabilities]
 
 
-def _profile(capabilities: frozenset[str]) -> dict[str, "Any"]:
+def _profile(capabilities: frozenset[str]) -> dict[str, Any]:
     allowed = {name for text in ALLOWED.values() for name in text.split()}
     guarded = {name for text in WITH_CAPABILITY.values() for name in text.split()}
     allowed |= {name for cap in capabilities for name in WITH_CAPABILITY.get(cap, "").split()}
@@ -118,7 +116,7 @@ def _profile(capabilities: frozenset[str]) -> dict[str, "Any"]:
     }
 
 
-def _rule(names: list[str], action: str, *, errno: int = 0, **argument: "Any") -> dict[str, "Any"]:
+def _rule(names: list[str], action: str, *, errno: int = 0, **argument: Any) -> dict[str, Any]:
     rule: dict[str, Any] = {"names": names, "action": action}
     if errno:
         rule["errnoRet"] = errno
@@ -127,7 +125,7 @@ def _rule(names: list[str], action: str, *, errno: int = 0, **argument: "Any") -
     return rule
 
 
-def _clone(may_make_namespaces: bool) -> list[dict[str, "Any"]]:
+def _clone(may_make_namespaces: bool) -> list[dict[str, Any]]:
     """clone3 hides its flags from a filter; a C library that gets ENOSYS uses clone."""
     if may_make_namespaces:
         return [_rule(["clone", "clone3"], _ALLOW)]
@@ -138,11 +136,11 @@ def _clone(may_make_namespaces: bool) -> list[dict[str, "Any"]]:
     ]
 
 
-def _personality() -> list[dict[str, "Any"]]:
+def _personality() -> list[dict[str, Any]]:
     return [_rule(["personality"], _ALLOW, index=0, value=value, op="SCMP_CMP_EQ") for value in PERSONALITIES]
 
 
-def _socket() -> list[dict[str, "Any"]]:
+def _socket() -> list[dict[str, Any]]:
     return [
         _rule(["socket"], _ALLOW, index=0, value=AF_VSOCK, op="SCMP_CMP_NE"),
         _rule(["socket"], _ERRNO, errno=_EAFNOSUPPORT, index=0, value=AF_VSOCK, op="SCMP_CMP_EQ"),

@@ -3,16 +3,14 @@
 Used by the translation of pods, for the CRI and for rkt. Only the guest's kernel knows which sysctls exist.
 """
 
-from stage1.errors import BadRequest
+from collections.abc import Mapping
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from stage1.errors import BadRequest
 
 MOST, KEY_BYTES, VALUE_BYTES = 64, 127, 255
 
 
-def check(given: "Mapping[str, str]") -> None:
+def check(given: Mapping[str, str]) -> None:
     """Raise BadRequest when there are too many, or one is too long, has no name, or one that leads elsewhere: the agent
     would refuse it, after a boot.
     """

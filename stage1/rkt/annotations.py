@@ -6,14 +6,10 @@ rkt's command line gives annotations to apps only, so an app may set values of i
 its image's, as in the App Container specification.
 """
 
+from collections.abc import Iterable, Mapping
+
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.profile import WORD as PROFILE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from stage1.rkt.manifest import Manifest
 
 OURS = "clearpod.io/"
 MEMORY = "clearpod.io/memory-mib"
@@ -38,27 +34,26 @@ _AS_IT_IS = {f"{OURS}emptydir": "guest", f"{OURS}files": "host"}
 _MANIFEST = "the pod manifest"
 
 
-def settled(given: "Manifest", *, only: str = "") -> "Manifest":
-    """The manifest whose own annotations have those of the VM that its apps ask for. With `only`, that app is added to
-    a pod whose VM runs.
+def settled(pod: Mapping[str, str], apps: Iterable[tuple[str, Mapping[str, str]]], *, only: str = "") -> dict[str, str]:
+    """The pod's own annotations with those of the VM that its apps, (name for people, annotations) each, ask for. With
+    `only`, that app is added to a pod whose VM runs.
 
     Raises BadRequest where two ask for different things, and Unsupported for what no pod of rkt's can have.
     """
-    asked = dict(given.annotations)
+    asked = dict(pod)
     _require_known(asked, where=_MANIFEST)
     askers = dict.fromkeys(asked, _MANIFEST)
-    for entry in given.entries:
-        own = dict(entry.annotations)
-        _require_known(own, where=entry.where)
-        _require_profile_of_pod(own, asked, where=entry.where)
+    for where, own in apps:
+        _require_known(own, where=where)
+        _require_profile_of_pod(own, asked, where=where)
         for word in (word for word in _OF_VM if word in own and own[word] != asked.get(word)):
             if only or word in askers:
-                raise _conflict(word, own[word], where=entry.where, other=askers.get(word, ""))
-            asked[word], askers[word] = own[word], entry.where
-    return given._replace(annotations=asked)
+                raise _conflict(word, own[word], where=where, other=askers.get(word, ""))
+            asked[word], askers[word] = own[word], where
+    return asked
 
 
-def of_app(own: "Mapping[str, str]", image: "Mapping[str, str]") -> dict[str, str]:
+def of_app(own: Mapping[str, str], image: Mapping[str, str]) -> dict[str, str]:
     """An app's annotations, and those of its image that concern us where it has no other."""
     return {key: text for key, text in image.items() if key.startswith(OURS)} | dict(own)
 
@@ -75,7 +70,7 @@ def _conflict(word: str, text: str, *, where: str, other: str) -> BadRequest:
     )
 
 
-def _require_profile_of_pod(own: "Mapping[str, str]", pod: "Mapping[str, str]", *, where: str) -> None:
+def _require_profile_of_pod(own: Mapping[str, str], pod: Mapping[str, str], *, where: str) -> None:
     """Raise Unsupported for an app that requests another userspace: `enter` uses the pod's."""
     if PROFILE in own and own[PROFILE] != pod.get(PROFILE):
         raise Unsupported(
@@ -84,7 +79,7 @@ def _require_profile_of_pod(own: "Mapping[str, str]", pod: "Mapping[str, str]", 
         )
 
 
-def _require_known(given: "Mapping[str, str]", *, where: str) -> None:
+def _require_known(given: Mapping[str, str], *, where: str) -> None:
     for word, text in given.items():
         if not word.startswith(OURS) or word in _KNOWN or _AS_IT_IS.get(word) == text:
             continue

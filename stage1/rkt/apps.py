@@ -7,6 +7,7 @@ counts as ended when rkt sees its code, which the guest writes and the launcher 
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 from stage1 import engine
@@ -18,10 +19,6 @@ from stage1.linux import process
 from stage1.linux.flock import Lock
 from stage1.rkt import directory, loader, logs, machine, make, network, plan, runtime
 from stage1.rkt.loader import RktPod
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 GRACE_S = 10.0
 """The grace period from SIGTERM to SIGKILL, as in container runtimes."""
@@ -174,7 +171,7 @@ def when_running(client: Client, app: str, *, request: Exec) -> None:
     raise _explained(refusal, app)
 
 
-def _tries(app: str) -> "Iterator[None]":
+def _tries(app: str) -> Iterator[None]:
     """Yield once, and again every _POLL_S seconds while the pod boots and the app has not run yet."""
     until = time.monotonic() + BOOT_S
     yield

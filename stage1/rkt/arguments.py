@@ -5,14 +5,11 @@
 warning: a later rkt may have more of them. Nothing here looks at files, at the environment or at descriptors.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.rkt import spelling
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 LIST, AUTO, CUSTOM = "list", "auto-attach", "custom-attach"
 RESOLV_MODES, HOSTS_MODES = ("default", "host", "stage0", "none"), ("default", "host", "stage0")
@@ -103,7 +100,7 @@ class AttachOptions(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def run(argv: "Sequence[str]") -> RunOptions:
+def run(argv: Sequence[str]) -> RunOptions:
     """Read the arguments of `run`, its own name not among them; so below. Raises BadRequest."""
     given = _Given(argv, _RUN)
     resolv, hosts = _dns_modes(given.text("dns-conf-mode"))
@@ -127,7 +124,7 @@ def run(argv: "Sequence[str]") -> RunOptions:
     )
 
 
-def enter(argv: "Sequence[str]") -> EnterOptions:
+def enter(argv: Sequence[str]) -> EnterOptions:
     """Read the arguments of `enter`. Raises BadRequest."""
     given = _Given(argv, _ENTER)
     pid = given.text("pid", "0")
@@ -139,20 +136,20 @@ def enter(argv: "Sequence[str]") -> EnterOptions:
     return EnterOptions(tuple(given.rest), app, int(pid), tuple(given.warnings))
 
 
-def stop(argv: "Sequence[str]") -> StopOptions:
+def stop(argv: Sequence[str]) -> StopOptions:
     """Read the arguments of `stop`. Raises BadRequest."""
     given = _Given(argv, _STOP)
     return StopOptions(given.uuid(), given.flag("force"), given.flag("debug"), tuple(given.warnings))
 
 
-def gc(argv: "Sequence[str]") -> GcOptions:
+def gc(argv: Sequence[str]) -> GcOptions:
     """Read the arguments of `gc`. Raises BadRequest."""
     given = _Given(argv, _GC)
     config = given.text("local-config", "/etc/rkt")
     return GcOptions(given.uuid(), given.flag("debug"), config, tuple(given.warnings))
 
 
-def app(argv: "Sequence[str]") -> AppOptions:
+def app(argv: Sequence[str]) -> AppOptions:
     """Read the arguments of app_add, app_start, app_stop or app_rm. Raises BadRequest."""
     given = _Given(argv, _APP)
     uuid = given.text("uuid")
@@ -160,7 +157,7 @@ def app(argv: "Sequence[str]") -> AppOptions:
     return AppOptions(_app(given.text("app")), _uuid(uuid) if uuid else "", given.flag("debug"), tuple(given.warnings))
 
 
-def attach(argv: "Sequence[str]") -> AttachOptions:
+def attach(argv: Sequence[str]) -> AttachOptions:
     """Read the arguments of `attach`. Raises BadRequest."""
     given = _Given(argv, _ATTACH)
     action = given.text("action", AUTO)
@@ -176,7 +173,7 @@ def attach(argv: "Sequence[str]") -> AttachOptions:
 class _Given:
     """A command line, taken apart: values by flag, what follows them, and warnings."""
 
-    def __init__(self, argv: "Sequence[str]", known: "Mapping[str, str]") -> None:
+    def __init__(self, argv: Sequence[str], known: Mapping[str, str]) -> None:
         self.values: dict[str, str] = {}
         self.rest: list[str] = []
         self.warnings: list[str] = []
@@ -191,7 +188,7 @@ class _Given:
                 continue
             self._flag(word, left, known=known)
 
-    def _flag(self, word: str, after: list[str], *, known: "Mapping[str, str]") -> None:
+    def _flag(self, word: str, after: list[str], *, known: Mapping[str, str]) -> None:
         name, sign, value = word.lstrip("-").partition("=")
         if name not in known:
             self.warnings.append(f"the flag {word} is not known and is ignored")

@@ -176,7 +176,7 @@ def _streams(place: str) -> list[int]:
     return [stream for name in machine.apps(place) for stream in plan.streams(name)]
 
 
-def _factory(place: str) -> "connect.Factory":
+def _factory(place: str) -> connect.Factory:
     """Waits for the agent no longer than there is a VM."""
     link, vm = machine.link(place), engine.find_vm(place)
     if isinstance(link, SerialLink):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rkt's pods as copies of a template: whether a pod's VM is one, and what is made later where there was none. Imported
-only where templates are allowed (`machine.templates`) and the hypervisor has them: others do not wait for it.
+"""rkt's pods as copies of a template: whether a pod's VM is one, and what is made later where there was none. Used
+where templates are allowed (`machine.templates`) and the hypervisor has them.
 
 A pod never fails for a template, and never waits until one is made: `run` writes down what it would have used, and `gc`
 of that pod makes it (stage1/entry/templating.py).
@@ -13,11 +13,13 @@ from stage1.errors import BadRequest, PodError
 from stage1.linux import files
 from stage1.machine import MIB
 from stage1.pod.model import Pod
-from stage1.rkt import directory, machine
+from stage1.rkt import directory
 from stage1.snapshot.format import find_at_once
 from stage1.snapshot.machine import spec_of
 from stage1.vm.spec import VmSpec
 
+MISSING = "missing-template"
+"""The file in the pod's directory that names the VM for which there was no template."""
 _VERSION = 1
 _KEPT = ("memory_mib", "vcpus", "scratch_mib")
 
@@ -52,14 +54,14 @@ def stored(vm: VmSpec, pod_dir: str) -> VmSpec:
 def _note(pod_dir: str, pod: Pod, *, vm: VmSpec) -> None:
     kept = {name: getattr(pod, name) for name in _KEPT}
     document = {"v": _VERSION, "hypervisor": vm.hypervisor.name, "devices": len(vm.nics), "kernel": pod.kernel, **kept}
-    files.write_atomic(f"{pod_dir}/{machine.MISSING}", json.dumps(document).encode())
+    files.write_atomic(f"{pod_dir}/{MISSING}", json.dumps(document).encode())
 
 
 def missing(pod_dir: str) -> tuple[Pod, int] | None:
     """A pod whose VM is as that of the pod in `pod_dir`, and how many network devices it has; None when there was a
     template for that. Raises BadRequest.
     """
-    path = f"{pod_dir}/{machine.MISSING}"
+    path = f"{pod_dir}/{MISSING}"
     try:
         document = json.loads(files.read(path))
         if document["v"] != _VERSION:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The environment of an app: the manifests' variables, defaults, and nothing of the caller's. Pure. Called by plan."""
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEFAULTS = (("PATH", PATH), ("SHELL", "/bin/sh"), ("USER", "root"), ("LOGNAME", "root"), ("HOME", "/root"))
@@ -11,7 +9,7 @@ _DEFAULTS = (("PATH", PATH), ("SHELL", "/bin/sh"), ("USER", "root"), ("LOGNAME",
 METADATA_PORT = 18112
 
 
-def variables(app: str, given: "Iterable[tuple[str, str]]", *, terminal: str | None = None) -> tuple[str, ...]:
+def variables(app: str, given: Iterable[tuple[str, str]], *, terminal: str | None = None) -> tuple[str, ...]:
     """NAME=VALUE, those of the manifest first; with a `terminal` also its TERM, unless that is there already."""
     values = dict(given)
     defaults = [*_DEFAULTS, *((("TERM", terminal or "vt100"),) if terminal is not None else ())]

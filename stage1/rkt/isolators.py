@@ -9,10 +9,7 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.rkt import document, quantity
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.rkt.document import Document
+from stage1.rkt.document import Document
 
 _MEMORY, _CPU = "resource/memory", "resource/cpu"
 _SHARES, _SCORE = "os/linux/cpu-shares", "os/linux/oom-score-adj"
@@ -47,7 +44,7 @@ class Isolators(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def read(given: "tuple[Document, ...]", *, where: str) -> Isolators:
+def read(given: tuple[Document, ...], *, where: str) -> Isolators:
     """Raises BadRequest: a value makes no sense, sets contradict each other, or a name is unknown."""
     named = [(document.text(one, "name", where=where), one.get("value")) for one in given]
     for name, _ in named:
@@ -71,7 +68,7 @@ def read(given: "tuple[Document, ...]", *, where: str) -> Isolators:
     )
 
 
-def _limit(last: "Document", name: str, *, where: str, parts: int = 1) -> int:
+def _limit(last: Document, name: str, *, where: str, parts: int = 1) -> int:
     where = f"{where}: isolator {name}"
     value = document.object_(last, name, where=where)
     limit = value.get("limit")
@@ -81,7 +78,7 @@ def _limit(last: "Document", name: str, *, where: str, parts: int = 1) -> int:
     return quantity.parse(text, where=where, parts=parts) if text else 0
 
 
-def _number(last: "Document", name: str, *, where: str) -> int:
+def _number(last: Document, name: str, *, where: str) -> int:
     low, high = _RANGES[name]
     if last.get(name) is None:
         return 0
@@ -91,7 +88,7 @@ def _number(last: "Document", name: str, *, where: str) -> int:
     return value
 
 
-def _one_set(named: "list[tuple[str, object]]", kinds: tuple[str, str], *, where: str) -> Names | None:
+def _one_set(named: list[tuple[str, object]], kinds: tuple[str, str], *, where: str) -> Names | None:
     matching = [(name, value) for name, value in named if name in kinds]
     if len(matching) > 1:
         names = " and ".join(dict.fromkeys(name for name, _ in matching))
@@ -108,7 +105,7 @@ def _truth(value: object, *, where: str) -> bool:
     return document.flag({_NO_NEW: value}, _NO_NEW, where=where)
 
 
-def _sysctls(last: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+def _sysctls(last: Document, *, where: str) -> tuple[tuple[str, str], ...]:
     settings = document.object_(last, _SYSCTL, where=where)
     where = f"{where}: isolator {_SYSCTL}"
     return tuple(

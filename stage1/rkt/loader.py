@@ -15,10 +15,12 @@ For app add: `read_pod` with `only`, `make`, `with_network`, and the one app in 
 
 import errno
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
-from stage1.linux import beneath, in_root
+from stage1.linux import files, in_root
+from stage1.pod import own_kernel
 from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process, User
 from stage1.pod.network import PodNetwork
 from stage1.rkt import (
@@ -31,7 +33,6 @@ from stage1.rkt import (
     manifest,
     podwide,
     security,
-    sizes,
     sizing,
     streams,
     syscalls,
@@ -44,16 +45,12 @@ from stage1.rkt.arguments import RunOptions as RunOptions
 from stage1.rkt.isolators import Isolators
 from stage1.rkt.manifest import Entry, Manifest
 from stage1.rkt.streams import Streams
-from stage1.rkt.volumes import EmptyVolume as EmptyVolume
-from stage1.rkt.volumes import Volumes
+from stage1.rkt.volumes import EmptyVolume, Volumes
 
 _NOBODY = 65534
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1_000
 """The kernel's own."""
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _TUN = "/dev/net/tun"
 _IPC = ("", "auto", "private")
@@ -78,7 +75,7 @@ class App(NamedTuple):
         """All of them, in the order in which they run."""
         return tuple(one for one in (self.pre_start, self.container, self.post_stop) if one)
 
-    def each(self, change: "Callable[[Container], Container]") -> "App":
+    def each(self, change: Callable[[Container], Container]) -> Self:
         """The same app, whose containers are what `change` makes of them."""
         return self._replace(
             container=change(self.container),
@@ -149,14 +146,16 @@ def read_pod(
     pod_dir = os.path.realpath(pod_dir)
     directory.require(pod_dir)
     given = manifest.read(f"{pod_dir}/pod", lambda app: _image_manifest(pod_dir, app), only=only)
-    given = given if runs else annotations.settled(given, only=only)
+    if not runs:
+        of_apps = ((entry.where, dict(entry.annotations)) for entry in given.entries)
+        given = given._replace(annotations=annotations.settled(given.annotations, of_apps, only=only))
     if options.interactive and len(given.entries) != 1:
         raise BadRequest(f"--interactive is for pods of one app, but this one has {len(given.entries)}")
     if not (given.entries or options.mutable):
         raise BadRequest("the pod manifest has no apps; name an image")
     apps = [_read(entry, _Pod(given, pod_dir, options, terminal, runs)) for entry in given.entries]
     empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
-    sizes.check([one.app for one in apps], empty)
+    check([one.app for one in apps], empty)
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
     own_kernel = None if runs else _with_own_kernel(given, options, pod_dir=pod_dir)
@@ -241,13 +240,12 @@ def _with_file(entry: Entry, root: str) -> Entry:
         data = in_root.read(root, manifest.KERNEL_FILE, most=manifest.MOST_KERNEL_FILE_BYTES + 1)
     except FileNotFoundError:
         return entry
-    except beneath.NotPlain:
+    except files.NotPlain:
         data = None
     except KernelError as error:
         if error.errno != errno.ELOOP:
             raise
         data = None
-    from stage1.pod import own_kernel  # others do not wait for it
 
     labels = {own_kernel.FAULT: own_kernel.KIND} if data is None else own_kernel.of_file(data)
     given = {**dict(entry.kernel), **labels}
@@ -382,3 +380,32 @@ def _settled(app: App, *, files: tuple[str, ...], asked: tuple[str, ...], url: s
         return one._replace(pod_files=kept, files_over=over, process=one.process._replace(env=env))
 
     return app.each(settle)
+
+
+# -- Limits by the sizes of the agent's tables -------------------------------------------------------------------------
+
+
+MOST_APPS = 64
+"""Of one pod: the agent's table has room for so many."""
+MOST_CONTAINERS = 128
+"""The same: apps, their handlers, roots on the pod's disk and empty volumes."""
+MOST_LETTERS = {"app": 89, "volume": 92}
+"""Of names: with what is put behind them they are ids of the agent's."""
+
+
+def check(apps: list[App], empty: tuple[EmptyVolume, ...]) -> None:
+    """Raises BadRequest."""
+    if len(apps) > MOST_APPS:
+        raise BadRequest(f"the pod has {len(apps)} apps, and a VM runs at most {MOST_APPS}; make several pods of it")
+    for kind, names in (("app", [app.name for app in apps]), ("volume", [volume.name for volume in empty])):
+        if names and len(longest := max(names, key=len)) > MOST_LETTERS[kind]:
+            raise BadRequest(
+                f"the name of the {kind} {longest!r} has {len(longest)} letters, and may have {MOST_LETTERS[kind]};"
+                f" give {'a shorter one (--name)' if kind == 'app' else 'a volume with a shorter one (--volume)'}"
+            )
+    containers = [*(one for app in apps for one in app.containers), *(app for app in apps if app.container.root_of)]
+    if (count := len(containers) + len(empty)) > MOST_CONTAINERS:
+        raise BadRequest(
+            f"the pod's apps, their handlers and empty volumes are {count}, and a VM can have {MOST_CONTAINERS};"
+            " give volumes of the host, or make several pods of it"
+        )

@@ -10,7 +10,7 @@ import os
 
 from stage1.errors import BadRequest, NotFound
 from stage1.linux import beneath
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 from stage1.linux.libc import Guard
 from stage1.rkt.loader import App
 from stage1.rkt.streams import STREAM

@@ -17,7 +17,7 @@ from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory, logs, make, plan
+from stage1.rkt import copies, directory, logs, make, plan
 from stage1.rkt.loader import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
@@ -26,10 +26,6 @@ from stage1.vm.launch_spec import LaunchSpec
 from stage1.vm.record import Record
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink, nics
 from stage1.vm.vmm import VmProcess, find_unrecorded
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
 
 RUN = "/run/clearpod/rkt"
 HOME = "usr/lib/clearpod"
@@ -44,8 +40,6 @@ OWN_KERNEL = "own-kernel"
 APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
 TEMPLATES = "clearpod/vm-templates"
 """The directory below rkt's data directory, created with the first template. A file in its place forbids templates."""
-MISSING = "missing-template"
-"""The file in the pod's directory that names the VM for which there was no template (copies.py)."""
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
@@ -155,7 +149,6 @@ def _as_copy(vm: VmSpec, pod: RktPod, *, pod_dir: str) -> tuple[VmSpec | None, t
     top = templates(pod_dir) if vm.hypervisor.has_templates else ""
     if not top:
         return None, ()
-    from stage1.rkt import copies  # others do not wait for it
 
     return copies.find(vm, pod.pod, pod_dir=pod_dir, top=top)
 

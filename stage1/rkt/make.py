@@ -10,6 +10,7 @@ import os
 from stage1.errors import KernelError
 from stage1.linux import beneath, files, in_root
 from stage1.linux.libc import Guard
+from stage1.rkt import copying
 from stage1.rkt.loader import App, RktPod
 from stage1.rkt.volumes import EmptyVolume
 
@@ -60,8 +61,6 @@ def _fill(volume: EmptyVolume, target: int) -> bool:
     except KernelError:
         return False
     try:
-        from stage1.rkt import copying  # pods without such volumes do not wait for it
-
         copying.copy_tree(source, target)
     finally:
         os.close(source)

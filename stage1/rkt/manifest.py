@@ -6,18 +6,14 @@ Container specification 0.8, schemas PodManifest and ImageManifest.
 """
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux import files
 from stage1.rkt import document, spelling
 from stage1.rkt.annotations import of_app
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stage1.rkt.document import Document
+from stage1.rkt.document import Document
 
 HOST, EMPTY = "host", "empty"
 _DOCKER = "appc.io/docker/repository"
@@ -92,7 +88,7 @@ class Entry(NamedTuple):
     mount_points: tuple[MountPoint, ...] = ()
     mounts: tuple[Mounted, ...] = ()
     ports: tuple[AppPort, ...] = ()
-    isolators: "tuple[Document, ...]" = ()
+    isolators: tuple[Document, ...] = ()
     pre_start: tuple[str, ...] = ()
     post_stop: tuple[str, ...] = ()
     read_only_root: bool = False
@@ -117,7 +113,7 @@ class Manifest(NamedTuple):
     has_isolators: bool = False
 
 
-def read(path: str, image_of: "Callable[[str], str]", *, only: str = "") -> Manifest:
+def read(path: str, image_of: Callable[[str], str], *, only: str = "") -> Manifest:
     """Read the pod manifest at `path`; `image_of` returns the path of the manifest of an app's image.
 
     With `only`, the other apps are not parsed. Raises BadRequest and NotFound.
@@ -153,7 +149,7 @@ def names(path: str) -> list[str]:
     return [document.text(app, "name", where=where) for app in document.objects(_load(path), "apps", where=where)]
 
 
-def _load(path: str) -> "Document":
+def _load(path: str) -> Document:
     try:
         parsed = json.loads(files.read(path))
     except (ValueError, RecursionError) as error:
@@ -163,14 +159,14 @@ def _load(path: str) -> "Document":
     return parsed
 
 
-def _name(given: "Document", *, where: str, what: str) -> str:
+def _name(given: Document, *, where: str, what: str) -> str:
     name = document.text(given, "name", where=where)
     if not spelling.is_name(name):
         raise BadRequest(f"{where}: {name!r} is not a valid name for {what}; use a-z, 0-9 and single '-' between them")
     return name
 
 
-def _entry(given: "Document", image_of: "Callable[[str], str]") -> Entry:
+def _entry(given: Document, image_of: Callable[[str], str]) -> Entry:
     name = document.text(given, "name", where="the pod manifest")
     where = f"app {name!r}"
     image = _load(image_of(name))
@@ -205,12 +201,12 @@ def _entry(given: "Document", image_of: "Callable[[str], str]") -> Entry:
     )
 
 
-def _annotations(given: "Document", image: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+def _annotations(given: Document, image: Document, *, where: str) -> tuple[tuple[str, str], ...]:
     of_image = document.pairs(image, "annotations", where=f"the image of {where}")
     return tuple(of_app(document.pairs(given, "annotations", where=where), of_image).items())
 
 
-def _kernel(image: "Document", own: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+def _kernel(image: Document, own: Document, *, where: str) -> tuple[tuple[str, str], ...]:
     """Annotations of the image, and of its app the labels, to which Docker's become."""
     labels = document.object_(own, "userLabels", where=where)
     given = document.pairs(image, "annotations", where=where)
@@ -230,7 +226,7 @@ def _absolute(path: str, *, where: str, what: str) -> str:
     return path
 
 
-def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+def _environment(app: Document, *, where: str) -> tuple[tuple[str, str], ...]:
     pairs = document.pairs(app, "environment", where=where)
     for name in pairs:
         if not spelling.is_variable(name):
@@ -238,7 +234,7 @@ def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs.items())
 
 
-def _handlers(app: "Document", *, where: str) -> dict[str, tuple[str, ...]]:
+def _handlers(app: Document, *, where: str) -> dict[str, tuple[str, ...]]:
     handlers: dict[str, tuple[str, ...]] = {}
     for one in document.objects(app, "eventHandlers", where=where):
         name = document.text(one, "name", where=where)
@@ -252,7 +248,7 @@ def _handlers(app: "Document", *, where: str) -> dict[str, tuple[str, ...]]:
     return handlers
 
 
-def _volume(given: "Document", *, where: str) -> Volume:
+def _volume(given: Document, *, where: str) -> Volume:
     name = _name(given, where=where, what="a volume")
     where = f"volume {name!r}"
     kind = document.text(given, "kind", where=where)
@@ -283,20 +279,20 @@ def _id(value: int, *, where: str) -> int:
     return value
 
 
-def _mount_point(given: "Document", *, where: str) -> MountPoint:
+def _mount_point(given: Document, *, where: str) -> MountPoint:
     name = _name(given, where=where, what="a mount point")
     path = _absolute(document.text(given, "path", where=where), where=where, what=f"mount point {name!r}")
     return MountPoint(name, path, document.flag(given, "readOnly", where=where))
 
 
-def _mounted(given: "Document", *, where: str) -> Mounted:
+def _mounted(given: Document, *, where: str) -> Mounted:
     own = document.object_(given, "appVolume", where=where)
     volume = document.text(given, "volume", where=where)
     path = _absolute(document.text(given, "path", where=where), where=where, what=f"mount of {volume!r}")
     return Mounted(volume, path, _volume(own, where=where) if own else None)
 
 
-def _app_port(given: "Document", *, where: str) -> AppPort:
+def _app_port(given: Document, *, where: str) -> AppPort:
     name = _name(given, where=where, what="a port")
     where = f"{where}: port {name!r}"
     protocol = document.text(given, "protocol", where=where).lower()
@@ -308,7 +304,7 @@ def _app_port(given: "Document", *, where: str) -> AppPort:
     return AppPort(name, protocol, port, length, document.flag(given, "socketActivated", where=where))
 
 
-def _host_port(given: "Document", *, where: str) -> HostPort:
+def _host_port(given: Document, *, where: str) -> HostPort:
     name = _name(given, where=where, what="a port")
     port = document.number(given, "hostPort", where=where)
     if not 0 < port <= MOST_PORT:

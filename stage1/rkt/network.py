@@ -10,11 +10,11 @@ import time
 
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
-from stage1.net import record, rkt
+from stage1.net import deferred, living, neighbours, record, rkt, writeoff
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory
+from stage1.rkt import directory, ports
 from stage1.rkt.arguments import RunOptions
 
 RECORDS = "clearpod/networks"
@@ -44,7 +44,6 @@ def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
     networks = rkt.plan(request, settings.conf_dir, has_ports=has_ports)
     if not has_ports:
         return rkt.attach_pod(pod, pod_dir, chosen=networks, settings=settings)
-    from stage1.rkt import ports  # pods without ports shall not pay for it
 
     with ports.lock(directory.data(pod_dir), settings.cache_dir):
         ports.claim(pod, directory.data(pod_dir), place=settings.cache_dir)
@@ -94,8 +93,6 @@ def collect_garbage(pod_dir: str) -> list[str]:
     `pod_dir` is any pod's. A DEL that keeps failing is written off in the end. The one that was tried longest ago comes
     first; where plugins hang, the others are left to the next gc.
     """
-    from stage1.net import deferred, living, neighbours  # `run` never comes here, and waits for each import
-
     problems: list[str] = []
     data, until = directory.data(pod_dir), time.monotonic() + rkt.DEL_S
     for pod_id, path in sorted(record.every(records(pod_dir)).items(), key=lambda one: _changed_s(one[1])):
@@ -115,8 +112,6 @@ def _retry_deferred(path: str) -> list[str]:
     try:
         net.detach_recorded(path, all_s=rkt.DEL_S)
     except PodError as error:
-        from stage1.net import deferred, writeoff  # nor for these
-
         problem = deferred.defer(path, error, tries=1, had_netns=True)
         return [writeoff.write_off(path, error, all_s=rkt.DEL_S) if writeoff.is_due(path) else problem]
     return []

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod of rkt's whose one app's image brings a kernel of its own: its VM boots that, and has no agent. Called by
-stage1/entry, which imports this only for such a pod: others do not wait for it.
+stage1/entry.
 
 The launcher passes the kernel's serial port on as the app's output, and writes the app's status at the end
 (images/launcher). docs/design/own-kernels.md has the reasons.
@@ -13,22 +13,18 @@ from stage1.engine import Host
 from stage1.errors import KernelError
 from stage1.linux import beneath
 from stage1.pod import own_kernel
+from stage1.pod.network import PodNetwork
 from stage1.pod.own_kernel import OwnKernel
 from stage1.pod.own_values import Asked
 from stage1.rkt import directory, machine, sizing
+from stage1.rkt.loader import RktPod
 from stage1.rkt.manifest import Entry
 from stage1.rootfs import owners
 from stage1.vm import launch_spec, record
 from stage1.vm.launch_spec import LaunchSpec
 from stage1.vm.record import Record
-from stage1.vm.spec import VmSpec, nics
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.pod.network import PodNetwork
-    from stage1.rkt.loader import RktPod
-    from stage1.vm.hypervisor import Hypervisor
-    from stage1.vm.vmm import VmProcess
+from stage1.vm.spec import Hypervisor, VmSpec, nics
+from stage1.vm.vmm import VmProcess
 
 _CODES = {own_kernel.POWEROFF: "p", own_kernel.DEBUG_EXIT: "d", own_kernel.SOLO5_EXIT: "s", own_kernel.HERMIT_EXIT: "h"}
 _OR_RESET = "r"
@@ -37,7 +33,7 @@ _BUTTON = b"button"
 _POWER_DOWN = b'{"execute":"qmp_capabilities"}\n{"execute":"system_powerdown"}\n'
 
 
-def prepare(pod: "RktPod", pod_dir: str, *, network: "PodNetwork | None", netns: str) -> LaunchSpec:
+def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> LaunchSpec:
     """Like `machine.prepare`, for such a pod; also raises BadRequest, NotFound and Unsupported because of its image."""
     entry = pod.own_kernel
     assert entry
@@ -69,12 +65,12 @@ def arguments(entry: Entry, kernel: OwnKernel) -> tuple[str, ...]:
     return entry.argv[entry.argv[0] == kernel.path :]
 
 
-def _code(kernel: OwnKernel, hypervisor: "Hypervisor") -> str:
+def _code(kernel: OwnKernel, hypervisor: Hypervisor) -> str:
     may_reset = kernel.may_reset(has_power_off=own.has_power_off(kernel, hypervisor))
     return _OR_RESET if may_reset else _CODES[kernel.exit]
 
 
-def _show(pod: "RktPod", vm: VmSpec, *, pod_dir: str) -> None:
+def _show(pod: RktPod, vm: VmSpec, *, pod_dir: str) -> None:
     """The app's root among the layers, with owners that the VMM sees, and what later programs have to know."""
     place = machine.place(pod.pod.id)
     (app,) = pod.apps
@@ -87,7 +83,7 @@ def _show(pod: "RktPod", vm: VmSpec, *, pod_dir: str) -> None:
     machine.show(place, pod, source=app.root, at=f"layers/apps/{app.name}")
 
 
-def _vm(pod: "RktPod", host: Host, *, boot: own.Boot, network: "PodNetwork | None") -> VmSpec:
+def _vm(pod: RktPod, host: Host, *, boot: own.Boot, network: PodNetwork | None) -> VmSpec:
     place = machine.place(pod.pod.id)
     boot_files = own.find(place, pod.pod, host=host, boot=boot)
     boot_files = own.carrying(pod.pod, host, boot=boot, boot_files=boot_files, network=network)
@@ -109,7 +105,7 @@ def has_button(place: str) -> bool:
         return root.read(machine.OWN_KERNEL) == _BUTTON
 
 
-def power_down(place: str, pod: "VmProcess", *, limit_s: float) -> bool:
+def power_down(place: str, pod: VmProcess, *, limit_s: float) -> bool:
     """Press the power button and wait for the end, at most so long; whether it came."""
     monitor = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:

@@ -6,6 +6,7 @@ requests over the link (docs/dev/link.md, "Autonomous pods").
 """
 
 import binascii
+from collections.abc import Sequence
 
 from stage1.guest import frame
 from stage1.guest.pod_messages import Configure, Create, Launch, Stdio, encode_request
@@ -15,14 +16,10 @@ from stage1.rkt.loader import App
 from stage1.rkt.streams import INTERACTIVE, LOG, NULL
 from stage1.rkt.volumes import inside_of
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 FILE = "volumes/pod/plan"
 
 
-def plan(settings: Configure, apps: tuple[App, ...], *, volumes: "Sequence[str]" = ()) -> bytes:
+def plan(settings: Configure, apps: tuple[App, ...], *, volumes: Sequence[str] = ()) -> bytes:
     """The file: first all empty volumes, by their names, and roots, so that an app that fails can't be mistaken for a
     pod that can't be made.
     """

@@ -4,15 +4,12 @@ override them. Pure. Called by loader. Memory that no app touches costs the host
 get a generous one.
 """
 
+from collections.abc import Mapping, Sequence
+
 from stage1.errors import BadRequest
 from stage1.rkt.annotations import MEMORY, ROOT, SCRATCH, TEMPLATE, VCPUS
+from stage1.rkt.isolators import Isolators
 from stage1.rkt.spelling import is_number
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from stage1.rkt.isolators import Isolators
 
 MIB = 1 << 20
 GUEST_MIB = 64
@@ -32,7 +29,7 @@ SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
 """Of the disk for a pod's empty volumes and for roots, all together. It takes what is written, no more."""
 
 
-def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool, host_mib: float) -> int:
+def memory_mib(apps: Sequence[Isolators], annotations: Mapping[str, str], *, mutable: bool, host_mib: float) -> int:
     """Return the VM's memory, on a host with `host_mib`. Raises BadRequest."""
     annotated = _number(annotations, MEMORY)
     needed = GUEST_MIB + sum(-(-app.memory // MIB) for app in apps if app.memory)
@@ -41,12 +38,12 @@ def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *,
     return annotated or (max(needed, SANDBOX_MIB) if mutable else needed)
 
 
-def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
+def with_systemd_mib(memory_mib: int, annotations: Mapping[str, str]) -> int:
     """The memory of a VM with systemd in it, unless an annotation sets it."""
     return memory_mib if _number(annotations, MEMORY) else memory_mib + SYSTEMD_MIB
 
 
-def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus: int) -> int:
+def vcpus(apps: Sequence[Isolators], annotations: Mapping[str, str], *, cpus: int) -> int:
     """Return the VM's vCPUs: the sum of the limits, rounded up, at most the host's; without a limit all of the host's.
 
     Raises BadRequest.
@@ -57,7 +54,7 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
     return annotated or max(1, min(needed, cpus))
 
 
-def scratch_mib(annotations: "Mapping[str, str]") -> int:
+def scratch_mib(annotations: Mapping[str, str]) -> int:
     """Return the size of the scratch disk. Raises BadRequest."""
     given = _number(annotations, SCRATCH) or SCRATCH_MIB
     if given < LEAST_SCRATCH_MIB:
@@ -65,7 +62,7 @@ def scratch_mib(annotations: "Mapping[str, str]") -> int:
     return given
 
 
-def is_root_on_disk(annotations: "Mapping[str, str]", *, where: str) -> bool:
+def is_root_on_disk(annotations: Mapping[str, str], *, where: str) -> bool:
     """Whether what an app writes to its root goes to that disk and not to the host. Raises BadRequest."""
     given = annotations.get(ROOT)
     if given not in (None, "disk"):
@@ -73,7 +70,7 @@ def is_root_on_disk(annotations: "Mapping[str, str]", *, where: str) -> bool:
     return given is not None
 
 
-def boots(annotations: "Mapping[str, str]", *, where: str) -> bool:
+def boots(annotations: Mapping[str, str], *, where: str) -> bool:
     """Whether its VM is no copy of a template in any case. Raises BadRequest."""
     given = annotations.get(TEMPLATE)
     if given not in (None, "none"):
@@ -81,7 +78,7 @@ def boots(annotations: "Mapping[str, str]", *, where: str) -> bool:
     return given is not None
 
 
-def _number(annotations: "Mapping[str, str]", word: str) -> int:
+def _number(annotations: Mapping[str, str], word: str) -> int:
     text = annotations.get(word, "0")
     if not (is_number(text) and len(text) < 9):
         raise BadRequest(f"the annotation {word} must be a positive number, but is {text!r}")

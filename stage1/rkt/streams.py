@@ -4,14 +4,11 @@ plan.
 """
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.rkt.manifest import Entry
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 NULL, LOG, STREAM, TTY, INTERACTIVE = "null", "log", "stream", "tty", "interactive"
 TTYS = ("tty-in", "tty-out")
@@ -61,7 +58,7 @@ class Streams(NamedTuple):
         return self.stdin != NULL
 
 
-def of_app(entry: Entry, pod_annotations: "Mapping[str, str]", *, interactive: bool) -> Streams:
+def of_app(entry: Entry, pod_annotations: Mapping[str, str], *, interactive: bool) -> Streams:
     """Raises BadRequest for a mode that is not known, and for a log path that leads elsewhere."""
     annotations = dict(entry.annotations)
     if interactive:
@@ -75,9 +72,7 @@ def of_app(entry: Entry, pod_annotations: "Mapping[str, str]", *, interactive: b
     return Streams(*chosen, log_path=_log_path(entry, annotations, pod=pod_annotations, modes=chosen))
 
 
-def _log_path(
-    entry: Entry, annotations: "Mapping[str, str]", *, pod: "Mapping[str, str]", modes: tuple[str, ...]
-) -> str:
+def _log_path(entry: Entry, annotations: Mapping[str, str], *, pod: Mapping[str, str], modes: tuple[str, ...]) -> str:
     if pod.get(_LOG_MODE) != PLAIN or STREAM not in modes[1:]:
         return ""
     where, path = pod.get(_LOG_DIR, ""), annotations.get(_LOG_PATH, "")

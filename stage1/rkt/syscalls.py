@@ -8,14 +8,11 @@ did not know, unless it names them.
 
 import errno
 import json
+from typing import Any
 
 from stage1.errors import BadRequest
 from stage1.pod import seccomp
 from stage1.rkt.isolators import Names
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 _CLOCK = "adjtimex clock_adjtime clock_settime settimeofday stime"
 _RAW_IO = "ioperm iopl"
@@ -125,7 +122,7 @@ def _require_startable(removed: frozenset[str], *, where: str) -> None:
         raise BadRequest(f"{where}: a seccomp-remove-set with {what} leaves the app no way to start; take that out")
 
 
-def _action(name: str, *, where: str) -> "dict[str, Any]":
+def _action(name: str, *, where: str) -> dict[str, Any]:
     if not name:
         return {"action": _KILL}
     number = getattr(errno, name, None) if name.startswith("E") else None
@@ -134,13 +131,13 @@ def _action(name: str, *, where: str) -> "dict[str, Any]":
     return {"action": _ERRNO, "errnoRet": number}
 
 
-def _document(default: "dict[str, Any]", *rules: "dict[str, Any]") -> "dict[str, Any]":
+def _document(default: dict[str, Any], *rules: dict[str, Any]) -> dict[str, Any]:
     renamed = {"errnoRet": "defaultErrnoRet", "action": "defaultAction"}
     head = {renamed[key]: value for key, value in default.items()}
     return {**head, "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [rule for rule in rules if rule["names"]]}
 
 
-def _only(names: frozenset[str], action: "dict[str, Any]") -> "dict[str, Any]":
+def _only(names: frozenset[str], action: dict[str, Any]) -> dict[str, Any]:
     young = frozenset(YOUNGER.split()) - names
     retained = (names | frozenset(ALWAYS.split())) & known()
     return _document(
@@ -150,11 +147,11 @@ def _only(names: frozenset[str], action: "dict[str, Any]") -> "dict[str, Any]":
     )
 
 
-def _all_but(names: frozenset[str], action: "dict[str, Any]") -> "dict[str, Any]":
+def _all_but(names: frozenset[str], action: dict[str, Any]) -> dict[str, Any]:
     return _document({"action": _ALLOW}, {"names": sorted(names & known()), **action})
 
 
-def _more(names: frozenset[str], action: "dict[str, Any]", *, held: tuple[str, ...]) -> "dict[str, Any]":
+def _more(names: frozenset[str], action: dict[str, Any], *, held: tuple[str, ...]) -> dict[str, Any]:
     """The default profile with more calls, and with the isolator's errno in place of EPERM."""
     base, extra = seccomp.profile(held), (names & known()) - {"personality", "socket", "clone"}
     rules = []

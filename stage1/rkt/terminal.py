@@ -6,6 +6,7 @@ A terminal is raw meanwhile, and as before afterwards, however this ends; its si
 
 import os
 import select
+import signal
 import termios
 from typing import NamedTuple
 
@@ -99,13 +100,9 @@ class _sizes:
         self._client, self._process = client, process
 
     def __enter__(self) -> None:
-        import signal
-
         self._before = signal.signal(signal.SIGWINCH, self._changed)
 
     def __exit__(self, *_: object) -> None:
-        import signal
-
         signal.signal(signal.SIGWINCH, self._before)
 
     def _changed(self, *_: object) -> None:

@@ -5,22 +5,20 @@ built for.
 Called by loader and by enter. See stage1/pod/profile.py.
 """
 
+from collections.abc import Mapping
+
 from stage1.errors import BadRequest
 from stage1.linux import files
 from stage1.pod import profile
 from stage1.pod.model import KERNEL_OF_IMAGE
 from stage1.rkt import annotations, directory
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 FILE, KERNEL_FILE = "usr/lib/clearpod/profile", "usr/lib/clearpod/kernel"
 """Files in the stage1 image: the name of a profile, and of a variant of the kernel."""
 _ORDINARY = "default"
 
 
-def of_pod(pod_dir: str, given: "Mapping[str, str]") -> str:
+def of_pod(pod_dir: str, given: Mapping[str, str]) -> str:
     """The profile; empty for the ordinary one. Raises BadRequest."""
     annotated = given.get(profile.WORD, "")
     try:
@@ -29,7 +27,7 @@ def of_pod(pod_dir: str, given: "Mapping[str, str]") -> str:
         raise BadRequest(f"the annotation {profile.WORD}: {error}") from None
 
 
-def kernel(pod_dir: str, given: "Mapping[str, str]", *, brings_own: bool) -> str:
+def kernel(pod_dir: str, given: Mapping[str, str], *, brings_own: bool) -> str:
     """The variant of the guest's kernel; empty for the ordinary one. `brings_own`: the image of the pod's app brings
     one, which is booted in its place. Raises BadRequest.
     """

@@ -6,16 +6,13 @@ empty ones, made just for the app.
 """
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import Mount
 from stage1.rkt import inside
 from stage1.rkt.manifest import EMPTY, Entry, MountPoint, Volume
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SHARED = "sharedVolumes"
 _NULL = "/dev/null"
@@ -50,7 +47,7 @@ class Volumes(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def of_app(entry: Entry, shared: "Mapping[str, Volume]", *, pod_dir: str, root: str) -> Volumes:
+def of_app(entry: Entry, shared: Mapping[str, Volume], *, pod_dir: str, root: str) -> Volumes:
     """The app's mounts. `shared` are the pod's volumes, `root` is the app's root.
 
     Raises BadRequest when a volume is not in the manifest, NotFound when its source is not on the host.

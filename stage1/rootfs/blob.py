@@ -9,7 +9,9 @@ so even a program that a blob has taken over can't pass one layer off as another
 
 import os
 import stat
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from hashlib import sha256
+from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError
 from stage1.linux import sandbox, supervise
@@ -18,23 +20,19 @@ from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import ELAPSED, Limits, refusal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
-    from typing import Protocol
+Chunks = Generator[bytes, None, None]
 
-    Chunks = Generator[bytes, None, None]
 
-    class Taker(Protocol):
-        """The reader of what is unpacked, as `feeding.Fed` takes it."""
+class Taker(Protocol):
+    """The reader of what is unpacked, as `feeding.Fed` takes it."""
 
-        def give(self, data: bytes) -> None:
-            """Take these bytes."""
-            ...
+    def give(self, data: bytes) -> None:
+        """Take these bytes."""
+        ...
 
-        def copy(self, source: int, most: int) -> int:
-            """Take up to `most` bytes of the pipe `source`, and leave them there; how many."""
-            ...
+    def copy(self, source: int, most: int) -> int:
+        """Take up to `most` bytes of the pipe `source`, and leave them there; how many."""
+        ...
 
 
 _CHUNK_BYTES = 1 << 20
@@ -70,10 +68,10 @@ class Rules(NamedTuple):
     """Limits of a layer's size, and the caller's cancellation."""
 
     limits: Limits = Limits()
-    stop: "Callable[[], bool]" = supervise.never
+    stop: Callable[[], bool] = supervise.never
 
 
-def unpack(blob: Blob, taker: "Taker", *, rules: Rules) -> int:
+def unpack(blob: Blob, taker: Taker, *, rules: Rules) -> int:
     """Pass the tar of `blob` (plain, gzip or zstd, detected by content) to `taker` in pieces; return its size in bytes.
 
     Raises Corrupt, OverLimit, TimedOut, KernelError, Stopped, and the errors of `taker`: what it has received is no
@@ -127,7 +125,7 @@ class _Bounded:
         self.most = most_unpacked(packed, limits)
         self.size = 0
 
-    def passed(self, chunks: "Iterator[bytes]") -> "Iterator[bytes]":
+    def passed(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The chunks as they are. Raises OverLimit."""
         for chunk in chunks:
             self.size += len(chunk)
@@ -140,16 +138,14 @@ class _Bounded:
             yield chunk
 
 
-def _digest_of(chunks: "Iterator[bytes]") -> str:
-    from hashlib import sha256
-
+def _digest_of(chunks: Iterator[bytes]) -> str:
     digest = sha256()
     for chunk in chunks:
         digest.update(chunk)
     return "sha256:" + digest.hexdigest()
 
 
-def _read(fd: int, path: str, *, stop: "Callable[[], bool]") -> "Chunks":
+def _read(fd: int, path: str, *, stop: Callable[[], bool]) -> Chunks:
     with Guard("read", path):
         while chunk := os.read(fd, _CHUNK_BYTES):
             if stop():
@@ -157,7 +153,7 @@ def _read(fd: int, path: str, *, stop: "Callable[[], bool]") -> "Chunks":
             yield chunk
 
 
-def _given(chunks: "Chunks", taker: "Taker") -> "Chunks":
+def _given(chunks: Chunks, taker: Taker) -> Chunks:
     for chunk in chunks:
         taker.give(chunk)
         yield chunk
@@ -168,12 +164,12 @@ class _Work(NamedTuple):
 
     blob: Blob
     fd: int
-    taker: "Taker"
+    taker: Taker
     rules: Rules
     most: int
 
 
-def _unpacked(work: _Work) -> "Chunks":
+def _unpacked(work: _Work) -> Chunks:
     """The pieces, on each of which the taker works already."""
     magic = os.pread(work.fd, 4, 0)
     if magic.startswith(_GZIP):
@@ -183,7 +179,7 @@ def _unpacked(work: _Work) -> "Chunks":
     return _given(_read(work.fd, work.blob.path, stop=work.rules.stop), work.taker)
 
 
-def _decompressed(work: _Work, commands: "Sequence[list[str]]") -> "Chunks":
+def _decompressed(work: _Work, commands: Sequence[list[str]]) -> Chunks:
     """Unpack by the first of `commands` whose program exists."""
     command, name, limits = next(filter(_is_there, commands), commands[-1]), commands[-1][0], work.rules.limits
     if not (program := which(command[0])):

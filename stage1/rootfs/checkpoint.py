@@ -10,18 +10,17 @@ files (`abandon`).
 import errno
 import os
 import stat
+from collections.abc import Callable
+from hashlib import sha256
 from typing import NamedTuple
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound, TimedOut
 from stage1.linux import beneath, files
 from stage1.linux.libc import Guard
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Awaited = Callable[[], bool]
+Visitor = Callable[[bytes], object]
 
-    Awaited = Callable[[], bool]
-    Visitor = Callable[[bytes], object]
 
 GUEST, DISK, MANIFEST = "guest", "disk", "manifest.json"
 """Memory and devices, as the VMM writes them; the pod's disk; and what they are."""
@@ -77,7 +76,7 @@ def check_directory(output: str) -> None:
     except FileNotFoundError:
         raise NotFound(f"{output} does not exist; give the directory of a checkpoint") from None
     if not stat.S_ISDIR(status.st_mode):
-        raise BadRequest(f"{output} is {beneath.kind(status.st_mode)}; give the directory of a checkpoint")
+        raise BadRequest(f"{output} is {files.kind(status.st_mode)}; give the directory of a checkpoint")
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise BadRequest(
             f"{output} can be written to by others than user {os.geteuid()}, and a checkpoint has the pod's secrets; "
@@ -106,7 +105,7 @@ def make(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
-def seal(directory: str, output: str, *, manifest: bytes, is_awaited: "Awaited") -> None:
+def seal(directory: str, output: str, *, manifest: bytes, is_awaited: Awaited) -> None:
     """The checkpoint is whole when this returns, after a power cut too. Raises TimedOut, NoSpace, KernelError; it is to
     be abandoned then.
     """
@@ -158,7 +157,7 @@ class Search:
             self._last = block[1 - len(self._key) :]
 
 
-def examined(path: str, is_awaited: "Awaited" = lambda: True, *, visit: "Visitor" = bool) -> File:
+def examined(path: str, is_awaited: Awaited = lambda: True, *, visit: Visitor = bool) -> File:
     """The length and digest of the file, which may be another user's; `visit` is called with its blocks. Raises
     TimedOut if it is not awaited any more, NotPlain or BadRequest for what is no file of ours alone, KernelError.
     """
@@ -177,12 +176,10 @@ def examined(path: str, is_awaited: "Awaited" = lambda: True, *, visit: "Visitor
         os.close(fd)
 
 
-def digest(descriptor: int, is_awaited: "Awaited" = lambda: True, *, visit: "Visitor" = bool) -> str:
+def digest(descriptor: int, is_awaited: Awaited = lambda: True, *, visit: Visitor = bool) -> str:
     """SHA-256 over the blocks of 64 KiB in which a byte is not 0, each behind its number (8 bytes, big endian): all
     copies have the same, whatever holes they have. `visit` is called with these blocks. Raises as `examined`.
     """
-    from hashlib import sha256  # rkt, which removes pods by this module, waits for each import
-
     total, end, size = sha256(), 0, os.fstat(descriptor).st_size
     with Guard("read", "a file of a checkpoint"):
         while end < size:
@@ -208,7 +205,7 @@ def _data_from(descriptor: int, offset: int, *, size: int) -> tuple[int, int]:
         return size, size
 
 
-def require(is_awaited: "Awaited") -> None:
+def require(is_awaited: Awaited) -> None:
     """Raise TimedOut when a checkpoint is not awaited any more."""
     if not is_awaited():
         raise TimedOut("the checkpoint was cancelled, since its caller's deadline has passed; allow more time")

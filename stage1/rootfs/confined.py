@@ -16,16 +16,12 @@ import os
 import select
 import socket
 import sys
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from stage1.errors import KernelError, PodError, both_ends
 from stage1.linux import confine, mapped, namespace, process, sandbox
 from stage1.rootfs.worker import DESCRIPTORS, EVENT, INTERNAL, KINDS, LENGTH_DIGITS, MEMORY
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
 
 _OUT_OF_MEMORY = b'{"error": "%s", "sentence": ""}' % MEMORY.encode()
 _COULD_NOT_START = 125
@@ -52,14 +48,14 @@ def main() -> None:
     os._exit(0)
 
 
-def _serve(job: "Callable[..., Any]") -> None:
+def _serve(job: Callable[..., Any]) -> None:
     with open(0, "rb", closefd=False) as file:
         while lengths := file.read(2 * LENGTH_DIGITS):
             arguments = json.loads(file.read(int(lengths[:LENGTH_DIGITS])))
             _say(_answer(_told, job, tuple(arguments), file.read(int(lengths[LENGTH_DIGITS:]))))
 
 
-def _told(job: "Callable[..., Any]", *given: "Any") -> "Any":
+def _told(job: Callable[..., Any], *given: Any) -> Any:
     """The result of `job`, or of what it returns if that yields events, each of which is said at once."""
     result = job(*given)
     while hasattr(result, "__next__"):
@@ -81,7 +77,7 @@ def _write(text: bytes) -> None:
         view = view[os.write(1, view) :]
 
 
-def _answer(job: "Callable[..., Any]", *given: "Any") -> bytes:
+def _answer(job: Callable[..., Any], *given: Any) -> bytes:
     answer: dict[str, Any]
     try:
         answer = {"ok": job(*given)}
@@ -172,7 +168,7 @@ class _Server:
                 os.close(fd)
         return True
 
-    def _fork(self, fds: "Sequence[int]") -> int:
+    def _fork(self, fds: Sequence[int]) -> int:
         namespace.unshare(confine.NEW_PID)
         try:
             if (pid := os.fork()) == 0:
@@ -219,7 +215,7 @@ def _tell(status: socket.socket, text: bytes) -> None:
         pass  # the client is gone
 
 
-def _begin(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
+def _begin(fds: Sequence[int], *, alive: tuple[int, int]) -> None:
     """Be the child. Does not return."""
     try:
         _run_child(fds, alive=alive)
@@ -229,7 +225,7 @@ def _begin(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
         os._exit(_COULD_NOT_START)
 
 
-def _run_child(fds: "Sequence[int]", *, alive: tuple[int, int]) -> None:
+def _run_child(fds: Sequence[int], *, alive: tuple[int, int]) -> None:
     confine.die_with_parent()
     os.setsid()
     *standard, asked = fds

@@ -5,17 +5,16 @@ Called by `merge` on images that mkfs.erofs has just written, so nothing needs t
 in them. Uncompressed images only. Format: the kernel's fs/erofs/erofs_fs.h, all little endian.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 import struct
+from collections.abc import Container, Iterator, Sequence
+from types import TracebackType
 from typing import NamedTuple
 
 from stage1.rootfs.corrupt import Corrupt
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
-    from types import TracebackType
 
 _MAGIC = 0xE0F5E1E2
 _SUPER = struct.Struct("<IIIBBHQQIIII")  # 1024 bytes into the file
@@ -91,11 +90,11 @@ class Image:
         if not is_known or os.fstat(self._fd).st_size < blocks << bits:
             raise Corrupt(f"{self._path} is a truncated erofs file; remove the image and pull it again")
 
-    def __enter__(self) -> "Image":
+    def __enter__(self) -> Image:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
 
@@ -105,14 +104,14 @@ class Image:
             raise Corrupt(f"{self._path} ends too early; remove the image and pull it again")
         return data
 
-    def devices(self) -> "tuple[tuple[int, int], ...]":
+    def devices(self) -> tuple[tuple[int, int], ...]:
         """(offset, size) in bytes of each file that this image points into, were all of them one piece of memory."""
         count, slot = _TABLE.unpack(self._read(_TABLE_AT, _TABLE.size))
         places = [(slot + n) * _DEVICE.size for n in range(count)]
         devices = [_DEVICE.unpack(self._read(place, _DEVICE.size)) for place in places]
         return tuple((start * self._block, blocks * self._block) for blocks, start in devices)
 
-    def walk(self, path: str) -> "Iterator[Inode]":
+    def walk(self, path: str) -> Iterator[Inode]:
         """The root, then the inode of each component of `path` (relative) as far as they exist."""
         inode = self.inode(self.root)
         yield inode
@@ -141,7 +140,7 @@ class Image:
         xattrs = 12 + 4 * (field[1] - 1) if field[1] else 0
         return Inode(offset, offset + form.size, xattrs, layout, field[2], uid, gid, mtime, field[4], start)
 
-    def children(self, number: int) -> "Iterator[tuple[str, int, bool]]":
+    def children(self, number: int) -> Iterator[tuple[str, int, bool]]:
         """Name, number, and whether it is a directory, of everything in the directory `number`."""
         for name, child, kind in self._entries(self.inode(number)):
             if name not in (b".", b".."):
@@ -150,11 +149,11 @@ class Image:
     def _entry(self, directory: Inode, searched: bytes) -> int | None:
         return next((number for name, number, _ in self._entries(directory) if name == searched), None)
 
-    def _entries(self, directory: Inode) -> "Iterator[tuple[bytes, int, int]]":
+    def _entries(self, directory: Inode) -> Iterator[tuple[bytes, int, int]]:
         for block in self._blocks(directory):
             yield from self._dirents(block)
 
-    def _dirents(self, block: bytes) -> "Iterator[tuple[bytes, int, int]]":
+    def _dirents(self, block: bytes) -> Iterator[tuple[bytes, int, int]]:
         count = _DIRENT.unpack_from(block)[1] // _DIRENT.size if len(block) >= _DIRENT.size else 0
         if not 0 < count * _DIRENT.size <= len(block):
             raise Corrupt(f"{self._path} has a directory that can't be read; remove the image and pull it again")
@@ -167,7 +166,7 @@ class Image:
         """The content of a regular file of a layer. Check its size first."""
         return b"".join(self._blocks(inode))
 
-    def _blocks(self, inode: Inode) -> "Iterator[bytes]":
+    def _blocks(self, inode: Inode) -> Iterator[bytes]:
         if inode.layout not in (_FLAT_PLAIN, _FLAT_INLINE):
             raise Corrupt(
                 f"{self._path} has a file or directory in an unknown layout ({inode.layout}); pull the image again"
@@ -210,7 +209,7 @@ class Image:
         field[7], field[8], field[9] = attributes.uid, attributes.gid, attributes.mtime
         os.pwrite(self._fd, _EXTENDED.pack(*field), inode.offset)
 
-    def keep(self, directory: Inode, names: "Container[str]") -> None:
+    def keep(self, directory: Inode, names: Container[str]) -> None:
         """Take all other names out of a directory, in place: each block only shrinks, empty ones go."""
         gone = 0
         kept = []
@@ -222,7 +221,7 @@ class Image:
                 kept.append(_packed(left))
         self._rewrite(directory, kept, gone=gone)
 
-    def _rewrite(self, directory: Inode, blocks: "Sequence[bytes]", *, gone: int) -> None:
+    def _rewrite(self, directory: Inode, blocks: Sequence[bytes], *, gone: int) -> None:
         full = directory.size // self._block if directory.layout == _FLAT_INLINE else len(blocks)
         layout = _FLAT_INLINE if len(blocks) > full else _FLAT_PLAIN
         for number, block in enumerate(blocks):
@@ -236,7 +235,7 @@ class Image:
         os.pwrite(self._fd, _EXTENDED.pack(*field), directory.offset)
 
 
-def _packed(entries: "Sequence[tuple[bytes, int, int]]") -> bytes:
+def _packed(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
     heads, names = b"", b""
     for name, inode, kind in entries:
         heads += _DIRENT.pack(inode, len(entries) * _DIRENT.size + len(names), kind, 0)

@@ -5,15 +5,12 @@ Called by the pod's owner; the engine's docstring has the pod's directory. Nothi
 """
 
 import os
+from collections.abc import Callable, Sequence
 
 from stage1.errors import Exhausted, KernelError
 from stage1.linux import beneath, in_root, mount, namespace
 from stage1.rootfs import unmounting
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _MIB = 1 << 20
 
@@ -39,7 +36,7 @@ def _has(own: beneath.Root, name: str) -> bool:
 
 
 def add_image(
-    directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1, pid: "Callable[[], int]" = lambda: 0
+    directory: str, image: ImageFiles, *, ids: Callable[[], int] = lambda: -1, pid: Callable[[], int] = lambda: 0
 ) -> str:
     """Mount the image read-only where the guest can see it; idempotent. Returns its name below `layers`.
 
@@ -84,7 +81,7 @@ def _capabilities(place: str) -> bytes:
         return images.read("filecaps")
 
 
-def _show(own: beneath.Root, name: str, *, pid: "Callable[[], int]") -> None:
+def _show(own: beneath.Root, name: str, *, pid: Callable[[], int]) -> None:
     """Mount the image for `pid` as well, where the kernel does not: the share is private once a program has made all
     mounts of the host so (`mount --make-rprivate /`, which mmdebstrap does).
     """
@@ -149,7 +146,7 @@ def _mounted_from(own: beneath.Root, name: str) -> bytes:
         return b""
 
 
-def read_image_files(directory: str, name: str, *, paths: "Sequence[str]") -> list[str]:
+def read_image_files(directory: str, name: str, *, paths: Sequence[str]) -> list[str]:
     """Text files of the mounted image `name`, as a process chrooted into it would read them; empty ones for those that
     are absent.
 

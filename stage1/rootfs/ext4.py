@@ -3,19 +3,16 @@
 
 import errno
 import os
+from collections.abc import Sequence
 
 from stage1.errors import KernelError, NoSpace, NotFound, PodError
 from stage1.linux import host, process
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _OPTIONS = ("-q", "-F", "-m", "0")
 """No reserved blocks: the size is the quota."""
 
 
-def make(path: str, options: "Sequence[str]", *, what: str, size: str = "") -> None:
+def make(path: str, options: Sequence[str], *, what: str, size: str = "") -> None:
     """Make it in the file, of `size` (as mkfs.ext4 takes it), else as large as the file is. `what` it is for people.
     Raises NoSpace, NotFound (no such program), PodError with what mkfs.ext4 wrote, KernelError.
     """

@@ -6,6 +6,8 @@ leaves out, loops on a truncated tar, and takes `..` literally. So the tar is pa
 before mkfs.erofs gets them, and missing entries are appended.
 """
 
+import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stage1.linux import files
@@ -14,10 +16,6 @@ from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
 from stage1.rootfs.passing import Passing
 from stage1.rootfs.tarheaders import BLOCK, Entry, Headers, directory, renamed
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _VERSION = 1
 _NAME_BYTES = 255
@@ -39,7 +37,7 @@ class LayerFacts(NamedTuple):
 
 
 def complete(
-    passing: Passing, give: "Callable[[memoryview], object]", *, limits: Limits, what: str
+    passing: Passing, give: Callable[[memoryview], object], *, limits: Limits, what: str
 ) -> tuple[LayerFacts, int]:
     """Check the tar of the layer `what` as it is `passing`, and `give` its implicit directories behind it; its facts,
     and how many entries it has.
@@ -118,16 +116,12 @@ def normal(name: str) -> str:
 
 def store(path: str, facts: LayerFacts) -> None:
     """Write the facts of a layer to `path`, whole or not at all."""
-    import json
-
     document = {"v": _VERSION, "implicit": facts.implicit, "capable": facts.capable, "opaque": facts.is_opaque}
     files.write_atomic(path, json.dumps(document).encode())
 
 
 def load(path: str) -> LayerFacts:
     """The facts that `store` wrote. Raises Corrupt when they are damaged or of another version."""
-    import json
-
     try:
         document = json.loads(files.read(path))
         if document["v"] == _VERSION:

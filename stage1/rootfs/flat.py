@@ -11,10 +11,7 @@ from typing import NamedTuple
 from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.rootfs.layers import ImageFiles
+from stage1.rootfs.layers import ImageFiles
 
 _PAGE_BYTES = 4096
 
@@ -27,7 +24,7 @@ class Piece(NamedTuple):
     size: int
 
 
-def flatten(files: "ImageFiles") -> tuple[Piece, ...]:
+def flatten(files: ImageFiles) -> tuple[Piece, ...]:
     """The pieces, in order, whole pages, none over another; the last one's end is the image's size in bytes.
 
     Raises Corrupt when the merged image and its layers do not fit together, KernelError when one is gone.

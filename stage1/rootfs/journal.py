@@ -6,18 +6,14 @@ and as untrusted as any output of a pod.
 """
 
 import os
+from collections.abc import Sequence
 
 from stage1.errors import KernelError, NotFound
 from stage1.linux import beneath, files, idmap
+from stage1.linux.idmap import Extent
 from stage1.pod.files import machine_id
 from stage1.pod.model import Mount, Pod
 from stage1.rootfs import orphans, volumes
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stage1.linux.idmap import Extent
 
 LINK = "journal"
 """The symbolic link in the pod's directory to a journal that is removed with the pod."""
@@ -31,7 +27,7 @@ def place(pod: Pod, state_dir: str) -> str:
     return pod.journal or f"{state_dir}/journals/{pod.id}"
 
 
-def add(pod: Pod, directory: str, *, state_dir: str, ids: "Sequence[Extent]" = ()) -> None:
+def add(pod: Pod, directory: str, *, state_dir: str, ids: Sequence[Extent] = ()) -> None:
     """Make it, and show it to the guest, with the owners of a VMM that has the maps `ids`. Undo: unmounting below the
     share, and `remove`.
 
@@ -52,7 +48,7 @@ def add(pod: Pod, directory: str, *, state_dir: str, ids: "Sequence[Extent]" = (
     _show(os.path.realpath(source), directory, ids=ids)
 
 
-def _show(source: str, directory: str, *, ids: "Sequence[Extent]") -> None:
+def _show(source: str, directory: str, *, ids: Sequence[Extent]) -> None:
     """The guest looks for it as soon as it boots, so there is no VMM yet whose namespace could be used."""
     fd = idmap.namespace(ids) if ids else -1
     try:

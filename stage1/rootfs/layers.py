@@ -7,6 +7,7 @@ either absent or complete, after a power cut too; two pulls of one layer wait fo
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from typing import NamedTuple
 
@@ -19,13 +20,7 @@ from stage1.rootfs import layerjob, layout, seal, worker
 from stage1.rootfs.blob import Blob, Rules, most_unpacked, unpack
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.limits import ELAPSED, Limits
-from stage1.rootfs.worker import Asker, Question
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stage1.rootfs.worker import ForkServer
+from stage1.rootfs.worker import Asker, ForkServer, Question
 
 _BASE_S, _BYTES_PER_S = 120.0, 2_000_000
 _PACE = Pace(_BASE_S * ELAPSED, _BYTES_PER_S / ELAPSED)
@@ -48,10 +43,10 @@ class Place(NamedTuple):
 
     layers_dir: str
     work_dir: str
-    stop: "Callable[[], bool]" = never
+    stop: Callable[[], bool] = never
     """Asked now and then; true ends the work with `Stopped`."""
     limits: Limits = Limits()
-    server: "ForkServer | None" = None
+    server: ForkServer | None = None
     """The server that forks the processes that read layers; without it each is a new program."""
 
 

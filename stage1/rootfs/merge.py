@@ -6,21 +6,18 @@ blobs. The work is done by a confined process (`mergejob`), which sees the layer
 """
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from stage1.rootfs import layout, mergejob, worker
 from stage1.rootfs.layers import Place, check_image
 from stage1.rootfs.worker import Asker, Question
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
 _BASE_TIMEOUT_S, _BYTES_PER_S = 120.0, 5_000_000
 _SLACK_BYTES = 64 << 20
 
 
-def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: str) -> "Any":
+def merge(image_id: str, place: Place, *, diff_ids: Sequence[str], out_dir: str) -> Any:
     """Write `merged.erofs` and `filecaps` into `out_dir`; `diff_ids` are lowest first, their blobs exist. What comes
     back is foreign: labels of a kernel in the image, of `own_kernel.FILE`.
 

@@ -7,6 +7,7 @@ layer's.
 
 import contextlib
 import stat
+from collections.abc import Sequence
 
 from stage1.linux import files
 from stage1.linux.libc import Guard
@@ -17,11 +18,8 @@ from stage1.rootfs.erofs import Attributes, Image
 from stage1.rootfs.mkfs import make
 from stage1.rootfs.surplus import find_surplus
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Stack = Sequence[tuple[Image, facts.LayerFacts]]
 
-    Stack = Sequence[tuple[Image, facts.LayerFacts]]
 
 # Revisions 1 to 3 of struct vfs_cap_data; the kernel takes nothing else, and one bad line would stop the agent.
 _CAPABILITY_BYTES = (12, 20, 24)
@@ -64,14 +62,14 @@ def job(arguments: tuple[str, ...]) -> dict[str, str]:
     return kernel
 
 
-def _remove_surplus(image: Image, stack: "Stack") -> None:
+def _remove_surplus(image: Image, stack: Stack) -> None:
     for path, names in find_surplus([blob for blob, _ in stack]):
         inode = image.find(path)
         if inode is not None and inode.is_directory():
             image.keep(inode, names)
 
 
-def _correct_directories(image: Image, stack: "Stack") -> None:
+def _correct_directories(image: Image, stack: Stack) -> None:
     # mkfs.erofs gives the root 0777, and believes what we had to make up in the uppermost layer.
     for path in sorted({"", *(p for _, known in stack for p in known.implicit)}):
         inode = image.find(path)
@@ -79,7 +77,7 @@ def _correct_directories(image: Image, stack: "Stack") -> None:
             image.set_attributes(inode, _inherited(stack, path))
 
 
-def _inherited(stack: "Stack", path: str) -> Attributes:
+def _inherited(stack: Stack, path: str) -> Attributes:
     """The attributes of the directory `path`, from the uppermost layer that really has it."""
     for image, known in reversed(stack):
         inodes = list(image.walk(path))
@@ -93,7 +91,7 @@ def _inherited(stack: "Stack", path: str) -> Attributes:
     return Attributes()
 
 
-def _filecaps(image: Image, candidates: "Sequence[str]") -> bytes:
+def _filecaps(image: Image, candidates: Sequence[str]) -> bytes:
     lines = []
     for path in candidates:
         inode = image.find(path)
@@ -105,7 +103,7 @@ def _filecaps(image: Image, candidates: "Sequence[str]") -> bytes:
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
-def _kernel(image: Image, stack: "Stack") -> dict[str, str]:
+def _kernel(image: Image, stack: Stack) -> dict[str, str]:
     """The content of `own_kernel.FILE`, from the uppermost layer with that name, if it is visible in the image."""
     if image.find(own_kernel.FILE) is None:
         return {}

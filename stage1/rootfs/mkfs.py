@@ -3,6 +3,7 @@
 
 import errno
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from stage1.errors import KernelError, NoSpace, NotFound, PodError
@@ -13,16 +14,12 @@ from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.limits import ELAPSED
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
 _PACE = feeding.Pace(60.0 * ELAPSED, 5_000_000 / ELAPSED)
 """It has the limit of processor time of the process that runs it."""
 _FULL_BELOW_BYTES = 1 << 20
 
 
-def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[str]") -> None:
+def make(options: Sequence[str], *, digest: str, image: str, blobs: Sequence[str]) -> None:
     """Run mkfs.erofs on `blobs`, so that equal input gives equal bytes.
 
     Raises Corrupt, NoSpace, TimedOut, MemoryError.
@@ -32,7 +29,7 @@ def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[
 
 
 @contextmanager
-def fed(arguments: "Sequence[str]", *, digest: str, image: str) -> "Iterator[feeding.Fed]":
+def fed(arguments: Sequence[str], *, digest: str, image: str) -> Iterator[feeding.Fed]:
     """Run mkfs.erofs with these last arguments on a tar that the block gives it. Raises as `make`, after the block."""
     argv = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *arguments]
     try:

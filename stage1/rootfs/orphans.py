@@ -5,13 +5,10 @@ pod's directory, which names them, is in `/run` and so is lost at a reboot; they
 
 import os
 import time
+from collections.abc import Callable
 
 from stage1.errors import PodError
 from stage1.linux import beneath, cgroup, files, scope
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PLACES = ("scratch", "journals")
 """Directories of the state directory; in each, a pod's is its id, maybe with an ending."""
@@ -55,7 +52,7 @@ def _is_of(path: str, pod_id: str) -> bool:
     return is_ours and cgroup.is_one(path)
 
 
-def remove(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float | None = None) -> list[str]:
+def remove(state_dir: str, *, is_known: Callable[[str], bool], booted_s: float | None = None) -> list[str]:
     """Remove what is older than this boot and of no pod that is known; a sentence for each that could not be.
 
     `booted_s` is the time of the boot (seconds since 1970). Both are asked, since a clock may have been set meanwhile.

@@ -8,14 +8,11 @@ meanwhile. The working directory is one of our own beside the other's, which two
 
 import errno
 import os
+from types import TracebackType
 from typing import NamedTuple
 
 from stage1.errors import KernelError, Unsupported
 from stage1.linux import beneath, files, idmap, libc, mount
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _NO_SETUID_FIXUP = 1 << 2
@@ -61,7 +58,7 @@ def show(layers: Layers, directory: str, *, at: str, ids: int, owner: int) -> No
         os.close(fd)
 
 
-def _options(layers: Layers, scratch: str, *, ids: int) -> "list[tuple[str, str]]":
+def _options(layers: Layers, scratch: str, *, ids: int) -> list[tuple[str, str]]:
     """Return the mount options of our overlay, whose layers are mounted below `scratch`."""
     above = os.path.commonpath((layers.upper, layers.work))
     work = f"{layers.work}.clearpod"
@@ -87,7 +84,7 @@ def _mapped(source: str, target: str, *, ids: int) -> str:
     return target
 
 
-def _make(options: "list[tuple[str, str]]", *, owner: int) -> int:
+def _make(options: list[tuple[str, str]], *, owner: int) -> int:
     try:
         with _AsFileOwner(owner):
             return mount.new("overlay", _INERT, options)
@@ -112,7 +109,7 @@ class _AsFileOwner:
         self._set(self._owner)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._set(0)
         libc.call("prctl", _PR_SET_SECUREBITS, self._bits, 0, 0, 0, what="securebits")

@@ -6,14 +6,11 @@ Called by `own` before such a VM is made. Nothing is believed of the image, and 
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from stage1.errors import BadRequest, KernelError, NotFound
-from stage1.linux import beneath, in_root
+from stage1.linux import files, in_root
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SHOWN = 200
 """Of a path in an error."""
@@ -33,9 +30,7 @@ _FORMATS = (
 """Of disks: offset, bytes there, name."""
 
 
-def resolved(
-    root: int, path: str, *, what: str, examine: "Callable[[int, int], None] | None" = None
-) -> tuple[str, int]:
+def resolved(root: int, path: str, *, what: str, examine: Callable[[int, int], None] | None = None) -> tuple[str, int]:
     """The host's path of a file in an image, and its bytes; `examine` is given its descriptor and these. Both are empty
     where none is named.
     """
@@ -46,7 +41,7 @@ def resolved(
         status = os.fstat(fd)
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
-            raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, not a file")
+            raise BadRequest(f"the {what} {path} that the image names is {files.kind(status.st_mode)}, not a file")
         if examine:
             with Guard("read", path):
                 examine(fd, size)
@@ -63,7 +58,7 @@ def _opened(root: int, path: str, *, what: str) -> int:
     shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
     try:
         return in_root.open_path(root, path)
-    except beneath.NotPlain:
+    except files.NotPlain:
         raise BadRequest(f"the {what} {shown} that the image names is no regular file; build it with one") from None
     except (FileNotFoundError, KernelError) as error:
         number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno

@@ -6,16 +6,13 @@ Linux unpacks archives one behind the other, each compressed or not, so the imag
 """
 
 import os
+from collections.abc import Iterable
 
 from stage1.errors import BadRequest
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.pod.own_values import OWN_INIT, OWN_INIT_VALUES
 from stage1.rootfs import orphans, scratch
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LINK = "kernel.initrd"
 """The link to it in the pod's directory."""
@@ -65,7 +62,7 @@ def remove(directory: str) -> None:
         files.unlink(path)
 
 
-def archive(content: "Iterable[tuple[str, int, bytes]]") -> bytes:
+def archive(content: Iterable[tuple[str, int, bytes]]) -> bytes:
     """A cpio archive (newc) of one directory with these files: path, mode and content."""
     parts = ((os.path.dirname(OWN_INIT), _DIRECTORY, b""), *content, ("TRAILER!!!", 0, b""))
     made = b"".join(_record(path, mode, data=data) for path, mode, data in parts)

@@ -6,7 +6,10 @@ namespace, images, and volumes that ask for it, are shifted besides: 0 on the di
 `IdMap.first` in the guest.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Sequence
 
 from stage1.errors import WrongState
 from stage1.linux import idmap, mount, namespace
@@ -25,10 +28,6 @@ PLAIN = "owners"
 namespace that has the VMM's mapping: of pods that have volumes before they have a VMM.
 """
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
 
 class Owners:
     """`with Owners(...) as owners:` has descriptors of the namespaces, opened when they are first asked for.
@@ -36,19 +35,19 @@ class Owners:
     -1 stands for no mapping: the pod's VMM was started without a user namespace. Methods raise what `find_vmm` does.
     """
 
-    def __init__(self, directory: str, ids: IdMap, find_vmm: "Callable[[], Vmm]") -> None:
+    def __init__(self, directory: str, ids: IdMap, find_vmm: Callable[[], Vmm]) -> None:
         """`directory` is the pod's; `find_vmm`, called once if at all, returns the VMM's pid, start time and maps."""
         self._directory, self._ids, self._find_vmm = directory, ids, find_vmm
         self._known: Vmm | None = None
         self._plain = self._shifted = -1
 
     @property
-    def _vmm(self) -> "Vmm":
+    def _vmm(self) -> Vmm:
         if self._known is None:
             self._known = self._find_vmm()
         return self._known
 
-    def __enter__(self) -> "Owners":
+    def __enter__(self) -> Owners:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +56,7 @@ class Owners:
                 os.close(fd)
 
     @property
-    def extents(self) -> "Sequence[Extent]":
+    def extents(self) -> Sequence[Extent]:
         """The maps of the VMM's user namespace; none where it has none."""
         return self._vmm[2]
 
@@ -97,12 +96,12 @@ class Owners:
         return self._shifted
 
 
-def keep(directory: str, ids: IdMap, *, vmm: "Sequence[Extent]") -> None:
+def keep(directory: str, ids: IdMap, *, vmm: Sequence[Extent]) -> None:
     """Make the namespace for what is shifted, where the pod needs one. Undone by unmounting below `directory`."""
     if ids.length and vmm and not mount.is_mounted(f"{directory}/{KEPT}"):
         idmap.keep(f"{directory}/{KEPT}", numbers.shifted(ids, vmm))
 
 
-def keep_plain(directory: str, vmm: "Sequence[Extent]") -> None:
+def keep_plain(directory: str, vmm: Sequence[Extent]) -> None:
     """Make a namespace with the VMM's maps before there is a VMM, in the mount namespace that we are in."""
     idmap.keep(f"{directory}/{PLAIN}", vmm)

@@ -8,18 +8,14 @@ of ext4's does this: the ordinary kernel has none.
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux import files
 from stage1.linux.libc import Guard
+from stage1.pod.model import DiskLimit
 from stage1.rootfs import ext4
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stage1.pod.model import DiskLimit
 
 BASE_PARTITION, FIRST_PARTITION = 1, 5
 """Numbers: of the one with the writable layers, and of the first with a limit. Logical ones begin with 5."""
@@ -41,7 +37,7 @@ class Part(NamedTuple):
     size: int
 
 
-def layout(disk_bytes: int, limits: "Sequence[DiskLimit]") -> list[Part]:
+def layout(disk_bytes: int, limits: Sequence[DiskLimit]) -> list[Part]:
     """The partitions of a disk: of the writable layers, which have what the limits leave, and one for each limit, a MiB
     in front of each for what describes it. Raises BadRequest when they leave too little.
     """
@@ -66,10 +62,8 @@ def file_system_bytes(size_bytes: int) -> int:
     return _whole(size_bytes + size_bytes // 29 + ((_JOURNAL_MIB + 1) << 20))
 
 
-def read(directory: str) -> "tuple[DiskLimit, ...]":
+def read(directory: str) -> tuple[DiskLimit, ...]:
     """The limits of the disk in `directory`, as written down when it was made; the order is that of the partitions."""
-    from stage1.pod.model import DiskLimit
-
     try:
         text = files.read(f"{directory}/{RECORD}").decode()
     except FileNotFoundError:
@@ -78,7 +72,7 @@ def read(directory: str) -> "tuple[DiskLimit, ...]":
     return tuple(DiskLimit(name, int(size)) for name, _, size in rows)
 
 
-def make(path: str, disk_bytes: int, *, limits: "Sequence[DiskLimit]") -> None:
+def make(path: str, disk_bytes: int, *, limits: Sequence[DiskLimit]) -> None:
     """Make the disk, mode 0600, sparse, and the record beside it. Raises BadRequest, NoSpace, NotFound, KernelError."""
     parts = layout(disk_bytes, limits)
     with Guard("write", path):
@@ -95,7 +89,7 @@ def make(path: str, disk_bytes: int, *, limits: "Sequence[DiskLimit]") -> None:
     files.write_atomic(f"{os.path.dirname(path)}/{RECORD}", lines.encode())
 
 
-def tables(parts: "Sequence[Part]") -> list[tuple[int, bytes]]:
+def tables(parts: Sequence[Part]) -> list[tuple[int, bytes]]:
     """The sectors, with their offsets; each describes one partition and says where the next one is described."""
     base, *others = parts
     first = base.start + base.size

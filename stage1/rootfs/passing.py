@@ -6,10 +6,7 @@ approved are in memory.
 """
 
 import os
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 _BUFFER_BYTES = 1 << 18
 """Of contents that are larger the rest is moved without being read."""
@@ -19,7 +16,7 @@ class Passing:
     """Reads from the descriptor `source` and passes the data on to `give`, in order, once it is approved."""
 
     def __init__(
-        self, source: int, give: "Callable[[memoryview], object]", move: "Callable[[int, int], int] | None" = None
+        self, source: int, give: Callable[[memoryview], object], move: Callable[[int, int], int] | None = None
     ) -> None:
         """`move` is as `feeding.Fed.move`, for a `source` that is a pipe."""
         self.position = 0

@@ -11,19 +11,15 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError
 from stage1.linux import beneath, files
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
-from stage1.rootfs import ext4, orphans
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from stage1.pod.model import DiskLimit
+from stage1.pod.model import DiskLimit
+from stage1.rootfs import ext4, orphans, parted
 
 LINK, GUEST_LINK = "scratch.img", "suspended.state"
 """Links in the pod's directory: to its disk, and to the file with its guest while it is suspended
@@ -50,7 +46,7 @@ class Disk(NamedTuple):
     size_bytes: int = 0
     owner: int = 0
     is_lasting: bool = False
-    limits: "tuple[DiskLimit, ...]" = ()
+    limits: tuple[DiskLimit, ...] = ()
 
 
 def add(disk: Disk, directory: str, *, template_dir: str) -> None:
@@ -88,8 +84,6 @@ def _make_lasting(disk: Disk, template_dir: str) -> None:
         return
     new = f"{disk.path}.new"
     if disk.limits:
-        from stage1.rootfs import parted  # few pods have limits, and rkt waits for each import
-
         parted.make(new, disk.size_bytes, limits=disk.limits)
     else:
         make_scratch(new, disk.size_bytes, template_dir=template_dir, has_journal=True)
@@ -194,14 +188,14 @@ def _format(path: str, size: int, *, has_journal: bool) -> None:
     ext4.make(path, options, what=f"a scratch disk of {size} bytes at {path}")
 
 
-def copy_sparse(source: str, target: str, *, between: "Callable[[], None]" = lambda: None) -> None:
+def copy_sparse(source: str, target: str, *, between: Callable[[], None] = lambda: None) -> None:
     """Copy a file without its holes; shares the data where the file system can. No `target` is left if
     this raises, as `between` may, which is called for each MiB.
     """
     _copied(source, target, copy=lambda read_fd, write_fd: _copy(read_fd, write_fd, between=between))
 
 
-def _copied(source: str, target: str, *, copy: "Callable[[int, int], None]") -> None:
+def _copied(source: str, target: str, *, copy: Callable[[int, int], None]) -> None:
     """Open both files for `copy`. No `target` is left if that raises."""
     with Guard("copy", f"{source} to {target}"):
         read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -247,7 +241,7 @@ def _can_share(disk: int, near: str) -> bool:
     return True
 
 
-def _copy(read_fd: int, write_fd: int, *, between: "Callable[[], None]") -> None:
+def _copy(read_fd: int, write_fd: int, *, between: Callable[[], None]) -> None:
     try:
         fcntl.ioctl(write_fd, _FICLONE, read_fd)
         return
@@ -272,7 +266,7 @@ def _copy_without_zeros(read_fd: int, write_fd: int) -> None:
                 os.pwrite(write_fd, block, at)
 
 
-def _data(fd: int) -> "Iterator[tuple[int, int]]":
+def _data(fd: int) -> Iterator[tuple[int, int]]:
     """The parts of the file that are no holes: where each begins and ends."""
     size, end = os.fstat(fd).st_size, 0
     while end < size:

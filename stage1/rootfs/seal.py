@@ -8,6 +8,8 @@ hashed, no more.
 
 import json
 import os
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import NamedTuple
 
 from stage1.errors import Exhausted, PodError
@@ -15,10 +17,6 @@ from stage1.linux import files, supervise
 from stage1.linux.libc import Guard, explained
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 VERSION = 1
 _CHUNK_BYTES = 1 << 20
@@ -32,7 +30,7 @@ class Seal(NamedTuple):
     sha256: str
 
 
-def of(paths: "Iterable[str]", stop: "Callable[[], bool]" = supervise.never) -> "list[Seal]":
+def of(paths: Iterable[str], stop: Callable[[], bool] = supervise.never) -> list[Seal]:
     """Sync the files, read them all meanwhile, and seal them. Raises KernelError, Missing, NoSpace, Stopped."""
     paths = tuple(paths)
     for path in paths:
@@ -43,7 +41,7 @@ def of(paths: "Iterable[str]", stop: "Callable[[], bool]" = supervise.never) -> 
     return [Seal(os.path.getsize(path), digest) for path, digest in zip(paths, digests, strict=True)]
 
 
-def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]" = ()) -> None:
+def write(path: str, seals: dict[str, Seal], *, merged_from: tuple[str, ...] = ()) -> None:
     """Put the seals of some files of a directory, by name, durably at `path`.
 
     `merged_from` are the checksums of the layers of an image, to which its `merged.erofs` fits.
@@ -52,7 +50,7 @@ def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]"
     files.write_atomic(path, json.dumps(document).encode(), durable=True)
 
 
-def read(path: str) -> "tuple[dict[str, Seal], tuple[str, ...]]":
+def read(path: str) -> tuple[dict[str, Seal], tuple[str, ...]]:
     """The seals that `write` wrote. Raises Corrupt if they are damaged, FileNotFoundError without one; Exhausted."""
     try:
         document = json.loads(files.read(path))
@@ -98,7 +96,7 @@ def _last_byte(path: str) -> bytes:
         return file.read(1)
 
 
-def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.never) -> str:
+def differs(path: str, seal: Seal, *, stop: Callable[[], bool] = supervise.never) -> str:
     """Like `broken`, which is checked first, and by reading the whole file. Raises Stopped, Exhausted."""
     if why := broken(path, seal):
         return why
@@ -113,9 +111,7 @@ def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.nev
     return broken(path, seal) or "has contents that differ from its seal"  # it may have been cut while it was read
 
 
-def _sha256(path: str, stop: "Callable[[], bool]") -> str:
-    from hashlib import sha256
-
+def _sha256(path: str, stop: Callable[[], bool]) -> str:
     digest = sha256()
     with Guard("read", path):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

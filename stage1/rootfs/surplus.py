@@ -6,13 +6,10 @@ opaque mark) and a third has the directory again, the first one's files shine th
 at directories that several layers have.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from stage1.rootfs.erofs import Image
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 
 class _Child(NamedTuple):
@@ -27,11 +24,11 @@ class _Visit(NamedTuple):
     """
 
     path: str
-    nodes: "Sequence[_Child]"
+    nodes: Sequence[_Child]
     is_cut: bool
 
 
-def find_surplus(images: "Sequence[Image]") -> "Iterator[tuple[str, set[str]]]":
+def find_surplus(images: Sequence[Image]) -> Iterator[tuple[str, set[str]]]:
     """The directories that may show too much in the merge of `images` (lowest first): each path, and the names that
     it may have.
     """
@@ -49,7 +46,7 @@ def find_surplus(images: "Sequence[Image]") -> "Iterator[tuple[str, set[str]]]":
                 todo.append(child)
 
 
-def _without_hidden(images: "Sequence[Image]", visit: _Visit) -> _Visit:
+def _without_hidden(images: Sequence[Image], visit: _Visit) -> _Visit:
     """Without the layers below an opaque one. mkfs.erofs heeds the mark in the uppermost layer only, and gets none of a
     layer's root.
     """
@@ -62,7 +59,7 @@ def _without_hidden(images: "Sequence[Image]", visit: _Visit) -> _Visit:
     return visit
 
 
-def _children(images: "Sequence[Image]", nodes: "Sequence[_Child]") -> dict[str, list[_Child]]:
+def _children(images: Sequence[Image], nodes: Sequence[_Child]) -> dict[str, list[_Child]]:
     seen: dict[str, list[_Child]] = {}
     for node in nodes:
         for name, inode, is_directory in images[node.layer].children(node.inode):
@@ -70,7 +67,7 @@ def _children(images: "Sequence[Image]", nodes: "Sequence[_Child]") -> dict[str,
     return seen
 
 
-def _descend(path: str, children: "Sequence[_Child]", *, is_cut: bool) -> _Visit:
+def _descend(path: str, children: Sequence[_Child], *, is_cut: bool) -> _Visit:
     nodes: list[_Child] = []
     removed = False
     for child in children:

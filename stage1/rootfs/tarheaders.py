@@ -6,18 +6,14 @@ Called by `facts`, in the confined process, and by `clearpod cp`. Knows ustar, G
 pass; headers wait until the next one is asked for, which approves them.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from stage1.errors import Unsupported
 from stage1.pod.users import MAX_ID
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stage1.rootfs.passing import Passing
+from stage1.rootfs.passing import Passing
 
 BLOCK = 512
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _SOLARIS = b"L", b"K", b"x", b"g", b"X"
@@ -55,13 +51,13 @@ class Entry(NamedTuple):
 class Headers:
     """The entries of the archive `source`."""
 
-    def __init__(self, source: "Passing", *, limits: Limits, what: str) -> None:
+    def __init__(self, source: Passing, *, limits: Limits, what: str) -> None:
         self.lacks = 0
         """Bytes that the archive lacks to be whole blocks, known after the entries."""
         self._source, self._limits, self._what = source, limits, what
         self._global: dict[bytes, bytes] = {}
 
-    def entries(self) -> "Iterator[Entry]":
+    def entries(self) -> Iterator[Entry]:
         """Each entry until the first block of zeros, or the end. Who asks for the next one has approved the header of
         the one before, whose content passes then. Raises Corrupt, OverLimit, Unsupported.
         """

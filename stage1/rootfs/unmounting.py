@@ -5,13 +5,10 @@ directory. Called by the engine.
 
 import errno
 import os
+from collections.abc import Callable, Iterable
 
 from stage1.errors import KernelError
-from stage1.linux import beneath, files, mount, namespace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from stage1.linux import beneath, files, mount, mount_copies, namespace
 
 _MOUNTED = (errno.EBUSY, errno.EXDEV)
 """Something is mounted on an entry of a directory, or would have to be entered."""
@@ -50,7 +47,7 @@ def alone(directory: str, path: str) -> None:
     below(directory, path)
 
 
-def points(directory: str, names: "Iterable[str]") -> None:
+def points(directory: str, names: Iterable[str]) -> None:
     """Unmount what is at these points of the pod's directory, with all below it, without reading the table of mounts.
     No guest can replace them. Idempotent.
     """
@@ -72,15 +69,13 @@ def remove(directory: str) -> None:
         files.remove_tree(directory)
 
 
-def freed(place: str, remove: "Callable[[], object]") -> None:
+def freed(place: str, remove: Callable[[], object]) -> None:
     """Call `remove`, which removes `place`. The kernel refuses that where a program has bound the host's whole tree,
     with all mounts, to another place and something of ours is mounted there: then it is taken off there, too.
     """
     try:
         remove()
     except KernelError as error:
-        from stage1.linux import mount_copies  # no start of a pod comes here
-
         if error.errno != errno.EBUSY or not mount_copies.detach(place):
             raise
         remove()

@@ -9,14 +9,11 @@ by the kernel.
 import errno
 import os
 import stat
+from collections.abc import Sequence
 
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported, WrongState
 from stage1.linux import beneath, idmap, in_root, mount, namespace
 from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, Mount
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 AT_ONCE = 64
 """Volumes that are open at a time."""
@@ -38,7 +35,7 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
     attach_all([(volume, at, ids)], directory, pid=pid)
 
 
-def attach_all(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid: int = 0) -> None:
+def attach_all(given: Sequence[tuple[Mount, str, int]], directory: str, *, pid: int = 0) -> None:
     """Bind several volumes, each with its `at` and `ids`, as `attach` does: a thread goes into the namespace of `pid`
     once for each `AT_ONCE` of them. When it raises, some may be there.
     """
@@ -46,7 +43,7 @@ def attach_all(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid
         _attach_some(given[first : first + AT_ONCE], directory, pid=pid)
 
 
-def _attach_some(given: "Sequence[tuple[Mount, str, int]]", directory: str, *, pid: int) -> None:
+def _attach_some(given: Sequence[tuple[Mount, str, int]], directory: str, *, pid: int) -> None:
     opened: list[tuple[Mount, str, int, int]] = []
     try:
         with beneath.Root(directory, one_mount=True) as own:
@@ -79,7 +76,7 @@ def _opened(volume: Mount, own: beneath.Root, *, at: str, ids: int, pid: int) ->
     return fd, flow
 
 
-def _place_all(opened: "Sequence[tuple[Mount, str, int, int]]", directory: str) -> None:
+def _place_all(opened: Sequence[tuple[Mount, str, int, int]], directory: str) -> None:
     with beneath.Root(directory) as own:
         for volume, at, fd, flow in opened:
             _place(volume, fd, own=own, at=f"share/{at}", flow=flow)

@@ -5,27 +5,24 @@ Called by `layers`, `merge` and, through `Worker`, the pull's documents and down
 place where the output of such a process becomes our values: the bytes may have compromised it.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import select
 import socket
 import stat
 import threading
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 from stage1 import errors
 from stage1.errors import NoSpace, PodError
 from stage1.linux import feeding, files, process, sandbox, supervise
 from stage1.linux.libc import Guard, failure
+from stage1.linux.supervise import Child, Standard, Start
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import ELAPSED, Limits, OverLimit, refusal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any, BinaryIO
-
-    from stage1.linux.supervise import Child, Standard, Start
 
 KINDS: dict[str, type[errors.PodError]] = {
     "Corrupt": Corrupt,
@@ -86,11 +83,11 @@ class Asker(NamedTuple):
     """The limits, the caller's cancellation, and the server that forks the process; without, it is a new Python."""
 
     limits: Limits
-    stop: "Callable[[], bool]" = supervise.never
-    server: "ForkServer | None" = None
+    stop: Callable[[], bool] = supervise.never
+    server: ForkServer | None = None
 
 
-def ask(question: Question, asker: Asker) -> "Any":
+def ask(question: Question, asker: Asker) -> Any:
     """The result of the function, from a process of its own. The caller checks the types in it. Raises Corrupt,
     OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
     """
@@ -129,7 +126,7 @@ class Feeding:
         """Copy from a pipe (`feeding.Fed.copy`)."""
         return self._program.copy(source, most)
 
-    def answer(self) -> "Any":
+    def answer(self) -> Any:
         """The function's result for all that was given. Raises what `ask` raises."""
         ended = self._program.finish()
         if len(self._program.text) > self._question.answer_bytes:
@@ -172,7 +169,7 @@ class Worker:
                 self._talk = supervise.Talk(_start(self._question, self._asker))
             return self._talk
 
-    def ask(self, question: Question, data: bytes, *, hear: "Callable[[Any], object] | None" = None) -> "Any":
+    def ask(self, question: Question, data: bytes, *, hear: Callable[[Any], object] | None = None) -> Any:
         """The result of `job(arguments, data)`; if it yields events, each is passed to `hear` at once, and is not
         checked. Raises what `ask` raises, and what `hear` raises; the worker can't be used after that.
         """
@@ -230,7 +227,7 @@ def _box(question: Question, asker: Asker) -> sandbox.Box:
     )
 
 
-def _start(question: Question, asker: Asker) -> "supervise.Start":
+def _start(question: Question, asker: Asker) -> supervise.Start:
     call, box = (question.module, *question.arguments), _box(question, asker)
     if asker.server and not sandbox.means().lacks:
         return asker.server.job(call, box)
@@ -271,7 +268,7 @@ def _too_much_memory(question: Question, asker: Asker) -> PodError:
     return refusal(f"{question.what} needs more memory to be read than {cap} MiB", key="memory_mib", cap=cap)
 
 
-def _understood(question: Question, asker: Asker, *, text: bytes) -> "Any":
+def _understood(question: Question, asker: Asker, *, text: bytes) -> Any:
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
@@ -297,7 +294,7 @@ def printable(text: str) -> str:
 # The directories of a question, and what comes out of them.
 
 
-def make_box(directory: str, *, uid: int, sources: "Sequence[tuple[str, str]]" = ()) -> None:
+def make_box(directory: str, *, uid: int, sources: Sequence[tuple[str, str]] = ()) -> None:
     """Make `directory` with `in` and `out`; in `in` are links to the files of `sources`, (path, name there).
 
     Undo: `remove_box`. Raises KernelError, NoSpace.
@@ -348,7 +345,7 @@ def adopt(directory: str, name: str, *, target: str, most_bytes: int) -> None:
 class ForkServer:
     """A server that the first request starts, and the first one after `close` starts again. Close it."""
 
-    def __init__(self, modules: "Sequence[str]") -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         self._modules = modules
         self._lock = threading.Lock()
         self._asked: socket.socket | None = None
@@ -359,19 +356,19 @@ class ForkServer:
         with self._lock:
             self._running()
 
-    def job(self, call: "Sequence[str]", box: sandbox.Box) -> "Start":
+    def job(self, call: Sequence[str], box: sandbox.Box) -> Start:
         """How to start a child that calls the function `job` of the module `call[0]` with the rest of `call`."""
         document = {"job": call, "box": box._replace(places=()), "places": sandbox.existing(box)}
         data = json.dumps(document).encode()
 
-        def start(standard: "Standard") -> "Child":
+        def start(standard: Standard) -> Child:
             with Guard("open", "a request"), open("/dev/null", "rb") as nothing, _file(data) as file:
                 stdin = nothing.fileno() if standard.stdin is None else standard.stdin
                 return self._start((stdin, standard.stdout, standard.stderr, file.fileno()))
 
         return start
 
-    def _start(self, fds: "Sequence[int]") -> "Child":
+    def _start(self, fds: Sequence[int]) -> Child:
         with Guard("socketpair", "the end of a confined process"):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -382,7 +379,7 @@ class ForkServer:
             raise
         return _Forked(ours)
 
-    def _send(self, fds: "Sequence[int]") -> None:
+    def _send(self, fds: Sequence[int]) -> None:
         """Send to the server, or to a new one if it has died. Raises KernelError."""
         with Guard("sendmsg", "the fork server"):
             try:
@@ -411,14 +408,14 @@ class ForkServer:
         self._asked = self._process = None
 
 
-def _file(data: bytes) -> "BinaryIO":
+def _file(data: bytes) -> BinaryIO:
     """A file in memory with that."""
     file = open(os.memfd_create("request", os.MFD_CLOEXEC), "r+b", buffering=0)  # noqa: SIM115  the caller's
     file.write(data)
     return file
 
 
-def _started(modules: "Sequence[str]") -> tuple[socket.socket, process.PidHandle]:
+def _started(modules: Sequence[str]) -> tuple[socket.socket, process.PidHandle]:
     with Guard("socketpair", "the fork server"):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_SEND_S)

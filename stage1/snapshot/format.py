@@ -7,7 +7,8 @@ makers of snapshots need is not here, and no guest's memory is read.
 import json
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from stage1.errors import VmFailed
 from stage1.linux import files
@@ -15,12 +16,6 @@ from stage1.linux.libc import Guard
 from stage1.pod.network import Interface
 from stage1.vm.template import Template
 from stage1.vm.window import Placed
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -41,14 +36,14 @@ class Manifest(NamedTuple):
     for images, `interfaces` those of the guest. `more` is its maker's, values for JSON.
     """
 
-    made_of: "Mapping[str, str]"
-    files: "Mapping[str, tuple[int, str]]" = {}  # noqa: RUF012  never changed
-    facts: "Mapping[str, str]" = {}  # noqa: RUF012  never changed
+    made_of: Mapping[str, str]
+    files: Mapping[str, tuple[int, str]] = {}
+    facts: Mapping[str, str] = {}
     memory_mib: int = 0
-    pieces: "tuple[Piece, ...]" = ()
-    images: "tuple[Placed, ...]" = ()
-    interfaces: "tuple[Interface, ...]" = ()
-    more: "Mapping[str, Any]" = {}  # noqa: RUF012  never changed
+    pieces: tuple[Piece, ...] = ()
+    images: tuple[Placed, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    more: Mapping[str, Any] = {}
 
     def encode(self) -> bytes:
         """Return the manifest as the content of its file."""
@@ -89,23 +84,23 @@ def parsed(text: bytes) -> Manifest:
         raise ValueError(f"it is not what was written: {error!r:.100}") from None
 
 
-def _text(value: "Any") -> str:
+def _text(value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"{value!r:.80} is no text")
     return value
 
 
-def _number(value: "Any") -> int:
+def _number(value: Any) -> int:
     if type(value) is not int:
         raise ValueError(f"{value!r:.80} is no number")
     return value
 
 
-def _texts(record: "dict[Any, Any]") -> dict[str, str]:
+def _texts(record: dict[Any, Any]) -> dict[str, str]:
     return {_text(key): _text(value) for key, value in record.items()}
 
 
-def _of_pod(record: "dict[str, Any]") -> "tuple[tuple[Placed, ...], tuple[Interface, ...], dict[str, Any]]":
+def _of_pod(record: dict[str, Any]) -> tuple[tuple[Placed, ...], tuple[Interface, ...], dict[str, Any]]:
     return (
         tuple(Placed(_text(a), _number(b), _number(c)) for a, b, c in record["images"]),
         tuple(

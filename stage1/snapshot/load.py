@@ -11,6 +11,7 @@ guest. QEMU gets the files as descriptors.
 
 import errno
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from stage1 import engine, machine, placement, prewarmed
 from stage1.engine import Host, Prepared
@@ -22,18 +23,13 @@ from stage1.pod.network import Interface, PodNetwork
 from stage1.rootfs import scratch
 from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, Search, examined
 from stage1.rootfs.flat import flatten
+from stage1.rootfs.share import ImageFiles
 from stage1.snapshot.format import MOST_BYTES, Manifest, decode
 from stage1.snapshot.machine import booted, difference, identity
 from stage1.snapshot.save import LIMIT_S, SUSPENDED, parts_of, suspended_guest
 from stage1.vm import mapping, medium, monitor
 from stage1.vm.spec import QMP, VOLUMES, VmSpec
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from stage1.rootfs.share import ImageFiles
-    from stage1.vm.vmm import Vmm, VmProcess
+from stage1.vm.vmm import Vmm, VmProcess
 
 _OF_VMM = ("agent.sock", QMP, VOLUMES)
 
@@ -113,7 +109,7 @@ def _load(prepared: Prepared, host: Host, *, path: str, manifest: Manifest) -> N
     _go_on(prepared.directory, f"{path}/{GUEST}", manifest=manifest)
 
 
-def _go_on(directory: str, guest: str, *, manifest: Manifest, last: "Callable[[], object]" = lambda: None) -> None:
+def _go_on(directory: str, guest: str, *, manifest: Manifest, last: Callable[[], object] = lambda: None) -> None:
     """Load the file into the VM of the pod in `directory`, which waits for it, and let the guest run after `last`."""
     with medium.connected(directory, limit_s=LIMIT_S) as qmp:
         monitor.load_guest(qmp, guest, vm=engine.recorded_vm(directory))
@@ -129,7 +125,7 @@ def check(manifest: Manifest, vm: VmSpec, *, pod: Pod, host: Host, network: PodN
 
 
 def _require(
-    manifest: Manifest, made_of: "Mapping[str, str]", *, memory_mib: int = 0, interfaces: "Sequence[str] | None" = None
+    manifest: Manifest, made_of: Mapping[str, str], *, memory_mib: int = 0, interfaces: Sequence[str] | None = None
 ) -> None:
     remedy = "save a guest of now"
     if why := difference(manifest, made_of, memory_mib=memory_mib, interfaces=interfaces, remedy=remedy):
@@ -161,7 +157,7 @@ def settle(directory: str) -> None:
     engine.end_rest(directory)
 
 
-def resume(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Iterable[Container]" = ()) -> "VmProcess":
+def resume(directory: str, pod: Pod, *, host: Host, vmm: Vmm, containers: Iterable[Container] = ()) -> VmProcess:
     """Begin a VM and load the guest, which runs when this returns; the volumes of `containers` are there again. When it
     raises, the pod is still suspended. Raises WrongState when this host would make another machine of the pod now,
     VmFailed, KernelError, and as `engine.add_container`.
@@ -196,7 +192,7 @@ def resume(directory: str, pod: Pod, *, host: Host, vmm: "Vmm", containers: "Ite
     return started
 
 
-def _attach(directory: str, pod: Pod, *, containers: "Iterable[Container]") -> None:
+def _attach(directory: str, pod: Pod, *, containers: Iterable[Container]) -> None:
     """Their volumes were mounted in the former VMM's mounts, and are gone. Those of the host were of containers that
     have ended.
     """
@@ -210,7 +206,7 @@ def _attach(directory: str, pod: Pod, *, containers: "Iterable[Container]") -> N
         engine.attach_volumes(directory, pod, container=container)
 
 
-def _check_guest(path: str, was: "tuple[int, str] | None") -> None:
+def _check_guest(path: str, was: tuple[int, str] | None) -> None:
     """Raise WrongState unless the file is there, and is what was saved: a guest whose memory is damaged would go on
     with it.
     """
@@ -259,7 +255,7 @@ def check_files(place: str, manifest: Manifest, *, title: str = "", link_key: by
         )
 
 
-def located(manifest: Manifest, images: "Mapping[str, ImageFiles]") -> Manifest:
+def located(manifest: Manifest, images: Mapping[str, ImageFiles]) -> Manifest:
     """The manifest with the files of `images`, whose paths are ours, where they lie in the window: they must be those
     of before. Raises WrongState when they are others, Corrupt, KernelError.
     """

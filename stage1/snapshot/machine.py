@@ -6,6 +6,8 @@ It looks at files' sizes and times and at the processor. It reads no guest, and 
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from stage1.errors import KernelError
@@ -13,14 +15,9 @@ from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.pod.model import Pod
 from stage1.pod.network import waiting_mac
+from stage1.snapshot.format import Manifest
 from stage1.vm.spec import Nic, SerialLink, VmSpec
 from stage1.vm.template import Template, arguments
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from stage1.snapshot.format import Manifest
 
 FORMAT = "2"
 """Of the files, and of what the agent does before it is saved."""
@@ -42,7 +39,7 @@ _MEASURED = ("tsc_early_khz=", "lpj=")
 """Kernel arguments with numbers that each daemon measures, slightly differently each time."""
 
 
-def parts(vm: VmSpec, *, scratch_bytes: int, host: "Mapping[str, str]") -> dict[str, str]:
+def parts(vm: VmSpec, *, scratch_bytes: int, host: Mapping[str, str]) -> dict[str, str]:
     """All that must be equal, by names for people. `host` is what `of_host` says. Raises BadRequest, KernelError."""
     plain = _without_pod(vm)
     return {
@@ -54,13 +51,8 @@ def parts(vm: VmSpec, *, scratch_bytes: int, host: "Mapping[str, str]") -> dict[
     }
 
 
-def name(made_of: "Mapping[str, str]") -> str:
+def name(made_of: Mapping[str, str]) -> str:
     """32 hexadecimal digits."""
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found]  # as the module random does: a pod of rkt's waits for hashlib
-    except ImportError:
-        from hashlib import sha256
-
     return str(sha256("\0".join(part for item in sorted(made_of.items()) for part in item).encode()).hexdigest())[:32]
 
 
@@ -71,18 +63,18 @@ def booted(vm: VmSpec) -> dict[str, str]:
     return {name: identity(path) for name, path in zip(_FILES, _paths(vm), strict=True)}
 
 
-def now(made_of: "Mapping[str, str]", host: "Mapping[str, str]") -> dict[str, str]:
+def now(made_of: Mapping[str, str], host: Mapping[str, str]) -> dict[str, str]:
     """The parts as this host would have them, whatever the pod is: its files may have been replaced, or removed."""
     files_now = {name: was if _is_there(was) else "" for name in _FILES for was in (made_of.get(name, ""),)}
     return {"format": FORMAT, **host, **{name: was or "gone" for name, was in files_now.items()}}
 
 
 def difference(
-    snapshot: "Manifest",
-    machine: "Mapping[str, str]",
+    snapshot: Manifest,
+    machine: Mapping[str, str],
     *,
     memory_mib: int = 0,
-    interfaces: "Sequence[str] | None" = None,
+    interfaces: Sequence[str] | None = None,
     remedy: str = "",
 ) -> str:
     """Why a VM that is made of `machine` can't begin with the snapshot, as a sentence; empty when it can. What is not
@@ -110,13 +102,13 @@ def difference(
     return ""
 
 
-def changed(was: "Mapping[str, str]", now: "Mapping[str, str]") -> str:
+def changed(was: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The first part in which a machine is another one, those of the pod's choice last; empty when there is none."""
     others = [name for name in now if was.get(name) != now[name]]
     return min(others, key=lambda name: name in _OF_POD, default="")
 
 
-def outdated(snapshot: "Manifest") -> str:
+def outdated(snapshot: Manifest) -> str:
     """Why no pod of this host can begin with it any more, as a sentence; empty when one could. Raises KernelError."""
     return difference(snapshot, now(snapshot.made_of, this_host()))
 
@@ -141,7 +133,7 @@ def identity(path: str) -> str:
     return f"{real} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
-def of_host(cpuinfo: str, kernel: "os.uname_result") -> dict[str, str]:
+def of_host(cpuinfo: str, kernel: os.uname_result) -> dict[str, str]:
     """The parts that concern the machine: a guest keeps what it has found of the processor and of the tap."""
     first = cpuinfo.partition("\n\n")[0]
     fields = (line.partition(":") for line in first.splitlines())
@@ -180,7 +172,7 @@ class TemplateSpec(NamedTuple):
     pod: Pod
     vm: VmSpec
     name: str
-    made_of: "Mapping[str, str]"
+    made_of: Mapping[str, str]
 
     def copy(self, template: Template) -> VmSpec:
         """The VM as a copy of it."""

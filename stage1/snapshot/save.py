@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from stage1 import engine, machine, prewarmed
@@ -23,8 +24,9 @@ from stage1.linux.libc import Guard
 from stage1.machine import MIB
 from stage1.pod.model import Pod
 from stage1.rootfs import scratch
-from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, examined, make, require
+from stage1.rootfs.checkpoint import DISK, GUEST, MANIFEST, Awaited, examined, make, require
 from stage1.rootfs.flat import flatten
+from stage1.rootfs.share import ImageFiles
 from stage1.snapshot.format import Manifest, Piece
 from stage1.snapshot.machine import TemplateSpec, booted, identity, lack, parts, spec_of, this_host
 from stage1.snapshot.store import TemplateStore
@@ -32,14 +34,7 @@ from stage1.vm import mapping, medium
 from stage1.vm.monitor import Monitor, save_guest, settled
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.template import Template
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from stage1.rootfs.checkpoint import Awaited
-    from stage1.rootfs.share import ImageFiles
-    from stage1.vm.vmm import Vmm
+from stage1.vm.vmm import Vmm
 
 FORKS = "forks"
 """The directory below the state directory for copies that are being made."""
@@ -69,16 +64,16 @@ class Target(NamedTuple):
 
     path: str
     manifest: bytes = b""
-    written: "Callable[[], object]" = lambda: None
-    is_awaited: "Awaited" = lambda: True
+    written: Callable[[], object] = lambda: None
+    is_awaited: Awaited = lambda: True
 
 
 def take(
     directory: str,
     into: Files,
     *,
-    is_awaited: "Awaited" = lambda: True,
-    complete: "Callable[[], object]" = lambda: None,
+    is_awaited: Awaited = lambda: True,
+    complete: Callable[[], object] = lambda: None,
     keep_running: bool = True,
 ) -> float:
     """Save the guest of the pod in `directory`, and call `complete` when all files are there. The guest goes on after
@@ -117,7 +112,7 @@ def go_on(directory: str) -> None:
     scratch.forget_guest(directory)
 
 
-def describe(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> Manifest:
+def describe(directory: str, pod: Pod, *, host: Host, images: Mapping[str, ImageFiles]) -> Manifest:
     """Return the manifest of the pod's guest, with `images` by their names in its window, without its maker's part.
     Raises VmFailed, KernelError.
     """
@@ -138,7 +133,7 @@ def parts_of(vm: VmSpec, pod: Pod, *, host: Host) -> dict[str, str]:
     return parts(vm, scratch_bytes=(pod.scratch_mib or host.scratch_mib) * MIB, host=this_host())
 
 
-def _in_window(directory: str, images: "Mapping[str, ImageFiles]") -> list[Piece]:
+def _in_window(directory: str, images: Mapping[str, ImageFiles]) -> list[Piece]:
     """The offsets in the pod's window of these images, by their names there. Raises VmFailed, KernelError."""
     window, pieces = mapping.find(directory), []
     for place in window.images if window else ():
@@ -201,7 +196,7 @@ def left_in(top: str) -> list[str]:
         return []
 
 
-def measured(manifest: Manifest, path: str, *, is_awaited: "Awaited") -> Manifest:
+def measured(manifest: Manifest, path: str, *, is_awaited: Awaited) -> Manifest:
     """The manifest with the digests of the files in `path`, for which the guest need not stand still. Raises TimedOut,
     KernelError.
     """
@@ -209,7 +204,7 @@ def measured(manifest: Manifest, path: str, *, is_awaited: "Awaited") -> Manifes
     return manifest._replace(files={name: examined(f"{path}/{name}", is_awaited) for name in there})
 
 
-def suspend(directory: str, pod: Pod, *, host: Host, images: "Mapping[str, ImageFiles]") -> None:
+def suspend(directory: str, pod: Pod, *, host: Host, images: Mapping[str, ImageFiles]) -> None:
     """Save the guest, with the images in its window, and end its VMM; the pod is suspended then. If it raises before,
     the guest continues. Raises VmFailed, NoSpace, KernelError.
     """
@@ -248,7 +243,7 @@ def template_spec(prepared: Prepared, host: Host) -> TemplateSpec | None:
     return spec_of(pod, vm, scratch_bytes=scratch_bytes, disk=scratch.uuid(vm.scratch) if is_mounted else "")
 
 
-def template(spec: TemplateSpec, host: Host, *, vmm: "Vmm", store: TemplateStore, limit_s: float) -> Template:
+def template(spec: TemplateSpec, host: Host, *, vmm: Vmm, store: TemplateStore, limit_s: float) -> Template:
     """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
     `engine.prepare` does; nothing is left then.
     """
@@ -278,7 +273,7 @@ def _alike(prepared: Prepared, vm: VmSpec) -> Prepared:
     return prepared._replace(vm=same._replace(volume_server=vm.volume_server))
 
 
-def _boot_and_save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", limit_s: float) -> None:
+def _boot_and_save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: Vmm, limit_s: float) -> None:
     until = time.monotonic() + limit_s
     ours, theirs = socket.socketpair()
     with Monitor(ours.detach(), limit_s=limit_s) as monitor, theirs:

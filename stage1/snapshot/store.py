@@ -15,6 +15,7 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Callable, Mapping
 
 from stage1.errors import AlreadyExists, KernelError, NoSpace, NotFound, VmFailed
 from stage1.linux import beneath, files
@@ -24,11 +25,8 @@ from stage1.snapshot.format import MANIFEST, REJECTED, Manifest, facts, note_use
 from stage1.snapshot.machine import difference, now, this_host
 from stage1.vm.template import Template
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+Seen = tuple[tuple[int, int, int], ...]
 
-    Seen = tuple[tuple[int, int, int], ...]
 
 _NEW, _LENT = ".new", ".lent"
 _LETTERS, _MOST_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-"), 63
@@ -140,7 +138,7 @@ def is_name(word: str) -> bool:
     return 0 < len(word) <= _MOST_NAME and _LETTERS.issuperset(word) and "-" not in (word[0], word[-1])
 
 
-def seen(path: str) -> "Seen":
+def seen(path: str) -> Seen:
     """Inode, size and time of the guest and the disk in `path`, to notice a change without reading them. Raises
     KernelError.
     """
@@ -176,7 +174,7 @@ def _directories(path: str) -> list[str]:
             raise
         above = os.path.dirname(path)
         odd = path if os.path.isdir(above) else above
-        raise beneath.no_directory(odd, number=error.errno) from None
+        raise files.no_directory(odd, number=error.errno) from None
 
 
 class TemplateStore(Store):
@@ -248,7 +246,7 @@ class TemplateStore(Store):
                 os.chmod(path, 0o600)
         return template
 
-    def commit(self, name: str, made_of: "Mapping[str, str]") -> Template:
+    def commit(self, name: str, made_of: Mapping[str, str]) -> Template:
         """Make it one that is found. Raises NoSpace, KernelError."""
         new = Template(f"{self.top}/{_NEW}/{name}")
         with Guard("write", new.directory):
@@ -274,7 +272,7 @@ class TemplateStore(Store):
         self._seen.pop(name, None)
         return super().remove(name)
 
-    def remove_unused(self, is_current: "Callable[[Manifest], bool]", *, most_bytes: int) -> list[str]:
+    def remove_unused(self, is_current: Callable[[Manifest], bool], *, most_bytes: int) -> list[str]:
         """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
         used for the longest time, until the others take at most so much of the disk; their names. Of what was rejected
         the mark is kept for a day. None may be in the making. Raises KernelError.
@@ -303,7 +301,7 @@ class TemplateStore(Store):
             files.unlink(path)
         return is_mark
 
-    def _is_whole(self, name: str, is_current: "Callable[[Manifest], bool]") -> bool:
+    def _is_whole(self, name: str, is_current: Callable[[Manifest], bool]) -> bool:
         try:
             return is_current(read_template(Template(f"{self.top}/{name}")))
         except (VmFailed, FileNotFoundError):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import HostFacts, Program
 from stage1.vm import hypervisors
-from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import Hypervisor
 
 SLOW = "no usable hardware virtualisation: the VM is emulated (TCG), so isolation is by emulation and slow"
 

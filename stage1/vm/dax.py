@@ -5,14 +5,11 @@ Each image has a region of its own above RAM, and so has the window, which is fi
 kernel makes /dev/pmem0, /dev/pmem1, ... of the regions, in their order. images/lkvm-shim/README.md has the other end.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.vm.spec import LISTENER_FD, Dax
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MIB = 1 << 20
 PAGE_BYTES = 4096
@@ -39,7 +36,7 @@ class Region(NamedTuple):
     size: int
 
 
-def plan(memory_mib: int, sizes: "Sequence[int]") -> tuple[Region, ...]:
+def plan(memory_mib: int, sizes: Sequence[int]) -> tuple[Region, ...]:
     """A region for each of `sizes` (bytes), in this order, above kvmtool's RAM of `memory_mib`.
 
     Raises BadRequest when a size is not positive whole pages, or there is not so much address space.

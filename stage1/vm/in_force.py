@@ -5,6 +5,7 @@ What the VMM can influence there (the names in its root) is for people to read, 
 """
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stage1.errors import WrongState
@@ -22,10 +23,6 @@ _SETS = {
     "CapBnd": "bounding",
     "CapAmb": "ambient",
 }
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Namespace(NamedTuple):
@@ -81,7 +78,7 @@ class InForce(NamedTuple):
     cgroups: tuple[Group, ...]
 
 
-def read(pid: int, start_time: int, *, cgroups: "Sequence[str]" = ()) -> InForce:
+def read(pid: int, start_time: int, *, cgroups: Sequence[str] = ()) -> InForce:
     """Return what confines the VMM `pid`, with the cgroups that it was put into. Raises WrongState when it
     has ended.
     """
@@ -100,7 +97,7 @@ def read(pid: int, start_time: int, *, cgroups: "Sequence[str]" = ()) -> InForce
     return jail
 
 
-def _read(pid: int, cgroups: "Sequence[str]") -> InForce:
+def _read(pid: int, cgroups: Sequence[str]) -> InForce:
     status = dict(line.split(":", 1) for line in _text(pid, "status").splitlines())
     with Guard("list the root of", f"process {pid}"):
         root = tuple(sorted(os.listdir(f"/proc/{pid}/root/")))

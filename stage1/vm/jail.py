@@ -10,17 +10,13 @@ What one VMM may change is: its scratch disk, the small file system HOME, and th
 
 import os
 import resource
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from stage1.errors import VmFailed
-from stage1.vm import programs
+from stage1.linux.idmap import Extent
+from stage1.vm import own_machine, programs
 from stage1.vm.spec import HOME, TAP_FD, Share, VmSpec, VsockLink
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from stage1.linux.idmap import Extent
 
 HOME_BYTES = 1 << 20
 HOSTNAME = "vmm"
@@ -78,14 +74,14 @@ class Launch(NamedTuple):
     runs, and `links` symbolic links with their targets.
     """
 
-    argv: "Sequence[str]"
-    env: "Mapping[str, str]"
-    handed: "Sequence[int]" = ()
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    handed: Sequence[int] = ()
     filter: str = ""
     dies_with_us: bool = False
     small_pages: bool = False
-    programs: "Sequence[str]" = ()
-    links: "Sequence[tuple[str, str]]" = ()
+    programs: Sequence[str] = ()
+    links: Sequence[tuple[str, str]] = ()
 
 
 def describe(vm: VmSpec, launch: Launch) -> bytes:
@@ -125,7 +121,7 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
 
-def _check_script(vm: VmSpec, seen: "Sequence[Place]") -> None:
+def _check_script(vm: VmSpec, seen: Sequence[Place]) -> None:
     """Raise VmFailed when a directory of the pod lies in one that the jail shows whole, as its owner has it."""
     for place in seen:
         above = programs.above(place.path) if place.writable or place.mapped else ""
@@ -136,7 +132,7 @@ def _check_script(vm: VmSpec, seen: "Sequence[Place]") -> None:
             )
 
 
-def _of_program(vm: VmSpec, tops: "dict[str, str]") -> list[tuple[str, str]]:
+def _of_program(vm: VmSpec, tops: dict[str, str]) -> list[tuple[str, str]]:
     """The name by which the VMM is started, where that is a link: QEMU looks for its files beside the real one."""
     named, real = _without_top_link(vm.binary, tops), os.path.realpath(vm.binary)
     return [(named, real)] if named != real else []
@@ -146,7 +142,6 @@ def _of_own(vm: VmSpec) -> list[tuple[str, str]]:
     """Links to a kernel out of an image and what belongs to it."""
     if not vm.own:
         return []
-    from stage1.vm import own_machine  # rkt waits for each import
 
     return [*own_machine.links(vm).items()]
 
@@ -172,8 +167,8 @@ class Joined(NamedTuple):
 
     pid: int
     run_dir: str
-    cgroups: "Sequence[str]"
-    ids: "Sequence[Extent]"
+    cgroups: Sequence[str]
+    ids: Sequence[Extent]
 
 
 def describe_server(vmm: Joined, launch: Launch, *, root: str) -> bytes:
@@ -271,7 +266,7 @@ def limits() -> list[tuple[int, int, int]]:
     ]
 
 
-def outermost(candidates: "Iterable[Place]", tops: "dict[str, str]") -> list[Place]:
+def outermost(candidates: Iterable[Place], tops: dict[str, str]) -> list[Place]:
     """Return the places that exist and are not inside another one, shorter paths first, without links at the top, which
     are added to `tops`.
     """
@@ -288,12 +283,12 @@ def _is_covered(place: Place, kept: list[Place]) -> bool:
     return any(one.writable >= place.writable and one.mapped >= place.mapped for one in above)
 
 
-def links(tops: "Mapping[str, str]") -> list[tuple[str, str]]:
+def links(tops: Mapping[str, str]) -> list[tuple[str, str]]:
     """Links at the top of the host's root that are to be there as well, with their targets, as /lib to usr/lib."""
     return [(top, os.readlink(top)) for top in sorted(tops) if os.path.islink(top)]
 
 
-def _without_top_link(path: str, tops: "dict[str, str]") -> str:
+def _without_top_link(path: str, tops: dict[str, str]) -> str:
     """`path` with the target of its first directory, if that is a link; `tops` has those that are known."""
     _, name, *rest = path.split("/", 2)
     top = f"/{name}"

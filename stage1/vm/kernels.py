@@ -7,7 +7,7 @@ Called by the engine. It reads names only; a variant NAME is there when its file
 import os
 
 from stage1.errors import NotFound
-from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import Hypervisor
 
 STOCK = "stock"
 """A distribution's kernel (images/stock), the one variant that can be built; an operator may put others beside it. Its

@@ -13,9 +13,8 @@ from stage1.errors import BadRequest, CidTaken, VmFailed
 from stage1.linux import host
 from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
-from stage1.vm import kernel_line
-from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
+from stage1.vm import dax, kernel_line, own_machine, startup
+from stage1.vm.spec import HOME, TAP_FD, Hypervisor, VmSpec, VsockLink, check
 
 # What kvmtool puts before our arguments, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
 _OWN_ARGUMENTS = (
@@ -33,8 +32,6 @@ def argv(vm: VmSpec) -> list[str]:
     """The whole command line. Raises BadRequest when `vm` has what kvmtool can't do."""
     check(vm)
     if vm.own:
-        from stage1.vm import own_machine  # rkt waits for each import
-
         return own_machine.argv_of_pci(vm, before=_OWN_ARGUMENTS, network=_network(vm))
     if not isinstance(vm.link, VsockLink):
         raise BadRequest("kvmtool has no serial link to the agent: give the VM a vsock link, or use QEMU")
@@ -61,7 +58,6 @@ def environment(vm: VmSpec) -> dict[str, str]:
     own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
     if not vm.dax:
         return own
-    from stage1.vm import dax  # rkt has none, and waits for each import
 
     disk = {"CLEARPOD_DISK": vm.scratch} if vm.scratch else {}
     filtered = {"CLEARPOD_FILTERED": "1"} if vm.filter else {}
@@ -72,8 +68,6 @@ def kernel_command_line(vm: VmSpec) -> str:
     """Our part of the kernel command line. Raises BadRequest when the whole line is too long."""
     memory = []
     if vm.dax:
-        from stage1.vm import dax  # rkt has none, and waits for each import
-
         memory = dax.kernel_arguments(vm.dax, vm.memory_mib)
     system, scratch = ("/dev/pmem0", "/dev/vda") if vm.dax else ("/dev/vda", "/dev/vdb")
     # The console of an attached console carries records, among which the kernel's lines would be noise.
@@ -152,8 +146,6 @@ class _Kvmtool(Hypervisor):
 
     def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
         """Whether it ends before a vCPU's thread is there: by then it has opened all that it was given."""
-        from stage1.vm import startup  # rkt's launcher does that itself
-
         return startup.ends_before_thread(handle, "kvm-vcpu-")
 
     def explain(self, binary: str, output: str, *, sentence: str) -> VmFailed:

@@ -4,21 +4,18 @@ starter.ProcessVmm with the launch description of `jail.py`. Rolled back when th
 """
 
 import os
+from collections.abc import Mapping
 
 from stage1.errors import PodError, VmFailed
 from stage1.linux import process
 from stage1.linux.libc import Guard
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _SPEC_FD, _RESULT_FD = 3, 4
 _DEATH_S = 10.0
 _MORE = "`clearpod check` lists what this host lacks"
 
 
-def launch(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", name: str) -> int:
+def launch(jailer: str, description: bytes, *, descriptors: Mapping[int, int], name: str) -> int:
     """The pid of the VMM, a child of the calling thread, or of what joins a VMM, which is that VMM's child. It has
     `descriptors`, of ours, under the numbers in front.
 
@@ -49,7 +46,7 @@ def parse(text: str) -> tuple[int, bool, str]:
     return pid, is_started, why
 
 
-def _run(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", name: str) -> str:
+def _run(jailer: str, description: bytes, *, descriptors: Mapping[int, int], name: str) -> str:
     spec, read, write = _written(description), -1, -1
     try:
         ((read, write),) = process.pipes(1, "the answer of the jailer")

@@ -11,7 +11,9 @@ from stage1.errors import BadRequest
 from stage1.linux.libc import Guard
 from stage1.vm import jail
 from stage1.vm.jail import Launch
+from stage1.vm.own_machine import BEGIN
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, SerialLink, VmSpec
+from stage1.vm.template import LOAD, RAM_FD, STATE_FD, spoken
 
 VARIABLE, DESCRIPTION_VARIABLE, COPY_VARIABLE = "CLEARPOD_SPEC_FD", "CLEARPOD_LAUNCH_FD", "CLEARPOD_COPY_FD"
 """The launcher's descriptors for the parts of a launch spec."""
@@ -38,7 +40,7 @@ def of(
     interactive: bool,
     kernel: str = "",
     copy: VmSpec | None = None,
-    statuses: "tuple[str, str] | None" = None,
+    statuses: tuple[str, str] | None = None,
 ) -> LaunchSpec:
     """The launch spec of a VMM that ends with the launcher; `kernel` is the item of one of the image's. `copy` is the
     same VM as a copy of a template, if it is tried as one first. `statuses`: the directory in which the guest writes
@@ -54,8 +56,6 @@ def of(
     if interactive:
         fields += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
     if copy and copy.template:
-        from stage1.vm.template import LOAD, spoken  # others do not wait for it
-
         fields += [f"v{copy.template.directory}", f"m{spoken(LOAD)}"]
     text = b"".join(os.fsencode(field) + b"\0" for field in fields)
     described = jail.describe(vm, _launch(vm))
@@ -78,8 +78,6 @@ def _launch(vm: VmSpec) -> Launch:
 
 
 def _begin() -> str:
-    from stage1.vm.own_machine import BEGIN  # others do not wait for it
-
     return "".join(f'{{"execute":"{command}"}}\n' for command in BEGIN)
 
 
@@ -91,7 +89,6 @@ def _has_monitor(vm: VmSpec) -> bool:
 def _monitor_and_copy(vm: VmSpec) -> tuple[int, ...]:
     if not vm.template:
         return (MONITOR_FD,) if _has_monitor(vm) else ()
-    from stage1.vm.template import RAM_FD, STATE_FD  # others do not wait for it
 
     return MONITOR_FD, STATE_FD, RAM_FD
 

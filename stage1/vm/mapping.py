@@ -8,8 +8,12 @@ unmapped, so that whoever reads it after a kill sees each image that may be ther
 other end of the socket.
 """
 
+from __future__ import annotations
+
 import json
 import os
+import socket
+from collections.abc import Sequence
 
 from stage1.errors import KernelError, NoSpace, PodError, VmFailed
 from stage1.linux import beneath
@@ -17,11 +21,8 @@ from stage1.linux.libc import Guard
 from stage1.vm import medium
 from stage1.vm.window import Placed, Window
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Pieces = Sequence[tuple[str, int, int]]
 
-    Pieces = Sequence[tuple[str, int, int]]
 
 VERSION = 1
 _RECORD = "window.json"
@@ -36,7 +37,7 @@ def create(directory: str, size: int, *, is_disk: bool = False) -> None:
     _write(directory, Window(size, is_disk=is_disk))
 
 
-def restore(directory: str, size: int, *, images: "Sequence[Placed]") -> None:
+def restore(directory: str, size: int, *, images: Sequence[Placed]) -> None:
     """Record that the pod's disk for images has these, as the guest has them that was loaded. Raises VmFailed."""
     window = Window(size, is_disk=True)
     try:
@@ -68,7 +69,7 @@ def _checked(window: Window) -> Window:
     return window
 
 
-def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:
+def put_in(directory: str, name: str, *, pieces: Pieces) -> Placed:
     """Map the files (path, offset in the image, bytes; in order) as the image `name`, which is not in yet.
 
     Raises NoSpace when it does not fit, VmFailed when the VMM refuses or is gone, KernelError when a file is absent;
@@ -107,7 +108,7 @@ def take_out(directory: str, name: str) -> None:
     _write(directory, window.minus(name))
 
 
-def _map(directory: str, place: Placed, *, pieces: "Pieces", window: Window) -> None:
+def _map(directory: str, place: Placed, *, pieces: Pieces, window: Window) -> None:
     if window.is_disk:
         with medium.connected(directory) as monitor:
             medium.remove(monitor, place.offset, size=place.size, disk_bytes=window.size)
@@ -138,12 +139,10 @@ class _Shim:
     """A connection to the VMM's window. Raises VmFailed when there is no answer, or one that is not ok."""
 
     def __init__(self, directory: str) -> None:
-        import socket  # it takes as long as all that a VM needs to start
-
         self._path, self._send_fds = f"{directory}/dax.sock", socket.send_fds
         self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
-    def __enter__(self) -> "_Shim":
+    def __enter__(self) -> _Shim:
         self._peer.settimeout(_ANSWER_S)
         try:
             with beneath.Socket(self._path) as address:

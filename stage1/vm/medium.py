@@ -9,18 +9,14 @@ guest notices nothing. It reads nothing but these files, since neither it nor QE
 
 import os
 import socket
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from stage1.errors import KernelError, VmFailed
 from stage1.linux import beneath
 from stage1.linux.libc import Guard
 from stage1.vm.monitor import Monitor, Refused, whole
 from stage1.vm.spec import QMP
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
 
 LIMIT_S = 20.0
 SECTOR = 512
@@ -74,7 +70,7 @@ def connected(directory: str, *, limit_s: float = LIMIT_S) -> Monitor:
     return monitor
 
 
-def add(monitor: Monitor, pieces: "Sequence[tuple[str, int, int]]", *, disk_bytes: int) -> None:
+def add(monitor: Monitor, pieces: Sequence[tuple[str, int, int]], *, disk_bytes: int) -> None:
     """Put the files (path, offset on the disk, bytes) on the disk. Raises VmFailed, KernelError; then they may be there
     in part, and `remove` takes them away.
     """
@@ -113,7 +109,7 @@ def put_back(monitor: Monitor, *, disk_bytes: int) -> None:
         _exchange(monitor, extents, disk_bytes=disk_bytes)
 
 
-def described(extents: "Iterable[Extent]", *, fill: int, disk_bytes: int) -> str:
+def described(extents: Iterable[Extent], *, fill: int, disk_bytes: int) -> str:
     """The medium as a VMDK: the extents where they belong, and between them pieces of the zeros `fill`. Raises VmFailed
     when one lies over another, or not on the disk.
     """
@@ -130,7 +126,7 @@ def _line(number: int, size: int) -> list[str]:
     return [f'RW {size // SECTOR} FLAT "/dev/fdset/{number}" 0\n'] if size else []
 
 
-def _exchange(monitor: Monitor, extents: "Iterable[Extent]", *, disk_bytes: int) -> None:
+def _exchange(monitor: Monitor, extents: Iterable[Extent], *, disk_bytes: int) -> None:
     """A new medium of these in the place of the one that there is."""
     old = str(monitor.run("qom-get", {"path": _DEVICE, "property": "drive"}))
     new = _NAMES[old == _NAMES[0]]
@@ -187,7 +183,7 @@ def _extents(monitor: Monitor) -> list[Extent]:
     return result
 
 
-def _sets(monitor: Monitor) -> "list[tuple[int, str]]":
+def _sets(monitor: Monitor) -> list[tuple[int, str]]:
     """Number and word of each, as QEMU says: its guest may have got at it, and harms only itself."""
     sets: Any = monitor.run("query-fdsets")
     try:

@@ -7,25 +7,23 @@ Called by `starter`, `medium` and `stage1.snapshot`, blocking. QEMU gets all fil
 limit in time and in bytes.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from stage1.errors import NoSpace, VmFailed, both_ends
 from stage1.linux.libc import Guard
 from stage1.vm.spec import MONITOR_FD
 from stage1.vm.template import BEGIN, LOAD, RAM_FD, STATE_FD, STATE_SET, STATE_URI, Template, spoken
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
-    from stage1.vm.vmm import VmProcess
+from stage1.vm.vmm import VmProcess
 
 LIMIT_S = 60.0
 """Time limits for a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
@@ -53,7 +51,7 @@ class Monitor:
         self._socket = socket.socket(fileno=connected)
         self._until, self._bytes, self._buffer = time.monotonic() + limit_s, 0, bytearray()
 
-    def __enter__(self) -> "Monitor":
+    def __enter__(self) -> Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +73,7 @@ class Monitor:
         self._ask([("migrate", {"uri": STATE_URI})])
         self._answered(len(BEGIN) + 2, or_migrated=True)
 
-    def run(self, name: str, arguments: "dict[str, Any] | None" = None, *, descriptor: int = -1) -> "Any":
+    def run(self, name: str, arguments: dict[str, Any] | None = None, *, descriptor: int = -1) -> Any:
         """The result of this command, which may take a descriptor of ours. Raises Refused too."""
         sys.audit("clearpod.monitor", name)  # as in `linux.libc.call`
         self._ask([(name, arguments or {})], [descriptor] if descriptor >= 0 else [])
@@ -96,7 +94,7 @@ class Monitor:
         self._ask([("quit", {})])
         self._answered(1)
 
-    def _ask(self, commands: "Sequence[tuple[str, dict[str, Any]]]", descriptors: "Sequence[int]" = ()) -> None:
+    def _ask(self, commands: Sequence[tuple[str, dict[str, Any]]], descriptors: Sequence[int] = ()) -> None:
         try:
             socket.send_fds(self._socket, [spoken(commands).encode()], list(descriptors))
         except OSError as error:
@@ -116,7 +114,7 @@ class Monitor:
                 raise VmFailed("the VMM could not save or load the state of a guest")
             migrated = migrated or status == "completed"
 
-    def _read(self) -> "dict[str, Any]":
+    def _read(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             self._socket.settimeout(max(self._until - time.monotonic(), 0.001))
             try:
@@ -148,7 +146,7 @@ def whole(value: object) -> int:
     return value
 
 
-def _status(reply: "dict[str, Any]") -> str:
+def _status(reply: dict[str, Any]) -> str:
     data = reply.get("data")
     return str(data.get("status")) if reply.get("event") == "MIGRATION" and isinstance(data, dict) else ""
 
@@ -157,7 +155,7 @@ def _text(error: object) -> str:
     return both_ends(str(error.get("desc") if isinstance(error, dict) else error), 400)
 
 
-def save_guest(monitor: Monitor, path: str, *, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
+def save_guest(monitor: Monitor, path: str, *, is_awaited: Callable[[], bool] = lambda: True) -> None:
     """Save the guest, which is stopped and has no medium (`medium.take_out`), into the file. Raises NoSpace, VmFailed,
     also when it is not awaited any more.
     """
@@ -172,7 +170,7 @@ def save_guest(monitor: Monitor, path: str, *, is_awaited: "Callable[[], bool]" 
         raise
 
 
-def load_guest(monitor: Monitor, path: str, *, vm: "VmProcess | None") -> None:
+def load_guest(monitor: Monitor, path: str, *, vm: VmProcess | None) -> None:
     """Load the guest, which does not run yet, into `vm`. Raises VmFailed with QEMU's last output, since QEMU ends when
     it can't; KernelError.
     """
@@ -183,7 +181,7 @@ def load_guest(monitor: Monitor, path: str, *, vm: "VmProcess | None") -> None:
         raise VmFailed(f"the guest saved in {path} can't be loaded: {last or error}") from None
 
 
-def settled(monitor: Monitor, is_awaited: "Callable[[], bool]" = lambda: True) -> str:
+def settled(monitor: Monitor, is_awaited: Callable[[], bool] = lambda: True) -> str:
     """The result of the transfer, for people; empty if none was started. It is cancelled if its caller is."""
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -197,7 +195,7 @@ def settled(monitor: Monitor, is_awaited: "Callable[[], bool]" = lambda: True) -
         pause_s = min(_GROWTH * pause_s, _LAST_PAUSE_S)
 
 
-def _migrate(monitor: Monitor, command: str, *, path: str, is_awaited: "Callable[[], bool]" = lambda: True) -> None:
+def _migrate(monitor: Monitor, command: str, *, path: str, is_awaited: Callable[[], bool] = lambda: True) -> None:
     flags = os.O_WRONLY if command == "migrate" else os.O_RDONLY
     with Guard("open", path):
         fd = os.open(path, flags | os.O_CLOEXEC)
@@ -228,7 +226,7 @@ class Ends:
         self.theirs = {MONITOR_FD: self._theirs.fileno(), **files}
         """Descriptors of ours, and the numbers that they have in the VMM."""
 
-    def __enter__(self) -> "Ends":
+    def __enter__(self) -> Ends:
         return self
 
     def __exit__(self, *_: object) -> None:

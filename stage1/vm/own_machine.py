@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine of a kernel that an image brings, and the command lines of the hypervisors for it. Called by the drivers
-when there is one: rkt's `run` waits for each line that it loads. Pure.
+when there is one. Pure.
 
 A kernel's end is the hypervisor's, whether it powers off, resets or panics: which it was, QEMU's monitors say, so the
 VM begins when one is listened to. A microvm without ACPI gives a kernel the places of its devices on the command line;
 it can't be asked to power off.
 """
 
-from typing import NamedTuple
-
 from stage1.vm import kernel_line
 from stage1.vm.limits import CACHE_MIB
-from stage1.vm.spec import LISTENER_FD, MONITOR_FD, TAP_FD, VmSpec
+from stage1.vm.spec import LISTENER_FD, MONITOR_FD, TAP_FD, OwnMachine, VmSpec
 
 _MACHINES = {
     "microvm": "microvm,acpi=off",
@@ -65,34 +63,6 @@ _TOPS = frozenset(
     )
 )
 """Names in the root of a jail that may be something else."""
-
-
-class Features(NamedTuple):
-    """The features of a kernel's machine: the device for its exit code, devices of virtio 1.0 only, a second monitor
-    at a descriptor of its launcher.
-    """
-
-    has_debug_exit: bool = False
-    is_modern: bool = False
-    has_launcher: bool = False
-
-
-_PLAIN = Features()
-
-
-class OwnMachine:
-    """What a VM is that boots a kernel out of an image, and no guest of ours: `kernel` and `initramfs` of the VM are
-    that image's, `scratch` is its block image, and there is no link.
-
-    `machine` is one of `pod.own_kernel`; `command_line` is whole. What its serial port says is appended to the file
-    `serial`, and QEMU is reached at the unix socket `monitor`. It begins when a monitor is told to (`BEGIN`).
-    """
-
-    def __init__(
-        self, machine: str, command_line: str, *, serial: str, monitor: str, features: Features = _PLAIN
-    ) -> None:
-        self.machine, self.command_line, self.serial, self.monitor = machine, command_line, serial, monitor
-        self.features = features
 
 
 def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:

@@ -8,16 +8,12 @@ result is kept until the next boot, below PLACE, and is used as long as each of 
 
 import os
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stage1.errors import PodError
-from stage1.linux import files
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from stage1.vm.hypervisor import Hypervisor
+from stage1.linux import files, host, process
+from stage1.vm.spec import Hypervisor
 
 PLACE = "/run/clearpod-programs"
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/nix", "/gnu")
@@ -51,7 +47,7 @@ def above(path: str) -> str:
     return next((one for one in SYSTEM if f"{path}/".startswith(f"{os.path.realpath(one)}/")), "")
 
 
-def needed(program: str, hypervisor: "Hypervisor | None" = None, *, place: str = PLACE) -> list[Needed]:
+def needed(program: str, hypervisor: Hypervisor | None = None, *, place: str = PLACE) -> list[Needed]:
     """The files that `program` opens, itself left out. With `hypervisor` it is one of that, else any program.
 
     A program that can't be read, that is no ELF file or that is linked statically needs none. Never raises: what is
@@ -86,7 +82,7 @@ def _read(kept: str, program: str) -> list[Needed] | None:
     return result
 
 
-def _write(kept: str, program: str, *, needed_files: "Iterable[Needed]") -> None:
+def _write(kept: str, program: str, *, needed_files: Iterable[Needed]) -> None:
     watched = [f"- {_identity(path)} {path}" for path in (program, *LOADER_FILES)]
     lines = [
         _VERSION,
@@ -112,8 +108,6 @@ def _identity(path: str) -> str:
 
 def _libraries(program: str) -> list[Needed]:
     """The program's dynamic loader, and what that would load."""
-    from stage1.linux import host
-
     loader = host.interpreter(program)
     if not loader or not os.path.isfile(loader):
         return []
@@ -126,7 +120,7 @@ def _libraries(program: str) -> list[Needed]:
     return [Needed(path, True) for path in dict.fromkeys(map(_plain, paths))]
 
 
-def _of_hypervisor(program: str, hypervisor: "Hypervisor") -> list[Needed]:
+def _of_hypervisor(program: str, hypervisor: Hypervisor) -> list[Needed]:
     """The hypervisor's modules with their libraries, and its firmware."""
     real = os.path.realpath(program)
     if is_script(real) or not any(hypervisor.is_program(os.path.basename(path)) for path in (program, real)):
@@ -150,8 +144,6 @@ def _of_hypervisor(program: str, hypervisor: "Hypervisor") -> list[Needed]:
 
 
 def _of_module(module: str, program: str) -> list[Needed]:
-    from stage1.linux import host
-
     text = _output([host.interpreter(program) or "", "--list", module], {})
     paths = [line.rpartition(" => ")[2].strip().rpartition(" (")[0] for line in text.splitlines()]
     return [Needed(_plain(path), True) for path in paths if path.startswith("/")]
@@ -162,8 +154,6 @@ def _plain(path: str) -> str:
 
 
 def _output(argv: list[str], env: dict[str, str]) -> str:
-    from stage1.linux import process
-
     try:
         result = process.run(argv, timeout_s=_TOOL_S, env={"PATH": "/usr/bin:/bin", **env})
     except PodError:

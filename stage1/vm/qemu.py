@@ -11,8 +11,7 @@ from stage1.errors import BadRequest
 from stage1.linux import host
 from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
-from stage1.vm import kernel_line
-from stage1.vm.hypervisor import Hypervisor
+from stage1.vm import kernel_line, own_machine, startup
 from stage1.vm.limits import CACHE_MIB
 from stage1.vm.spec import (
     CONSOLE_FD,
@@ -24,6 +23,7 @@ from stage1.vm.spec import (
     TAP_FD,
     VOLUMES,
     VOLUMES_FD,
+    Hypervisor,
     Nic,
     SerialLink,
     Share,
@@ -31,10 +31,7 @@ from stage1.vm.spec import (
     VsockLink,
     check,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.vm.template import Template
+from stage1.vm.template import RAM_FD, STATE_FD, STATE_SET, Template
 
 # Each has to be named. elevateprivileges denies setuid and its like, which 9p with security_model=none never
 # calls: it changes owners by chown.
@@ -86,8 +83,6 @@ def argv(vm: VmSpec) -> list[str]:
     """The whole command line. Raises BadRequest when a value of `vm` can't be put into one."""
     check(vm)
     if vm.own:
-        from stage1.vm import own_machine  # rkt waits for each import
-
         return own_machine.argv(vm, sandbox=_SANDBOX, errors=_ERRORS)
     devices = _on_pci(_devices(vm)) if vm.is_stock else _devices(vm)
     if (needed := _transports(devices)) > TRANSPORTS and not vm.is_stock:
@@ -123,7 +118,6 @@ def environment(vm: VmSpec) -> dict[str, str]:
         return minimal
     if not vm.template:
         return {**minimal, "LD_PRELOAD": vm.memory_shim, "CLEARPOD_LOADS": str(vm.memory_mib << 20)}
-    from stage1.vm.template import RAM_FD  # rkt has none, and waits for each import
 
     return {**minimal, "LD_PRELOAD": vm.memory_shim, "CLEARPOD_RAM": f"{RAM_FD}:{vm.memory_mib << 20}"}
 
@@ -197,7 +191,6 @@ def _template(vm: VmSpec) -> list[str]:
     """The options for the guest's memory, and the monitor by which a copy is loaded."""
     if not vm.template:
         return []
-    from stage1.vm.template import STATE_FD, STATE_SET  # rkt has none, and waits for each import
 
     return [
         *("-object", _memory(vm, vm.template)),
@@ -207,7 +200,7 @@ def _template(vm: VmSpec) -> list[str]:
     ]
 
 
-def _memory(vm: VmSpec, template: "Template") -> str:
+def _memory(vm: VmSpec, template: Template) -> str:
     """The guest's memory. With the shim it is anonymous as far as QEMU knows, and in fact the template's file."""
     size = f"id=ram,size={vm.memory_mib}M"
     if vm.memory_shim and not template.is_made:
@@ -347,8 +340,6 @@ class _Qemu(Hypervisor):
         return (vm.link.socket, False) if isinstance(vm.link, SerialLink) and vm.link.socket else None
 
     def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
-        from stage1.vm import startup  # rkt's launcher does that itself
-
         return startup.ends_within(handle, watch_s)
 
 

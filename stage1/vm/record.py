@@ -3,17 +3,16 @@
 Called by the engine, and by stage1/rkt, whose launcher stands for the VMM. Nothing is started or looked for here.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from stage1.errors import Exhausted, KernelError, VmFailed
 from stage1.linux import beneath
 from stage1.linux.idmap import Extent
 from stage1.vm.vmm import VmProcess
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
 
 FILE = "vm.json"
 _VERSION = 1
@@ -23,14 +22,14 @@ _MOST_BYTES = 65536
 class Record:
     """`ids` are those of the VMM's user namespace, `memory_bytes` is the limit of its cgroup or 0, `cid` the guest's
     vsock context id or 0. `volume_server` is the program that serves its volumes, empty when they are on a share, and
-    `port` that at which this waits for the guest, or 0. No NamedTuple: rkt's `run` waits for each class.
+    `port` that at which this waits for the guest, or 0.
     """
 
-    def __init__(self, vmm: VmProcess, ids: "Sequence[Extent]" = (), *, memory_bytes: int = 0, cid: int = 0) -> None:
+    def __init__(self, vmm: VmProcess, ids: Sequence[Extent] = (), *, memory_bytes: int = 0, cid: int = 0) -> None:
         self.vmm, self.ids, self.memory_bytes, self.cid = vmm, tuple(ids), memory_bytes, cid
         self.volume_server, self.port = "", 0
 
-    def with_server(self, program: str, server: tuple[int, int] | tuple[()] = (), *, port: int = 0) -> "Record":
+    def with_server(self, program: str, server: tuple[int, int] | tuple[()] = (), *, port: int = 0) -> Record:
         """The record with the server of volumes: its program, and its pid and start time if it runs."""
         result = Record(self.vmm._replace(server=server), self.ids, memory_bytes=self.memory_bytes, cid=self.cid)
         result.volume_server, result.port = program, port
@@ -71,7 +70,7 @@ def read(directory: str) -> Record | None:
         raise VmFailed(f"{directory}/{FILE} is damaged: {str(error)[:200]}") from None
 
 
-def _record(document: "Any") -> Record:
+def _record(document: Any) -> Record:
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")
     cid, memory_bytes, port = (document.get(name, 0) for name in ("cid", "memory_bytes", "port"))
@@ -89,7 +88,7 @@ def _record(document: "Any") -> Record:
     return Record(vmm, ids, memory_bytes=memory_bytes, cid=cid).with_server(volume_server, vmm.server, port=port)
 
 
-def _extent(triple: "Any") -> Extent:
+def _extent(triple: Any) -> Extent:
     inside, outside, length = triple
     if not all(isinstance(number, int) and 0 <= number < 2**32 for number in (inside, outside, length)):
         raise ValueError(f"{str(triple)[:100]} is not a range of ids")

@@ -10,13 +10,10 @@ import os
 import re
 import select
 import time
+from collections.abc import Callable, Iterator
 
 from stage1.errors import KernelError
 from stage1.linux import host
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 SIGSYS_CODE = 128 + 31
 """`PidHandle.exit_code` of a process that was ended by signal 31."""
@@ -40,7 +37,7 @@ def is_possible(code: int | None) -> bool:
 
 
 def explain(
-    pid: int, started: int, *, code: int | None, log: str = LOG, recent: "Callable[[int], str]" = host.recent_log
+    pid: int, started: int, *, code: int | None, log: str = LOG, recent: Callable[[int], str] = host.recent_log
 ) -> str:
     """A phrase that begins with ": ", empty if the filter did not kill the VMM or it is unknown.
 
@@ -61,7 +58,7 @@ def _epoch(started: int) -> float:
     return time.time() - age_s - _CLOCK_SLACK_S
 
 
-def _find(records: "Iterator[str]", pid: int, *, since: float) -> str:
+def _find(records: Iterator[str], pid: int, *, since: float) -> str:
     for text in records:
         for match in _RECORD.finditer(text):
             if int(match["pid"]) == pid and int(match["when"]) >= since:
@@ -70,7 +67,7 @@ def _find(records: "Iterator[str]", pid: int, *, since: float) -> str:
     return ""
 
 
-def _records(log: str, wait_s: float, *, recent: "Callable[[int], str]") -> "Iterator[str]":
+def _records(log: str, wait_s: float, *, recent: Callable[[int], str]) -> Iterator[str]:
     """The newest records of the log, and those of the next `wait_s`. Ends early if it can't be read."""
     try:
         fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

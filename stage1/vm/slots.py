@@ -7,6 +7,7 @@ VM survives. A claim whose pod directory is gone counts for nothing: so nothing 
 """
 
 import os
+import tomllib
 import zlib
 from typing import NamedTuple
 
@@ -63,7 +64,6 @@ def configured(path: str = CONFIG) -> Range:
         raise BadRequest(
             f"{path} can't be read ({error.strerror}): it sets the ids for hypervisors, jail.first_id"
         ) from None
-    import tomllib  # few hosts of rkt's have such a file, and each start of a pod would wait for it
 
     try:
         table = tomllib.loads(text.decode()).get("jail", {})

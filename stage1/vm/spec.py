@@ -3,19 +3,17 @@
 here. Paths are absolute host paths without commas (both VMMs split their options there; `check` refuses others).
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from stage1.errors import BadRequest
+from stage1.errors import BadRequest, VmFailed
+from stage1.linux.host import Program
 from stage1.linux.idmap import Extent
+from stage1.linux.process import PidHandle
 from stage1.pod.network import PodNetwork
-from stage1.vm.hypervisor import Hypervisor
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from stage1.vm.own_machine import OwnMachine
-    from stage1.vm.template import Template
+from stage1.vm.template import Template
 
 HOME = "/vmm"
 """The directory in the jail for a small file system of the VMM's own."""
@@ -81,6 +79,34 @@ class Dax(NamedTuple):
     socket: str = ""
 
 
+class Features(NamedTuple):
+    """The features of a kernel's machine: the device for its exit code, devices of virtio 1.0 only, a second monitor
+    at a descriptor of its launcher.
+    """
+
+    has_debug_exit: bool = False
+    is_modern: bool = False
+    has_launcher: bool = False
+
+
+_PLAIN = Features()
+
+
+class OwnMachine:
+    """What a VM is that boots a kernel out of an image, and no guest of ours: `kernel` and `initramfs` of the VM are
+    that image's, `scratch` is its block image, and there is no link.
+
+    `machine` is one of `pod.own_kernel`; `command_line` is whole. What its serial port says is appended to the file
+    `serial`, and QEMU is reached at the unix socket `monitor`. It begins when a monitor is told to (`BEGIN`).
+    """
+
+    def __init__(
+        self, machine: str, command_line: str, *, serial: str, monitor: str, features: Features = _PLAIN
+    ) -> None:
+        self.machine, self.command_line, self.serial, self.monitor = machine, command_line, serial, monitor
+        self.features = features
+
+
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` (even under kvmtool) and `vcpus` are what the guest sees; `kernel_arguments` end
     the kernel command line.
@@ -127,9 +153,9 @@ class VmSpec(NamedTuple):
     """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
     is_stock: bool = False
     """The kernel is a distribution's: it finds its devices on PCI only, and has images as disks or shares."""
-    own: "OwnMachine | None" = None
+    own: OwnMachine | None = None
     """The kernel of an image, if the pod boots one."""
-    template: "Template | None" = None
+    template: Template | None = None
     """The template that it is made for, or a copy of; None: it boots."""
     memory_shim: str = ""
     """The library that is preloaded into it if it is a copy, so that it can give back what its guest frees, or a guest
@@ -169,7 +195,7 @@ def check(vm: VmSpec) -> None:
             raise BadRequest(f"{one!r} can't be an argument of a kernel: it must have no spaces and no quotes")
 
 
-def check_paths(paths: "Iterable[str]") -> None:
+def check_paths(paths: Iterable[str]) -> None:
     """Raise BadRequest unless each, if it is not empty, is absolute and without a comma."""
     for path in paths:
         if path and (not path.startswith("/") or "," in path):
@@ -184,3 +210,80 @@ def can_be_preloaded(path: str) -> bool:
 def _check_library(path: str) -> None:
     if not can_be_preloaded(path):
         raise BadRequest(f"{path!r} can't be preloaded: it must be absolute and without colons and spaces")
+
+
+# -- What a driver is --------------------------------------------------------------------------------------------------
+
+
+class Hypervisor:
+    """One hypervisor. `name` stands in the configuration and in logs, `title` in sentences; `kernel` and `filter` are
+    files of the guest's directory: the kernel that it boots, and its allow-list of system calls. What raises
+    NotImplementedError here each driver defines.
+    """
+
+    name = title = kernel = filter = ""
+    uses_vsock = False
+    """The agent's link is a vsock connection; else it is a virtio-serial port."""
+    can_emulate = False
+    """It runs guests without hardware virtualisation too."""
+    can_confine_itself = False
+    """It can forbid itself system calls, if it was built so (`Choice.sandbox`)."""
+    shim = ""
+    """The file of the guest's directory that is preloaded into it, to map images into its guests' memory by DAX, also
+    into a window there while the guest runs; empty when it has no DAX.
+    """
+    memory_shim = ""
+    """The file of the guest's directory that is preloaded into it for a guest that is a copy of a template, which then
+    gives memory back; empty when it needs none.
+    """
+    has_balloon = False
+    """Whether memory that a guest frees is returned to the host."""
+    has_templates = False
+    """It can save a guest, and begin many as copies of that (template.py)."""
+    tells_files_apart = False
+    """Its 9p server gives files of several file systems numbers of their own, though their inodes have the same."""
+    user_namespaces_lack = ""
+    """Why its pods can't have user namespaces, and what to do; empty when they can."""
+    boots_all_kernels = False
+    """It boots kernels of all formats of `pod.kernel_image` on all machines of `pod.own_kernel`; else a bzImage, on a
+    machine with PCI."""
+    opens_console = False
+    """With a console for the apps, it writes the kernel's to a descriptor of its own."""
+    firmware: tuple[str, ...] = ()
+    """Files that it reads from its data directories, which it lists with `-L help`."""
+    modules: tuple[str, ...] = ()
+    """Files with code that it may load from directories beside its own, as far as it was built with modules."""
+    needs_terminal = False
+    """It reads no standard input but a terminal's."""
+
+    def find(self) -> Program:
+        """Return the hypervisor's program on this host."""
+        raise NotImplementedError
+
+    def is_program(self, name: str) -> bool:
+        """Whether a file of this name is its program: by which an unrecorded VMM is recognised."""
+        raise NotImplementedError
+
+    def argv(self, vm: VmSpec) -> list[str]:
+        """The whole command line. Raises BadRequest when the VM has what it can't do, such as too many devices."""
+        raise NotImplementedError
+
+    def environment(self, vm: VmSpec) -> dict[str, str]:
+        """The VMM's environment, the least there is."""
+        raise NotImplementedError
+
+    def listener(self, vm: VmSpec) -> tuple[str, bool] | None:
+        """The unix socket at which the VMM is reached, and whether it is one of packets; None when there is none."""
+        raise NotImplementedError
+
+    def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
+        """The startup check (startup.py): whether the VMM ends before it can run a guest. One that can't be seen to
+        have got that far is watched for so many seconds.
+        """
+        raise NotImplementedError
+
+    def explain(self, binary: str, output: str, *, sentence: str) -> VmFailed:
+        """The error for a VMM that ended at once: of the program `binary`, which wrote `output`. `sentence` is what is
+        known without parsing that.
+        """
+        return VmFailed(sentence)

@@ -5,24 +5,19 @@ No file of a pod is known here but those in its VmSpec, and nothing waits for th
 """
 
 import os
+from collections.abc import Callable
 
 from stage1.errors import CidTaken
 from stage1.linux import beneath, vsock
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
-from stage1.vm.vmm import VmProcess
+from stage1.vm.vmm import Vmm, VmProcess
 
 TRIES = 8
 """More than all neighbours that could start in the same milliseconds and search from the same place."""
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stage1.vm.vmm import Vmm
-
 
 def start(
-    vm: VmSpec, vmm: "Vmm", *, is_free: "Callable[[int], bool] | None" = None
+    vm: VmSpec, vmm: Vmm, *, is_free: Callable[[int], bool] | None = None
 ) -> tuple[VmProcess, SerialLink | VsockLink]:
     """Start it, with another context id if the chosen one was taken meanwhile; the process, and the link that it has.
 
@@ -36,7 +31,7 @@ def start(
     return vmm.start(vm), vm.link
 
 
-def _with_next_cid(vm: VmSpec, is_free: "Callable[[int], bool] | None") -> VmSpec:
+def _with_next_cid(vm: VmSpec, is_free: Callable[[int], bool] | None) -> VmSpec:
     assert isinstance(vm.link, VsockLink)
     _forget(f"{vm.run_dir}/console.log")
     cid = vsock.choose_cid(vm.link.cid + 1 - vsock.FIRST_CID, is_free)

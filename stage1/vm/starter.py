@@ -8,7 +8,9 @@ noticed here.
 
 import errno
 import os
+import socket
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stage1.errors import DiskFailed, Exhausted, NoSpace, NotFound, PodError, VmFailed
@@ -16,18 +18,12 @@ from stage1.linux import namespace, process
 from stage1.linux.libc import Guard, failure
 from stage1.pod import ids as numbers
 from stage1.pod.model import IdMap
-from stage1.vm import dax, host, jail, launch, sigsys, startup
+from stage1.vm import dax, host, jail, launch, monitor, sigsys, startup
 from stage1.vm.host import HostPod
-from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.jail import Launch
-from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, QMP, QMP_FD, VOLUMES, VOLUMES_FD, VmSpec
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, MONITOR_FD, QMP, QMP_FD, VOLUMES, VOLUMES_FD, Hypervisor, VmSpec
+from stage1.vm.template import Template
 from stage1.vm.vmm import VmProcess
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from stage1.vm.template import Template
 
 _USAGE_LINES = 100
 """How many lines of usage a VMM may print after its message about a wrong option."""
@@ -75,9 +71,7 @@ class ProcessVmm:
             finally:
                 os.close(output)
 
-    def _start_with(self, template: "Template", vm: VmSpec, *, fixed: dict[int, int], console: str) -> VmProcess:
-        from stage1.vm import monitor  # rkt has none, and waits for each import
-
+    def _start_with(self, template: Template, vm: VmSpec, *, fixed: dict[int, int], console: str) -> VmProcess:
         if template.is_made:
             fixed = {**fixed, MONITOR_FD: template.monitor}
             return self._survive_start(self._launch(vm, fixed), vm, console=console)
@@ -173,7 +167,7 @@ def _sockets(vm: VmSpec) -> dict[int, tuple[str, bool]]:
 
 
 @contextmanager
-def _listening(places: dict[int, tuple[str, bool]]) -> "Iterator[dict[int, int]]":
+def _listening(places: dict[int, tuple[str, bool]]) -> Iterator[dict[int, int]]:
     """Sockets there, under the same numbers. If the block raises, they are gone afterwards."""
     made: dict[int, int] = {}
     try:
@@ -191,8 +185,6 @@ def _listening(places: dict[int, tuple[str, bool]]) -> "Iterator[dict[int, int]]
 
 def _listen(path: str, is_packets: bool) -> int:
     """A socket that listens at `path`, mode 0600, which only root can replace. The caller closes it."""
-    import socket  # it takes as long as all that a VM needs to start
-
     kind = socket.SOCK_SEQPACKET if is_packets else socket.SOCK_STREAM
     with Guard("listen at", path), socket.socket(socket.AF_UNIX, kind) as made:
         os.fchmod(made.fileno(), 0o600)  # before it has a name: it never has a wider mode

@@ -6,15 +6,14 @@ Nothing is started or ended here, and the guest is not waited for.
 """
 
 import os
+import select
+import socket
 import time
 
 from stage1.errors import KernelError, VmFailed
 from stage1.linux import beneath
 from stage1.linux.process import PidHandle
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import Hypervisor
 
 SET_UP_S = 60.0
 """How long a VMM may take until a vCPU runs. A few milliseconds are usual, ten seconds were seen under emulation."""
@@ -40,8 +39,6 @@ def ends_before_greeting(handle: PidHandle, monitor: str) -> bool:
     """Whether the VMM ends before its monitor at the socket `monitor` says something, or SET_UP_S are over: for one
     that runs no guest until it is told to. Raises VmFailed.
     """
-    import select  # rkt waits for each import, and has no such VMM
-    import socket
 
     with socket.socket(socket.AF_UNIX) as peer:
         try:
@@ -56,7 +53,7 @@ def ends_before_greeting(handle: PidHandle, monitor: str) -> bool:
     return handle.wait(0)
 
 
-def failure(hypervisor: "Hypervisor", binary: str, *, code: int | None, output: str, filtered: str = "") -> VmFailed:
+def failure(hypervisor: Hypervisor, binary: str, *, code: int | None, output: str, filtered: str = "") -> VmFailed:
     """The error for a VMM that ended with `code` after it had written `output`; `filtered` is `sigsys.explain`'s."""
     last = "\n".join(output.splitlines()[-_LAST_LINES:]).strip() or "it wrote nothing"
     sentence = f"the VMM ended at once with code {code}{filtered}; its last lines:\n{last}"

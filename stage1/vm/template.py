@@ -7,14 +7,11 @@ is in the host's page cache once. The state of the devices beside it is small. N
 """
 
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+Command = tuple[str, dict[str, Any]]
 
-    Command = tuple[str, dict[str, Any]]
 
 STATE_FD, RAM_FD = 13, 14
 """Descriptors of a copy in its jail: the state of the devices and the memory, both to be read only."""
@@ -25,11 +22,11 @@ STATE_SET = 2
 
 STATE_URI = f"file:/dev/fdset/{STATE_SET}"
 _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
-BEGIN: "tuple[Command, ...]" = (
+BEGIN: tuple[Command, ...] = (
     ("qmp_capabilities", {}),
     ("migrate-set-capabilities", {"capabilities": _CAPABILITIES}),
 )
-LOAD: "tuple[Command, ...]" = (*BEGIN, ("migrate-incoming", {"uri": STATE_URI}))
+LOAD: tuple[Command, ...] = (*BEGIN, ("migrate-incoming", {"uri": STATE_URI}))
 """The commands for the monitor, sent at once: QEMU reads them when it is ready. The copied guest runs then."""
 
 ARGUMENT = "clearpod.template"
@@ -56,7 +53,7 @@ def arguments(memory_mib: int, *, gives_back: bool = False) -> tuple[str, ...]:
     return (ARGUMENT, *own, _SLABS, *(_GIVING_BACK if gives_back else ()))
 
 
-def spoken(commands: "Sequence[Command]") -> str:
+def spoken(commands: Sequence[Command]) -> str:
     """The commands as QEMU's monitor takes them, a line each."""
     return "".join(json.dumps({"execute": name, "arguments": arguments}) + "\n" for name, arguments in commands)
 

@@ -8,19 +8,27 @@ would hit the scratch disk and the volumes too, a pipe needs a resident reader; 
 `trim_console` now and then, which frees all but the file's end.
 """
 
+from __future__ import annotations
+
 import os
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from stage1.errors import Exhausted, NotFound, PodError, VmFailed
 from stage1.linux import beneath, files, process
 from stage1.linux.libc import explained
 from stage1.vm import hypervisors
+from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from stage1.vm.host import HostPod
+
+class Vmm(Protocol):
+    """Whatever can start a VM, and the agent of a pod on the host."""
+
+    def start(self, vm: VmSpec | HostPod) -> VmProcess:
+        """Start it and return at once; the guest, or the agent, boots meanwhile. Raises VmFailed, BadRequest."""
+        ...
+
 
 AGENT = "agent"
 """The program of pods on the host, in the directory of the guest's files."""
@@ -102,7 +110,7 @@ class VmProcess(NamedTuple):
         return {"pid": self.pid, "start_time": self.start_time, "console": self.console, **served}
 
     @classmethod
-    def from_json(cls, record: dict[str, object]) -> "VmProcess":
+    def from_json(cls, record: dict[str, object]) -> VmProcess:
         """The inverse of `to_json`; other keys are ignored. Raises VmFailed if the record is damaged."""
         console, who = record.get("console"), _identity(record.get("pid"), record.get("start_time"))
         if not (isinstance(console, str) and who):
@@ -115,17 +123,6 @@ def _identity(pid: object, start_time: object) -> tuple[int, int] | tuple[()]:
     if not (isinstance(pid, int) and isinstance(start_time, int)):
         return ()
     return (pid, start_time) if 1 < pid < 2**31 and 0 <= start_time < 2**63 else ()
-
-
-if TYPE_CHECKING:  # a Protocol costs rkt's `run` a hundredth of its time
-    from typing import Protocol
-
-    class Vmm(Protocol):
-        """Whatever can start a VM, and the agent of a pod on the host."""
-
-        def start(self, vm: "VmSpec | HostPod") -> VmProcess:
-            """Start it and return at once; the guest, or the agent, boots meanwhile. Raises VmFailed, BadRequest."""
-            ...
 
 
 def find_unrecorded(directory: str) -> VmProcess | None:

@@ -9,6 +9,7 @@ by Landlock and its own list of system calls, has the VMM's ids, and may act as 
 
 import os
 import secrets
+import socket
 from typing import NamedTuple
 
 from stage1.errors import KernelError, VmFailed
@@ -16,13 +17,8 @@ from stage1.linux import beneath, process, vsock
 from stage1.linux.libc import Guard
 from stage1.vm import jail, launch
 from stage1.vm.jail import Joined, Launch
+from stage1.vm.record import Record
 from stage1.vm.spec import VOLUMES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-
-    from stage1.vm.record import Record
 
 FILTER = "seccomp-volumes.bpf"
 _STREAM_FD = 10
@@ -40,7 +36,7 @@ class Server(NamedTuple):
     port: int
 
 
-def start(directory: str, entry: "Record", *, cgroups: "list[str]", root: str) -> Server:
+def start(directory: str, entry: Record, *, cgroups: list[str], root: str) -> Server:
     """Start it beside the VMM of the pod in `directory`, for the volumes that are mounted below `root`. It is a child
     of the VMM: as that ends, the kernel ends and reaps it, whoever else is there. Raises VmFailed, KernelError.
     """
@@ -73,10 +69,8 @@ def start(directory: str, entry: "Record", *, cgroups: "list[str]", root: str) -
             raise
 
 
-def _connected(directory: str) -> "socket.socket":
+def _connected(directory: str) -> socket.socket:
     """A connection to the port of the VM."""
-    import socket
-
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with Guard("connect", f"{directory}/{VOLUMES}"), beneath.Socket(f"{directory}/{VOLUMES}") as address:
@@ -89,7 +83,7 @@ def _connected(directory: str) -> "socket.socket":
     return made
 
 
-def _listening() -> "tuple[socket.socket, int]":
+def _listening() -> tuple[socket.socket, int]:
     """A listener at a port that no program of a guest guesses in the moments until the guest has connected."""
     for _ in range(_TRIES):
         port = 1024 + secrets.randbelow((1 << 32) - 2048)

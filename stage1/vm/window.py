@@ -5,6 +5,8 @@ Images are whole pages, in one piece each. The lowest place that is large enough
 together at the end.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 PAGE_BYTES = 4096
@@ -45,7 +47,7 @@ class Window(NamedTuple):
         needed = max(-(-size // PAGE_BYTES), 1) * PAGE_BYTES
         return next((Placed(name, offset, needed) for offset, free in self.gaps() if free >= needed), None)
 
-    def plus(self, image: Placed) -> "Window":
+    def plus(self, image: Placed) -> Window:
         """Return the window with `image` mapped. Raises ValueError unless it is page-aligned, inside the window and
         free.
         """
@@ -54,6 +56,6 @@ class Window(NamedTuple):
             raise ValueError(f"{image} does not fit into {self}")
         return self._replace(images=tuple(sorted((*self.images, image), key=lambda one: one.offset)))
 
-    def minus(self, name: str) -> "Window":
+    def minus(self, name: str) -> Window:
         """Without the image of that name."""
         return self._replace(images=tuple(image for image in self.images if image.name != name))

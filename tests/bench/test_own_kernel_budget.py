@@ -17,8 +17,8 @@ import pytest
 from stage1.linux.inotify import Watch
 from stage1.vm import hypervisors
 from stage1.vm.choose import choose
-from stage1.vm.own_machine import BEGIN, OwnMachine
-from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.own_machine import BEGIN
+from stage1.vm.spec import OwnMachine, SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import kernels, places
 

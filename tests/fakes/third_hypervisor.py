@@ -7,8 +7,7 @@ from stage1.linux import host
 from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
 from stage1.vm import kernel_line, startup
-from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.spec import VmSpec
+from stage1.vm.spec import Hypervisor, VmSpec
 
 
 class _Third(Hypervisor):

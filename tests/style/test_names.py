@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names that only some files may know, and words that are no names here.
 
-A driver is asked by its record (stage1/vm/hypervisor.py), never by its name. CONTRIBUTING's glossary has the terms.
+A driver is asked by its record (stage1/vm/spec.py), never by its name. CONTRIBUTING's glossary has the terms.
 """
 
 import ast

@@ -18,7 +18,7 @@ from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import Program
 from stage1.vm import hypervisors, kernels, limits, programs
 from stage1.vm.choose import kvm_remedy
-from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import Hypervisor
 
 if TYPE_CHECKING:
     from cri.cli.check.start import Tried

@@ -57,11 +57,11 @@ loads = space["Modules"].exec_module
 space["Modules"].exec_module = lambda self, module: within(part_of(module.__name__), loads)(self, module)
 """
 _WRAPPED = """
-import stage1.entry.run
-for part, names in {calls!r}.items():
+for part, names in {calls!r}.items() if sys.argv[1] == "run" else ():
     for name in names:
         place, _, function = name.rpartition(".")
-        setattr(sys.modules[place], function, within(part, getattr(sys.modules[place], function)))
+        module = __import__(place, fromlist=(function,))
+        setattr(module, function, within(part, getattr(module, function)))
 turn({rest!r})
 """
 """A `with` makes its value only when it is entered: what is wrapped here are plain functions."""
@@ -77,7 +77,7 @@ def marked(start: str, path: Path) -> str:
     )
     marks = _MARKS.format(path=str(path), start=START, modules=MODULES, rest=REST)
     begin = begin.replace("import os\n", f"{marks}\nimport os\n", 1)
-    last = begin.rindex("dispatch.leave(")
+    last = begin.rindex("code = dispatch.enter(")
     return begin[:last] + _WRAPPED.format(calls=CALLS, rest=REST) + begin[last:]
 
 

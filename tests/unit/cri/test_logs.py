@@ -25,7 +25,7 @@ from cri.logs.record import CommitRecord
 from cri.logs.writer import LogWriter
 from stage1.errors import WrongState
 from stage1.linux import mount
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 from tests.fakes.at_once_log import AtOnce
 
 STAMP = b"2026-01-02T03:04:05.000000006Z"

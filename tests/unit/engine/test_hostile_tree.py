@@ -10,7 +10,7 @@ import pytest
 from stage1 import engine
 from stage1.errors import PodError
 from stage1.linux import mount
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 from stage1.pod.model import Limits, Mount
 from stage1.rootfs import bundle, export, identity
 from stage1.rootfs.share import ImageFiles

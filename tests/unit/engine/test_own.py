@@ -14,8 +14,7 @@ from stage1.pod.model import Pod
 from stage1.pod.own_kernel import OwnKernel
 from stage1.vm import kvmtool, qemu
 from stage1.vm.choose import Choice
-from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.spec import Nic
+from stage1.vm.spec import Hypervisor, Nic
 
 MULTIBOOT = struct.pack("<III", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF)
 BZIMAGE = bytearray(1024)

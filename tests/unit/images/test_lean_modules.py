@@ -2,12 +2,8 @@
 """The modules that stand for the library's in the stage1 image do what those do, as far as stage1 asks for it."""
 
 import copy
-import ctypes
 import importlib.util
 import json
-import os
-import re
-import sys
 import typing
 from pathlib import Path
 
@@ -143,77 +139,3 @@ def test_json_takes_a_second_document_from_where_the_first_ends():
 def test_what_json_has_not_is_refused():
     with pytest.raises(TypeError, match="type set"):
         lean("json/__init__.py").dumps({"a": {1}})
-
-
-@pytest.fixture
-def ours(monkeypatch):
-    """Our `os`; what it puts into `sys.modules` and into the environment is taken back."""
-    monkeypatch.setitem(sys.modules, "os.path", os.path)
-    monkeypatch.setenv("LEAN", "x")
-    return lean("os.py")
-
-
-def test_os_names_paths_the_same(ours):
-    for path in ("a", b"a\xff", "\udcff", Path("b")):
-        assert (ours.fsencode(path), ours.fsdecode(path)) == (os.fsencode(path), os.fsdecode(path))
-    assert ours.path is os.path and ours.defpath == os.defpath
-    for function in (ours.fsencode, ours.fsdecode):
-        with pytest.raises(TypeError):
-            function(1)
-
-
-def test_os_walks_and_makes_directories_the_same(ours, tmp_path):
-    ours.makedirs(f"{tmp_path}/a/b/c/", 0o700)
-    ours.makedirs(f"{tmp_path}/a/b/c", exist_ok=True)
-    (tmp_path / "a/link").symlink_to("b")
-    (tmp_path / "a/file").write_text("")
-    for refused in (f"{tmp_path}/a/b", f"{tmp_path}/a/file"):
-        with pytest.raises(FileExistsError):
-            ours.makedirs(refused, exist_ok=refused.endswith("file"))
-    for topdown in (True, False):
-        assert [*ours.walk(str(tmp_path), topdown=topdown)] == [*os.walk(str(tmp_path), topdown=topdown)]
-    assert [*ours.walk(f"{tmp_path}/none")] == []
-
-
-def test_os_gives_a_changed_environment_to_programs(ours):
-    assert ours.environ["LEAN"] == os.environ["LEAN"] and ours.environ.get("NONE", "none") == "none"
-    ours.environ["LEAN"] = "\udcff"
-    assert b"LEAN=\xff\n" in _shown_by_env()
-    del ours.environ["LEAN"]
-    assert b"LEAN=" not in _shown_by_env()
-    with pytest.raises(KeyError):
-        ours.environ["LEAN"]
-
-
-def _shown_by_env():
-    """By a child that gets what the C library has."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.dup2(writer, 1)
-        os.execv("/usr/bin/env", ["env"])
-    os.close(writer)
-    with open(reader, "rb") as file:
-        output = file.read()
-    os.waitpid(pid, 0)
-    return output
-
-
-def test_a_system_call_by_its_types_has_results_and_errors(tmp_path):
-    """As stage1/linux/libc.py makes openat2: the library's names are there, and mean the same."""
-    (tmp_path / "file").touch()
-    how = bytes(24)
-    for made in (ctypes, lean("ctypes.py")):
-        number, path, size = made.c_long, made.c_char_p, made.c_size_t
-        kind = made.CFUNCTYPE(number, number, made.c_int, path, path, size, use_errno=True)
-        openat2 = kind(("syscall", made.CDLL(None, use_errno=True)))
-        os.close(openat2(437, -100, os.fsencode(tmp_path / "file"), how, len(how)))
-        assert (openat2(437, -100, os.fsencode(tmp_path / "absent"), how, len(how)), made.get_errno()) == (-1, 2)
-        assert made.CFUNCTYPE(made.c_uint64)
-
-
-@pytest.mark.parametrize("module", ["libc.py", "host.py", "heap.py", "tsc.py"])
-def test_all_of_ctypes_that_stage1_asks_for_in_pods_of_rkts_is_there(module):
-    source = (LEAN.parents[2] / "stage1/linux" / module).read_text()
-    names = set(re.findall(r"\bctypes\.(\w+)", source))
-    assert names and names <= set(lean("ctypes.py").__all__)

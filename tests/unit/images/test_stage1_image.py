@@ -217,46 +217,48 @@ modules = sorted(space["modules"])
 """
 
 
-def test_the_images_own_modules_are_used_and_functions_have_no_annotations(root):
-    """Which is what a start of a millisecond instead of ten is made of."""
+def test_the_steps_are_taken_and_the_images_own_modules_are_used(root):
+    """Which is what makes `run` start in half of the instructions."""
     ended = python_inside(root, MODULES + ASKED)
-    assert ended.stdout.split() == ["{}", "True", "False"], ended.stderr
+    assert ended.stdout.split() == ["{}", "False", "True", "False"], ended.stderr
 
 
 ASKED = """
-import os, sys
+import sys
 from stage1.rkt import loader
-print(loader.read_pod.__annotations__, hasattr(loader.RktPod((), ()), "warnings"), "_collections_abc" in sys.modules)
+print(loader.read_pod.__annotations__, "stage1.rkt.own_kernel" in sys.modules)
+print(hasattr(loader.RktPod((), ()), "warnings"), "re" in sys.modules)
 """
 
 
-def test_run_reads_its_modules_in_groups_which_are_the_same_code_and_nothing_in_vain(root):
+def test_a_plain_image_has_its_modules_as_they_are_written(stage1, parts, tmp_path):
+    """For whoever has to tell a fault from one of the steps."""
+    place = stage1.build_tree(tmp_path, parts._replace(plain=True))
+    names = "print(loader.read_pod.__annotations__['pod_dir'], 'stage1.rkt.own_kernel' in sys.modules)"
+    everything = "for name in modules: __import__(name)\n"
+    ended = python_inside(place / "rootfs", f"{MODULES}{everything}import sys\nfrom stage1.rkt import loader\n{names}")
+    assert ended.stdout.split() == ["<class", "'str'>", "True"], ended.stderr
+
+
+def test_run_reads_its_modules_at_once_and_they_are_the_same_code(root):
     """Names that several modules have are read once, which is five million instructions of `run`."""
-    ended = python_inside(root, f"import sys\nsys.argv[1:] = ['run']\n{MODULES}{GROUPS}")
-    assert ended.stdout.splitlines() == ["0", "True", "ctypes", "0 1 2", "True", "", "False"], ended.stderr
-    others = python_inside(root, f"import sys\nsys.argv[1:] = ['stop']\n{MODULES}{OTHERS}")
+    ended = python_inside(root, f"import sys\nsys.argv[1:] = ['run']\n{MODULES}{TOGETHER}")
+    assert ended.stdout.splitlines() == ["True", "True"], ended.stderr
+    others = python_inside(root, f"import sys\nsys.argv[1:] = ['stop']\n{MODULES}print(len(space['modules']._read))")
     assert others.stdout.split() == ["0"], others.stderr
 
 
-GROUPS = """
-import stage1.entry.run
+TOGETHER = """
 packed = space["modules"]
-def shown():
-    print(*sorted(packed._read))
-    groups = [*packed._read.values()]
-    alone = lambda name: marshal.loads(packed._code[slice(*packed._index[name][1:])])
-    print(all(code == alone(name) for group in groups for name, code in group.items()))
-    print(*[name for group in groups for name in group if name not in sys.modules])
-shown()
-late = "stage1.net.neighbours" in sys.modules
-from stage1.linux import libc
-from stage1.net import neighbours, tap_links
-from stage1.rkt import copies
-libc.call("getpid", what="a process")
-shown()
-print(late)
+print({"stage1.entry.run", "stage1.rkt.copies", "stage1.net.tap_links"} <= set(packed._read))
+print(all(code == packed._alone(name) for name, code in packed._read.items()))
 """
-OTHERS = "import stage1.entry.stop, stage1.entry.run\nprint(len(space['modules']._read))"
+
+
+def test_the_list_of_what_run_loads_names_modules_of_ours_that_exist(stage1):
+    names = {name for name in stage1.RUN_MODULES.read_text().split() if name.startswith("stage1")}
+    found = {name for name in names if importlib.util.find_spec(name)}
+    assert names == found and "stage1.entry.run" in names, "write it anew: scripts/bench entry --modules"
 
 
 def test_who_leaves_has_written_everything_and_gives_its_code(root):
@@ -280,7 +282,7 @@ def test_what_stage1_uses_of_the_replaced_modules_is_there(root, stage1):
     for path in (stage1.SOURCE / "stage1").rglob("*.py"):
         if ".".join(path.relative_to(stage1.SOURCE).with_suffix("").parts) not in there:
             continue
-        for module, name, keywords in used(ast.parse(path.read_text())):
+        for module, name, keywords in used(stage1.startup.lean(ast.parse(path.read_text()), bool)):
             offered = getattr(loaded(lean[module]), name, None)
             is_ours = inspect.isfunction(offered) or inspect.isclass(offered)
             if offered is None or (keywords and is_ours and not keywords <= {*inspect.signature(offered).parameters}):
@@ -288,14 +290,11 @@ def test_what_stage1_uses_of_the_replaced_modules_is_there(root, stage1):
     assert not missing
 
 
-REPLACED = {"os": "os.py", "typing": "typing.py", "json": "json/__init__.py", "ctypes": "ctypes.py"}
+REPLACED = {"typing": "typing.py", "json": "json/__init__.py"}
 
 
 def used(tree):
-    """(module, name, keywords) of what is taken from the replaced modules, but for type checkers."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
+    """(module, name, keywords) of what is taken from the replaced modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in REPLACED:
             yield from ((node.module, alias.name, set()) for alias in node.names)

@@ -14,7 +14,8 @@ import pytest
 
 from stage1.errors import KernelError, PodError
 from stage1.linux import in_root, mount, removal
-from stage1.linux.beneath import NotPlain, Root
+from stage1.linux.beneath import Root
+from stage1.linux.files import NotPlain
 from tests.fakes.swapper import swapping
 
 

@@ -10,7 +10,6 @@ import pytest
 from stage1.errors import DiskFailed, Exhausted, KernelError, NoSpace, PodError
 from stage1.linux import files
 from stage1.linux.libc import Guard
-from tests.fakes.patience import PATIENCE
 
 
 def names(path: Path) -> list[str]:
@@ -185,17 +184,3 @@ def test_remove_tree_stands_a_guest_that_nests_directories_without_end(tmp_path:
     os.close(fd)
     files.remove_tree(str(tmp_path / "tree"))
     assert names(tmp_path) == []
-
-
-def test_importing_the_kernel_modules_stays_light() -> None:
-    from stage1.linux import process
-
-    code = (
-        "import sys, stage1.linux.mount, stage1.linux.files, stage1.linux.process, stage1.linux.host, "
-        "stage1.linux.vsock, stage1.linux.flock, stage1.linux.namespace, stage1.linux.beneath\n"
-        "heavy = set('ctypes socket subprocess pathlib dataclasses enum re signal shutil'.split())\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    env = {"PYTHONPATH": os.getcwd()}
-    result = process.run(["/usr/bin/python3", "-S", "-c", code], timeout_s=20 * PATIENCE, env=env)
-    assert (result.stdout, result.stderr) == (b"[]\n", b"")

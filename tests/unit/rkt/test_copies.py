@@ -126,9 +126,9 @@ def test_files_of_the_guest_that_are_gone_are_reported(place: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"v": 1}', '{"v": 1, "memory_mib": "x", "vcpus": 1, "scratch_mib": 0}'])
 def test_a_note_that_is_none_is_refused_and_a_later_versions_is_left_alone(place: Path, text: str) -> None:
     pod_dir, _ = laid(place)
-    path = Path(pod_dir, machine.MISSING)
+    path = Path(pod_dir, copies.MISSING)
     path.write_text(text)
-    with pytest.raises(BadRequest, match=machine.MISSING):
+    with pytest.raises(BadRequest, match=copies.MISSING):
         copies.missing(pod_dir)
     path.write_text(json.dumps({"v": 2}))
     assert copies.missing(pod_dir) is None

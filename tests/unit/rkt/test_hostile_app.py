@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stage1.errors import BadRequest, NotFound, Unsupported
-from stage1.rkt import loader, manifest, sizes
+from stage1.rkt import loader, manifest
 from stage1.rkt.arguments import RunOptions
 from tests.unit.rkt.pod_dir import UUID, Document, app, lay, root_of
 
@@ -71,7 +71,7 @@ def points(count: int, name: str = "v{}") -> list[Document]:
     [
         ([app("a" * 90)], "'a{90}' has 90 letters.*--name"),
         ([app("one", mountPoints=points(1, "v" * 100))], "one-v{100}.*104 letters.*--volume"),
-        ([app("one", mountPoints=points(sizes.MOST_CONTAINERS))], "are 129, .*128"),
+        ([app("one", mountPoints=points(loader.MOST_CONTAINERS))], "are 129, .*128"),
         ([app(f"a{number}") for number in range(65)], "65 apps.*64"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from stage1.errors import AlreadyExists, BadRequest, NoSpace, TimedOut
 from stage1.linux import beneath
-from stage1.linux.beneath import NotPlain
+from stage1.linux.files import NotPlain
 from stage1.rootfs import checkpoint
 from stage1.snapshot.format import Manifest
 from stage1.snapshot.load import check_files

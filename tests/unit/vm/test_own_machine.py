@@ -6,8 +6,7 @@ import pytest
 from stage1.errors import BadRequest
 from stage1.pod import own_kernel
 from stage1.vm import jail, kvmtool, qemu
-from stage1.vm.own_machine import Features, OwnMachine
-from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
+from stage1.vm.spec import Features, Nic, OwnMachine, SerialLink, Share, VmSpec
 
 
 def _vm(machine: str, *, line: str = "a b", features: "tuple[str, ...]" = (), **more: object) -> VmSpec:
